@@ -1,0 +1,116 @@
+"""Mergeable sums: the state behind every statistic that is gathered batch by batch.
+
+An accumulator has ``sites`` (what it wants to see), ``update(batch, activations)``, ``merge(other)`` and ``compute()``.
+Its state is sums in float64, so that any split of a corpus over batches, shards or processes merges to the same whole.
+``update`` commits at its very end: an update that raises has changed nothing, and can be tried again with less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from tl_entropy.errors import InputError
+from tl_entropy.functional.statistics import document_sums
+from tl_entropy.sites import Site
+
+if TYPE_CHECKING:
+    from tl_entropy.capture.batches import Batch
+
+
+class Accumulator(Protocol):
+    """What ``stream`` feeds."""
+
+    sites: Sequence[Site]
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch; all or nothing."""
+
+    def merge(self, other: Self) -> None:
+        """Take in all that another accumulator of the same settings has seen."""
+
+    def compute(self) -> Any:
+        """The result of what was seen so far; the accumulator can go on."""
+
+
+class DocumentMeans:
+    """Sums over tokens and over documents of a value of shape [...], for a mean with a standard error over documents.
+
+    A document may come in several batches, one after the other; its sums are kept apart until its last part is in.
+
+    >>> means = DocumentMeans((1,))
+    >>> means.update(torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0]), closed=[0])
+    >>> means.update(torch.tensor([[6.0]]), torch.tensor([1]), closed=[1])
+    >>> means.documents, means.sums()[:2].flatten().tolist()
+    (2, [3.0, 9.0])
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.documents = 0
+        self._closed = torch.zeros((5, *shape), dtype=torch.float64)
+        self._open: dict[int, tuple[Tensor, float]] = {}
+
+    def update(self, values: Tensor, documents: Tensor, closed: Sequence[int]) -> None:
+        """Add ``values`` [rows, ...] of the documents ``documents`` [rows]; ``closed`` ones get no more rows after this."""
+        seen, sums, counts = document_sums(values.cpu(), documents.cpu())
+        for i, document in enumerate(seen.tolist()):
+            before, n = self._open.get(document, (torch.zeros_like(sums[i]), 0.0))
+            self._open[document] = before + sums[i], n + counts[i].item()
+        for document in closed:
+            if document in self._open:
+                s, n = self._open.pop(document)
+                self._closed += _five_sums(s, n)
+                self.documents += 1
+
+    def merge(self, other: DocumentMeans) -> None:
+        """Add what another has seen of other documents."""
+        whole = other.sums()
+        self._closed += whole
+        self.documents += other.documents + len(other._open)
+
+    def sums(self) -> Tensor:
+        """[5, ...]: Σ n_d, Σ S_d, Σ n_d², Σ n_d S_d, Σ S_d² over documents, open ones included."""
+        return self._closed + sum((_five_sums(s, n) for s, n in self._open.values()), torch.zeros_like(self._closed))
+
+    @property
+    def seen_documents(self) -> int:
+        """Number of documents, open ones included."""
+        return self.documents + len(self._open)
+
+
+def _five_sums(s: Tensor, n: float) -> Tensor:
+    one = torch.ones_like(s)
+    return torch.stack((n * one, s, n * n * one, n * s, s * s))
+
+
+class Histogram:
+    """Counts of values of shape [...] in equal bins over [0, high]; values a rounding error outside go to the outer bins.
+
+    >>> histogram = Histogram((1,), high=1.0, bins=4)
+    >>> histogram.update(torch.tensor([[0.1], [0.3], [1.0]]))
+    >>> histogram.counts.tolist()
+    [[1, 1, 0, 1]]
+    """
+
+    def __init__(self, shape: Sequence[int], *, high: float, bins: int) -> None:
+        if bins < 1 or not high > 0:
+            raise InputError(f"a histogram needs at least one bin and a positive range; got {bins} bins up to {high}")
+        self.high = high
+        self.counts = torch.zeros((*shape, bins), dtype=torch.int64)
+
+    def update(self, values: Tensor) -> None:
+        """Count ``values`` [rows, ...]."""
+        bins = self.counts.shape[-1]
+        place = (values.cpu().double() * (bins / self.high)).long().clamp(0, bins - 1)
+        cells = self.counts[..., 0].numel()
+        flat = place.flatten(1) + bins * torch.arange(cells)
+        self.counts += torch.bincount(flat.flatten(), minlength=cells * bins).view_as(self.counts)
+
+    def merge(self, other: Histogram) -> None:
+        """Add another's counts."""
+        if other.counts.shape != self.counts.shape or other.high != self.high:
+            raise InputError("only histograms with the same bins can be merged")
+        self.counts += other.counts

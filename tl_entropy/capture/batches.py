@@ -1,0 +1,259 @@
+"""Windows of tokens, and the padded batches that a model is run on.
+
+A ``Window`` is what a model sees of one document at once; a ``Batch`` is some consecutive windows, padded on the right. Both
+say cell by cell what may enter a statistic (``counted``) and where it comes from (document, position, the token after it),
+so that nothing behind them needs to know about padding, BOS, special tokens or overlap. The counted cells of a batch in
+row-major order are its *rows*: the one order in which activations, tokens and labels meet.
+
+Nothing is reordered, so any batch size gives the same sequence of rows.
+
+Refused: batch sizes below 1, activations of another shape than the batch, splitting a batch of one window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from tl_entropy.errors import InputError, InputTypeError
+
+
+def check_int(argument: str, value: object, low: int, high: int | None = None) -> int:
+    """Return ``value`` if it is an int within ``low`` and ``high`` (both included), else raise an error that says so.
+
+    >>> check_int("window", 0, 1, 1024)
+    Traceback (most recent call last):
+    tl_entropy.errors.InputError: window must be an int from 1 to 1024; got 0
+    """
+    span = f"of at least {low}" if high is None else f"from {low} to {high}"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputTypeError(f"{argument} must be an int {span}; got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise InputError(f"{argument} must be an int {span}; got {value}")
+    return value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """What the model sees of one document at once, and which of it is measured here.
+
+    Attributes:
+        tokens: ``[pos]`` long, with the BOS in front where the document has one.
+        counted: ``[pos]`` bool; the cells that enter statistics. Each cell of a document is counted in one window at most.
+        position: ``[pos]`` long; the index of the token in its document, from 0, the BOS not counted. The BOS has -1.
+        target: ``[pos]`` long; the token that follows in the document, also across the window's end. It is -1 behind the
+            document's last token, and at a BOS that was repeated before a later window.
+        document: The running number of the document in the whole input, from 0.
+        name: The file's name where the document is a file.
+        last: Whether this is the document's last window.
+        n_bytes: The UTF-8 bytes of the document's text: on its last window, where it came as text; None elsewhere.
+        n_chars: Its characters, likewise.
+    """
+
+    tokens: Tensor
+    counted: Tensor
+    position: Tensor
+    target: Tensor
+    document: int
+    name: str | None
+    last: bool
+    n_bytes: int | None
+    n_chars: int | None
+
+    def __len__(self) -> int:
+        """The tokens the model sees, BOS included."""
+        return self.tokens.shape[0]
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Consecutive windows, padded on the right to the longest.
+
+    Attributes:
+        tokens: ``[batch, pos]`` long; padding cells hold the pad id.
+        attention_mask: ``[batch, pos]`` bool; False at padding.
+        counted: ``[batch, pos]`` bool; the cells that enter statistics: never padding.
+        position: ``[batch, pos]`` long, as in ``Window``; -1 at padding.
+        target: ``[batch, pos]`` long, as in ``Window``; -1 at padding.
+        document: ``[batch]`` long; the number of each window's document.
+        last: ``[batch]`` bool; whether the window is its document's last.
+        names: File names, one or None for each window.
+        n_bytes: UTF-8 bytes of a text, on its last window.
+        n_chars: Characters of a text, on its last window.
+    """
+
+    tokens: Tensor
+    attention_mask: Tensor
+    counted: Tensor
+    position: Tensor
+    target: Tensor
+    document: Tensor
+    last: Tensor
+    names: tuple[str | None, ...]
+    n_bytes: tuple[int | None, ...]
+    n_chars: tuple[int | None, ...]
+    # Where the rows are. Found once: every search for True cells on an accelerator makes the host wait for it.
+    _window: Tensor = field(init=False, repr=False)
+    _column: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._window, self._column = self.counted.nonzero(as_tuple=True)
+
+    def __len__(self) -> int:
+        """The number of windows."""
+        return self.tokens.shape[0]
+
+    @property
+    def n_rows(self) -> int:
+        """The number of counted cells."""
+        return self._window.shape[0]
+
+    @property
+    def row_document(self) -> Tensor:
+        """The document's number of each row, ``[n_rows]``."""
+        return self.document[self._window]
+
+    @property
+    def row_position(self) -> Tensor:
+        """The position in its document of each row's token, ``[n_rows]``."""
+        return self.position[self._window, self._column]
+
+    @property
+    def row_token(self) -> Tensor:
+        """The token of each row, ``[n_rows]``."""
+        return self.tokens[self._window, self._column]
+
+    @property
+    def row_target(self) -> Tensor:
+        """The token that follows each row's in the document, ``[n_rows]``; -1 where there is none."""
+        return self.target[self._window, self._column]
+
+    def rows(self, activation: Tensor) -> Tensor:
+        """Pick the counted cells of ``activation``, ``[batch, pos, ...]`` to ``[n_rows, ...]``, on its own device.
+
+        Raises:
+            InputError: ``activation`` does not begin with this batch's ``[batch, pos]``.
+        """
+        if activation.shape[:2] != self.tokens.shape:
+            raise InputError(
+                f"activation must have a shape that begins with [batch, pos] = {list(self.tokens.shape)}; "
+                f"got {list(activation.shape)}"
+            )
+        return activation[self._window.to(activation.device), self._column.to(activation.device)]
+
+    def split(self) -> tuple[Batch, Batch]:
+        """Cut into two halves of consecutive windows, each no wider than it needs, to try again with less memory.
+
+        Raises:
+            InputError: There is only one window.
+        """
+        if len(self) == 1:
+            raise InputError(
+                f"a batch of one window of {self.tokens.shape[1]} tokens cannot be split; a smaller window needs less memory"
+            )
+        middle = (len(self) + 1) // 2
+        return self._part(slice(None, middle)), self._part(slice(middle, None))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            attention_mask=self.attention_mask.to(device),
+            counted=self.counted.to(device),
+            position=self.position.to(device),
+            target=self.target.to(device),
+            document=self.document.to(device),
+            last=self.last.to(device),
+        )
+
+    def _part(self, windows: slice) -> Batch:
+        cells = (windows, slice(int(self.attention_mask[windows].sum(1).max())))
+        return Batch(
+            tokens=self.tokens[cells],
+            attention_mask=self.attention_mask[cells],
+            counted=self.counted[cells],
+            position=self.position[cells],
+            target=self.target[cells],
+            document=self.document[windows],
+            last=self.last[windows],
+            names=self.names[windows],
+            n_bytes=self.n_bytes[windows],
+            n_chars=self.n_chars[windows],
+        )
+
+
+def batches(windows: Iterable[Window], *, batch_size: int | None, max_tokens: int, pad_id: int = 0) -> Iterator[Batch]:
+    """Gather consecutive windows into padded batches, in order, taking no more of them than the next batch needs.
+
+    Batches in which nothing is counted and no document ends are left out: the model need not see them.
+
+    Args:
+        windows: A ``Corpus``, or any windows.
+        batch_size: Windows in a batch; None takes as many as keep windows times longest within ``max_tokens``, and at least
+            one.
+        max_tokens: Cells in a batch at most, padding included, where ``batch_size`` is None.
+        pad_id: What padding cells hold: any id the model knows, as nothing reads them.
+
+    Returns:
+        A lazy iterator of ``Batch``.
+
+    Raises:
+        InputError: ``batch_size`` or ``max_tokens`` is below 1.
+        InputTypeError: One of them is not an int.
+
+    >>> def window(*tokens):
+    ...     ids = torch.tensor(tokens)
+    ...     return Window(ids, ids > 0, torch.arange(len(ids)), ids, 0, None, True, None, None)
+    >>> [batch] = batches([window(5, 6, 7), window(8)], batch_size=None, max_tokens=6)
+    >>> batch.tokens.tolist(), batch.row_token.tolist()
+    ([[5, 6, 7], [8, 0, 0]], [5, 6, 7, 8])
+    """
+    if batch_size is not None:
+        check_int("batch_size", batch_size, 1)
+    check_int("max_tokens", max_tokens, 1)
+    groups = _groups(windows, batch_size, max_tokens)
+    return (_collate(group, pad_id) for group in groups if any(window.last or window.counted.any() for window in group))
+
+
+def _groups(windows: Iterable[Window], batch_size: int | None, max_tokens: int) -> Iterator[list[Window]]:
+    """Cut the sequence of windows; a group that can take no further window goes out before another is asked for."""
+
+    def fits(n_windows: int, longest: int) -> bool:
+        return n_windows * longest <= max_tokens if batch_size is None else n_windows <= batch_size
+
+    group: list[Window] = []
+    longest = 0
+    for window in windows:
+        if group and not fits(len(group) + 1, max(longest, len(window))):
+            yield group
+            group, longest = [], 0
+        group.append(window)
+        longest = max(longest, len(window))
+        if not fits(len(group) + 1, longest):
+            yield group
+            group, longest = [], 0
+    if group:
+        yield group
+
+
+def _collate(windows: list[Window], pad_id: int) -> Batch:
+    def padded(rows: list[Tensor], value: float) -> Tensor:
+        return pad_sequence(rows, batch_first=True, padding_value=value)
+
+    return Batch(
+        tokens=padded([window.tokens for window in windows], pad_id),
+        attention_mask=padded([torch.ones_like(window.counted) for window in windows], False),
+        counted=padded([window.counted for window in windows], False),
+        position=padded([window.position for window in windows], -1),
+        target=padded([window.target for window in windows], -1),
+        document=torch.tensor([window.document for window in windows]),
+        last=torch.tensor([window.last for window in windows]),
+        names=tuple(window.name for window in windows),
+        n_bytes=tuple(window.n_bytes for window in windows),
+        n_chars=tuple(window.n_chars for window in windows),
+    )

@@ -1,0 +1,296 @@
+"""Texts and tokens as windows: every token of every document counted exactly once, whatever the model's context.
+
+A document is a text, a file, or a row of tokens (``capture/inputs.py`` lists what may be handed in). Its *body* is its tokens
+without the BOS; positions number the body from 0, and the BOS, if it has one, has position -1. A text has a BOS where
+``prepend_bos`` says so; a row of tokens is taken as it is, and has one where it begins with the id of the BOS. So a text and
+the same text's tokens give the same windows.
+
+A body of more tokens than fit beside the BOS (the *room*) is cut into windows that start at 0, ``stride``, 2 ``stride``, ...,
+each with the document's BOS in front. The first window counts all its tokens; each later one counts those that no window
+before it has counted, and sees the others as context. With ``stride`` equal to the room, the default, windows are neighbours;
+a smaller one buys longer context for the tokens behind a cut with more forward passes (the sliding window of
+https://huggingface.co/docs/transformers/perplexity).
+
+Refused: texts for a model without a tokenizer or, with ``prepend_bos``, without a BOS; windows larger than the context; strides
+that would leave tokens out; inputs in which there is nothing to measure; a second pass over a generator.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tl_entropy.capture.batches import Window, check_int
+from tl_entropy.capture.inputs import Piece, at_hand, pieces, read_text, repeatable
+from tl_entropy.errors import InputError, InputTypeError
+
+Positions = int | Iterable[int] | slice | None
+
+_KEPT = 20
+
+
+class TextEncoder(Protocol):
+    """What a corpus has to know of a model: how its tokenizer splits a text, and which ids and lengths it allows."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text``, without a BOS."""
+
+    @property
+    def begin(self) -> int | None:
+        """The id of the BOS; None where there is none."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that are never counted: BOS, EOS, padding and the tokenizer's other special tokens."""
+
+    @property
+    def pad_id(self) -> int:
+        """Any id that padding cells may hold."""
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the model sees at once."""
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether ``encode`` works."""
+
+
+@dataclass(slots=True)
+class CorpusReport:
+    """What has gone by so far.
+
+    Attributes:
+        window: The most tokens in a window, BOS included.
+        stride: New tokens from one window's start to the next's; None for as many as fit.
+        documents: Documents that have been measured to their end; empty ones are not among them.
+        tokens: Counted tokens.
+        bytes: UTF-8 bytes of these documents' texts; None as soon as one came as tokens, of which nobody knows the bytes.
+        characters: Their characters, likewise.
+        cut: Documents that did not fit into one window.
+        n_empty: Documents without a token, which were skipped.
+        empty: The numbers of the first 20 of them.
+    """
+
+    window: int
+    stride: int | None
+    documents: int = 0
+    tokens: int = 0
+    bytes: int | None = 0
+    characters: int | None = 0
+    cut: int = 0
+    n_empty: int = 0
+    empty: list[int] = field(default_factory=list)
+
+
+class _Document(NamedTuple):
+    number: int
+    body: Tensor
+    bos: int | None
+    where: str
+    name: str | None
+    n_bytes: int | None
+    n_chars: int | None
+
+
+class Corpus:
+    """Anything that holds texts or tokens, as a lazy sequence of ``Window``; only one document is held at a time.
+
+    Args:
+        inputs: A str (a text, even where it looks like a path); a ``pathlib.Path`` to a text file or a folder of them; a
+            tensor of tokens ``[pos]`` or ``[batch, pos]``; ``(tokens, mask)``; a mapping with ``input_ids``; a ``datasets``
+            data set; or an iterable of any of these.
+        encoder: The model's tokenizer and limits.
+        prepend_bos: Whether the model is to see a BOS before each text. Tokens never get one that they did not have.
+        window: The most tokens in a window, BOS included; None for the model's context.
+        stride: New tokens from the start of a window to the next, from 1 to the room in a window; None for the whole room.
+        positions: Which positions of each document are counted: all (None), one, several, or a slice; negative ones are from
+            the document's end, and one that a document does not have selects nothing in it. The model sees every token.
+        include_special: Whether to count special ids too, and each document's BOS once, where ``positions`` is None.
+        text_column: The column of a data set that holds the texts.
+
+    Attributes:
+        report: What the latest pass has seen so far; each pass starts a new one.
+        n_documents: How many documents there are, where that is known beforehand; None for generators and streams.
+
+    Raises:
+        InputError: A window, stride or position that makes no sense, or inputs that cannot be measured: at construction, where
+            the inputs are at hand; else when their turn comes.
+        InputTypeError: An argument, or an item of ``inputs``, of a kind that is not understood.
+
+    >>> from types import SimpleNamespace
+    >>> letters = SimpleNamespace(
+    ...     encode=lambda text: [ord(c) for c in text], begin=1, special_ids=frozenset({1}), context=4, has_tokenizer=True)
+    >>> corpus = Corpus("ABCDE", letters, prepend_bos=True)
+    >>> [(w.tokens.tolist(), w.counted.tolist()) for w in corpus]
+    [([1, 65, 66, 67], [False, True, True, True]), ([1, 68, 69], [False, True, True])]
+    >>> corpus.report.tokens, corpus.report.bytes, corpus.report.cut
+    (5, 5, 1)
+    """
+
+    report: CorpusReport
+    n_documents: int | None
+
+    def __init__(
+        self,
+        inputs: object,
+        encoder: TextEncoder,
+        *,
+        prepend_bos: bool,
+        window: int | None = None,
+        stride: int | None = None,
+        positions: Positions = None,
+        include_special: bool = False,
+        text_column: str = "text",
+    ) -> None:
+        self._inputs = inputs
+        self._encoder = encoder
+        self._prepend_bos = prepend_bos
+        self._window = encoder.context if window is None else check_int("window", window, 1, encoder.context)
+        self._stride = None if stride is None else check_int("stride", stride, 1)
+        self._selection = _selection(positions)
+        self._include_special = include_special
+        self._special = torch.tensor(sorted(encoder.special_ids), dtype=torch.long)
+        self._text_column = text_column
+        self._started = False
+        self._room_and_stride("a text", prepend_bos and encoder.begin is not None)
+        self.report = CorpusReport(self._window, self._stride)
+        self.n_documents = self._count()
+
+    def __iter__(self) -> Iterator[Window]:
+        """Go through the windows, in order, filling a new ``report``; raises what the class does."""
+        if self._started and not repeatable(self._inputs):
+            raise InputError("inputs hold an iterator, which an earlier pass has used up; pass a list, or build it anew")
+        self._started = True
+        self.report = CorpusReport(self._window, self._stride)
+        return self._pass(self.report)
+
+    def _count(self) -> int | None:
+        if at_hand(self._inputs):
+            return sum(1 for _ in self._pieces())
+        # A data set or a single column of one: both know their length without being read.
+        is_dataset = any(hasattr(self._inputs, name) for name in ("column_names", "column_name"))
+        return len(self._inputs) if is_dataset and isinstance(self._inputs, Sized) else None
+
+    def _pieces(self) -> Iterator[Piece]:
+        return pieces(self._inputs, text_column=self._text_column, special_ids=self._encoder.special_ids)
+
+    def _pass(self, report: CorpusReport) -> Iterator[Window]:
+        for number, piece in enumerate(self._pieces()):
+            document = self._document(number, piece)
+            if len(document.body):
+                yield from self._windows(document, report)
+            else:
+                report.n_empty += 1
+                report.empty.extend([number] if len(report.empty) < _KEPT else [])
+        if not report.documents:
+            raise InputError(f"inputs hold nothing to measure: {report.n_empty} documents, none with a token; pass some text")
+        if report.n_empty:
+            first = ", ".join(map(str, report.empty[:5])) + ", ..." * (report.n_empty > 5)
+            warnings.warn(f"{report.n_empty} empty documents were skipped: numbers {first} (from 0)", UserWarning, stacklevel=2)
+
+    def _document(self, number: int, piece: Piece) -> _Document:
+        value = read_text(piece.value) if isinstance(piece.value, Path) else piece.value
+        if isinstance(value, str):
+            n_bytes, n_chars = _utf8_length(value, piece.where), len(value)
+            ids = torch.tensor(self._encode(value, piece.where), dtype=torch.long)
+            bos = self._encoder.begin if self._prepend_bos else None
+        else:
+            n_bytes, n_chars, ids, bos = None, None, value, None
+        if bos is None and len(ids) and int(ids[0]) == self._encoder.begin:
+            bos, ids = self._encoder.begin, ids[1:]
+        return _Document(number, ids, bos, piece.where, piece.name, n_bytes, n_chars)
+
+    def _encode(self, text: str, where: str) -> list[int]:
+        if not self._encoder.has_tokenizer:
+            raise InputError(f"{where} is a text, but the model has no tokenizer; pass tokens, as torch.tensor([...])")
+        if self._prepend_bos and self._encoder.begin is None:
+            raise InputError(f"prepend_bos is True, but there is no BOS to put before {where}; pass prepend_bos=False")
+        return self._encoder.encode(text)
+
+    def _windows(self, document: _Document, report: CorpusReport) -> Iterator[Window]:
+        body, bos, n = document.body, document.bos, len(document.body)
+        room, stride = self._room_and_stride(document.where, bos is not None)
+        countable = self._countable(body)
+        following = torch.cat([body[1:], body.new_tensor([-1])])
+        for start in range(0, max(n - room, 0) + stride, stride):
+            cells = slice(start, min(start + room, n))
+            position = torch.arange(cells.start, cells.stop)
+            counted_before = start - stride + room if start else 0
+            parts = [body[cells], countable[cells] & (position >= counted_before), position, following[cells]]
+            if bos is not None:
+                count_bos = self._include_special and self._selection is None
+                front = (bos, False, -1, -1) if start else (bos, count_bos, -1, body[0])
+                parts = [torch.cat([part.new_tensor([cell]), part]) for cell, part in zip(front, parts, strict=True)]
+            tokens, counted, position, target = parts
+            report.tokens += int(counted.sum())
+            last = cells.stop == n
+            if last:
+                report.documents += 1
+                report.cut += start > 0
+                report.bytes = _sum(report.bytes, document.n_bytes)
+                report.characters = _sum(report.characters, document.n_chars)
+            n_bytes, n_chars = (document.n_bytes, document.n_chars) if last else (None, None)
+            yield Window(tokens, counted, position, target, document.number, document.name, last, n_bytes, n_chars)
+
+    def _room_and_stride(self, where: str, has_bos: bool) -> tuple[int, int]:
+        """The tokens of a body that fit into a window, and how far apart windows start."""
+        room = self._window - has_bos
+        if room < 1:
+            raise InputError(f"window must be at least 2, for the BOS of {where} and a token; got {self._window}")
+        if self._stride is not None and self._stride > room:
+            beside = " beside the BOS" if has_bos else ""
+            raise InputError(
+                f"stride must be an int from 1 to {room}, the tokens of {where} that a window of {self._window} holds{beside}; "
+                f"got {self._stride}"
+            )
+        return room, self._stride or room
+
+    def _countable(self, body: Tensor) -> Tensor:
+        """``[pos]`` bool: the tokens of a body that are counted, in whichever window."""
+        n, some = len(body), self._selection
+        selected = torch.full((n,), some is None)
+        if some is not None:
+            inside = range(*some.indices(n)) if isinstance(some, slice) else [index for index in some if -n <= index < n]
+            selected[torch.tensor(inside, dtype=torch.long)] = True
+        return selected if self._include_special else selected & ~torch.isin(body, self._special)
+
+
+def _selection(positions: Positions) -> slice | tuple[int, ...] | None:
+    """Check ``positions``, and make one position a sequence of one."""
+    if positions is None:
+        return None
+    plain = positions.tolist() if isinstance(positions, (Tensor, np.ndarray)) else positions
+    some = plain if isinstance(plain, (Iterable, slice)) else (plain,)
+    try:
+        if isinstance(some, slice):
+            some.indices(1)
+            return some
+        chosen = list(some)
+        if any(isinstance(position, bool) for position in chosen):
+            raise TypeError("a bool is no position, nor is a mask")
+        indices = tuple(map(operator.index, chosen))
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"positions must be None, an int, some ints or a slice; got {positions!r}: {error}") from error
+    if not indices:
+        raise InputError("positions must name at least one position; got none; pass None for all")
+    return indices
+
+
+def _sum(total: int | None, more: int | None) -> int | None:
+    return None if total is None or more is None else total + more
+
+
+def _utf8_length(text: str, where: str) -> int:
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where} is not a text that UTF-8 can hold: {error}; repair or leave it out") from error

@@ -1,0 +1,88 @@
+"""Prompts and what the model writes after them: generate first, then measure prompt and continuation in one pass.
+
+Residual streams gathered during generation differ between versions of TransformerLens, and the last token never gets one; a
+single forward pass over the whole text gives every position, on every kind of model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+
+import torch
+from torch import Tensor
+
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.batches import Window
+from tl_entropy.errors import InputError
+
+_AT_ONCE = 16
+
+
+class Continuations:
+    """Token rows (prompt and continuation, the begin token included) of ``prompts``, one for each document, in order.
+
+    Args:
+        prompts: windows, one a document; a document without tokens has none and gives an empty row.
+        adapter: the model.
+        max_new_tokens: tokens to add at most; fewer where the model ends the text.
+        temperature: 0 is greedy.
+        seed: of the sampling; the same for every group of prompts of one length.
+        batch_size: prompts to generate for at once.
+
+    Attributes:
+        prompt_lengths: document to the number of its prompt's tokens, without the begin token; filled as rows are drawn.
+
+    Raises:
+        InputError: a prompt that leaves no room for the new tokens in the model's context.
+    """
+
+    def __init__(
+        self,
+        prompts: Iterable[Window],
+        adapter: Adapter,
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> None:
+        if not temperature >= 0:
+            raise InputError(f"temperature must be 0 (greedy) or more; got {temperature}")
+        self._prompts, self._adapter, self._new = prompts, adapter, max_new_tokens
+        self._temperature, self._seed, self._at_once = temperature, seed, batch_size or _AT_ONCE
+        self.prompt_lengths: dict[int, int] = {}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        expected = 0
+        source = iter(self._prompts)
+        while chunk := list(islice(source, self._at_once)):
+            for window in chunk:
+                self._check(window)
+            rows: dict[int, Tensor] = {}
+            for _, group in groupby(sorted(chunk, key=len), key=len):
+                rows |= self._continue(list(group))
+            for number in sorted(rows):
+                yield from (torch.empty(0, dtype=torch.long) for _ in range(expected, number))
+                expected = number + 1
+                yield rows[number]
+
+    def _check(self, window: Window) -> None:
+        context = self._adapter.context
+        if not window.last or int(window.position[0]) > 0 or len(window) + self._new > context:
+            raise InputError(
+                f"max_new_tokens: document {window.document} leaves no room for {self._new} new tokens in the model's context of "
+                f"{context}; pass a shorter prompt or fewer tokens"
+            )
+
+    def _continue(self, prompts: list[Window]) -> dict[int, Tensor]:
+        tokens = torch.stack([window.tokens for window in prompts])
+        whole = self._adapter.generate(tokens, self._new, temperature=self._temperature, seed=self._seed)
+        end = self._adapter.end
+        rows = {}
+        for window, row in zip(prompts, whole, strict=True):
+            self.prompt_lengths[window.document] = int((window.position >= 0).sum())
+            new = row[len(window) :]
+            ended = (new == end).nonzero() if end is not None else new[:0]
+            rows[window.document] = row[: len(window) + int(ended[0]) + 1] if len(ended) else row
+        return rows

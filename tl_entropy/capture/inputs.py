@@ -1,0 +1,238 @@
+"""Whatever users hand in, as one lazy sequence of pieces: a text, a file, or a row of tokens; each one document.
+
+=================================================  ==========================================================================
+a str                                              one text, even where it looks like a path
+a pathlib.Path                                     a UTF-8 text file; or a folder: every file below it, sorted, but for hidden
+                                                   ones (nor are links to folders followed)
+a tensor or array of ints, [pos] or [batch, pos]   tokens, one document a row
+(tokens, mask)                                     the same without the cells where the mask is 0: left, right or inside
+a mapping with "input_ids"                         what a Hugging Face tokenizer returns; "attention_mask" is the mask; rows may
+                                                   be lists, and differ in length
+a mapping with the text column                     a row of a data set, or a slice of one: a text or a list of them
+an iterable of any of these                        lists, generators, `datasets` Datasets, streaming or not; also of lists
+=================================================  ==========================================================================
+
+A mapping that holds both "input_ids" and the text column is taken by its "input_ids".
+
+Refused: anything else, by its index; tokens that are negative or not integers; several rows of tokens that look padded but
+come without a mask, since a pad id is often also a BOS or an EOS and only the mask tells them apart; a mapping of splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tl_entropy.errors import InputError, InputTypeError
+
+ACCEPTED = "a str, a pathlib.Path, a tensor of token ids, (tokens, mask), a mapping with input_ids, or an iterable of these"
+
+
+class Piece(NamedTuple):
+    """One document as it was handed in: a text, a file still to be read, or the ids of a row's real tokens, ``[pos]``."""
+
+    value: str | Path | Tensor
+    where: str
+    name: str | None = None
+
+
+def pieces(
+    inputs: object, *, text_column: str, special_ids: frozenset[int], where: str = "inputs", depth: int = 0
+) -> Iterator[Piece]:
+    """Yield the documents in ``inputs`` one by one, in order, taking no more of it than was asked for.
+
+    Args:
+        inputs: Any of the kinds in the module's table.
+        text_column: The key under which a mapping holds its text.
+        special_ids: Ids that betray padding where two or more of them begin or end a row that has no mask.
+        where: What to call ``inputs`` in errors.
+        depth: How many iterables ``inputs`` itself is inside of; a third one is refused.
+
+    Raises:
+        InputError: A path that is missing, a folder without files, tokens that are negative, look padded, or do not fit
+            their mask, a mapping without the text column.
+        InputTypeError: Something that is none of the known kinds; tokens or masks that are not integers.
+
+    >>> found = pieces(["ab", torch.tensor([[7, 8], [9, 9]])], text_column="text", special_ids=frozenset())
+    >>> [(piece.where, piece.value if isinstance(piece.value, str) else piece.value.tolist()) for piece in found]
+    [('inputs[0]', 'ab'), ('inputs[1][0]', [7, 8]), ('inputs[1][1]', [9, 9])]
+    """
+    if isinstance(inputs, str):
+        yield Piece(inputs, where)
+    elif isinstance(inputs, Path):
+        yield from _files(inputs, where)
+    elif isinstance(inputs, (Tensor, np.ndarray)):
+        yield from _token_pieces(inputs, None, where, special_ids)
+    elif isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], (Tensor, np.ndarray)):
+        yield from _token_pieces(inputs[0], inputs[1], where, special_ids)
+    elif isinstance(inputs, Mapping):
+        if "input_ids" in inputs:
+            yield from _token_pieces(inputs["input_ids"], inputs.get("attention_mask"), where, special_ids)
+        else:
+            yield from _column_pieces(inputs, text_column, where)
+    elif hasattr(inputs, "columns"):
+        raise InputTypeError(
+            f"{where} is a table ({_type(inputs)}), not texts; pass its column of texts, such as table['text']"
+        )
+    elif not isinstance(inputs, Iterable) or isinstance(inputs, (bytes, bytearray)):
+        raise InputTypeError(f"{where} must be {ACCEPTED}; got {_type(inputs)}{_hint(inputs)}")
+    elif depth == 2:
+        raise InputTypeError(
+            f"{where} is nested too deeply: a {_type(inputs)} inside an iterable inside an iterable; flatten it"
+        )
+    else:
+        for index, item in enumerate(inputs):
+            place = f"{where}[{index}]"
+            yield from pieces(item, text_column=text_column, special_ids=special_ids, where=place, depth=depth + 1)
+
+
+def at_hand(inputs: object) -> bool:
+    """Whether going through ``inputs`` ahead of time costs little and uses nothing up: no generator, no data set."""
+    if isinstance(inputs, (list, tuple)):
+        return all(map(at_hand, inputs))
+    return isinstance(inputs, (str, bytes, Path, Tensor, np.ndarray, Mapping)) or not isinstance(inputs, Iterable)
+
+
+def repeatable(inputs: object) -> bool:
+    """Whether ``inputs`` can be gone through again: it neither is nor holds an iterator.
+
+    >>> repeatable(["ab"]), repeatable([iter("ab")])
+    (True, False)
+    """
+    if isinstance(inputs, (list, tuple)):
+        return all(map(repeatable, inputs))
+    return not isinstance(inputs, Iterator)
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, to the byte: line ends stay as they are.
+
+    Raises:
+        InputError: The file is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a UTF-8 text file: {error}; convert it or leave it out") from error
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
+
+
+def _hint(value: object) -> str:
+    return "; pass token ids as torch.tensor([...])" if isinstance(value, int) and not isinstance(value, bool) else ""
+
+
+def _files(path: Path, where: str) -> Iterator[Piece]:
+    if path.is_file():
+        yield Piece(path, where, path.name)
+    elif path.is_dir():
+        empty = True
+        for file in _below(path):
+            empty = False
+            yield Piece(file, str(file), file.relative_to(path).as_posix())
+        if empty:
+            raise InputError(f"{where} is a folder that holds no files (hidden ones are left out): {path}")
+    elif path.exists():
+        raise InputError(f"{where} must be a file or a folder; {path} is neither")
+    else:
+        raise InputError(f"{where} is a path at which there is nothing: {path}; a text goes in as a str")
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not path.is_symlink():
+            yield from _below(path)
+
+
+def _column_pieces(mapping: Mapping[Any, Any], text_column: str, where: str) -> Iterator[Piece]:
+    splits = [name for name, value in mapping.items() if hasattr(value, "column_names")]
+    if splits:
+        raise InputTypeError(
+            f"{where} is a mapping of splits, not a data set; pass one of them: {where}[{splits[0]!r}] of {splits}"
+        )
+    if text_column not in mapping:
+        raise InputError(f"{where} has no column {text_column!r}, only {list(mapping)}; name the texts' with text_column=")
+    value, where = mapping[text_column], f"{where}[{text_column!r}]"
+    for index, text in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+        place = f"{where}[{index}]" if isinstance(value, (list, tuple)) else where
+        if not isinstance(text, str):
+            raise InputTypeError(f"{place} must be a str; got {_type(text)}")
+        yield Piece(text, place)
+
+
+def _token_pieces(tokens: object, mask: object, where: str, special_ids: frozenset[int]) -> Iterator[Piece]:
+    rows = _rows(tokens, where)
+    masks = None if mask is None else _rows(mask, f"the mask of {where}")
+    if masks is None:
+        _check_unpadded(rows, where, special_ids)
+    elif len(masks) != len(rows):
+        raise InputError(f"the mask of {where} must have one row for each of the {len(rows)} rows of tokens; got {len(masks)}")
+    for index in range(len(rows)):
+        place = where if len(rows) == 1 else f"{where}[{index}]"
+        ids = _integers(rows[index], place)
+        if masks is not None:
+            ids = ids[_real(masks[index], ids, place)]
+        if (ids < 0).any():
+            raise InputError(f"{place} must hold token ids of at least 0; got {int(ids.min())}; pass a mask to leave cells out")
+        yield Piece(ids, place)
+
+
+def _rows(value: object, what: str) -> Sequence[Any]:
+    """The rows of ``[pos]`` or ``[batch, pos]``, still to be converted: a big array on disk stays there."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        if value.ndim not in (1, 2):
+            raise InputError(f"{what} must have the shape [pos] or [batch, pos]; got {list(value.shape)}")
+        return cast("Sequence[Any]", value if value.ndim == 2 else value[None])
+    if isinstance(value, (list, tuple)):
+        return value if value and isinstance(value[0], (list, tuple, Tensor, np.ndarray)) else [value]
+    raise InputTypeError(f"{what} must be a tensor, an array or lists of integers; got {_type(value)}")
+
+
+def _integers(row: Any, what: str, *, boolean: bool = False) -> Tensor:
+    """One row as a long tensor ``[pos]`` on the CPU."""
+    try:
+        # A copy of an array: torch warns about sharing one that is read-only, as arrays on disk are.
+        ids = torch.tensor(row) if isinstance(row, np.ndarray) else torch.as_tensor(row).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputTypeError(f"{what} must hold integers; got {_type(row)}: {error}") from error
+    if ids.ndim != 1:
+        raise InputError(f"{what} must be one row of integers, [pos]; got the shape {list(ids.shape)}")
+    if len(ids) and (ids.is_floating_point() or ids.is_complex() or (ids.dtype == torch.bool and not boolean)):
+        raise InputTypeError(f"{what} must hold integers; got {ids.dtype}")
+    return ids.long()
+
+
+def _real(mask: Any, ids: Tensor, where: str) -> Tensor:
+    cells = _integers(mask, f"the mask of {where}", boolean=True)
+    if cells.shape != ids.shape:
+        raise InputError(f"the mask of {where} must have the shape of its tokens, {list(ids.shape)}; got {list(cells.shape)}")
+    if ((cells != 0) & (cells != 1)).any():
+        raise InputError(f"the mask of {where} must hold only 0 and 1; two tensors of tokens go into a list, not a tuple")
+    return cells == 1
+
+
+def _check_unpadded(rows: Sequence[Any], where: str, special_ids: frozenset[int]) -> None:
+    """Refuse rows of one length of which one begins or ends with two special ids: that is how padding looks."""
+    lengths, suspect = set(), None
+    for index in range(len(rows)):
+        ids = _integers(rows[index], f"{where}[{index}]" if len(rows) > 1 else where)
+        lengths.add(len(ids))
+        edges = (ids[:2].tolist(), ids[-2:].tolist()) if len(ids) > 1 else ()
+        if suspect is None and any(map(special_ids.issuperset, edges)):
+            suspect = index
+    if suspect is not None and len(rows) > 1 and len(lengths) == 1:
+        raise InputError(
+            f"{where}[{suspect}] begins or ends with several special ids, which may be padding; "
+            "pass (tokens, mask), where the mask has the same shape and is 0 at padding"
+        )

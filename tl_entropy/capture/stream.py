@@ -1,0 +1,264 @@
+"""One pass over a corpus: every batch goes through the model once, and its activations to every accumulator.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> means = tle.LensAccumulator(model, sites=("embed", "resid_post"), keep="summary")
+    >>> report = tle.stream(model, ["import os", "def f(x):"], [means], progress=False)
+    >>> report.documents, means.compute().tokens == report.tokens
+    (2, True)
+
+Activations live for one batch. Where memory runs out, the batch is cut in two and tried again, for the accumulators that
+have not had it yet. Ctrl-C ends the pass: what was gathered so far stays, and the report says that it was interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_entropy.accumulators import Accumulator
+from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.batches import Batch, batches, check_int
+from tl_entropy.capture.corpus import Corpus
+from tl_entropy.capture.generate import Continuations
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
+from tl_entropy.sites import Site
+
+MAX_TOKENS = 4096
+"""Cells of a batch (windows times longest) where no batch size is given."""
+
+
+class CorpusOptions(TypedDict, total=False):
+    """How texts become windows; every function that reads ``inputs`` takes these.
+
+    ``window``: tokens of a window, the begin token included (the model's context); ``stride``: new tokens from one window of
+    a long text to the next (all of them: no overlap), so that every later token has at least window - stride tokens before
+    it; ``prepend_bos``: begin windows with the tokenizer's begin token (as TransformerLens does for this model);
+    ``include_special``: count special tokens, too (no); ``text_column``: column of a dataset that holds the text ("text");
+    ``temperature``, ``seed``: how to generate (0 is greedy).
+    """
+
+    window: int | None
+    stride: int | None
+    prepend_bos: bool | None
+    include_special: bool
+    text_column: str
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """What one pass read.
+
+    Attributes:
+        documents: texts or rows read to their end.
+        tokens: positions counted.
+        bytes: UTF-8 bytes of the texts read; None where tokens were given.
+        characters: characters of the texts read, likewise.
+        empty: number of texts without a token, which were skipped.
+        cut: number of texts longer than a window.
+        window: tokens of a window.
+        stride: new tokens from window to window; None for as many as fit.
+        seconds: time of the pass.
+        interrupted: whether Ctrl-C ended it.
+        prompt_lengths: document to tokens of its prompt, where texts were generated.
+    """
+
+    documents: int
+    tokens: int
+    bytes: int | None
+    characters: int | None
+    empty: int
+    cut: int
+    window: int
+    stride: int | None
+    seconds: float
+    interrupted: bool
+    prompt_lengths: Mapping[int, int]
+
+    def counts(self) -> dict[str, Any]:
+        """The counts, for a result's provenance."""
+        names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride")
+        return {name: getattr(self, name) for name in names}
+
+
+def stream(
+    model: Any,
+    inputs: Any,
+    accumulators: Sequence[Accumulator],
+    *,
+    positions: int | slice | Sequence[int] | None = None,
+    batch_size: int | None = None,
+    max_new_tokens: int = 0,
+    progress: bool = True,
+    **options: Unpack[CorpusOptions],
+) -> StreamReport:
+    """Run ``inputs`` through ``model`` once and hand every batch to all ``accumulators``.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        inputs: a text; a list of texts; a path to a text file or to a folder of them; a tensor of tokens [pos] or
+            [batch, pos], alone or as ``(tokens, mask)``; a tokenizer's output with ``input_ids`` and ``attention_mask``;
+            a Hugging Face dataset, map-style or streaming; an iterable of any of these; or ``(cache, tokens)`` or
+            ``(cache, tokens, mask)`` with an ActivationCache, which is read instead of running the model.
+        accumulators: any number of objects with ``sites``, ``update``, ``merge`` and ``compute``.
+        positions: which positions of each document to count: an index, a slice or indices, negative from its end.
+        batch_size: windows a batch; None takes as many as fit in 4096 tokens.
+        max_new_tokens: tokens to generate after each text (its prompt), before the one pass over both.
+        progress: show a progress bar with tokens per second.
+        options: see ``CorpusOptions``.
+
+    Returns:
+        What was read.
+
+    Raises:
+        InputError: nothing to measure, or an argument out of range.
+        NonFiniteError: a NaN or infinity in an activation; accumulators keep what came before.
+    """
+    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    sites = tuple(sorted({site for a in accumulators for site in a.sites}, key=lambda site: site.depth))
+    if not sites:
+        raise InputError("accumulators: at least one accumulator with at least one site is needed")
+    check_int("max_new_tokens", max_new_tokens, 0)
+    temperature, seed = options.pop("temperature", 0.0), options.pop("seed", 0)
+    prepend = options.pop("prepend_bos", None)
+    common = {"prepend_bos": adapter.prepends_begin if prepend is None else prepend, **options}
+    cache, inputs = _split_cache(inputs)
+    corpus = Corpus(inputs, adapter, positions=None if max_new_tokens else positions, **common)
+    continuations, n_documents = None, corpus.n_documents
+    if max_new_tokens:
+        if cache is not None:
+            raise InputError("max_new_tokens: nothing can be generated from a cache; pass the texts or tokens themselves")
+        continuations = Continuations(
+            corpus, adapter, max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size
+        )
+        corpus = Corpus(continuations, adapter, positions=positions, **common)
+    work: Iterable[tuple[Batch, Mapping[Site, Tensor] | None]]
+    if cache is None:
+        work = ((b, None) for b in batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id))
+    else:
+        work = [_cached_batch(cache, inputs, corpus, adapter, sites)]
+
+    started, interrupted, tokens = time.perf_counter(), False, 0
+    with tqdm(total=n_documents, unit="doc", desc="tl_entropy", disable=not progress, dynamic_ncols=True) as bar:
+        try:
+            for batch, activations in work:
+                _feed(batch, activations, list(accumulators), adapter, sites)
+                tokens += batch.n_rows
+                bar.update(int(batch.last.sum()))
+                bar.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} tok/s", refresh=False)
+        except KeyboardInterrupt:
+            interrupted = True
+            warnings.warn(f"interrupted after {tokens} tokens; results cover what was read until then", stacklevel=3)
+    report = corpus.report
+    return StreamReport(
+        documents=report.documents,
+        tokens=tokens,
+        bytes=report.bytes,
+        characters=report.characters,
+        empty=report.n_empty,
+        cut=report.cut,
+        window=report.window,
+        stride=report.stride,
+        seconds=time.perf_counter() - started,
+        interrupted=interrupted,
+        prompt_lengths=continuations.prompt_lengths if continuations else {},
+    )
+
+
+def _feed(
+    batch: Batch, activations: Mapping[Site, Tensor] | None, waiting: list[Accumulator], adapter: Adapter, sites: Sequence[Site]
+) -> None:
+    """One batch to all accumulators in ``waiting``; where memory runs out, its halves to those that have not had it."""
+    cached = activations is not None
+    try:
+        if activations is None:
+            needed = tuple(site for site in sites if any(site in a.sites for a in waiting))
+            activations = adapter.activations(batch.tokens, batch.attention_mask, needed)
+            _check_finite(batch, activations)
+        while waiting:
+            waiting[0].update(batch, activations)
+            waiting.pop(0)
+    except RuntimeError as error:
+        if cached or len(batch) == 1 or not _out_of_memory(error):
+            raise
+    else:
+        return
+    # Outside the handler, so that the failed attempt's tensors, which its traceback holds, are free by now.
+    activations = None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    for half in batch.split():
+        _feed(half, None, list(waiting), adapter, sites)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def _check_finite(batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+    """Raise NonFiniteError at the first NaN or infinity in a counted cell."""
+    for site, activation in activations.items():
+        if site.name == "pattern" or bool(activation.isfinite().all()):
+            continue
+        rows = batch.rows(activation)
+        bad = (~rows.flatten(1).isfinite()).any(1).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise NonFiniteError(
+                f"{hook_name(site)} has a NaN or an infinity at document {int(batch.row_document[row])}, position "
+                f"{int(batch.row_position[row])} (and {len(bad) - 1} more of this batch); check the weights and the dtype"
+            )
+
+
+def _split_cache(inputs: Any) -> tuple[Any, Any]:
+    """(cache, rest) where the input is an ActivationCache with its tokens; (None, inputs) otherwise."""
+    if hasattr(inputs, "cache_dict"):
+        raise InputTypeError("inputs: an ActivationCache needs its tokens: pass (cache, tokens), or (cache, tokens, mask)")
+    if not (isinstance(inputs, tuple) and inputs and hasattr(inputs[0], "cache_dict")):
+        return None, inputs
+    if len(inputs) not in (2, 3) or not isinstance(inputs[1], Tensor):
+        raise InputTypeError("inputs: an ActivationCache comes as (cache, tokens), or as (cache, tokens, mask)")
+    cache, tokens, *mask = inputs
+    tokens = tokens[None] if tokens.ndim == 1 else tokens
+    return cache, (tokens, mask[0]) if mask else (tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+
+def _cached_batch(
+    cache: Any, inputs: tuple[Tensor, Tensor], corpus: Corpus, adapter: Adapter, sites: Sequence[Site]
+) -> tuple[Batch, Mapping[Site, Tensor]]:
+    """The cache's own layout as one batch: real cells are described by the corpus, padding stays where it is."""
+    tokens, mask = inputs
+    mask = (mask[None] if mask.ndim == 1 else mask).bool()
+    activations = adapter.cached_activations(cache, sites)
+    for site, activation in activations.items():
+        where = tuple(activation.shape[:2]) if site.name != "pattern" else (activation.shape[0], activation.shape[2])
+        if where != tuple(tokens.shape):
+            raise InputError(f"inputs: the cache's {hook_name(site)} is {where}, its tokens are {tuple(tokens.shape)}")
+    [batch] = batches(corpus, batch_size=len(tokens), max_tokens=1, pad_id=adapter.pad_id)
+    if len(batch) != len(tokens):
+        raise InputError(f"inputs: {len(tokens) - len(batch)} rows of the cache's tokens are empty or longer than the window")
+
+    def spread(values: Tensor, filler: int) -> Tensor:
+        whole = torch.full(tokens.shape, filler, dtype=values.dtype)
+        whole[mask.cpu()] = values[batch.attention_mask]
+        return whole
+
+    spread_out = replace(
+        batch,
+        tokens=tokens.cpu(),
+        attention_mask=mask.cpu(),
+        counted=spread(batch.counted, 0),
+        position=spread(batch.position, -1),
+        target=spread(batch.target, -1),
+    )
+    _check_finite(spread_out, activations)
+    return spread_out, activations

@@ -1,0 +1,50 @@
+"""The errors of tl_entropy: one small family, each member also the built-in error that a caller would expect.
+
+Every message names the argument, what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class TLEntropyError(Exception):
+    """Anything that tl_entropy refuses to do.
+
+    ``partial`` holds the result of all that was counted before the refusal, where there is one.
+    """
+
+    partial: Any = None
+
+
+class InputError(TLEntropyError, ValueError):
+    """A value that cannot be measured: out of range, empty, not finite, or of the wrong shape."""
+
+
+class InputTypeError(TLEntropyError, TypeError):
+    """An argument of a kind that is not understood."""
+
+
+class ModelError(TLEntropyError, ValueError):
+    """A model that cannot be read: a hook that is missing or silent, or logits that cannot be reproduced."""
+
+
+class NonFiniteError(TLEntropyError, ValueError):
+    """A NaN or an infinity inside the model; the message names the hook, the document and the position."""
+
+
+class FileError(TLEntropyError, ValueError):
+    """A file that is not what it should be: damaged, of another kind, or of a newer schema."""
+
+
+def check_choice(argument: str, value: object, choices: Iterable[object]) -> None:
+    """Raise InputError unless ``value`` is one of ``choices``.
+
+    >>> check_choice("unit", "hartleys", ("nats", "bits"))
+    Traceback (most recent call last):
+    tl_entropy.errors.InputError: unit must be one of 'nats', 'bits'; got 'hartleys'
+    """
+    options = list(choices)
+    if value not in options:
+        raise InputError(f"{argument} must be one of {', '.join(map(repr, options))}; got {value!r}")

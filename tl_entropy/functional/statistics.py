@@ -1,0 +1,55 @@
+"""Means over tokens, with errors that respect documents.
+
+Tokens of one document are correlated, so the standard error of a mean over tokens is that of a ratio of document sums:
+
+    m = Σ_d S_d / Σ_d n_d,    se² = D / (D - 1) · Σ_d (S_d - m n_d)² / (Σ_d n_d)²
+
+with S_d the sum and n_d the number of tokens of document d (the linearised, or "cluster-robust", variance of a ratio
+estimator; Cochran, Sampling Techniques, 3rd ed., section 6.4). It needs five sums only, so that parts of a corpus can be merged.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def document_sums(values: Tensor, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of ``values`` [rows, ...] and numbers of rows by document.
+
+    Returns:
+        The documents seen [documents], their float64 sums [documents, ...], and their counts [documents] (float64).
+
+    >>> [part.tolist() for part in document_sums(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([7, 7, 9]))]
+    [[7, 9], [3.0, 4.0], [2.0, 1.0]]
+    """
+    seen, index = documents.unique(return_inverse=True)
+    sums = torch.zeros((len(seen), *values.shape[1:]), dtype=torch.float64, device=values.device)
+    sums.index_add_(0, index, values.double())
+    return seen, sums, torch.bincount(index, minlength=len(seen)).double()
+
+
+def clustered_mean(n: Tensor, s: Tensor, nn: Tensor, ns: Tensor, ss: Tensor, documents: int) -> tuple[Tensor, Tensor]:
+    """Mean over tokens and its standard error over documents, from sums over documents.
+
+    Args:
+        n: Σ n_d, all tokens (a scalar, or of a shape that broadcasts against ``s``).
+        s: Σ S_d [...].
+        nn: Σ n_d².
+        ns: Σ n_d S_d [...].
+        ss: Σ S_d² [...].
+        documents: D, the number of documents; with fewer than two the error is NaN.
+
+    Returns:
+        The mean [...] and its standard error [...], in the unit of the values; NaN where there is no token.
+
+    >>> n, s = torch.tensor([2.0, 1.0]), torch.tensor([3.0, 4.0])
+    >>> mean, error = clustered_mean(n.sum(), s.sum(), (n * n).sum(), (n * s).sum(), (s * s).sum(), 2)
+    >>> round(mean.item(), 4), round(error.item(), 4)
+    (2.3333, 1.1111)
+    """
+    mean = s / n
+    if documents < 2:
+        return mean, torch.full_like(mean, torch.nan)
+    spread = (ss - 2 * mean * ns + mean * mean * nn).clamp_min(0)
+    return mean, (spread * documents / (documents - 1)).sqrt() / n

@@ -1,0 +1,149 @@
+"""Sums over one tile of logits, and how the sums of all tiles become entropies.
+
+With m a tile's maximum, z = l - m and e = exp(z), a tile keeps m, s = Σ e and, for each order a, one more sum:
+
+| order | sum |
+|---|---|
+| 1 | Σ e·z |
+| within 0.5 of 1 | Σ e·expm1((a - 1)·z) |
+| 0 | count of logits above -inf |
+| infinity | none: -max log p = log s |
+| any other | Σ e^a |
+
+Each tile is relative to its own maximum, so nothing is rescaled while tiles stream by: `combine` shifts them to the overall
+maximum M in float64, where δ = m - M and S = Σ_t e^δ·s. Then
+
+    H_1 = log S - Σ_t e^δ·(Σ e·z + δ·s) / S
+    H_a = log S + log1p(G) / (1 - a),   G = Σ_t e^δ·(e^((a-1)δ)·Σ e·expm1((a-1)z) + expm1((a-1)δ)·s) / S    (near 1)
+    H_a = (log Σ_t e^(aδ)·Σ e^a - a·log S) / (1 - a)                                                         (elsewhere)
+
+The second line is the power sum with its leading term taken out by algebra, not by a Taylor series: it is exact for every a,
+and a relative rounding ε of a tile's sums stays of the order of ε·H, however near to 1 the order is. In the third line it
+becomes ε·(1 + a)/|1 - a|, at most 5·ε at the border.
+
+A masked logit (-inf) enters as `MASKED`, so that 0·log 0 is 0 and not NaN. A NaN or +inf comes out as NaN: callers refuse it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tl_entropy.errors import InputError, InputTypeError
+
+MASKED = -3.0e38
+"""What stands for -inf: finite in float32, and so low that exp(MASKED - m) is 0 beside any real logit."""
+
+# Below it e^(a·z) with a > 0.5 is under 2e-22, nothing beside s >= 1, while both factors of e·expm1((a-1)·z) are finite.
+_NEGLIGIBLE = -100.0
+# The same for whole tiles in float64: e^δ is 1e-304 there, and e^(0.5·δ) 1e-152.
+_NEGLIGIBLE_TILE = -700.0
+# Beyond these, order·z leaves float32; the entropies are those of order 0 and infinity to the last digit.
+_SMALLEST_ORDER, _LARGEST_ORDER = 1e-30, 1e30
+# Up to here products and roots cost less than an exp.
+_LARGEST_PRODUCT = 5.5
+
+Scratch = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def check_orders(orders: object) -> tuple[float, ...]:
+    """Return ``orders``, a number or a sequence of numbers, as a tuple of floats from 0 to infinity."""
+    if hasattr(orders, "tolist"):
+        orders = orders.tolist()
+    values = orders if isinstance(orders, Sequence) and not isinstance(orders, str) else (orders,)
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        raise InputTypeError(f"order must be a number or a sequence of numbers; got {orders!r}")
+    if not values:
+        raise InputError("order must hold at least one number; got an empty sequence")
+    for value in values:
+        if not value >= 0:
+            raise InputError(f"order must be between 0 and infinity; got {value!r}")
+    return tuple(map(float, values))
+
+
+def tile_sums(
+    logits: Tensor, orders: tuple[float, ...], threshold: Tensor | None = None, scratch: Scratch = (None, None, None)
+) -> Tensor:
+    """Return the sums of one tile: its maximum, s, a sum for each order but infinity, and the count above ``threshold``.
+
+    Args:
+        logits: [rows, width] in float32 or float64, without -inf (see `MASKED`); left as they are.
+        orders: the orders of the entropies wanted.
+        threshold: [rows], the logit whose rank is counted; without it there is no such row.
+        scratch: three buffers like ``logits`` to work in; without them the sums are differentiable.
+
+    Returns:
+        [sums, rows] in the dtype of the logits; counts are exact for widths below 2**24.
+    """
+    z_buffer, e_buffer, work = scratch
+    maximum = logits.amax(-1)
+    z = torch.sub(logits, maximum[:, None], out=z_buffer)
+    e = torch.exp(z, out=e_buffer)
+    sums = [maximum, e.sum(-1)]
+    for order in orders:
+        if order < _SMALLEST_ORDER:
+            sums.append(_count_above(logits, MASKED / 2, work))
+        elif order == 1:
+            sums.append(torch.mul(e, z, out=work).sum(-1))
+        elif abs(order - 1) < 0.5:
+            growth = torch.clamp(z, min=_NEGLIGIBLE, out=work)
+            growth = torch.expm1(torch.mul(growth, order - 1, out=work), out=work)
+            sums.append(torch.mul(growth, e, out=work).sum(-1))
+        elif order <= _LARGEST_ORDER:
+            sums.append(_power_sum(z, e, order, work))
+    if threshold is not None:
+        sums.append(_count_above(logits, threshold[:, None], work))
+    return torch.stack(sums)
+
+
+def _count_above(logits: Tensor, threshold: Tensor | float, work: Tensor | None) -> Tensor:
+    above = torch.gt(logits, threshold, out=work)
+    return above.sum(-1, dtype=logits.dtype)
+
+
+def _power_sum(z: Tensor, e: Tensor, order: float, work: Tensor | None) -> Tensor:
+    """Return Σ e^order, by products and a root where the order is a small multiple of a half."""
+    whole = int(order)
+    if order > _LARGEST_PRODUCT or order - whole not in (0.0, 0.5):
+        # From z, because for a small order e may have underflowed where e^order has not.
+        return torch.exp(torch.mul(z, order, out=work), out=work).sum(-1)
+    if order == whole:
+        power = e
+    elif z.requires_grad:  # the derivative of a root is infinite where e has underflowed
+        power, whole = torch.exp(z * (order - whole)), whole + 1
+    else:
+        power, whole = torch.sqrt(e, out=work), whole + 1
+    for _ in range(whole - 1):
+        power = torch.mul(power, e, out=work)
+    return power.sum(-1)
+
+
+def combine(sums: Tensor, orders: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Return the entropies [rows, orders] and log normalisers [rows], in nats, of ``sums`` [tiles, sums, rows] in float64."""
+    maximum, total = sums[:, 0], sums[:, 1]
+    overall = maximum.amax(0)
+    distance = maximum - overall
+    shift = distance.clamp(min=_NEGLIGIBLE_TILE)
+    weight = shift.exp()
+    s = (weight * total).sum(0)
+    log_s = s.log()
+    entropies = []
+    rows = iter(sums[:, 2:].unbind(1))
+    for order in orders:
+        if order > _LARGEST_ORDER:
+            entropy = log_s
+        elif order < _SMALLEST_ORDER:
+            entropy = next(rows).sum(0).log()
+        elif order == 1:
+            entropy = log_s - (weight * (next(rows) + shift * total)).sum(0) / s
+        elif abs(order - 1) < 0.5:
+            moved = (order - 1) * shift
+            excess = (weight * (moved.exp() * next(rows) + moved.expm1() * total)).sum(0) / s
+            entropy = log_s + excess.log1p() / (1 - order)
+        else:
+            power = ((order * distance).exp() * next(rows)).sum(0)
+            entropy = (power.log() - order * log_s) / (1 - order)
+        entropies.append(entropy.clamp(min=0.0))  # only rounding takes it below
+    return torch.stack(entropies, -1), overall + log_s

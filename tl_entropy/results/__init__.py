@@ -1,0 +1,6 @@
+"""Frozen results: labelled axes, unit, origin; save, load and tables."""
+
+from tl_entropy.results.base import Provenance, Result, Unit, load
+from tl_entropy.results.lens import LensEntropy, LensSummary
+
+__all__ = ["LensEntropy", "LensSummary", "Provenance", "Result", "Unit", "load"]

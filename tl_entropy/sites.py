@@ -1,0 +1,75 @@
+"""Where in the model a number was measured: a short site name and a layer.
+
+Short names are TransformerLens's hook names without their prefix. ``embed`` is the residual stream that enters the first
+block, positions included (TransformerLens's ``blocks.0.hook_resid_pre``), and has layer -1; every other site has the number
+of its block, from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
+
+from tl_entropy.errors import InputError, check_choice
+
+SITE_NAMES = ("embed", "resid_pre", "pattern", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+"""All short names, in the order in which a block computes them."""
+
+HEAD_SITES = frozenset({"pattern", "z"})
+"""Sites with a head axis; the others are vectors of the residual stream's width."""
+
+
+class Site(NamedTuple):
+    """One place in the model, such as ``Site("resid_post", 3)``."""
+
+    name: str
+    layer: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The inverse of ``str``.
+
+        >>> Site.parse("resid_post.3")
+        Site(name='resid_post', layer=3)
+        """
+        name, _, layer = text.partition(".")
+        check_choice("site", name, SITE_NAMES)
+        return cls(name, int(layer) if layer else -1)
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Sorts sites by the order in which the model computes them."""
+        return self.layer, SITE_NAMES.index(self.name)
+
+    def __str__(self) -> str:
+        return self.name if self.name == "embed" else f"{self.name}.{self.layer}"
+
+
+def expand_sites(names: str | Iterable[str | Site], n_layers: int, layers: Sequence[int] | None = None) -> tuple[Site, ...]:
+    """Short names to sites, in the order of computation; ``layers`` (negative from the end) restricts the blocks.
+
+    Raises:
+        InputError: no site, an unknown name, or a layer that the model does not have.
+
+    >>> [str(site) for site in expand_sites(("resid_post", "embed"), 2)]
+    ['embed', 'resid_post.0', 'resid_post.1']
+    """
+    asked = [names] if isinstance(names, str) else list(names)
+    if not asked:
+        raise InputError(f"sites is empty; choose from {', '.join(SITE_NAMES)}")
+    chosen = range(n_layers) if layers is None else [_layer(layer, n_layers) for layer in layers]
+    sites: set[Site] = set()
+    for item in asked:
+        if isinstance(item, Site):
+            check_choice("sites", item.name, SITE_NAMES)
+            sites.add(item if item.name == "embed" else Site(item.name, _layer(item.layer, n_layers)))
+            continue
+        check_choice("sites", item, SITE_NAMES)
+        sites |= {Site("embed", -1)} if item == "embed" else {Site(item, layer) for layer in chosen}
+    return tuple(sorted(sites, key=lambda site: site.depth))
+
+
+def _layer(layer: int, n_layers: int) -> int:
+    if not -n_layers <= layer < n_layers:
+        raise InputError(f"layer {layer} does not exist; the model has layers 0 to {n_layers - 1}")
+    return layer % n_layers
