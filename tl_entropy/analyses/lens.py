@@ -82,6 +82,7 @@ class LensAccumulator:
         self._tokens = 0
         self._parts: list[dict[str, Tensor]] = []
         self._names: dict[int, str] = {}
+        self._documents = 0  # one more than the highest number seen
 
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch."""
@@ -97,9 +98,12 @@ class LensAccumulator:
         elif self.keep == "summary":
             self._means.update(torch.zeros(0, *self._squares.shape), batch.row_document, _closed(batch))
         self._names |= names
+        self._documents = max(self._documents, int(batch.document.max()) + 1)
 
     def merge(self, other: LensAccumulator) -> None:
         """Take in what another accumulator of the same settings has seen of other documents.
+
+        Its documents are numbered on from this one's, since every pass numbers its own from 0.
 
         Raises:
             InputError: sites, orders or what is kept differ.
@@ -112,8 +116,10 @@ class LensAccumulator:
         self._squares += other._squares
         self._histogram.merge(other._histogram)
         self._tokens += other._tokens
-        self._parts += other._parts
-        self._names |= other._names
+        first = self._documents
+        self._parts += [{**part, "document": part["document"] + first} for part in other._parts]
+        self._names |= {document + first: name for document, name in other._names.items()}
+        self._documents += other._documents
         self._compiled_any |= other._compiled_any
 
     def compute(self, **origin: Any) -> LensEntropy | LensSummary:
@@ -252,7 +258,8 @@ def lens_entropy(
     )  # fmt: skip
     settings = {
         "orders": accumulator.orders, "sites": tuple(map(str, accumulator.sites)), "positions": repr(positions),
-        "max_new_tokens": max_new_tokens, **{name: value for name, value in options.items() if value is not None},
+        "max_new_tokens": max_new_tokens, "prepend_bos": accumulator.adapter.prepends_begin,
+        **{name: value for name, value in options.items() if value is not None},
     }  # fmt: skip
     try:
         report = stream(

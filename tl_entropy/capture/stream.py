@@ -229,14 +229,14 @@ def _split_cache(inputs: Any) -> tuple[Any, Any]:
         raise InputTypeError("inputs: an ActivationCache comes as (cache, tokens), or as (cache, tokens, mask)")
     cache, tokens, *mask = inputs
     tokens = tokens[None] if tokens.ndim == 1 else tokens
-    return cache, (tokens, mask[0]) if mask else (tokens, torch.ones_like(tokens, dtype=torch.bool))
+    return cache, (tokens, mask[0]) if mask else tokens
 
 
 def _cached_batch(
-    cache: Any, inputs: tuple[Tensor, Tensor], corpus: Corpus, adapter: Adapter, sites: Sequence[Site]
+    cache: Any, inputs: Tensor | tuple[Tensor, Tensor], corpus: Corpus, adapter: Adapter, sites: Sequence[Site]
 ) -> tuple[Batch, Mapping[Site, Tensor]]:
     """The cache's own layout as one batch: real cells are described by the corpus, padding stays where it is."""
-    tokens, mask = inputs
+    tokens, mask = inputs if isinstance(inputs, tuple) else (inputs, torch.ones_like(inputs))
     mask = (mask[None] if mask.ndim == 1 else mask).bool()
     activations = adapter.cached_activations(cache, sites)
     for site, activation in activations.items():

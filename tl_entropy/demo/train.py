@@ -31,6 +31,7 @@ VALIDATION = "bisect calendar csv fnmatch glob imaplib netrc shlex tempfile text
 CONTEXT = 256
 VOCABULARY = 4096
 BEGIN = "<|endoftext|>"
+SAVE_EVERY = 500
 
 
 def source_files() -> Iterator[tuple[str, str]]:
@@ -234,7 +235,7 @@ def main(
             optimizer.zero_grad(set_to_none=True)
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             save_state(out, step + 1, model, parts)
             watched = evaluate(model, tokenizer, texts["validation"])["nats_per_token"]
             with log.open("a") as file:
@@ -248,9 +249,14 @@ def finish(out: Path, model: Any, tokenizer: Any, texts: dict[str, dict[str, str
     """Write the half-precision model, its measured losses and the held-out texts."""
     model = model.to("cpu", torch.float16)
     model.save_pretrained(out)
-    held_out = evaluate(model.float(), tokenizer, texts["held_out"])  # of the weights that ship, rounded to half precision
+    model = model.float()  # what is measured are the weights that ship, rounded to half precision
     sizes = {part: {"files": len(t), "characters": sum(map(len, t.values()))} for part, t in texts.items()}
-    report = {"held_out": held_out, "validation": evaluate(model, tokenizer, texts["validation"]), "text": sizes, **settings}
+    report = {
+        **{part: evaluate(model, tokenizer, texts[part]) for part in ("held_out", "validation")},
+        "modules": {name: evaluate(model, tokenizer, {name: text}) for name, text in texts["held_out"].items()},
+        "text": sizes,
+        **settings,
+    }
     (out / "report.json").write_text(json.dumps(report, indent=1))
     with zipfile.ZipFile(out / "held_out.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in sorted(texts["held_out"].items()):

@@ -45,7 +45,9 @@ def compiled_tile_sums(orders: tuple[float, ...], ranked: bool) -> Callable[[Ten
             try:
                 return compiled(logits, threshold)
             except RuntimeError as error:
-                raise InputError(f"compiled=True needs a working torch.compile; it failed: pass compiled=False. {error}") from error
+                raise InputError(
+                    f"compiled=True needs a working torch.compile; it failed: pass compiled=False. {error}"
+                ) from error
 
     return run
 
@@ -56,5 +58,5 @@ def _compiled(orders: tuple[float, ...], ranked: bool) -> Callable[[Tensor, Tens
         return tile_sums(logits, orders, threshold if ranked else None)
 
     # torch.compile counts what it compiled by code object and gives up after eight: each choice gets its own.
-    own = FunctionType(sums.__code__.replace(), globals(), "tile_sums", closure=sums.__closure__)
+    own = FunctionType(sums.__code__.replace(), globals(), "sums", closure=sums.__closure__)
     return torch.compile(own, dynamic=True, fullgraph=True)

@@ -19,8 +19,6 @@ from tl_entropy.functional.tiles import MASKED
 
 # A maximum up to here above the reference is rounded by at most 2^-8 nats.
 _LATE = 2.0
-# Target columns gathered at once.
-_GATHERED = 512
 
 
 class TileProducts:
@@ -41,8 +39,10 @@ class TileProducts:
         self._unembedding = unembedding
         self._bias = None if bias is None else (bias.to(dtype) * scale).clamp(min=MASKED)
         self._scale = scale
+        self._width = width
+        self._columns_lie_together = unembedding.stride(0) == 1
         self._softcap = softcap
-        self._dtype = dtype
+        self.dtype = dtype
         self._reduced = reduced
         self._factor_dtype = torch.bfloat16 if reduced else dtype
         self._logits = unembedding.new_empty(rows * width, dtype=dtype)
@@ -52,7 +52,7 @@ class TileProducts:
 
     def begin(self, hidden: Tensor) -> None:
         """Turn to a new block of rows, ``hidden`` [rows, d_model]."""
-        self._hidden = (hidden.to(self._dtype) * self._scale).to(self._factor_dtype)
+        self._hidden = (hidden.to(self.dtype) * self._scale).to(self._factor_dtype)
         self._reference = self._hidden.new_zeros(len(hidden), 1)
         self._first = True
 
@@ -68,22 +68,30 @@ class TileProducts:
         return self._finish(logits, None if self._bias is None else self._bias[start:stop])
 
     def at(self, tokens: Tensor) -> Tensor:
-        """Return each row's logit of its own token, ``tokens`` [rows]."""
-        hidden = self._hidden.to(self._dtype)
-        parts = []
-        for start in range(0, len(tokens), _GATHERED):
-            own = slice(start, start + _GATHERED)
-            columns = self._unembedding.index_select(1, tokens[own]).to(self._factor_dtype).to(self._dtype)
-            # The same kind of product as a tile's, so that tokens with equal columns get equal logits.
-            parts.append(torch.mm(hidden[own], columns).diagonal())
-        return self._finish(torch.cat(parts), None if self._bias is None else self._bias[tokens])
+        """Return each row's logit of its own token, ``tokens`` [rows].
+
+        The product has the shape and the memory layout of a tile's, so that its sums are made in the same sequence and tokens
+        with equal columns have equal logits, here and in the tiles.
+        """
+        rows = len(tokens)
+        shape = rows, self._width
+        padded = torch.cat([tokens, tokens.new_zeros(self._width - rows)])
+        columns = (
+            self._unembedding.t().index_select(0, padded).t()
+            if self._columns_lie_together
+            else self._unembedding.index_select(1, padded)
+        )
+        columns = columns.to(self._factor_dtype).to(self.dtype)
+        products = torch.mm(self._hidden.to(self.dtype), columns, out=self._logits[: shape[0] * shape[1]].view(shape))
+        own = products[:, :rows].diagonal().clone()
+        return self._finish(own, None if self._bias is None else self._bias[tokens])
 
     def _tile_columns(self, start: int, stop: int) -> Tensor:
         columns = self._unembedding[:, start:stop]
         if columns.dtype == self._factor_dtype:
             return columns
         buffer = self._columns[: columns.numel()]
-        if columns.stride(0) == 1:  # keep the layout: converting and transposing at once is slow
+        if self._columns_lie_together:  # keep the layout: converting and transposing at once is slow
             return buffer.view(columns.shape[1], columns.shape[0]).copy_(columns.t()).t()
         return buffer.view(columns.shape).copy_(columns)
 

@@ -14,7 +14,7 @@ fit, unknown precisions, forced compilation without a compiler.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -28,9 +28,13 @@ from tl_entropy.functional.products import TileProducts
 from tl_entropy.functional.tiles import MASKED, check_orders, combine, tile_sums
 
 Precision = Literal["float32", "bfloat16"]
+TileSums = Callable[[Tensor, Tensor | None], Tensor]
 
-# Four buffers of this many float32 numbers; small enough to stay near the processor, wide enough for a fast product.
-_TILE, _WIDTH = 2**19, 1024
+# Four buffers of this many numbers: small enough to stay near the processor, wide enough for a fast product. The width is a
+# multiple of 48 because matrix kernels take that many columns at once, and sum columns at a ragged edge in another sequence.
+_TILE, _WIDTH = 2**19, 960
+# Below MASKED, so that a token in the last tile that was seen before ranks behind every other, masked ones included.
+_SEEN = -3.3e38
 # Compiling takes some 15 s and then saves about 0.5 ns a logit on two threads: below this many logits it does not pay.
 _WORTH_COMPILING = 2**35
 
@@ -106,105 +110,182 @@ def vocabulary_statistics(
     order_list = check_orders(orders)
     check_choice("precision", precision, ("float32", "bfloat16"))
     _check_tensors(hidden, unembedding, bias, targets)
-    rows, (d_model, d_vocab) = len(hidden), unembedding.shape
+    rows, d_vocab = len(hidden), unembedding.shape[1]
     if not 0 <= top_k <= d_vocab:
         raise InputError(f"top_k must be between 0 and the {d_vocab} tokens of the vocabulary; got {top_k}")
     if not math.isfinite(scale) or (softcap is not None and not 0 < softcap < math.inf):
         raise InputError(f"scale must be finite and softcap None or above 0; got {scale} and {softcap}")
     if compiled and not compiler_available(hidden.device):
-        raise InputError("compiled=True needs a C++ compiler and Python's headers (on a GPU: Triton); none found: use compiled=False")
+        raise InputError(
+            "compiled=True needs a C++ compiler and Python's headers (on a GPU: Triton); none found: use compiled=False"
+        )
     if compiled is None:
         compiled = rows * d_vocab >= _WORTH_COMPILING and compiler_available(hidden.device)
 
-    reader = _Reader(unembedding, bias, scale, softcap, order_list, top_k, precision, compiled, hidden, targets is not None)
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    width = min(d_vocab, _WIDTH)
+    block = max(1, math.ceil(rows / max(1, math.ceil(rows * width / _TILE))))
+    products = TileProducts(
+        unembedding.detach(),
+        None if bias is None else bias.detach(),
+        scale=scale,
+        softcap=softcap,
+        dtype=dtype,
+        reduced=precision == "bfloat16",
+        rows=block,
+        width=width,
+    )
+    sums = (
+        compiled_tile_sums(order_list, targets is not None)
+        if compiled
+        else _sums_in_buffers(order_list, hidden.new_empty(3, block * width, dtype=dtype))
+    )
+    reader = _Reader(products, sums, order_list, top_k, d_vocab, width)
     blocks = []
     with torch.no_grad(), _full_precision(hidden.device):
-        for start in range(0, max(rows, 1), reader.rows):
-            own = slice(start, start + reader.rows)
-            blocks.append(reader.read(hidden[own], None if targets is None else targets[own], start))
-    entropies, normalizer, surprisal, rank, top_log_probs, top_tokens = (
-        None if parts[0] is None else torch.cat(parts) for parts in zip(*blocks, strict=True)
-    )
+        for first in range(0, max(rows, 1), block):
+            own = slice(first, first + block)
+            blocks.append(reader.read(hidden[own], None if targets is None else targets[own], first))
+    fields = {name: None if blocks[0][name] is None else torch.cat([found[name] for found in blocks]) for name in blocks[0]}
     return VocabularyStatistics(
-        entropies=entropies,
-        log_normalizer=normalizer,
-        surprisal=surprisal,
-        rank=rank,
-        top_log_probs=top_log_probs,
-        top_tokens=top_tokens,
-        compiled=compiled,
-        precision=precision if precision == "bfloat16" else str(reader.dtype).removeprefix("torch."),
+        **fields, compiled=compiled, precision=precision if dtype == torch.float32 or precision == "bfloat16" else "float64"
     )
 
 
+def _sums_in_buffers(orders: tuple[float, ...], buffers: Tensor) -> TileSums:
+    def sums(logits: Tensor, threshold: Tensor | None) -> Tensor:
+        z, e, work = (buffer[: logits.numel()].view(logits.shape) for buffer in buffers)
+        return tile_sums(logits, orders, threshold, (z, e, work))
+
+    return sums
+
+
+@dataclass(frozen=True)
 class _Reader:
-    """Buffers for one block of rows, and the pass over the vocabulary that uses them."""
+    """One pass over the vocabulary for one block of rows."""
 
-    def __init__(
-        self,
-        unembedding: Tensor,
-        bias: Tensor | None,
-        scale: float,
-        softcap: float | None,
-        orders: tuple[float, ...],
-        top_k: int,
-        precision: Precision,
-        compiled: bool,
-        hidden: Tensor,
-        ranked: bool,
-    ) -> None:
-        self.dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        self._d_vocab = unembedding.shape[1]
-        self._width = min(self._d_vocab, _WIDTH)
-        n_blocks = math.ceil(len(hidden) * self._width / _TILE)
-        self.rows = max(1, math.ceil(len(hidden) / max(1, n_blocks)))
-        self._orders = orders
-        self._top_k = top_k
-        self._products = TileProducts(
-            unembedding.detach(),
-            None if bias is None else bias.detach(),
-            scale=scale,
-            softcap=softcap,
-            dtype=self.dtype,
-            reduced=precision == "bfloat16",
-            rows=self.rows,
-            width=self._width,
-        )
-        self._compiled = compiled_tile_sums(orders, ranked) if compiled else None
-        self._scratch = hidden.new_empty(0 if compiled else 3, self.rows * self._width, dtype=self.dtype)
+    products: TileProducts
+    sums: TileSums
+    orders: tuple[float, ...]
+    top_k: int
+    d_vocab: int
+    width: int
 
-    def read(self, hidden: Tensor, targets: Tensor | None, first: int) -> tuple[Tensor | None, ...]:
-        """Return the fields of `VocabularyStatistics` for these rows, which begin with number ``first``."""
-        _refuse_rows(~hidden.isfinite().all(-1), first, "hidden must be finite")
-        self._products.begin(hidden)
-        target_logits = has_target = None
-        if targets is not None:
-            has_target = targets >= 0
-            target_logits = self._products.at(targets.clamp(min=0)).masked_fill(~has_target, math.inf)
-        top = _Top(hidden, self._top_k, self.dtype) if self._top_k else None
+    def read(self, hidden: Tensor, targets: Tensor | None, first: int) -> dict[str, Tensor | None]:
+        """Return the tensors of `VocabularyStatistics` for these rows, the first of which has the number ``first``."""
+        _refuse_rows(~hidden.isfinite().all(-1), first, "hidden must be finite; it holds NaN or infinities")
+        self.products.begin(hidden)
+        present = None if targets is None else targets >= 0
+        target_logits = None
+        if targets is not None and self.width < self.d_vocab:
+            target_logits = self.products.at(targets.clamp(min=0))
+        top = _Top(hidden, self.top_k, self.products.dtype) if self.top_k else None
 
         tiles = []
-        for start in range(0, self._d_vocab, self._width):
-            stop = min(start + self._width, self._d_vocab)
-            logits = self._products.tile(start, stop)
-            if targets is not None:
-                # One number for each logit: two products of the same factors may differ in the last digit, and a target
-                # that is the argmax would be beaten by itself.
-                here = ((targets >= start) & (targets < stop)).nonzero()[:, 0]
-                logits[here, targets[here] - start] = target_logits[here]
-            sums = self._sums(logits, target_logits)
-            tiles.append(sums)
+        for begin in range(0, self.d_vocab, self.width):
+            # The last tile is as wide as the others: it begins inside the one before, and what was seen there is put out.
+            start = min(begin, self.d_vocab - self.width)
+            logits = self.products.tile(start, start + self.width)
+            logits[:, : begin - start] = _SEEN
+            threshold = None
+            if targets is not None and present is not None:
+                if target_logits is None:
+                    target_logits = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+                else:  # one number for each logit: two products of the same factors may differ in the last digit
+                    here = ((targets >= begin) & (targets < start + self.width)).nonzero()[:, 0]
+                    logits[here, targets[here] - start] = target_logits[here]
+                threshold = target_logits.masked_fill(~present, math.inf)
+            tiles.append(self.sums(logits, threshold))
             if top is not None:
-                top.update(logits, sums[0], start)
+                top.update(logits, tiles[-1][0], start)
 
         # Apple's devices have no float64.
-        sums = torch.stack(tiles).to("cpu" if hidden.device.type == "mps" else hidden.device, torch.float64)
-        entropies, normalizer = combine(sums, self._orders)
-        _refuse_rows(~(normalizer.isfinite() & entropies.isfinite().all(-1)), first, "logits must hold neither NaN nor +inf")
-        ...
+        device = torch.device("cpu") if hidden.device.type == "mps" else hidden.device
+        tile_rows = torch.stack(tiles).to(device, torch.float64)
+        entropies, normalizer = combine(tile_rows, self.orders)
+        unreadable = ~(normalizer.isfinite() & entropies.isfinite().all(-1))
+        _refuse_rows(unreadable, first, "hidden @ unembedding + bias must hold neither NaN nor +inf; it does")
+        found: dict[str, Tensor | None] = dict.fromkeys(("surprisal", "rank", "top_log_probs", "top_tokens"))
+        if target_logits is not None and present is not None:
+            missing = ~present.to(device)
+            surprisal = normalizer - _unmasked(target_logits.to(device, torch.float64))
+            found["surprisal"] = surprisal.masked_fill(missing, math.nan)
+            found["rank"] = tile_rows[:, -1].sum(0).long().masked_fill(missing, -1)
+        if top is not None:
+            found["top_log_probs"] = _unmasked(top.logits.to(device, torch.float64)) - normalizer[:, None]
+            found["top_tokens"] = top.tokens.to(device)
+        return {"entropies": entropies, "log_normalizer": normalizer, **found}
 
-    def _sums(self, logits: Tensor, threshold: Tensor | None) -> Tensor:
-        if self._compiled is not None:
-            return self._compiled(logits, threshold)
-        z, e, work = (buffer[: logits.numel()].view(logits.shape) for buffer in self._scratch)
-        return tile_sums(logits, self._orders, threshold, (z, e, work))
+
+class _Top:
+    """The largest logits of each row so far."""
+
+    def __init__(self, hidden: Tensor, k: int, dtype: torch.dtype) -> None:
+        self.logits = hidden.new_full((len(hidden), k), -math.inf, dtype=dtype)
+        self.tokens = hidden.new_zeros((len(hidden), k), dtype=torch.int64)
+
+    def update(self, logits: Tensor, maximum: Tensor, start: int) -> None:
+        """Take in a tile [rows, width] of the tokens from ``start``; rows whose maximum is too small are not looked at."""
+        k = self.logits.shape[1]
+        better = (maximum > self.logits[:, -1]).nonzero()[:, 0]
+        values, indices = logits[better].topk(min(k, logits.shape[1]))
+        values = torch.cat([self.logits[better], values], -1)
+        tokens = torch.cat([self.tokens[better], indices + start], -1)
+        values, ranking = values.topk(k)
+        self.logits[better] = values
+        self.tokens[better] = tokens.gather(1, ranking)
+
+
+def _unmasked(logits: Tensor) -> Tensor:
+    return logits.masked_fill(logits <= MASKED / 2, -math.inf)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Keep autocast and the global setting for float32 products from rounding what is computed here; restore them after."""
+    before = torch.get_float32_matmul_precision()
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)
+
+
+def _refuse_rows(bad: Tensor, first: int, message: str) -> None:
+    if bad.any():
+        rows = (bad.nonzero()[:, 0] + first).tolist()
+        shown = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more near them" if len(rows) > 8 else "")
+        raise NonFiniteError(f"{message} in row {shown}: look where they come from")
+
+
+def _check_tensors(hidden: Tensor, unembedding: Tensor, bias: Tensor | None, targets: Tensor | None) -> None:
+    for name, tensor, n_axes in (("hidden", hidden, 2), ("unembedding", unembedding, 2), ("bias", bias, 1)):
+        if tensor is None and name == "bias":
+            continue
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise InputTypeError(
+                f"{name} must be a floating-point tensor; got {getattr(tensor, 'dtype', type(tensor).__name__)}"
+            )
+        if tensor.dim() != n_axes:
+            raise InputError(f"{name} must have {n_axes} axes; got the shape {list(tensor.shape)}: flatten or transpose it")
+    d_model, d_vocab = unembedding.shape
+    if hidden.shape[1] != d_model or d_vocab == 0:
+        raise InputError(
+            f"hidden [rows, d_model] and unembedding [d_model, d_vocab] must share d_model; "
+            f"got {list(hidden.shape)} and {list(unembedding.shape)}: transpose the unembedding if it is [d_vocab, d_model]"
+        )
+    if bias is not None:
+        if len(bias) != d_vocab:
+            raise InputError(f"bias must be [{d_vocab}], one number for each token; got {list(bias.shape)}")
+        if not bias.amax().isfinite():
+            raise InputError("bias must be finite or -inf and leave some token possible; it holds NaN or +inf, or is all -inf")
+    if targets is not None:
+        if not isinstance(targets, Tensor) or targets.dtype != torch.int64:
+            raise InputTypeError(f"targets must be an int64 tensor; got {getattr(targets, 'dtype', type(targets).__name__)}")
+        if targets.shape != hidden.shape[:1]:
+            raise InputError(f"targets must be [{len(hidden)}], one token for each row; got {list(targets.shape)}")
+        if len(targets) and targets.amax() >= d_vocab:
+            raise InputError(f"targets must be below the vocabulary's {d_vocab} tokens; got {int(targets.amax())}")

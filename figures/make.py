@@ -1,0 +1,87 @@
+"""Draw the figures of the README from the bundled model and texts that it was never shown.
+
+    python figures/make.py                                draw all, next to this file
+    python figures/make.py token_heatmap --out /tmp       draw one, elsewhere
+
+Every figure is written as PNG and as PDF. They hold no date, so equal numbers give equal files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+import tl_entropy as tle
+
+BEGINNING = 1000
+"""Characters of each module that the profiles read: about a window of the model."""
+
+
+def beginnings() -> list[str]:
+    """The beginnings of all held-out modules."""
+    return [text[:BEGINNING] for text in tle.demo_texts()]
+
+
+def function(module: str, name: str) -> str:
+    """Source of one function of a held-out module."""
+    source = dict(zip(tle.demo_names(), tle.demo_texts(), strict=True))[module]
+    (found,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return f"{ast.get_source_segment(source, found)}\n"
+
+
+def lens_profile(model: Any) -> Axes:
+    """Mean entropy by layer, for several orders."""
+    return tle.plots.profile(tle.lens_entropy(model, beginnings(), orders=(0.5, 1.0, 2.0, 5.0), keep="summary", progress=False))
+
+
+def token_heatmap(model: Any) -> Axes:
+    """One function, token by layer, with the most probable next token in each cell."""
+    result = tle.lens_entropy(model, function("statistics.py", "_isfinite"), top_k=1, progress=False)
+    return tle.plots.heatmap(result, top_tokens=True)
+
+
+def site_profile(model: Any) -> Axes:
+    """Mean entropy of what the attention and the MLP write, and of the residual stream between them."""
+    sites = ("resid_mid", "attn_out", "mlp_out")
+    return tle.plots.profile(tle.lens_entropy(model, beginnings(), sites=sites, keep="summary", progress=False))
+
+
+FIGURES: dict[str, Callable[[Any], Axes]] = {
+    "lens_profile": lens_profile,
+    "token_heatmap": token_heatmap,
+    "site_profile": site_profile,
+}
+
+
+def main() -> None:
+    """Draw what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "figures", nargs="*", metavar="figure", help=f"which to draw: {', '.join(FIGURES)}; all if none is named"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: this file's)")
+    arguments = parser.parse_args()
+    unknown = set(arguments.figures) - set(FIGURES)
+    if unknown:
+        parser.error(f"no figure {', '.join(sorted(unknown))}; choose from {', '.join(FIGURES)}")
+    mpl.use("agg")  # a canvas that needs no screen
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    model = tle.demo_model()
+    for name in arguments.figures or FIGURES:
+        with mpl.rc_context({"pdf.fonttype": 42}):  # TrueType, which publishers accept
+            figure = FIGURES[name](model).figure
+            figure.savefig(arguments.out / f"{name}.png", dpi=200, metadata={"Software": None})
+            figure.savefig(arguments.out / f"{name}.pdf", metadata={"CreationDate": None})
+        plt.close(figure)
+        print(f"drew {arguments.out / name}.png and .pdf")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The command line: what it writes, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import tl_entropy as tle
+from tl_entropy import cli, demo
+
+pytestmark = pytest.mark.model
+
+BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["tl-entropy", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+def test_demo_prints_a_table_and_writes_figures_and_a_result(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(tle, "demo_texts", lambda n: ["def f(x):\n    return x\n"] * n)
+    status, out, _ = run(monkeypatch, capsys, "demo", "--documents", 2, "--out", tmp_path / "d", "--unit", "bits")
+    assert status == 0
+    assert "resid_post.5" in out
+    assert str(tmp_path / "d") in out
+    assert {p.name for p in (tmp_path / "d").iterdir()} == {"lens.safetensors", "profile.csv", "profile.png", "heatmap.png"}
+    result = tle.load(tmp_path / "d" / "lens.safetensors")
+    assert result.unit == "bits"
+    assert result.documents == (0, 1)
+    assert len(pd.read_csv(tmp_path / "d" / "profile.csv")) == 7 * 3
+
+
+def test_lens_on_a_folder_a_file_and_texts(monkeypatch, capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("import os\nimport sys\n")
+    arguments = ("lens", "--model", BUNDLED, "--orders", "0.5,1,inf", "--top-k", 2, "--sites", "embed,resid_post,mlp_out")
+    status, out, err = run(monkeypatch, capsys, *arguments, "--file", tmp_path / "a.txt", "--out", tmp_path / "o")
+    assert (status, "order inf" in out) == (0, True), err
+    from_file = tle.load(tmp_path / "o" / "lens.safetensors")
+    assert from_file.names == {0: "a.txt"}
+    status, _, err = run(monkeypatch, capsys, *arguments, "--text", "import os\nimport sys\n", "--out", tmp_path / "p")
+    assert status == 0, err
+    assert (tle.load(tmp_path / "p" / "lens.safetensors").entropy == from_file.entropy).all()
+
+
+def test_lens_summary_of_a_data_set(monkeypatch, capsys, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"code": ["import os\n", "x = 1\n", "pass\n"]}).to_csv(str(tmp_path / "rows.csv"))
+    status, _, err = run(
+        monkeypatch, capsys, "lens", "--model", BUNDLED, "--dataset", tmp_path, "--column", "code", "--limit", 2,
+        "--summary", "--out", tmp_path / "o",
+    )  # fmt: skip
+    assert status == 0, err
+    assert tle.load(tmp_path / "o" / "lens.safetensors").documents == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lens", "--model", BUNDLED], "give exactly one of --text, --file and --dataset; got none"),
+        (["lens", "--model", BUNDLED, "--text", "a", "--file", "b"], "got --text and --file"),
+        (["lens", "--text", "a"], "Missing option '--model'"),
+        (["lens", "--model", BUNDLED, "--text", "a", "--orders", "one"], "--orders must be numbers"),
+        (["lens", "--model", BUNDLED, "--text", "a", "--orders", "-1"], "orders must be"),
+        (["lens", "--model", BUNDLED, "--text", "a", "--sites", "nowhere"], "sites must be one of"),
+        (["lens", "--model", BUNDLED, "--text", ""], "inputs hold no tokens"),
+        (["lens", "--model", BUNDLED, "--file", "/no/such/file"], "/no/such/file"),
+        (["lens", "--model", "/no/such/folder", "--text", "a"], "there is no folder /no/such/folder"),
+        (["lens", "--model", BUNDLED, "--text", "a", "--kind", "keras"], "--kind must be one of"),
+        (["demo", "--unit", "hartleys"], "--unit must be one of"),
+        (["demo", "--documents", "99"], "99"),
+        (["dmeo"], "No such command 'dmeo'"),
+        (["demo", "--colour"], "No such option"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_a_failure(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(monkeypatch, capsys, *arguments)
+    assert status == 2
+    lines = [line for line in err.splitlines() if "Loading weights" not in line and line.strip()]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("tl-entropy: ")
+    assert message in lines[0]
+    assert not out
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,32 @@
+"""Site names and their order."""
+
+from __future__ import annotations
+
+import pytest
+
+from tl_entropy.errors import InputError
+from tl_entropy.sites import SITE_NAMES, Site, expand_sites
+
+
+def test_sites_come_in_the_order_of_computation():
+    names = [str(site) for site in expand_sites(reversed(SITE_NAMES), 2)]
+    assert names[0] == "embed"
+    assert names[1:8] == [f"{name}.0" for name in SITE_NAMES[1:]]
+    assert names[8:] == [f"{name}.1" for name in SITE_NAMES[1:]]
+
+
+def test_layers_restrict_and_count_from_the_end():
+    assert expand_sites("resid_post", 12, [-1, 0]) == (Site("resid_post", 0), Site("resid_post", 11))
+    assert expand_sites([Site("z", -1), "embed"], 3) == (Site("embed", -1), Site("z", 2))
+
+
+@pytest.mark.parametrize("name", SITE_NAMES)
+def test_text_and_back(name):
+    site = Site("embed", -1) if name == "embed" else Site(name, 3)
+    assert Site.parse(str(site)) == site
+
+
+def test_errors():
+    for sites, layers, message in ((["q"], None, "sites must be one of"), ([], None, "empty"), (["z"], [2], "layer 2 does not")):
+        with pytest.raises(InputError, match=message):
+            expand_sites(sites, 2, layers)

@@ -1,0 +1,69 @@
+"""What all figures share: the canvas, the names of quantities, and how lines differ.
+
+Colours are of viridis, which the colour-blind can read and whose lightness survives a grey print; lines differ in dash and
+marker as well. Nothing is set globally: the sizes below hold only while a figure of its own is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+# At 4.8 inches printed in a column of 3.4, the labels are 8 points high and the legend 6.5.
+NEW_FIGURE = {
+    "axes.labelsize": 11, "axes.titlesize": 10, "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 9,
+}  # fmt: skip
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
+MARKERS = "osD^vPX*"
+
+
+@contextmanager
+def canvas(ax: Axes | None, size: tuple[float, float], **rc: Any) -> Iterator[Axes]:
+    """The axes given, as they are, or those of a new figure of ``size`` inches with text that is legible in print."""
+    if ax is not None:
+        yield ax
+        return
+    with mpl.rc_context(NEW_FIGURE | rc):
+        yield plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def quantity(orders: Iterable[float], unit: str) -> str:
+    """The label of an axis that shows entropies.
+
+    >>> quantity([1.0], "nats"), quantity([2.0], "bits")
+    ('Entropy (nats)', 'Rényi entropy of order 2 (bits)')
+    """
+    shown = list(orders)
+    if len(shown) > 1:
+        return f"Rényi entropy ({unit})"
+    return f"Entropy ({unit})" if shown[0] == 1 else f"Rényi entropy of order {number(shown[0])} ({unit})"
+
+
+def number(order: float) -> str:
+    """A Rényi order as text."""
+    return "∞" if math.isinf(order) else f"{order:g}"
+
+
+def line_styles(keys: Sequence[tuple[str, ...]]) -> list[tuple[dict[str, Any], str]]:
+    """A style for every line, and a label that tells it from the others.
+
+    A line's key names what it shows, part by part; the label holds the parts that differ between lines. The first of these
+    chooses the colour, the second the dash, the third the marker; where fewer parts differ, the first chooses what is left.
+    """
+    values = [list(dict.fromkeys(part)) for part in zip(*keys, strict=True)]
+    differing = [i for i, part in enumerate(values) if len(part) > 1] or [0]
+    by_colour, by_dash, by_marker = (differing[i] if i < len(differing) else differing[0] for i in range(3))
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(values[by_colour])))
+    found = []
+    for key in keys:
+        colour, dash, marker = (values[i].index(key[i]) for i in (by_colour, by_dash, by_marker))
+        style = {"color": colours[colour], "linestyle": DASHES[dash % len(DASHES)], "marker": MARKERS[marker % len(MARKERS)]}
+        found.append((style, ", ".join(key[i] for i in differing)))
+    return found
