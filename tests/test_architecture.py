@@ -28,11 +28,11 @@ LEVELS = {
     "cli": 7,
     "__init__": 8,
 }
-ONLY_HERE = {
+ONLY_HERE = {  # a library, and the files or folders that may import it
     "transformer_lens": {"capture/loading.py"},
     "transformers": {"capture/loading.py", "demo/train.py"},
-    "matplotlib": {"plots/figures.py", "plots/__init__.py", "cli.py"},
-    "seaborn": {"plots/figures.py"},
+    "matplotlib": {"plots", "cli.py"},
+    "seaborn": {"plots"},
     "pickle": set(),
 }
 
@@ -74,7 +74,7 @@ def violations(path, source):
             other = rest[0]
             if other in LEVELS and other != part and LEVELS[other] >= LEVELS[part]:
                 yield f"{relative} (level {LEVELS[part]}) imports {module} (level {LEVELS[other]})"
-        if head in ONLY_HERE and relative not in ONLY_HERE[head]:
+        if head in ONLY_HERE and not {relative, part} & ONLY_HERE[head]:
             yield f"{relative} imports {module}"
         if head == "transformer_lens" and at_top:
             yield f"{relative} imports transformer_lens at module level"

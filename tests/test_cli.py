@@ -69,12 +69,12 @@ def test_lens_summary_of_a_data_set(monkeypatch, capsys, tmp_path):
         (["lens", "--model", BUNDLED, "--text", "a", "--orders", "one"], "--orders must be numbers"),
         (["lens", "--model", BUNDLED, "--text", "a", "--orders", "-1"], "orders must be"),
         (["lens", "--model", BUNDLED, "--text", "a", "--sites", "nowhere"], "sites must be one of"),
-        (["lens", "--model", BUNDLED, "--text", ""], "inputs hold no tokens"),
+        (["lens", "--model", BUNDLED, "--text", ""], "nothing to measure"),
         (["lens", "--model", BUNDLED, "--file", "/no/such/file"], "/no/such/file"),
         (["lens", "--model", "/no/such/folder", "--text", "a"], "there is no folder /no/such/folder"),
         (["lens", "--model", BUNDLED, "--text", "a", "--kind", "keras"], "--kind must be one of"),
         (["demo", "--unit", "hartleys"], "--unit must be one of"),
-        (["demo", "--documents", "99"], "99"),
+        (["demo", "--documents", "99"], "--documents"),
         (["dmeo"], "No such command 'dmeo'"),
         (["demo", "--colour"], "No such option"),
     ],
@@ -83,7 +83,7 @@ def test_bad_arguments_give_one_line_and_a_failure(arguments, message, monkeypat
     monkeypatch.chdir(tmp_path)
     status, out, err = run(monkeypatch, capsys, *arguments)
     assert status == 2
-    lines = [line for line in err.splitlines() if "Loading weights" not in line and line.strip()]
+    lines = [line for line in err.splitlines() if "doc/s" not in line and line.strip()]
     assert len(lines) == 1, err
     assert lines[0].startswith("tl-entropy: ")
     assert message in lines[0]

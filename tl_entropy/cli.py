@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from tl_entropy.errors import InputError, TLEntropyError, check_choice
 
+# Typer brings its own copy of click in some versions and imports it in others; this is the base of its errors in both.
+_CommandError: type[Exception] = typer.BadParameter.__mro__[2]
+
 app = typer.Typer(
     help="Information measures on the insides of TransformerLens models.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -98,12 +99,14 @@ def lens(
 
 def main() -> None:
     """Run the command; what goes wrong is told in one line, with exit status 2."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         status = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         sys.exit("tl-entropy: interrupted")
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+    except _CommandError as error:
+        _fail(error.format_message(), 2)  # type: ignore[attr-defined]
     except (TLEntropyError, OSError) as error:
         _fail(str(error), 2)
     sys.exit(status if isinstance(status, int) else 0)

@@ -14,7 +14,7 @@ from tl_entropy.functional.compiling import compiled_tile_sums, compiler_availab
 from tl_entropy.functional.readout import vocabulary_statistics
 from tl_entropy.functional.tiles import MASKED, tile_sums
 
-ORDERS = (0.0, 0.5, 0.9, 1.0, 2.0, 3.7, 5.0, math.inf)
+ORDERS = (0.0, 0.5, 0.9, 1.0, 3.7, math.inf)  # one choice for all tests: compiling takes seconds
 
 needs_compiler = pytest.mark.skipif(not compiler_available(), reason="torch.compile finds no C++ compiler here")
 
@@ -76,5 +76,5 @@ def test_a_compiler_that_fails_is_an_error(monkeypatch):
         raise RuntimeError("no space left")
 
     monkeypatch.setattr(compiling, "_compiled", lambda orders, ranked: broken)
-    with pytest.raises(InputError, match="pass compiled=False.*no space left"):
+    with pytest.raises(InputError, match=r"pass compiled=False.*no space left"):
         compiled_tile_sums((1.0,), False)(torch.zeros(2, 4), None)

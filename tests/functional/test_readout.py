@@ -126,7 +126,7 @@ def test_orders_near_one_keep_their_digits_in_float32(distance):
     logits = torch.randn(1, 2100, generator=torch.Generator().manual_seed(3)) * 4
     found = vocabulary_statistics(torch.ones(1, 1), logits, orders=(order, 1.0)).entropies[0]
     with mpmath.workdps(40):
-        weights = [mpmath.exp(mpmath.mpf(float(l))) for l in logits[0]]
+        weights = [mpmath.exp(mpmath.mpf(float(value))) for value in logits[0]]
         total = mpmath.fsum(weights)
         expected = mpmath.log(mpmath.fsum((w / total) ** mpmath.mpf(order) for w in weights)) / (1 - mpmath.mpf(order))
     assert abs(found[0].item() - float(expected)) < 5e-6
@@ -203,6 +203,21 @@ def test_global_settings_neither_matter_nor_change():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+    assert torch.equal(found, expected)
+
+
+def test_the_newer_settings_neither_matter_nor_change():
+    matmul = torch.backends.mkldnn.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this PyTorch has only the global setting")
+    hidden, unembedding, _, _ = random_case(d_model=64, dtype=torch.float32)
+    expected = vocabulary_statistics(hidden, unembedding).entropies
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        found = vocabulary_statistics(hidden, unembedding).entropies
+        assert matmul.fp32_precision == "bf16"
+    finally:
+        matmul.fp32_precision = before
     assert torch.equal(found, expected)
 
 

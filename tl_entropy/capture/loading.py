@@ -5,6 +5,8 @@ The only file that imports ``transformer_lens``. A folder in Hugging Face's layo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,14 +80,31 @@ def _from_folder(folder: Path, kind: Kind, device: str, dtype: torch.dtype) -> A
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    # Eager attention, so that attention patterns come past their hooks on every architecture.
-    source = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=dtype, attn_implementation="eager").eval()
+    with _no_progress_bar():
+        # Eager attention, so that attention patterns come past their hooks on every architecture.
+        source = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=dtype, attn_implementation="eager"
+        ).eval()
     name = folder.resolve().name
     if kind == "bridge":
         from transformer_lens.model_bridge import TransformerBridge
 
         return TransformerBridge.boot_transformers(name, hf_model=source, tokenizer=tokenizer, device=device, dtype=dtype).eval()
     return _hooked_gpt2(source, tokenizer, name, device, dtype)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """A folder is read in a moment: no bar for that, and the user's setting as it was afterwards."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _hooked_gpt2(source: Any, tokenizer: Any, name: str, device: str, dtype: torch.dtype) -> Any:

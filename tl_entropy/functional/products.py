@@ -12,6 +12,9 @@ again, relative to the new one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -76,11 +79,10 @@ class TileProducts:
         rows = len(tokens)
         shape = rows, self._width
         padded = torch.cat([tokens, tokens.new_zeros(self._width - rows)])
-        columns = (
-            self._unembedding.t().index_select(0, padded).t()
-            if self._columns_lie_together
-            else self._unembedding.index_select(1, padded)
-        )
+        if self._columns_lie_together:
+            columns = self._unembedding.t().index_select(0, padded).t()
+        else:
+            columns = self._unembedding.index_select(1, padded)
         columns = columns.to(self._factor_dtype).to(self.dtype)
         products = torch.mm(self._hidden.to(self.dtype), columns, out=self._logits[: shape[0] * shape[1]].view(shape))
         own = products[:, :rows].diagonal().clone()
@@ -116,3 +118,28 @@ class TileProducts:
         if self._softcap is not None:
             logits = logits.div_(self._softcap).tanh_().mul_(self._softcap)
         return logits
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Keep autocast and the global setting for float32 products from rounding what is computed here; restore them after."""
+    switches = [backend.matmul for backend in (torch.backends.cuda, torch.backends.mkldnn) if hasattr(backend, "matmul")]
+    if all(hasattr(switch, "fp32_precision") for switch in switches):
+        # The one global setting must not even be read by who has set these, its successors.
+        before = [switch.fp32_precision for switch in switches]
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        try:
+            with torch.autocast(device.type, enabled=False):
+                yield
+        finally:
+            for switch, value in zip(switches, before, strict=True):
+                switch.fp32_precision = value
+        return
+    setting = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(setting)

@@ -1,6 +1,6 @@
 """Hidden states -> statistics of their vocabulary distributions, tiled over the vocabulary: logits are never stored.
 
-For each row h of ``hidden`` the logits are l = softcap(scale·(h @ W + b)) and p = softmax(l). Rényi entropies of any orders, the
+For each row h of ``hidden`` the logits are l = softcap(scale·(h @ W + b)) and p = softmax(l). Rényi entropies of any orders, a
 log normaliser, the surprisal and rank of a target and the top tokens all come from one pass over tiles of the vocabulary: each
 tile's product lands in a reused buffer (``products.py``), its sums are taken relative to its own maximum, and the sums of all
 tiles are combined in float64 (``tiles.py``). Memory beyond the results is under 64 MB, whatever the number of rows.
@@ -14,18 +14,19 @@ fit, unknown precisions, forced compilation without a compiler.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
 from tl_entropy.functional.compiling import compiled_tile_sums, compiler_available
-from tl_entropy.functional.products import TileProducts
+from tl_entropy.functional.products import TileProducts, full_precision
 from tl_entropy.functional.tiles import MASKED, check_orders, combine, tile_sums
+
+__all__ = ["VocabularyStatistics", "compiler_available", "vocabulary_statistics"]
 
 Precision = Literal["float32", "bfloat16"]
 TileSums = Callable[[Tensor, Tensor | None], Tensor]
@@ -140,16 +141,24 @@ def vocabulary_statistics(
         if compiled
         else _sums_in_buffers(order_list, hidden.new_empty(3, block * width, dtype=dtype))
     )
-    reader = _Reader(products, sums, order_list, top_k, d_vocab, width)
-    blocks = []
-    with torch.no_grad(), _full_precision(hidden.device):
-        for first in range(0, max(rows, 1), block):
-            own = slice(first, first + block)
-            blocks.append(reader.read(hidden[own], None if targets is None else targets[own], first))
-    fields = {name: None if blocks[0][name] is None else torch.cat([found[name] for found in blocks]) for name in blocks[0]}
-    return VocabularyStatistics(
-        **fields, compiled=compiled, precision=precision if dtype == torch.float32 or precision == "bfloat16" else "float64"
-    )
+    name = "float64" if dtype == torch.float64 and precision == "float32" else precision
+    reader = _Reader(products, sums, order_list, top_k, d_vocab, width, compiled, name)
+    with torch.no_grad(), full_precision(hidden.device):
+        return _join(
+            [
+                reader.read(hidden[first : first + block], None if targets is None else targets[first : first + block], first)
+                for first in range(0, max(rows, 1), block)
+            ]
+        )
+
+
+def _join(blocks: list[VocabularyStatistics]) -> VocabularyStatistics:
+    joined: dict[str, Any] = {}
+    for field in fields(VocabularyStatistics):
+        parts = [getattr(block, field.name) for block in blocks]
+        if isinstance(parts[0], Tensor):
+            joined[field.name] = torch.cat(parts)
+    return replace(blocks[0], **joined)
 
 
 def _sums_in_buffers(orders: tuple[float, ...], buffers: Tensor) -> TileSums:
@@ -170,9 +179,11 @@ class _Reader:
     top_k: int
     d_vocab: int
     width: int
+    compiled: bool
+    precision: str
 
-    def read(self, hidden: Tensor, targets: Tensor | None, first: int) -> dict[str, Tensor | None]:
-        """Return the tensors of `VocabularyStatistics` for these rows, the first of which has the number ``first``."""
+    def read(self, hidden: Tensor, targets: Tensor | None, first: int) -> VocabularyStatistics:
+        """Return the statistics of these rows, the first of which has the number ``first``."""
         _refuse_rows(~hidden.isfinite().all(-1), first, "hidden must be finite; it holds NaN or infinities")
         self.products.begin(hidden)
         present = None if targets is None else targets >= 0
@@ -205,16 +216,17 @@ class _Reader:
         entropies, normalizer = combine(tile_rows, self.orders)
         unreadable = ~(normalizer.isfinite() & entropies.isfinite().all(-1))
         _refuse_rows(unreadable, first, "hidden @ unembedding + bias must hold neither NaN nor +inf; it does")
-        found: dict[str, Tensor | None] = dict.fromkeys(("surprisal", "rank", "top_log_probs", "top_tokens"))
+        surprisal = rank = top_log_probs = top_tokens = None
         if target_logits is not None and present is not None:
             missing = ~present.to(device)
-            surprisal = normalizer - _unmasked(target_logits.to(device, torch.float64))
-            found["surprisal"] = surprisal.masked_fill(missing, math.nan)
-            found["rank"] = tile_rows[:, -1].sum(0).long().masked_fill(missing, -1)
+            surprisal = (normalizer - _unmasked(target_logits.to(device, torch.float64))).masked_fill(missing, math.nan)
+            rank = tile_rows[:, -1].sum(0).long().masked_fill(missing, -1)
         if top is not None:
-            found["top_log_probs"] = _unmasked(top.logits.to(device, torch.float64)) - normalizer[:, None]
-            found["top_tokens"] = top.tokens.to(device)
-        return {"entropies": entropies, "log_normalizer": normalizer, **found}
+            top_log_probs = _unmasked(top.logits.to(device, torch.float64)) - normalizer[:, None]
+            top_tokens = top.tokens.to(device)
+        return VocabularyStatistics(
+            entropies, normalizer, surprisal, rank, top_log_probs, top_tokens, self.compiled, self.precision
+        )
 
 
 class _Top:
@@ -238,20 +250,6 @@ class _Top:
 
 def _unmasked(logits: Tensor) -> Tensor:
     return logits.masked_fill(logits <= MASKED / 2, -math.inf)
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Keep autocast and the global setting for float32 products from rounding what is computed here; restore them after."""
-    before = torch.get_float32_matmul_precision()
-    if before != "highest":
-        torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        if before != "highest":
-            torch.set_float32_matmul_precision(before)
 
 
 def _refuse_rows(bad: Tensor, first: int, message: str) -> None:

@@ -52,15 +52,16 @@ def check_orders(orders: object) -> tuple[float, ...]:
     """Return ``orders``, a number or a sequence of numbers, as a tuple of floats from 0 to infinity."""
     if hasattr(orders, "tolist"):
         orders = orders.tolist()
-    values = orders if isinstance(orders, Sequence) and not isinstance(orders, str) else (orders,)
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        raise InputTypeError(f"order must be a number or a sequence of numbers; got {orders!r}")
-    if not values:
-        raise InputError("order must hold at least one number; got an empty sequence")
-    for value in values:
+    result = []
+    for value in orders if isinstance(orders, Sequence) and not isinstance(orders, str) else (orders,):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise InputTypeError(f"order must be a number or a sequence of numbers; got {orders!r}")
         if not value >= 0:
             raise InputError(f"order must be between 0 and infinity; got {value!r}")
-    return tuple(map(float, values))
+        result.append(float(value))
+    if not result:
+        raise InputError("order must hold at least one number; got an empty sequence")
+    return tuple(result)
 
 
 def tile_sums(

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 
 CELL_FONT = 7.0  # points
-CHARACTER = 0.65  # width of a character, in font sizes
+LINE = 1.35  # height of a line of text, in font sizes
 
 
 def visible(token: str, longest: int) -> str:
@@ -31,23 +33,28 @@ def ink(colour: Sequence[float]) -> str:
     return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "white"
 
 
-def text_width(cells: Sequence[Sequence[str]]) -> float:
-    """Width of the longest text with a little air, in font sizes."""
-    return CHARACTER * max(len(text) for row in cells for text in row) + 0.6
+def widest(cells: Sequence[Sequence[str]]) -> float:
+    """Width in points of the widest text at ``CELL_FONT``, with a little air to either side."""
+    font = FontProperties(size=CELL_FONT)
+    measure = TextToPath().get_text_width_height_descent
+    return max(measure(text, font, ismath=False)[0] for text in {text for row in cells for text in row}) + 0.5 * CELL_FONT
 
 
-def write(axes: Axes, cells: Sequence[Sequence[str]], colours: np.ndarray) -> None:
-    """Write a text into each cell, along whichever side lets it be larger."""
-    axes.figure.draw_without_rendering()  # settles the layout, and with it the size of a cell
-    box = axes.get_window_extent()
-    points = 72 / axes.figure.dpi
-    wide, high = box.width * points / len(cells[0]), box.height * points / len(cells)
-    width = text_width(cells)
-    level, upright = min(wide / width, high / 1.3), min(high / width, wide / 1.3)
-    size, rotation = (level, 0) if level >= min(upright, CELL_FONT) else (upright, 90)
+def cell_size(axes: Axes, columns: int, rows: int) -> tuple[float, float]:
+    """Width and height of a cell in points, once the layout of the figure is settled."""
+    axes.figure.draw_without_rendering()
+    box, points = axes.get_window_extent(), 72 / axes.figure.dpi
+    return box.width * points / columns, box.height * points / rows
+
+
+def write(axes: Axes, cells: Sequence[Sequence[str]], colours: np.ndarray, size: tuple[float, float]) -> None:
+    """Write a text into each cell [row, column] of ``size`` points, along whichever side lets it be larger."""
+    width, (wide, high) = widest(cells) / CELL_FONT, size
+    level, upright = min(wide / width, high / LINE), min(high / width, wide / LINE)
+    font, rotation = (level, 0) if level >= min(upright, CELL_FONT) else (upright, 90)
     for i, row in enumerate(cells):
         for j, text in enumerate(row):
             axes.text(
-                j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=min(size, CELL_FONT), rotation=rotation,
+                j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=min(font, CELL_FONT), rotation=rotation,
                 color=ink(colours[i, j]), parse_math=False,
             )  # fmt: skip

@@ -20,7 +20,7 @@ from matplotlib.collections import LineCollection
 
 from tl_entropy.capture.batches import check_int
 from tl_entropy.errors import InputError, InputTypeError, check_choice
-from tl_entropy.plots.cells import CELL_FONT, text_width, visible, write
+from tl_entropy.plots.cells import LINE, cell_size, visible, widest, write
 from tl_entropy.plots.style import canvas, line_styles, number, quantity
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.results.base import PER_NAT
@@ -185,15 +185,18 @@ def heatmap(
         bar.set_label(quantity(part.orders, part.unit))
         bar.outline.set_visible(False)
         axes.set_xticks(np.arange(len(read)) + 0.5, read, rotation=90, parse_math=False)
-        rows = range(0, len(part.sites), math.ceil(len(part.sites) / 24))
+        rows = range(0, len(part.sites), _row_step(axes, len(part.sites)))
         axes.set_yticks([row + 0.5 for row in rows], [_row_label(part.sites, row) for row in rows])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_xlabel("Token read" + (" (in each cell: most probable next token)" if top_tokens else ""))
         axes.set_ylabel("Layer")
         axes.set_title(_map_title(whole, part), parse_math=False)
+        size = cell_size(axes, len(read), len(part.sites))
+        for label in axes.get_xticklabels():
+            label.set_fontsize(min(label.get_fontsize(), size[0] / LINE))
         if cells is not None:
-            write(axes, cells, mesh.to_rgba(values))
+            write(axes, cells, mesh.to_rgba(values), size)
     return axes
 
 
@@ -281,6 +284,12 @@ def _row_label(sites: Sequence[Site], row: int) -> str:
     return str(sites[row]) if len(names) > 1 or sites[row].name == "embed" else str(sites[row].layer)
 
 
+def _row_step(axes: Axes, n_rows: int) -> int:
+    """How many rows a label needs for its height."""
+    room = axes.get_window_extent().height / axes.figure.dpi
+    return math.ceil(n_rows * 0.17 / room)
+
+
 def _map_title(whole: LensEntropy, part: LensEntropy) -> str:
     """The document's name where it has one, and which part of it is shown where that is not all."""
     name = whole.names.get(int(part.document[0]), "")
@@ -300,9 +309,7 @@ def _cell_texts(part: LensEntropy) -> list[list[str]]:
 def _map_size(n_rows: int, read: Sequence[str], cells: Sequence[Sequence[str]] | None) -> tuple[float, float]:
     """Width and height in inches of a figure in which all text fits."""
     margin = 0.9 + 0.09 * max(map(len, read))  # title and x axis
-    if cells is None:
-        return max(3.4, 1.5 + 0.17 * len(read)), margin + min(0.24 * n_rows, 6)
-    text = text_width(cells) * CELL_FONT / 72
-    if text * len(read) <= 6:
-        return max(3.4, 1.5 + text * len(read)), margin + 0.24 * n_rows
-    return 1.5 + 0.19 * len(read), margin + text * n_rows
+    text = 0 if cells is None else widest(cells) / 72
+    if cells is not None and text * len(read) > 6:  # then it has to stand upright
+        return 1.5 + 0.19 * len(read), margin + text * n_rows
+    return max(3.4, 1.5 + max(text, 0.17) * len(read)), margin + min(0.24 * n_rows, 8)

@@ -1,0 +1,253 @@
+"""How long vocabulary_statistics takes, how much memory and how far off it is, beside the plain product and two peers.
+
+    python tests/benchmarks/bench_readout.py [--threads 2] [--repeats 5] [--parts product lens profiler memory]
+
+Ratios are medians of interleaved repeats in one run, so that a drift of the machine hits both sides; measure on an idle one.
+``--clock cpu`` takes processor time instead of wall-clock time: for a busy machine, and with one thread.
+
+product   GPT-2's shape, 512 rows, against ``hidden @ W_U`` with all logits freshly allocated
+lens      13 sites x 96 positions against transformer_lens' logit_lens, one thread
+profiler  64 prompt and 32 generated tokens against entropy-profiler, its generation not counted, one thread
+memory    peak memory beyond what was there before, each variant in a process of its own
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tl_entropy.functional import compiler_available, renyi_entropy, vocabulary_statistics
+
+D_MODEL, D_VOCAB, ROWS = 768, 50257, 512
+ORDERS = (0.5, 1.0, 2.0, 5.0)
+SITES, POSITIONS, TOP_K = 13, 96, 5
+FOLDER = tempfile.TemporaryDirectory()  # TransformerLens reads the tokenizer again: it stays till the end
+
+
+def medians(variants: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return the median seconds of each variant; the first round, in which caches fill, is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats + 1):
+        for name, run in variants.items():
+            start = clock()
+            run()
+            seconds[name].append(clock() - start)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def show(seconds: dict[str, float], errors: dict[str, float]) -> None:
+    reference = next(iter(seconds.values()))
+    print(f"{'variant':<34}{'seconds':>9}{'ratio':>8}{'speed-up':>10}{'error':>10}")
+    for name, value in seconds.items():
+        error = f"{errors[name]:.1e}" if name in errors else ""
+        print(f"{name:<34}{value:>9.3f}{value / reference:>8.2f}{reference / value:>10.1f}{error:>10}")
+    print()
+
+
+def random_readout(rows: int = ROWS) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, D_MODEL, generator=generator)
+    return hidden, torch.randn(D_MODEL, D_VOCAB, generator=generator) * 0.1
+
+
+def product_variants() -> dict[str, Callable[[], Any]]:
+    hidden, unembedding = random_readout()
+    transposed, half = unembedding.t().contiguous().t(), unembedding.bfloat16()
+
+    def ours(weights: torch.Tensor = unembedding, **options: Any) -> Callable[[], Any]:
+        options.setdefault("compiled", False)
+        return lambda: vocabulary_statistics(hidden, weights, orders=ORDERS, **options)
+
+    variants: dict[str, Callable[[], Any]] = {
+        "hidden @ W_U, all logits": lambda: hidden @ unembedding,
+        "eager float32": ours(),
+        "eager float32, W_U transposed": ours(transposed),
+        "eager bfloat16": ours(precision="bfloat16"),
+        "eager bfloat16, W_U in bfloat16": ours(half, precision="bfloat16"),
+    }
+    if compiler_available():
+        variants["compiled float32"] = ours(compiled=True)
+        variants["compiled bfloat16"] = ours(compiled=True, precision="bfloat16")
+    else:
+        print("compiled: no C++ compiler found")
+    return variants
+
+
+def bench_product(repeats: int, clock: Callable[[], float]) -> None:
+    variants = product_variants()
+    hidden, unembedding = random_readout()
+    exact = renyi_entropy(hidden[:64].double() @ unembedding.double(), ORDERS)
+    rounded = renyi_entropy(hidden[:64].double() @ unembedding.bfloat16().double(), ORDERS)
+    errors = {}
+    for name, run in list(variants.items())[1:]:
+        truth = rounded if "W_U in bfloat16" in name else exact
+        errors[name] = (run().entropies[:64] - truth).abs().max().item()
+    print(f"{ROWS} rows x {D_MODEL} x {D_VOCAB}, orders {ORDERS}, {torch.get_num_threads()} threads")
+    show(medians(variants, repeats, clock), errors)
+
+
+def random_model() -> tuple[Any, Any]:
+    """Return a GPT-2 of the small shape with random weights, and a word tokenizer: nothing is downloaded."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config()).eval()
+    model.config.architectures = ["GPT2LMHeadModel"]
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(D_VOCAB - 1)} | {"<end>": D_VOCAB - 1}, unk_token="<end>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<end>", eos_token="<end>", pad_token="<end>")
+    fast.save_pretrained(FOLDER.name)
+    return model, PreTrainedTokenizerFast.from_pretrained(FOLDER.name)
+
+
+def lens_variants() -> dict[str, Callable[[], Any]]:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.tools.analysis.logit_lens import logit_lens
+
+    hf_model, tokenizer = random_model()
+    model = TransformerBridge.boot_transformers("x/y", hf_model=hf_model, tokenizer=tokenizer, device="cpu")
+    tokens = torch.randint(0, D_VOCAB - 1, (1, POSITIONS), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens)
+        stack = cache.accumulated_resid(layer=-1)
+
+    def ours(**options: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            with torch.no_grad():
+                rows = torch.cat([model.ln_final(site)[0] for site in stack])
+                return vocabulary_statistics(rows, model.W_U, bias=model.b_U, top_k=TOP_K, compiled=False, **options)
+
+        return run
+
+    return {
+        "transformer_lens logit_lens": lambda: logit_lens(model, tokens, cache=cache, positions=None, top_k=TOP_K),
+        "eager float32": ours(),
+        "eager bfloat16": ours(precision="bfloat16"),
+    }
+
+
+def bench_lens(repeats: int, clock: Callable[[], float]) -> None:
+    torch.set_num_threads(1)
+    try:
+        variants = lens_variants()
+    except ImportError as error:
+        print(f"lens: the peer is not installed ({error})\n")
+        return
+    peer = variants["transformer_lens logit_lens"]().readout.entropy.double().flatten()
+    names = list(variants)[1:]
+    errors = {name: (variants[name]().entropies[:, 0] - peer).abs().max().item() for name in names}
+    print(f"{SITES} sites x {POSITIONS} positions, entropy and the {TOP_K} likeliest tokens, 1 thread; error: against the peer")
+    show(medians(variants, repeats, clock), errors)
+
+
+def bench_profiler(repeats: int, clock: Callable[[], float]) -> None:
+    torch.set_num_threads(1)
+    try:
+        from entropy_profiler.profiler import EntropyProfiler
+    except ImportError as error:
+        print(f"profiler: the peer is not installed ({error})\n")
+        return
+    model, tokenizer = random_model()
+    peer = EntropyProfiler.__new__(EntropyProfiler)  # its constructor downloads
+    peer.model, peer.tokenizer, peer.device = model, tokenizer, "cpu"
+    peer.alpha, peer.layer_stride, peer.model_name = 1.0, 1, "random"
+    peer._ln, peer._lm_head = model.transformer.ln_f, model.lm_head
+    prompt = torch.randint(0, D_VOCAB - 1, (1, 64), generator=torch.Generator().manual_seed(1))
+    generated = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=32,
+        min_new_tokens=32,
+        do_sample=False,
+        output_hidden_states=True,
+        return_dict_in_generate=True,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+    @torch.no_grad()
+    def theirs() -> torch.Tensor:
+        return torch.cat([peer._profile_prompt(prompt), peer._compute_entropy_from_generation(generated.hidden_states)])
+
+    def ours(**options: Any) -> Callable[[], torch.Tensor]:
+        @torch.no_grad()
+        def run() -> torch.Tensor:
+            states = model.transformer(generated.sequences[:, :-1], output_hidden_states=True).hidden_states
+            rows = torch.cat(
+                [model.transformer.ln_f(state[0]) for state in states[1:-1]] + [states[-1][0]]
+            )  # the last is normed
+            found = vocabulary_statistics(rows, model.lm_head.weight.t(), compiled=False, **options)
+            return found.entropies.reshape(len(states) - 1, -1).t()
+
+        return run
+
+    variants = {"entropy-profiler": theirs, "eager float32": ours(), "eager bfloat16": ours(precision="bfloat16")}
+    print("64 prompt + 32 generated tokens x 12 layers, with our forward pass, without their generation, 1 thread")
+    show(medians(variants, repeats, clock), {})
+
+
+def resident(field: str) -> float:
+    """Return this process's VmRSS (now) or VmHWM (high-water mark) in megabytes, from Linux's /proc."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def peak(part: str, name: str) -> None:
+    """Print the megabytes by which one run of a variant rises above what the process held before it."""
+    torch.set_num_threads(1)
+    run = (product_variants() if part == "product" else lens_variants())[name]
+    torch.ones(64, 64) @ torch.ones(64, 64)
+    vocabulary_statistics(torch.ones(2, 4), torch.ones(4, 8), precision="bfloat16", top_k=1)  # loads the libraries
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark
+    run()
+    print(f"{resident('VmHWM') - before:.0f}")
+
+
+def bench_memory() -> None:
+    print(f"{'part':<10}{'variant':<34}{'peak MB beyond before':>22}")
+    names = {
+        "product": ("hidden @ W_U, all logits", "eager float32", "eager bfloat16"),
+        "lens": ("transformer_lens logit_lens", "eager float32", "eager bfloat16"),
+    }
+    for part, variants in names.items():
+        for name in variants:
+            command = [sys.executable, "-W", "ignore", __file__, "--peak", part, name]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            answer = done.stdout.strip().splitlines()[-1] if done.returncode == 0 else "failed: " + done.stderr[-200:]
+            print(f"{part:<10}{name:<34}{answer:>22}")
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = ("product", "lens", "profiler", "memory")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", choices=every, default=every)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        peak(*options.peak)
+        return
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    torch.set_num_threads(options.threads)
+    for part, run in (("product", bench_product), ("lens", bench_lens), ("profiler", bench_profiler)):
+        if part in options.parts:
+            run(options.repeats, clock)
+    if "memory" in options.parts:
+        bench_memory()
+
+
+if __name__ == "__main__":
+    main()
