@@ -43,13 +43,13 @@ def lens_profile(model: Any) -> Axes:
 
 def token_heatmap(model: Any) -> Axes:
     """One function, token by layer, with the most probable next token in each cell."""
-    result = tle.lens_entropy(model, function("statistics.py", "_isfinite"), top_k=1, progress=False)
+    result = tle.lens_entropy(model, function("copyreg.py", "constructor"), top_k=1, progress=False)
     return tle.plots.heatmap(result, top_tokens=True)
 
 
 def site_profile(model: Any) -> Axes:
-    """Mean entropy of what the attention and the MLP write, and of the residual stream between them."""
-    sites = ("resid_mid", "attn_out", "mlp_out")
+    """Mean entropy of the residual stream, and of what attention and MLP write into it."""
+    sites = ("embed", "attn_out", "resid_mid", "mlp_out", "resid_post")
     return tle.plots.profile(tle.lens_entropy(model, beginnings(), sites=sites, keep="summary", progress=False))
 
 

@@ -12,8 +12,12 @@ import matplotlib
 import pytest
 import torch
 import transformers as tr
+from jaxtyping import install_import_hook
 
 matplotlib.use("Agg")
+# Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
+# since there the package's own errors are tested.
+install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens"], "beartype.beartype")
 
 VOCAB, CONTEXT = 300, 64
 
@@ -29,7 +33,9 @@ def tiny_tokenizer():
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    bpe.train_from_iterator(["def f(x):\n    return x + 1\n", "the cat sat on the mat, and the dog sat on the cat"] * 3, trainer)
+    bpe.train_from_iterator(
+        ["def f(x):\n    return x + 1\n", "the cat sat on the mat, and the dog sat on the cat"] * 3, trainer
+    )
     special = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "<|endoftext|>")
     tokenizer = tr.PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
     place = tempfile.mkdtemp()  # TransformerLens loads the tokenizer again from where it came, so it has to stay

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,7 +36,7 @@ def test_any_split_gives_the_mean_and_error_of_the_whole(seed, cuts):
     values, document = corpus(seed)
     means = DocumentMeans((2, 3))
     edges = sorted({0, len(document), *(c for c in cuts if c < len(document))})
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         ended = [d for d in document[start:stop].unique().tolist() if not (document[stop:] == d).any()]
         means.update(values[start:stop], document[start:stop], closed=ended)
     mean, error = clustered_mean(*means.sums(), documents=means.seen_documents)

@@ -27,6 +27,10 @@ def test_text_and_back(name):
 
 
 def test_errors():
-    for sites, layers, message in ((["q"], None, "sites must be one of"), ([], None, "empty"), (["z"], [2], "layer 2 does not")):
+    for sites, layers, message in (
+        (["q"], None, "sites must be one of"),
+        ([], None, "empty"),
+        (["z"], [2], "layer 2 does not"),
+    ):
         with pytest.raises(InputError, match=message):
             expand_sites(sites, 2, layers)

@@ -33,10 +33,14 @@ def test_what_is_stored_is_short_and_has_no_outputs(path):
 
 @pytest.mark.model
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, tmp_path, monkeypatch):
+def test_it_runs_and_shows_its_figures(path, tmp_path, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own choice shows figures below their cells
     for name, value in {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "IPYTHONDIR": str(tmp_path / "ipython")}.items():
         monkeypatch.setenv(name, value)
     notebook = read(path)
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-    errors = [output for cell in notebook.cells for output in cell.get("outputs", ()) if output.output_type == "error"]
-    assert not errors
+    for cell in notebook.cells:
+        outputs = cell.get("outputs", [])
+        assert not any(output.output_type == "error" for output in outputs)
+        if "ax = " in cell.source:
+            assert any("image/png" in output.get("data", {}) for output in outputs), cell.source

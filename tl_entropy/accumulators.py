@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 class Accumulator(Protocol):
     """What ``stream`` feeds."""
 
-    sites: Sequence[Site]
+    @property
+    def sites(self) -> Sequence[Site]:
+        """What it wants to see."""
 
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch; all or nothing."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from tl_entropy.errors import InputError, TLEntropyError, check_choice
+
+if TYPE_CHECKING:
+    from tl_entropy.analyses.lens import Precision
 
 # Typer brings its own copy of click in some versions and imports it in others; this is the base of its errors in both.
 _CommandError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -45,9 +48,9 @@ def demo(
 
     check_choice("--unit", unit, ("nats", "bits"))
     texts = tle.demo_texts(documents)
-    result = tle.lens_entropy(
-        tle.demo_model(kind=_kind(kind)), texts, orders=_numbers(orders), surprisal=True, top_k=1
-    ).to(unit)
+    result = tle.lens_entropy(tle.demo_model(kind=_kind(kind)), texts, orders=_numbers(orders), surprisal=True, top_k=1).to(
+        unit
+    )
     _report(result, out)
 
 
@@ -55,7 +58,9 @@ def demo(
 def lens(
     model: Annotated[str, typer.Option(help="name on the Hugging Face hub, or a local folder with config, weights, tokenizer")],
     text: Annotated[list[str] | None, typer.Option(help="a text; may be given several times")] = None,
-    file: Annotated[list[Path] | None, typer.Option(help="a text file, or a folder of them; may be given several times")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="a text file, or a folder of them; may be given several times")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="name or folder of a Hugging Face data set")] = None,
     split: Annotated[str, typer.Option(help="split of the data set")] = "train",
     column: Annotated[str, typer.Option(help="column of the data set that holds the text")] = "text",
@@ -92,7 +97,7 @@ def lens(
     result = tle.lens_entropy(
         loaded, inputs, orders=numbers, sites=[name.strip() for name in sites.split(",")], top_k=top_k,
         keep="summary" if summary else "positions", max_new_tokens=max_new_tokens, batch_size=batch_size,
-        precision=precision, window=window, stride=stride, text_column=column,
+        precision=cast("Precision", precision), window=window, stride=stride, text_column=column,
     )  # fmt: skip
     _report(result.to(unit), out)
 
@@ -150,7 +155,8 @@ def _inputs(
         rows = load_dataset(dataset, split=split, streaming=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"--dataset {dataset} cannot be opened: {error}") from error
-    return rows if limit is None else rows.take(limit)
+    chosen: Iterable[Any] = rows if limit is None else rows.take(limit)
+    return chosen
 
 
 def _report(result: Any, out: Path) -> None:

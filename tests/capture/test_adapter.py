@@ -64,7 +64,7 @@ def _has(adapter, name):
 def test_parallel_blocks_have_no_resid_mid():
     from conftest import cached_model
 
-    with pytest.raises(InputError, match="resid_mid at layer 0 .*parallel.*blocks.0.hook_resid_mid"):
+    with pytest.raises(InputError, match=r"resid_mid at layer 0 .*parallel.*blocks\.0\.hook_resid_mid"):
         Adapter(cached_model("neox", "bridge")).sites("resid_mid")
 
 

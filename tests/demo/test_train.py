@@ -16,7 +16,15 @@ TEXTS = {
 
 
 def test_nothing_held_out_is_trained_on(monkeypatch):
-    names = ["heapq.py", "test/test_heapq.py", "test/test_ssl.py", "test/test_zlib.py", "json/decoder.py", "csv.py", "asyncio/queues.py"]
+    names = [
+        "heapq.py",
+        "test/test_heapq.py",
+        "test/test_ssl.py",
+        "test/test_zlib.py",
+        "json/decoder.py",
+        "csv.py",
+        "asyncio/queues.py",
+    ]
     monkeypatch.setattr(train, "source_files", lambda: ((name, "x = 1\n") for name in names))
     parts = train.split_sources()
     assert sorted(parts["held_out"]) == ["heapq"]

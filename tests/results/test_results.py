@@ -16,7 +16,9 @@ from tl_entropy.errors import FileError, InputError
 from tl_entropy.results import LensEntropy, LensSummary, Provenance, load
 from tl_entropy.sites import Site
 
-ORIGIN = Provenance("tiny", "abc", "raw", "float32", "cpu", settings={"orders": (1.0, math.inf), "x": None, "n": 3, "flag": True})
+ORIGIN = Provenance(
+    "tiny", "abc", "raw", "float32", "cpu", settings={"orders": (1.0, math.inf), "x": None, "n": 3, "flag": True}
+)
 
 
 def lens_result(**changes):

@@ -139,9 +139,8 @@ class LensAccumulator:
                 sums=self._means.sums(), squares=self._squares.clone(), counts=self._histogram.counts.clone(),
                 ceiling=self._ceiling, provenance=provenance,
             )  # fmt: skip
-        whole = {key: torch.cat([part[key] for part in self._parts]) for key in (self._parts[0] if self._parts else ())}
-        if not whole:
-            whole = self._nothing()
+        parts = self._parts or [self._nothing()]
+        whole: dict[str, Any] = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         order = torch.argsort(whole["position"], stable=True)
         order = order[torch.argsort(whole["document"][order], stable=True)]
         whole = {key: value[order] for key, value in whole.items()}
@@ -193,7 +192,8 @@ class LensAccumulator:
         if self.surprisal:
             part |= {"surprisal": torch.zeros(0, sites), "rank": torch.zeros(0, sites, dtype=torch.long)}
         if self.top_k:
-            part |= {"top_tokens": torch.zeros(0, sites, self.top_k, dtype=torch.long), "top_log_probs": torch.zeros(0, sites, self.top_k)}
+            part["top_tokens"] = torch.zeros(0, sites, self.top_k, dtype=torch.long)
+            part["top_log_probs"] = torch.zeros(0, sites, self.top_k)
         return part
 
 
@@ -215,7 +215,7 @@ def lens_entropy(
     progress: bool = True,
     **options: Unpack[CorpusOptions],
 ) -> Any:
-    """Entropy of the lens distribution at every site, of every order, at every real position.
+    r"""Entropy of the lens distribution at every site, of every order, at every real position.
 
     The number says how spread out the model's prediction of the next token would be if the residual stream at that site were
     its last: from 0 (certain) to log d_vocab (uniform). The entry for the last ``resid_post`` is the entropy of the model's
@@ -248,7 +248,7 @@ def lens_entropy(
         NonFiniteError: a NaN or infinity inside the model; its ``partial`` holds the result so far.
 
     >>> import tl_entropy as tle
-    >>> result = tle.lens_entropy(tle.demo_model(), "import os\\n", progress=False)
+    >>> result = tle.lens_entropy(tle.demo_model(), "import os\n", progress=False)
     >>> [str(site) for site in result.sites[:2]], result.tokens()[:2]
     (['embed', 'resid_post.0'], ['import', ' os'])
     """

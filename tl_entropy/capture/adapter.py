@@ -36,7 +36,7 @@ _LEVEL = 7_300_000  # of our hooks: TransformerLens's own contexts count up from
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 
 
-class _AllSeen(Exception):  # noqa: N818 (it signals success, not an error)
+class _AllSeen(Exception):
     """Raised inside the last hook needed, to end a forward pass whose rest nobody reads."""
 
 

@@ -71,8 +71,8 @@ class Continuations:
         context = self._adapter.context
         if not window.last or int(window.position[0]) > 0 or len(window) + self._new > context:
             raise InputError(
-                f"max_new_tokens: document {window.document} leaves no room for {self._new} new tokens in the model's context of "
-                f"{context}; pass a shorter prompt or fewer tokens"
+                f"max_new_tokens: document {window.document} leaves no room for {self._new} new tokens in the model's "
+                f"context of {context}; pass a shorter prompt or fewer tokens"
             )
 
     def _continue(self, prompts: list[Window]) -> dict[int, Tensor]:

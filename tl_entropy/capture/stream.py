@@ -8,7 +8,8 @@
     (2, True)
 
 Activations live for one batch. Where memory runs out, the batch is cut in two and tried again, for the accumulators that
-have not had it yet. Ctrl-C ends the pass: what was gathered so far stays, and the report says that it was interrupted.
+have not had it yet, and later batches are kept as small. Ctrl-C ends the pass: what was gathered so far stays, and the report
+says that it was interrupted.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def stream(
     check_int("max_new_tokens", max_new_tokens, 0)
     temperature, seed = options.pop("temperature", 0.0), options.pop("seed", 0)
     prepend = options.pop("prepend_bos", None)
-    common = {"prepend_bos": adapter.prepends_begin if prepend is None else prepend, **options}
+    common: dict[str, Any] = {"prepend_bos": adapter.prepends_begin if prepend is None else prepend, **options}
     cache, inputs = _split_cache(inputs)
     corpus = Corpus(inputs, adapter, positions=None if max_new_tokens else positions, **common)
     continuations, n_documents = None, corpus.n_documents
@@ -147,11 +148,12 @@ def stream(
     else:
         work = [_cached_batch(cache, inputs, corpus, adapter, sites)]
 
+    feeder = _Feeder(adapter, sites)
     started, interrupted, tokens = time.perf_counter(), False, 0
     with tqdm(total=n_documents, unit="doc", desc="tl_entropy", disable=not progress, dynamic_ncols=True) as bar:
         try:
             for batch, activations in work:
-                _feed(batch, activations, list(accumulators), adapter, sites)
+                feeder.feed(batch, activations, list(accumulators))
                 tokens += batch.n_rows
                 bar.update(int(batch.last.sum()))
                 bar.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} tok/s", refresh=False)
@@ -174,30 +176,42 @@ def stream(
     )
 
 
-def _feed(
-    batch: Batch, activations: Mapping[Site, Tensor] | None, waiting: list[Accumulator], adapter: Adapter, sites: Sequence[Site]
-) -> None:
-    """One batch to all accumulators in ``waiting``; where memory runs out, its halves to those that have not had it."""
-    cached = activations is not None
-    try:
-        if activations is None:
-            needed = tuple(site for site in sites if any(site in a.sites for a in waiting))
-            activations = adapter.activations(batch.tokens, batch.attention_mask, needed)
-            _check_finite(batch, activations)
-        while waiting:
-            waiting[0].update(batch, activations)
-            waiting.pop(0)
-    except RuntimeError as error:
-        if cached or len(batch) == 1 or not _out_of_memory(error):
-            raise
-    else:
-        return
-    # Outside the handler, so that the failed attempt's tensors, which its traceback holds, are free by now.
-    activations = None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    for half in batch.split():
-        _feed(half, None, list(waiting), adapter, sites)
+class _Feeder:
+    """Brings batches to accumulators, and learns how many cells fit in memory."""
+
+    def __init__(self, adapter: Adapter, sites: Sequence[Site]) -> None:
+        self._adapter, self._sites = adapter, sites
+        self._room: float = float("inf")  # cells of the largest batch that may fit
+
+    def feed(self, batch: Batch, activations: Mapping[Site, Tensor] | None, waiting: list[Accumulator]) -> None:
+        """One batch to all in ``waiting``; where memory runs out, its halves to those that have not had it."""
+        cells = batch.tokens.numel()
+        if activations is not None or len(batch) == 1 or cells <= self._room:
+            if self._fits(batch, activations, waiting):
+                return
+            # Outside the handler, so that the failed attempt's tensors, which its traceback held, are free by now.
+            self._room = cells / 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        for half in batch.split():
+            self.feed(half, None, list(waiting))
+
+    def _fits(self, batch: Batch, activations: Mapping[Site, Tensor] | None, waiting: list[Accumulator]) -> bool:
+        """Whether memory was enough; each accumulator that had the batch leaves ``waiting``."""
+        cached = activations is not None
+        try:
+            if activations is None:
+                needed = tuple(site for site in self._sites if any(site in a.sites for a in waiting))
+                activations = self._adapter.activations(batch.tokens, batch.attention_mask, needed)
+                _check_finite(batch, activations)
+            while waiting:
+                waiting[0].update(batch, activations)
+                waiting.pop(0)
+        except RuntimeError as error:
+            if cached or len(batch) == 1 or not _out_of_memory(error):
+                raise
+            return False
+        return True
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -33,7 +33,8 @@ TileSums = Callable[[Tensor, Tensor | None], Tensor]
 
 # Four buffers of this many numbers: small enough to stay near the processor, wide enough for a fast product. The width is a
 # multiple of 48 because matrix kernels take that many columns at once, and sum columns at a ragged edge in another sequence.
-_TILE, _WIDTH = 2**19, 960
+_WIDTH = 960
+_TILE = _WIDTH * _WIDTH
 # Below MASKED, so that a token in the last tile that was seen before ranks behind every other, masked ones included.
 _SEEN = -3.3e38
 # Compiling takes some 15 s and then saves about 0.5 ns a logit on two threads: below this many logits it does not pay.

@@ -5,16 +5,19 @@ Tokens of one document are correlated, so the standard error of a mean over toke
     m = Σ_d S_d / Σ_d n_d,    se² = D / (D - 1) · Σ_d (S_d - m n_d)² / (Σ_d n_d)²
 
 with S_d the sum and n_d the number of tokens of document d (the linearised, or "cluster-robust", variance of a ratio
-estimator; Cochran, Sampling Techniques, 3rd ed., section 6.4). It needs five sums only, so that parts of a corpus can be merged.
+estimator; Cochran, Sampling Techniques, 3rd ed., section 6.4). It needs five sums only, so parts of a corpus can be merged.
 """
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def document_sums(values: Tensor, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def document_sums(
+    values: Float[Tensor, "rows ..."], documents: Int[Tensor, "rows"]
+) -> tuple[Int[Tensor, "documents"], Float[Tensor, "documents ..."], Float[Tensor, "documents"]]:
     """Sums of ``values`` [rows, ...] and numbers of rows by document.
 
     Returns:

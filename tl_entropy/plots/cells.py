@@ -1,7 +1,8 @@
-"""Text in the cells of a map: tokens made visible, sized to fit, in ink that stands out."""
+"""Text in a map of tokens: whitespace made visible, room for everything, ink that stands out."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -38,6 +39,21 @@ def widest(cells: Sequence[Sequence[str]]) -> float:
     font = FontProperties(size=CELL_FONT)
     measure = TextToPath().get_text_width_height_descent
     return max(measure(text, font, ismath=False)[0] for text in {text for row in cells for text in row}) + 0.5 * CELL_FONT
+
+
+def map_size(n_rows: int, read: Sequence[str], cells: Sequence[Sequence[str]] | None) -> tuple[float, float]:
+    """Width and height in inches of a figure in which all text fits."""
+    margin = 0.9 + 0.09 * max(map(len, read))  # title and x axis
+    text = 0 if cells is None else widest(cells) / 72
+    if cells is not None and text * len(read) > 6:  # then it has to stand upright
+        return 1.5 + 0.19 * len(read), margin + text * n_rows
+    return max(3.4, 1.5 + max(text, 0.17) * len(read)), margin + min(0.24 * n_rows, 8)
+
+
+def row_step(axes: Axes, n_rows: int) -> int:
+    """How many rows a label needs for its height."""
+    room = axes.get_window_extent().height / axes.figure.dpi
+    return math.ceil(n_rows * 0.17 / room)
 
 
 def cell_size(axes: Axes, columns: int, rows: int) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from matplotlib.collections import LineCollection
 
 from tl_entropy.capture.batches import check_int
 from tl_entropy.errors import InputError, InputTypeError, check_choice
-from tl_entropy.plots.cells import LINE, cell_size, visible, widest, write
+from tl_entropy.plots.cells import LINE, cell_size, map_size, row_step, visible, write
 from tl_entropy.plots.style import canvas, line_styles, number, quantity
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.results.base import PER_NAT
@@ -179,13 +179,13 @@ def heatmap(
     values = part.entropy[:, :, 0].T.numpy()  # [site, token]
     read = [visible(token, LONGEST_LABEL) for token in part.tokens()]
     cells = _cell_texts(part) if top_tokens else None
-    with canvas(ax, _map_size(len(part.sites), read, cells), **{"xtick.labelsize": 8}) as axes:
+    with canvas(ax, map_size(len(part.sites), read, cells), **{"xtick.labelsize": 8}) as axes:
         mesh = axes.pcolormesh(values, cmap="viridis", vmin=0, vmax=max(values.max(), 1e-9), edgecolors="white", linewidth=0.4)
         bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=20)
         bar.set_label(quantity(part.orders, part.unit))
         bar.outline.set_visible(False)
         axes.set_xticks(np.arange(len(read)) + 0.5, read, rotation=90, parse_math=False)
-        rows = range(0, len(part.sites), _row_step(axes, len(part.sites)))
+        rows = range(0, len(part.sites), row_step(axes, len(part.sites)))
         axes.set_yticks([row + 0.5 for row in rows], [_row_label(part.sites, row) for row in rows])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -284,12 +284,6 @@ def _row_label(sites: Sequence[Site], row: int) -> str:
     return str(sites[row]) if len(names) > 1 or sites[row].name == "embed" else str(sites[row].layer)
 
 
-def _row_step(axes: Axes, n_rows: int) -> int:
-    """How many rows a label needs for its height."""
-    room = axes.get_window_extent().height / axes.figure.dpi
-    return math.ceil(n_rows * 0.17 / room)
-
-
 def _map_title(whole: LensEntropy, part: LensEntropy) -> str:
     """The document's name where it has one, and which part of it is shown where that is not all."""
     name = whole.names.get(int(part.document[0]), "")
@@ -304,12 +298,3 @@ def _cell_texts(part: LensEntropy) -> list[list[str]]:
     if part.top_tokens is None:
         return []
     return [[visible(part.strings[i], LONGEST_IN_CELL) for i in row] for row in part.top_tokens[:, :, 0].T.tolist()]
-
-
-def _map_size(n_rows: int, read: Sequence[str], cells: Sequence[Sequence[str]] | None) -> tuple[float, float]:
-    """Width and height in inches of a figure in which all text fits."""
-    margin = 0.9 + 0.09 * max(map(len, read))  # title and x axis
-    text = 0 if cells is None else widest(cells) / 72
-    if cells is not None and text * len(read) > 6:  # then it has to stand upright
-        return 1.5 + 0.19 * len(read), margin + text * n_rows
-    return max(3.4, 1.5 + max(text, 0.17) * len(read)), margin + min(0.24 * n_rows, 8)

@@ -30,8 +30,10 @@ def canvas(ax: Axes | None, size: tuple[float, float], **rc: Any) -> Iterator[Ax
     if ax is not None:
         yield ax
         return
+    # Outside the context: the first figure of a session starts the backend, and what that sets has to stay.
+    figure = plt.figure(figsize=size, layout="constrained")
     with mpl.rc_context(NEW_FIGURE | rc):
-        yield plt.subplots(figsize=size, layout="constrained")[1]
+        yield figure.subplots()
 
 
 def quantity(orders: Iterable[float], unit: str) -> str:

@@ -81,7 +81,7 @@ class Result:
         factor = PER_NAT[unit] / PER_NAT[now]
         values = {name: getattr(self, name) for name in self.in_units}
         changed = {name: value * factor for name, value in values.items() if value is not None}
-        return dataclasses.replace(self, **changed, unit=unit)
+        return dataclasses.replace(self, **{**changed, "unit": unit})
 
     def save(self, path: str | Path) -> Path:
         """Write the result to one safetensors file and return its path; folders on the way are made."""
@@ -126,9 +126,11 @@ def load(path: str | Path) -> Any:
             whole = json.loads(metadata["tl_entropy"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise FileError(f"path: {source} cannot be read as a result ({error}); it may be damaged or of another kind") from error
+        raise FileError(f"path: {source} cannot be read as a result ({error}); it is damaged or of another kind") from error
     if whole["schema"] > SCHEMA:
-        raise FileError(f"path: {source} has schema {whole['schema']}, this tl_entropy reads up to {SCHEMA}; upgrade tl_entropy")
+        raise FileError(
+            f"path: {source} has schema {whole['schema']}, this tl_entropy reads up to {SCHEMA}; upgrade tl_entropy"
+        )
     if whole["kind"] not in Result.kinds:
         raise FileError(f"path: {source} holds a {whole['kind']!r}; this tl_entropy knows {', '.join(sorted(Result.kinds))}")
     return Result.kinds[whole["kind"]]._restore(tensors, _unplain(whole["fields"]))

@@ -9,19 +9,18 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal
 
 import pandas as pd
 import torch
+from einops import repeat
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.statistics import clustered_mean, document_sums
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit
 from tl_entropy.sites import SITE_NAMES, Site
-
-if TYPE_CHECKING:
-    import xarray
 
 Quantity = Literal["entropy", "surprisal"]
 
@@ -46,7 +45,8 @@ class _LensMixin:
 
     def _table(self) -> pd.DataFrame:
         profile = self.mean_profile()  # type: ignore[attr-defined]
-        text = [f"{m:.3f} ± {e:.3f}" if math.isfinite(e) else f"{m:.3f}" for m, e in zip(profile["mean"], profile["se"], strict=True)]
+        pairs = zip(profile["mean"], profile["se"], strict=True)
+        text = [f"{m:.3f} ± {e:.3f}" if math.isfinite(e) else f"{m:.3f}" for m, e in pairs]
         label = [Site(s, n) for s, n in zip(profile["site"], profile["layer"], strict=True)]
         wide = profile.assign(text=text, place=[str(s) for s in label])
         table = wide.pivot_table(index="place", columns="order", values="text", aggfunc="first", sort=False)
@@ -59,7 +59,8 @@ class _LensMixin:
         import html
 
         lines = repr(self).splitlines()
-        return f"<div><strong>{html.escape(lines[0])}</strong>{self._table().to_html()}<small>{html.escape(lines[-1])}</small></div>"
+        first, last = html.escape(lines[0]), html.escape(lines[-1])
+        return f"<div><strong>{first}</strong>{self._table().to_html()}<small>{last}</small></div>"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,20 +88,20 @@ class LensEntropy(_LensMixin, Result):
         provenance: model, settings, corpus, versions.
     """
 
-    entropy: Tensor
-    document: Tensor
-    position: Tensor
-    token: Tensor
+    entropy: Float[Tensor, "row site order"]
+    document: Int[Tensor, "row"]
+    position: Int[Tensor, "row"]
+    token: Int[Tensor, "row"]
     sites: tuple[Site, ...]
     orders: tuple[float, ...]
     strings: Mapping[int, str]
     provenance: Provenance
     names: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    surprisal: Tensor | None = None
-    rank: Tensor | None = None
-    top_tokens: Tensor | None = None
-    top_log_probs: Tensor | None = None
-    generated: Tensor | None = None
+    surprisal: Float[Tensor, "row site"] | None = None
+    rank: Int[Tensor, "row site"] | None = None
+    top_tokens: Int[Tensor, "row site k"] | None = None
+    top_log_probs: Float[Tensor, "row site k"] | None = None
+    generated: Bool[Tensor, "row"] | None = None
     unit: Unit = "nats"
 
     in_units = ("entropy", "surprisal")
@@ -125,10 +126,10 @@ class LensEntropy(_LensMixin, Result):
         *,
         sites: str | Iterable[str] | None = None,
         layers: int | Iterable[int] | None = None,
-        orders: float | Iterable[float] | None = None,
+        orders: int | float | Iterable[int | float] | None = None,
         documents: int | Iterable[int] | None = None,
         positions: int | slice | Iterable[int] | None = None,
-    ) -> Self:
+    ) -> LensEntropy:
         """The part of the result at the given sites, layers (-1 is the embedding), orders, documents and positions.
 
         Raises:
@@ -152,8 +153,11 @@ class LensEntropy(_LensMixin, Result):
             last = int(self.position.max()) + 1 if self.n_tokens else 0
             rows &= torch.isin(self.position, torch.arange(last)[positions])
         elif positions is not None:
-            rows &= torch.isin(self.position, torch.tensor(_chosen("positions", positions, self.position.unique().tolist())))
-        changed: dict[str, Any] = {"sites": tuple(self.sites[i] for i in columns), "orders": tuple(self.orders[j] for j in depth)}
+            present = self.position.unique().tolist()
+            rows &= torch.isin(self.position, torch.tensor(_chosen("positions", positions, present)))
+        changed: dict[str, Any] = {}
+        changed["sites"] = tuple(self.sites[i] for i in columns)
+        changed["orders"] = tuple(self.orders[j] for j in depth)
         for name in ("document", "position", "token", "generated"):
             value = getattr(self, name)
             changed[name] = None if value is None else value[rows]
@@ -167,7 +171,7 @@ class LensEntropy(_LensMixin, Result):
         """Mean over all tokens at each site, with its standard error over documents.
 
         Every token counts the same, however long its document; the error treats documents, not tokens, as independent, and
-        is NaN for a single document. With ``of="surprisal"`` the last token of each document, which has no next token, is left out.
+        is NaN for a single document. With ``of="surprisal"`` the last token of each document has no next token and is left out.
 
         Returns:
             One line for each site and order: site, layer, order, mean, se (both in ``unit``), tokens, documents.
@@ -190,9 +194,11 @@ class LensEntropy(_LensMixin, Result):
     def to_pandas(self) -> pd.DataFrame:
         """The long form: document, position, token, site, layer, order, entropy, and what else was asked for."""
         rows, n_sites, n_orders = self.entropy.shape
-        row = torch.arange(rows).repeat_interleave(n_sites * n_orders).numpy()
-        site = torch.arange(n_sites).repeat_interleave(n_orders).repeat(rows).numpy()
-        order = torch.arange(n_orders).repeat(rows * n_sites).numpy()
+        sizes = {"row": rows, "site": n_sites, "order": n_orders}
+        row, site, order = (
+            repeat(torch.arange(size), f"{axis} -> (row site order)", **{k: v for k, v in sizes.items() if k != axis}).numpy()
+            for axis, size in sizes.items()
+        )
         texts = pd.Series(self.tokens(), dtype=object).to_numpy()
         frame = pd.DataFrame(
             {
@@ -217,13 +223,16 @@ class LensEntropy(_LensMixin, Result):
             frame["generated"] = self.generated.numpy()[row]
         return frame
 
-    def to_xarray(self) -> xarray.Dataset:
-        """The dense form with named axes (document, position, site, order); NaN where a document has no such position.
+    def to_xarray(self) -> Any:
+        """An ``xarray.Dataset``: dense, with named axes (document, position, site, order); NaN where there is no such position.
 
         Raises:
             ImportError: xarray is not installed (``pip install tl-entropy[xarray]``).
         """
-        import xarray
+        try:
+            import xarray
+        except ImportError as error:
+            raise ImportError("to_xarray needs xarray: pip install 'tl-entropy[xarray]'") from error
 
         seen, document = self.document.unique(return_inverse=True)
         places, position = self.position.unique(return_inverse=True)
@@ -234,9 +243,10 @@ class LensEntropy(_LensMixin, Result):
             filled[document, position] = value.double()
             return filled.numpy()
 
-        variables: dict[str, Any] = {"entropy": (("document", "position", "site", "order"), dense(self.entropy), {"units": self.unit})}
+        unit = {"units": self.unit}
+        variables: dict[str, Any] = {"entropy": (("document", "position", "site", "order"), dense(self.entropy), unit)}
         if self.surprisal is not None:
-            variables["surprisal"] = (("document", "position", "site"), dense(self.surprisal), {"units": self.unit})
+            variables["surprisal"] = (("document", "position", "site"), dense(self.surprisal), unit)
         texts = pd.DataFrame("", index=range(shape[0]), columns=range(shape[1])).to_numpy(dtype=object)
         texts[document.numpy(), position.numpy()] = self.tokens()
         variables["token"] = (("document", "position"), texts)
@@ -250,7 +260,8 @@ class LensEntropy(_LensMixin, Result):
         return xarray.Dataset(variables, coordinates, {"model": self.provenance.model, "unit": self.unit})
 
     def __repr__(self) -> str:
-        shape = f"{self.n_tokens} tokens of {len(self.documents)} documents x {len(self.sites)} sites x {len(self.orders)} orders"
+        axes = f"{len(self.sites)} sites x {len(self.orders)} orders"
+        shape = f"{self.n_tokens} tokens of {len(self.documents)} documents x {axes}"
         if not self.n_tokens:
             return self._heading(shape)
         return f"{self._heading(shape)}\n{self._table().to_string()}\nmean over tokens ± standard error over documents"
@@ -277,9 +288,9 @@ class LensSummary(_LensMixin, Result):
     orders: tuple[float, ...]
     tokens: int
     documents: int
-    sums: Tensor
-    squares: Tensor
-    counts: Tensor
+    sums: Float[Tensor, "5 site order"]
+    squares: Float[Tensor, "site order"]
+    counts: Int[Tensor, "site order bin"]
     ceiling: float
     provenance: Provenance
     unit: Unit = "nats"
@@ -292,7 +303,8 @@ class LensSummary(_LensMixin, Result):
         """As ``LensEntropy.mean_profile``: site, layer, order, mean, se, tokens, documents."""
         if not self.tokens:
             raise InputError("this result holds no position to take a mean of")
-        mean, se = clustered_mean(*self.sums, documents=self.documents)
+        n, s, nn, ns, ss = self.sums
+        mean, se = clustered_mean(n, s, nn, ns, ss, self.documents)
         factor = self._factor
         return _profile_frame(self.sites, self.orders, mean * factor, se * factor, tokens=self.tokens, documents=self.documents)
 
@@ -305,7 +317,7 @@ class LensSummary(_LensMixin, Result):
         """Edges of the histogram's bins [bins + 1], in ``unit``."""
         return torch.linspace(0, self.ceiling, self.counts.shape[-1] + 1, dtype=torch.float64) * self._factor
 
-    def quantile(self, q: float | Sequence[float]) -> Tensor:
+    def quantile(self, q: int | float | Sequence[int | float]) -> Tensor:
         """Quantiles over tokens [q, site, order] in ``unit``, exact to one bin (``ceiling`` / bins), linear inside it.
 
         Raises:
@@ -323,7 +335,8 @@ class LensSummary(_LensMixin, Result):
         count = self.counts.double().gather(-1, place)
         below = cumulative.gather(-1, place) - count
         inside = ((target.permute(1, 2, 0) - below) / count.clamp_min(1)).clamp(0, 1)
-        return ((place + inside) * (self.ceiling / bins) * self._factor).permute(2, 0, 1)
+        values: Tensor = (place + inside) * (self.ceiling / bins) * self._factor
+        return values.permute(2, 0, 1)
 
     def to_pandas(self) -> pd.DataFrame:
         """The mean profile with deviation and quartiles: one line for each site and order."""
