@@ -48,3 +48,18 @@ def check_choice(argument: str, value: object, choices: Iterable[object]) -> Non
     options = list(choices)
     if value not in options:
         raise InputError(f"{argument} must be one of {', '.join(map(repr, options))}; got {value!r}")
+
+
+def check_int(argument: str, value: object, low: int, high: int | None = None) -> int:
+    """Return ``value`` if it is an int within ``low`` and ``high`` (both included), else raise an error that says so.
+
+    >>> check_int("window", 0, 1, 1024)
+    Traceback (most recent call last):
+    tl_entropy.errors.InputError: window must be an int from 1 to 1024; got 0
+    """
+    span = f"of at least {low}" if high is None else f"from {low} to {high}"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputTypeError(f"{argument} must be an int {span}; got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise InputError(f"{argument} must be an int {span}; got {value}")
+    return value

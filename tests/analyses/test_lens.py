@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from conftest import CONTEXT, VOCAB, cached_model, make_model
+from tiny_models import CONTEXT, VOCAB, cached_model, make_model
 
 import tl_entropy as tle
 from tl_entropy.capture import stream as stream_module
@@ -322,7 +322,7 @@ def test_bad_arguments(gpt2):
 MEASURE = """
     import resource, sys
     sys.path.insert(0, {tests!r})
-    from conftest import make_model
+    from tiny_models import make_model
     import tl_entropy as tle
     model = make_model("gpt2", {kind!r})
     texts = ("the cat sat on the mat, and the dog sat on the cat " * (1 + i % 3) for i in range({n}))
@@ -332,7 +332,7 @@ MEASURE = """
 
 
 def test_memory_does_not_grow_with_the_corpus():
-    from conftest import kinds
+    from tiny_models import kinds
 
     peaks = []
     for n in (200, 2000):

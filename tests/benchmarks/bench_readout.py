@@ -31,6 +31,11 @@ from tl_entropy.functional import compiler_available, renyi_entropy, vocabulary_
 D_MODEL, D_VOCAB, ROWS = 768, 50257, 512
 ORDERS = (0.5, 1.0, 2.0, 5.0)
 SITES, POSITIONS, TOP_K = 13, 96, 5
+WAYS: dict[str, dict[str, Any]] = {
+    f"{way} {precision}": {"compiled": way == "compiled", "precision": precision}
+    for precision in ("float32", "bfloat16")
+    for way in ("eager", "compiled")
+}
 FOLDER = tempfile.TemporaryDirectory()  # TransformerLens reads the tokenizer again: it stays till the end
 
 
@@ -126,14 +131,14 @@ def lens_variants() -> dict[str, Callable[[], Any]]:
         def run() -> Any:
             with torch.no_grad():
                 rows = torch.cat([model.ln_final(site)[0] for site in stack])
-                return vocabulary_statistics(rows, model.W_U, bias=model.b_U, top_k=TOP_K, compiled=False, **options)
+                return vocabulary_statistics(rows, model.W_U, bias=model.b_U, top_k=TOP_K, **options)
 
         return run
 
     return {
         "transformer_lens logit_lens": lambda: logit_lens(model, tokens, cache=cache, positions=None, top_k=TOP_K),
-        "eager float32": ours(),
-        "eager bfloat16": ours(precision="bfloat16"),
+        "logit_lens, as called by default": lambda: logit_lens(model, tokens, cache=cache, positions=None),
+        **{name: ours(**options) for name, options in WAYS.items() if options["compiled"] <= compiler_available()},
     }
 
 
@@ -145,7 +150,7 @@ def bench_lens(repeats: int, clock: Callable[[], float]) -> None:
         print(f"lens: the peer is not installed ({error})\n")
         return
     peer = variants["transformer_lens logit_lens"]().readout.entropy.double().flatten()
-    names = list(variants)[1:]
+    names = [name for name in variants if name in WAYS]
     errors = {name: (variants[name]().entropies[:, 0] - peer).abs().max().item() for name in names}
     print(f"{SITES} sites x {POSITIONS} positions, entropy and the {TOP_K} likeliest tokens, 1 thread; error: against the peer")
     show(medians(variants, repeats, clock), errors)
@@ -186,12 +191,13 @@ def bench_profiler(repeats: int, clock: Callable[[], float]) -> None:
             sites = [[state[0], *(step[i][0, -1:] for step in generated.hidden_states)] for i, state in enumerate(before)][1:]
             stack = torch.stack([torch.cat(rows) for rows in sites])
             stack[:-1] = model.transformer.ln_f(stack[:-1])  # the last is normed already
-            found = vocabulary_statistics(stack.flatten(0, 1), model.lm_head.weight.t(), compiled=False, **options)
+            found = vocabulary_statistics(stack.flatten(0, 1), model.lm_head.weight.t(), **options)
             return found.entropies.reshape(stack.shape[:2]).t()
 
         return run
 
-    variants = {"entropy-profiler": theirs, "eager float32": ours(), "eager bfloat16": ours(precision="bfloat16")}
+    variants = {"entropy-profiler": theirs}
+    variants |= {name: ours(**options) for name, options in WAYS.items() if options["compiled"] <= compiler_available()}
     expected = theirs()[:, :-1].double()  # its last layer is normed twice
     errors = {name: (variants[name]()[:, :-1] - expected).abs().max().item() for name in list(variants)[1:]}
     print("64 prompt + 32 generated tokens x 12 layers, both with a pass over the prompt, 1 thread; error: against the peer")
@@ -221,7 +227,7 @@ def bench_memory() -> None:
     print(f"{'part':<10}{'variant':<34}{'peak MB beyond before':>22}")
     names = {
         "product": ("hidden @ W_U, all logits", "eager float32", "eager bfloat16"),
-        "lens": ("transformer_lens logit_lens", "eager float32", "eager bfloat16"),
+        "lens": ("transformer_lens logit_lens", "logit_lens, as called by default", "eager float32", "eager bfloat16"),
     }
     for part, variants in names.items():
         for name in variants:

@@ -32,7 +32,7 @@ def test_readout_gives_the_models_own_log_probabilities(any_model):
 
 
 def test_readout_measures_scale_and_cap():
-    from conftest import cached_model
+    from tiny_models import cached_model
 
     assert Adapter(cached_model("granite", "bridge")).readout.scale == 0.125
     assert Adapter(cached_model("cohere", "bridge")).readout.scale == 0.0625
@@ -62,7 +62,7 @@ def _has(adapter, name):
 
 
 def test_parallel_blocks_have_no_resid_mid():
-    from conftest import cached_model
+    from tiny_models import cached_model
 
     with pytest.raises(InputError, match=r"resid_mid at layer 0 .*parallel.*blocks\.0\.hook_resid_mid"):
         Adapter(cached_model("neox", "bridge")).sites("resid_mid")
@@ -134,7 +134,7 @@ def test_silent_hook_is_an_error(gpt2, monkeypatch):
 
 
 def test_a_model_with_another_output_is_refused():
-    from conftest import make_model
+    from tiny_models import make_model
 
     model = make_model("gpt2", "bridge")
     plain = model.forward
@@ -174,7 +174,7 @@ def test_generation_is_greedy_seeded_and_leaves_the_random_state(gpt2):
 
 
 def test_fingerprint_follows_the_weights():
-    from conftest import make_model
+    from tiny_models import make_model
 
     one, same = (Adapter(make_model("gpt2", "bridge")) for _ in range(2))
     assert one.fingerprint == same.fingerprint

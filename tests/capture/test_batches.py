@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_entropy.capture.batches import Batch, Window, batches, check_int
+from tl_entropy.capture.batches import Batch, Window, batches
 from tl_entropy.capture.corpus import Corpus
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, check_int
 
 PAD = 7
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import kinds
+from tiny_models import kinds
 
 import tl_entropy as tle
 from tl_entropy import demo

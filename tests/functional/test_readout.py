@@ -180,9 +180,10 @@ def test_rank_agrees_with_the_top_tokens():
 
 
 def test_top_k_may_be_the_whole_vocabulary():
-    hidden, unembedding, _, _ = random_case(d_vocab=1100)
-    found = vocabulary_statistics(hidden, unembedding, top_k=1100)
-    check(found, all_logits(hidden, unembedding), orders=(1.0,), tolerance=1e-11)
+    hidden, unembedding, bias, _ = random_case(d_vocab=1100)
+    bias[-30:] = -math.inf
+    found = vocabulary_statistics(hidden, unembedding, bias=bias, top_k=1100)
+    check(found, all_logits(hidden, unembedding, bias), orders=(1.0,), tolerance=1e-11)
     assert torch.equal(found.top_tokens.sort(-1).values, torch.arange(1100).expand(len(hidden), -1))
 
 

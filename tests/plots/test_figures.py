@@ -303,6 +303,7 @@ def test_the_map_is_token_by_layer_with_the_output_on_top():
     assert axes.get_title() == ""
     assert axes.figure.axes[-1].get_ylabel() == "Entropy (nats)"
     assert not axes.texts
+    assert not any(label.get_parse_math() for label in axes.get_xticklabels())
 
 
 def test_the_colour_bar_says_order_and_unit():
@@ -380,6 +381,8 @@ def test_a_given_canvas_holds_the_map_and_its_colour_bar():
     assert heatmap(lens(top=True, lengths=(5,)), top_tokens=True, ax=axes[1]) is axes[1]
     assert len(figure.axes) == 3
     assert not axes[0].has_data()
+    part = plt.figure(figsize=(10, 3), layout="constrained").subfigures(1, 2)[1].subplots()
+    assert heatmap(lens(top=True, lengths=(5,)), top_tokens=True, ax=part) is part
 
 
 def test_a_certain_model_is_drawn_all_the_same():

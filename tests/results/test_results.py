@@ -158,6 +158,8 @@ def test_selection():
     assert result.select(documents=2).token.tolist() == [5]
     assert result.select(positions=1).document.tolist() == [0]
     assert result.select(positions=slice(0, 1)).document.tolist() == [0, 2]
+    assert result.select(positions=slice(-1, None)).token.tolist() == [6, 5], "from the end of each document"
+    assert result.select(documents=np.int64(2), orders=np.float64(1)).token.tolist() == [5]
     both = result.select(documents=[0], layers=[0])
     assert both.surprisal[:, 0].tolist()[0] == 2.0
     assert both.tokens() == ["a", " b"]
@@ -199,6 +201,10 @@ def test_quantiles_come_from_the_histogram():
     # bins of width 1 hold 1, 0, 2 and 1 values
     result = summary_result()
     assert result.quantile([0, 0.25, 0.5, 1]).flatten().tolist() == [0.0, 1.0, 2.5, 4.0]
+    later = dataclasses.replace(result, counts=result.counts.roll(1, -1))  # 1, 1, 0, 2
+    assert later.quantile([0, 1]).flatten().tolist() == [0.0, 4.0]
+    emptied = dataclasses.replace(result, counts=torch.tensor([[[0, 0, 3, 1]]]))
+    assert emptied.quantile(0).item() == 2.0, "the lower edge of the first occupied bin"
     with pytest.raises(InputError, match="q must lie"):
         result.quantile(1.5)
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans, Histogram
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Batch, check_int
+from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.stream import CorpusOptions, StreamReport, stream
-from tl_entropy.errors import InputError, NonFiniteError, check_choice
+from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_int
 from tl_entropy.functional.readout import VocabularyStatistics, compiler_available, vocabulary_statistics
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.sites import HEAD_SITES, Site
@@ -31,9 +31,8 @@ Precision = Literal["float32", "bfloat16"]
 BINS = 512
 """Bins of a summary's histograms, over 0 to log d_vocab."""
 
-# Rows times sites times vocabulary from which on the statistics are worth compiling: some 15 s of compilation (less once
-# cached) against some 40 % of a tile's time saved afterwards.
-COMPILE_FROM = 2e10
+# Logits read from which on the statistics are compiled: compiling takes some 15 s, once, and then saves part of every tile.
+COMPILE_FROM = 2**35
 
 
 class LensAccumulator:

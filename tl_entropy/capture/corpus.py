@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tl_entropy.capture.batches import Window, check_int
+from tl_entropy.capture.batches import Window
 from tl_entropy.capture.inputs import Piece, at_hand, pieces, read_text, repeatable
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, check_int
 
 Positions = int | Iterable[int] | slice | None
 

@@ -117,13 +117,14 @@ def _hooked_gpt2(source: Any, tokenizer: Any, name: str, device: str, dtype: tor
     config = source.config
     if config.model_type != "gpt2":
         raise ModelError(
-            f"model: a HookedTransformer can be made from a folder for GPT-2's architecture only, not {config.model_type!r}; "
-            "use kind='bridge', or build the HookedTransformer yourself and pass it"
+            "model: a HookedTransformer can be made from a folder for GPT-2's architecture only, not for "
+            f"{config.model_type!r}; use kind='bridge', or build the HookedTransformer yourself and pass it"
         )
     cfg = HookedTransformerConfig(
         n_layers=config.n_layer, d_model=config.n_embd, n_ctx=config.n_positions, d_head=config.n_embd // config.n_head,
         n_heads=config.n_head, d_mlp=config.n_inner or 4 * config.n_embd, d_vocab=config.vocab_size,
-        act_fn=config.activation_function, eps=config.layer_norm_epsilon, normalization_type="LN", model_name=name, original_architecture="GPT2LMHeadModel",
+        act_fn=config.activation_function, eps=config.layer_norm_epsilon, normalization_type="LN",
+        model_name=name, original_architecture="GPT2LMHeadModel",
         device=device, dtype=dtype, default_prepend_bos=True,
     )  # fmt: skip
     model = HookedTransformer(cfg, tokenizer=tokenizer, move_to_device=False)

@@ -26,10 +26,10 @@ from tqdm.auto import tqdm
 
 from tl_entropy.accumulators import Accumulator
 from tl_entropy.capture.adapter import Adapter, hook_name
-from tl_entropy.capture.batches import Batch, batches, check_int
+from tl_entropy.capture.batches import Batch, batches
 from tl_entropy.capture.corpus import Corpus
 from tl_entropy.capture.generate import Continuations
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_int
 from tl_entropy.sites import Site
 
 MAX_TOKENS = 4096

@@ -23,9 +23,10 @@ from tqdm.auto import tqdm
 
 # Drawn by random.Random(0).sample from the public single-file modules of Python 3.11 with 6 to 60 kB of source.
 HELD_OUT = frozenset(
-    ["bdb", "cgi", "code", "copy", "copyreg", "getopt", "hashlib", "heapq", "imp", "mailcap", "mimetypes", "nntplib", "opcode", "pipes", "platform", "poplib", "pyclbr", "queue", "quopri", "rlcompleter", "runpy", "shelve", "site", "sndhdr", "ssl", "statistics", "string", "telnetlib", "threading", "warnings"]
+    """bdb cgi code copy copyreg getopt hashlib heapq imp mailcap mimetypes nntplib opcode pipes platform poplib pyclbr queue
+    quopri rlcompleter runpy shelve site sndhdr ssl statistics string telnetlib threading warnings""".split()
 )
-VALIDATION = frozenset("bisect calendar csv fnmatch glob imaplib netrc shlex tempfile textwrap".split())  # noqa: SIM905
+VALIDATION = frozenset("bisect calendar csv fnmatch glob imaplib netrc shlex tempfile textwrap".split())
 
 CONTEXT = 256
 VOCABULARY = 4096

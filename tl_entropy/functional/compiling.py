@@ -44,6 +44,8 @@ def compiled_tile_sums(orders: tuple[float, ...], ranked: bool) -> Callable[[Ten
             warnings.simplefilter("ignore")
             try:
                 return compiled(logits, threshold)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 raise InputError(
                     f"compiled=True needs a working torch.compile; it failed: pass compiled=False. {error}"

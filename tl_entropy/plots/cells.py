@@ -58,7 +58,7 @@ def row_step(axes: Axes, n_rows: int) -> int:
 
 def cell_size(axes: Axes, columns: int, rows: int) -> tuple[float, float]:
     """Width and height of a cell in points, once the layout of the figure is settled."""
-    axes.figure.draw_without_rendering()
+    axes.figure.figure.draw_without_rendering()  # the whole figure, where the axes are in a part of it
     box, points = axes.get_window_extent(), 72 / axes.figure.dpi
     return box.width * points / columns, box.height * points / rows
 

@@ -18,8 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from tl_entropy.capture.batches import check_int
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.plots.cells import LINE, cell_size, map_size, row_step, visible, write
 from tl_entropy.plots.style import canvas, line_styles, number, quantity
 from tl_entropy.results import LensEntropy, LensSummary
@@ -104,7 +103,7 @@ def profile(
     with canvas(ax, (4.8, 3.4)) as axes:
         for line, (style, label), segments in zip(lines, styles, bundles, strict=True):
             if segments is not None:
-                axes.add_collection(LineCollection(segments, colors=[style["color"]], linewidths=0.4, alpha=0.35, zorder=1))
+                axes.add_collection(LineCollection(list(segments), color=style["color"], linewidth=0.4, alpha=0.35, zorder=1))
             if band and np.isfinite(line.se).all():
                 half = NORMAL_95 * line.se
                 axes.fill_between(line.depth, line.mean - half, line.mean + half, color=style["color"], alpha=0.2, linewidth=0)

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, Literal
 
 import pandas as pd
@@ -132,6 +133,8 @@ class LensEntropy(_LensMixin, Result):
     ) -> LensEntropy:
         """The part of the result at the given sites, layers (-1 is the embedding), orders, documents and positions.
 
+        A slice of positions may count from the end of each document, as far as it is in the result.
+
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
         """
@@ -150,8 +153,12 @@ class LensEntropy(_LensMixin, Result):
         if documents is not None:
             rows &= torch.isin(self.document, torch.tensor(_chosen("documents", documents, self.documents)))
         if isinstance(positions, slice):
-            last = int(self.position.max()) + 1 if self.n_tokens else 0
-            rows &= torch.isin(self.position, torch.arange(last)[positions])
+            keep = torch.zeros_like(rows)
+            for document in self.documents:
+                here = self.document == document
+                length = int(self.position[here].max()) + 1
+                keep |= here & torch.isin(self.position, torch.arange(length)[positions])
+            rows &= keep
         elif positions is not None:
             present = self.position.unique().tolist()
             rows &= torch.isin(self.position, torch.tensor(_chosen("positions", positions, present)))
@@ -331,7 +338,9 @@ class LensSummary(_LensMixin, Result):
         cumulative = self.counts.double().cumsum(-1)  # [site, order, bin]
         target = (wanted[:, None, None] * self.tokens).expand(-1, *cumulative.shape[:2])
         bins = self.counts.shape[-1]
-        place = torch.searchsorted(cumulative, target.permute(1, 2, 0).contiguous()).clamp_max(bins - 1)
+        # Above 0, since a quantile of 0 lies in the first bin that holds a token, not in the first bin.
+        above = target.clamp_min(torch.finfo(torch.float64).tiny)
+        place = torch.searchsorted(cumulative, above.permute(1, 2, 0).contiguous()).clamp_max(bins - 1)
         count = self.counts.double().gather(-1, place)
         below = cumulative.gather(-1, place) - count
         inside = ((target.permute(1, 2, 0) - below) / count.clamp_min(1)).clamp(0, 1)
@@ -353,7 +362,7 @@ class LensSummary(_LensMixin, Result):
 
 def _chosen(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
     """``asked`` as a list, every item of which is present."""
-    wanted = [asked] if isinstance(asked, str | int | float) else list(asked)
+    wanted = [asked] if isinstance(asked, str | Number) else list(asked)
     there = list(dict.fromkeys(present))
     missing = [item for item in wanted if item not in there]
     if missing:

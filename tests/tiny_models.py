@@ -1,0 +1,118 @@
+"""Tiny models of several architectures, random but not trivial, on every kind that the installed TransformerLens has."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+import warnings
+from functools import cache
+
+import torch
+import transformers as tr
+
+VOCAB, CONTEXT = 300, 64
+
+
+@cache
+def tiny_tokenizer():
+    """Byte-level BPE of 300 words over a few lines of code; begin, end and padding are one token, as on GPT-2."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    bpe.train_from_iterator(
+        ["def f(x):\n    return x + 1\n", "the cat sat on the mat, and the dog sat on the cat"] * 3, trainer
+    )
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+    tokenizer = tr.PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
+    place = tempfile.mkdtemp()  # TransformerLens loads the tokenizer again from where it came, so it has to stay
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    tokenizer.save_pretrained(place)
+    return tr.PreTrainedTokenizerFast.from_pretrained(place)
+
+
+def hf_model(name: str, *, std: float = 0.12, seed: int = 0):
+    torch.manual_seed(seed)
+    common = {"vocab_size": VOCAB, "max_position_embeddings": CONTEXT, "bos_token_id": 0, "eos_token_id": 0}
+    body = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    grouped = {**body, "num_key_value_heads": 2}
+    if name == "gpt2":
+        config = tr.GPT2Config(
+            vocab_size=VOCAB, n_positions=CONTEXT, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
+        )
+        model = tr.GPT2LMHeadModel(config)
+    elif name == "llama":
+        model = tr.LlamaForCausalLM(tr.LlamaConfig(**grouped, **common))
+    elif name == "neox":
+        model = tr.GPTNeoXForCausalLM(tr.GPTNeoXConfig(**body, **common))
+    elif name == "phi":
+        model = tr.PhiForCausalLM(tr.PhiConfig(**body, **common))
+    elif name == "gemma2":
+        model = tr.Gemma2ForCausalLM(tr.Gemma2Config(**grouped, **common, head_dim=8, sliding_window=CONTEXT))
+    elif name == "granite":
+        model = tr.GraniteForCausalLM(tr.GraniteConfig(**grouped, **common, logits_scaling=8.0, residual_multiplier=0.22))
+    elif name == "cohere":
+        model = tr.CohereForCausalLM(tr.CohereConfig(**grouped, **common))
+    else:
+        raise ValueError(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * std + (0 if parameter.ndim > 1 else parameter * (parameter != 0)))
+        if name == "gemma2":  # logits of standard deviation 12, where the soft cap of 30 bends them
+            hidden = model.model(torch.randint(0, VOCAB, (4, 16))).last_hidden_state
+            model.get_input_embeddings().weight.mul_(12 / (hidden @ model.lm_head.weight.T).std())
+    model.config.architectures = [type(model).__name__]
+    model.config._attn_implementation = "eager"
+    return model.eval()
+
+
+def make_model(name: str, kind: str = "bridge", *, compatible: bool = False, dtype=torch.float32):
+    """A tiny model; ``kind="hooked"`` knows GPT-2 only, folded where ``compatible``."""
+    source = hf_model(name).to(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "bridge":
+            from transformer_lens.model_bridge import TransformerBridge
+
+            model = TransformerBridge.boot_transformers(
+                f"tiny/{name}", hf_model=source, tokenizer=tiny_tokenizer(), device="cpu", dtype=dtype
+            )
+            if compatible:
+                model.enable_compatibility_mode()
+            return model
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+        from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+
+        cfg = HookedTransformerConfig(
+            n_layers=3, d_model=32, n_ctx=CONTEXT, d_head=8, n_heads=4, d_mlp=128, d_vocab=VOCAB, act_fn="gelu_new",
+            eps=1e-5, normalization_type="LN", model_name="tiny-gpt2", device="cpu", dtype=dtype, default_prepend_bos=True,
+        )  # fmt: skip
+        model = HookedTransformer(cfg, tokenizer=tiny_tokenizer(), move_to_device=False)
+        model.load_and_process_state_dict(
+            convert_gpt2_weights(source, cfg), fold_ln=compatible, center_writing_weights=compatible, center_unembed=compatible
+        )
+        return model
+
+
+def kinds() -> tuple[str, ...]:
+    from tl_entropy.capture.loading import available_kinds
+
+    return available_kinds()
+
+
+ARCHITECTURES = [
+    (name, kind, compatible)
+    for kind in kinds()
+    for name in (("gpt2", "llama", "neox", "phi", "gemma2", "granite", "cohere") if kind == "bridge" else ("gpt2",))
+    for compatible in (False, True)
+]
+
+
+@cache
+def cached_model(name: str, kind: str, compatible: bool = False):
+    return make_model(name, kind, compatible=compatible)
