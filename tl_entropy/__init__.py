@@ -1,7 +1,7 @@
 """tl_entropy: information measures on the insides of TransformerLens models.
 
     >>> import tl_entropy as tle
-    >>> result = tle.lens_entropy(tle.demo_model(), tle.demo_texts(1), progress=False)
+    >>> result = tle.lens_entropy(tle.demo_model(), tle.demo_texts(1)[0][:400], progress=False)
 
 Names are imported when they are first used, so that ``import tl_entropy`` pulls in neither torch nor matplotlib nor
 transformer_lens.

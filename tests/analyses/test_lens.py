@@ -41,8 +41,6 @@ def test_last_site_is_the_models_own_output(any_model, texts):
 
 def test_all_sites_agree_with_transformer_lenss_logit_lens(any_model):
     analysis = pytest.importorskip("transformer_lens.tools.analysis")
-    if any_model.cfg.model_name.endswith(("granite", "cohere")) and getattr(any_model, "compatibility_mode", False):
-        pytest.skip("TransformerLens's lens applies these models' scale twice in compatibility mode")
     tokens = torch.tensor([[0, 5, 17, 80, 120, 33, 260, 7]])
     reference = analysis.logit_lens(any_model, tokens, positions=None, top_k=3)
     mine = tle.lens_entropy(any_model, tokens, sites=_lens_sites(any_model), top_k=3, **QUIET)
@@ -337,7 +335,8 @@ def test_memory_does_not_grow_with_the_corpus():
     peaks = []
     for n in (200, 2000):
         code = textwrap.dedent(MEASURE.format(tests=os.path.dirname(os.path.dirname(__file__)), n=n, kind=kinds()[0]))
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=one_thread)
         documents, peak = map(int, run.stdout.split()[-2:])
         assert documents == n
         peaks.append(peak)
@@ -354,3 +353,38 @@ def test_batches_are_chosen_by_tokens(gpt2, monkeypatch):
     tle.lens_entropy(gpt2, ["the cat sat on the mat"] * 9, **QUIET)
     assert all(rows * columns <= 40 for rows, columns in shapes)
     assert len(shapes) < 9
+
+
+def test_few_rows_are_read_together_and_many_apart(gpt2, texts, monkeypatch):
+    from tl_entropy.analyses import lens
+
+    expected = tle.lens_entropy(gpt2, texts, orders=ORDERS, surprisal=True, top_k=3, **QUIET)
+    for rows in (1, 30, 10_000):
+        monkeypatch.setattr(lens, "ROWS_AT_ONCE", rows)
+        result = tle.lens_entropy(gpt2, texts, orders=ORDERS, surprisal=True, top_k=3, **QUIET)
+        for name in ("entropy", "surprisal", "top_log_probs"):
+            mine, theirs = getattr(result, name), getattr(expected, name)
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0, equal_nan=True)
+        assert torch.equal(result.top_tokens, expected.top_tokens)
+
+
+def test_a_lens_of_ones_own(gpt2, texts):
+    last = tle.lens_entropy(gpt2, texts, sites="resid_post", layers=[2], **QUIET)
+    matrix = torch.randn(32, 32)
+    seen = []
+
+    def translator(site, rows):
+        seen.append((site, rows.shape[1]))
+        return rows if site.layer == 2 else rows @ matrix
+
+    result = tle.lens_entropy(gpt2, texts, lens=translator, **QUIET)
+    torch.testing.assert_close(result.select(layers=2).entropy, last.entropy, atol=1e-5, rtol=0)
+    _, cache = gpt2.run_with_cache(gpt2.to_tokens(texts[0], prepend_bos=True))
+    translated = cache["blocks.0.hook_resid_post"] @ matrix
+    expected = renyi_entropy(gpt2.unembed(gpt2.ln_final(translated)).detach()[0, 1:], 1.0)
+    mine = result.select(documents=0, layers=0).entropy.flatten()
+    torch.testing.assert_close(mine, expected.float(), atol=1e-5, rtol=0)
+    assert {site for site, _ in seen} == set(result.sites)
+    assert result.provenance.settings["lens"] == "translator"
+    with pytest.raises(InputError, match="lens must return a tensor of shape"):
+        tle.lens_entropy(gpt2, texts, lens=lambda site, rows: rows[:, :3], **QUIET)

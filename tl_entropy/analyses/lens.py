@@ -11,28 +11,33 @@ Deviation from common practice: nothing of shape [position, vocabulary] is store
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans, Histogram
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
-from tl_entropy.capture.stream import CorpusOptions, StreamReport, stream
+from tl_entropy.capture.stream import CorpusOptions, stream
 from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_int
-from tl_entropy.functional.readout import VocabularyStatistics, compiler_available, vocabulary_statistics
+from tl_entropy.functional.readout import compiler_available, vocabulary_statistics
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.sites import HEAD_SITES, Site
 
 Keep = Literal["positions", "summary"]
 Precision = Literal["float32", "bfloat16"]
+Lens = Callable[[Site, Tensor], Tensor]
 BINS = 512
 """Bins of a summary's histograms, over 0 to log d_vocab."""
 
 # Logits read from which on the statistics are compiled: compiling takes some 15 s, once, and then saves part of every tile.
 COMPILE_FROM = 2**35
+
+# Rows that go through the unembedding at once, at least: with few, reading the matrix takes longer than multiplying with it.
+ROWS_AT_ONCE = 512
 
 
 class LensAccumulator:
@@ -48,6 +53,7 @@ class LensAccumulator:
         orders: float | Sequence[float] = (1.0,),
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
         layers: Sequence[int] | None = None,
+        lens: Lens | None = None,
         surprisal: bool = False,
         top_k: int = 0,
         keep: Keep = "positions",
@@ -67,9 +73,8 @@ class LensAccumulator:
         heads = [site for site in self.sites if site.name in HEAD_SITES]
         if heads:
             raise InputError(f"sites: {heads[0]} has a head axis and no lens of its own; the lens reads residual-stream sites")
-        self.surprisal, self.top_k, self.keep = surprisal, top_k, keep
+        self.lens, self.surprisal, self.top_k, self.keep = lens, surprisal, top_k, keep
         self.precision, self.compiled = precision, compiled
-        self.report: StreamReport | None = None
         self._readout = self.adapter.readout
         self._work = 0
         self._compiled_any = False
@@ -86,13 +91,15 @@ class LensAccumulator:
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch."""
         names = {int(d): name for d, name in zip(batch.document, batch.names, strict=True) if name is not None}
-        found = [self._read(batch.rows(activations[site]), batch.row_target) for site in self.sites] if batch.n_rows else []
-        if found:
-            entropy = torch.stack([stats.entropies.cpu() for stats in found], dim=1)
+        if batch.n_rows:
+            found = self._read(batch, activations)
             if self.keep == "summary":
-                self._add(entropy, batch)
+                self._means.update(found["entropy"], batch.row_document, _closed(batch))
+                self._squares += (found["entropy"] ** 2).sum(0)
+                self._histogram.update(found["entropy"])
             else:
-                self._parts.append(self._part(entropy, found, batch))
+                found |= {"document": batch.row_document, "position": batch.row_position, "token": batch.row_token}
+                self._parts.append({name: (v.float() if v.is_floating_point() else v).cpu() for name, v in found.items()})
             self._tokens += batch.n_rows
         elif self.keep == "summary":
             self._means.update(torch.zeros(0, *self._squares.shape), batch.row_document, _closed(batch))
@@ -105,9 +112,9 @@ class LensAccumulator:
         Its documents are numbered on from this one's, since every pass numbers its own from 0.
 
         Raises:
-            InputError: sites, orders or what is kept differ.
+            InputError: sites, orders, lens, precision or what is kept differ.
         """
-        for name in ("sites", "orders", "keep", "surprisal", "top_k"):
+        for name in ("sites", "orders", "lens", "keep", "surprisal", "top_k", "precision"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
@@ -124,6 +131,7 @@ class LensAccumulator:
     def compute(self, **origin: Any) -> LensEntropy | LensSummary:
         """The result of what was seen so far; ``origin`` goes into its provenance."""
         settings = {
+            "lens": "logit lens" if self.lens is None else getattr(self.lens, "__name__", type(self.lens).__name__),
             "precision": self.precision,
             "compiled": self._compiled_any,
             "readout_scale": self._readout.scale,
@@ -149,41 +157,44 @@ class LensAccumulator:
             sites=self.sites, orders=self.orders, strings=strings, names=dict(self._names), provenance=provenance, **whole
         )
 
-    def _read(self, rows: Tensor, targets: Tensor) -> VocabularyStatistics:
-        """All statistics of one site's rows [rows, d_model]."""
+    def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        """Statistics of all sites' rows: name to [row, site, ...], on the CPU."""
         readout = self._readout
         device = readout.unembedding.device
-        self._work += len(rows) * self.adapter.d_vocab
+        targets = batch.row_target.to(device) if self.surprisal else None
+        self._work += batch.n_rows * len(self.sites) * self.adapter.d_vocab
         compiled = self.compiled
         if compiled is None:
-            compiled = self._compiled_any or (self._work >= COMPILE_FROM and compiler_available())
-        found = vocabulary_statistics(
-            readout.norm(rows.to(device)), readout.unembedding, bias=readout.bias, scale=readout.scale, softcap=readout.softcap,
-            orders=self.orders, targets=targets.to(device) if self.surprisal else None, top_k=self.top_k,
-            precision=self.precision, compiled=compiled,
-        )  # fmt: skip
-        self._compiled_any |= found.compiled
-        return found
+            compiled = self._compiled_any or (self._work >= COMPILE_FROM and compiler_available(device))
+        groups = []
+        together = max(1, ROWS_AT_ONCE // batch.n_rows)
+        for first in range(0, len(self.sites), together):
+            sites = self.sites[first : first + together]
+            normed = [readout.norm(self._translated(site, batch.rows(activations[site]).to(device))) for site in sites]
+            found = vocabulary_statistics(
+                torch.cat(normed), readout.unembedding, bias=readout.bias, scale=readout.scale, softcap=readout.softcap,
+                orders=self.orders, targets=None if targets is None else targets.repeat(len(sites)), top_k=self.top_k,
+                precision=self.precision, compiled=compiled,
+            )  # fmt: skip
+            self._compiled_any |= found.compiled
+            named = {"entropy": found.entropies, "surprisal": found.surprisal, "rank": found.rank}
+            named |= {"top_tokens": found.top_tokens, "top_log_probs": found.top_log_probs}
+            groups.append(
+                {
+                    name: rearrange(value.cpu(), "(site row) ... -> row site ...", site=len(sites))
+                    for name, value in named.items()
+                    if value is not None
+                }
+            )
+        return {name: torch.cat([group[name] for group in groups], dim=1) for name in groups[0]}
 
-    def _add(self, entropy: Tensor, batch: Batch) -> None:
-        self._means.update(entropy, batch.row_document, _closed(batch))
-        self._squares += (entropy.double() ** 2).sum(0)
-        self._histogram.update(entropy)
-
-    def _part(self, entropy: Tensor, found: Sequence[VocabularyStatistics], batch: Batch) -> dict[str, Tensor]:
-        part = {
-            "entropy": entropy.float(),
-            "document": batch.row_document.cpu(),
-            "position": batch.row_position.cpu(),
-            "token": batch.row_token.cpu(),
-        }
-        if self.surprisal:
-            part["surprisal"] = torch.stack([_given(stats.surprisal).cpu() for stats in found], dim=1).float()
-            part["rank"] = torch.stack([_given(stats.rank).cpu() for stats in found], dim=1)
-        if self.top_k:
-            part["top_tokens"] = torch.stack([_given(stats.top_tokens).cpu() for stats in found], dim=1)
-            part["top_log_probs"] = torch.stack([_given(stats.top_log_probs).cpu() for stats in found], dim=1).float()
-        return part
+    def _translated(self, site: Site, rows: Tensor) -> Tensor:
+        if self.lens is None:
+            return rows
+        translated = self.lens(site, rows)
+        if not isinstance(translated, Tensor) or translated.shape != rows.shape:
+            raise InputError(f"lens must return a tensor of shape {list(rows.shape)} for {site}; got {_described(translated)}")
+        return translated
 
     def _nothing(self) -> dict[str, Tensor]:
         sites, rows = len(self.sites), torch.zeros(0, dtype=torch.long)
@@ -204,6 +215,7 @@ def lens_entropy(
     sites: str | Sequence[str | Site] = ("embed", "resid_post"),
     layers: Sequence[int] | None = None,
     positions: int | slice | Sequence[int] | None = None,
+    lens: Lens | None = None,
     surprisal: bool = False,
     top_k: int = 0,
     keep: Keep = "positions",
@@ -227,6 +239,8 @@ def lens_entropy(
         sites: short names: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out.
         layers: blocks to measure; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
+        lens: a function of a site and its rows [rows, d_model] that gives what the last residual stream would be, applied
+            before the final norm; None is the logit lens, which changes nothing.
         surprisal: give the surprisal and rank of the document's next token at every site as well.
         top_k: give this many of the most probable tokens at every site as well.
         keep: "positions" for every position, or "summary" for sums in constant memory, for corpora of any size.
@@ -252,8 +266,8 @@ def lens_entropy(
     (['embed', 'resid_post.0'], ['import', ' os'])
     """
     accumulator = LensAccumulator(
-        model, orders=orders, sites=sites, layers=layers, surprisal=surprisal, top_k=top_k, keep=keep, precision=precision,
-        compiled=compiled,
+        model, orders=orders, sites=sites, layers=layers, lens=lens, surprisal=surprisal, top_k=top_k, keep=keep,
+        precision=precision, compiled=compiled,
     )  # fmt: skip
     settings = {
         "orders": accumulator.orders, "sites": tuple(map(str, accumulator.sites)), "positions": repr(positions),
@@ -283,7 +297,5 @@ def _closed(batch: Batch) -> list[int]:
     return [int(document) for document in batch.document[batch.last]]
 
 
-def _given(value: Tensor | None) -> Tensor:
-    if value is None:
-        raise InputError("a statistic that was asked for was not computed")
-    return value
+def _described(value: object) -> str:
+    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

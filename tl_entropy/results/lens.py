@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat, SupportsInt
 
 import pandas as pd
 import torch
@@ -126,10 +126,10 @@ class LensEntropy(_LensMixin, Result):
         self,
         *,
         sites: str | Iterable[str] | None = None,
-        layers: int | Iterable[int] | None = None,
-        orders: int | float | Iterable[int | float] | None = None,
-        documents: int | Iterable[int] | None = None,
-        positions: int | slice | Iterable[int] | None = None,
+        layers: SupportsInt | Iterable[int] | None = None,
+        orders: SupportsFloat | Iterable[float] | None = None,
+        documents: SupportsInt | Iterable[int] | None = None,
+        positions: SupportsInt | slice | Iterable[int] | None = None,
     ) -> LensEntropy:
         """The part of the result at the given sites, layers (-1 is the embedding), orders, documents and positions.
 
