@@ -198,7 +198,7 @@ def load_state(folder: Path, model: Any, parts: list[torch.optim.Optimizer]) -> 
 
 def main(
     out: Annotated[Path, typer.Option(help="folder for model, tokenizer, texts and training state")],
-    steps: Annotated[int, typer.Option(help="optimiser steps of the whole training")] = 8500,
+    steps: Annotated[int, typer.Option(help="optimiser steps of the whole training")] = 6000,
     batch: Annotated[int, typer.Option(help="windows of 256 tokens a step")] = 16,
     rate: Annotated[float, typer.Option(help="peak learning rate")] = 3e-3,
     share: Annotated[float, typer.Option(help="share of windows from the library, the rest from its tests")] = 0.6,
