@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import mpmath
 import pytest
@@ -266,3 +268,23 @@ def test_errors_name_the_rows():
 def test_bad_arguments_are_refused(changes, error, message):
     with pytest.raises(error, match=message):
         vocabulary_statistics(**{"hidden": torch.zeros(2, 4), "unembedding": torch.zeros(4, 9), **changes})
+
+
+MEASURE = """
+import resource, torch
+from tl_entropy.functional import vocabulary_statistics
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+unembedding = torch.randn(16, 50257)
+many = torch.randn(8192, 16)
+targets = torch.zeros(8192, dtype=torch.int64)
+vocabulary_statistics(many[:2], unembedding, targets=targets[:2], top_k=2, compiled=False)
+before = peak()
+vocabulary_statistics(many, unembedding, orders=(0.5, 1, 2, 5), targets=targets, top_k=2, compiled=False)
+print(peak() - before)
+"""
+
+
+def test_extra_memory_stays_below_64_megabytes_whatever_the_number_of_rows():
+    run = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 64, "8192 rows of logits would be 1.6 GB"
