@@ -40,9 +40,9 @@ def test_last_site_is_the_models_own_output(any_model, texts):
 
 
 def test_all_sites_agree_with_transformer_lenss_logit_lens(any_model):
-    analysis = pytest.importorskip("transformer_lens.tools.analysis")
+    peer = pytest.importorskip("transformer_lens.tools.analysis.logit_lens")
     tokens = torch.tensor([[0, 5, 17, 80, 120, 33, 260, 7]])
-    reference = analysis.logit_lens(any_model, tokens, positions=None, top_k=3)
+    reference = peer.logit_lens(any_model, tokens, positions=None, top_k=3)
     mine = tle.lens_entropy(any_model, tokens, sites=_lens_sites(any_model), top_k=3, **QUIET)
     for label, entropy, ids in zip(reference.labels, reference.readout.entropy, reference.readout.top_ids, strict=True):
         head, _, tail = label.partition("_")
