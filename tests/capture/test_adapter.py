@@ -82,15 +82,20 @@ def test_users_hooks_and_the_models_state_are_left_alone(gpt2):
     point.add_hook(lambda activation, hook: calls.append("temporary"))
     point.add_hook(lambda activation, hook: calls.append("permanent"), is_permanent=True)
     gpt2.hook_dict["ln_final.hook_normalized"].add_hook(lambda activation, hook: activation * 0)
-    before = {name: len(p.fwd_hooks) for name, p in gpt2.hook_dict.items()}
     gpt2.train()
     gpt2.blocks[1].eval()
     flags = [module.training for module in gpt2.modules()]
     try:
         adapter = Adapter(gpt2)
         assert adapter.readout.error < 1e-4, "a user's hook on the norm must not bend the calibration"
-        rows = torch.randn(3, 32)
-        assert float(adapter.readout.norm(rows).abs().max()) > 0, "a user's hook on the norm must not bend the lens"
+        for name, hook_point in gpt2.hook_dict.items():
+            if name.startswith("ln_final"):
+                hook_point.add_hook(lambda activation, hook: calls.append("norm"))
+        adapter.readout.norm(torch.randn(3, 32))
+        assert "norm" not in calls, "a user's hook on the norm does not see the lens"
+        gpt2.ln_final(torch.randn(1, 3, 32))
+        assert "norm" in calls, "it does see the model"
+        before = {name: len(p.fwd_hooks) for name, p in gpt2.hook_dict.items()}
         calls.clear()
         adapter.activations(TOKENS, MASK, adapter.sites("resid_post"))
         assert calls == ["temporary", "permanent"], "users' hooks act in the measured pass, once"

@@ -66,6 +66,12 @@ def test_a_file_gives_back_the_whole_result(result, tmp_path):
     same(tle.load(str(path)), result)
 
 
+def test_a_file_is_as_readable_as_any_other(tmp_path):
+    (tmp_path / "other").touch()
+    path = lens_result().save(tmp_path / "r.safetensors")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = lens_result().save(tmp_path / "r.safetensors")
     before = path.read_bytes()

@@ -97,7 +97,10 @@ class Result:
         whole = {"schema": SCHEMA, "kind": type(self).__name__, "fields": header}
         waiting = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
+            waiting.touch()
+            mode = waiting.stat().st_mode  # what the user's umask gives; safetensors makes files that only the owner can read
             save_file(tensors, waiting, metadata={"tl_entropy": json.dumps(whole)})
+            waiting.chmod(mode)
             waiting.replace(target)
         finally:
             waiting.unlink(missing_ok=True)
