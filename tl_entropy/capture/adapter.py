@@ -203,7 +203,7 @@ class Adapter:
                 verbose=False,
                 **options,
             )
-        return out.cpu()
+        return out.cpu().clone()  # not an inference tensor, on which users could not build
 
     def cached_activations(self, cache: Any, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The same as ``activations``, out of an ActivationCache; InputError names what the cache lacks."""

@@ -87,6 +87,9 @@ def train_tokenizer(texts: list[str], folder: Path) -> Any:
         tokenizer_object=bpe, bos_token=BEGIN, eos_token=BEGIN, unk_token=BEGIN, model_max_length=CONTEXT
     )
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}  # a name that all transformers know
+    path.write_text(json.dumps(config, indent=2) + "\n")
     return tokenizer
 
 
