@@ -73,6 +73,10 @@ def test_lens_summary_of_a_data_set(monkeypatch, capsys, tmp_path):
         (["lens", "--model", BUNDLED, "--file", "/no/such/file"], "/no/such/file"),
         (["lens", "--model", "/no/such/folder", "--text", "a"], "there is no folder /no/such/folder"),
         (["lens", "--model", BUNDLED, "--text", "a", "--kind", "keras"], "--kind must be one of"),
+        (
+            ["lens", "--model", BUNDLED, "--dataset", "no/such/folder", "--config", "x"],
+            "--dataset no/such/folder cannot be opened",
+        ),
         (["demo", "--unit", "hartleys"], "--unit must be one of"),
         (["demo", "--documents", "99"], "--documents"),
         (["dmeo"], "No such command 'dmeo'"),

@@ -62,6 +62,7 @@ def lens(
         list[Path] | None, typer.Option(help="a text file, or a folder of them; may be given several times")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="name or folder of a Hugging Face data set")] = None,
+    config: Annotated[str | None, typer.Option(help="configuration of the data set, where it has several")] = None,
     split: Annotated[str, typer.Option(help="split of the data set")] = "train",
     column: Annotated[str, typer.Option(help="column of the data set that holds the text")] = "text",
     limit: Annotated[int | None, typer.Option(min=1, help="texts of the data set to read at most")] = None,
@@ -92,7 +93,7 @@ def lens(
     ):
         check_choice(name, value, choices)
     numbers = _numbers(orders)
-    inputs = _inputs(text or [], file or [], dataset, split, column, limit)
+    inputs = _inputs(text or [], file or [], dataset, config, split, limit)
     loaded = tle.load_model(model, kind=_kind(kind), device=device, dtype=getattr(torch, dtype))
     result = tle.lens_entropy(
         loaded, inputs, orders=numbers, sites=[name.strip() for name in sites.split(",")], top_k=top_k,
@@ -138,7 +139,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _inputs(
-    texts: list[str], files: list[Path], dataset: str | None, split: str, column: str, limit: int | None
+    texts: list[str], files: list[Path], dataset: str | None, config: str | None, split: str, limit: int | None
 ) -> Iterable[Any]:
     given = [name for name, value in (("--text", texts), ("--file", files), ("--dataset", dataset)) if value]
     if len(given) != 1:
@@ -152,7 +153,7 @@ def _inputs(
     except ImportError as error:
         raise InputError("--dataset needs the package datasets: pip install datasets") from error
     try:
-        rows = load_dataset(dataset, split=split, streaming=True)
+        rows = load_dataset(dataset, config, split=split, streaming=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"--dataset {dataset} cannot be opened: {error}") from error
     chosen: Iterable[Any] = rows if limit is None else rows.take(limit)
