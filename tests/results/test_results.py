@@ -224,6 +224,9 @@ def test_results_print_well():
     assert "resid_post.0" in text
     assert "<table" in lens_result()._repr_html_()
     assert "<table" in summary_result()._repr_html_()
+    nothing = lens_result().select(positions=slice(5, None))
+    assert repr(nothing) == "LensEntropy: 0 tokens of 0 documents x 2 sites x 2 orders, nats; tiny"
+    assert nothing._repr_html_() == f"<div><strong>{nothing!r}</strong></div>"
     odd = dataclasses.replace(ORIGIN, model="<b>")
     assert "<b>" not in lens_result(provenance=odd)._repr_html_()
 

@@ -12,6 +12,7 @@ Deviation from common practice: nothing of shape [position, vocabulary] is store
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Unpack
 
 import torch
@@ -287,8 +288,6 @@ def lens_entropy(
 
 
 def _mark_generated(result: LensEntropy, prompt_lengths: Mapping[int, int]) -> LensEntropy:
-    from dataclasses import replace
-
     lengths = torch.tensor([prompt_lengths[document] for document in result.document.tolist()], dtype=torch.long)
     return replace(result, generated=result.position >= lengths)
 

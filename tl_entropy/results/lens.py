@@ -44,6 +44,11 @@ class _LensMixin:
         stopped = ", interrupted" if origin.interrupted else ""
         return f"{type(self).__name__}: {shape}, {self.unit}; {origin.model}{stopped}"  # type: ignore[attr-defined]
 
+    def _printed(self, shape: str, tokens: int) -> str:
+        if not tokens:
+            return self._heading(shape)
+        return f"{self._heading(shape)}\n{self._table().to_string()}\nmean over tokens ± standard error over documents"
+
     def _table(self) -> pd.DataFrame:
         profile = self.mean_profile()  # type: ignore[attr-defined]
         pairs = zip(profile["mean"], profile["se"], strict=True)
@@ -61,6 +66,8 @@ class _LensMixin:
 
         lines = repr(self).splitlines()
         first, last = html.escape(lines[0]), html.escape(lines[-1])
+        if len(lines) == 1:  # nothing was counted
+            return f"<div><strong>{first}</strong></div>"
         return f"<div><strong>{first}</strong>{self._table().to_html()}<small>{last}</small></div>"
 
 
@@ -269,9 +276,7 @@ class LensEntropy(_LensMixin, Result):
     def __repr__(self) -> str:
         axes = f"{len(self.sites)} sites x {len(self.orders)} orders"
         shape = f"{self.n_tokens} tokens of {len(self.documents)} documents x {axes}"
-        if not self.n_tokens:
-            return self._heading(shape)
-        return f"{self._heading(shape)}\n{self._table().to_string()}\nmean over tokens ± standard error over documents"
+        return self._printed(shape, self.n_tokens)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -355,9 +360,7 @@ class LensSummary(_LensMixin, Result):
 
     def __repr__(self) -> str:
         shape = f"{self.tokens} tokens of {self.documents} documents x {len(self.sites)} sites x {len(self.orders)} orders"
-        if not self.tokens:
-            return self._heading(shape)
-        return f"{self._heading(shape)}\n{self._table().to_string()}\nmean over tokens ± standard error over documents"
+        return self._printed(shape, self.tokens)
 
 
 def _chosen(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
