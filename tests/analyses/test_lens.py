@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -279,6 +280,25 @@ def test_interruption_ends_with_what_was_read(gpt2, texts):
     assert result.documents == (0, 1)
     assert result.provenance.interrupted
     assert "interrupted" in repr(result)
+
+
+def test_interruption_inside_a_batch_waits_for_all_accumulators(gpt2, texts):
+    before = signal.getsignal(signal.SIGINT)
+
+    class Impatient:
+        sites = (tle.Site("embed", -1),)
+
+        def update(self, batch, activations):
+            if 1 in batch.document:
+                signal.raise_signal(signal.SIGINT)
+
+    first, last = (tle.LensAccumulator(gpt2, keep="summary") for _ in range(2))
+    with pytest.warns(UserWarning, match="interrupted"):
+        report = tle.stream(gpt2, texts, [first, Impatient(), last], batch_size=1, **QUIET)
+    assert report.interrupted
+    assert first.compute().documents == last.compute().documents == 2
+    assert first.compute().tokens == last.compute().tokens == report.tokens
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_progress_bar_shows_tokens_per_second(gpt2, texts, capsys):

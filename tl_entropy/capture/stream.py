@@ -14,9 +14,12 @@ says that it was interrupted.
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack
 
@@ -153,8 +156,9 @@ def stream(
     with tqdm(total=n_documents, unit="doc", desc="tl_entropy", disable=not progress, dynamic_ncols=True) as bar:
         try:
             for batch, activations in work:
-                feeder.feed(batch, activations, list(accumulators))
-                tokens += batch.n_rows
+                with _whole_batches():
+                    feeder.feed(batch, activations, list(accumulators))
+                    tokens += batch.n_rows
                 bar.update(int(batch.last.sum()))
                 bar.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} tok/s", refresh=False)
         except KeyboardInterrupt:
@@ -174,6 +178,29 @@ def stream(
         interrupted=interrupted,
         prompt_lengths=continuations.prompt_lengths if continuations else {},
     )
+
+
+@contextmanager
+def _whole_batches() -> Iterator[None]:
+    """Ctrl-C waits until every accumulator has had the batch, so that none holds half of one; a second Ctrl-C doesn't wait."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: Any) -> None:
+        if held:
+            raise KeyboardInterrupt
+        held.append(number)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 class _Feeder:
