@@ -10,6 +10,8 @@ estimator; Cochran, Sampling Techniques, 3rd ed., section 6.4). It needs five su
 
 from __future__ import annotations
 
+import heapq
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -56,3 +58,51 @@ def clustered_mean(n: Tensor, s: Tensor, nn: Tensor, ns: Tensor, ss: Tensor, doc
         return mean, torch.full_like(mean, torch.nan)
     spread = (ss - 2 * mean * ns + mean * mean * nn).clamp_min(0)
     return mean, (spread * documents / (documents - 1)).sqrt() / n
+
+
+def jackknife_error(values: Tensor, fold_rows: Tensor) -> Tensor:
+    r"""Standard error of a value by the delete-a-group jackknife for groups of unequal size.
+
+    With h_j = N / n_j and θ_(j) the value without group j, the pseudo-values are τ_j = h_j θ - (h_j - 1) θ_(j), their
+    weighted mean is θ_J = Σ_j τ_j / h_j, and se² = (1 / g) Σ_j (τ_j - θ_J)² / (h_j - 1).
+
+    Args:
+        values: [1 + group, ...]; the value of the whole first, then with each group left out.
+        fold_rows: [group], sizes of the groups; empty groups don't count.
+
+    Returns:
+        Standard error [...], in the unit of the values; NaN with fewer than two groups.
+
+    Source: Busing, Meijer and van der Leeden (1999), Delete-m jackknife for unequal m, equations 3 to 5.
+
+    >>> means = torch.tensor([2.0, 2.5, 2.0, 1.5], dtype=torch.float64)  # of 1, 2, 3; and without each
+    >>> round(jackknife_error(means, torch.tensor([1.0, 1.0, 1.0])).item(), 6)
+    0.57735
+    """
+    present = fold_rows > 0
+    groups = int(present.sum())
+    if groups < 2 or len(values) < 2:
+        return torch.full_like(values[0], torch.nan)
+    left_out = values[1:][present]
+    h = (fold_rows.sum() / fold_rows[present]).to(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+    pseudo = h * values[0] - (h - 1) * left_out
+    centre = (pseudo / h).sum(0)
+    return ((pseudo - centre).square() / (h - 1)).mean(0).sqrt()
+
+
+def balanced_folds(sizes: Int[Tensor, "documents"], number: int) -> Int[Tensor, "documents"]:
+    """Deal documents into at most ``number`` folds of about equal size: the largest left goes to the smallest fold.
+
+    Empty documents go to fold 0, and never open one.
+
+    >>> balanced_folds(torch.tensor([5, 9, 4, 0, 2]), 2).tolist()
+    [1, 0, 1, 0, 0]
+    """
+    folds = torch.zeros_like(sizes)
+    heap = [(0, fold) for fold in range(max(1, min(number, int((sizes > 0).sum()))))]  # rows of each fold so far
+    for document in torch.argsort(sizes, descending=True, stable=True).tolist():
+        if sizes[document] > 0:
+            size, fold = heapq.heappop(heap)
+            folds[document] = fold
+            heapq.heappush(heap, (size + int(sizes[document]), fold))
+    return folds

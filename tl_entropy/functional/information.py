@@ -1,0 +1,247 @@
+r"""Entropy and mutual information from sums of soft assignments, with what makes the numbers mean something.
+
+A state z has a soft assignment p over m bins (``functional/soft.py``). For labels x, with p̄_x the mean assignment of the rows
+of x and p̄ that of all N rows (Conklin 2025, arXiv 2505.23960),
+
+    H(Z) = -Σ_j p̄_j log p̄_j,    I(X;Z) = H(Z) - Σ_x (n_x / N) H(p̄_x) = Σ_x (n_x / N) KL(p̄_x ‖ p̄).
+
+That plug-in value has a ceiling, since an assignment is itself spread out, and it is far above 0 for labels that say nothing:
+
+    ceiling   C  = H(Z) - mean_i H(p_i)                  reached when every label is seen once
+    null      I₀ = mean of I over all permutations of the labels
+    adjusted  C (I - I₀) / (C - I₀)                      0 in expectation for labels that say nothing, C for ones that tell all
+
+The null needs no permutation. Under one, the rows of x are n_x rows drawn at random without replacement, so that
+
+    I₀ = Σ_x (n_x / N) D(n_x),    D(n) = H(Z) - E[H(mean of n rows drawn at random)],
+
+exactly; D(1) = C and D(N) = 0. D is a curve of the states alone, the same for every set of labels. ``chance_curve`` measures it
+on a sample of rows, as r(n) = D(n) / C · (1 - 1/N) / (1/n - 1/N), which is 1 at n = 1 and rises smoothly to a limit.
+
+Sums come by group of rows, a group being the rows of one label in one fold of documents. All values are computed for the
+whole and again with each fold left out, which gives every number built on them a standard error (the delete-a-group
+jackknife; Busing, Meijer and van der Leeden 1999), correlations within documents included.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SAMPLE = 4096
+"""Rows that the chance curve is measured on, at most."""
+
+MIN_RESOLUTION = 0.01
+"""Smallest (ceiling - null) / ceiling at which an adjusted value is given."""
+
+MIN_CEILING = 1e-6
+"""Smallest ceiling (nats): below, all states are assigned alike, and rounding is all that differs."""
+
+_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftSums:
+    """Sums over groups of rows: the sufficient statistics of every value in this file.
+
+    Attributes:
+        mass: [group, unit, bin] Σ p_i.
+        own: [group, unit] Σ H(p_i), nats.
+        count: [group] number of rows.
+        label: [group] number of the group's label; -1 for a group that pools labels seen once.
+        fold: [group] number of the group's fold of documents.
+    """
+
+    mass: Tensor
+    own: Tensor
+    count: Tensor
+    label: Tensor
+    fold: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Entropy and information in nats, each [1 + fold, unit]: of the whole first, then with each fold left out.
+
+    ``fold_rows`` [fold] counts the rows of each fold; ``rows`` are all.
+    """
+
+    entropy: Tensor
+    plug_in: Tensor
+    null: Tensor
+    ceiling: Tensor
+    fold_rows: Tensor
+    rows: float
+
+
+@dataclass(frozen=True, eq=False)
+class ChanceCurve:
+    """r(n) of one unit: how much of the ceiling n random rows keep, as a factor on (1/n - 1/N) / (1 - 1/N).
+
+    ``sizes`` [size] and ``factor`` [size] are measured; between them r is linear in log n, beyond them in 1/n up to ``limit``.
+    """
+
+    sizes: Tensor
+    factor: Tensor
+    limit: float
+
+    def __call__(self, n: Tensor) -> Tensor:
+        """r of each number of rows ``n`` (any shape, at least 1), float64."""
+        n = n.double()
+        known, place = self.sizes.log(), n.log()
+        right = torch.searchsorted(known, place).clamp(1, len(known) - 1) if len(known) > 1 else torch.ones_like(n).long()
+        if len(known) > 1:
+            step = (place - known[right - 1]) / (known[right] - known[right - 1])
+            inside = self.factor[right - 1] + step * (self.factor[right] - self.factor[right - 1])
+        else:
+            inside = self.factor[0].expand_as(n)
+        last = self.sizes[-1]
+        beyond = self.limit + (self.factor[-1] - self.limit) * last / n
+        return torch.where(n > last, beyond, inside)
+
+
+def chance_curve(sample: Tensor, *, seed: int = 0) -> ChanceCurve:
+    """Measure r(n) by drawing groups of n rows from ``sample`` [row, bin], rows of soft assignments drawn at random.
+
+    Every size up to half the sample, or 256, is tried on disjoint groups of rows in several random orders (seeded); the limit
+    for large n is the quadratic term of the entropy, ½ Σ_j Var(p_j) / p̄_j.
+    """
+    k, bins = sample.shape
+    own = (entropy(sample.mean(0)) - entropy(sample).mean()).double()
+    if k < 2 or float(own) < MIN_CEILING:  # nothing differs between rows, so that nothing is shared by chance either
+        return ChanceCurve(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), 1.0)
+    orders = min(256, max(4, 4 * SAMPLE // k))
+    draw = torch.Generator().manual_seed(seed)
+    shuffled = sample[torch.stack([torch.randperm(k, generator=draw) for _ in range(orders)]).to(sample.device)]
+    whole = entropy(sample.mean(0)).double()
+    sizes = [n for n in _SIZES if n == 1 or n <= k // 2]
+    factors = []
+    for n in sizes:
+        groups = shuffled[:, : k // n * n].reshape(-1, n, bins).mean(1) if n > 1 else sample
+        lost = float(whole - entropy(groups).double().mean())
+        factors.append(lost / float(own) * (1 - 1 / k) / (1 / n - 1 / k))
+    mean = sample.double().mean(0)
+    spread = sample.double().var(0, correction=0) / mean.clamp_min(torch.finfo(torch.float64).tiny)
+    limit = 0.5 * float(spread.sum()) / float(own)
+    return ChanceCurve(torch.tensor(sizes, dtype=torch.float64), torch.tensor(factors, dtype=torch.float64), limit)
+
+
+def estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int) -> Estimates:
+    """H(Z), plug-in I(X;Z), its null and its ceiling, of the whole and with each fold left out.
+
+    Args:
+        sums: by label and fold, on one device, float64.
+        curves: a chance curve for each unit.
+        folds: number of folds; with fewer than two nothing is left out.
+
+    Returns:
+        The estimates; NaN where no row is left.
+    """
+    pairs = sums.label >= 0
+    label, fold = sums.label[pairs], sums.fold[pairs]
+    n_labels = int(label.max()) + 1 if len(label) else 0
+    sizes = _added(sums.count[pairs], label, n_labels)  # [label]
+    left = sizes[label] - sums.count[pairs]  # [pair] rows of the label outside the fold
+    singles = _added(sums.count[~pairs], sums.fold[~pairs], folds)  # [fold]
+    rows = _whole_and_parts(_added(sums.count, sums.fold, folds))
+    found = []
+    for unit, curve in enumerate(curves):
+        mass, own = sums.mass[:, unit], sums.own[:, unit]
+        by_label = _added(mass[pairs], label, n_labels)
+        # Extensive entropies n H(p̄) add up over labels, so that leaving out a fold changes those of its labels only.
+        whole = extensive(by_label)
+        without = extensive(by_label[label] - mass[pairs]) - whole[label]
+        alone = _added(own[~pairs], sums.fold[~pairs], folds)
+        changes = _added(without, fold, folds) - alone
+        conditional = _with_parts(whole.sum() + alone.sum(), changes)
+        entropies = extensive(_whole_and_parts(_added(mass, sums.fold, folds))) / rows
+        ceiling = entropies - _whole_and_parts(_added(own, sums.fold, folds)) / rows
+        r, r_left = curve(sizes.clamp_min(1)), torch.where(left > 0, curve(left.clamp_min(1)), 0.0)
+        total = r.sum() + singles.sum(), (sizes * r).sum() + singles.sum()
+        change = _added(r_left - r[label], fold, folds), _added(left * r_left - (sizes * r)[label], fold, folds)
+        s0, s1 = (_with_parts(t, c - singles) for t, c in zip(total, change, strict=True))
+        null = ceiling * (s0 - s1 / rows) / (rows - 1)
+        found.append((entropies, entropies - conditional / rows, null, ceiling))
+    entropies, plug_in, null, ceiling = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
+    return Estimates(entropies, plug_in, null, ceiling, _added(sums.count, sums.fold, folds), float(rows[0]))
+
+
+def chance_adjusted(plug_in: Tensor, null: Tensor, ceiling: Tensor) -> Tensor:
+    """ceiling (plug_in - null) / (ceiling - null), in the unit given; NaN where the labels can't be told from chance.
+
+    That is where (ceiling - null) / ceiling is below ``MIN_RESOLUTION``: nearly all labels are then seen once, and any states
+    whatever would reach nearly the ceiling.
+
+    >>> chance_adjusted(torch.tensor(1.5), torch.tensor(1.0), torch.tensor(2.0)).item()
+    1.0
+    """
+    resolved = (ceiling > MIN_CEILING) & (ceiling - null >= MIN_RESOLUTION * ceiling)
+    return torch.where(resolved, ceiling * (plug_in - null) / torch.where(resolved, ceiling - null, 1.0), math.nan)
+
+
+def label_information(sums: SoftSums) -> tuple[Tensor, Tensor]:
+    """KL(p̄_x ‖ p̄) of every label x [label, unit] in nats, never negative, and the number of rows of each [label].
+
+    Weighted by the rows, and with the pooled groups of labels seen once, it averages to the plug-in I(X;Z) exactly.
+    """
+    pairs = sums.label >= 0
+    n_labels = int(sums.label.max()) + 1 if len(sums.label) else 0
+    sizes = _added(sums.count[pairs], sums.label[pairs], n_labels)
+    by_label = _added(sums.mass[pairs], sums.label[pairs], n_labels)
+    share, mean = (mass / mass.sum(-1, keepdim=True) for mass in (by_label, sums.mass.sum(0)))
+    gain = (torch.xlogy(by_label, share) - torch.xlogy(by_label, mean)).sum(-1)
+    return gain.clamp_min(0) / sizes[:, None], sizes
+
+
+def delete_one(assignments: Tensor, label: Tensor) -> Tensor:
+    """The jackknife estimate of I(X;Z) in nats that leaves out one row at a time: N I - (N - 1) mean of the I without a row.
+
+    Args:
+        assignments: [row, bin].
+        label: [row], dense numbers from 0.
+    """
+    n = len(label)
+    mass = assignments.double()
+    by_label = _added(mass, label, int(label.max()) + 1)
+    whole = extensive(by_label)
+    plug_in = (extensive(mass.sum(0)) - whole.sum()) / n
+    changes = extensive(by_label[label] - mass) - whole[label]
+    without = (extensive(mass.sum(0) - mass) - whole.sum() - changes) / (n - 1)
+    return n * plug_in - (n - 1) * without.mean()
+
+
+def entropy(p: Tensor) -> Tensor:
+    """-Σ p log p over the last axis, nats; 0 log 0 is 0, and so is its gradient's share."""
+    return -_p_log_p(p)
+
+
+def extensive(mass: Tensor) -> Tensor:
+    """n H(mass / n) = n log n - Σ_j mass_j log mass_j with n = Σ_j mass_j, over the last axis, nats.
+
+    The total is summed, not counted: so a rounding of the assignments cancels in differences. Masses below 0 are roundings of 0.
+    """
+    mass = mass.clamp_min(0)
+    total = mass.sum(-1, keepdim=True)
+    return _p_log_p(total) - _p_log_p(mass)
+
+
+def _p_log_p(p: Tensor) -> Tensor:
+    # Not xlogy: its gradient at 0 is infinite, and it is several times slower.
+    return (p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(-1)
+
+
+def _added(values: Tensor, index: Tensor, size: int) -> Tensor:
+    return torch.zeros((size, *values.shape[1:]), dtype=values.dtype, device=values.device).index_add(0, index, values)
+
+
+def _with_parts(whole: Tensor, changes: Tensor) -> Tensor:
+    """[1 + fold, ...]: the whole, and what it is without each fold; the whole alone where there is one fold."""
+    return torch.cat([whole[None], whole + changes]) if len(changes) > 1 else whole[None]
+
+
+def _whole_and_parts(by_fold: Tensor) -> Tensor:
+    """The same for sums that are never negative."""
+    return _with_parts(by_fold.sum(0), -by_fold).clamp_min(0)
