@@ -5,19 +5,24 @@ from __future__ import annotations
 import pytest
 
 from tl_entropy.errors import InputError
-from tl_entropy.sites import SITE_NAMES, Site, expand_sites
+from tl_entropy.sites import HEAD_SITES, SITE_NAMES, Site, expand_sites
 
 
 def test_sites_come_in_the_order_of_computation():
     names = [str(site) for site in expand_sites(reversed(SITE_NAMES), 2)]
     assert names[0] == "embed"
-    assert names[1:8] == [f"{name}.0" for name in SITE_NAMES[1:]]
-    assert names[8:] == [f"{name}.1" for name in SITE_NAMES[1:]]
+    assert names[1:9] == [f"{name}.0" for name in SITE_NAMES[1:]]
+    assert names[9:] == [f"{name}.1" for name in SITE_NAMES[1:]]
 
 
 def test_layers_restrict_and_count_from_the_end():
     assert expand_sites("resid_post", 12, [-1, 0]) == (Site("resid_post", 0), Site("resid_post", 11))
     assert expand_sites([Site("z", -1), "embed"], 3) == (Site("embed", -1), Site("z", 2))
+
+
+def test_heads_results_come_between_z_and_the_attentions_output():
+    assert [site.name for site in expand_sites(["attn_out", "result", "z"], 1)] == ["z", "result", "attn_out"]
+    assert {"pattern", "z", "result"} == HEAD_SITES
 
 
 @pytest.mark.parametrize("name", SITE_NAMES)

@@ -2,7 +2,8 @@
 
 Short names are TransformerLens's hook names without their prefix. ``embed`` is the residual stream that enters the first
 block, positions included (TransformerLens's ``blocks.0.hook_resid_pre``), and has layer -1; every other site has the number
-of its block, from 0.
+of its block, from 0. ``result`` is what each head writes into the residual stream, z @ W_O head by head; the bias b_O, which
+belongs to no head, is not in it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import NamedTuple, Self
 
 from tl_entropy.errors import InputError, check_choice
 
-SITE_NAMES = ("embed", "resid_pre", "pattern", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+SITE_NAMES = ("embed", "resid_pre", "pattern", "z", "result", "attn_out", "resid_mid", "mlp_out", "resid_post")
 """All short names, in the order in which a block computes them."""
 
-HEAD_SITES = frozenset({"pattern", "z"})
+HEAD_SITES = frozenset({"pattern", "z", "result"})
 """Sites with a head axis; the others are vectors of the residual stream's width."""
 
 

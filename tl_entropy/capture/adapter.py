@@ -6,6 +6,7 @@ and ``hook_dict`` will do, which covers HookedTransformer (2.x, 3.x) and Transfo
 - maps sites to hook names and runs the model for their activations, stopping the pass once the last of them has come;
 - reads the model's unembedding, and proves on a short pass that ``ln_final``, ``W_U``, ``b_U``, a soft cap and a measured
   scale give the model's own log-probabilities; a model where they don't is refused;
+- splits the attention's output into single heads (``result``), and proves on a short pass that they add up to it;
 - leaves the model as it was: training flags, gradients, and the hooks of others.
 
 Hooks are added at a level of their own on the hook points asked for, so that removing them touches nobody else's.
@@ -14,51 +15,28 @@ Hooks are added at a level of their own on the hook points asked for, so that re
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
 import torch
+from einops import einsum
 from torch import Tensor, nn
 
+from tl_entropy.capture.heads import HEADS_REFUSED, prove_heads
+from tl_entropy.capture.readout_proof import Readout, proved_scale
 from tl_entropy.errors import InputError, InputTypeError, ModelError
 from tl_entropy.results.base import Provenance
 from tl_entropy.sites import HEAD_SITES, Site, expand_sites
 
 _NEEDED = ("cfg", "blocks", "ln_final", "unembed", "W_U", "hook_dict")
 _LEVEL = 7_300_000  # of our hooks: TransformerLens's own contexts count up from 1
-# Largest difference allowed between rebuilt log-probabilities and the model's own. A readout that misses a scale, a cap or a
-# projection is off by far more; reduced precision rounds the model's own logits to about 2^-8 of their size.
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 
 
 class _AllSeen(Exception):
     """Raised inside the last hook needed, to end a forward pass whose rest nobody reads."""
-
-
-@dataclass(frozen=True)
-class Readout:
-    """How the model turns its last residual stream into logits: ``cap(scale * (ln_final(x) @ W_U + b_U))``.
-
-    Attributes:
-        norm: rows [rows, d_model] to normed rows, in the model's dtype; other people's hooks stay silent.
-        unembedding: [d_model, d_vocab].
-        bias: [d_vocab] or None.
-        scale: constant factor on the logits, measured.
-        softcap: c in c·tanh(logits / c), or None.
-        error: largest difference (nats) between rebuilt and own log-probabilities on the calibration pass.
-    """
-
-    norm: Callable[[Tensor], Tensor]
-    unembedding: Tensor
-    bias: Tensor | None
-    scale: float
-    softcap: float | None
-    error: float
 
 
 class Adapter:
@@ -84,6 +62,11 @@ class Adapter:
     def context(self) -> int:
         """Longest input, in tokens."""
         return int(self.model.cfg.n_ctx)
+
+    @property
+    def n_heads(self) -> int:
+        """Number of attention heads in a layer."""
+        return int(self.model.cfg.n_heads)
 
     @property
     def d_vocab(self) -> int:
@@ -137,45 +120,45 @@ class Adapter:
         """Short names to sites of this model; InputError for a site that it does not have."""
         sites = expand_sites(names, self.n_layers, layers)
         for site in sites:
-            if hook_name(site) not in self.model.hook_dict:
+            name = hook_name(_source(site))
+            if name not in self.model.hook_dict:
                 reason = " (its attention and MLP run in parallel)" if site.name == "resid_mid" else ""
-                raise InputError(
-                    f"sites: this model has no {site.name} at layer {site.layer}{reason}: no hook {hook_name(site)}"
-                )
+                raise InputError(f"sites: this model has no {site.name} at layer {site.layer}{reason}: no hook {name}")
         return sites
 
     def activations(self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """One forward pass over ``tokens`` [batch, pos] with its attention mask; what came past each site.
 
-        Vectors of the residual stream are [batch, pos, d_model], ``z`` is [batch, pos, head, d_head], ``pattern`` is
-        [batch, head, query, key]. The pass ends as soon as the last site has been seen.
+        Vectors of the residual stream are [batch, pos, d_model], ``z`` is [batch, pos, head, d_head], ``result`` is
+        [batch, pos, head, d_model], ``pattern`` is [batch, head, query, key]. The pass ends as soon as the last site has been
+        seen.
 
         Raises:
             InputError: token ids that the model does not have.
-            ModelError: a hook exists but never fired.
+            ModelError: a hook exists but never fired; or ``result`` of a model whose heads ``head_weights`` refuses.
         """
         self._check_ids(tokens)
+        sources = {_source(site) for site in sites}
         seen: dict[Site, Tensor] = {}
 
         def keep(site: Site) -> Callable[..., None]:
             def look(activation: Tensor, hook: Any) -> None:
                 seen[site] = activation.detach()
-                if len(seen) == len(sites):
+                if len(seen) == len(sources):
                     raise _AllSeen
 
             return look
 
         device = self.model.W_U.device
-        with self._as_found(), self._hooked({site: keep(site) for site in sites}):
-            try:
-                self.model(tokens.to(device), attention_mask=mask.to(device, torch.long))
-            except _AllSeen:
-                return seen
-        silent = [hook_name(site) for site in sites if site not in seen]
-        raise ModelError(
-            f"the hooks {', '.join(silent)} exist but never fired in a forward pass, so these sites can't be measured on this "
-            "model; attention patterns need attn_implementation='eager' on models loaded from Hugging Face"
-        )
+        with self._as_found(), self._hooked({site: keep(site) for site in sources}), suppress(_AllSeen):
+            self.model(tokens.to(device), attention_mask=mask.to(device, torch.long))
+        silent = [hook_name(site) for site in sorted(sources - set(seen), key=lambda site: site.depth)]
+        if silent:
+            raise ModelError(
+                f"the hooks {', '.join(silent)} exist but never fired in a forward pass, so these sites can't be measured on "
+                "this model; attention patterns need attn_implementation='eager' on models loaded from Hugging Face"
+            )
+        return {site: self._from_source(site, seen[_source(site)]) for site in sites}
 
     def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The model's own logits [batch, pos, d_vocab]."""
@@ -209,7 +192,7 @@ class Adapter:
         """The same as ``activations``, out of an ActivationCache; InputError names what the cache lacks."""
         found: dict[Site, Tensor] = {}
         for site in sites:
-            name = hook_name(site)
+            name = hook_name(_source(site))
             try:
                 value = cache[name]
             except KeyError as error:
@@ -218,8 +201,55 @@ class Adapter:
                     "keeps it, or ask for other sites"
                 ) from error
             batched = getattr(cache, "has_batch_dim", True)
-            found[site] = value if batched else value[None]
+            found[site] = self._from_source(site, value if batched else value[None])
         return found
+
+    # --- single heads ----------------------------------------------------------------------------------------------------
+
+    def head_weights(self, layer: int) -> Tensor:
+        """W_O [head, d_head, d_model]: head h writes ``z_h @ W_O[h]`` into the residual stream, and the layer adds b_O once.
+
+        Where the model scales what its blocks add (Granite), W_O comes scaled. float64 on models of float64, else float32.
+
+        Raises:
+            InputError: the layer does not exist, or has no attention heads.
+            ModelError: heads of this model are not contributions to the residual stream: on a short forward pass (run once)
+                they do not add up, with b_O, to the attention's output.
+        """
+        if layer not in self._proved_layers:
+            raise InputError(f"layer {layer} has no attention heads; layers with heads: {sorted(self._proved_layers)}")
+        return self._output(layer)[0]
+
+    @cached_property
+    def _proved_layers(self) -> frozenset[int]:
+        """The layers that have heads; proved to be contributions to the residual stream, every one of them."""
+        layers = [i for i in range(self.n_layers) if hook_name(Site("z", i)) in self.model.hook_dict]
+        ids = self._short_row()
+        try:
+            with _silent(self.model):
+                seen = self.activations(ids, torch.ones_like(ids), self.sites(("z", "attn_out"), layers))
+        except (InputError, ModelError) as error:
+            raise ModelError(HEADS_REFUSED.format(f"what its attention writes there can't be seen ({error})")) from error
+        for i in layers:
+            prove_heads(*self._output(i), seen[Site("z", i)], seen[Site("attn_out", i)], layer=i, n_heads=self.n_heads)
+        return frozenset(layers)
+
+    def _output(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        """W_O and b_O of a layer (None without one), times the factor on what its block adds, if it has one."""
+        block = self.model.blocks[layer]
+        factor = float(getattr(block, "residual_contribution_scale", 1.0))
+        weights, bias = _attribute(block.attn, "W_O"), _attribute(block.attn, "b_O")
+        if weights is None:
+            raise ModelError(HEADS_REFUSED.format(f"W_O of layer {layer} can't be read"))
+        dtype = torch.promote_types(weights.dtype, torch.float32)
+        return weights.detach().to(dtype) * factor, None if bias is None else bias.detach().to(dtype) * factor
+
+    def _from_source(self, site: Site, value: Tensor) -> Tensor:
+        """A site's activation, from that of its source: heads' results are computed, everything else is as captured."""
+        if site.name != "result":
+            return value
+        weights = self.head_weights(site.layer).to(value.device)
+        return einsum(value.to(weights.dtype), weights, "... head d_head, head d_head d_model -> ... head d_model")
 
     # --- reading the unembedding -----------------------------------------------------------------------------------------
 
@@ -235,13 +265,12 @@ class Adapter:
         bias = _attribute(model, "b_U")
         bias = None if bias is None or not bool(bias.any()) else bias.detach()
         cap = float(getattr(cfg, "output_logits_soft_cap", None) or 0.0)
-        ids = torch.linspace(0, self.d_vocab - 1, min(12, self.context, self.d_vocab)).long()[None]
-        ids = ids[:, [i not in self.special_ids for i in ids[0].tolist()]]
+        ids = self._short_row()
         last = Site("resid_post", self.n_layers - 1)
         seen: dict[str, Tensor] = {}
         with _silent(model), self._as_found():
             with self._hooked({last: lambda activation, hook: seen.update(x=activation.detach())}):
-                own = model(ids.to(unembedding.device), return_type="logits").flatten(0, -2).to("cpu", torch.float64)
+                own = model(ids.to(unembedding.device), return_type="logits").flatten(0, -2)
             if "x" not in seen:
                 raise ModelError(f"the hook {hook_name(last)} never fired, so the residual stream can't be read")
             if seen["x"].shape[-1] != unembedding.shape[0] or own.shape[-1] != unembedding.shape[1]:
@@ -250,16 +279,7 @@ class Adapter:
                     "the model projects between the two, and its logits can't be reproduced"
                 )
             rows = model.ln_final(seen["x"]).flatten(0, -2)
-        raw = _affine(rows, unembedding, bias)
-        scale = _measured_scale(raw, own, cap, slack=4e-3 if unembedding.dtype.itemsize < 4 else 1e-5)
-        rebuilt = _capped(raw * scale, cap)
-        error = float((rebuilt.log_softmax(-1) - own.log_softmax(-1)).abs().max())
-        if not error <= _TOLERANCE.get(unembedding.dtype, 0.3):
-            raise ModelError(
-                f"this model's own logits can't be reproduced from its last residual stream by ln_final, the unembedding"
-                f"{', its soft cap' if cap > 0 else ''} and a scale (off by {error:.3g} nats), so a lens on it would not be "
-                "the model's; it has some other transform on its output"
-            )
+        scale, error = proved_scale(rows, unembedding, bias, own, cap)
 
         @torch.no_grad()
         def norm(x: Tensor) -> Tensor:
@@ -296,6 +316,11 @@ class Adapter:
 
     # --- helpers ---------------------------------------------------------------------------------------------------------
 
+    def _short_row(self) -> Tensor:
+        """A few ids [1, pos] from all over the vocabulary, no special tokens, for a proof's forward pass."""
+        ids = torch.linspace(0, self.d_vocab - 1, min(12, self.context, self.d_vocab)).long()[None]
+        return ids[:, [i not in self.special_ids for i in ids[0].tolist()]]
+
     def _check_ids(self, tokens: Tensor) -> None:
         known = int(getattr(self.model.cfg, "d_vocab", self.d_vocab))
         if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= known):
@@ -330,12 +355,17 @@ class Adapter:
 def hook_name(site: Site) -> str:
     """TransformerLens's name of a site's hook.
 
-    >>> hook_name(Site("embed", -1)), hook_name(Site("z", 2))
-    ('blocks.0.hook_resid_pre', 'blocks.2.attn.hook_z')
+    >>> hook_name(Site("embed", -1)), hook_name(Site("result", 2))
+    ('blocks.0.hook_resid_pre', 'blocks.2.attn.hook_result')
     """
     if site.name == "embed":
         return "blocks.0.hook_resid_pre"
     return f"blocks.{site.layer}.{'attn.' if site.name in HEAD_SITES else ''}hook_{site.name}"
+
+
+def _source(site: Site) -> Site:
+    """The site to capture for a site: ``z`` for ``result``, whose own hook stays silent unless a flag of the model is set."""
+    return Site("z", site.layer) if site.name == "result" else site
 
 
 def _attribute(model: Any, name: str) -> Any:
@@ -358,32 +388,3 @@ def _silent(root: nn.Module) -> Iterator[None]:
     finally:
         for point, hooks in zip(points, kept, strict=True):
             point._forward_hooks = hooks
-
-
-def _affine(rows: Tensor, unembedding: Tensor, bias: Tensor | None) -> Tensor:
-    """``rows @ unembedding + bias`` in float64 on the CPU, tile by tile so that no second copy of the matrix is made."""
-    rows = rows.to("cpu", torch.float64)
-    raw = torch.cat([rows @ tile.to("cpu", torch.float64) for tile in unembedding.split(4096, dim=1)], dim=1)
-    return raw if bias is None else raw + bias.to("cpu", torch.float64)
-
-
-def _capped(logits: Tensor, cap: float) -> Tensor:
-    return cap * torch.tanh(logits / cap) if cap > 0 else logits
-
-
-def _measured_scale(raw: Tensor, own: Tensor, cap: float, *, slack: float) -> float:
-    """Least-squares factor from raw to the model's (uncapped) logits, over what the cap leaves invertible.
-
-    Rows are centred first, since some models shift all logits of a position. A factor within ``slack`` of a power of two
-    (1, or the 1/8 and 1/16 of Granite and Cohere) is that power: the rest is the rounding of the model's own logits.
-    """
-    if cap > 0:
-        open_cells = own.abs() < 0.9 * cap
-        target = torch.where(open_cells, cap * torch.atanh((own / cap).clamp(-0.9, 0.9)), 0.0)
-        source = torch.where(open_cells, raw, 0.0)
-    else:
-        target, source = own - own.mean(-1, keepdim=True), raw - raw.mean(-1, keepdim=True)
-    power = float((source * source).sum())
-    scale = float((source * target).sum()) / power if power > 0 else 1.0
-    nearest = 2.0 ** round(math.log2(scale)) if scale > 0 else scale
-    return nearest if scale > 0 and abs(scale / nearest - 1) < slack else scale

@@ -133,10 +133,8 @@ def stream(
         raise InputError("accumulators: at least one accumulator with at least one site is needed")
     check_int("max_new_tokens", max_new_tokens, 0)
     temperature, seed = options.pop("temperature", 0.0), options.pop("seed", 0)
-    prepend = options.pop("prepend_bos", None)
-    common: dict[str, Any] = {"prepend_bos": adapter.prepends_begin if prepend is None else prepend, **options}
-    cache, inputs = _split_cache(inputs)
-    corpus = Corpus(inputs, adapter, positions=None if max_new_tokens else positions, **common)
+    cache, inputs = split_cache(inputs)
+    corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, **options)
     continuations, n_documents = None, corpus.n_documents
     if max_new_tokens:
         if cache is not None:
@@ -144,7 +142,7 @@ def stream(
         continuations = Continuations(
             corpus, adapter, max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size
         )
-        corpus = Corpus(continuations, adapter, positions=positions, **common)
+        corpus = read_corpus(adapter, continuations, positions=positions, **options)
     work: Iterable[tuple[Batch, Mapping[Site, Tensor] | None]]
     if cache is None:
         work = ((b, None) for b in batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id))
@@ -178,6 +176,14 @@ def stream(
         interrupted=interrupted,
         prompt_lengths=continuations.prompt_lengths if continuations else {},
     )
+
+
+def read_corpus(adapter: Adapter, inputs: Any, *, positions: Any = None, **options: Unpack[CorpusOptions]) -> Corpus:
+    """The windows of ``inputs`` (no cache) as ``stream`` reads them for this model."""
+    prepend = options.get("prepend_bos")
+    others = {name: value for name, value in options.items() if name not in ("prepend_bos", "temperature", "seed")}
+    chosen = adapter.prepends_begin if prepend is None else prepend
+    return Corpus(inputs, adapter, positions=positions, prepend_bos=chosen, **others)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -230,6 +236,7 @@ class _Feeder:
             if activations is None:
                 needed = tuple(site for site in self._sites if any(site in a.sites for a in waiting))
                 activations = self._adapter.activations(batch.tokens, batch.attention_mask, needed)
+            if not all(getattr(a, "takes_non_finite", False) for a in waiting):
                 _check_finite(batch, activations)
             while waiting:
                 waiting[0].update(batch, activations)
@@ -260,7 +267,7 @@ def _check_finite(batch: Batch, activations: Mapping[Site, Tensor]) -> None:
             )
 
 
-def _split_cache(inputs: Any) -> tuple[Any, Any]:
+def split_cache(inputs: Any) -> tuple[Any, Any]:
     """(cache, rest) where the input is an ActivationCache with its tokens; (None, inputs) otherwise."""
     if hasattr(inputs, "cache_dict"):
         raise InputTypeError("inputs: an ActivationCache needs its tokens: pass (cache, tokens), or (cache, tokens, mask)")
@@ -301,5 +308,4 @@ def _cached_batch(
         position=spread(batch.position, -1),
         target=spread(batch.target, -1),
     )
-    _check_finite(spread_out, activations)
     return spread_out, activations

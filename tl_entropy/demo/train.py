@@ -207,8 +207,12 @@ def main(
     share: Annotated[float, typer.Option(help="share of windows from the library, the rest from its tests")] = 0.6,
     seed: Annotated[int, typer.Option(help="seed of weights and batches")] = 0,
     compiled: Annotated[bool, typer.Option(help="compile the training step (needs a C++ compiler)")] = False,
+    keep: Annotated[
+        str, typer.Option(help="steps after which to keep the model in a folder of its own: 0,1,2,4 (0: untrained)")
+    ] = "",
 ) -> None:
     """Train the bundled model from nothing, or take up an interrupted training in the same folder."""
+    kept = {int(step) for step in keep.split(",") if step}
     out.mkdir(parents=True, exist_ok=True)
     texts = split_sources()
     tokenizer = train_tokenizer([*texts["library"].values(), *texts["tests"].values()], out)
@@ -225,6 +229,8 @@ def main(
     model.train()
     bar = tqdm(range(first, steps), initial=first, total=steps, desc="training", unit="step", dynamic_ncols=True)
     smooth = None
+    if 0 in kept and first == 0:
+        keep_model(out, 0, model, tokenizer)
     for step in bar:
         torch.manual_seed(seed * 1_000_003 + step)  # dropout, too, follows from seed and step
         for optimizer in parts:
@@ -243,9 +249,19 @@ def main(
             watched = evaluate(model, tokenizer, texts["validation"])["nats_per_token"]
             with log.open("a") as file:
                 file.write(json.dumps({"step": step + 1, "training": smooth, "validation": watched}) + "\n")
+        if step + 1 in kept:
+            keep_model(out, step + 1, model, tokenizer)
 
     finish(out, model, tokenizer, texts, {"steps": steps, "batch": batch, "rate": rate, "share": share, "seed": seed,
                                           "tokens_seen": steps * batch * CONTEXT, "trained_on": started})  # fmt: skip
+
+
+def keep_model(out: Path, step: int, model: Any, tokenizer: Any) -> None:
+    """The model as it is after ``step``, in half precision, in a folder that ``load_model`` reads."""
+    folder = out / f"step-{step}"
+    weights = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)
 
 
 def finish(out: Path, model: Any, tokenizer: Any, texts: dict[str, dict[str, str]], settings: dict[str, Any]) -> None:

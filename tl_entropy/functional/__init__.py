@@ -3,12 +3,26 @@
 from tl_entropy.functional.compiling import compiler_available
 from tl_entropy.functional.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
 from tl_entropy.functional.readout import VocabularyStatistics, vocabulary_statistics
+from tl_entropy.functional.soft import (
+    SoftMutualInformation,
+    soft_anchors,
+    soft_assignments,
+    soft_entropy,
+    soft_mutual_information,
+)
+from tl_entropy.functional.temperature import calibrate_temperature
 
 __all__ = [
+    "SoftMutualInformation",
     "VocabularyStatistics",
+    "calibrate_temperature",
     "compiler_available",
     "renyi_entropy",
     "shannon_entropy",
+    "soft_anchors",
+    "soft_assignments",
+    "soft_entropy",
+    "soft_mutual_information",
     "surprisal",
     "varentropy",
     "vocabulary_statistics",

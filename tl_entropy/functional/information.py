@@ -159,7 +159,7 @@ def estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int) -> Estim
         conditional = _with_parts(whole.sum() + alone.sum(), changes)
         entropies = extensive(_whole_and_parts(_added(mass, sums.fold, folds))) / rows
         ceiling = entropies - _whole_and_parts(_added(own, sums.fold, folds)) / rows
-        r, r_left = curve(sizes.clamp_min(1)), torch.where(left > 0, curve(left.clamp_min(1)), 0.0)
+        r, r_left = (torch.where(n > 0, curve(n.clamp_min(1)), 0.0) for n in (sizes, left))
         total = r.sum() + singles.sum(), (sizes * r).sum() + singles.sum()
         change = _added(r_left - r[label], fold, folds), _added(left * r_left - (sizes * r)[label], fold, folds)
         s0, s1 = (_with_parts(t, c - singles) for t, c in zip(total, change, strict=True))

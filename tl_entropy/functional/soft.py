@@ -301,7 +301,9 @@ def _directed(z: Tensor, center: bool | Tensor, invalid: Invalid) -> tuple[Tenso
 def _named(bad: Tensor) -> str:
     """Rows by number, the first five."""
     rows = bad.nonzero()[:, 0].tolist()
-    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:5]))}" + (f" and {len(rows) - 5} more" if rows[5:] else "")
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:5]))}" + (
+        f" and {len(rows) - 5} more" if rows[5:] else ""
+    )
 
 
 def _kernel(
@@ -331,7 +333,9 @@ def _whole_numbers(argument: str, values: Any, rows: int) -> Tensor:
     if numbers.is_floating_point() or numbers.is_complex():
         raise InputTypeError(f"{argument} must be whole numbers; got {numbers.dtype}")
     if numbers.shape != (rows,):
-        raise InputError(f"{argument} must be one whole number for each of the {rows} rows of z; got shape {list(numbers.shape)}")
+        raise InputError(
+            f"{argument} must be one whole number for each of the {rows} rows of z; got shape {list(numbers.shape)}"
+        )
     return numbers.long()
 
 

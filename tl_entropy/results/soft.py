@@ -133,7 +133,9 @@ class SoftInformation(Result):
 
         ``result.error_of(result.values()[:, 3:] - result.values()[:, :-3])`` has that of differences between layers.
         """
-        parts = [jackknife_error(values[:, :, i], self.fold_tokens[:, min(i, len(self.labels) - 1)]) for i in range(values.shape[2])]
+        parts = [
+            jackknife_error(values[:, :, i], self.fold_tokens[:, min(i, len(self.labels) - 1)]) for i in range(values.shape[2])
+        ]
         return torch.stack(parts, dim=1)
 
     def select(
@@ -300,7 +302,9 @@ class SoftInformation(Result):
             notes.append(f"{facts}, {self.singletons[j]:.1%} of them seen once")
         rare = [label for j, label in enumerate(self.labels) if bool(self.value()[:, j].isnan().any())]
         if rare:
-            notes.append(f"nan: (ceiling - null) / ceiling below {MIN_RESOLUTION}, too rare to be told from chance: {', '.join(rare)}")
+            notes.append(
+                f"nan: (ceiling - null) / ceiling below {MIN_RESOLUTION}, too rare to be told from chance: {', '.join(rare)}"
+            )
         hidden = sum(head >= 0 for head in self.heads)
         if hidden and hidden < len(self.heads):
             notes.append(f"{hidden} heads not shown: see to_pandas(), select(sites=...), plots.heads()")

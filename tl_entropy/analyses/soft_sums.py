@@ -1,0 +1,373 @@
+"""The sums behind ``soft_information``: soft assignments by label and fold, at every site, head and draw of anchors at once.
+
+States become assignments in float32 (float64 for float64 models) as each batch comes, and are added up in float64. A head's
+output in d_model is never formed: with W_O = W of its head, the score of an anchor w is (z W) · w = z · (W w), and the length of
+z W is that of z Rᵀ, with R the triangular factor of Wᵀ. Anchors for fewer bins are the first of those for more, so that several
+numbers of bins share their scores.
+
+The sums need, in bytes,
+
+    8 · Σ_places Σ_draws (n_bins + 1) · Σ_labels rows  +  4 · Σ_places Σ_draws n_bins · 4096,
+
+where the rows of a label set are its pairs of a label seen twice or more and a fold of documents in which it occurs, and one
+for each fold; the second part is the sample on which chance is measured. Nothing else is kept of a position.
+
+Refused: tokens that the label plan was not made from; states without a direction, unless they are to be dropped; merging sums of
+different plans or settings.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.batches import Batch
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.functional.information import SAMPLE, SoftSums, chance_curve, entropy, estimates, label_information
+from tl_entropy.functional.soft import Invalid, soft_anchors
+from tl_entropy.functional.temperature import Calibration, calibrate_temperature
+from tl_entropy.labels import LabelPlan
+from tl_entropy.results import SoftInformation
+from tl_entropy.sites import Site
+
+Heads = bool | Literal["z", "result"]
+
+_BY_HEAD = ("z", "result")
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """One site: how its activations are assigned.
+
+    ``directions`` [head, d, seed · bin] are the anchors, seen through W_O for a head's output in d_model; ``metric``
+    [head, d, d] gives the length of that output from z; ``temperatures`` [draw].
+    """
+
+    site: Site
+    captured: Site
+    directions: Tensor
+    metric: Tensor | None
+    temperatures: tuple[float, ...]
+
+    @property
+    def n_heads(self) -> int:
+        return len(self.directions)
+
+    def lengths(self, rows: Tensor) -> Tensor:
+        """‖state‖ of rows [row, head, d] as [row, head, 1]."""
+        seen = rows if self.metric is None else torch.matmul(rows.transpose(0, 1), self.metric).transpose(0, 1)
+        return seen.norm(dim=-1, keepdim=True)
+
+
+class SoftAccumulator:
+    """Sums of soft assignments by label, fold, site, head and draw; arguments as for ``soft_information``.
+
+    ``compute`` gives a ``SoftInformation`` of what was seen so far. Accumulators of parts of a corpus merge exactly, where they
+    share one plan of the whole; ``first_document`` is then the number of the part's first document in it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plan: LabelPlan,
+        *,
+        sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+        layers: Sequence[int] | None = None,
+        heads: Heads = False,
+        n_bins: int | Sequence[int] = 100,
+        seed: int | Sequence[int] = 0,
+        calibration: Calibration = "exact",
+        centers: Mapping[Site, Tensor] | None = None,
+        invalid: Invalid = "error",
+        folds: int = 20,
+        keep_labels: bool = False,
+        first_document: int = 0,
+    ) -> None:
+        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        if not isinstance(plan, LabelPlan):
+            raise InputTypeError(f"plan must be a LabelPlan, as label_plan(...) gives; got {type(plan).__name__}")
+        check_choice("heads", heads, (False, True, "z", "result"))
+        check_choice("invalid", invalid, ("error", "drop"))
+        check_choice("calibration", calibration, ("exact", "leading_order"))
+        check_int("folds", folds, 1)
+        check_int("first_document", first_document, 0)
+        self.plan, self.invalid, self.first_document = plan, invalid, first_document
+        self.keep_labels, self.folds, self.calibration, self.centers = keep_labels, folds, calibration, dict(centers or {})
+        asked = [sites] if isinstance(sites, str) else list(sites)
+        asked += {False: [], True: ["z", "result"], "z": ["z"], "result": ["result"]}[heads]
+        self.measured = self.adapter.sites(asked, layers)
+        if any(site.name == "pattern" for site in self.measured):
+            raise InputError(
+                "sites: pattern holds no states but attention weights; choose from embed, resid_post, z, result, ..."
+            )
+        bins = _several("n_bins", n_bins, 2)
+        seeds = _several("seed", seed, 0)
+        self.draws = tuple(itertools.product(bins, seeds))
+        self._bins, self._seeds = bins, seeds
+        self.takes_non_finite = invalid == "drop"
+        self._tables = plan.tables(folds)
+        self._sample_place = _sample_places(plan)
+        self._places: list[_Place] = []  # made when the first batch shows how wide each site is
+        self._mass: list[list[list[Tensor]]] = []  # [site][draw][label]: [row, head, bin + 1], the last bin being Σ H(p_i)
+        self._samples: list[list[Tensor]] = []  # [site][draw]: [SAMPLE, head, bin]
+        self._count = [torch.zeros(table.n_rows, dtype=torch.float64) for table in self._tables]
+        self._sampled = torch.zeros(min(SAMPLE, int((self._sample_place >= 0).sum())), dtype=torch.bool)
+        self._dropped = 0
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """What has to be captured: a head's output in d_model is computed from its z."""
+        return tuple(dict.fromkeys(_captured(site) for site in self.measured))
+
+    @property
+    def started(self) -> bool:
+        """Whether a position with a label was seen."""
+        return any(bool(count.sum() > 0) for count in self._count)
+
+    def memory(self) -> int:
+        """Bytes of the sums, all of which are there from the first batch on."""
+        heads = sum(self.adapter.n_heads if site.name in _BY_HEAD else 1 for site in self.measured)
+        rows = sum(table.n_rows for table in self._tables)
+        sample = 4 * len(self._sampled)
+        return heads * sum((bins + 1) * 8 * rows + bins * sample for bins, _ in self.draws)
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch; all or nothing."""
+        if not batch.n_rows:
+            return
+        slots = self.plan.slots(batch.row_document + self.first_document, batch.row_position)
+        if not torch.equal(self.plan.tokens[slots].long(), batch.row_token):
+            raise InputError(
+                "labels: the plan was made from other tokens than those that are read; make it from the same inputs"
+            )
+        rows = torch.stack([table.rows[slots].long() for table in self._tables])  # [label, row]
+        kept = (rows >= 0).any(0)
+        if not self._places:
+            self._prepare(batch, activations)
+        states = {site: self._states(batch, activations[site], site, kept) for site in self.sites}
+        lengths = [place.lengths(states[place.captured]) for place in self._places]
+        directed = self._directed(batch, lengths, kept)
+        if not bool(directed.all()):
+            states = {site: value[directed.to(value.device)] for site, value in states.items()}
+            lengths = [length[directed.to(length.device)] for length in lengths]
+            kept[kept.clone()] = directed
+        assigned = [self._assign(place, states[place.captured], n) for place, n in zip(self._places, lengths, strict=True)]
+        rows, sampled = rows[:, kept], self._sample_place[slots[kept]].long()
+        # From here on nothing can fail: an update that raised before has changed nothing.
+        for i, by_draw in enumerate(assigned):
+            for j, assignments in enumerate(by_draw):
+                here = sampled >= 0
+                self._samples[i][j][sampled[here]] = assignments[here, :, :-1].to(self._samples[i][j])
+                doubles = assignments.double()
+                for table, row in zip(self._mass[i][j], rows, strict=True):
+                    if bool((row >= 0).all()):
+                        table.index_add_(0, row, doubles)
+                    else:
+                        table.index_add_(0, row[row >= 0], doubles[row >= 0])
+        for count, row in zip(self._count, rows, strict=True):
+            count += torch.bincount(row[row >= 0], minlength=len(count))
+        self._sampled[sampled[sampled >= 0]] = True
+        self._dropped += int((~directed).sum())
+
+    def merge(self, other: SoftAccumulator) -> None:
+        """Take in what another accumulator has seen of other documents of the same plan.
+
+        Raises:
+            InputError: plans or settings differ.
+        """
+        for name in ("measured", "draws", "calibration", "invalid", "folds"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        if self.plan is not other.plan and not (
+            torch.equal(self.plan.tokens, other.plan.tokens) and torch.equal(self.plan.ids, other.plan.ids)
+        ):
+            raise InputError("cannot merge: the label plans differ; make one plan of the whole corpus for all parts")
+        if other._places and not self._places:
+            self._places = other._places
+            self._mass = [[[table.clone() for table in tables] for tables in draws] for draws in other._mass]
+            self._samples = [[sample.clone() for sample in draws] for draws in other._samples]
+        elif other._places:
+            for mine, theirs in zip(_flat(self._mass), _flat(other._mass), strict=True):
+                mine += theirs
+            for mine, theirs in zip(_flat(self._samples), _flat(other._samples), strict=True):
+                mine += theirs
+        for mine, theirs in zip(self._count, other._count, strict=True):
+            mine += theirs
+        self._sampled |= other._sampled
+        self._dropped += other._dropped
+
+    def compute(self, *, progress: bool = False, **origin: Any) -> SoftInformation:
+        """The result of what was seen so far; ``origin`` goes into its provenance.
+
+        Raises:
+            InputError: no position with a label was seen yet.
+        """
+        if not self.started:
+            raise InputError("nothing to compute: no position with a label was seen")
+        n_folds = int(max(table.row_fold.max() for table in self._tables)) + 1
+        values: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "plug_in", "null", "ceiling")}
+        single: list[Tensor] = []
+        with tqdm(total=len(self._places), desc="statistics", unit="site", disable=not progress, dynamic_ncols=True) as bar:
+            for i in range(len(self._places)):
+                found, labels = self._site(i, n_folds)
+                for name, value in found.items():
+                    values[name].append(value)
+                single += [] if labels is None else [labels]
+                bar.update()
+        whole = {name: torch.cat(parts, dim=1) for name, parts in values.items()}
+        heads = [(p, h if p.site.name in _BY_HEAD else -1) for p in self._places for h in range(p.n_heads)]
+        sizes = [self.plan.sizes(label) for label in self.plan.names]
+        folds = torch.stack(
+            [
+                torch.zeros(n_folds, dtype=torch.float64).index_add_(0, t.row_fold, c)
+                for t, c in zip(self._tables, self._count, strict=True)
+            ],
+            dim=1,
+        )
+        tokens = torch.stack([count.sum() for count in self._count])
+        settings = {"calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
+                    "centered": bool(self.centers), "chance_sample": int(self._sampled.sum()), **origin.pop("settings", {})}  # fmt: skip
+        return SoftInformation(
+            **whole, sites=tuple(p.site for p, _ in heads), heads=tuple(h for _, h in heads), labels=self.plan.names,
+            sides=self.plan.sides, n_bins=tuple(b for b, _ in self.draws), seeds=tuple(s for _, s in self.draws),
+            temperatures=torch.tensor([p.temperatures for p, _ in heads], dtype=torch.float64), fold_tokens=folds,
+            tokens=tokens.long(), coverage=tokens / self.plan.counted, classes=torch.tensor([len(s) for s in sizes]),
+            singletons=torch.stack([(s == 1).double().mean() for s in sizes]), documents=self.plan.n_documents,
+            dropped=self._dropped, label_texts=self._texts() if self.keep_labels else (),
+            label_counts=torch.cat(sizes) if self.keep_labels else None,
+            label_information=torch.cat(single) if single else None,
+            provenance=self.adapter.provenance(settings=settings, **origin),
+        )  # fmt: skip
+
+    def _prepare(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Anchors and empty sums, for states as wide as these."""
+        for site in self.measured:
+            sample = activations[_captured(site)]
+            n_heads = sample.shape[2] if site.name in _BY_HEAD else 1
+            dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
+            weights = self.adapter.head_weights(site.layer).double() if site.name == "result" else None
+            d = sample.shape[-1] if weights is None else weights.shape[-1]
+            anchors = torch.cat([soft_anchors(d, max(self._bins), seed=s) for s in self._seeds]).double().mT  # [d, seed · bin]
+            metric = None
+            if weights is None:
+                directions = anchors.expand(n_heads, -1, -1)
+            else:
+                directions = weights.cpu() @ anchors
+                # ‖z W‖ = ‖z Rᵀ‖ with Wᵀ = Q R: as exact as forming z W, at a fraction of the work.
+                metric = torch.linalg.qr(weights.cpu().mT).R.mT.to(sample.device, dtype)
+            temperatures = tuple(calibrate_temperature(d, bins, method=self.calibration) for bins, _ in self.draws)
+            place = _Place(site, _captured(site), directions.to(sample.device, dtype), metric, temperatures)
+            self._places.append(place)
+            sums = sample.device if sample.device.type != "mps" else "cpu"  # which has no float64
+            self._mass.append(
+                [
+                    [torch.zeros(t.n_rows, n_heads, b + 1, dtype=torch.float64, device=sums) for t in self._tables]
+                    for b, _ in self.draws
+                ]
+            )
+            self._samples.append([torch.zeros(len(self._sampled), n_heads, b, dtype=dtype, device=sums) for b, _ in self.draws])
+
+    def _states(self, batch: Batch, activation: Tensor, site: Site, kept: Tensor) -> Tensor:
+        """The rows with a label, [row, head, d] or [row, 1, d], centred, in float32 or float64."""
+        rows = batch.rows(activation)
+        rows = rows if bool(kept.all()) else rows[kept.to(rows.device)]
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        rows = rows - self.centers[site].to(rows) if site in self.centers else rows
+        return rows if rows.ndim == 3 else rows[:, None]
+
+    def _directed(self, batch: Batch, lengths: Sequence[Tensor], kept: Tensor) -> Tensor:
+        """Which rows have a direction at every place [row]; where they must, an error names the first that has none."""
+        good = torch.ones(int(kept.sum()), dtype=torch.bool)
+        for place, length in zip(self._places, lengths, strict=True):
+            fine = ((length > 0) & length.isfinite()).flatten(1).all(1).cpu()
+            if self.invalid == "error" and not bool(fine.all()):
+                first = kept.nonzero()[:, 0][~fine][0]
+                raise InputError(
+                    f"{hook_name(place.site)} is zero, and so has no direction, at document {int(batch.row_document[first])}, "
+                    f"position {int(batch.row_position[first])} (and {int((~fine).sum()) - 1} more of this batch); pass "
+                    "invalid='drop' to leave such positions out"
+                )
+            good &= fine
+        return good
+
+    def _assign(self, place: _Place, rows: Tensor, lengths: Tensor) -> list[Tensor]:
+        """For every draw [row, head, bin + 1]: soft assignments, and the entropy of each as the last."""
+        scores = torch.matmul(rows.transpose(0, 1), place.directions).transpose(0, 1) / lengths
+        by_seed = scores.unflatten(-1, (len(self._seeds), -1))
+        found = []
+        for (bins, seed), temperature in zip(self.draws, place.temperatures, strict=True):
+            p = torch.softmax(by_seed[:, :, self._seeds.index(seed), :bins] / temperature, dim=-1)
+            found.append(torch.cat([p, entropy(p)[..., None]], dim=-1))
+        return found
+
+    def _site(self, i: int, n_folds: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Values of one site, each [left, head, label, draw], and [head, label + class, draw] where labels are kept."""
+        values: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "plug_in", "null", "ceiling")}
+        single = []
+        for j in range(len(self.draws)):
+            sample = self._samples[i][j][self._sampled.to(self._samples[i][j].device)]
+            curves = [chance_curve(sample[:, head].contiguous()) for head in range(sample.shape[1])]
+            by_label, by_class = [], []
+            for mass, count, table in zip(self._mass[i][j], self._count, self._tables, strict=True):
+                mass = mass.cpu()
+                sums = SoftSums(mass[..., :-1], mass[..., -1], count, table.row_class, table.row_fold)
+                by_label.append(estimates(sums, curves, folds=n_folds))
+                if self.keep_labels:
+                    by_class.append(label_information(sums))
+            for name, parts in values.items():
+                parts.append(torch.stack([getattr(found, name) for found in by_label], dim=2))
+            single += [by_class]
+        kept = None
+        if self.keep_labels:
+            kept = torch.stack(
+                [torch.cat([self._padded(k, c) for k, c in enumerate(by_class)]).T for by_class in single], dim=-1
+            )
+        return {name: torch.stack(parts, dim=-1) for name, parts in values.items()}, kept
+
+    def _padded(self, label: int, found: tuple[Tensor, Tensor]) -> Tensor:
+        """Information of the labels of a set [class, head]; those seen once, and not yet, are NaN."""
+        information, sizes = found
+        whole = torch.full((len(self.plan.sizes(label)), information.shape[1]), torch.nan, dtype=torch.float64)
+        whole[: len(sizes)][sizes > 0] = information[sizes > 0]
+        return whole
+
+    def _texts(self) -> tuple[tuple[str, ...], ...]:
+        """The text of every label of every set."""
+        strings = self.adapter.strings([i for i in self.plan.tokens.unique().tolist() if i >= 0])
+        return tuple(tuple(self.plan.texts(label, strings)) for label in self.plan.names)
+
+
+def _captured(site: Site) -> Site:
+    return Site("z", site.layer) if site.name == "result" else site
+
+
+def _sample_places(plan: LabelPlan) -> Tensor:
+    """For each slot its place in the sample that chance is measured on, or -1 [slot]; drawn from all slots with a label."""
+    used = (plan.ids >= 0).any(0).nonzero()[:, 0]
+    chosen = used[torch.randperm(len(used), generator=torch.Generator().manual_seed(0))[:SAMPLE]]
+    places = torch.full((plan.ids.shape[1],), -1, dtype=torch.int32)
+    places[chosen] = torch.arange(len(chosen), dtype=torch.int32)
+    return places
+
+
+def _several(argument: str, values: int | Sequence[int], low: int) -> tuple[int, ...]:
+    given = [values] if isinstance(values, int) else list(values)
+    if not given or len(set(given)) < len(given):
+        raise InputError(f"{argument} must be one or more different whole numbers; got {values!r}")
+    return tuple(check_int(argument, value, low) for value in given)
+
+
+def _flat(nested: Sequence[Any]) -> Iterator[Tensor]:
+    for item in nested:
+        if isinstance(item, Tensor):
+            yield item
+        else:
+            yield from _flat(item)
