@@ -46,9 +46,9 @@ _MODULES = ("functional", "plots")
 
 __all__ = [
     "Adapter", "FileError", "InputError", "InputTypeError", "LabelPlan", "LensAccumulator", "LensEntropy", "LensSummary",
-    "ModelError", "NonFiniteError", "Provenance", "Site", "SoftAccumulator", "SoftInformation", "StreamReport", "TLEntropyError",
-    "demo_model", "demo_names", "demo_texts", "functional", "label_plan", "lens_entropy", "load", "load_model", "ngram", "plots",
-    "soft_information", "stream",
+    "ModelError", "NonFiniteError", "Provenance", "Site", "SoftAccumulator", "SoftInformation", "StreamReport",
+    "TLEntropyError", "demo_model", "demo_names", "demo_texts", "functional", "label_plan", "lens_entropy", "load",
+    "load_model", "ngram", "plots", "soft_information", "stream",
 ]  # fmt: skip
 
 

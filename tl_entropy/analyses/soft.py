@@ -4,8 +4,8 @@ At every position read, the state at each site (or of each head) is assigned sof
 (``functional/soft.py``); sums of these assignments by label give H(Z) and I(X;Z) (Conklin 2025, arXiv 2505.23960), with
 chance level, ceiling and standard errors over documents (``functional/information.py``).
 
-Labels are known before the model runs, since they follow from the tokens (``labels.py``): one ``label_plan`` serves every layer,
-head and checkpoint. What the sums need of memory is in ``analyses/soft_sums.py``; it is shown before a large run.
+Labels are known before the model runs, since they follow from the tokens (``labels/``): one ``label_plan`` serves every
+layer, head and checkpoint. What the sums need of memory is in ``analyses/soft_sums.py``; it is shown before a large run.
 
 Deviations from Conklin (2025): the headline is corrected for chance; the temperature is exact, not a bound; nothing is divided
 by log n_bins unless asked for as ``efficiency``.
@@ -14,6 +14,7 @@ by log n_bins unless asked for as ``efficiency``.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
@@ -26,7 +27,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.corpus import Corpus
 from tl_entropy.capture.inputs import repeatable
-from tl_entropy.capture.stream import CorpusOptions, read_corpus, split_cache, stream
+from tl_entropy.capture.stream import WindowOptions, read_corpus, split_cache, stream
 from tl_entropy.errors import InputError, NonFiniteError
 from tl_entropy.functional.soft import Invalid
 from tl_entropy.functional.temperature import Calibration
@@ -45,7 +46,7 @@ def label_plan(
     labels: Any = ("token", "next_token"),
     positions: int | slice | Sequence[int] | None = None,
     valid: Literal["common", "own"] = "common",
-    **options: Unpack[CorpusOptions],
+    **options: Unpack[WindowOptions],
 ) -> LabelPlan:
     r"""Label every position of a corpus, from its tokens alone: made once, it serves all models that share a tokenizer.
 
@@ -55,7 +56,7 @@ def label_plan(
         labels: as for ``soft_information``.
         positions: positions of each document to count; None is all.
         valid: "common" leaves out positions where any label is undefined; "own" lets each label set use all it has.
-        options: see ``CorpusOptions``; the same are needed for measuring.
+        options: see ``WindowOptions``; the same are needed for measuring.
 
     Returns:
         The plan, for ``soft_information(..., labels=plan)``.
@@ -96,9 +97,9 @@ def soft_information(
     keep_labels: bool = False,
     batch_size: int | None = None,
     progress: bool = True,
-    **options: Unpack[CorpusOptions],
+    **options: Unpack[WindowOptions],
 ) -> SoftInformation:
-    r"""How evenly states fill their space, H(Z), and what they say about tokens and other labels, I(X;Z), everywhere in a model.
+    r"""How evenly states fill their space, H(Z), and what they say about tokens and other labels, I(X;Z), all over a model.
 
     Information comes corrected for chance, since the plug-in value of labels that say nothing is far from 0 where labels are
     rare; the result has both, with chance level, ceiling, coverage and standard errors over documents. Information about the
@@ -125,7 +126,7 @@ def soft_information(
         keep_labels: also give the information of every single label that is seen twice or more.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress, and the memory that the sums need where it is much.
-        options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column.
+        options: see ``WindowOptions``: window, stride, prepend_bos, include_special, text_column.
 
     Returns:
         ``SoftInformation``, in nats.
@@ -148,20 +149,20 @@ def soft_information(
         plan = labels
     else:
         plan = label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
-    shape: dict[str, Any] = {"sites": sites, "layers": layers, "heads": heads}
-    kernel: dict[str, Any] = {"n_bins": n_bins, "seed": seed, "calibration": calibration}
     accumulator = SoftAccumulator(
-        adapter, plan, **shape, **kernel, invalid=invalid, folds=folds, keep_labels=keep_labels,
-        centers=None if isinstance(center, bool) else center,
+        adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
+        centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
     )  # fmt: skip
     _announce(accumulator.memory(), progress)
     reading: dict[str, Any] = {"positions": positions, "batch_size": batch_size, "progress": progress, **options}
     if center is True:
         means = _Means(accumulator)
-        stream(adapter, inputs, [means], **reading)
+        if stream(adapter, inputs, [means], **reading).interrupted:
+            raise KeyboardInterrupt  # the mean of a part would be another quantity
         accumulator.centers |= means.compute()
+    bins, seeds = (tuple(dict.fromkeys(part)) for part in zip(*accumulator.draws, strict=True))
     settings = {
-        **kernel, "sites": tuple(map(str, accumulator.measured)), "positions": repr(positions),
+        "n_bins": bins, "seed": seeds, "sites": tuple(map(str, accumulator.measured)), "positions": repr(positions),
         "prepend_bos": adapter.prepends_begin, **{name: value for name, value in options.items() if value is not None},
     }  # fmt: skip
     try:
@@ -181,6 +182,7 @@ class _Means:
         self._sums: dict[Site, Tensor] = {}
         self._count = 0
 
+    @torch.no_grad()
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Add the batch's states."""
         if not batch.n_rows:
@@ -225,6 +227,8 @@ def _documents(corpus: Corpus, special: frozenset[int]) -> Iterator[DocumentToke
         counts[slots[counted]] = True
         yield DocumentTokens(whole, counts, (whole >= 0) & ~torch.isin(whole, special_ids))
         number, windows = number + 1, []
+    for _ in range(number, corpus.report.documents + corpus.report.n_empty):  # empty documents at the end
+        yield nothing
 
 
 def _announce(size: int, progress: bool) -> None:
@@ -235,8 +239,8 @@ def _announce(size: int, progress: bool) -> None:
         machine = 0
     if machine and size > machine:
         raise InputError(
-            f"the sums would take {size / 2**30:.1f} GiB, and this machine has {machine / 2**30:.1f}: use fewer sites, heads, seeds or "
-            "label sets, smaller n_bins, or folds=1"
+            f"the sums would take {size / 2**30:.1f} GiB, and this machine has {machine / 2**30:.1f}: use fewer sites, heads, "
+            "seeds or label sets, smaller n_bins, or folds=1"
         )
     if progress and size >= LARGE:
-        tqdm.write(f"tl_entropy: sums take {size / 2**30:.1f} GiB")
+        tqdm.write(f"tl_entropy: sums take {size / 2**30:.1f} GiB", file=sys.stderr)

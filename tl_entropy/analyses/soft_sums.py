@@ -1,69 +1,41 @@
 """The sums behind ``soft_information``: soft assignments by label and fold, at every site, head and draw of anchors at once.
 
-States become assignments in float32 (float64 for float64 models) as each batch comes, and are added up in float64. A head's
-output in d_model is never formed: with W_O = W of its head, the score of an anchor w is (z W) · w = z · (W w), and the length of
-z W is that of z Rᵀ, with R the triangular factor of Wᵀ. Anchors for fewer bins are the first of those for more, so that several
-numbers of bins share their scores.
+Assignments (``analyses/soft_places.py``) are added up in float64 as each batch comes.
 
 The sums need, in bytes,
 
     8 · Σ_places Σ_draws (n_bins + 1) · Σ_labels rows  +  4 · Σ_places Σ_draws n_bins · 4096,
 
-where the rows of a label set are its pairs of a label seen twice or more and a fold of documents in which it occurs, and one
-for each fold; the second part is the sample on which chance is measured. Nothing else is kept of a position.
+where the rows of a label set are its pairs of a label seen twice or more and a fold of documents in which it occurs, one for
+each fold, and one for what has no label; the second part is the sample on which chance is measured (8 instead of 4 for float64
+models). Nothing else is kept of a position.
 
-Refused: tokens that the label plan was not made from; states without a direction, unless they are to be dropped; merging sums of
-different plans or settings.
+Refused: tokens that the label plan was not made from; states without a direction, unless they are to be dropped; merging sums
+of different plans or settings, or of the same positions.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_entropy.analyses.soft_places import BY_HEAD, Place, captured_for
 from tl_entropy.capture.adapter import Adapter, hook_name
 from tl_entropy.capture.batches import Batch
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
-from tl_entropy.functional.information import SAMPLE, SoftSums, chance_curve, entropy, estimates, label_information
-from tl_entropy.functional.soft import Invalid, soft_anchors
-from tl_entropy.functional.temperature import Calibration, calibrate_temperature
+from tl_entropy.functional.information import SAMPLE, SoftSums, chance_curve, estimates, label_information
+from tl_entropy.functional.soft import Invalid
+from tl_entropy.functional.temperature import Calibration
 from tl_entropy.labels import LabelPlan
 from tl_entropy.results import SoftInformation
 from tl_entropy.sites import Site
 
 Heads = bool | Literal["z", "result"]
-
-_BY_HEAD = ("z", "result")
-
-
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """One site: how its activations are assigned.
-
-    ``directions`` [head, d, seed · bin] are the anchors, seen through W_O for a head's output in d_model; ``metric``
-    [head, d, d] gives the length of that output from z; ``temperatures`` [draw].
-    """
-
-    site: Site
-    captured: Site
-    directions: Tensor
-    metric: Tensor | None
-    temperatures: tuple[float, ...]
-
-    @property
-    def n_heads(self) -> int:
-        return len(self.directions)
-
-    def lengths(self, rows: Tensor) -> Tensor:
-        """‖state‖ of rows [row, head, d] as [row, head, 1]."""
-        seen = rows if self.metric is None else torch.matmul(rows.transpose(0, 1), self.metric).transpose(0, 1)
-        return seen.norm(dim=-1, keepdim=True)
 
 
 class SoftAccumulator:
@@ -99,7 +71,7 @@ class SoftAccumulator:
         check_int("folds", folds, 1)
         check_int("first_document", first_document, 0)
         self.plan, self.invalid, self.first_document = plan, invalid, first_document
-        self.keep_labels, self.folds, self.calibration, self.centers = keep_labels, folds, calibration, dict(centers or {})
+        self.keep_labels, self.folds, self.calibration = keep_labels, folds, calibration
         asked = [sites] if isinstance(sites, str) else list(sites)
         asked += {False: [], True: ["z", "result"], "z": ["z"], "result": ["result"]}[heads]
         self.measured = self.adapter.sites(asked, layers)
@@ -107,24 +79,26 @@ class SoftAccumulator:
             raise InputError(
                 "sites: pattern holds no states but attention weights; choose from embed, resid_post, z, result, ..."
             )
+        self.centers = _checked_centers(centers, self.sites)
         bins = _several("n_bins", n_bins, 2)
         seeds = _several("seed", seed, 0)
         self.draws = tuple(itertools.product(bins, seeds))
-        self._bins, self._seeds = bins, seeds
         self.takes_non_finite = invalid == "drop"
         self._tables = plan.tables(folds)
         self._sample_place = _sample_places(plan)
-        self._places: list[_Place] = []  # made when the first batch shows how wide each site is
-        self._mass: list[list[list[Tensor]]] = []  # [site][draw][label]: [row, head, bin + 1], the last bin being Σ H(p_i)
+        self._places: list[Place] = []  # made when the first batch shows how wide each site is
+        # [site][draw][label]: [row + 1, head, bin + 1], the last row for what has no label, the last bin being Σ H(p_i)
+        self._mass: list[list[list[Tensor]]] = []
         self._samples: list[list[Tensor]] = []  # [site][draw]: [SAMPLE, head, bin]
         self._count = [torch.zeros(table.n_rows, dtype=torch.float64) for table in self._tables]
         self._sampled = torch.zeros(min(SAMPLE, int((self._sample_place >= 0).sum())), dtype=torch.bool)
-        self._dropped = 0
+        self._documents = torch.zeros(plan.n_documents, dtype=torch.bool)  # those seen
+        self._read = self._dropped = 0
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """What has to be captured: a head's output in d_model is computed from its z."""
-        return tuple(dict.fromkeys(_captured(site) for site in self.measured))
+        return tuple(dict.fromkeys(captured_for(site) for site in self.measured))
 
     @property
     def started(self) -> bool:
@@ -133,11 +107,12 @@ class SoftAccumulator:
 
     def memory(self) -> int:
         """Bytes of the sums, all of which are there from the first batch on."""
-        heads = sum(self.adapter.n_heads if site.name in _BY_HEAD else 1 for site in self.measured)
-        rows = sum(table.n_rows for table in self._tables)
-        sample = 4 * len(self._sampled)
+        heads = sum(self.adapter.n_heads if site.name in BY_HEAD else 1 for site in self.measured)
+        rows = sum(table.n_rows + 1 for table in self._tables)
+        sample = (8 if self.adapter.model.W_U.dtype == torch.float64 else 4) * len(self._sampled)
         return heads * sum((bins + 1) * 8 * rows + bins * sample for bins, _ in self.draws)
 
+    @torch.no_grad()
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch; all or nothing."""
         if not batch.n_rows:
@@ -150,58 +125,72 @@ class SoftAccumulator:
         rows = torch.stack([table.rows[slots].long() for table in self._tables])  # [label, row]
         kept = (rows >= 0).any(0)
         if not self._places:
-            self._prepare(batch, activations)
+            self._prepare(activations)
         states = {site: self._states(batch, activations[site], site, kept) for site in self.sites}
-        lengths = [place.lengths(states[place.captured]) for place in self._places]
+        lengths = [place.lengths(states[captured_for(place.site)]) for place in self._places]
         directed = self._directed(batch, lengths, kept)
         if not bool(directed.all()):
             states = {site: value[directed.to(value.device)] for site, value in states.items()}
             lengths = [length[directed.to(length.device)] for length in lengths]
             kept[kept.clone()] = directed
-        assigned = [self._assign(place, states[place.captured], n) for place, n in zip(self._places, lengths, strict=True)]
-        rows, sampled = rows[:, kept], self._sample_place[slots[kept]].long()
-        # From here on nothing can fail: an update that raised before has changed nothing.
-        for i, by_draw in enumerate(assigned):
-            for j, assignments in enumerate(by_draw):
-                here = sampled >= 0
-                self._samples[i][j][sampled[here]] = assignments[here, :, :-1].to(self._samples[i][j])
-                doubles = assignments.double()
-                for table, row in zip(self._mass[i][j], rows, strict=True):
-                    if bool((row >= 0).all()):
-                        table.index_add_(0, row, doubles)
-                    else:
-                        table.index_add_(0, row[row >= 0], doubles[row >= 0])
-        for count, row in zip(self._count, rows, strict=True):
-            count += torch.bincount(row[row >= 0], minlength=len(count))
-        self._sampled[sampled[sampled >= 0]] = True
+        assigned = [p.assign(states[captured_for(p.site)], n) for p, n in zip(self._places, lengths, strict=True)]
+        sampled = self._sample_place[slots[kept]].long()
+        here = sampled >= 0
+        for sample, assignments in zip(_flat(self._samples), _flat(assigned), strict=True):  # counts once it is marked, below
+            sample[sampled[here]] = assignments[here, :, :-1].to(sample)
+        unlabelled = torch.tensor([[table.n_rows] for table in self._tables])
+        rows = torch.where(rows >= 0, rows, unlabelled)[:, kept]
+        pairs = [pair for draws, tables in zip(assigned, self._mass, strict=True) for pair in zip(draws, tables, strict=True)]
+        most: dict[torch.device, int] = {}
+        for assignments, tables in pairs:
+            most[tables[0].device] = max(most.get(tables[0].device, 0), assignments.numel())
+        rooms = {d: (torch.empty(size, dtype=torch.float64, device=d), rows.to(d)) for d, size in most.items()}
+        counts = [torch.bincount(row, minlength=table.n_rows + 1)[:-1] for row, table in zip(rows, self._tables, strict=True)]
+        # From here on no memory is asked for and nothing can fail: an update that raised before has changed nothing.
+        for assignments, tables in pairs:
+            room, places = rooms[tables[0].device]
+            doubles = room[: assignments.numel()].view(assignments.shape).copy_(assignments)
+            for table, place in zip(tables, places, strict=True):
+                table.index_add_(0, place, doubles)
+        for count, more in zip(self._count, counts, strict=True):
+            count += more
+        self._sampled[sampled[here]] = True
+        self._documents[batch.row_document[kept] + self.first_document] = True
+        self._read += batch.n_rows
         self._dropped += int((~directed).sum())
 
     def merge(self, other: SoftAccumulator) -> None:
         """Take in what another accumulator has seen of other documents of the same plan.
 
         Raises:
-            InputError: plans or settings differ.
+            InputError: plans or settings differ, or both have seen the same positions.
         """
         for name in ("measured", "draws", "calibration", "invalid", "folds"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
-        if self.plan is not other.plan and not (
-            torch.equal(self.plan.tokens, other.plan.tokens) and torch.equal(self.plan.ids, other.plan.ids)
-        ):
+        if not _same_plan(self.plan, other.plan):
             raise InputError("cannot merge: the label plans differ; make one plan of the whole corpus for all parts")
+        if self.centers.keys() != other.centers.keys() or not all(
+            torch.equal(mean.cpu(), other.centers[site].cpu()) for site, mean in self.centers.items()
+        ):
+            raise InputError("cannot merge: centers differ; give all parts the means of the whole corpus")
+        if bool((self._sampled & other._sampled).any()):
+            raise InputError("cannot merge: both parts have seen the same positions; each must be read once")
         if other._places and not self._places:
             self._places = other._places
             self._mass = [[[table.clone() for table in tables] for tables in draws] for draws in other._mass]
             self._samples = [[sample.clone() for sample in draws] for draws in other._samples]
         elif other._places:
             for mine, theirs in zip(_flat(self._mass), _flat(other._mass), strict=True):
-                mine += theirs
+                mine += theirs.to(mine.device)
             for mine, theirs in zip(_flat(self._samples), _flat(other._samples), strict=True):
-                mine += theirs
+                mine[other._sampled] = theirs[other._sampled].to(mine.device)
         for mine, theirs in zip(self._count, other._count, strict=True):
             mine += theirs
         self._sampled |= other._sampled
+        self._documents |= other._documents
+        self._read += other._read
         self._dropped += other._dropped
 
     def compute(self, *, progress: bool = False, **origin: Any) -> SoftInformation:
@@ -223,57 +212,48 @@ class SoftAccumulator:
                 single += [] if labels is None else [labels]
                 bar.update()
         whole = {name: torch.cat(parts, dim=1) for name, parts in values.items()}
-        heads = [(p, h if p.site.name in _BY_HEAD else -1) for p in self._places for h in range(p.n_heads)]
-        sizes = [self.plan.sizes(label) for label in self.plan.names]
-        folds = torch.stack(
-            [
-                torch.zeros(n_folds, dtype=torch.float64).index_add_(0, t.row_fold, c)
-                for t, c in zip(self._tables, self._count, strict=True)
-            ],
-            dim=1,
-        )
-        tokens = torch.stack([count.sum() for count in self._count])
-        settings = {"calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
-                    "centered": bool(self.centers), "chance_sample": int(self._sampled.sum()), **origin.pop("settings", {})}  # fmt: skip
+        heads = [(p, h if p.site.name in BY_HEAD else -1) for p in self._places for h in range(p.n_heads)]
+        folds = torch.stack([_added(c, t.row_fold, n_folds) for t, c in zip(self._tables, self._count, strict=True)], dim=1)
+        sizes = [self._sizes(label) for label in range(len(self.plan.names))]
+        tokens = folds.sum(0)
+        settings = {
+            "calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
+            "centered": bool(self.centers), "chance_sample": int(self._sampled.sum()), **origin.pop("settings", {}),
+        }  # fmt: skip
         return SoftInformation(
-            **whole, sites=tuple(p.site for p, _ in heads), heads=tuple(h for _, h in heads), labels=self.plan.names,
+            entropy=whole["entropy"], plug_in=whole["plug_in"], null=whole["null"], ceiling=whole["ceiling"],
+            sites=tuple(p.site for p, _ in heads), heads=tuple(h for _, h in heads), labels=self.plan.names,
             sides=self.plan.sides, n_bins=tuple(b for b, _ in self.draws), seeds=tuple(s for _, s in self.draws),
             temperatures=torch.tensor([p.temperatures for p, _ in heads], dtype=torch.float64), fold_tokens=folds,
-            tokens=tokens.long(), coverage=tokens / self.plan.counted, classes=torch.tensor([len(s) for s in sizes]),
-            singletons=torch.stack([(s == 1).double().mean() for s in sizes]), documents=self.plan.n_documents,
-            dropped=self._dropped, label_texts=self._texts() if self.keep_labels else (),
+            tokens=tokens.long(), coverage=tokens / self._read, classes=torch.stack([(s > 0).sum() for s in sizes]),
+            singletons=torch.stack([(s == 1).sum() / (s > 0).sum() for s in sizes]).double(),
+            documents=int(self._documents.sum()), dropped=self._dropped, label_texts=self._texts() if self.keep_labels else (),
             label_counts=torch.cat(sizes) if self.keep_labels else None,
             label_information=torch.cat(single) if single else None,
             provenance=self.adapter.provenance(settings=settings, **origin),
         )  # fmt: skip
 
-    def _prepare(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Anchors and empty sums, for states as wide as these."""
+    def _prepare(self, activations: Mapping[Site, Tensor]) -> None:
+        """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""
+        places, masses, samples = [], [], []
         for site in self.measured:
-            sample = activations[_captured(site)]
-            n_heads = sample.shape[2] if site.name in _BY_HEAD else 1
-            dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
-            weights = self.adapter.head_weights(site.layer).double() if site.name == "result" else None
-            d = sample.shape[-1] if weights is None else weights.shape[-1]
-            anchors = torch.cat([soft_anchors(d, max(self._bins), seed=s) for s in self._seeds]).double().mT  # [d, seed · bin]
-            metric = None
-            if weights is None:
-                directions = anchors.expand(n_heads, -1, -1)
-            else:
-                directions = weights.cpu() @ anchors
-                # ‖z W‖ = ‖z Rᵀ‖ with Wᵀ = Q R: as exact as forming z W, at a fraction of the work.
-                metric = torch.linalg.qr(weights.cpu().mT).R.mT.to(sample.device, dtype)
-            temperatures = tuple(calibrate_temperature(d, bins, method=self.calibration) for bins, _ in self.draws)
-            place = _Place(site, _captured(site), directions.to(sample.device, dtype), metric, temperatures)
-            self._places.append(place)
-            sums = sample.device if sample.device.type != "mps" else "cpu"  # which has no float64
-            self._mass.append(
-                [
-                    [torch.zeros(t.n_rows, n_heads, b + 1, dtype=torch.float64, device=sums) for t in self._tables]
-                    for b, _ in self.draws
-                ]
-            )
-            self._samples.append([torch.zeros(len(self._sampled), n_heads, b, dtype=dtype, device=sums) for b, _ in self.draws])
+            activation = activations[captured_for(site)]
+            center = self.centers.get(captured_for(site))
+            if center is not None and center.shape != activation.shape[2:]:
+                raise InputError(
+                    f"center: the mean of {captured_for(site)} must have shape {list(activation.shape[2:])}; "
+                    f"got {list(center.shape)}"
+                )
+            place = Place.like(activation, site, self.adapter, self.draws, self.calibration)
+            device = activation.device if activation.device.type != "mps" else "cpu"  # which has no float64
+
+            def empty(rows: int, bins: int, dtype: torch.dtype, heads: int = place.n_heads, on: Any = device) -> Tensor:
+                return torch.zeros(rows, heads, bins, dtype=dtype, device=on)
+
+            masses.append([[empty(t.n_rows + 1, b + 1, torch.float64) for t in self._tables] for b, _ in self.draws])
+            samples.append([empty(len(self._sampled), b, place.directions.dtype) for b, _ in self.draws])
+            places.append(place)
+        self._places, self._mass, self._samples = places, masses, samples
 
     def _states(self, batch: Batch, activation: Tensor, site: Site, kept: Tensor) -> Tensor:
         """The rows with a label, [row, head, d] or [row, 1, d], centred, in float32 or float64."""
@@ -291,22 +271,13 @@ class SoftAccumulator:
             if self.invalid == "error" and not bool(fine.all()):
                 first = kept.nonzero()[:, 0][~fine][0]
                 raise InputError(
-                    f"{hook_name(place.site)} is zero, and so has no direction, at document {int(batch.row_document[first])}, "
+                    f"{hook_name(place.site)} is zero or not finite, and so has no direction, at document "
+                    f"{int(batch.row_document[first])}, "
                     f"position {int(batch.row_position[first])} (and {int((~fine).sum()) - 1} more of this batch); pass "
                     "invalid='drop' to leave such positions out"
                 )
             good &= fine
         return good
-
-    def _assign(self, place: _Place, rows: Tensor, lengths: Tensor) -> list[Tensor]:
-        """For every draw [row, head, bin + 1]: soft assignments, and the entropy of each as the last."""
-        scores = torch.matmul(rows.transpose(0, 1), place.directions).transpose(0, 1) / lengths
-        by_seed = scores.unflatten(-1, (len(self._seeds), -1))
-        found = []
-        for (bins, seed), temperature in zip(self.draws, place.temperatures, strict=True):
-            p = torch.softmax(by_seed[:, :, self._seeds.index(seed), :bins] / temperature, dim=-1)
-            found.append(torch.cat([p, entropy(p)[..., None]], dim=-1))
-        return found
 
     def _site(self, i: int, n_folds: int) -> tuple[dict[str, Tensor], Tensor | None]:
         """Values of one site, each [left, head, label, draw], and [head, label + class, draw] where labels are kept."""
@@ -317,7 +288,7 @@ class SoftAccumulator:
             curves = [chance_curve(sample[:, head].contiguous()) for head in range(sample.shape[1])]
             by_label, by_class = [], []
             for mass, count, table in zip(self._mass[i][j], self._count, self._tables, strict=True):
-                mass = mass.cpu()
+                mass = mass[:-1].cpu()
                 sums = SoftSums(mass[..., :-1], mass[..., -1], count, table.row_class, table.row_fold)
                 by_label.append(estimates(sums, curves, folds=n_folds))
                 if self.keep_labels:
@@ -332,6 +303,14 @@ class SoftAccumulator:
             )
         return {name: torch.stack(parts, dim=-1) for name, parts in values.items()}, kept
 
+    def _sizes(self, label: int) -> Tensor:
+        """How often each class of a set was seen [class]; where reading was stopped, of those seen once any will do."""
+        table, count, planned = self._tables[label], self._count[label], self.plan.sizes(label)
+        repeated = table.row_class >= 0
+        sizes = _added(count[repeated], table.row_class[repeated], len(planned)).long()
+        sizes[(planned == 1).nonzero()[: int(count[~repeated].sum()), 0]] = 1
+        return sizes
+
     def _padded(self, label: int, found: tuple[Tensor, Tensor]) -> Tensor:
         """Information of the labels of a set [class, head]; those seen once, and not yet, are NaN."""
         information, sizes = found
@@ -345,8 +324,27 @@ class SoftAccumulator:
         return tuple(tuple(self.plan.texts(label, strings)) for label in self.plan.names)
 
 
-def _captured(site: Site) -> Site:
-    return Site("z", site.layer) if site.name == "result" else site
+def _checked_centers(centers: Mapping[Site, Tensor] | None, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """Given means, of which there is one for each site captured."""
+    if centers is None:
+        return {}
+    if not isinstance(centers, Mapping) or not all(isinstance(mean, Tensor) for mean in centers.values()):
+        raise InputTypeError(f"center must be True, False or a mapping from Site to tensor; got {type(centers).__name__}")
+    missing = [str(site) for site in sites if site not in centers]
+    if missing:
+        raise InputError(f"center must have the mean state of every site captured; it lacks {', '.join(missing)}")
+    return {site: centers[site] for site in sites}
+
+
+def _same_plan(one: LabelPlan, other: LabelPlan) -> bool:
+    return one is other or (
+        (one.names, one.sides, one.valid, one.counted) == (other.names, other.sides, other.valid, other.counted)
+        and all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("starts", "tokens", "ids"))
+    )
+
+
+def _added(values: Tensor, index: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, dtype=values.dtype).index_add_(0, index, values)
 
 
 def _sample_places(plan: LabelPlan) -> Tensor:

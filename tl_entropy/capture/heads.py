@@ -24,8 +24,8 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, tor
 def prove_heads(weights: Tensor, bias: Tensor | None, z: Tensor, attn_out: Tensor, *, layer: int, n_heads: int) -> None:
     """Raise ModelError unless the heads of a layer add up to what its attention writes into the residual stream.
 
-    Errors are relative to their cell's size, |attn_out| plus its root mean square: rounding grows with the cell, and a few
-    large dimensions must neither hide an error in the others nor make one up.
+    Errors are relative to their cell's size, |attn_out| plus the root mean square over all cells: rounding grows with the cell,
+    so that the rounding of a few large dimensions is not taken for an error.
 
     Args:
         weights: W_O [head, d_head, d_model].
@@ -42,7 +42,7 @@ def prove_heads(weights: Tensor, bias: Tensor | None, z: Tensor, attn_out: Tenso
     >>> prove_heads(W_O, None, z, torch.full((1, 1, 4), 6.0), layer=0, n_heads=2)
     >>> prove_heads(W_O, None, z, torch.full((1, 1, 4), 5.0), layer=0, n_heads=2)
     Traceback (most recent call last):
-    tl_entropy.errors.ModelError: heads of this model are not contributions to the residual stream: at layer 0 ... off by 0.1 ...
+    tl_entropy.errors.ModelError: heads of this model are not contributions ...: at layer 0 ... (off by 0.1 ...
     """
     if weights.shape != (n_heads, z.shape[-1], attn_out.shape[-1]) or z.shape[2:-1] != (n_heads,):
         shapes = f"z {tuple(z.shape)} and W_O {tuple(weights.shape)} do not belong to {n_heads} heads"

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -39,14 +39,13 @@ MAX_TOKENS = 4096
 """Cells of a batch (windows times longest) where no batch size is given."""
 
 
-class CorpusOptions(TypedDict, total=False):
+class WindowOptions(TypedDict, total=False):
     """How texts become windows; every function that reads ``inputs`` takes these.
 
     ``window``: tokens of a window, the begin token included (the model's context); ``stride``: new tokens from one window of
     a long text to the next (all of them: no overlap), so that every later token has at least window - stride tokens before
     it; ``prepend_bos``: begin windows with the tokenizer's begin token (as TransformerLens does for this model);
-    ``include_special``: count special tokens, too (no); ``text_column``: column of a dataset that holds the text ("text");
-    ``temperature``, ``seed``: how to generate (0 is greedy).
+    ``include_special``: count special tokens, too (no); ``text_column``: column of a dataset that holds the text ("text").
     """
 
     window: int | None
@@ -54,6 +53,11 @@ class CorpusOptions(TypedDict, total=False):
     prepend_bos: bool | None
     include_special: bool
     text_column: str
+
+
+class CorpusOptions(WindowOptions, total=False):
+    """The same, with ``temperature`` and ``seed``: how to generate, for functions that can (0 is greedy)."""
+
     temperature: float
     seed: int
 
@@ -133,8 +137,9 @@ def stream(
         raise InputError("accumulators: at least one accumulator with at least one site is needed")
     check_int("max_new_tokens", max_new_tokens, 0)
     temperature, seed = options.pop("temperature", 0.0), options.pop("seed", 0)
+    windows = cast("WindowOptions", options)
     cache, inputs = split_cache(inputs)
-    corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, **options)
+    corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, **windows)
     continuations, n_documents = None, corpus.n_documents
     if max_new_tokens:
         if cache is not None:
@@ -142,7 +147,7 @@ def stream(
         continuations = Continuations(
             corpus, adapter, max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size
         )
-        corpus = read_corpus(adapter, continuations, positions=positions, **options)
+        corpus = read_corpus(adapter, continuations, positions=positions, **windows)
     work: Iterable[tuple[Batch, Mapping[Site, Tensor] | None]]
     if cache is None:
         work = ((b, None) for b in batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id))
@@ -178,12 +183,11 @@ def stream(
     )
 
 
-def read_corpus(adapter: Adapter, inputs: Any, *, positions: Any = None, **options: Unpack[CorpusOptions]) -> Corpus:
+def read_corpus(adapter: Adapter, inputs: Any, *, positions: Any = None, **options: Unpack[WindowOptions]) -> Corpus:
     """The windows of ``inputs`` (no cache) as ``stream`` reads them for this model."""
-    prepend = options.get("prepend_bos")
-    others = {name: value for name, value in options.items() if name not in ("prepend_bos", "temperature", "seed")}
-    chosen = adapter.prepends_begin if prepend is None else prepend
-    return Corpus(inputs, adapter, positions=positions, prepend_bos=chosen, **others)  # type: ignore[arg-type]
+    if options.get("prepend_bos") is None:
+        options["prepend_bos"] = adapter.prepends_begin
+    return Corpus(inputs, adapter, positions=positions, **options)  # type: ignore[arg-type, misc]
 
 
 @contextmanager

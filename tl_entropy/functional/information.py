@@ -26,6 +26,7 @@ jackknife; Busing, Meijer and van der Leeden 1999), correlations within document
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,17 +90,18 @@ class ChanceCurve:
     limit: float
 
     def __call__(self, n: Tensor) -> Tensor:
-        """r of each number of rows ``n`` (any shape, at least 1), float64."""
+        """R of each number of rows ``n`` (any shape, at least 1), float64."""
         n = n.double()
-        known, place = self.sizes.log(), n.log()
+        sizes, factor = self.sizes.to(n.device), self.factor.to(n.device)
+        known, place = sizes.log(), n.log()
         right = torch.searchsorted(known, place).clamp(1, len(known) - 1) if len(known) > 1 else torch.ones_like(n).long()
         if len(known) > 1:
             step = (place - known[right - 1]) / (known[right] - known[right - 1])
-            inside = self.factor[right - 1] + step * (self.factor[right] - self.factor[right - 1])
+            inside = factor[right - 1] + step * (factor[right] - factor[right - 1])
         else:
-            inside = self.factor[0].expand_as(n)
-        last = self.sizes[-1]
-        beyond = self.limit + (self.factor[-1] - self.limit) * last / n
+            inside = factor[0].expand_as(n)
+        last = sizes[-1]
+        beyond = self.limit + (factor[-1] - self.limit) * last / n
         return torch.where(n > last, beyond, inside)
 
 
@@ -108,25 +110,35 @@ def chance_curve(sample: Tensor, *, seed: int = 0) -> ChanceCurve:
 
     Every size up to half the sample, or 256, is tried on disjoint groups of rows in several random orders (seeded); the limit
     for large n is the quadratic term of the entropy, ½ Σ_j Var(p_j) / p̄_j.
+
+    D(n) is taken as the mean of KL(mean of n rows ‖ p̄). That has the expectation of H(p̄) - H(mean of n rows), but not its
+    noise, which is linear in the states' spread and would bury D, quadratic in it, where all states point nearly one way.
+    The quadratic term of the divergence, whose expectation is known, serves as a control variate.
     """
     k, bins = sample.shape
-    own = (entropy(sample.mean(0)) - entropy(sample).mean()).double()
-    if k < 2 or float(own) < MIN_CEILING:  # nothing differs between rows, so that nothing is shared by chance either
-        return ChanceCurve(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), 1.0)
-    orders = min(256, max(4, 4 * SAMPLE // k))
+    sample = sample.double()
+    mean = sample.mean(0)
+    safe = mean.clamp_min(torch.finfo(torch.float64).tiny)
+    half_spread = 0.5 * float((sample.var(0, correction=0) / safe).sum())
+    own = float(entropy(mean) - entropy(sample).mean())
+    if k < 2 or own < MIN_CEILING:  # nothing differs between rows, so that nothing is shared by chance either
+        return ChanceCurve(_on_cpu([1]), _on_cpu([1]), 1.0)
+    orders = min(256, max(2, 2 * SAMPLE // k))
     draw = torch.Generator().manual_seed(seed)
-    shuffled = sample[torch.stack([torch.randperm(k, generator=draw) for _ in range(orders)]).to(sample.device)]
-    whole = entropy(sample.mean(0)).double()
+    order = torch.stack([torch.randperm(k, generator=draw, device="cpu") for _ in range(orders)]).to(sample.device)
+    shuffled = sample[order]
     sizes = [n for n in _SIZES if n == 1 or n <= k // 2]
-    factors = []
-    for n in sizes:
-        groups = shuffled[:, : k // n * n].reshape(-1, n, bins).mean(1) if n > 1 else sample
-        lost = float(whole - entropy(groups).double().mean())
-        factors.append(lost / float(own) * (1 - 1 / k) / (1 / n - 1 / k))
-    mean = sample.double().mean(0)
-    spread = sample.double().var(0, correction=0) / mean.clamp_min(torch.finfo(torch.float64).tiny)
-    limit = 0.5 * float(spread.sum()) / float(own)
-    return ChanceCurve(torch.tensor(sizes, dtype=torch.float64), torch.tensor(factors, dtype=torch.float64), limit)
+    factors = [1.0]
+    for n in sizes[1:]:
+        groups = shuffled[:, : k // n * n].reshape(-1, n, bins).mean(1)
+        divergence = -(groups @ safe.log()) - entropy(groups)
+        quadratic = 0.5 * (groups - mean).square() @ safe.reciprocal()
+        left = (1 / n - 1 / k) / (1 - 1 / k)  # of a variance, in a mean of n of the k rows
+        centred = quadratic - quadratic.mean()
+        slope = float((centred @ divergence) / (centred @ centred + 1e-12 * quadratic @ quadratic))  # 0 if only rounding varies
+        lost = float(divergence.mean()) - slope * (float(quadratic.mean()) - half_spread * left)
+        factors.append(lost / own / left)
+    return ChanceCurve(_on_cpu(sizes), _on_cpu(factors), half_spread / own)
 
 
 def estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int) -> Estimates:
@@ -163,14 +175,14 @@ def estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int) -> Estim
         total = r.sum() + singles.sum(), (sizes * r).sum() + singles.sum()
         change = _added(r_left - r[label], fold, folds), _added(left * r_left - (sizes * r)[label], fold, folds)
         s0, s1 = (_with_parts(t, c - singles) for t, c in zip(total, change, strict=True))
-        null = ceiling * (s0 - s1 / rows) / (rows - 1)
+        null = ceiling * (s0 - s1 / rows) / (rows - 1).clamp_min(1)  # of a single row 0, as its ceiling is
         found.append((entropies, entropies - conditional / rows, null, ceiling))
     entropies, plug_in, null, ceiling = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
     return Estimates(entropies, plug_in, null, ceiling, _added(sums.count, sums.fold, folds), float(rows[0]))
 
 
 def chance_adjusted(plug_in: Tensor, null: Tensor, ceiling: Tensor) -> Tensor:
-    """ceiling (plug_in - null) / (ceiling - null), in the unit given; NaN where the labels can't be told from chance.
+    """Ceiling (plug_in - null) / (ceiling - null), in the unit given; NaN where the labels can't be told from chance.
 
     That is where (ceiling - null) / ceiling is below ``MIN_RESOLUTION``: nearly all labels are then seen once, and any states
     whatever would reach nearly the ceiling.
@@ -219,9 +231,10 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def extensive(mass: Tensor) -> Tensor:
-    """n H(mass / n) = n log n - Σ_j mass_j log mass_j with n = Σ_j mass_j, over the last axis, nats.
+    """N H(mass / n) = n log n - Σ_j mass_j log mass_j with n = Σ_j mass_j, over the last axis, nats.
 
-    The total is summed, not counted: so a rounding of the assignments cancels in differences. Masses below 0 are roundings of 0.
+    The total is summed, not counted: so a rounding of the assignments cancels in differences. Masses below 0 are roundings
+    of 0.
     """
     mass = mass.clamp_min(0)
     total = mass.sum(-1, keepdim=True)
@@ -231,6 +244,10 @@ def extensive(mass: Tensor) -> Tensor:
 def _p_log_p(p: Tensor) -> Tensor:
     # Not xlogy: its gradient at 0 is infinite, and it is several times slower.
     return (p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(-1)
+
+
+def _on_cpu(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def _added(values: Tensor, index: Tensor, size: int) -> Tensor:

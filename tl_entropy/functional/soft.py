@@ -11,14 +11,15 @@ Anchors are drawn on the CPU in float64 from a generator of their own, salted so
 same numbers, and rounded to float32: equal on every device and for every dtype. Those for fewer bins are the first of those for
 more. A shift of all states is not removed unless ``center`` says so: H(Z) depends on it much, I(X;Z) / ceiling little.
 
-Refused: states that are zero or not finite (they have no direction), unless ``invalid="drop"`` counts and leaves them out; batched
-states, since it would not be clear what a row is; labels that are no whole numbers.
+Refused: states that are zero or not finite (they have no direction), unless ``invalid="drop"`` counts and leaves them out;
+batched states, since it would not be clear what a row is; labels that are no whole numbers.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ from tl_entropy.functional.information import (
     delete_one,
     entropy,
     estimates,
+    extensive,
     label_information,
 )
 from tl_entropy.functional.statistics import balanced_folds, jackknife_error
@@ -65,6 +67,9 @@ def soft_assignments(z: Tensor, anchors: Tensor, temperature: float) -> Tensor:
     ``anchors`` [bin, d] are taken as they are, of length 1. A state without a direction gives NaN.
     """
     rows = z if z.dtype == torch.float64 else z.float()
+    largest = _largest(rows.detach())[..., None]
+    if bool(((largest < 1e-15) | (largest > 1e15)).any()):
+        rows = rows / largest  # squares of such numbers are beyond float32
     scale = rows.norm(dim=-1, keepdim=True) * temperature
     return torch.softmax(rows @ anchors.to(rows).mT / scale, dim=-1)
 
@@ -124,8 +129,9 @@ class SoftMutualInformation:
         ceiling: the most that labels could say: H(Z) - mean H(p_i).
         entropy: H(Z) of the rows with a label.
         jackknife: plug-in information, bias-corrected by leaving out one row at a time; the best estimate where every label is
-            seen some 20 times or more.
-        se: standard error of ``information`` over documents; NaN without documents, or with one.
+            seen some 20 times or more; NaN for a single row.
+        se: standard error of ``information`` over documents; NaN without documents, with one, or where ``information`` is NaN
+            without some of them.
         plug_in_se: the same, of ``plug_in``.
         label_information: [label] KL(p̄_x ‖ p̄), never negative; weighted by ``counts`` it averages to ``plug_in``.
         labels: [label] the values of the labels.
@@ -206,10 +212,17 @@ def soft_mutual_information(
         labels: [row] whole numbers; below 0 is no label, and the row is left out.
         documents: [row] whole numbers: which rows belong together; gives the standard errors.
         folds: groups of documents that are left out in turn for the standard errors.
-        n_bins, seed, anchors, temperature, calibration, center, invalid: as for ``soft_entropy``.
+        n_bins: number of anchors m.
+        seed: of the anchors.
+        anchors: [bin, d] to use instead, of any length; ``n_bins`` and ``seed`` then say nothing.
+        temperature: ε to use instead of the calibrated one.
+        calibration: how ε follows from d and n_bins: "exact" or "leading_order".
+        center: subtract the mean of all rows first, those without a label included, or a state given as [d].
+        invalid: "error", or "drop" to leave out rows that are zero or not finite.
 
     Returns:
-        A record, in nats; its entropy, plug-in and adjusted information are differentiable where ``z`` asks for gradients.
+        A record, in nats. Its entropy, ceiling and plug-in information are differentiable where ``z`` asks for gradients, and
+        so is its information, at a fixed null / ceiling.
 
     Raises:
         InputError: no labelled row, a zero row, or arguments that don't fit each other.
@@ -222,7 +235,7 @@ def soft_mutual_information(
     >>> z = torch.cat([torch.eye(64)[:2]] * 50)
     >>> print(soft_mutual_information(z, [0, 1] * 50))
     I(X;Z) = 0.6754 nats
-      plug-in 0.6754, null 0.0050, ceiling 0.6754, jackknife 0.6803
+      plug-in 0.6754, null 0.0052, ceiling 0.6754, jackknife 0.6803
       H(Z) = 2.4529 nats, efficiency 0.5326
       100 rows (100.0% labelled, 0 dropped), 2 labels (0.0% seen once), 100 bins, temperature 0.0370495
     """
@@ -235,31 +248,32 @@ def soft_mutual_information(
         raise InputError("labels: no row has one; labels are whole numbers from 0, and negative ones mean none")
     used, epsilon = _kernel(rows, n_bins, seed, anchors, temperature, calibration)
     p = soft_assignments(rows[labelled], used, epsilon)
-    own = entropy(p.double())
+    own = extensive(p.double())  # not entropy: so that labels seen once reach the ceiling to the last digit
     values, label, counts = known[labelled].unique(return_inverse=True, return_counts=True)
     fold, n_folds = _folds(None if groups is None else groups[labelled], folds)
     pair, group = (label * n_folds + fold).unique(return_inverse=True)
     zeros = torch.zeros(len(pair), dtype=torch.float64, device=z.device)
     sums = SoftSums(
-        mass=torch.zeros((len(pair), 1, p.shape[1]), dtype=torch.float64, device=z.device).index_add(0, group, p.double()[:, None]),
+        mass=zeros.new_zeros(len(pair), 1, p.shape[1]).index_add(0, group, p.double()[:, None]),
         own=zeros[:, None].index_add(0, group, own[:, None]),
         count=zeros.index_add(0, group, torch.ones_like(own)),
         label=pair // n_folds, fold=pair % n_folds,
     )  # fmt: skip
     with torch.no_grad():
-        order = torch.randperm(len(p), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+        order = torch.randperm(len(p), generator=torch.Generator().manual_seed(0), device="cpu")[:SAMPLE]
         curve = chance_curve(p.detach()[order.to(p.device)])
     found = estimates(sums, [curve], folds=n_folds)
     adjusted = chance_adjusted(found.plug_in, found.null, found.ceiling)[:, 0]
     information, plug_in, ceiling, h = adjusted[0], found.plug_in[0, 0], found.ceiling[0, 0], found.entropy[0, 0]
     with torch.no_grad():
         return SoftMutualInformation(
-            information=information, plug_in=plug_in, null=found.null[0, 0].item(), ceiling=ceiling, entropy=h, jackknife=float(delete_one(p, label)),
-            se=float(jackknife_error(adjusted, found.fold_rows)),
+            information=information, plug_in=plug_in, null=found.null[0, 0].item(), ceiling=ceiling, entropy=h,
+            jackknife=float(delete_one(p, label)), se=float(jackknife_error(adjusted, found.fold_rows)),
             plug_in_se=float(jackknife_error(found.plug_in[:, 0], found.fold_rows)),
             label_information=label_information(sums)[0][:, 0], labels=values, counts=counts, n_bins=len(used),
-            temperature=epsilon, rows=len(label), coverage=len(label) / len(known), singletons=float((counts == 1).double().mean()),
-            dropped=len(z) - len(rows), reason=unresolved(information.item(), ceiling.item()),
+            temperature=epsilon, rows=len(label), coverage=len(label) / len(known),
+            singletons=float((counts == 1).double().mean()), dropped=len(z) - len(rows),
+            reason=unresolved(information.item(), ceiling.item()),
         )  # fmt: skip
 
 
@@ -280,22 +294,30 @@ def _directed(z: Tensor, center: bool | Tensor, invalid: Invalid) -> tuple[Tenso
         raise InputError(f"z must be [row, d] with d of at least 2; got {list(z.shape)}; flatten batches with z.flatten(0, -2)")
     check_choice("invalid", invalid, ("error", "drop"))
     rows = z if z.dtype == torch.float64 else z.float()
-    finite = rows.isfinite().all(1)
+    finite = _largest(rows.detach()).isfinite()
     if invalid == "error" and not bool(finite.all()):
         raise NonFiniteError(f"z has a NaN or an infinity in {_named(~finite)}; repair it, or pass invalid='drop'")
     if isinstance(center, Tensor):
         if center.shape != z.shape[1:]:
             raise InputError(f"center must be a tensor of shape {list(z.shape[1:])}, True or False; got {list(center.shape)}")
         rows = rows - center.to(rows)
+    elif not isinstance(center, bool):
+        raise InputTypeError(f"center must be a tensor of shape {list(z.shape[1:])}, True or False; got {_described(center)}")
     elif center:
         rows = rows - rows[finite].mean(0)
-    length = rows.detach().norm(dim=1)
-    directed = finite & (length > 0) & length.isfinite()
+    largest = _largest(rows.detach())
+    directed = finite & (largest > 0) & largest.isfinite()
     if invalid == "error" and not bool(directed.all()):
-        raise InputError(f"z has no direction in {_named(~directed)}: zero, or too large; leave it out, or pass invalid='drop'")
+        what = "zero" if center is False else "zero, or not finite, once centred"
+        raise InputError(f"z has no direction in {_named(~directed)}: {what}; leave it out, or pass invalid='drop'")
     if not bool(directed.any()):
         raise InputError(f"z holds no row with a direction; got {len(z)} rows")
     return rows if bool(directed.all()) else rows[directed], directed
+
+
+def _largest(rows: Tensor) -> Tensor:
+    """The largest absolute value over the last axis; NaN where there is one."""
+    return torch.maximum(rows.amax(-1), -rows.amin(-1))
 
 
 def _named(bad: Tensor) -> str:
@@ -320,23 +342,35 @@ def _kernel(
         length = anchors.double().norm(dim=1, keepdim=True)
         if not bool((length > 0).all() and length.isfinite().all()):
             raise InputError("anchors must be finite and not zero, since they are directions")
-        anchors = (anchors.double() / length).to(anchors.dtype)
+        anchors = anchors.double() / length
     if temperature is None:
         temperature = calibrate_temperature(d, len(anchors), method=calibration)
+    elif not isinstance(temperature, Real):
+        raise InputTypeError(f"temperature must be a positive number; got {_described(temperature)}")
     elif not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"temperature must be a positive number; got {temperature}")
     return anchors.to(rows.device), float(temperature)
 
 
 def _whole_numbers(argument: str, values: Any, rows: int) -> Tensor:
-    numbers = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    if numbers.is_floating_point() or numbers.is_complex():
-        raise InputTypeError(f"{argument} must be whole numbers; got {numbers.dtype}")
-    if numbers.shape != (rows,):
+    try:
+        numbers = values if isinstance(values, Tensor) else np.array(values, order="C")
+    except ValueError as error:
+        raise InputTypeError(f"{argument} must be one whole number for each row of z; got lists of unequal length") from error
+    if tuple(numbers.shape) != (rows,):
         raise InputError(
             f"{argument} must be one whole number for each of the {rows} rows of z; got shape {list(numbers.shape)}"
         )
-    return numbers.long()
+    if isinstance(numbers, np.ndarray):
+        if numbers.dtype.kind not in "biu":
+            raise InputTypeError(f"{argument} must be whole numbers; got {numbers.dtype}; number them by np.unique first")
+        numbers = torch.from_numpy(numbers)
+    elif numbers.is_floating_point() or numbers.is_complex():
+        raise InputTypeError(f"{argument} must be whole numbers; got {numbers.dtype}")
+    signed = numbers.long()
+    if numbers.dtype == torch.uint64 and bool((signed < 0).any()):
+        raise InputError(f"{argument} must be below 2**63; got larger ones; number them by np.unique first")
+    return signed
 
 
 def _folds(documents: Tensor | None, folds: int) -> tuple[Tensor | int, int]:

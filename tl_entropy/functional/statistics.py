@@ -98,11 +98,13 @@ def balanced_folds(sizes: Int[Tensor, "documents"], number: int) -> Int[Tensor, 
     >>> balanced_folds(torch.tensor([5, 9, 4, 0, 2]), 2).tolist()
     [1, 0, 1, 0, 0]
     """
+    order = sizes.argsort(descending=True, stable=True)[: int((sizes > 0).sum())]
+    loads = [(0, fold) for fold in range(min(number, len(order)))]  # a heap
+    chosen = []
+    for size in sizes[order].tolist():
+        load, fold = loads[0]
+        chosen.append(fold)
+        heapq.heapreplace(loads, (load + size, fold))
     folds = torch.zeros_like(sizes)
-    heap = [(0, fold) for fold in range(max(1, min(number, int((sizes > 0).sum()))))]  # rows of each fold so far
-    for document in torch.argsort(sizes, descending=True, stable=True).tolist():
-        if sizes[document] > 0:
-            size, fold = heapq.heappop(heap)
-            folds[document] = fold
-            heapq.heappush(heap, (size + int(sizes[document]), fold))
+    folds[order] = torch.tensor(chosen, dtype=folds.dtype)
     return folds

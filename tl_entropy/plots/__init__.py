@@ -1,5 +1,7 @@
 """Figures of results, one function a question: ``plot(result, *, ax=None)`` returns the matplotlib axes it drew on."""
 
 from tl_entropy.plots.figures import heatmap, profile
+from tl_entropy.plots.information import heads, information
+from tl_entropy.plots.plane import information_plane
 
-__all__ = ["heatmap", "profile"]
+__all__ = ["heads", "heatmap", "information", "information_plane", "profile"]

@@ -9,7 +9,6 @@ a map shows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,14 +19,12 @@ from matplotlib.collections import LineCollection
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.plots.cells import LINE, cell_size, map_size, row_step, visible, write
-from tl_entropy.plots.style import canvas, line_styles, number, quantity
+from tl_entropy.plots.depth import depth_lines, depth_ticks
+from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, number, only, quantity, subset
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.results.base import PER_NAT
 from tl_entropy.sites import Site
 
-# How far before the end of its block a site stands, in blocks; resid_pre is the end of the block before.
-BEFORE_END = {"embed": 0.0, "resid_pre": 1.0, "attn_out": 0.75, "resid_mid": 0.5, "mlp_out": 0.25, "resid_post": 0.0}
-NORMAL_95 = 1.96
 LONGEST_LABEL, LONGEST_IN_CELL = 16, 9  # characters
 
 Lens = LensEntropy | LensSummary
@@ -92,14 +89,14 @@ def profile(
     check_int("traces", traces, 0)
     if document is not None and not traces:
         raise InputError("document chooses whose tokens are traced; say how many with traces=...")
-    named = _named(results, labels)
-    units = {result.unit for result in named.values()}
+    by_name = named(results, (LensEntropy, LensSummary), "lens_entropy", labels)
+    units = {result.unit for result in by_name.values()}
     if len(units) > 1:
         raise InputError("results are in nats and in bits; bring them to one unit with result.to('bits')")
-    lines = [line for name, result in named.items() for line in _lines(name, result, orders, sites)]
+    lines = [line for name, result in by_name.items() for line in _lines(name, result, orders, sites)]
     styles = line_styles([(line.source, line.site, f"order {number(line.order)}") for line in lines])
-    bundles = [_traces(named[line.source], line, traces, document) for line in lines] if traces else [None] * len(lines)
-    heights = sorted({_ceiling(result) for result in named.values()}) if ceiling else []
+    bundles = [_traces(by_name[line.source], line, traces, document) for line in lines] if traces else [None] * len(lines)
+    heights = sorted({_ceiling(result) for result in by_name.values()}) if ceiling else []
     with canvas(ax, (4.8, 3.4)) as axes:
         for line, (style, label), segments in zip(lines, styles, bundles, strict=True):
             if segments is not None:
@@ -111,7 +108,7 @@ def profile(
             axes.plot(line.depth, line.mean, **style, label=label, markersize=4.5, linewidth=1.5, markevery=every)
         for height in heights:
             axes.axhline(height, color="0.4", linestyle=(0, (6, 4)), linewidth=1, label="log d_vocab")
-        axes.set_xticks(*_depth_ticks(lines))
+        axes.set_xticks(*depth_ticks([line.depth for line in lines]))
         axes.set_xlabel("Layer")
         axes.set_ylabel(quantity({line.order for line in lines}, units.pop()))
         axes.autoscale_view()
@@ -169,7 +166,7 @@ def heatmap(
     check_int("start", start, 0)
     check_int("max_tokens", max_tokens, 1)
     whole = result.select(
-        documents=_only("document", document, result.documents), orders=_only("order", order, result.orders), sites=sites
+        documents=only("document", document, result.documents), orders=only("order", order, result.orders), sites=sites
     )
     positions = whole.position[whole.position >= start][:max_tokens].tolist()
     if not positions:
@@ -199,58 +196,14 @@ def heatmap(
     return axes
 
 
-def _named(results: Any, labels: Sequence[str] | None) -> dict[str, Lens]:
-    """Every result under its name in the legend."""
-    if isinstance(results, Mapping):
-        if labels is not None:
-            raise InputError("labels: the names in the mapping already label the results; leave labels out")
-        labels, items = [str(name) for name in results], list(results.values())
-    else:
-        items = list(results) if isinstance(results, list | tuple) else [results]
-    if not items:
-        raise InputError("results is empty; give at least one result of lens_entropy")
-    for item in items:
-        if not isinstance(item, LensEntropy | LensSummary):
-            raise InputTypeError(f"results must be one or several results of lens_entropy; got {type(item).__name__}")
-    names = [item.provenance.model for item in items] if labels is None else list(labels)
-    if len(names) != len(items) or len(set(names)) < len(names):
-        raise InputError(f"labels must be {len(items)} different names, one for each result; got {names}")
-    return dict(zip(names, items, strict=True))
-
-
 def _lines(name: str, result: Lens, orders: Any, sites: Any) -> Iterator[_Line]:
     """The curves of one result, in the order of its sites and orders."""
-    chosen_orders = _subset("orders", orders, result.orders)
-    chosen_sites = _subset("sites", sites, dict.fromkeys(site.name for site in result.sites))
-    # The residual stream begins at the embedding, which stands alone where nothing else of the stream is drawn.
-    stream = next((site for site in ("resid_post", "resid_mid", "resid_pre") if site in chosen_sites), "embed")
-    frame = result.mean_profile()
-    frame["column"] = [result.sites.index(Site(*place)) for place in zip(frame["site"], frame["layer"], strict=True)]
-    frame["depth"] = frame["layer"] - frame["site"].map(BEFORE_END)
-    frame["line"] = frame["site"].replace("embed", stream)
-    frame = frame[frame["site"].isin(chosen_sites) & frame["order"].isin(chosen_orders)]
-    for (site, order), line in frame.groupby(["line", "order"], sort=False):
-        ordered = line.sort_values("depth")
-        depth, mean, se = (ordered[column].to_numpy() for column in ("depth", "mean", "se"))
-        yield _Line(name, site, order, depth, mean, se, ordered["column"].tolist())
-
-
-def _subset(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
-    there = list(present)
-    wanted = there if asked is None else [asked] if isinstance(asked, str | int | float) else list(asked)
-    if not wanted:
-        raise InputError(f"{argument} is empty; choose from {', '.join(map(str, there))}")
-    for item in wanted:
-        check_choice(argument, item, there)
-    return wanted
-
-
-def _only(argument: str, asked: Any, present: Sequence[Any]) -> Any:
-    """What was asked for (``select`` refuses what is not there), or the only one there is."""
-    if asked is None and len(present) != 1:
-        shown = ", ".join(map(str, present[:20])) + (", ..." if len(present) > 20 else "")
-        raise InputError(f"{argument}: choose one of the {len(present)} in this result ({shown})")
-    return present[0] if asked is None else asked
+    chosen = subset("orders", orders, result.orders)
+    frame = result.mean_profile().set_index(["order", "site", "layer"])
+    for site, (columns, depth) in depth_lines(enumerate(result.sites), sites).items():
+        for order in (order for order in result.orders if order in chosen):
+            line = frame.loc[[(order, *result.sites[column]) for column in columns]]
+            yield _Line(name, site, order, depth, line["mean"].to_numpy(), line["se"].to_numpy(), columns)
 
 
 def _traces(result: Lens, line: _Line, count: int, document: int | None) -> np.ndarray:
@@ -267,15 +220,6 @@ def _ceiling(result: Lens) -> float:
     if not isinstance(result, LensSummary):
         raise InputError("ceiling: only a LensSummary knows log d_vocab; measure with keep='summary', or leave it out")
     return result.ceiling * PER_NAT[result.unit]
-
-
-def _depth_ticks(lines: Sequence[_Line]) -> tuple[list[int], list[str]]:
-    """A tick at the end of every block, or of every k-th where they would collide, and one at the embedding."""
-    first = math.floor(min(line.depth[0] for line in lines))
-    last = math.ceil(max(line.depth[-1] for line in lines))
-    step = math.ceil((last + 1 - max(first, 0)) / 12)
-    blocks = [layer for layer in range(0, last + 1, step) if layer >= first and (step == 1 or first >= 0 or layer > 0)]
-    return ([-1, *blocks], ["embed", *map(str, blocks)]) if first < 0 else (blocks, [str(layer) for layer in blocks])
 
 
 def _row_label(sites: Sequence[Site], row: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, SupportsInt
 
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.functional.information import MIN_RESOLUTION, chance_adjusted
+from tl_entropy.functional.information import chance_adjusted
 from tl_entropy.functional.soft import unresolved
 from tl_entropy.functional.statistics import jackknife_error
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit
@@ -64,13 +64,13 @@ class SoftInformation(Result):
         fold_tokens: [fold, label] positions counted in each fold of documents.
         tokens: [label] positions counted.
         coverage: [label] share of the positions read that are counted for the label.
-        classes: [label] number of different labels.
+        classes: [label] number of different labels seen.
         singletons: [label] share of the different labels that were seen once.
         documents: number of documents read.
-        dropped: number of positions left out since a state there was zero.
-        label_texts: for each label set with ``keep_labels``, the text of every label; empty otherwise.
-        label_counts: [label + class] how often each was seen, label sets one after the other; empty otherwise.
-        label_information: [place, label + class, draw] KL(p̄_x ‖ p̄) of every label seen twice or more, in ``unit``.
+        dropped: number of positions left out since a state there was zero or not finite.
+        label_texts: with ``keep_labels``, the text of every single label of each label set.
+        label_counts: [single] how often each was seen, label sets one after the other.
+        label_information: [place, single, draw] KL(p̄_x ‖ p̄) of every label seen twice or more, in ``unit``; NaN for others.
         unit: "nats" or "bits".
         provenance: model, settings, corpus, versions.
     """
@@ -95,17 +95,17 @@ class SoftInformation(Result):
     provenance: Provenance
     dropped: int = 0
     label_texts: tuple[tuple[str, ...], ...] = ()
-    label_counts: Int[Tensor, "class"] | None = None
-    label_information: Float[Tensor, "place class draw"] | None = None
+    label_counts: Int[Tensor, "single"] | None = None
+    label_information: Float[Tensor, "place single draw"] | None = None
     unit: Unit = "nats"
 
     in_units = ("entropy", "plug_in", "null", "ceiling", "label_information")
 
     def values(self, of: Quantity = "information") -> Float[Tensor, "left place label draw"]:
-        """A quantity of every place, label set and draw [left, place, label, draw]: the whole at left = 0, then without each fold.
+        """A quantity of every place, label set and draw: of all documents at left = 0, then with each fold left out.
 
-        "information" is the plug-in value corrected for chance, NaN where labels are too rare to be told from chance; "share" is
-        information / ceiling; "efficiency" is H(Z) / log n_bins; "regularity" is plug-in / H(Z). ``to`` sets the unit of the rest.
+        "information" is the plug-in value corrected for chance, NaN where labels are too rare to be told from chance; "share"
+        is information / ceiling; "efficiency" is H(Z) / log n_bins; "regularity" is plug-in / H(Z). The others are in ``unit``.
         """
         check_choice("of", of, QUANTITIES)
         if of in ("entropy", "plug_in", "null", "ceiling"):
@@ -196,7 +196,7 @@ class SoftInformation(Result):
         is NaN.
         """
         values = {of: self.value(of) for of in QUANTITIES}  # type: ignore[arg-type]
-        errors = {of: self.error(of) for of in ("information", "share", "entropy", "plug_in")}  # type: ignore[arg-type]
+        errors = {of: self.error(of) for of in ("information", "share", "entropy", "plug_in")}
         lines = []
         for i, (site, head) in enumerate(zip(self.sites, self.heads, strict=True)):
             for j, label in enumerate(self.labels):
@@ -214,8 +214,8 @@ class SoftInformation(Result):
                     lines.append(line)
         return pd.DataFrame(lines)
 
-    def optimality(self, input: str | None = None, output: str | None = None) -> pd.DataFrame:  # noqa: A002 (the field's word)
-        """Complexity I(X;Z), expressivity I(Y;Z) and optimality, expressivity / complexity, of an input and an output label set.
+    def optimality(self, input: str | None = None, output: str | None = None) -> pd.DataFrame:
+        """Complexity I(X;Z), expressivity I(Y;Z) and optimality, their ratio, of an input and an output label set.
 
         Both are corrected for chance; ``plug_in_optimality`` is the ratio of the plug-in values, which nears 1 for rare labels
         whatever the states are. None takes the only label set of that side.
@@ -229,9 +229,11 @@ class SoftInformation(Result):
         frame = lines[lines["label"] == self.labels[x]].drop(columns="label").reset_index(drop=True)
         values = self.values()
         complexity, expressivity = values[:, :, [x]], values[:, :, [y]]
-        for name, of in (("complexity", complexity), ("expressivity", expressivity), ("optimality", expressivity / complexity)):
+        for name, of, j in (
+            ("complexity", complexity, x), ("expressivity", expressivity, y), ("optimality", expressivity / complexity, x),
+        ):  # fmt: skip
             frame[name] = of[0].flatten().tolist()
-            frame[f"{name}_se"] = self.error_of(of).flatten().tolist()
+            frame[f"{name}_se"] = jackknife_error(of, self.fold_tokens[:, j]).flatten().tolist()
         frame["plug_in_optimality"] = (self.plug_in[0, :, y] / self.plug_in[0, :, x]).flatten().tolist()
         return frame
 
@@ -276,18 +278,21 @@ class SoftInformation(Result):
         return 0
 
     def _classes_of(self, label: int) -> slice:
-        first = sum(self.classes[:label].tolist())
-        return slice(first, first + int(self.classes[label]))
+        first = sum(map(len, self.label_texts[:label]))
+        return slice(first, first + len(self.label_texts[label]))
+
+    def _shown(self) -> list[int]:
+        """The places in the table: those without heads, or the first heads where there is nothing else."""
+        return [i for i, head in enumerate(self.heads) if head < 0] or list(range(min(len(self.heads), 12)))
 
     def _table(self) -> pd.DataFrame:
         """Information ± error and H(Z), places by label sets, means over draws."""
-        places = [i for i, head in enumerate(self.heads) if head < 0] or list(range(min(len(self.heads), 12)))
         text: dict[str, list[str]] = {"H(Z)": [_plus_minus(*pair) for pair in self._means("entropy", 0)]}
         for j, label in enumerate(self.labels):
             text[f"I({label};Z)"] = [_plus_minus(*pair) for pair in self._means("information", j)]
         text["ceiling"] = [f"{value:.3f}" for value, _ in self._means("ceiling", 0)]
         names = [str(s) if h < 0 else f"{s} head {h}" for s, h in zip(self.sites, self.heads, strict=True)]
-        return pd.DataFrame(text, index=names).iloc[places]
+        return pd.DataFrame(text, index=names).iloc[self._shown()]
 
     def _means(self, of: Quantity, label: int) -> list[tuple[float, float]]:
         value, error = self.value(of)[:, label].mean(-1), self.error_of(self.values(of).mean(-1, keepdim=True))[:, label, 0]
@@ -298,18 +303,18 @@ class SoftInformation(Result):
         if len(self.seeds) > 1:
             notes[0] += f", means over {len(self.seeds)} draws of anchors"
         for j, label in enumerate(self.labels):
-            facts = f"{label}: {int(self.tokens[j])} positions ({self.coverage[j]:.1%} of those read), {int(self.classes[j])} labels"
-            notes.append(f"{facts}, {self.singletons[j]:.1%} of them seen once")
-        rare = [label for j, label in enumerate(self.labels) if bool(self.value()[:, j].isnan().any())]
-        if rare:
-            notes.append(
-                f"nan: (ceiling - null) / ceiling below {MIN_RESOLUTION}, too rare to be told from chance: {', '.join(rare)}"
-            )
-        hidden = sum(head >= 0 for head in self.heads)
-        if hidden and hidden < len(self.heads):
+            counted = f"{int(self.tokens[j])} positions ({self.coverage[j]:.1%} of those read)"
+            notes.append(f"{label}: {counted}, {int(self.classes[j])} labels, {self.singletons[j]:.1%} of them seen once")
+        unknown: dict[str, dict[str, None]] = {}  # why a value is NaN, and of which label sets
+        value, ceiling = self.value(), self.ceiling[0] / PER_NAT[self.unit]
+        for i, j, k in value.isnan().nonzero().tolist():
+            unknown.setdefault(unresolved(math.nan, ceiling[i, j, k].item()), {})[self.labels[j]] = None
+        notes += [f"nan ({', '.join(labels)}): {why}" for why, labels in unknown.items()]
+        hidden = len(self.heads) - len(self._shown())
+        if hidden:
             notes.append(f"{hidden} heads not shown: see to_pandas(), select(sites=...), plots.heads()")
         if self.dropped:
-            notes.append(f"{self.dropped} positions dropped: a state there was zero")
+            notes.append(f"{self.dropped} positions dropped: a state there was zero or not finite")
         return notes
 
     def _heading(self) -> str:

@@ -1,0 +1,48 @@
+"""What the benchmarks share: interleaved timing, a table of ratios, and a GPT-2 of the small shape with random weights."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+D_VOCAB = 50257
+FOLDER = tempfile.TemporaryDirectory()  # TransformerLens reads the tokenizer again: it stays till the end
+
+
+def medians(variants: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return the median seconds of each variant; the first round, in which caches fill, is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats + 1):
+        for name, run in variants.items():
+            start = clock()
+            run()
+            seconds[name].append(clock() - start)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def show(seconds: dict[str, float], errors: dict[str, float]) -> None:
+    reference = next(iter(seconds.values()))
+    print(f"{'variant':<34}{'seconds':>9}{'ratio':>8}{'speed-up':>10}{'error':>10}")
+    for name, value in seconds.items():
+        error = f"{errors[name]:.1e}" if name in errors else ""
+        print(f"{name:<34}{value:>9.3f}{value / reference:>8.2f}{reference / value:>10.1f}{error:>10}")
+    print()
+
+
+def random_model() -> tuple[Any, Any]:
+    """Return a GPT-2 of the small shape with random weights, and a word tokenizer: nothing is downloaded."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config()).eval()
+    model.config.architectures = ["GPT2LMHeadModel"]
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(D_VOCAB - 1)} | {"<end>": D_VOCAB - 1}, unk_token="<end>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<end>", eos_token="<end>", pad_token="<end>")
+    fast.save_pretrained(FOLDER.name)
+    return model, PreTrainedTokenizerFast.from_pretrained(FOLDER.name)

@@ -1,0 +1,296 @@
+"""Soft entropy and mutual information against depth, and over the heads of a model.
+
+A figure only reads a result (``SoftInformation``): values, standard errors, label sets and units are the result's, and where a
+result holds several draws of anchors, what is drawn is the mean over them. ``result.select(n_bins=..., seeds=...)`` narrows it.
+
+Refused: two units in one figure; a chance level or ceiling beside a quantity that it does not belong to; places and label sets
+that are not there, or of which there is no value at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.plots.cells import cell_size, row_step, write
+from tl_entropy.plots.depth import depth_lines, depth_ticks
+from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, only, subset
+from tl_entropy.results import SoftInformation
+from tl_entropy.results.soft import QUANTITIES, UNITLESS, Quantity
+
+ALIKE = ("entropy", "efficiency", "ceiling")  # the same for all label sets that are counted at the same positions
+MOST_INSIDE = 4  # entries of a legend that stands among the lines
+MOST_WRITTEN = 12  # heads or layers of a map whose cells are written into
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One curve; ``ceiling`` and ``null`` are those of its label set along it."""
+
+    source: str
+    site: str
+    label: str
+    depth: np.ndarray
+    value: np.ndarray
+    se: np.ndarray
+    ceiling: np.ndarray
+    null: np.ndarray
+
+
+def information(
+    results: SoftInformation | Sequence[SoftInformation] | Mapping[str, SoftInformation],
+    *,
+    of: Quantity = "information",
+    labels: str | Iterable[str] | None = None,
+    sites: str | Iterable[str] | None = None,
+    band: Literal["se"] | None = "se",
+    ceiling: bool = False,
+    null: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""A quantity of soft information against depth, one line for each result, site name and label set.
+
+    Tick l of the x axis is the residual stream after block l; sites inside that block stand between l - 1 and l. The line of
+    the residual stream begins at ``embed``. Heads are not drawn: see ``heads``. Several draws of anchors (seeds, n_bins) give
+    their mean, unless the result was narrowed with ``select``. Where a value is NaN the line has a gap; a line without any
+    value says why in the legend. H(Z) and the ceiling are one line for all label sets that share their positions.
+
+    Args:
+        results: one result, several, or a mapping from names to results.
+        of: what to draw: information, share, entropy, efficiency, plug_in, null, ceiling, regularity.
+        labels: label sets to draw; None is all.
+        sites: short names to draw; None is all that are not heads.
+        band: "se" shades ±1.96 standard errors over documents (nothing for a single document); None shades nothing.
+        ceiling: a dashed line at the most that any labels could say, layer by layer (at 1 where ``of`` is "share").
+        null: a dotted line at the value that shuffled labels have; only of "plug_in", since the others are corrected for it.
+        ax: axes to draw on; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: a quantity, label set or site that is not there, results in different units or of equal names, no value
+            at all, nothing but heads, or a ceiling or chance level of a quantity that has none.
+        InputTypeError: something that is no result of ``soft_information``.
+
+    >>> import matplotlib; matplotlib.use("agg")
+    >>> import tl_entropy as tle
+    >>> texts = [text[:600] for text in tle.demo_texts(2)]
+    >>> result = tle.soft_information(tle.demo_model(), texts, layers=[0, 5], progress=False)
+    >>> axes = tle.plots.information(result)
+    >>> axes.get_ylabel(), [text.get_text() for text in axes.get_legend().get_texts()]
+    ('I(X;Z) (nats)', ['token', 'next_token'])
+    """
+    check_choice("of", of, QUANTITIES)
+    check_choice("band", band, ("se", None))
+    if ceiling and of not in ("information", "plug_in", "null", "share"):
+        raise InputError(f"ceiling: bounds information, plug_in, null and share, not {of}; leave it out, or draw of='ceiling'")
+    if null and of != "plug_in":
+        raise InputError(f"null: the chance level of the plug-in value says nothing of {of}; draw it with of='plug_in'")
+    by_name = results_by_name(results, of)
+    alike = all(_alike(result, of, subset("labels", labels, result.labels)) for result in by_name.values())
+    lines = [line for name, result in by_name.items() for line in _lines(name, result, of, labels, sites, alike)]
+    reasons = {id(line): reason(by_name[line.source].select(labels=line.label)) for line in lines if np.isnan(line.value).all()}
+    if len(reasons) == len(lines):
+        raise InputError(f"of={of!r}: no value to draw; {'; '.join(dict.fromkeys(reasons.values()))}")
+    styles = line_styles([(line.source, line.site, "" if alike else line.label) for line in lines])
+    label_sets = set() if alike else {line.label for line in lines}
+    name = axis_name(of, next(iter(by_name.values())).unit, label_sets.pop() if len(label_sets) == 1 else None)
+    with canvas(ax, (4.8, 3.4)) as axes:
+        for line, (style, label) in zip(lines, styles, strict=True):
+            label = name.partition(" (")[0] if len(lines) == 1 else label
+            label += f" (nan: {reasons[id(line)].partition(':')[0]})" if id(line) in reasons else ""
+            if band and np.isfinite(line.se).any():
+                half = NORMAL_95 * line.se
+                axes.fill_between(
+                    line.depth, line.value - half, line.value + half, color=style["color"], alpha=0.2, linewidth=0
+                )
+            every = max(1, len(line.depth) // 16)
+            axes.plot(line.depth, line.value, **style, label=label, markersize=4.5, linewidth=1.5, markevery=every)
+        if ceiling:
+            _references(axes, lines, styles, "ceiling", "ceiling", (0, (6, 4)))
+        if null:
+            _references(axes, lines, styles, "null", "chance level", (0, (1, 1.5)))
+        axes.set_xticks(*depth_ticks([line.depth for line in lines]))
+        axes.set_xlabel("Layer")
+        axes.set_ylabel(name, parse_math=False)
+        axes.autoscale_view()
+        if axes.dataLim.y0 >= 0:
+            axes.set_ylim(bottom=0, auto=None)  # without switching off the scaling to what is drawn on these axes later
+        else:
+            axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1 or ceiling or null:
+            entries = len(axes.get_legend_handles_labels()[0])
+            above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
+            axes.legend(frameon=False, handlelength=3, **(above if entries > MOST_INSIDE else {}))
+    return axes
+
+
+def heads(
+    result: SoftInformation,
+    *,
+    of: Quantity = "information",
+    label: str | None = None,
+    site: str | None = None,
+    annotate: bool | None = None,
+    vmax: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""A quantity of soft information of every head: layers upward, heads to the right.
+
+    Colours begin at 0: a corrected information below 0, which is chance, has the colour of 0, and is written as it is. A head
+    without a value is hatched, and the title says why. Several draws of anchors (seeds, n_bins) give their mean, unless the
+    result was narrowed with ``select``.
+
+    Args:
+        result: what ``soft_information(..., heads=...)`` returned.
+        of: what to show: information, share, entropy, efficiency, plug_in, null, ceiling, regularity.
+        label: the label set; None takes the only one, or any where H(Z) or the ceiling is the same for all.
+        site: "z" or "result"; None takes the only one.
+        annotate: write the values into the cells; None does up to 12 layers of 12 heads.
+        vmax: the value at the upper end of the colours; None is the largest. Give the same for maps that are compared.
+        ax: axes to draw on; None makes a figure.
+
+    Returns:
+        The axes; those of the colour bar are the last of their figure.
+
+    Raises:
+        InputError: a result without heads, a choice left open, something that is not there, or no value at all.
+        InputTypeError: something that is no result of ``soft_information``.
+
+    >>> import matplotlib; matplotlib.use("agg")
+    >>> import tl_entropy as tle
+    >>> texts = [text[:600] for text in tle.demo_texts(2)]
+    >>> result = tle.soft_information(tle.demo_model(), texts, sites="z", layers=[0, 5], folds=1, progress=False)
+    >>> axes = tle.plots.heads(result, label="token")
+    >>> [tick.get_text() for tick in axes.get_yticklabels()], axes.figure.axes[-1].get_ylabel()
+    (['0', '5'], 'I(token;Z) (nats)')
+    """
+    if not isinstance(result, SoftInformation):
+        raise InputTypeError(f"result must be what soft_information returned; got {type(result).__name__}")
+    check_choice("of", of, QUANTITIES)
+    if vmax is not None and not 0 < vmax < np.inf:
+        raise InputError(f"vmax must be a number above 0, since colours begin there; got {vmax}")
+    there = list(dict.fromkeys(s.name for s, head in zip(result.sites, result.heads, strict=True) if head >= 0))
+    if not there:
+        raise InputError("result holds no heads; measure them with soft_information(..., heads=True)")
+    chosen = only("site", site, there)
+    check_choice("site", chosen, there)
+    alike = _alike(result, of, result.labels)
+    label_set = result.labels[0] if alike and label is None else only("label", label, result.labels)
+    check_choice("label", label_set, result.labels)
+    part = result.select(sites=chosen, labels=label_set)
+    layers, columns = sorted({s.layer for s in part.sites}), sorted(set(part.heads))
+    values = np.full((len(layers), len(columns)), np.nan)
+    for place, head, value in zip(part.sites, part.heads, means(part, of)[0][:, 0], strict=True):
+        values[layers.index(place.layer), columns.index(head)] = value
+    if np.isnan(values).all():
+        raise InputError(f"of={of!r}: no value to draw; {reason(part)}")
+    high, low = float(np.nanmax(values)), float(np.nanmin(values))
+    top = vmax or max(high, 1e-9)
+    side = min(max(3.5 / len(columns), 0.12), 0.42)  # of a cell, inches
+    size = max(3.4, 1.3 + side * len(columns)), 0.8 + min(max(side, 0.24), 0.34) * len(layers)
+    with canvas(ax, (size[0], max(size[1], 1.8))) as axes:
+        mesh = axes.pcolormesh(values, cmap="viridis", vmin=0, vmax=top, edgecolors="white", linewidth=0.4)
+        axes.patch.set(facecolor="0.92", edgecolor="0.6", hatch="////")  # shows where the mesh has no value
+        ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((low < 0, high > top), "neither")
+        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=20, extend=ends)
+        bar.set_label(axis_name(of, part.unit, None if alike else label_set), parse_math=False)
+        bar.outline.set_visible(False)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(f"Head ({chosen})" if len(there) > 1 else "Head")
+        axes.set_ylabel("Layer")
+        if np.isnan(values).any():
+            axes.set_title(f"hatched: no value, {reason(part).partition(':')[0]}")
+        wide, tall = cell_size(axes, len(columns), len(layers))
+        for axis, names, step in (
+            (axes.xaxis, columns, int(np.ceil(18 / wide))),
+            (axes.yaxis, layers, row_step(axes, len(layers))),
+        ):
+            axis.set_ticks([i + 0.5 for i in range(0, len(names), step)], [str(name) for name in names[::step]])
+        if annotate or (annotate is None and max(values.shape) <= MOST_WRITTEN):
+            write(axes, _written(values), mesh.to_rgba(values), (wide, tall))
+    return axes
+
+
+def results_by_name(results: Any, of: Quantity) -> dict[str, SoftInformation]:
+    """Every result under its name, all in one unit unless ``of`` has none."""
+    asking = "results: give a mapping, whose keys"
+    by_name: dict[str, SoftInformation] = named(results, (SoftInformation,), "soft_information", asking=asking)
+    if of not in UNITLESS and len({result.unit for result in by_name.values()}) > 1:
+        raise InputError("results are in nats and in bits; bring them to one unit with result.to('bits')")
+    return by_name
+
+
+def means(result: SoftInformation, of: Quantity) -> tuple[np.ndarray, np.ndarray]:
+    """A quantity, mean over draws, and the standard error of that mean: each [place, label]."""
+    values = result.values(of).mean(-1, keepdim=True)
+    return values[0, :, :, 0].numpy(), result.error_of(values)[:, :, 0].numpy()
+
+
+def axis_name(of: Quantity, unit: str, label: str | None = None) -> str:
+    """What an axis says of a quantity; with ``label`` in the place of X.
+
+    >>> axis_name("plug_in", "bits", "token"), axis_name("share", "bits")
+    ('Plug-in I(token;Z) (bits)', 'I(X;Z) / ceiling')
+    """
+    name = QUANTITIES[of].partition(",")[0]
+    name = name[0].upper() + name[1:].replace("X", label or "X")
+    return name if of in UNITLESS else f"{name} ({unit})"
+
+
+def reason(result: SoftInformation) -> str:
+    """Why there are places without a value."""
+    reasons = result.to_pandas()["reason"]
+    return "; ".join(dict.fromkeys(reasons[reasons != ""])) or "not a number"
+
+
+def _alike(result: SoftInformation, of: Quantity, labels: Sequence[str]) -> bool:
+    """Whether a quantity is the same for all the label sets, since they are counted at the same positions."""
+    if of not in ALIKE:
+        return False
+    values = means(result, of)[0][:, [result.labels.index(label) for label in labels]]
+    return np.allclose(values, values[:, :1], rtol=1e-9)
+
+
+def _lines(
+    name: str, result: SoftInformation, of: Quantity, labels: str | Iterable[str] | None, sites: Any, alike: bool
+) -> Iterator[_Line]:
+    """The curves of one result, by site and label set; only the first label set's where they are alike."""
+    places = [(i, site) for i, (site, head) in enumerate(zip(result.sites, result.heads, strict=True)) if head < 0]
+    if not places:
+        raise InputError(f"results: {name} holds nothing but heads; draw them with plots.heads(result)")
+    (values, errors), ceilings, nulls = means(result, of), means(result, "ceiling")[0], means(result, "null")[0]
+    if of == "share":
+        ceilings = np.ones_like(ceilings)
+    for site, (rows, depth) in depth_lines(places, sites).items():
+        for label in subset("labels", labels, result.labels)[: 1 if alike else None]:
+            of_it = (rows, result.labels.index(label))
+            yield _Line(name, site, label, depth, values[of_it], errors[of_it], ceilings[of_it], nulls[of_it])
+
+
+def _references(axes: Axes, lines: Sequence[_Line], styles: Sequence[Any], what: str, label: str, dash: Any) -> None:
+    """The ceiling or chance level along each line, one where several lines share it: grey if it is the only one."""
+    kept: list[tuple[_Line, Any]] = []
+    for line, (style, _) in zip(lines, styles, strict=True):
+        same = [k for k, _ in kept if (k.source, k.site) == (line.source, line.site)]
+        if not any(np.allclose(getattr(k, what), getattr(line, what), rtol=1e-9) for k in same):
+            kept.append((line, style["color"]))
+    for i, (line, colour) in enumerate(kept):
+        colour = "0.4" if len(kept) == 1 else colour
+        shown = label if i == 0 else None
+        axes.plot(line.depth, getattr(line, what), color=colour, linestyle=dash, linewidth=1, zorder=1.5, label=shown)
+
+
+def _written(values: np.ndarray) -> list[list[str]]:
+    """Values as text, with two digits of the largest; nothing for NaN."""
+    largest = float(np.nanmax(np.abs(values)))
+    digits = min(max(2, 1 - int(np.floor(np.log10(largest)))), 4) if largest else 2
+    return [["" if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}" for value in row] for row in values]

@@ -1,0 +1,64 @@
+"""Names beside points: each where it covers least, and left out where it would cover another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
+
+AWAY = 6.0  # distance of a name from its point, in points
+AIR = 2.0  # around a name, in points
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+
+
+def name_points(
+    axes: Axes, names: Sequence[tuple[float, float, str, bool]], strokes: Iterable[np.ndarray], taken: Iterable[Artist] = ()
+) -> None:
+    """Write each name (x, y, text, whether it has to be there) beside its point, the first ones with the first choice.
+
+    Args:
+        axes: with everything else already on them.
+        names: a name that does not have to be there is left out where there is no free place.
+        strokes: lines [point, 2] in the units of the axes, which a name should not cover.
+        taken: what a name may not cover, such as other texts and the legend.
+    """
+    axes.figure.figure.draw_without_rendering()  # settles the layout
+    scale = axes.figure.dpi / 72
+    ink = np.concatenate([_dots(axes.transData.transform(np.asarray(stroke, dtype=float)), 2 * scale) for stroke in strokes])
+    covered, inside = [artist.get_window_extent() for artist in taken], axes.get_window_extent()
+    for x, y, name, needed in names:
+        text = axes.annotate(
+            name, (x, y), textcoords="offset points", xytext=(0, 0), ha="center", va="center",
+            fontsize=mpl.rcParams["legend.fontsize"], parse_math=False,
+        )  # fmt: skip
+        text.set_in_layout(False)
+        box = text.get_window_extent()
+        best, cost = (0.0, 0.0), np.inf
+        for right, up in DIRECTIONS:
+            reach = AWAY * (1 if 0 in (right, up) else 0.75)
+            shift = np.array([right * (reach * scale + box.width / 2), up * (reach * scale + box.height / 2)])
+            there = box.translated(*shift)
+            clash = any(there.overlaps(other) for other in covered) or not _within(there, inside)
+            dots = ((ink >= there.min - AIR * scale) & (ink <= there.max + AIR * scale)).all(1).sum()
+            if (now := 1e6 * clash + dots) < cost:
+                best, cost = tuple(shift / scale), now
+        if cost > 0 and not needed:
+            text.remove()
+            continue
+        text.xyann = best
+        covered.append(text.get_window_extent())
+
+
+def _within(box: Bbox, frame: Bbox) -> bool:
+    return bool(np.all(box.min >= frame.min) and np.all(box.max <= frame.max))
+
+
+def _dots(points: np.ndarray, every: float) -> np.ndarray:
+    """Points along a line on the screen, at most ``every`` apart."""
+    steps = np.maximum(1, np.ceil(np.abs(np.diff(points, axis=0)).max(1, initial=0) / every)).astype(int)
+    pieces = [np.linspace(a, b, n + 1) for a, b, n in zip(points[:-1], points[1:], steps, strict=True)]
+    return np.concatenate([points, *pieces])

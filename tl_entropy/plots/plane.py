@@ -1,0 +1,301 @@
+"""The information plane: what states say about the tokens read, against what they say about the tokens to come.
+
+Complexity I(X;Z) is on the x axis, expressivity I(Y;Z) on the y axis; their ratio is the optimality (Conklin 2025, arXiv
+2505.23960), so that the diagonal is optimality 1. Neither can exceed the ceiling, which is of the states alone.
+
+Refused: leaving open which label sets are meant; results that differ in their places, where paths lead from one to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.lines import Line2D
+
+from tl_entropy.errors import InputError, check_choice
+from tl_entropy.plots.depth import depth_lines, depth_ticks
+from tl_entropy.plots.information import axis_name, means, reason, results_by_name
+from tl_entropy.plots.naming import name_points
+from tl_entropy.plots.style import NORMAL_95, canvas, line_styles
+from tl_entropy.results import SoftInformation
+
+DEPTHS = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.85, 256)))
+NEAR = 1.4  # a ceiling up to so many times the largest value is brought into view
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Points joined by a line. Arrays have one entry a point; ``layer`` is -1 for the embedding, ``step`` numbers the results."""
+
+    source: str
+    site: str
+    layer: np.ndarray
+    depth: np.ndarray
+    step: np.ndarray
+    at: np.ndarray  # [point, (x, y)]
+    se: np.ndarray  # [point, (x, y)]
+    ceiling: np.ndarray  # [point, (x, y)]
+
+    def __getitem__(self, rows: Any) -> _Path:
+        return _Path(self.source, self.site, *(getattr(self, name)[rows] for name in _ARRAYS))
+
+
+_ARRAYS = ("layer", "depth", "step", "at", "se", "ceiling")
+
+
+def information_plane(
+    results: SoftInformation | Sequence[SoftInformation] | Mapping[str, SoftInformation],
+    *,
+    input: str | None = None,
+    output: str | None = None,
+    of: Literal["information", "share", "plug_in"] = "information",
+    sites: str | Sequence[str] | None = "resid_post",
+    path: Literal["layers", "results"] = "layers",
+    annotate: bool = True,
+    errors: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Expressivity I(Y;Z) against complexity I(X;Z), layer by layer, or result by result (checkpoints, in their order).
+
+    Points are coloured by depth. The solid diagonal is optimality 1, where states say as much about what comes as about what
+    was read. Dashed lines are the largest ceilings of the layers drawn, which no label set exceeds; they may lie outside of
+    the view, which follows the points. Points without a value are left out. Several draws of anchors (seeds, n_bins) give
+    their mean, unless the result was narrowed with ``select``. Heads are not drawn.
+
+    Args:
+        results: one result, several, or a mapping from names to results.
+        input: the label set X; None takes the only one of the tokens up to a position.
+        output: the label set Y; None takes the only one of the tokens after it.
+        of: "information" is corrected for chance; "share" is that as a share of the ceiling; "plug_in" is not corrected, and
+            for rare labels nears the diagonal whatever the states are.
+        sites: short names to draw, one path each, with the embedding as the beginning of the residual stream where it is
+            asked for; None is all that are not heads.
+        path: "layers" joins the layers of each result; "results" joins the results at each layer.
+        annotate: name the first layer, the last, and those between that find a place.
+        errors: draw ±1.96 standard errors over documents both ways (nothing for a single document).
+        ax: axes to draw on; None makes a figure.
+
+    Returns:
+        The axes; where several paths or no names are drawn, a colour bar of the layers is the last of their figure.
+
+    Raises:
+        InputError: label sets left open or not there, sites that are not there, results in different units, of equal names or
+            (where paths lead through them) different sites, or no value at all.
+        InputTypeError: something that is no result of ``soft_information``.
+
+    Source: Conklin (2025), arXiv 2505.23960; deviating from it, values are corrected for chance.
+
+    >>> import matplotlib; matplotlib.use("agg")
+    >>> import tl_entropy as tle
+    >>> texts = [text[:600] for text in tle.demo_texts(2)]
+    >>> result = tle.soft_information(tle.demo_model(), texts, layers=[0, 5], progress=False)
+    >>> axes = tle.plots.information_plane(result)
+    >>> axes.get_xlabel(), axes.get_ylabel()
+    ('Complexity I(token;Z) (nats)', 'Expressivity I(next_token;Z) (nats)')
+    """
+    check_choice("of", of, ("information", "share", "plug_in"))
+    check_choice("path", path, ("layers", "results"))
+    by_name = results_by_name(results, of)
+    pairs = {name: (r._only("input", input), r._only("output", output)) for name, r in by_name.items()}
+    chosen = {tuple(by_name[name].labels[index] for index in pair) for name, pair in pairs.items()}
+    if len(chosen) > 1:
+        shown = "; ".join(" and ".join(pair) for pair in sorted(chosen))
+        raise InputError(f"input, output: the only label sets differ between results ({shown}); name those that all have")
+    (labels,) = chosen
+    paths = [p for i, name in enumerate(by_name) for p in _paths(name, i, by_name[name], pairs[name], of, sites)]
+    if path == "results":
+        paths = _across(paths, list(by_name))
+    paths = [p[np.isfinite(p.at).all(1)] for p in paths]
+    paths = [p for p in paths if len(p.at)]
+    if not paths:
+        why = dict.fromkeys(reason(r.select(labels=labels)) for r in by_name.values())
+        raise InputError(f"of={of!r}: no layer has both values; {'; '.join(why)}")
+    depths = np.concatenate([p.depth for p in paths])
+    ticks, tick_names = depth_ticks([depths])
+    low, high = np.floor(depths.min()), np.ceil(depths.max())
+    shade = ScalarMappable(Normalize(low, max(high, low + 1)), DEPTHS)
+    with canvas(ax, (4.8, 3.8)) as axes:
+        strokes = [*_draw(axes, paths, shade, list(by_name) if path == "results" else None)]
+        if errors:
+            strokes += _error_bars(axes, paths)
+        unit = next(iter(by_name.values())).unit
+        for set_label, name, label in zip(
+            (axes.set_xlabel, axes.set_ylabel), ("Complexity", "Expressivity"), labels, strict=True
+        ):
+            set_label(f"{name} {axis_name(of, unit, label).replace('Plug-in', 'plug-in')}", parse_math=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(paths) > 1 or not annotate:
+            bar = axes.figure.colorbar(shade, ax=axes, pad=0.02, aspect=25)
+            bar.set_ticks(ticks, labels=tick_names)
+            bar.set_label("Layer")
+            bar.outline.set_visible(False)
+        bounds = np.ones(2) if of == "share" else np.concatenate([p.ceiling for p in paths]).max(0)
+        strokes += _bounds(axes, bounds)
+        if annotate:
+            legend = axes.get_legend()
+            name_points(axes, _names(paths, path), strokes, [*axes.texts, *([legend] if legend else [])])
+    return axes
+
+
+def _paths(
+    name: str, number: int, result: SoftInformation, pair: tuple[int, int], of: Any, sites: str | Sequence[str] | None
+) -> list[_Path]:
+    """The layers of one result, one path for each site name."""
+    places = [(i, site) for i, (site, head) in enumerate(zip(result.sites, result.heads, strict=True)) if head < 0]
+    if not places:
+        raise InputError(f"results: {name} holds nothing but heads, which are not drawn here; see plots.heads(result)")
+    (values, errors), ceilings = means(result, of), means(result, "ceiling")[0]
+    found = []
+    for site, (rows, depth) in depth_lines(places, sites).items():
+        parts = (array[rows][:, list(pair)] for array in (values, errors, ceilings))
+        layer = np.array([result.sites[row].layer for row in rows])
+        found.append(_Path(name, site, layer, depth, np.full(len(rows), number), *parts))
+    return found
+
+
+def _across(paths: Sequence[_Path], names: Sequence[str]) -> list[_Path]:
+    """Paths of layers turned into paths through the results, one for each place."""
+    if len(names) < 2:
+        raise InputError("path='results' joins several results; give at least two, in their order")
+    places: dict[tuple[str, float], list[_Path]] = {}
+    for p in paths:
+        for i, depth in enumerate(p.depth.tolist()):
+            places.setdefault((p.site, depth), []).append(p[[i]])
+    lacking = [f"{site} at {depth:g}" for (site, depth), points in places.items() if len(points) != len(names)]
+    if lacking:
+        raise InputError(f"results: not all have {', '.join(lacking)}; bring them to the same sites with result.select(...)")
+    return [
+        _Path("", site, *(np.concatenate([getattr(point, name) for point in points]) for name in _ARRAYS))
+        for (site, _), points in places.items()
+    ]
+
+
+def _draw(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, results: Sequence[str] | None) -> list[np.ndarray]:
+    """The paths, layer by layer or through ``results``, with a legend of what they are; returns their lines."""
+    styles = line_styles([(p.source, p.site) for p in paths])
+    for p, (style, label) in zip(paths, styles, strict=True):
+        colours = shade.to_rgba(p.depth)
+        if results is None:
+            line: dict[str, Any] = {"linestyle": style["linestyle"], "marker": style["marker"], "markerfacecolor": "0.8"}
+            axes.plot(*p.at.T, **line, color="0.45", markersize=6, linewidth=1, zorder=2, label=label)
+            axes.scatter(
+                p.at[:, 0], p.at[:, 1], c=colours, marker=style["marker"], s=36, edgecolors="0.2", linewidths=0.6, zorder=3
+            )
+            continue
+        axes.plot(*p.at.T, color=colours[0], linestyle=style["linestyle"], linewidth=1.2, zorder=2)
+        for steps, look in _stations(len(results)):
+            at = p.at[np.isin(p.step, steps)]
+            face = colours[0] if look["filled"] else "white"
+            axes.plot(*at.T, linestyle="", marker=look["marker"], markersize=look["size"], color=colours[0], mfc=face, zorder=3)
+    handles = []
+    if results is None and len(paths) > 1:
+        handles = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    if results is not None:
+        if len({p.site for p in paths}) > 1:
+            shown = {
+                p.site: Line2D([], [], color="0.3", linestyle=s["linestyle"], label=p.site)
+                for p, (s, _) in zip(paths, styles, strict=True)
+            }
+            handles += shown.values()
+        for steps, look in _stations(len(results)):
+            name = results[steps[0]] if len(steps) == 1 else f"{len(steps)} between"
+            face = "0.3" if look["filled"] else "white"
+            handles.append(
+                Line2D([], [], linestyle="", marker=look["marker"], markersize=look["size"], color="0.3", mfc=face, label=name)
+            )
+    if handles:
+        axes.legend(handles=handles, frameon=False, handlelength=3 if results is None else 1.5)
+    return [p.at for p in paths]
+
+
+def _stations(count: int) -> list[tuple[list[int], dict[str, Any]]]:
+    """How the first, the last and the results between them are marked."""
+    marks = [
+        ([0], {"marker": "o", "size": 6.0, "filled": False}),
+        (list(range(1, count - 1)), {"marker": "o", "size": 3.0, "filled": True}),
+        ([count - 1], {"marker": "D", "size": 5.5, "filled": True}),
+    ]
+    return [(steps, look) for steps, look in marks if steps]
+
+
+def _error_bars(axes: Axes, paths: Sequence[_Path]) -> list[np.ndarray]:
+    """±1.96 standard errors both ways; returns them as lines."""
+    strokes: list[np.ndarray] = []
+    for p in paths:
+        known = np.isfinite(p.se).all(1)
+        if known.any():
+            half = NORMAL_95 * p.se[known]
+            x_half, y_half = half.T
+            x, y = p.at[known].T
+            axes.errorbar(x, y, y_half, x_half, fmt="none", ecolor="0.6", elinewidth=0.9, zorder=1.5)
+            for point, (x, y) in zip(p.at[known], half, strict=True):
+                strokes += [point + np.array([[-x, 0], [x, 0]]), point + np.array([[0, -y], [0, y]])]
+    return strokes
+
+
+def _bounds(axes: Axes, ceilings: np.ndarray) -> list[np.ndarray]:
+    """The diagonal, and the ceilings (x, y); the view begins at 0 and takes in the ceilings that are near."""
+    reach = axes.dataLim.max
+    axes.update_datalim([np.where(ceilings <= NEAR * reach, ceilings, reach)])
+    axes.axline((0, 0), slope=1, color="0.4", linewidth=0.9, zorder=1)
+    axes.autoscale_view()
+    low = axes.dataLim.min
+    if low[0] >= 0:
+        axes.set_xlim(left=0, auto=None)  # without switching off the scaling to what is drawn on these axes later
+    if low[1] >= 0:
+        axes.set_ylim(bottom=0, auto=None)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    middle = 0.6 * min(right, top)
+    axes.text(
+        middle, middle, "optimality 1", rotation=45, rotation_mode="anchor", transform_rotates_text=True, ha="center",
+        va="bottom", color="0.3", fontsize=mpl.rcParams["legend.fontsize"], clip_on=True,
+    )  # fmt: skip
+    strokes = [np.array([[0, 0], [min(right, top)] * 2])]
+    for value, upright, along in (
+        (ceilings[0], True, axes.get_xaxis_transform()),
+        (ceilings[1], False, axes.get_yaxis_transform()),
+    ):
+        ends = ([value, value], [0, 1]) if upright else ([0, 1], [value, value])
+        # An artist, not a line of the plot: a bound outside of the view is not to widen it.
+        axes.add_artist(Line2D(*ends, transform=along, color="0.4", linewidth=0.8, linestyle=(0, (6, 4)), zorder=1))
+        text = axes.text(
+            *((value, 0.02) if upright else (0.02, value)), "ceiling", transform=along, rotation=90 if upright else 0,
+            ha="right" if upright else "left", va="bottom", color="0.3", fontsize=mpl.rcParams["legend.fontsize"], clip_on=True,
+        )  # fmt: skip
+        text.set_in_layout(False)
+        strokes.append(np.array([[value, bottom], [value, top]] if upright else [[left, value], [right, value]]))
+    return strokes
+
+
+def _names(paths: Sequence[_Path], path: str) -> list[tuple[float, float, str, bool]]:
+    """The layers' names beside their points: the first and the last come first, then those between, halving the gaps."""
+    if path == "results":  # each path is one layer, named at its end
+        ends = [(*p.at[-1], p.layer[-1]) for p in sorted(paths, key=lambda p: p.depth[0])]
+        ordered = [(*ends[row], i < 2) for i, row in enumerate(_halving(len(ends)))]
+    else:
+        ordered = [(*p.at[row], p.layer[row], i < 2) for p in paths for i, row in enumerate(_halving(len(p.at)))]
+    ordered.sort(key=lambda name: not name[3])
+    return [(x, y, "embed" if n < 0 else f"layer {n}" if needed else str(n), needed) for x, y, n, needed in ordered]
+
+
+def _halving(n: int) -> list[int]:
+    """0 to n - 1 with both ends first, then the middle, then the middles of what is left.
+
+    >>> _halving(6)
+    [0, 5, 2, 1, 3, 4]
+    """
+    order, gaps = ([0, n - 1] if n > 1 else [0]), [(0, n - 1)]
+    while gaps:
+        low, high = gaps.pop(0)
+        middle = (low + high) // 2
+        if low < middle < high:
+            order.append(middle)
+            gaps += [(low, middle), (middle, high)]
+    return order
