@@ -53,10 +53,71 @@ def site_profile(model: Any) -> Axes:
     return tle.plots.profile(tle.lens_entropy(model, beginnings(), sites=sites, keep="summary", progress=False))
 
 
+def information_profile(model: Any) -> Axes:
+    """Information about the tokens up to and after each position, by layer, under its ceiling."""
+    result = tle.soft_information(model, beginnings(), labels=("token", "bigram", "next_token", "next_bigram"), progress=False)
+    return tle.plots.information(result, ceiling=True)
+
+
+def entropy_profile(model: Any) -> Axes:
+    """Soft entropy of the residual stream, and of what attention and MLP write into it."""
+    sites = ("embed", "attn_out", "mlp_out", "resid_post")
+    return tle.plots.information(
+        tle.soft_information(model, beginnings(), labels="token", sites=sites, progress=False), of="entropy"
+    )
+
+
+def information_plane(model: Any) -> Axes:
+    """Complexity against expressivity, layers as a path."""
+    return tle.plots.information_plane(tle.soft_information(model, beginnings(), progress=False))
+
+
+def head_information(model: Any) -> Axes:
+    """What each head writes into the residual stream says about the next token."""
+    result = tle.soft_information(model, beginnings(), labels="next_token", sites="result", progress=False)
+    return tle.plots.heads(result)
+
+
+def checkpoints(layers: list[int]) -> dict[int, Any]:
+    """Results of the training's checkpoints, as ``training.py`` measured them, by step."""
+    files = Path(__file__).with_name("training").glob("step-*.safetensors")
+    steps = sorted((int(path.stem.removeprefix("step-")), path) for path in files)
+    return {step: tle.load(path).select(layers=layers) for step, path in steps}
+
+
+def training_plane(_: Any) -> Axes:
+    """The course of training in the information plane, one path for each layer."""
+    results = {str(step): result for step, result in checkpoints([0, 2, 5]).items()}
+    return tle.plots.information_plane(results, input="token", output="next_token", path="results")
+
+
+def training_tokens(_: Any) -> Axes:
+    """Information about the current token in the course of training."""
+    return tle.plots.course(checkpoints([-1, 0, 2, 3, 5]), label="token")
+
+
+def training_next_tokens(_: Any) -> Axes:
+    """Information about the next token in the course of training."""
+    return tle.plots.course(checkpoints([-1, 0, 2, 3, 5]), label="next_token")
+
+
+def training_entropy(_: Any) -> Axes:
+    """Soft entropy in the course of training."""
+    return tle.plots.course(checkpoints([-1, 0, 2, 3, 5]), label="token", of="entropy")
+
+
 FIGURES: dict[str, Callable[[Any], Axes]] = {
     "lens_profile": lens_profile,
     "token_heatmap": token_heatmap,
     "site_profile": site_profile,
+    "information_profile": information_profile,
+    "entropy_profile": entropy_profile,
+    "information_plane": information_plane,
+    "head_information": head_information,
+    "training_plane": training_plane,
+    "training_tokens": training_tokens,
+    "training_next_tokens": training_next_tokens,
+    "training_entropy": training_entropy,
 }
 
 

@@ -60,6 +60,58 @@ def test_lens_summary_of_a_data_set(monkeypatch, capsys, tmp_path):
     assert tle.load(tmp_path / "o" / "lens.safetensors").documents == 2
 
 
+CODE = ["import os\nimport sys\ndef f(x):\n    return x\n", "import sys\nimport os\ndef g(x):\n    return f(x)\n"]
+INFORMATION = ("information", "--model", BUNDLED, "--text", CODE[0], "--text", CODE[1])
+
+
+def test_information_writes_a_result_a_table_and_figures(monkeypatch, capsys, tmp_path):
+    status, out, err = run(monkeypatch, capsys, *INFORMATION, "--unit", "bits", "--out", tmp_path / "o")
+    assert status == 0, err
+    assert "I(next_token;Z)" in out
+    assert "resid_post.5" in out
+    assert str(tmp_path / "o" / "information_plane.png") in out
+    names = {"information.safetensors", "information.csv", "information.png", "entropy.png", "information_plane.png"}
+    assert {p.name for p in (tmp_path / "o").iterdir()} == names
+    result = tle.load(tmp_path / "o" / "information.safetensors")
+    assert (result.unit, result.documents, result.labels) == ("bits", 2, ("token", "next_token"))
+    expected = tle.soft_information(tle.demo_model(), CODE, progress=False).to("bits")
+    assert result.plug_in == pytest.approx(expected.plug_in, abs=1e-5)
+    table = pd.read_csv(tmp_path / "o" / "information.csv")
+    assert len(table) == 7 * 2
+    assert table["plug_in"].to_list() == pytest.approx(result.value("plug_in").flatten().tolist())
+
+
+def test_information_of_heads_and_long_ngrams_for_several_seeds(monkeypatch, capsys, tmp_path):
+    status, out, err = run(
+        monkeypatch, capsys, *INFORMATION, "--heads", "--labels", "token, 4-gram,next_5-gram", "--seed", "0,1", "--n-bins",
+        "20,10", "--sites", "embed,resid_post", "--center", "--folds", 1, "--window", 16, "--out", tmp_path,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "36 heads not shown" in out
+    assert "means over 4 draws of anchors" in out
+    result = tle.load(tmp_path / "information.safetensors")
+    assert result.labels == ("token", "4-gram", "next_5-gram")
+    assert result.sides == ("input", "input", "output")
+    assert (result.n_bins, result.seeds) == ((20, 20, 10, 10), (0, 1, 0, 1))
+    assert result.select(sites="z").heads == 6 * tuple(range(6))
+    assert bool(result.error().isnan().all())
+    assert result.provenance.settings["centered"] is True
+    assert result.provenance.settings["window"] == 16
+    figures = {p.name for p in tmp_path.iterdir()} - {"information.safetensors", "information.csv"}
+    heads = {f"heads_z_{label}.png" for label in ("token", "next_5-gram")}
+    assert figures == {"information.png", "entropy.png"} | heads, "no plane, since two label sets are on the input side"
+    assert "tl-entropy: no heads_z_4-gram.png: " in err
+
+
+def test_information_without_a_value_still_writes_the_rest(monkeypatch, capsys, tmp_path):
+    arguments = ("information", "--model", BUNDLED, "--text", CODE[0], "--labels", "10-gram", "--out", tmp_path)
+    status, out, err = run(monkeypatch, capsys, *arguments)
+    assert status == 0, err
+    assert "nan (10-gram): labels too rare" in out
+    assert "tl-entropy: no information.png: " in err
+    assert {p.name for p in tmp_path.iterdir()} == {"information.safetensors", "information.csv", "entropy.png"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -78,6 +130,17 @@ def test_lens_summary_of_a_data_set(monkeypatch, capsys, tmp_path):
             "--dataset no/such/folder cannot be opened",
         ),
         (["demo", "--unit", "hartleys"], "--unit must be one of"),
+        (["information", "--text", "a"], "Missing option '--model'"),
+        (["information", "--model", BUNDLED], "give exactly one of --text, --file and --dataset; got none"),
+        ([*INFORMATION, "--labels", "verb"], "labels must be one of"),
+        ([*INFORMATION, "--labels", "0-gram"], "n must be an int of at least 1"),
+        ([*INFORMATION, "--labels", "token,token"], "different names"),
+        ([*INFORMATION, "--seed", "x"], "--seed must be whole numbers separated by commas"),
+        ([*INFORMATION, "--seed", "1,1"], "seed must be one or more different"),
+        ([*INFORMATION, "--n-bins", "1"], "n_bins must be an int of at least 2"),
+        ([*INFORMATION, "--sites", "pattern"], "pattern holds no states"),
+        ([*INFORMATION, "--folds", "0"], "--folds"),
+        ([*INFORMATION, "--unit", "hartleys"], "--unit must be one of"),
         (["demo", "--documents", "99"], "--documents"),
         (["dmeo"], "No such command 'dmeo'"),
         (["demo", "--colour"], "No such option"),

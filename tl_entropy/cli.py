@@ -151,7 +151,7 @@ def information(
         n_bins=bins, seed=seeds, center=center, folds=folds, batch_size=batch_size, window=window, stride=stride,
         text_column=column,
     )  # fmt: skip
-    _report(result.to(unit), out)
+    _report(result.to(cast("Any", unit)), out)
 
 
 def main() -> None:
@@ -276,12 +276,19 @@ def _information_files(result: SoftInformation, out: Path) -> list[Path]:
 
     written = [result.save(out / "information.safetensors"), out / "information.csv"]
     result.to_pandas().to_csv(written[-1], index=False)
-    written.append(_draw(plots.information, out / "information.png", result))
-    written.append(_draw(plots.information, out / "entropy.png", result, of="entropy"))
+    figures: list[tuple[Callable[..., Any], str, dict[str, Any]]] = [
+        (plots.information, "information", {}),
+        (plots.information, "entropy", {"of": "entropy"}),
+    ]
     if all(result.sides.count(side) == 1 for side in ("input", "output")):
-        written.append(_draw(plots.information_plane, out / "information_plane.png", result))
-    if any(site.name == "z" for site in result.sites):
-        written += [_draw(plots.heads, out / f"heads_{label}.png", result, label=label, site="z") for label in result.labels]
+        figures.append((plots.information_plane, "information_plane", {}))
+    for site in sorted({s.name for s, head in zip(result.sites, result.heads, strict=True) if head >= 0}):
+        figures += [(plots.heads, f"heads_{site}_{label}", {"label": label, "site": site}) for label in result.labels]
+    for plot, name, options in figures:
+        try:
+            written.append(_draw(plot, out / f"{name}.png", result, **options))
+        except InputError as error:  # such as labels too rare for any value
+            typer.echo(f"tl-entropy: no {name}.png: {error}", err=True)
     return written
 
 

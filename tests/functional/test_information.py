@@ -256,6 +256,14 @@ def test_chance_curve_of_few_or_equal_rows(rows):
     assert chance_curve(torch.full((rows, 4), 0.25))(torch.tensor([1.0, 9.0])).tolist() == [1.0, 1.0]
 
 
+def test_chance_of_rows_that_all_differ_alike():
+    """With a bin of its own for each of 40 rows, D(n) = log(40 / n) whatever rows are drawn: nothing varies but rounding."""
+    curve = chance_curve(torch.eye(40))
+    for n in (1, 2, 3, 5, 8, 16, 20):
+        factor = math.log(40 / n) / math.log(40) * (1 - 1 / 40) / (1 / n - 1 / 40)
+        assert curve(torch.tensor(float(n))).item() == pytest.approx(factor, rel=1e-9)
+
+
 def test_adjusting_for_chance():
     plug_in, null, ceiling = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.1, 1.0, 0.05], [0.1] * 4, [1.0] * 4))
     adjusted = chance_adjusted(plug_in, null, ceiling)

@@ -17,7 +17,7 @@ of different plans or settings, or of the same positions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -357,10 +357,10 @@ def _sample_places(plan: LabelPlan) -> Tensor:
 
 
 def _several(argument: str, values: int | Sequence[int], low: int) -> tuple[int, ...]:
-    given = [values] if isinstance(values, int) else list(values)
+    given = tuple(check_int(argument, value, low) for value in (values if isinstance(values, Iterable) else [values]))
     if not given or len(set(given)) < len(given):
         raise InputError(f"{argument} must be one or more different whole numbers; got {values!r}")
-    return tuple(check_int(argument, value, low) for value in given)
+    return given
 
 
 def _flat(nested: Sequence[Any]) -> Iterator[Tensor]:

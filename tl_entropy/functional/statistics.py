@@ -84,7 +84,7 @@ def jackknife_error(values: Tensor, fold_rows: Tensor) -> Tensor:
     if groups < 2 or len(values) < 2:
         return torch.full_like(values[0], torch.nan)
     left_out = values[1:][present]
-    h = (fold_rows.sum() / fold_rows[present]).to(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+    h = (fold_rows.sum().to(values.dtype) / fold_rows[present]).reshape(-1, *[1] * (values.ndim - 1))
     pseudo = h * values[0] - (h - 1) * left_out
     centre = (pseudo / h).sum(0)
     return ((pseudo - centre).square() / (h - 1)).mean(0).sqrt()

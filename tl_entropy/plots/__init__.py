@@ -3,5 +3,6 @@
 from tl_entropy.plots.figures import heatmap, profile
 from tl_entropy.plots.information import heads, information
 from tl_entropy.plots.plane import information_plane
+from tl_entropy.plots.training import course
 
-__all__ = ["heads", "heatmap", "information", "information_plane", "profile"]
+__all__ = ["course", "heads", "heatmap", "information", "information_plane", "profile"]

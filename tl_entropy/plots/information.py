@@ -175,8 +175,8 @@ def heads(
     if not isinstance(result, SoftInformation):
         raise InputTypeError(f"result must be what soft_information returned; got {type(result).__name__}")
     check_choice("of", of, QUANTITIES)
-    if vmax is not None and not 0 < vmax < np.inf:
-        raise InputError(f"vmax must be a number above 0, since colours begin there; got {vmax}")
+    if vmax is not None and not (isinstance(vmax, int | float) and 0 < vmax < np.inf):
+        raise InputError(f"vmax must be a number above 0, since colours begin there; got {vmax!r}")
     there = list(dict.fromkeys(s.name for s, head in zip(result.sites, result.heads, strict=True) if head >= 0))
     if not there:
         raise InputError("result holds no heads; measure them with soft_information(..., heads=True)")
@@ -195,8 +195,8 @@ def heads(
     high, low = float(np.nanmax(values)), float(np.nanmin(values))
     top = vmax or max(high, 1e-9)
     side = min(max(3.5 / len(columns), 0.12), 0.42)  # of a cell, inches
-    size = max(3.4, 1.3 + side * len(columns)), 0.8 + min(max(side, 0.24), 0.34) * len(layers)
-    with canvas(ax, (size[0], max(size[1], 1.8))) as axes:
+    size = max(3.4, 1.3 + side * len(columns)), 0.8 + min(max(side, 0.16), 0.34) * len(layers)
+    with canvas(ax, (size[0], max(size[1], 2.2))) as axes:
         mesh = axes.pcolormesh(values, cmap="viridis", vmin=0, vmax=top, edgecolors="white", linewidth=0.4)
         axes.patch.set(facecolor="0.92", edgecolor="0.6", hatch="////")  # shows where the mesh has no value
         ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((low < 0, high > top), "neither")

@@ -43,7 +43,7 @@ def name_points(
             shift = np.array([right * (reach * scale + box.width / 2), up * (reach * scale + box.height / 2)])
             there = box.translated(*shift)
             clash = any(there.overlaps(other) for other in covered) or not _within(there, inside)
-            dots = ((ink >= there.min - AIR * scale) & (ink <= there.max + AIR * scale)).all(1).sum()
+            dots = ((ink >= np.subtract(there.min, AIR * scale)) & (ink <= np.add(there.max, AIR * scale))).all(1).sum()
             if (now := 1e6 * clash + dots) < cost:
                 best, cost = tuple(shift / scale), now
         if cost > 0 and not needed:
@@ -51,6 +51,22 @@ def name_points(
             continue
         text.xyann = best
         covered.append(text.get_window_extent())
+
+
+def halving(n: int) -> list[int]:
+    """The order in which to name 0 to n - 1: both ends, then the middle, then the middles of what is left.
+
+    >>> halving(6)
+    [0, 5, 2, 1, 3, 4]
+    """
+    order, gaps = list(range(n))[:: max(n - 1, 1)], [(0, n - 1)]
+    while gaps:
+        low, high = gaps.pop(0)
+        middle = (low + high) // 2
+        if low < middle < high:
+            order.append(middle)
+            gaps += [(low, middle), (middle, high)]
+    return order
 
 
 def _within(box: Bbox, frame: Bbox) -> bool:

@@ -22,17 +22,19 @@ from matplotlib.lines import Line2D
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
 from tl_entropy.plots.information import axis_name, means, reason, results_by_name
-from tl_entropy.plots.naming import name_points
+from tl_entropy.plots.naming import halving, name_points
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles
 from tl_entropy.results import SoftInformation
 
 DEPTHS = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.85, 256)))
 NEAR = 1.4  # a ceiling up to so many times the largest value is brought into view
 
+DIAGONAL_SPOTS = np.array([0.6, 0.7, 0.5, 0.4, 0.3, 0.8, 0.2])  # where the diagonal may be named, in parts of it
+
 
 @dataclass(frozen=True)
 class _Path:
-    """Points joined by a line. Arrays have one entry a point; ``layer`` is -1 for the embedding, ``step`` numbers the results."""
+    """Points joined by a line: one entry of each array a point. ``layer`` is -1 at the embedding; ``step`` numbers results."""
 
     source: str
     site: str
@@ -113,8 +115,7 @@ def information_plane(
     if path == "results":
         paths = _across(paths, list(by_name))
     paths = [p[np.isfinite(p.at).all(1)] for p in paths]
-    paths = [p for p in paths if len(p.at)]
-    if not paths:
+    if not any(len(p.at) for p in paths):
         why = dict.fromkeys(reason(r.select(labels=labels)) for r in by_name.values())
         raise InputError(f"of={of!r}: no layer has both values; {'; '.join(why)}")
     depths = np.concatenate([p.depth for p in paths])
@@ -122,14 +123,18 @@ def information_plane(
     low, high = np.floor(depths.min()), np.ceil(depths.max())
     shade = ScalarMappable(Normalize(low, max(high, low + 1)), DEPTHS)
     with canvas(ax, (4.8, 3.8)) as axes:
-        strokes = [*_draw(axes, paths, shade, list(by_name) if path == "results" else None)]
+        if path == "layers":
+            _draw_layers(axes, paths, shade)
+        else:
+            paths = [p for p in paths if len(p.at)]
+            _draw_results(axes, paths, shade, list(by_name))
+        strokes = [p.at for p in paths]
         if errors:
             strokes += _error_bars(axes, paths)
         unit = next(iter(by_name.values())).unit
-        for set_label, name, label in zip(
-            (axes.set_xlabel, axes.set_ylabel), ("Complexity", "Expressivity"), labels, strict=True
-        ):
-            set_label(f"{name} {axis_name(of, unit, label).replace('Plug-in', 'plug-in')}", parse_math=False)
+        complexity, expressivity = (axis_name(of, unit, label).replace("Plug-in", "plug-in") for label in labels)
+        axes.set_xlabel(f"Complexity {complexity}", parse_math=False)
+        axes.set_ylabel(f"Expressivity {expressivity}", parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
         if len(paths) > 1 or not annotate:
             bar = axes.figure.colorbar(shade, ax=axes, pad=0.02, aspect=25)
@@ -137,7 +142,7 @@ def information_plane(
             bar.set_label("Layer")
             bar.outline.set_visible(False)
         bounds = np.ones(2) if of == "share" else np.concatenate([p.ceiling for p in paths]).max(0)
-        strokes += _bounds(axes, bounds)
+        strokes += _bounds(axes, bounds, np.concatenate(strokes))
         if annotate:
             legend = axes.get_legend()
             name_points(axes, _names(paths, path), strokes, [*axes.texts, *([legend] if legend else [])])
@@ -177,52 +182,46 @@ def _across(paths: Sequence[_Path], names: Sequence[str]) -> list[_Path]:
     ]
 
 
-def _draw(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, results: Sequence[str] | None) -> list[np.ndarray]:
-    """The paths, layer by layer or through ``results``, with a legend of what they are; returns their lines."""
-    styles = line_styles([(p.source, p.site) for p in paths])
-    for p, (style, label) in zip(paths, styles, strict=True):
-        colours = shade.to_rgba(p.depth)
-        if results is None:
-            line: dict[str, Any] = {"linestyle": style["linestyle"], "marker": style["marker"], "markerfacecolor": "0.8"}
-            axes.plot(*p.at.T, **line, color="0.45", markersize=6, linewidth=1, zorder=2, label=label)
-            axes.scatter(
-                p.at[:, 0], p.at[:, 1], c=colours, marker=style["marker"], s=36, edgecolors="0.2", linewidths=0.6, zorder=3
-            )
-            continue
-        axes.plot(*p.at.T, color=colours[0], linestyle=style["linestyle"], linewidth=1.2, zorder=2)
-        for steps, look in _stations(len(results)):
+def _draw_layers(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable) -> None:
+    """Paths that differ in dash and marker, with points coloured by depth."""
+    for p, (style, label) in zip(paths, line_styles([(p.source, p.site) for p in paths]), strict=True):
+        line: dict[str, Any] = {"linestyle": style["linestyle"], "marker": style["marker"], "markerfacecolor": "0.8"}
+        label = label if len(p.at) else f"{label} (no value)"
+        axes.plot(*p.at.T, **line, color="0.45", markersize=6, linewidth=1, zorder=2, label=label)
+        points: dict[str, Any] = {"marker": style["marker"], "s": 36, "edgecolors": "0.2", "linewidths": 0.6}
+        axes.scatter(p.at[:, 0], p.at[:, 1], c=shade.to_rgba(p.depth), **points, zorder=3)
+    if len(paths) > 1:
+        axes.legend(frameon=False, handlelength=3)
+
+
+def _draw_results(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, results: Sequence[str]) -> None:
+    """Paths coloured by depth, with the first and the last result marked."""
+    marks = _marks(len(results))
+    dashes = {}
+    for p, (style, _) in zip(paths, line_styles([(p.site,) for p in paths]), strict=True):
+        colour = shade.to_rgba(p.depth)[0]
+        dashes[p.site] = style["linestyle"]
+        axes.plot(*p.at.T, color=colour, linestyle=style["linestyle"], linewidth=1.2, zorder=2)
+        for steps, filled, mark in marks:
             at = p.at[np.isin(p.step, steps)]
-            face = colours[0] if look["filled"] else "white"
-            axes.plot(*at.T, linestyle="", marker=look["marker"], markersize=look["size"], color=colours[0], mfc=face, zorder=3)
-    handles = []
-    if results is None and len(paths) > 1:
-        handles = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    if results is not None:
-        if len({p.site for p in paths}) > 1:
-            shown = {
-                p.site: Line2D([], [], color="0.3", linestyle=s["linestyle"], label=p.site)
-                for p, (s, _) in zip(paths, styles, strict=True)
-            }
-            handles += shown.values()
-        for steps, look in _stations(len(results)):
-            name = results[steps[0]] if len(steps) == 1 else f"{len(steps)} between"
-            face = "0.3" if look["filled"] else "white"
-            handles.append(
-                Line2D([], [], linestyle="", marker=look["marker"], markersize=look["size"], color="0.3", mfc=face, label=name)
-            )
-    if handles:
-        axes.legend(handles=handles, frameon=False, handlelength=3 if results is None else 1.5)
-    return [p.at for p in paths]
+            axes.plot(*at.T, **mark, color=colour, markerfacecolor=colour if filled else "white", linestyle="", zorder=3)
+    handles = [Line2D([], [], color="0.3", linestyle=dash, label=site) for site, dash in dashes.items() if len(dashes) > 1]
+    for steps, filled, mark in marks:
+        name = results[steps[0]] if len(steps) == 1 else f"{len(steps)} between"
+        face = "0.3" if filled else "white"
+        handles.append(Line2D([], [], **mark, color="0.3", markerfacecolor=face, linestyle="", label=name))
+    axes.legend(handles=handles, frameon=False, handlelength=3 if len(dashes) > 1 else 1.5)
 
 
-def _stations(count: int) -> list[tuple[list[int], dict[str, Any]]]:
-    """How the first, the last and the results between them are marked."""
-    marks = [
-        ([0], {"marker": "o", "size": 6.0, "filled": False}),
-        (list(range(1, count - 1)), {"marker": "o", "size": 3.0, "filled": True}),
-        ([count - 1], {"marker": "D", "size": 5.5, "filled": True}),
+def _marks(count: int) -> list[tuple[list[int], bool, dict[str, Any]]]:
+    """How results are marked (which, filled, how): the first, those between, the last."""
+    between = list(range(1, count - 1))
+    marks: list[tuple[list[int], bool, dict[str, Any]]] = [
+        ([0], False, {"marker": "o", "markersize": 6.0}),
+        (between, True, {"marker": "o", "markersize": 3.0}),
+        ([count - 1], True, {"marker": "D", "markersize": 5.5}),
     ]
-    return [(steps, look) for steps, look in marks if steps]
+    return [mark for mark in marks if mark[0]]
 
 
 def _error_bars(axes: Axes, paths: Sequence[_Path]) -> list[np.ndarray]:
@@ -232,17 +231,17 @@ def _error_bars(axes: Axes, paths: Sequence[_Path]) -> list[np.ndarray]:
         known = np.isfinite(p.se).all(1)
         if known.any():
             half = NORMAL_95 * p.se[known]
-            x_half, y_half = half.T
             x, y = p.at[known].T
-            axes.errorbar(x, y, y_half, x_half, fmt="none", ecolor="0.6", elinewidth=0.9, zorder=1.5)
-            for point, (x, y) in zip(p.at[known], half, strict=True):
-                strokes += [point + np.array([[-x, 0], [x, 0]]), point + np.array([[0, -y], [0, y]])]
+            axes.errorbar(x, y, half[:, 1], half[:, 0], fmt="none", ecolor="0.6", elinewidth=0.9, zorder=1.5)
+            both = np.stack([p.at[known] - half, p.at[known] + half])  # [end, point, (x, y)]
+            strokes += [np.stack([both[:, i, 0], [y[i]] * 2], axis=1) for i in range(len(x))]
+            strokes += [np.stack([[x[i]] * 2, both[:, i, 1]], axis=1) for i in range(len(x))]
     return strokes
 
 
-def _bounds(axes: Axes, ceilings: np.ndarray) -> list[np.ndarray]:
-    """The diagonal, and the ceilings (x, y); the view begins at 0 and takes in the ceilings that are near."""
-    reach = axes.dataLim.max
+def _bounds(axes: Axes, ceilings: np.ndarray, points: np.ndarray) -> list[np.ndarray]:
+    """The diagonal, named away from ``points``, and the ceilings (x, y), of which the view, from 0 on, takes in near ones."""
+    reach = np.asarray(axes.dataLim.max)
     axes.update_datalim([np.where(ceilings <= NEAR * reach, ceilings, reach)])
     axes.axline((0, 0), slope=1, color="0.4", linewidth=0.9, zorder=1)
     axes.autoscale_view()
@@ -252,12 +251,15 @@ def _bounds(axes: Axes, ceilings: np.ndarray) -> list[np.ndarray]:
     if low[1] >= 0:
         axes.set_ylim(bottom=0, auto=None)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    middle = 0.6 * min(right, top)
+    end = min(right, top)
+    # The first spot that is far enough from all points, in parts of the axes, or else the farthest.
+    away = {spot: np.hypot(*((points - spot) / (right - left, top - bottom)).T).min() for spot in end * DIAGONAL_SPOTS}
+    spot = max(away, key=lambda spot: min(away[spot], 0.2))
     axes.text(
-        middle, middle, "optimality 1", rotation=45, rotation_mode="anchor", transform_rotates_text=True, ha="center",
+        spot, spot, "optimality 1", rotation=45, rotation_mode="anchor", transform_rotates_text=True, ha="center",
         va="bottom", color="0.3", fontsize=mpl.rcParams["legend.fontsize"], clip_on=True,
     )  # fmt: skip
-    strokes = [np.array([[0, 0], [min(right, top)] * 2])]
+    strokes = [np.array([[0, 0], [end, end]])]
     for value, upright, along in (
         (ceilings[0], True, axes.get_xaxis_transform()),
         (ceilings[1], False, axes.get_yaxis_transform()),
@@ -265,9 +267,10 @@ def _bounds(axes: Axes, ceilings: np.ndarray) -> list[np.ndarray]:
         ends = ([value, value], [0, 1]) if upright else ([0, 1], [value, value])
         # An artist, not a line of the plot: a bound outside of the view is not to widen it.
         axes.add_artist(Line2D(*ends, transform=along, color="0.4", linewidth=0.8, linestyle=(0, (6, 4)), zorder=1))
+        x, y = (value, 0.02) if upright else (0.02, value)
         text = axes.text(
-            *((value, 0.02) if upright else (0.02, value)), "ceiling", transform=along, rotation=90 if upright else 0,
-            ha="right" if upright else "left", va="bottom", color="0.3", fontsize=mpl.rcParams["legend.fontsize"], clip_on=True,
+            x, y, "ceiling", transform=along, rotation=90 if upright else 0, ha="right" if upright else "left",
+            va="bottom", color="0.3", fontsize=mpl.rcParams["legend.fontsize"], clip_on=True,
         )  # fmt: skip
         text.set_in_layout(False)
         strokes.append(np.array([[value, bottom], [value, top]] if upright else [[left, value], [right, value]]))
@@ -278,24 +281,8 @@ def _names(paths: Sequence[_Path], path: str) -> list[tuple[float, float, str, b
     """The layers' names beside their points: the first and the last come first, then those between, halving the gaps."""
     if path == "results":  # each path is one layer, named at its end
         ends = [(*p.at[-1], p.layer[-1]) for p in sorted(paths, key=lambda p: p.depth[0])]
-        ordered = [(*ends[row], i < 2) for i, row in enumerate(_halving(len(ends)))]
+        ordered = [(*ends[row], i < 2) for i, row in enumerate(halving(len(ends)))]
     else:
-        ordered = [(*p.at[row], p.layer[row], i < 2) for p in paths for i, row in enumerate(_halving(len(p.at)))]
+        ordered = [(*p.at[row], p.layer[row], i < 2) for p in paths for i, row in enumerate(halving(len(p.at)))]
     ordered.sort(key=lambda name: not name[3])
     return [(x, y, "embed" if n < 0 else f"layer {n}" if needed else str(n), needed) for x, y, n, needed in ordered]
-
-
-def _halving(n: int) -> list[int]:
-    """0 to n - 1 with both ends first, then the middle, then the middles of what is left.
-
-    >>> _halving(6)
-    [0, 5, 2, 1, 3, 4]
-    """
-    order, gaps = ([0, n - 1] if n > 1 else [0]), [(0, n - 1)]
-    while gaps:
-        low, high = gaps.pop(0)
-        middle = (low + high) // 2
-        if low < middle < high:
-            order.append(middle)
-            gaps += [(low, middle), (middle, high)]
-    return order
