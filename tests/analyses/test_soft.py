@@ -89,9 +89,6 @@ def assert_is(result, place, label, expected, tolerance=1e-6, *, chance=1e-6):
     assert result.singletons[label] == pytest.approx(expected.singletons)
 
 
-# --- what is measured ----------------------------------------------------------------------------------------------------
-
-
 def test_it_is_the_function_on_states_and_ngrams_gathered_by_hand(any_model):
     # With fewer positions than the sample holds, chance is measured on all rows, in the same random order by both.
     result = tle.soft_information(any_model, TEXTS, layers=[1], heads="z", prepend_bos=True, batch_size=4, **QUIET)
@@ -195,9 +192,6 @@ def test_the_leading_order_is_another_temperature(gpt2):
     assert leading.entropy.mean() > exact.entropy.mean()
 
 
-# --- any way of reading --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_any_batch_size_gives_the_same(gpt2, batch_size):
     options = {"layers": [1], "heads": True, **QUIET}
@@ -281,9 +275,6 @@ def test_empty_documents_keep_their_numbers(gpt2):
     torch.testing.assert_close(result.plug_in[0], filled.plug_in[0], atol=1e-6, rtol=0)
 
 
-# --- labels of one's own -------------------------------------------------------------------------------------------------
-
-
 def test_labels_of_documents_of_positions_and_functions(gpt2):
     kinds = ["a", "b", None] * 3
     documents, positions, states = gathered(gpt2, TEXTS, POST)
@@ -316,9 +307,6 @@ def test_a_plan_of_other_inputs_is_refused(gpt2):
     chosen = tle.soft_information(gpt2, TEXTS, labels=plan, positions=slice(0, 3), **QUIET)
     assert chosen.coverage.tolist() == [1.0, 1.0], "of the positions read, not of those in the plan"
     assert chosen.tokens.tolist() == [3 * len(TEXTS)] * 2
-
-
-# --- centring ------------------------------------------------------------------------------------------------------------
 
 
 def test_centred_states(gpt2):
@@ -363,9 +351,6 @@ def test_interrupted_means_give_no_result(gpt2, monkeypatch):
     with pytest.warns(UserWarning, match="interrupted"), pytest.raises(KeyboardInterrupt):
         tle.soft_information(gpt2, TEXTS, center=True, batch_size=1, **QUIET)
     assert len(calls) == 3
-
-
-# --- sums ----------------------------------------------------------------------------------------------------------------
 
 
 def made_up(n_documents, length, *, seed=0, width=32, vocabulary=20, dtype=torch.float64):
@@ -446,6 +431,8 @@ def test_shards_of_a_model_merge(gpt2):
     tle.stream(gpt2, TEXTS[3:4], [again], **QUIET)
     with pytest.raises(InputError, match="both parts have seen the same positions"):
         joined.merge(again)
+    with pytest.raises(InputError, match="these positions were counted before"):
+        tle.stream(gpt2, TEXTS[3:4], [again], **QUIET)
 
 
 def test_sums_that_do_not_merge(gpt2):
@@ -468,9 +455,6 @@ def test_sums_that_do_not_merge(gpt2):
     first, second = (tle.SoftAccumulator(gpt2, plan, **base, centers={POST: torch.full((32,), x)}) for x in (0.0, 1.0))
     with pytest.raises(InputError, match="cannot merge: centers differ"):
         first.merge(second)
-
-
-# --- all or nothing ------------------------------------------------------------------------------------------------------
 
 
 def fails_on_call(monkeypatch, owner, name, number):
@@ -570,9 +554,6 @@ def test_counts_of_many_tiny_updates_are_exact(gpt2):
     assert_is(result, 0, 0, expected)
 
 
-# --- states without a direction ------------------------------------------------------------------------------------------
-
-
 def spoiler(value):
     """A hook that writes ``value`` over positions 2 and 4 (BOS not counted) of the first row of a batch."""
 
@@ -647,9 +628,6 @@ def test_nan_names_hook_and_position_and_keeps_the_rest(gpt2):
     assert caught.value.partial is None
 
 
-# --- errors and memory ---------------------------------------------------------------------------------------------------
-
-
 def test_errors_are_those_of_the_corpus_measured_without_each_fold(gpt2):
     plan = tle.label_plan(gpt2, TEXTS)
     result = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], folds=3, **QUIET)
@@ -716,9 +694,6 @@ def test_memory_is_announced_where_it_is_much_and_refused_where_it_is_not_there(
 
     monkeypatch.setattr(os, "sysconf", unknown)
     assert tle.soft_information(gpt2, TEXTS[:2], **QUIET).documents == 2
-
-
-# --- manners -------------------------------------------------------------------------------------------------------------
 
 
 def test_interruption_ends_with_what_was_read(gpt2, monkeypatch):

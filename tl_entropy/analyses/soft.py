@@ -153,7 +153,7 @@ def soft_information(
         adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
         centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
     )  # fmt: skip
-    _announce(accumulator.memory(), progress)
+    _announce(accumulator.memory(), adapter.model.W_U.device, progress)
     reading: dict[str, Any] = {"positions": positions, "batch_size": batch_size, "progress": progress, **options}
     if center is True:
         means = _Means(accumulator)
@@ -231,10 +231,13 @@ def _documents(corpus: Corpus, special: frozenset[int]) -> Iterator[DocumentToke
         yield nothing
 
 
-def _announce(size: int, progress: bool) -> None:
-    """Say how much memory the sums take, where it is much; refuse what the machine does not have."""
+def _announce(size: int, device: torch.device, progress: bool) -> None:
+    """Say how much memory the sums take on ``device``, where it is much; refuse what is not there at all."""
     try:
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if device.type == "cuda":
+            machine = torch.cuda.get_device_properties(device).total_memory
+        else:
+            machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this system
         machine = 0
     if machine and size > machine:

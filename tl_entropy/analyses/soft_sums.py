@@ -136,6 +136,8 @@ class SoftAccumulator:
         assigned = [p.assign(states[captured_for(p.site)], n) for p, n in zip(self._places, lengths, strict=True)]
         sampled = self._sample_place[slots[kept]].long()
         here = sampled >= 0
+        if bool(self._sampled[sampled[here]].any()):
+            raise InputError("inputs: these positions were counted before; every document goes into an accumulator once")
         for sample, assignments in zip(_flat(self._samples), _flat(assigned), strict=True):  # counts once it is marked, below
             sample[sampled[here]] = assignments[here, :, :-1].to(sample)
         unlabelled = torch.tensor([[table.n_rows] for table in self._tables])

@@ -187,7 +187,7 @@ def read_corpus(adapter: Adapter, inputs: Any, *, positions: Any = None, **optio
     """The windows of ``inputs`` (no cache) as ``stream`` reads them for this model."""
     if options.get("prepend_bos") is None:
         options["prepend_bos"] = adapter.prepends_begin
-    return Corpus(inputs, adapter, positions=positions, **options)  # type: ignore[arg-type, misc]
+    return Corpus(inputs, adapter, positions=positions, **options)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -106,5 +106,5 @@ def balanced_folds(sizes: Int[Tensor, "documents"], number: int) -> Int[Tensor, 
         chosen.append(fold)
         heapq.heapreplace(loads, (load + size, fold))
     folds = torch.zeros_like(sizes)
-    folds[order] = torch.tensor(chosen, dtype=folds.dtype)
+    folds[order] = torch.tensor(chosen, dtype=folds.dtype, device=folds.device)
     return folds

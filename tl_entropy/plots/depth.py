@@ -42,6 +42,6 @@ def depth_ticks(depths: Sequence[np.ndarray]) -> tuple[list[int], list[str]]:
     """A tick at the end of every block, or of every k-th where they would collide, and one at the embedding."""
     first = math.floor(min(depth.min() for depth in depths))
     last = math.ceil(max(depth.max() for depth in depths))
-    step = math.ceil((last + 1 - max(first, 0)) / 12)
+    step = max(1, math.ceil((last + 1 - max(first, 0)) / 12))
     blocks = [layer for layer in range(0, last + 1, step) if layer >= first and (step == 1 or first >= 0 or layer > 0)]
     return ([-1, *blocks], ["embed", *map(str, blocks)]) if first < 0 else (blocks, [str(layer) for layer in blocks])

@@ -66,7 +66,7 @@ class SoftInformation(Result):
         coverage: [label] share of the positions read that are counted for the label.
         classes: [label] number of different labels seen.
         singletons: [label] share of the different labels that were seen once.
-        documents: number of documents read.
+        documents: number of documents with a position that is counted.
         dropped: number of positions left out since a state there was zero or not finite.
         label_texts: with ``keep_labels``, the text of every single label of each label set.
         label_counts: [single] how often each was seen, label sets one after the other.
