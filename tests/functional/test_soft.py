@@ -56,9 +56,6 @@ def plain_ceiling(p):
     return plain_entropy(p.mean(0)) - float(np.mean([plain_entropy(row) for row in p]))
 
 
-# Anchors
-
-
 @pytest.mark.parametrize(
     ("seed", "checksum"),
     [
@@ -123,9 +120,6 @@ def test_anchors_refuse():
         soft_anchors(3, 3.0)
 
 
-# Entropy
-
-
 @pytest.mark.parametrize(("rows", "d", "n_bins"), [(1, 2, 2), (7, 3, 5), (300, 64, 100), (50, 768, 300)])
 @pytest.mark.parametrize("calibration", ["exact", "leading_order"])
 def test_entropy_is_that_of_the_definition(rows, d, n_bins, calibration):
@@ -147,6 +141,8 @@ def test_assignments_are_those_of_the_definition():
     batched = soft_assignments(z.float().view(4, 10, 12), anchors, 0.07)
     assert batched.dtype == torch.float32
     torch.testing.assert_close(batched.flatten(0, 1).double(), expected, rtol=1e-4, atol=1e-7)
+    half = (1e4 * z).bfloat16()
+    assert torch.equal(soft_assignments(half, anchors, 0.07), soft_assignments(half.float(), anchors, 0.07))
     assert soft_assignments(torch.zeros(2, 12), anchors, 0.07).isnan().all()
 
 
@@ -241,9 +237,6 @@ def test_no_graph_where_none_is_asked_for():
     assert found.entropy.requires_grad
     assert not found.label_information.requires_grad
     assert {type(getattr(found, name)) for name in ("null", "jackknife", "se", "plug_in_se")} == {float}
-
-
-# What is refused
 
 
 def test_states_that_are_no_rows_are_refused():
@@ -347,9 +340,6 @@ def test_folds_and_missing_labels_are_refused():
         soft_mutual_information(states(4, 8), [0, 1, 0, 1], folds=1)
     with pytest.raises(InputError, match="labels: no row has one"):
         soft_mutual_information(states(4, 8), [-1, -1, -2, -1])
-
-
-# Information
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -519,9 +509,6 @@ def test_gradients_stay_finite_where_a_fold_leaves_one_row():
     assert math.isnan(found.se)
 
 
-# What the numbers mean
-
-
 @pytest.fixture(scope="module")
 def tokens():
     """20,000 independent tokens by Zipf's law, and states that are a function of the current one, plus noise."""
@@ -626,9 +613,6 @@ def test_document_errors_are_those_of_leaving_out_folds():
     assert [found.plug_in_se, found.se] == pytest.approx(errors.tolist(), rel=1e-4)
     one = soft_mutual_information(z, label, documents=[3] * 120)
     assert math.isnan(one.se)
-
-
-# Digits: 1797 images of 64 pixels
 
 
 @pytest.fixture(scope="module")

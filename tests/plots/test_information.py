@@ -403,7 +403,9 @@ def test_paths_through_results_have_one_line_for_each_layer(count):
     assert len(hollow) == 3
     for place, line in enumerate(hollow, start=1):
         np.testing.assert_allclose(np.asarray(line.get_xydata()), values[[0], place])
-    assert {"layer 0", "layer 2"} <= set(texts(axes))
+    ends = {text.get_text(): text.xy for text in axes.texts if text.get_text().startswith("layer")}
+    assert set(ends) == {"layer 0", "layer 2"}
+    np.testing.assert_allclose([ends["layer 0"], ends["layer 2"]], values[-1, [1, 3]])
     bar = axes.figure.axes[-1]
     assert (bar.get_ylabel(), ticks(bar.yaxis)) == ("Layer", ["0", "1", "2"])
 
