@@ -102,8 +102,9 @@ def soft_information(
     r"""How evenly states fill their space, H(Z), and what they say about tokens and other labels, I(X;Z), all over a model.
 
     Information comes corrected for chance, since the plug-in value of labels that say nothing is far from 0 where labels are
-    rare; the result has both, with chance level, ceiling, coverage and standard errors over documents. Information about the
-    tokens up to a position is the states' complexity, about the tokens after it their expressivity (``result.optimality()``).
+    rare; the result has both, with chance level, ceiling, coverage and standard errors over documents. Where labels are rare
+    and yet informative, the corrected value is low, the plug-in value high; more text brings them together. Information about
+    the tokens up to a position is the states' complexity, about those after it their expressivity (``result.optimality()``).
 
     Args:
         model: a HookedTransformer or TransformerBridge.

@@ -18,6 +18,10 @@ The null needs no permutation. Under one, the rows of x are n_x rows drawn at ra
 exactly; D(1) = C and D(N) = 0. D is a curve of the states alone, the same for every set of labels. ``chance_curve`` measures it
 on a sample of rows, as r(n) = D(n) / C · (1 - 1/N) / (1/n - 1/N), which is 1 at n = 1 and rises smoothly to a limit.
 
+Inside a label that says something, states lie closer together than random rows do, and share less by chance. The correction
+takes them to share in proportion, (C - I) / C of the whole, with the same r(n): so it is right at both ends, and between
+them low where labels are both rare and informative. Standard errors don't include that.
+
 Sums come by group of rows, a group being the rows of one label in one fold of documents. All values are computed for the
 whole and again with each fold left out, which gives every number built on them a standard error (the delete-a-group
 jackknife; Busing, Meijer and van der Leeden 1999), correlations within documents included.
@@ -90,7 +94,7 @@ class ChanceCurve:
     limit: float
 
     def __call__(self, n: Tensor) -> Tensor:
-        """R of each number of rows ``n`` (any shape, at least 1), float64."""
+        """The factor r of each number of rows ``n`` (any shape, at least 1), float64."""
         n = n.double()
         sizes, factor = self.sizes.to(n.device), self.factor.to(n.device)
         known, place = sizes.log(), n.log()
@@ -182,10 +186,10 @@ def estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int) -> Estim
 
 
 def chance_adjusted(plug_in: Tensor, null: Tensor, ceiling: Tensor) -> Tensor:
-    """Ceiling (plug_in - null) / (ceiling - null), in the unit given; NaN where the labels can't be told from chance.
+    """Information corrected for chance, ceiling (plug_in - null) / (ceiling - null), in the unit given.
 
-    That is where (ceiling - null) / ceiling is below ``MIN_RESOLUTION``: nearly all labels are then seen once, and any states
-    whatever would reach nearly the ceiling.
+    It is NaN where the labels can't be told from chance, which is where (ceiling - null) / ceiling is below
+    ``MIN_RESOLUTION``: nearly all labels are then seen once, and any states whatever would reach nearly the ceiling.
 
     >>> chance_adjusted(torch.tensor(1.5), torch.tensor(1.0), torch.tensor(2.0)).item()
     1.0
@@ -231,7 +235,7 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def extensive(mass: Tensor) -> Tensor:
-    """N H(mass / n) = n log n - Σ_j mass_j log mass_j with n = Σ_j mass_j, over the last axis, nats.
+    """The extensive entropy n H(mass / n) = n log n - Σ_j mass_j log mass_j with n = Σ_j mass_j, over the last axis, nats.
 
     The total is summed, not counted: so a rounding of the assignments cancels in differences. Masses below 0 are roundings
     of 0.

@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
-from tl_entropy.plots.information import axis_name, means, reason, results_by_name
 from tl_entropy.plots.naming import halving, name_points
+from tl_entropy.plots.soft import axis_name, means, reason, results_by_name
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles
 from tl_entropy.results import SoftInformation
 
@@ -105,13 +105,12 @@ def information_plane(
     check_choice("of", of, ("information", "share", "plug_in"))
     check_choice("path", path, ("layers", "results"))
     by_name = results_by_name(results, of)
-    pairs = {name: (r._only("input", input), r._only("output", output)) for name, r in by_name.items()}
-    chosen = {tuple(by_name[name].labels[index] for index in pair) for name, pair in pairs.items()}
+    chosen = {(r.label_on("input", input), r.label_on("output", output)) for r in by_name.values()}
     if len(chosen) > 1:
         shown = "; ".join(" and ".join(pair) for pair in sorted(chosen))
         raise InputError(f"input, output: the only label sets differ between results ({shown}); name those that all have")
     (labels,) = chosen
-    paths = [p for i, name in enumerate(by_name) for p in _paths(name, i, by_name[name], pairs[name], of, sites)]
+    paths = [p for i, (name, r) in enumerate(by_name.items()) for p in _paths(name, i, r, labels, of, sites)]
     if path == "results":
         paths = _across(paths, list(by_name))
     paths = [p[np.isfinite(p.at).all(1)] for p in paths]
@@ -150,7 +149,7 @@ def information_plane(
 
 
 def _paths(
-    name: str, number: int, result: SoftInformation, pair: tuple[int, int], of: Any, sites: str | Sequence[str] | None
+    name: str, number: int, result: SoftInformation, pair: tuple[str, str], of: Any, sites: str | Sequence[str] | None
 ) -> list[_Path]:
     """The layers of one result, one path for each site name."""
     places = [(i, site) for i, (site, head) in enumerate(zip(result.sites, result.heads, strict=True)) if head < 0]
@@ -159,7 +158,7 @@ def _paths(
     (values, errors), ceilings = means(result, of), means(result, "ceiling")[0]
     found = []
     for site, (rows, depth) in depth_lines(places, sites).items():
-        parts = (array[rows][:, list(pair)] for array in (values, errors, ceilings))
+        parts = (array[rows][:, [result.labels.index(label) for label in pair]] for array in (values, errors, ceilings))
         layer = np.array([result.sites[row].layer for row in rows])
         found.append(_Path(name, site, layer, depth, np.full(len(rows), number), *parts))
     return found

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.depth import depth_lines
-from tl_entropy.plots.information import axis_name, means, reason, results_by_name
+from tl_entropy.plots.soft import axis_name, means, reason, results_by_name
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, only
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.soft import QUANTITIES, Quantity

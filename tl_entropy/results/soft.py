@@ -224,7 +224,7 @@ class SoftInformation(Result):
             One line for each site, layer, head, n_bins and seed: complexity, expressivity (in ``unit``), optimality, each with
             its standard error over documents, and plug_in_optimality.
         """
-        x, y = self._only("input", input), self._only("output", output)
+        x, y = (self.labels.index(self.label_on(*asked)) for asked in (("input", input), ("output", output)))
         lines = self.to_pandas()[["site", "layer", "head", "n_bins", "seed", "label"]]
         frame = lines[lines["label"] == self.labels[x]].drop(columns="label").reset_index(drop=True)
         values = self.values()
@@ -263,14 +263,19 @@ class SoftInformation(Result):
                 frames.append(pd.DataFrame({name: [value] * len(frame) for name, value in where.items()}).join(frame))
         return pd.concat(frames, ignore_index=True)
 
-    def _only(self, side: str, asked: str | None) -> int:
+    def label_on(self, side: Literal["input", "output"], asked: str | None = None) -> str:
+        """The label set of a side: the one asked for, or the only one there is.
+
+        Raises:
+            InputError: no such label set, or several on that side and none named.
+        """
         there = [label for label, s in zip(self.labels, self.sides, strict=True) if s == side]
         if asked is not None:
             check_choice(side, asked, self.labels)
-            return self.labels.index(asked)
+            return asked
         if len(there) != 1:
             raise InputError(f"{side}: name one of the label sets; this result has {', '.join(there) or 'none'} on that side")
-        return self.labels.index(there[0])
+        return there[0]
 
     def _only_label(self, asked: str | None) -> int:
         if asked is not None or len(self.labels) != 1:
@@ -299,7 +304,9 @@ class SoftInformation(Result):
         return list(zip(value.tolist(), error.tolist(), strict=True))
 
     def _notes(self) -> list[str]:
-        notes = [f"information corrected for chance ± standard error over {self.documents} documents"]
+        folds = int((self.fold_tokens.sum(1) > 0).sum())
+        errors = f" ± standard error over {self.documents} documents" if folds > 1 else "; one fold, so no standard errors"
+        notes = [f"information corrected for chance{errors}"]
         if len(self.seeds) > 1:
             notes[0] += f", means over {len(self.seeds)} draws of anchors"
         for j, label in enumerate(self.labels):
