@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 import matplotlib
 import pytest
 from jaxtyping import install_import_hook
 from tiny_models import ARCHITECTURES, cached_model, kinds
 
 matplotlib.use("Agg")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background jobs; Ctrl-C is tested, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
 # since there the package's own errors are tested.
 install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens"], "beartype.beartype")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tl_entropy.results import LensEntropy, LensSummary, Provenance, SoftInformation, load
     from tl_entropy.sites import Site
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "tl_entropy.analyses.lens": ("LensAccumulator", "lens_entropy"),

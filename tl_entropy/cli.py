@@ -293,6 +293,9 @@ def _information_files(result: SoftInformation, out: Path) -> list[Path]:
 
 
 def _draw(plot: Callable[..., Any], path: Path, result: Any, **options: Any) -> Path:
-    axes = plot(result, **options)
-    axes.figure.savefig(path, dpi=150, bbox_inches="tight")
+    import matplotlib.pyplot as plt
+
+    figure = plot(result, **options).figure
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
     return path

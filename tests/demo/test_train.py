@@ -85,3 +85,21 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(small, tmp_p
     for name, value in whole.items():
         torch.testing.assert_close(value, parts[name], rtol=1e-3, atol=1e-4)
     assert (tmp_path / "parts" / "report.json").is_file()
+
+
+def test_checkpoints_are_kept_where_asked_for_and_can_be_loaded(small, tmp_path):
+    import typer
+
+    import tl_entropy as tle
+
+    train.main(tmp_path, steps=3, batch=2, rate=1e-2, keep="0,2")
+    assert sorted(folder.name for folder in tmp_path.glob("step-*")) == ["step-0", "step-2"]
+    untrained = train.build_model(0).state_dict()["transformer.wte.weight"]
+    before, after = (
+        train.load_file(tmp_path / name / "model.safetensors")["transformer.wte.weight"] for name in ("step-0", "step-2")
+    )
+    torch.testing.assert_close(before.float(), untrained, rtol=1e-3, atol=1e-6)
+    assert not torch.equal(before, after)
+    assert tle.load_model(tmp_path / "step-2", device="cpu").cfg.n_layers == 1
+    with pytest.raises(typer.BadParameter, match="--keep must be steps"):
+        train.main(tmp_path, steps=3, keep="0,two")

@@ -212,7 +212,9 @@ def main(
     ] = "",
 ) -> None:
     """Train the bundled model from nothing, or take up an interrupted training in the same folder."""
-    kept = {int(step) for step in keep.split(",") if step}
+    if keep and not all(step.strip().isdecimal() for step in keep.split(",")):
+        raise typer.BadParameter(f"--keep must be steps separated by commas, such as 0,1,2,4; got {keep!r}")
+    kept = {int(step) for step in keep.split(",") if keep}
     out.mkdir(parents=True, exist_ok=True)
     texts = split_sources()
     tokenizer = train_tokenizer([*texts["library"].values(), *texts["tests"].values()], out)
