@@ -101,6 +101,11 @@ def training_next_tokens(_: Any) -> Axes:
     return tle.plots.course(checkpoints([-1, 0, 2, 3, 5]), label="next_token")
 
 
+def training_share(_: Any) -> Axes:
+    """Information about the current token as a share of its ceiling, in the course of training."""
+    return tle.plots.course(checkpoints([-1, 0, 2, 3, 5]), label="token", of="share")
+
+
 def training_entropy(_: Any) -> Axes:
     """Soft entropy in the course of training."""
     return tle.plots.course(checkpoints([-1, 0, 2, 3, 5]), label="token", of="entropy")
@@ -117,6 +122,7 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     "training_plane": training_plane,
     "training_tokens": training_tokens,
     "training_next_tokens": training_next_tokens,
+    "training_share": training_share,
     "training_entropy": training_entropy,
 }
 
