@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.axes import Axes
 
 import tl_entropy as tle
@@ -78,6 +79,35 @@ def head_information(model: Any) -> Axes:
     return tle.plots.heads(result)
 
 
+def independent_tokens(_: Any) -> Axes:
+    """Tokens independent of each other, states that know their own: plug-in optimality climbs with n, the truth is 0."""
+    kinds, rows, draw = 5000, 20_000, torch.Generator().manual_seed(0)
+    tokens = torch.multinomial(1 / torch.arange(1, kinds + 1), rows + 8, replacement=True, generator=draw)
+    states = torch.randn(kinds, 64, generator=draw)[tokens] + torch.randn(rows + 8, 64, generator=draw)
+    found = []
+    for n in (1, 2, 3, 4):
+        grams = tokens.unfold(0, n, 1).unique(dim=0, return_inverse=True)[1]  # that begin at each token
+        before, after = grams[4 - n + 1 :][:rows], grams[5:][:rows]
+        pair = [
+            tle.functional.soft_mutual_information(states[4 : rows + 4], labels, documents=torch.arange(rows) // 500)
+            for labels in (before, after)
+        ]
+        found.append((n, *pair))
+    _, ax = plt.subplots(figsize=(4.8, 3.2), layout="constrained")
+    orders = [n for n, _, _ in found]
+    ax.plot(orders, [(y.plug_in / x.plug_in).item() for _, x, y in found], "s--", color="tab:orange", label="plug-in")
+    corrected = [(y.information / x.information).item() for _, x, y in found]
+    errors = [1.96 * y.se / x.information.item() for _, x, y in found]
+    ax.errorbar(orders, corrected, errors, fmt="o-", color="tab:blue", capsize=3, label="corrected for chance")
+    ax.axhline(0, color="0.3", linestyle=":", linewidth=1, label="truth")
+    ax.set_xticks(orders)
+    ax.set_xlabel("Tokens before and after (n)")
+    ax.set_ylabel("Optimality")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return ax
+
+
 def checkpoints(layers: list[int]) -> dict[int, Any]:
     """Results of the training's checkpoints, as ``training.py`` measured them, by step."""
     files = Path(__file__).with_name("training").glob("step-*.safetensors")
@@ -119,6 +149,7 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     "entropy_profile": entropy_profile,
     "information_plane": information_plane,
     "head_information": head_information,
+    "independent_tokens": independent_tokens,
     "training_plane": training_plane,
     "training_tokens": training_tokens,
     "training_next_tokens": training_next_tokens,
