@@ -358,6 +358,14 @@ def test_results_print_well():
     assert "±" not in repr(single).splitlines()[2], "no error of a single fold"
 
 
+def test_a_single_fold_has_no_errors_and_says_so():
+    whole = {name: getattr(soft_result(), name)[:1] for name in ("entropy", "plug_in", "null", "ceiling", "fold_tokens")}
+    assert soft_result(**whole).error().isnan().all()
+    assert "corrected for chance; one fold, so no standard errors" in repr(soft_result(**whole))
+    assert "corrected for chance; one document, so no standard errors" in repr(soft_result(**whole, documents=1))
+    assert "standard errors" not in repr(soft_result())
+
+
 def test_notebooks_get_a_table_in_which_names_are_escaped():
     r = soft_result(labels=("<b>", "next_token", "kind"), provenance=dataclasses.replace(ORIGIN, model="<i>tiny</i>"))
     page = r._repr_html_()

@@ -305,7 +305,9 @@ class SoftInformation(Result):
 
     def _notes(self) -> list[str]:
         folds = int((self.fold_tokens.sum(1) > 0).sum())
-        errors = f" ± standard error over {self.documents} documents" if folds > 1 else "; one fold, so no standard errors"
+        errors = f" ± standard error over {self.documents} documents"
+        if folds < 2:
+            errors = f"; one {'document' if self.documents == 1 else 'fold'}, so no standard errors"
         notes = [f"information corrected for chance{errors}"]
         if len(self.seeds) > 1:
             notes[0] += f", means over {len(self.seeds)} draws of anchors"
