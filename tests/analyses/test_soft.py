@@ -787,3 +787,24 @@ def test_bad_arguments(gpt2):
         tle.SoftAccumulator(gpt2, ("token",))
     with pytest.raises(InputError, match="first_document must be"):
         tle.SoftAccumulator(gpt2, plan, first_document=-1)
+
+
+def test_labels_of_documents_are_told_apart_and_named(gpt2):
+    labels = {"kind": ["a", "b", "a", "b"], "token": "token"}
+    result = tle.soft_information(gpt2, TEXTS[:4], labels=labels, **QUIET)
+    assert result.provenance.settings["constant_in_documents"] == ("kind",)
+    assert "kind: one label a document, but chance is that of single positions" in repr(result)
+    assert "one label a document" not in repr(result.select(labels="token"))
+
+
+def test_several_bins_are_shown_apart_and_a_plan_keeps_its_validity(gpt2):
+    result = tle.soft_information(
+        gpt2, TEXTS, labels="token", layers=[0], sites="resid_post", n_bins=(10, 50), seed=(0, 1), **QUIET
+    )
+    shown = repr(result)
+    assert "resid_post.0, 10 bins" in shown
+    assert "resid_post.0, 50 bins" in shown
+    assert f"{result.value('entropy')[0, 0, :2].mean():.3f}" in shown
+    assert "means over 2 seeds of anchors" in shown
+    with pytest.raises(InputError, match="the plan was made with valid='common'"):
+        tle.soft_information(gpt2, TEXTS, labels=tle.label_plan(gpt2, TEXTS), valid="own", **QUIET)

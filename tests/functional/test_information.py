@@ -26,6 +26,7 @@ from tl_entropy.functional.information import (
     extensive,
     label_information,
 )
+from tl_entropy.functional.soft import soft_mutual_information
 
 
 def drawn(rows, bins, seed, *, spread=3.0, signal=None):
@@ -281,3 +282,14 @@ def test_delete_one_is_the_jackknife_of_the_plug_in(types):
     rest = [plain_plug_in(np.delete(p, i, 0), np.delete(label, i)) for i in range(60)]
     expected = 60 * plain_plug_in(p, label) - 59 * float(np.mean(rest))
     assert delete_one(torch.tensor(p), torch.tensor(label)).item() == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("sizes", [(30, 30), (48, 12), (20, 20, 20), (55, 5)])
+def test_the_null_of_large_labels_in_a_small_sample_is_the_mean_over_permutations(sizes):
+    z = torch.randn(60, 16, generator=torch.Generator().manual_seed(0))
+    label = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    draw = torch.Generator().manual_seed(1)
+    shuffled = [soft_mutual_information(z, label[torch.randperm(60, generator=draw)]) for _ in range(200)]
+    values = torch.stack([found.plug_in for found in shuffled])
+    error = values.std().item() / 200**0.5
+    assert shuffled[0].null == pytest.approx(values.mean().item(), abs=3.5 * error)

@@ -332,16 +332,19 @@ def test_results_print_well():
     assert lines[0] == "SoftInformation: 4 places x 3 label sets x 3 draws, nats; tiny"
     assert "H(Z)" in lines[1]
     assert "I(next_token;Z)" in lines[1]
-    assert [line.split()[0] for line in lines[2:4]] == ["embed", "resid_post.0"], "heads are not in the table"
+    places = ["embed, 10 bins", "resid_post.0, 10 bins", "embed, 20 bins", "resid_post.0, 20 bins"]
+    assert [line.split("bins")[0] + "bins" for line in lines[2:6]] == places, "heads are not in the table"
     r = soft_result()
-    assert f"{r.value()[0, 1].mean():.3f} ± {r.error_of(r.values().mean(-1, keepdim=True))[0, 1, 0]:.3f}" in lines[2]
-    assert "information corrected for chance ± standard error over 5 documents, means over 3 draws of anchors" in text
+    assert (
+        f"{r.value()[0, 1, :2].mean():.3f} ± {r.error_of(r.values()[..., :2].mean(-1, keepdim=True))[0, 1, 0]:.3f}" in lines[2]
+    )
+    assert "information corrected for chance ± standard error over 5 documents, means over 2 seeds of anchors" in text
     assert "next_token: 90 positions (90.0% of those read), 2 labels, 0.0% of them seen once" in text
     assert "2 heads not shown: see to_pandas(), select(sites=...), plots.heads()" in text
     assert "dropped" not in text
     assert "3 positions dropped: a state there was zero or not finite" in repr(soft_result(dropped=3))
     alone = repr(soft_result().select(sites="embed", n_bins=20))
-    assert "draws of anchors" not in alone
+    assert "seeds of anchors" not in alone
     assert "heads not shown" not in alone
     heads = repr(soft_result().select(sites="z"))
     assert "z.0 head 1" in heads

@@ -106,6 +106,9 @@ def soft_information(
     and yet informative, the corrected value is low, the plug-in value high; more text brings them together. Information about
     the tokens up to a position is the states' complexity, about those after it their expressivity (``result.optimality()``).
 
+    Chance is that of labels dealt to positions. For labels of whole documents it is too low, since the positions of a document
+    are alike; compare those with the same labels shuffled between documents.
+
     Args:
         model: a HookedTransformer or TransformerBridge.
         inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``. They are read twice, for
@@ -148,6 +151,10 @@ def soft_information(
     inputs = inputs if repeatable(inputs) else list(inputs)
     if isinstance(labels, LabelPlan):
         plan = labels
+        if valid not in ("common", plan.valid):
+            raise InputError(
+                f"valid: the plan was made with valid={plan.valid!r}; make one with label_plan(..., valid={valid!r})"
+            )
     else:
         plan = label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
     accumulator = SoftAccumulator(

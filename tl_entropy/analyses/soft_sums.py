@@ -220,7 +220,8 @@ class SoftAccumulator:
         tokens = folds.sum(0)
         settings = {
             "calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
-            "centered": bool(self.centers), "chance_sample": int(self._sampled.sum()), **origin.pop("settings", {}),
+            "centered": bool(self.centers), "constant_in_documents": self.plan.constant_in_documents(),
+            "chance_sample": int(self._sampled.sum()), **origin.pop("settings", {}),
         }  # fmt: skip
         return SoftInformation(
             entropy=whole["entropy"], plug_in=whole["plug_in"], null=whole["null"], ceiling=whole["ceiling"],
@@ -287,7 +288,8 @@ class SoftAccumulator:
         single = []
         for j in range(len(self.draws)):
             sample = self._samples[i][j][self._sampled.to(self._samples[i][j].device)]
-            curves = [chance_curve(sample[:, head].contiguous()) for head in range(sample.shape[1])]
+            whole = all(len(sample) == int(count.sum()) for count in self._count)
+            curves = [chance_curve(sample[:, head].contiguous(), whole=whole) for head in range(sample.shape[1])]
             by_label, by_class = [], []
             for mass, count, table in zip(self._mass[i][j], self._count, self._tables, strict=True):
                 mass = mass[:-1].cpu()

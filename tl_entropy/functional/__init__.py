@@ -1,6 +1,7 @@
 """Tensors in, tensors out: no model, no files, no state."""
 
 from tl_entropy.functional.compiling import compiler_available
+from tl_entropy.functional.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
 from tl_entropy.functional.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
 from tl_entropy.functional.readout import VocabularyStatistics, vocabulary_statistics
 from tl_entropy.functional.soft import (
@@ -17,6 +18,9 @@ __all__ = [
     "VocabularyStatistics",
     "calibrate_temperature",
     "compiler_available",
+    "fisher_rao_distance",
+    "js_divergence",
+    "kl_divergence",
     "renyi_entropy",
     "shannon_entropy",
     "soft_anchors",
@@ -24,6 +28,7 @@ __all__ = [
     "soft_entropy",
     "soft_mutual_information",
     "surprisal",
+    "total_variation",
     "varentropy",
     "vocabulary_statistics",
 ]

@@ -109,11 +109,13 @@ class ChanceCurve:
         return torch.where(n > last, beyond, inside)
 
 
-def chance_curve(sample: Tensor, *, seed: int = 0) -> ChanceCurve:
+def chance_curve(sample: Tensor, *, seed: int = 0, whole: bool = False) -> ChanceCurve:
     """Measure r(n) by drawing groups of n rows from ``sample`` [row, bin], rows of soft assignments drawn at random.
 
     Every size up to half the sample, or 256, is tried on disjoint groups of rows in several random orders (seeded); the limit
     for large n is the quadratic term of the entropy, ½ Σ_j Var(p_j) / p̄_j.
+
+    Where the sample is the ``whole``, sizes above half of it are measured, too, on what groups of rows leave behind.
 
     D(n) is taken as the mean of KL(mean of n rows ‖ p̄). That has the expectation of H(p̄) - H(mean of n rows), but not its
     noise, which is linear in the states' spread and would bury D, quadratic in it, where all states point nearly one way.
@@ -132,9 +134,13 @@ def chance_curve(sample: Tensor, *, seed: int = 0) -> ChanceCurve:
     order = torch.stack([torch.randperm(k, generator=draw, device="cpu") for _ in range(orders)]).to(sample.device)
     shuffled = sample[order]
     sizes = [n for n in _SIZES if n == 1 or n <= k // 2]
+    if whole:
+        sizes = sorted({*sizes, max(k // 2, 1), *(k - n for n in sizes)} - {0})
     factors = [1.0]
     for n in sizes[1:]:
-        groups = shuffled[:, : k // n * n].reshape(-1, n, bins).mean(1)
+        size = min(n, k - n)
+        groups = shuffled[:, : k // size * size].reshape(-1, size, bins).mean(1)
+        groups = groups if size == n else ((k * mean - size * groups) / n).clamp_min(0)
         divergence = -(groups @ safe.log()) - entropy(groups)
         quadratic = 0.5 * (groups - mean).square() @ safe.reciprocal()
         left = (1 / n - 1 / k) / (1 - 1 / k)  # of a variance, in a mean of n of the k rows

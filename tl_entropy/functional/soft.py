@@ -172,12 +172,12 @@ class SoftMutualInformation:
     @property
     def share(self) -> float:
         """Information as a share of its ceiling."""
-        return self.information.item() / self.ceiling.item()
+        return (self.information / self.ceiling).item()
 
     @property
     def regularity(self) -> float:
         """I(X;Z) / H(Z), of the plug-in information, as published."""
-        return self.plug_in.item() / self.entropy.item()
+        return (self.plug_in / self.entropy).item()
 
     def __str__(self) -> str:
         error = "" if math.isnan(self.se) else f" ± {self.se:.4f}"
@@ -261,7 +261,7 @@ def soft_mutual_information(
     )  # fmt: skip
     with torch.no_grad():
         order = torch.randperm(len(p), generator=torch.Generator().manual_seed(0), device="cpu")[:SAMPLE]
-        curve = chance_curve(p.detach()[order.to(p.device)])
+        curve = chance_curve(p.detach()[order.to(p.device)], whole=len(p) <= SAMPLE)
     found = estimates(sums, [curve], folds=n_folds)
     adjusted = chance_adjusted(found.plug_in, found.null, found.ceiling)[:, 0]
     information, plug_in, ceiling, h = adjusted[0], found.plug_in[0, 0], found.ceiling[0, 0], found.entropy[0, 0]

@@ -188,6 +188,16 @@ class LabelPlan:
             )
         return slot
 
+    def constant_in_documents(self) -> tuple[str, ...]:
+        """Names of the label sets that have one class in every document, which chance deals by documents, not by positions."""
+        document, found = self._document(), []
+        for name, ids in zip(self.names, self.ids, strict=True):
+            used = ids >= 0
+            pairs = torch.stack([document[used], ids[used].long()]).unique(dim=1)
+            if pairs.shape[1] == len(pairs[0].unique()) < int(used.sum()):
+                found.append(name)
+        return tuple(found)
+
     def folds(self, number: int) -> Tensor:
         """``[document]`` long: a fold for each document, so that folds hold about equally many slots with a class.
 

@@ -240,6 +240,9 @@ class SoftInformation(Result):
     def label_table(self, label: str | None = None) -> pd.DataFrame:
         """What the states say about single labels: KL(p̄_x ‖ p̄) of every label seen twice or more, and how often it was seen.
 
+        These values are not corrected for chance, which adds the more to a label the rarer it is: compare labels that are seen
+        about as often.
+
         Returns:
             One line for each site, layer, head, n_bins, seed and label text: text, count, information (in ``unit``), the most
             frequent first.
@@ -292,15 +295,21 @@ class SoftInformation(Result):
 
     def _table(self) -> pd.DataFrame:
         """Information ± error and H(Z), places by label sets, means over draws."""
-        text: dict[str, list[str]] = {"H(Z)": [_plus_minus(*pair) for pair in self._means("entropy", 0)]}
-        for j, label in enumerate(self.labels):
-            text[f"I({label};Z)"] = [_plus_minus(*pair) for pair in self._means("information", j)]
-        text["ceiling"] = [f"{value:.3f}" for value, _ in self._means("ceiling", 0)]
-        names = [str(s) if h < 0 else f"{s} head {h}" for s, h in zip(self.sites, self.heads, strict=True)]
-        return pd.DataFrame(text, index=names).iloc[self._shown()]
+        tables = []
+        for bins in dict.fromkeys(self.n_bins):
+            draws = [k for k, b in enumerate(self.n_bins) if b == bins]
+            text = {"H(Z)": [_plus_minus(*pair) for pair in self._means("entropy", 0, draws)]}
+            for j, label in enumerate(self.labels):
+                text[f"I({label};Z)"] = [_plus_minus(*pair) for pair in self._means("information", j, draws)]
+            text["ceiling"] = [f"{value:.3f}" for value, _ in self._means("ceiling", 0, draws)]
+            names = [str(s) if h < 0 else f"{s} head {h}" for s, h in zip(self.sites, self.heads, strict=True)]
+            names = [f"{name}, {bins} bins" if len(set(self.n_bins)) > 1 else name for name in names]
+            tables.append(pd.DataFrame(text, index=names).iloc[self._shown()])
+        return pd.concat(tables)
 
-    def _means(self, of: Quantity, label: int) -> list[tuple[float, float]]:
-        value, error = self.value(of)[:, label].mean(-1), self.error_of(self.values(of).mean(-1, keepdim=True))[:, label, 0]
+    def _means(self, of: Quantity, label: int, draws: list[int]) -> list[tuple[float, float]]:
+        values = self.values(of)[..., draws].mean(-1, keepdim=True)
+        value, error = values[0, :, label, 0], self.error_of(values)[:, label, 0]
         return list(zip(value.tolist(), error.tolist(), strict=True))
 
     def _notes(self) -> list[str]:
@@ -309,8 +318,16 @@ class SoftInformation(Result):
         if folds < 2:
             errors = f"; one {'document' if self.documents == 1 else 'fold'}, so no standard errors"
         notes = [f"information corrected for chance{errors}"]
-        if len(self.seeds) > 1:
-            notes[0] += f", means over {len(self.seeds)} draws of anchors"
+        if len(set(self.seeds)) > 1:
+            notes[0] += f", means over {len(set(self.seeds))} seeds of anchors, whose spread ± does not hold"
+        if not bool((self.fold_tokens == self.fold_tokens[:, :1]).all()):
+            notes.append(f"H(Z) and ceiling shown are those of the positions with {self.labels[0]}; others in to_pandas()")
+        constant = [name for name in self.provenance.settings.get("constant_in_documents", ()) if name in self.labels]
+        if constant:
+            notes.append(
+                f"{', '.join(constant)}: one label a document, but chance is that of single positions and too low for them; "
+                "compare with labels shuffled between documents"
+            )
         for j, label in enumerate(self.labels):
             counted = f"{int(self.tokens[j])} positions ({self.coverage[j]:.1%} of those read)"
             notes.append(f"{label}: {counted}, {int(self.classes[j])} labels, {self.singletons[j]:.1%} of them seen once")
