@@ -88,7 +88,7 @@ def test_information_of_heads_and_long_ngrams_for_several_seeds(monkeypatch, cap
     )  # fmt: skip
     assert status == 0, err
     assert "36 heads not shown" in out
-    assert "means over 4 draws of anchors" in out
+    assert "means over 2 seeds of anchors" in out
     result = tle.load(tmp_path / "information.safetensors")
     assert result.labels == ("token", "4-gram", "next_5-gram")
     assert result.sides == ("input", "input", "output")

@@ -288,7 +288,7 @@ class SoftAccumulator:
         single = []
         for j in range(len(self.draws)):
             sample = self._samples[i][j][self._sampled.to(self._samples[i][j].device)]
-            whole = all(len(sample) == int(count.sum()) for count in self._count)
+            whole = int((self.plan.ids >= 0).any(0).sum()) <= SAMPLE  # so that the sample has every position
             curves = [chance_curve(sample[:, head].contiguous(), whole=whole) for head in range(sample.shape[1])]
             by_label, by_class = [], []
             for mass, count, table in zip(self._mass[i][j], self._count, self._tables, strict=True):
