@@ -24,6 +24,9 @@ import tl_entropy as tle
 BEGINNING = 1000
 """Characters of each module that the profiles read: about a window of the model."""
 
+ABLATED = ((1, 5), (3, 1), (5, 1))
+"""Heads whose absence a figure shows: the sharpest ones (``head_patterns``) of an early, a middle and the last layer."""
+
 
 def beginnings() -> list[str]:
     """The beginnings of all held-out modules."""
@@ -52,6 +55,61 @@ def site_profile(model: Any) -> Axes:
     """Mean entropy of the residual stream, and of what attention and MLP write into it."""
     sites = ("embed", "attn_out", "resid_mid", "mlp_out", "resid_post")
     return tle.plots.profile(tle.lens_entropy(model, beginnings(), sites=sites, keep="summary", progress=False))
+
+
+def divergence_profile(model: Any) -> Axes:
+    """KL of every layer's prediction from the output, through the logit lens and through the bundled tuned lens."""
+    lenses = {"logit lens": None, "tuned lens": tle.demo_lens()}
+    results = {
+        name: tle.layer_divergence(model, beginnings(), metrics="kl", lens=lens, keep="summary", progress=False)
+        for name, lens in lenses.items()
+    }
+    return tle.plots.divergences(results, log=True)
+
+
+def sublayer_divergence(model: Any) -> Axes:
+    """Jensen-Shannon divergence from the output, of the residual stream and of what is written into it."""
+    sites = ("embed", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    result = tle.layer_divergence(model, beginnings(), metrics="jsd", sites=sites, keep="summary", progress=False)
+    return tle.plots.divergences(result)
+
+
+def layer_steps(model: Any) -> Axes:
+    """How far each layer moves the prediction: Fisher-Rao distance from the layer before."""
+    result = tle.layer_divergence(model, beginnings(), metrics="fisher_rao", against="previous", keep="summary", progress=False)
+    return tle.plots.divergences(result)
+
+
+def decided(model: Any) -> Axes:
+    """Share of tokens that are decided by each layer."""
+    return tle.plots.decisions(tle.layer_divergence(model, beginnings(), metrics="kl", keep="summary", progress=False))
+
+
+def lens_table(model: Any) -> Axes:
+    """The classic table of the logit lens: top token at every layer, coloured by the divergence from the output."""
+    text = function("copyreg.py", "constructor")
+    return tle.plots.heatmap(tle.layer_divergence(model, text, metrics="jsd", progress=False), top_tokens=True)
+
+
+def head_patterns(model: Any) -> Axes:
+    """Entropy of every head's attention, as a share of what the number of keys allows."""
+    return tle.plots.heads(tle.head_entropy(model, beginnings(), keep="summary", progress=False), of="normalized")
+
+
+def head_readouts(model: Any) -> Axes:
+    """Entropy of what each head's output would predict by itself."""
+    result = tle.head_entropy(model, beginnings(), of="readout", norm="recomputed", keep="summary", progress=False)
+    return tle.plots.heads(result)
+
+
+def ablation(model: Any) -> Axes:
+    """What the model without one of its heads is less sure of, layer by layer."""
+    plain = tle.lens_entropy(model, beginnings(), progress=False)
+    found = {}
+    for head in ABLATED:
+        edited = tle.lens_entropy(model, beginnings(), interventions=tle.ablate_heads([head]), progress=False)
+        found["without head {}.{}".format(*head)] = tle.contrast(plain, edited)
+    return tle.plots.contrast(found)
 
 
 def information_profile(model: Any) -> Axes:
@@ -145,6 +203,14 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     "lens_profile": lens_profile,
     "token_heatmap": token_heatmap,
     "site_profile": site_profile,
+    "divergence_profile": divergence_profile,
+    "sublayer_divergence": sublayer_divergence,
+    "layer_steps": layer_steps,
+    "decided": decided,
+    "lens_table": lens_table,
+    "head_patterns": head_patterns,
+    "head_readouts": head_readouts,
+    "ablation": ablation,
     "information_profile": information_profile,
     "entropy_profile": entropy_profile,
     "information_plane": information_plane,

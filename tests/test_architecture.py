@@ -22,16 +22,17 @@ LEVELS = {
     "labels": 2,
     "accumulators": 3,
     "capture": 4,
-    "analyses": 5,
-    "plots": 6,
-    "demo": 6,
-    "cli": 7,
-    "__init__": 8,
+    "lenses": 5,
+    "analyses": 6,
+    "plots": 7,
+    "demo": 7,
+    "cli": 8,
+    "__init__": 9,
 }
 ONLY_HERE = {  # a library, and the files or folders that may import it
     "transformer_lens": {"capture/loading.py"},
     "transformers": {"capture/loading.py", "demo/train.py"},
-    "matplotlib": {"plots", "cli.py"},
+    "matplotlib": {"plots", "cli"},
     "seaborn": {"plots"},
     "pickle": set(),
 }

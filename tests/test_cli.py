@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import tl_entropy as tle
 from tl_entropy import cli, demo
@@ -112,6 +115,94 @@ def test_information_without_a_value_still_writes_the_rest(monkeypatch, capsys, 
     assert {p.name for p in tmp_path.iterdir()} == {"information.safetensors", "information.csv", "entropy.png"}
 
 
+LENS = str(Path(demo.__file__).parent / "stdlib-gpt2-3m-lens.safetensors")
+DIVERGENCE = ("divergence", "--model", BUNDLED, "--text", CODE[0], "--text", CODE[1])
+
+
+def test_divergence_writes_a_result_a_profile_and_figures(monkeypatch, capsys, tmp_path):
+    status, out, err = run(
+        monkeypatch, capsys, *DIVERGENCE, "--metrics", "kl,total_variation", "--target", " os", "--unit", "bits",
+        "--tuned-lens", LENS, "--top-k", 2, "--out", tmp_path,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "tuned lens" in out
+    result = tle.load(tmp_path / "divergence.safetensors")
+    expected = tle.layer_divergence(
+        tle.demo_model(), CODE, metrics=("kl", "total_variation"), targets=" os", lens=tle.demo_lens(), top_k=2, progress=False
+    ).to("bits")
+    assert result.divergence.flatten().tolist() == pytest.approx(expected.divergence.flatten().tolist(), abs=1e-5)
+    assert result.target_rank.tolist() == expected.target_rank.tolist()
+    figures = {"kl.png", "total_variation.png", "decisions.png", "heatmap.png", "targets.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {"divergence.safetensors", "profile.csv"} | figures
+    assert len(pd.read_csv(tmp_path / "profile.csv")) == 7 * 4
+
+
+def test_divergence_summary_from_layer_to_layer(monkeypatch, capsys, tmp_path):
+    status, out, err = run(monkeypatch, capsys, *DIVERGENCE, "--summary", "--against", "previous", "--out", tmp_path)
+    assert status == 0, err
+    assert "against previous" in out
+    assert type(tle.load(tmp_path / "divergence.safetensors")).__name__ == "DivergenceSummary"
+    assert not (tmp_path / "heatmap.png").exists()
+
+
+def test_ablation_gives_the_difference_that_it_makes(monkeypatch, capsys, tmp_path):
+    status, out, err = run(
+        monkeypatch, capsys, *DIVERGENCE, "--ablate", "3.1, mlp_out.2", "--metrics", "jsd", "--out", tmp_path
+    )
+    assert status == 0, err
+    assert "ablate heads 3.1" in out
+    plain = tle.layer_divergence(tle.demo_model(), CODE, metrics="jsd", progress=False)
+    edits = [tle.ablate_heads([(3, 1)]), tle.ablate("mlp_out.2")]
+    edited = tle.layer_divergence(tle.demo_model(), CODE, metrics="jsd", interventions=edits, progress=False)
+    mine = tle.load(tmp_path / "contrast.safetensors").values("jsd")
+    assert mine.flatten().tolist() == pytest.approx((edited.metric("jsd") - plain.metric("jsd")).flatten().tolist(), abs=1e-6)
+    figures = {f"contrast_{name}.png" for name in ("jsd", "agreement", "decided", "map")}
+    assert {p.name for p in tmp_path.iterdir()} == {"contrast.safetensors", "profile.csv"} | figures
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+def test_steering_by_a_vector_in_a_file(kind, monkeypatch, capsys, tmp_path):
+    vector = torch.linspace(-1, 1, 192)
+    file = tmp_path / f"vector.{kind}"
+    if kind == "npy":
+        np.save(file, vector.numpy())
+    else:
+        save_file({"direction": vector}, file)
+    where = ("--steer", file, "--steer-at", "resid_post.2", "--steer-scale", "2.5")
+    status, _, err = run(monkeypatch, capsys, "lens", "--model", BUNDLED, "--text", CODE[0], *where, "--out", tmp_path / "o")
+    assert status == 0, err
+    edited = tle.lens_entropy(tle.demo_model(), CODE[0], interventions=tle.steer(vector, layer=2, scale=2.5), progress=False)
+    plain = tle.lens_entropy(tle.demo_model(), CODE[0], progress=False)
+    mine = tle.load(tmp_path / "o" / "contrast.safetensors").values("entropy")
+    assert mine.flatten().tolist() == pytest.approx((edited.entropy - plain.entropy).flatten().tolist(), abs=1e-5)
+    assert float(mine.abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(("of", "summary"), [("pattern", False), ("readout", True)])
+def test_heads_writes_maps(of, summary, monkeypatch, capsys, tmp_path):
+    arguments = ("heads", "--model", BUNDLED, "--text", CODE[0], "--of", of, "--orders", "1,2", "--out", tmp_path)
+    status, out, err = run(monkeypatch, capsys, *arguments, *["--summary"] * summary)
+    assert status == 0, err
+    assert "layer 5" in out
+    result = tle.load(tmp_path / "heads.safetensors")
+    expected = tle.head_entropy(tle.demo_model(), CODE[0], of=of, orders=(1.0, 2.0), progress=False)
+    assert result.mean_profile()["mean"].to_list() == pytest.approx(expected.mean_profile()["mean"].to_list(), abs=1e-5)
+    figures = {"heads_order_1.png", "heads_order_2.png"} | ({"heads_bos_share.png"} if of == "pattern" else set())
+    assert {p.name for p in tmp_path.iterdir()} == {"heads.safetensors", "profile.csv"} | figures
+
+
+def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
+    (tmp_path / "held_out.txt").write_text(CODE[1])
+    status, out, err = run(
+        monkeypatch, capsys, "train-lens", "--model", BUNDLED, "--text", CODE[0], "--steps", 2, "--tokens-per-step", 20,
+        "--validation", tmp_path / "held_out.txt", "--out", tmp_path / "o",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "tuned lens" in out
+    lens = tle.load_tuned_lens(tmp_path / "o" / "lens.safetensors")
+    assert (lens.n_layers, lens.provenance.settings["steps"]) == (6, 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,6 +232,18 @@ def test_information_without_a_value_still_writes_the_rest(monkeypatch, capsys, 
         ([*INFORMATION, "--sites", "pattern"], "pattern holds no states"),
         ([*INFORMATION, "--folds", "0"], "--folds"),
         ([*INFORMATION, "--unit", "hartleys"], "--unit must be one of"),
+        ([*DIVERGENCE, "--metrics", "wasserstein"], "metrics must be one of"),
+        ([*DIVERGENCE, "--against", "input"], "against must be 'output', 'previous' or one site"),
+        ([*DIVERGENCE, "--target", " two words of many"], "not one"),
+        ([*DIVERGENCE, "--ablate", "7.0"], "7.0 does not exist"),
+        ([*DIVERGENCE, "--ablate", "3"], "--ablate must be heads, such as 3.1, or sub-layers"),
+        ([*DIVERGENCE, "--ablate", "resid_post.1"], "sites must be whole sub-layers"),
+        ([*DIVERGENCE, "--ablate", "3.1", "--summary"], "of every position"),
+        ([*DIVERGENCE, "--steer", "vector.npy"], "--steer and --steer-at go together"),
+        ([*DIVERGENCE, "--steer", "no.npy", "--steer-at", "resid_post.1"], "--steer: no.npy cannot be read"),
+        ([*DIVERGENCE, "--tuned-lens", "/no/lens"], "/no/lens"),
+        (["heads", "--model", BUNDLED, "--text", "a", "--of", "keys"], "of must be one of"),
+        (["heads", "--model", BUNDLED, "--text", "a", "--of", "readout", "--norm", "none"], "norm must be one of"),
         (["demo", "--documents", "99"], "--documents"),
         (["dmeo"], "No such command 'dmeo'"),
         (["demo", "--colour"], "No such option"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -274,8 +275,17 @@ def test_values_that_fit_documents_and_positions_must_mean_the_same():
         ({"mine": pd.DataFrame({"a": [1], "b": [1]})}, InputTypeError, "got DataFrame"),
         ({"mine": [1.0, 2.0]}, InputTypeError, r"labels\['mine'\] must have entries that are all int.*; got float"),
         ({"mine": torch.tensor([1.0, 2.0])}, InputTypeError, "got float"),
-        ({"mine": ["a", float("nan")]}, InputTypeError, "got float and str"),
-        ({"mine": np.array([1, np.nan])}, InputTypeError, "got float"),
+        ({"mine": ["a", 1.0]}, InputTypeError, "got float and str"),
+        ({"mine": ["a", float("nan")]}, InputError, r"labels\['mine'\] must not hold nan, as entry 1 \(from 0\) is; .* None"),
+        ({"mine": np.array([1, np.nan])}, InputError, r"labels\['mine'\] must not hold nan, as entry 1 .* -1 among ints"),
+        ({"mine": np.array([np.nan, np.nan], dtype=np.float32)}, InputError, "nan, as entry 0 "),
+        ({"mine": torch.tensor([1.0, math.nan])}, InputError, "nan, as entry 1 "),
+        ({"mine": pd.Series(["a", None, "b", np.nan], index=[7, 8, 9, 10], dtype=object)}, InputError, "nan, as entry 3 "),
+        ({"mine": pd.Series([1, pd.NA], dtype="Int64")}, InputError, "must not hold <NA>, as entry 1 "),
+        ({"mine": pd.Series(["a", None], dtype="category")}, InputError, "nan, as entry 1 "),
+        ({"mine": pd.Series([pd.NaT, "a"], dtype=object)}, InputError, "must not hold NaT, as entry 0 "),
+        ({"mine": [[1, 2, 3], [4, math.nan]]}, InputError, r"labels\['mine'\] of document 1 must not hold nan, as entry 1 "),
+        ({"mine": lambda tokens: tokens / 0 * 0}, InputError, r"of document 0 must not hold nan, as entry 0 "),
         ({"mine": ["1", 1]}, InputTypeError, "got int and str"),
         ({"mine": [True, 1]}, InputTypeError, "got bool and int"),
         ({"mine": [b"a", b"b"]}, InputTypeError, "got bytes"),
@@ -308,6 +318,8 @@ def test_labels_that_mean_nothing(labels, error, message):
     [
         (lambda: ngram(0), InputError, "n must be an int of at least 1; got 0"),
         (lambda: ngram(2.0), InputTypeError, "n must be an int"),
+        (lambda: ngram(np.float64(2)), InputTypeError, "n must be an int"),
+        (lambda: ngram(np.True_), InputTypeError, "n must be an int"),
         (lambda: ngram(2, "left"), InputError, "side must be one of 'input', 'output'; got 'left'"),
         (lambda: NGram(-1, "input"), InputError, "n must be"),
     ],
@@ -424,6 +436,14 @@ def test_pooled_rows_are_there_even_if_empty():
     [table] = LabelPlan.from_documents([document([1, 1]), document([1, 2])], "token").tables(2)
     assert table.rows.tolist() == [-1, 0, 0, -1, 1, 3]
     assert (table.row_class.tolist(), table.row_fold.tolist()) == ([0, 0, -1, -1], [0, 1, 0, 1])
+
+
+def test_numbers_of_numpy_are_plain_ints():
+    gram = ngram(np.int64(4))
+    assert (gram, gram.name, type(gram.n)) == (ngram(4), "4-gram", int)
+    plan = LabelPlan.from_documents([document([1, 2]), document([2])], "token")
+    assert torch.equal(plan.folds(np.uint8(2)), plan.folds(2))
+    assert torch.equal(plan.sizes(np.int32(0)), plan.sizes(0))
 
 
 def test_slots_are_found_by_document_and_position():

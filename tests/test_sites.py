@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.sites import HEAD_SITES, SITE_NAMES, Site, expand_sites
 
 
@@ -39,3 +40,18 @@ def test_errors():
     ):
         with pytest.raises(InputError, match=message):
             expand_sites(sites, 2, layers)
+
+
+@pytest.mark.parametrize("layers", [0, np.int64(0), np.array(0), 1.5, "0", ["0"], [0.0], [True], [None], [[0]]], ids=repr)
+def test_layers_that_are_no_sequence_of_ints(layers):
+    with pytest.raises(InputTypeError, match=r"layers must be a sequence of ints; got .* such as layers=\[0\]"):
+        expand_sites("resid_post", 2, layers)
+    if isinstance(layers, list):
+        with pytest.raises(InputTypeError, match="layers must be a sequence of ints"):
+            expand_sites([Site("resid_post", layers[0])], 2)
+
+
+def test_layers_of_numpy_become_plain_ints():
+    found = expand_sites([Site("z", np.int32(-1)), "resid_post"], 3, np.array([0, 2]))
+    assert found == (Site("resid_post", 0), Site("z", 2), Site("resid_post", 2))
+    assert {type(site.layer) for site in found} == {int}

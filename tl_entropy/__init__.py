@@ -14,41 +14,64 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_entropy import functional, plots
+    from tl_entropy.analyses.divergence import DivergenceAccumulator, layer_divergence
+    from tl_entropy.analyses.heads import HeadAccumulator, head_entropy
     from tl_entropy.analyses.lens import LensAccumulator, lens_entropy
     from tl_entropy.analyses.soft import label_plan, soft_information
     from tl_entropy.analyses.soft_sums import SoftAccumulator
     from tl_entropy.capture.adapter import Adapter
+    from tl_entropy.capture.head_means import head_means
+    from tl_entropy.capture.interventions import Intervention, ablate, ablate_heads, steer
     from tl_entropy.capture.loading import load_model
     from tl_entropy.capture.stream import StreamReport, stream
-    from tl_entropy.demo import demo_model, demo_names, demo_texts
+    from tl_entropy.demo import demo_lens, demo_model, demo_names, demo_texts
     from tl_entropy.errors import FileError, InputError, InputTypeError, ModelError, NonFiniteError, TLEntropyError
     from tl_entropy.labels import LabelPlan, ngram
+    from tl_entropy.lenses.files import load_tuned_lens
+    from tl_entropy.lenses.training import train_tuned_lens
+    from tl_entropy.lenses.tuned import TunedLens
     from tl_entropy.results import LensEntropy, LensSummary, Provenance, SoftInformation, load
+    from tl_entropy.results.contrast import Contrast, contrast
+    from tl_entropy.results.divergence import DivergenceSummary, LayerDivergence
+    from tl_entropy.results.heads import HeadEntropy, HeadSummary
     from tl_entropy.sites import Site
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {
+    "tl_entropy.analyses.divergence": ("DivergenceAccumulator", "layer_divergence"),
+    "tl_entropy.analyses.heads": ("HeadAccumulator", "head_entropy"),
     "tl_entropy.analyses.lens": ("LensAccumulator", "lens_entropy"),
     "tl_entropy.analyses.soft": ("label_plan", "soft_information"),
     "tl_entropy.analyses.soft_sums": ("SoftAccumulator",),
     "tl_entropy.capture.adapter": ("Adapter",),
+    "tl_entropy.capture.head_means": ("head_means",),
+    "tl_entropy.capture.interventions": ("Intervention", "ablate", "ablate_heads", "steer"),
     "tl_entropy.capture.loading": ("load_model",),
     "tl_entropy.capture.stream": ("StreamReport", "stream"),
-    "tl_entropy.demo": ("demo_model", "demo_names", "demo_texts"),
+    "tl_entropy.demo": ("demo_lens", "demo_model", "demo_names", "demo_texts"),
     "tl_entropy.errors": ("FileError", "InputError", "InputTypeError", "ModelError", "NonFiniteError", "TLEntropyError"),
     "tl_entropy.labels": ("LabelPlan", "ngram"),
+    "tl_entropy.lenses.files": ("load_tuned_lens",),
+    "tl_entropy.lenses.training": ("train_tuned_lens",),
+    "tl_entropy.lenses.tuned": ("TunedLens",),
     "tl_entropy.results": ("LensEntropy", "LensSummary", "Provenance", "SoftInformation", "load"),
+    "tl_entropy.results.contrast": ("Contrast", "contrast"),
+    "tl_entropy.results.divergence": ("DivergenceSummary", "LayerDivergence"),
+    "tl_entropy.results.heads": ("HeadEntropy", "HeadSummary"),
     "tl_entropy.sites": ("Site",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("functional", "plots")
 
 __all__ = [
-    "Adapter", "FileError", "InputError", "InputTypeError", "LabelPlan", "LensAccumulator", "LensEntropy", "LensSummary",
-    "ModelError", "NonFiniteError", "Provenance", "Site", "SoftAccumulator", "SoftInformation", "StreamReport",
-    "TLEntropyError", "demo_model", "demo_names", "demo_texts", "functional", "label_plan", "lens_entropy", "load",
-    "load_model", "ngram", "plots", "soft_information", "stream",
+    "Adapter", "Contrast", "DivergenceAccumulator", "DivergenceSummary", "FileError", "HeadAccumulator", "HeadEntropy",
+    "HeadSummary", "InputError", "InputTypeError", "Intervention", "LabelPlan", "LayerDivergence", "LensAccumulator",
+    "LensEntropy", "LensSummary", "ModelError", "NonFiniteError", "Provenance", "Site", "SoftAccumulator",
+    "SoftInformation", "StreamReport", "TLEntropyError", "TunedLens", "ablate", "ablate_heads", "contrast", "demo_lens",
+    "demo_model", "demo_names", "demo_texts", "functional", "head_entropy", "head_means", "label_plan",
+    "layer_divergence", "lens_entropy", "load", "load_model", "load_tuned_lens", "ngram", "plots", "soft_information",
+    "steer", "stream", "train_tuned_lens",
 ]  # fmt: skip
 
 

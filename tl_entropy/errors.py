@@ -5,7 +5,9 @@ Every message names the argument, what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 
@@ -51,15 +53,16 @@ def check_choice(argument: str, value: object, choices: Iterable[object]) -> Non
 
 
 def check_int(argument: str, value: object, low: int, high: int | None = None) -> int:
-    """Return ``value`` if it is an int within ``low`` and ``high`` (both included), else raise an error that says so.
+    """Return ``value``, an int of Python or NumPy within ``low`` and ``high`` (both included), as an int, else raise an error.
 
     >>> check_int("window", 0, 1, 1024)
     Traceback (most recent call last):
     tl_entropy.errors.InputError: window must be an int from 1 to 1024; got 0
     """
     span = f"of at least {low}" if high is None else f"from {low} to {high}"
-    if not isinstance(value, int) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputTypeError(f"{argument} must be an int {span}; got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise InputError(f"{argument} must be an int {span}; got {value}")
-    return value
+    number = operator.index(value)
+    if number < low or (high is not None and number > high):
+        raise InputError(f"{argument} must be an int {span}; got {number}")
+    return number

@@ -8,10 +8,12 @@ belongs to no head, is not in it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Self
+from numbers import Integral
+from typing import Any, NamedTuple, Self
 
-from tl_entropy.errors import InputError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice
 
 SITE_NAMES = ("embed", "resid_pre", "pattern", "z", "result", "attn_out", "resid_mid", "mlp_out", "resid_post")
 """All short names, in the order in which a block computes them."""
@@ -51,6 +53,7 @@ def expand_sites(names: str | Iterable[str | Site], n_layers: int, layers: Seque
 
     Raises:
         InputError: no site, an unknown name, or a layer that the model does not have.
+        InputTypeError: ``layers`` is not a sequence of ints.
 
     >>> [str(site) for site in expand_sites(("resid_post", "embed"), 2)]
     ['embed', 'resid_post.0', 'resid_post.1']
@@ -58,7 +61,7 @@ def expand_sites(names: str | Iterable[str | Site], n_layers: int, layers: Seque
     asked = [names] if isinstance(names, str) else list(names)
     if not asked:
         raise InputError(f"sites is empty; choose from {', '.join(SITE_NAMES)}")
-    chosen = range(n_layers) if layers is None else [_layer(layer, n_layers) for layer in layers]
+    chosen = range(n_layers) if layers is None else _layers(layers, n_layers)
     sites: set[Site] = set()
     for item in asked:
         if isinstance(item, Site):
@@ -70,7 +73,18 @@ def expand_sites(names: str | Iterable[str | Site], n_layers: int, layers: Seque
     return tuple(sorted(sites, key=lambda site: site.depth))
 
 
-def _layer(layer: int, n_layers: int) -> int:
-    if not -n_layers <= layer < n_layers:
-        raise InputError(f"layer {layer} does not exist; the model has layers 0 to {n_layers - 1}")
-    return layer % n_layers
+def _layers(layers: Any, n_layers: int) -> list[int]:
+    try:
+        asked = list(layers)
+    except TypeError:
+        raise InputTypeError(f"layers must be a sequence of ints; got {layers!r}: give a sequence such as layers=[0]") from None
+    return [_layer(layer, n_layers) for layer in asked]
+
+
+def _layer(layer: Any, n_layers: int) -> int:
+    if isinstance(layer, bool) or not isinstance(layer, Integral):
+        raise InputTypeError(f"layers must be a sequence of ints; got {layer!r} in it: give a sequence such as layers=[0]")
+    number = operator.index(layer)
+    if not -n_layers <= number < n_layers:
+        raise InputError(f"layer {number} does not exist; the model has layers 0 to {n_layers - 1}")
+    return number % n_layers

@@ -322,6 +322,8 @@ def test_centred_states(gpt2):
     means = {site: rows[kept].mean(0) for site, rows in states.items()}
     given = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, center=means, **QUIET)
     assert_same(given, result, 5e-6)
+    texts = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, center={str(s): m for s, m in means.items()}, **QUIET)
+    assert_same(texts, given, 0)
     plain = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, **QUIET)
     assert plain.provenance.settings["centered"] is False
     assert float((plain.entropy - result.entropy).abs().max()) > 0.1
@@ -331,8 +333,15 @@ def test_centers_that_do_not_fit(gpt2):
     for center, error, message in (
         ({EMBED: torch.zeros(32)}, InputError, "it lacks resid_post.1"),
         ({EMBED: torch.zeros(32), POST: torch.zeros(1)}, InputError, r"mean of resid_post.1 must have shape \[32\]; got \[1\]"),
+        (
+            {"embed": torch.zeros(32), "blocks.1.hook_resid_post": torch.zeros(32)},
+            InputError,
+            r"it lacks resid_post.1: give it keys such as Site\(name='resid_post', layer=1\) or 'resid_post.1'; got 'embed', "
+            "'blocks.1.hook_resid_post'$",
+        ),
+        ({}, InputError, "it lacks embed, resid_post.1: .* got none"),
         (torch.zeros(32), InputTypeError, "center must be True, False or a mapping from Site to tensor; got Tensor"),
-        ({EMBED: [0.0]}, InputTypeError, "center must be True, False or a mapping"),
+        ({EMBED: [0.0]}, InputTypeError, "center must be True, False or a mapping from Site to tensor; got list for embed"),
     ):
         with pytest.raises(error, match=message):
             tle.soft_information(gpt2, TEXTS, layers=[1], center=center, **QUIET)
@@ -765,6 +774,7 @@ def test_bad_arguments(gpt2):
         ({"sites": "nowhere"}, InputError, "sites must be one of"),
         ({"sites": "pattern"}, InputError, "pattern holds no states"),
         ({"layers": [9]}, InputError, "layer 9 does not exist"),
+        ({"layers": 0}, InputTypeError, r"layers must be a sequence of ints; got 0: give a sequence such as layers=\[0\]"),
         ({"heads": "q"}, InputError, "heads must be one of"),
         ({"valid": "all"}, InputError, "valid must be one of"),
         ({"n_bins": 1}, InputError, "n_bins must be an int of at least 2"),
@@ -781,12 +791,33 @@ def test_bad_arguments(gpt2):
     ):
         with pytest.raises(error, match=message):
             tle.soft_information(gpt2, TEXTS, **arguments, **QUIET)
-    with pytest.raises(TypeError, match="widow"):
-        tle.soft_information(gpt2, TEXTS, widow=3, **QUIET)
+    for arguments, message in (
+        ({"widow": 3}, r"'widow' is not an option \(did you mean 'window'\?\); choose from batch_size, .*, n_bins, .*window$"),
+        ({"n_bin": 50}, r"'n_bin' is not an option \(did you mean 'n_bins'\?\)"),
+        ({"max_new_tokens": 3}, "'max_new_tokens' is not an option; choose from"),
+        ({"labels": plan, "temperature": 1.0}, "'temperature' is not an option; choose from"),
+    ):
+        with pytest.raises(InputTypeError, match=message):
+            tle.soft_information(gpt2, TEXTS, **arguments, **QUIET)
+    with pytest.raises(InputTypeError, match=r"'label' is not an option \(did you mean 'labels'\?\)"):
+        tle.label_plan(gpt2, TEXTS, label="token")
+    with pytest.raises(InputTypeError, match=r"'sed' is not an option \(did you mean 'seed'\?\); .*, temperature, "):
+        tle.stream(gpt2, TEXTS, [Rows(POST)], sed=1, **QUIET)
     with pytest.raises(InputTypeError, match="plan must be a LabelPlan"):
         tle.SoftAccumulator(gpt2, ("token",))
     with pytest.raises(InputError, match="first_document must be"):
         tle.SoftAccumulator(gpt2, plan, first_document=-1)
+
+
+def test_ints_of_numpy_are_ints(gpt2, tmp_path):
+    plain = {"n_bins": (20, 10), "seed": 3, "folds": 4, "batch_size": 2, "window": 32, "stride": 8, "include_special": False}
+    odd = {"n_bins": np.array([20, 10]), "include_special": np.False_}
+    odd |= {name: np.int64(value) for name, value in plain.items() if type(value) is int}
+    wanted, found = (tle.soft_information(gpt2, TEXTS, layers=[1], **given, **QUIET) for given in (plain, odd))
+    assert_same(found, wanted, 0)
+    again = tle.load(found.save(tmp_path / "found.safetensors"))
+    assert again.provenance.settings == wanted.provenance.settings
+    assert {type(again.provenance.settings[name]) for name in ("window", "folds")} == {int}
 
 
 def test_labels_of_documents_are_told_apart_and_named(gpt2):

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -202,6 +203,10 @@ def test_windows_are_frozen():
 
 
 def test_check_int():
-    assert check_int("n", 3, 1, 3) == 3
-    with pytest.raises(InputTypeError, match="n must be an int from 1 to 3; got True"):
-        check_int("n", True, 1, 3)
+    for three in (3, np.int64(3), np.uint8(3)):
+        assert (check_int("n", three, 1, 3), type(check_int("n", three, 1, 3))) == (3, int)
+    for wrong in (True, np.True_, 2.0, np.float32(2), np.array(2), torch.tensor(2), torch.tensor(True), "2", None):
+        with pytest.raises(InputTypeError, match="n must be an int from 1 to 3; got "):
+            check_int("n", wrong, 1, 3)
+    with pytest.raises(InputError, match="n must be an int from 1 to 3; got 4"):
+        check_int("n", np.int64(4), 1, 3)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
 
 from tl_entropy.errors import InputError
 from tl_entropy.functional import compiling, readout
-from tl_entropy.functional.compiling import compiled_tile_sums, compiler_available
+from tl_entropy.functional.compiling import compiled_sums, compiler_available
+from tl_entropy.functional.pairs import mixture_sums, pair_sums
 from tl_entropy.functional.readout import vocabulary_statistics
 from tl_entropy.functional.tiles import MASKED, tile_sums
 
@@ -21,17 +23,51 @@ needs_compiler = pytest.mark.skipif(not compiler_available(), reason="torch.comp
 
 @needs_compiler
 def test_the_same_sums_compiled_once_for_all_sizes():
+    def sums(logits, *thresholds, orders):
+        return tile_sums(logits, orders, thresholds)
+
+    compiled = compiled_sums(sums, orders=ORDERS)
     generator = torch.Generator().manual_seed(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for attempt, (rows, width) in enumerate([(40, 960), (7, 960), (512, 960), (96, 333), (2, 960)]):
             logits = torch.randn(rows, width, generator=generator) * 5
             logits[0, 3:] = MASKED
-            threshold = logits[:, 2].clone()
+            thresholds = logits[:, 2:4].unbind(-1)
             with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=attempt > 0):
-                found = compiled_tile_sums(ORDERS, True)(logits, threshold)
-            torch.testing.assert_close(found, tile_sums(logits, ORDERS, threshold), rtol=2e-6, atol=1e-6)
+                found = compiled(logits, *thresholds)
+            torch.testing.assert_close(found, tile_sums(logits, ORDERS, thresholds), rtol=2e-6, atol=1e-6)
     assert caught == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("reference", ["previous", 1])
+def test_pairs_are_the_same_compiled_once_for_all_sizes(reference):
+    one_pass, mixed = compiled_sums(pair_sums, reference=reference), compiled_sums(mixture_sums, reference=reference)
+    generator = torch.Generator().manual_seed(0)
+    for attempt, (sites, rows, width) in enumerate([(3, 40, 960), (13, 7, 960), (4, 5, 333)]):
+        logits = torch.randn(sites, rows, width, generator=generator) * 5
+        logits[..., 7:20] = MASKED
+        before, maximum = logits.clone(), logits.amax(-1)
+        log_total = (logits - maximum[..., None]).exp().sum(-1).log()
+        with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=attempt > 0):
+            found = one_pass(logits, maximum), mixed(logits, maximum, log_total)
+        assert torch.equal(logits, before)
+        expected = (
+            pair_sums(logits, maximum, reference=reference),
+            mixture_sums(logits, maximum, log_total, reference=reference),
+        )
+        torch.testing.assert_close(found, expected, rtol=4e-6, atol=1e-5)
+
+
+@needs_compiler
+def test_sizes_of_one_compile_for_themselves():
+    compiled = compiled_sums(pair_sums, reference=0)
+    for dtype in (torch.float32, torch.float64):
+        for sites, rows in ((1, 1), (1, 3), (3, 1), (3, 3), (4, 2)):
+            logits = torch.randn(sites, rows, 48, generator=torch.Generator().manual_seed(rows)).to(dtype)
+            found, expected = compiled(logits, logits.amax(-1)), pair_sums(logits, logits.amax(-1), reference=0)
+            torch.testing.assert_close(found, expected, rtol=4e-6, atol=1e-5)
 
 
 @needs_compiler
@@ -51,14 +87,11 @@ def test_statistics_say_that_they_were_compiled():
 
 def test_large_jobs_are_compiled_where_there_is_a_compiler(monkeypatch):
     asked = []
-    monkeypatch.setattr(readout, "_WORTH_COMPILING", 10 * 9)
-    monkeypatch.setattr(readout, "compiled_tile_sums", lambda orders, ranked: asked.append(orders) or sums)
-
-    def sums(logits, threshold):
-        return tile_sums(logits, (1.0,), threshold)
+    monkeypatch.setattr(compiling, "_WORTH_COMPILING", 10 * 9)
+    monkeypatch.setattr(readout, "compiled_sums", lambda sums, orders: asked.append(orders) or partial(sums, orders=orders))
 
     for there, rows, expected in ((True, 10, True), (True, 9, False), (False, 10, False)):
-        monkeypatch.setattr(readout, "compiler_available", lambda device, there=there: there)
+        monkeypatch.setattr(compiling, "compiler_available", lambda device, there=there: there)
         assert vocabulary_statistics(torch.zeros(rows, 4), torch.zeros(4, 9)).compiled is expected
     assert asked == [(1.0,)]
 
@@ -72,9 +105,9 @@ def test_without_a_compiler(monkeypatch):
 
 
 def test_a_compiler_that_fails_is_an_error(monkeypatch):
-    def broken(logits, threshold):
+    def broken(logits):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(compiling, "_compiled", lambda orders, ranked: broken)
+    monkeypatch.setattr(compiling, "_compiled", lambda *choice: broken)
     with pytest.raises(InputError, match=r"pass compiled=False.*no space left"):
-        compiled_tile_sums((1.0,), False)(torch.zeros(2, 4), None)
+        compiled_sums(tile_sums, orders=(1.0,))(torch.zeros(2, 4))

@@ -157,7 +157,9 @@ def test_gradients(order):
     assert not renyi_entropy(logits.detach(), order).requires_grad
 
 
-def test_errors_name_the_first_bad_row():
+@pytest.mark.parametrize("chunk", [5, 13, 2**19])
+def test_errors_name_the_first_bad_row(monkeypatch, chunk):
+    monkeypatch.setattr(entropies, "_CHUNK", chunk)
     logits = torch.zeros(3, 4, 5)
     logits[1, 2, 0], logits[2, 3, 3] = math.nan, math.inf
     with pytest.raises(NonFiniteError, match=r"row \(1, 2\)"):

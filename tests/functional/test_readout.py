@@ -173,6 +173,38 @@ def test_the_argmax_has_rank_zero_even_among_equals(transposed, dtype):
     torch.testing.assert_close(found.top_log_probs[:, 0], -found.surprisal, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("d_vocab", [9, 2600])
+def test_several_targets_are_those_of_one_at_a_time(d_vocab, transposed):
+    hidden, unembedding, bias, _ = random_case(rows=700, d_vocab=d_vocab, dtype=torch.float32)
+    bias[3] = -math.inf
+    if transposed:
+        unembedding = unembedding.t().contiguous().t()
+    targets = torch.randint(-1, d_vocab, (700, 5), generator=torch.Generator().manual_seed(2))
+    targets[:, 4], targets[0] = targets[:, 0], torch.tensor([3, -1, 0, -7, d_vocab - 1])
+    found = vocabulary_statistics(hidden, unembedding, bias=bias, targets=targets)
+    assert found.surprisal.shape == found.rank.shape == (700, 5)
+    for i, column in enumerate(targets.unbind(1)):
+        one = vocabulary_statistics(hidden, unembedding, bias=bias, targets=column)
+        torch.testing.assert_close(found.surprisal[:, i], one.surprisal, rtol=0, atol=1e-6, equal_nan=True)
+        assert torch.equal(found.rank[:, i], one.rank)
+    assert found.surprisal[0].isnan().tolist() == [False, True, False, True, False]
+    assert found.surprisal[0, 0] == math.inf
+    assert found.rank[0, 1] == found.rank[0, 3] == -1
+    logits = all_logits(hidden, unembedding, bias)
+    expected = surprisal(logits.repeat_interleave(5, 0), targets.clamp(min=0).flatten()).view(700, 5)
+    torch.testing.assert_close(found.surprisal, expected.masked_fill(targets < 0, math.nan), rtol=0, atol=2e-5, equal_nan=True)
+
+
+def test_more_targets_than_a_tile_is_wide():
+    hidden, unembedding, bias, _ = random_case(rows=3, d_vocab=2600)
+    targets = torch.arange(2600).expand(3, -1)
+    found = vocabulary_statistics(hidden, unembedding, bias=bias, targets=targets)
+    logits = all_logits(hidden, unembedding, bias)
+    torch.testing.assert_close(found.surprisal, -logits.log_softmax(-1), rtol=0, atol=1e-11)
+    assert torch.equal(found.rank.sort(-1).values, targets)
+
+
 def test_rank_agrees_with_the_top_tokens():
     hidden, unembedding, bias, _ = random_case(rows=200, d_model=64, dtype=torch.float32)
     for precision in ("float32", "bfloat16"):
@@ -258,6 +290,8 @@ def test_errors_name_the_rows():
         ({"orders": "1"}, InputTypeError, "order must be a number"),
         ({"targets": torch.tensor([0, 9])}, InputError, "below the vocabulary's 9"),
         ({"targets": torch.tensor([0])}, InputError, r"targets must be \[2\]"),
+        ({"targets": torch.zeros(2, 1, 1).long()}, InputError, r"or \[2, n_targets\]; got \[2, 1, 1\]"),
+        ({"targets": torch.zeros(2, 0).long()}, InputError, r"or \[2, n_targets\]; got \[2, 0\]"),
         ({"targets": torch.tensor([0.0, 1.0])}, InputTypeError, "int64"),
         ({"top_k": 10}, InputError, "top_k must be between 0 and the 9"),
         ({"precision": "fp8"}, InputError, "'float32', 'bfloat16'"),

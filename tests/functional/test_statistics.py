@@ -10,12 +10,34 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_entropy.functional.statistics import balanced_folds, clustered_mean, document_sums, jackknife_error
+from tl_entropy.functional.statistics import balanced_folds, clustered_mean, document_sums, group_sums, jackknife_error
 
 
 def sums(n, s):
     """The five sums over documents that ``clustered_mean`` takes."""
     return n.sum(), s.sum(0), (n * n).sum(), (n * s).sum(0), (s * s).sum(0)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_group_sums_are_those_of_a_loop(shape):
+    draw = torch.Generator().manual_seed(0)
+    values = torch.rand(50, *shape, generator=draw, dtype=torch.float64)
+    group = torch.randint(0, 6, (50,), generator=draw)
+    total = group_sums(values, group, 8)
+    assert (total.shape, total.dtype) == ((8, *shape), torch.float64)
+    for i in range(8):
+        expected = sum((v for v, g in zip(values, group, strict=True) if g == i), torch.zeros(shape).double())
+        torch.testing.assert_close(total[i], expected)
+    assert group_sums(values.float(), group, 8).dtype == torch.float32
+    assert group_sums(values[:0], group[:0], 0).shape == (0, *shape)
+
+
+def test_group_sums_are_differentiable():
+    values = torch.rand(5, 2, dtype=torch.float64, requires_grad=True)
+    group = torch.tensor([1, 0, 1, 2, 2])
+    weights = torch.arange(6.0, dtype=torch.float64).reshape(3, 2)
+    (weights * group_sums(values, group, 3)).sum().backward()
+    assert torch.equal(values.grad, weights[group])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

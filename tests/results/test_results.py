@@ -66,6 +66,20 @@ def test_a_file_gives_back_the_whole_result(result, tmp_path):
     same(tle.load(str(path)), result)
 
 
+def test_numbers_of_numpy_come_back_as_plain_ones(tmp_path):
+    settings = {
+        "a": np.int64(3),
+        "b": np.float64(0.1),
+        "c": np.float32(0.5),
+        "d": np.True_,
+        "e": (np.str_("x"), -np.float64("inf")),
+    }
+    origin = dataclasses.replace(ORIGIN, settings=settings)
+    back = load(lens_result(provenance=origin).save(tmp_path / "r.safetensors")).provenance.settings
+    assert back == {"a": 3, "b": 0.1, "c": 0.5, "d": True, "e": ("x", -math.inf)}
+    assert [type(value) for value in back.values()] == [int, float, float, bool, tuple]
+
+
 def test_a_file_is_as_readable_as_any_other(tmp_path):
     (tmp_path / "other").touch()
     path = lens_result().save(tmp_path / "r.safetensors")

@@ -11,8 +11,7 @@ Deviation from common practice: nothing of shape [position, vocabulary] is store
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import torch
@@ -20,22 +19,20 @@ from einops import rearrange
 from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans, Histogram
+from tl_entropy.analyses.reading import Precision, Reading
+from tl_entropy.analyses.rows import Rows, closed, measure
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
-from tl_entropy.capture.stream import CorpusOptions, stream
-from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_int
-from tl_entropy.functional.readout import compiler_available, vocabulary_statistics
+from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.functional.readout import vocabulary_statistics
+from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results import LensEntropy, LensSummary
-from tl_entropy.sites import HEAD_SITES, Site
+from tl_entropy.sites import Site
 
 Keep = Literal["positions", "summary"]
-Precision = Literal["float32", "bfloat16"]
-Lens = Callable[[Site, Tensor], Tensor]
 BINS = 512
 """Bins of a summary's histograms, over 0 to log d_vocab."""
-
-# Logits read from which on the statistics are compiled: compiling takes some 15 s, once, and then saves part of every tile.
-COMPILE_FROM = 2**35
 
 # Rows that go through the unembedding at once, at least: with few, reading the matrix takes longer than multiplying with it.
 ROWS_AT_ONCE = 512
@@ -66,46 +63,30 @@ class LensAccumulator:
         if not self.orders or not all(order >= 0 for order in self.orders) or len(set(self.orders)) < len(self.orders):
             raise InputError(f"orders must be one or more different numbers from 0 to infinity; got {orders!r}")
         check_choice("keep", keep, ("positions", "summary"))
-        check_choice("precision", precision, ("float32", "bfloat16"))
         check_int("top_k", top_k, 0, self.adapter.d_vocab)
         if keep == "summary" and (surprisal or top_k):
             raise InputError("surprisal and top_k belong to single positions; use keep='positions', or leave them out")
         self.sites = self.adapter.sites(sites, layers)
-        heads = [site for site in self.sites if site.name in HEAD_SITES]
-        if heads:
-            raise InputError(f"sites: {heads[0]} has a head axis and no lens of its own; the lens reads residual-stream sites")
-        self.lens, self.surprisal, self.top_k, self.keep = lens, surprisal, top_k, keep
-        self.precision, self.compiled = precision, compiled
-        self._readout = self.adapter.readout
-        self._work = 0
-        self._compiled_any = False
+        self.surprisal, self.top_k, self.keep, self.lens, self.precision = surprisal, top_k, keep, lens, precision
+        self.reading = Reading(self.adapter, self.sites, lens=lens, precision=precision, compiled=compiled)
         shape = (len(self.sites), len(self.orders))
         self._ceiling = float(torch.tensor(self.adapter.d_vocab, dtype=torch.float64).log())
         self._means = DocumentMeans(shape)
         self._squares = torch.zeros(shape, dtype=torch.float64)
         self._histogram = Histogram(shape, high=self._ceiling, bins=BINS)
         self._tokens = 0
-        self._parts: list[dict[str, Tensor]] = []
-        self._names: dict[int, str] = {}
-        self._documents = 0  # one more than the highest number seen
+        self._rows = Rows(self._nothing())
 
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch."""
-        names = {int(d): name for d, name in zip(batch.document, batch.names, strict=True) if name is not None}
-        if batch.n_rows:
-            found = self._read(batch, activations)
-            if self.keep == "summary":
-                self._means.update(found["entropy"], batch.row_document, _closed(batch))
-                self._squares += (found["entropy"] ** 2).sum(0)
-                self._histogram.update(found["entropy"])
-            else:
-                found |= {"document": batch.row_document, "position": batch.row_position, "token": batch.row_token}
-                self._parts.append({name: (v.float() if v.is_floating_point() else v).cpu() for name, v in found.items()})
-            self._tokens += batch.n_rows
-        elif self.keep == "summary":
-            self._means.update(torch.zeros(0, *self._squares.shape), batch.row_document, _closed(batch))
-        self._names |= names
-        self._documents = max(self._documents, int(batch.document.max()) + 1)
+        found = self._read(batch, activations) if batch.n_rows else self._nothing()
+        if self.keep == "summary":
+            self._means.update(found["entropy"], batch.row_document, closed(batch))
+            self._squares += (found["entropy"] ** 2).sum(0)
+            self._histogram.update(found["entropy"])
+        else:
+            self._rows.update(batch, found)
+        self._tokens += batch.n_rows
 
     def merge(self, other: LensAccumulator) -> None:
         """Take in what another accumulator of the same settings has seen of other documents.
@@ -115,7 +96,7 @@ class LensAccumulator:
         Raises:
             InputError: sites, orders, lens, precision or what is kept differ.
         """
-        for name in ("sites", "orders", "lens", "keep", "surprisal", "top_k", "precision"):
+        for name in ("sites", "orders", "keep", "surprisal", "top_k", "lens", "precision"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
@@ -123,23 +104,12 @@ class LensAccumulator:
         self._squares += other._squares
         self._histogram.merge(other._histogram)
         self._tokens += other._tokens
-        first = self._documents
-        self._parts += [{**part, "document": part["document"] + first} for part in other._parts]
-        self._names |= {document + first: name for document, name in other._names.items()}
-        self._documents += other._documents
-        self._compiled_any |= other._compiled_any
+        self._rows.merge(other._rows)
+        self.reading.ran_compiled |= other.reading.ran_compiled
 
     def compute(self, **origin: Any) -> LensEntropy | LensSummary:
         """The result of what was seen so far; ``origin`` goes into its provenance."""
-        settings = {
-            "lens": "logit lens" if self.lens is None else getattr(self.lens, "__name__", type(self.lens).__name__),
-            "precision": self.precision,
-            "compiled": self._compiled_any,
-            "readout_scale": self._readout.scale,
-            "readout_softcap": self._readout.softcap,
-            "readout_error": self._readout.error,
-            **origin.pop("settings", {}),
-        }
+        settings = {**self.reading.settings(), **origin.pop("settings", {})}
         provenance = self.adapter.provenance(settings=settings, **origin)
         if self.keep == "summary":
             return LensSummary(
@@ -147,37 +117,28 @@ class LensAccumulator:
                 sums=self._means.sums(), squares=self._squares.clone(), counts=self._histogram.counts.clone(),
                 ceiling=self._ceiling, provenance=provenance,
             )  # fmt: skip
-        parts = self._parts or [self._nothing()]
-        whole: dict[str, Any] = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        order = torch.argsort(whole["position"], stable=True)
-        order = order[torch.argsort(whole["document"][order], stable=True)]
-        whole = {key: value[order] for key, value in whole.items()}
+        whole = self._rows.whole()
         ids = torch.cat([whole["token"], whole["top_tokens"].flatten()] if "top_tokens" in whole else [whole["token"]])
         strings = self.adapter.strings(ids.unique().tolist())
         return LensEntropy(
-            sites=self.sites, orders=self.orders, strings=strings, names=dict(self._names), provenance=provenance, **whole
+            sites=self.sites, orders=self.orders, strings=strings, names=dict(self._rows.names), provenance=provenance, **whole
         )
 
     def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         """Statistics of all sites' rows: name to [row, site, ...], on the CPU."""
-        readout = self._readout
-        device = readout.unembedding.device
-        targets = batch.row_target.to(device) if self.surprisal else None
-        self._work += batch.n_rows * len(self.sites) * self.adapter.d_vocab
-        compiled = self.compiled
-        if compiled is None:
-            compiled = self._compiled_any or (self._work >= COMPILE_FROM and compiler_available(device))
+        readout, reading = self.reading.readout, self.reading
+        targets = batch.row_target.to(reading.device) if self.surprisal else None
+        compiled = reading.compiles(batch.n_rows * len(self.sites))
         groups = []
         together = max(1, ROWS_AT_ONCE // batch.n_rows)
         for first in range(0, len(self.sites), together):
             sites = self.sites[first : first + together]
-            normed = [readout.norm(self._translated(site, batch.rows(activations[site]).to(device))) for site in sites]
             found = vocabulary_statistics(
-                torch.cat(normed), readout.unembedding, bias=readout.bias, scale=readout.scale, softcap=readout.softcap,
+                torch.cat([reading.normed(site, batch.rows(activations[site])) for site in sites]), readout.unembedding,
                 orders=self.orders, targets=None if targets is None else targets.repeat(len(sites)), top_k=self.top_k,
-                precision=self.precision, compiled=compiled,
+                compiled=compiled, **reading.options(),
             )  # fmt: skip
-            self._compiled_any |= found.compiled
+            reading.ran_compiled |= found.compiled
             named = {"entropy": found.entropies, "surprisal": found.surprisal, "rank": found.rank}
             named |= {"top_tokens": found.top_tokens, "top_log_probs": found.top_log_probs}
             groups.append(
@@ -189,17 +150,9 @@ class LensAccumulator:
             )
         return {name: torch.cat([group[name] for group in groups], dim=1) for name in groups[0]}
 
-    def _translated(self, site: Site, rows: Tensor) -> Tensor:
-        if self.lens is None:
-            return rows
-        translated = self.lens(site, rows)
-        if not isinstance(translated, Tensor) or translated.shape != rows.shape:
-            raise InputError(f"lens must return a tensor of shape {list(rows.shape)} for {site}; got {_described(translated)}")
-        return translated
-
     def _nothing(self) -> dict[str, Tensor]:
-        sites, rows = len(self.sites), torch.zeros(0, dtype=torch.long)
-        part = {"entropy": torch.zeros(0, sites, len(self.orders)), "document": rows, "position": rows, "token": rows}
+        sites = len(self.sites)
+        part = {"entropy": torch.zeros(0, sites, len(self.orders))}
         if self.surprisal:
             part |= {"surprisal": torch.zeros(0, sites), "rank": torch.zeros(0, sites, dtype=torch.long)}
         if self.top_k:
@@ -266,35 +219,13 @@ def lens_entropy(
     >>> [str(site) for site in result.sites[:2]], result.tokens()[:2]
     (['embed', 'resid_post.0'], ['import', ' os'])
     """
+    check_options(lens_entropy, options, CorpusOptions)
     accumulator = LensAccumulator(
         model, orders=orders, sites=sites, layers=layers, lens=lens, surprisal=surprisal, top_k=top_k, keep=keep,
         precision=precision, compiled=compiled,
     )  # fmt: skip
-    settings = {
-        "orders": accumulator.orders, "sites": tuple(map(str, accumulator.sites)), "positions": repr(positions),
-        "max_new_tokens": max_new_tokens, "prepend_bos": accumulator.adapter.prepends_begin,
-        **{name: value for name, value in options.items() if value is not None},
-    }  # fmt: skip
-    try:
-        report = stream(
-            accumulator.adapter, inputs, [accumulator], positions=positions, batch_size=batch_size,
-            max_new_tokens=max_new_tokens, progress=progress, **options,
-        )  # fmt: skip
-    except NonFiniteError as error:
-        error.partial = accumulator.compute(settings=settings)
-        raise
-    result = accumulator.compute(settings=settings, corpus=report.counts(), interrupted=report.interrupted)
-    return _mark_generated(result, report.prompt_lengths) if max_new_tokens and isinstance(result, LensEntropy) else result
-
-
-def _mark_generated(result: LensEntropy, prompt_lengths: Mapping[int, int]) -> LensEntropy:
-    lengths = torch.tensor([prompt_lengths[document] for document in result.document.tolist()], dtype=torch.long)
-    return replace(result, generated=result.position >= lengths)
-
-
-def _closed(batch: Batch) -> list[int]:
-    return [int(document) for document in batch.document[batch.last]]
-
-
-def _described(value: object) -> str:
-    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    settings = {"orders": accumulator.orders, "sites": tuple(map(str, accumulator.sites))}
+    return measure(
+        accumulator, inputs, settings=settings, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        progress=progress, options=options,
+    )  # fmt: skip

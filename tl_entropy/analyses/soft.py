@@ -27,7 +27,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.corpus import Corpus
 from tl_entropy.capture.inputs import repeatable
-from tl_entropy.capture.stream import WindowOptions, read_corpus, split_cache, stream
+from tl_entropy.capture.stream import WindowOptions, check_options, read_corpus, split_cache, stream
 from tl_entropy.errors import InputError, NonFiniteError
 from tl_entropy.functional.soft import Invalid
 from tl_entropy.functional.temperature import Calibration
@@ -71,6 +71,7 @@ def label_plan(
     token       input        7     87.5%        5          3
     next_token  output       7     87.5%        5          3
     """
+    check_options(label_plan, options, WindowOptions)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     _, rest = split_cache(inputs)
     corpus = read_corpus(adapter, rest, positions=positions, **options)
@@ -91,7 +92,7 @@ def soft_information(
     n_bins: int | Sequence[int] = 100,
     seed: int | Sequence[int] = 0,
     calibration: Calibration = "exact",
-    center: bool | Mapping[Site, Tensor] = False,
+    center: bool | Mapping[Site | str, Tensor] = False,
     invalid: Invalid = "error",
     folds: int = 20,
     keep_labels: bool = False,
@@ -124,7 +125,8 @@ def soft_information(
         n_bins: number of anchors m, one or several.
         seed: of the anchors, one or several.
         calibration: of the temperature: "exact" or "leading_order".
-        center: subtract the corpus's mean state at each site (this takes a pass of its own), or given means [d] or [head, d].
+        center: subtract the corpus's mean state at each site (this takes a pass of its own), or given means [d] or [head, d],
+            by ``Site`` or its text, such as "resid_post.0".
         invalid: "error" at the first state that is zero or not finite, or "drop" to leave such positions out and count them.
         folds: groups of documents that are left out in turn, for standard errors; 1 for none, which needs the least memory.
         keep_labels: also give the information of every single label that is seen twice or more.
@@ -147,6 +149,7 @@ def soft_information(
     >>> result.value("information")[:, result.labels.index("token"), 0].argmax().item()  # of embed, resid_post.0, resid_post.5
     0
     """
+    check_options(soft_information, options, WindowOptions)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     inputs = inputs if repeatable(inputs) else list(inputs)
     if isinstance(labels, LabelPlan):

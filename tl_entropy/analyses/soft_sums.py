@@ -30,6 +30,7 @@ from tl_entropy.capture.batches import Batch
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.information import SAMPLE, SoftSums, chance_curve, estimates, label_information
 from tl_entropy.functional.soft import Invalid
+from tl_entropy.functional.statistics import group_sums
 from tl_entropy.functional.temperature import Calibration
 from tl_entropy.labels import LabelPlan
 from tl_entropy.results import SoftInformation
@@ -56,7 +57,7 @@ class SoftAccumulator:
         n_bins: int | Sequence[int] = 100,
         seed: int | Sequence[int] = 0,
         calibration: Calibration = "exact",
-        centers: Mapping[Site, Tensor] | None = None,
+        centers: Mapping[Site | str, Tensor] | None = None,
         invalid: Invalid = "error",
         folds: int = 20,
         keep_labels: bool = False,
@@ -68,10 +69,8 @@ class SoftAccumulator:
         check_choice("heads", heads, (False, True, "z", "result"))
         check_choice("invalid", invalid, ("error", "drop"))
         check_choice("calibration", calibration, ("exact", "leading_order"))
-        check_int("folds", folds, 1)
-        check_int("first_document", first_document, 0)
-        self.plan, self.invalid, self.first_document = plan, invalid, first_document
-        self.keep_labels, self.folds, self.calibration = keep_labels, folds, calibration
+        self.folds, self.first_document = check_int("folds", folds, 1), check_int("first_document", first_document, 0)
+        self.plan, self.invalid, self.keep_labels, self.calibration = plan, invalid, keep_labels, calibration
         asked = [sites] if isinstance(sites, str) else list(sites)
         asked += {False: [], True: ["z", "result"], "z": ["z"], "result": ["result"]}[heads]
         self.measured = self.adapter.sites(asked, layers)
@@ -84,7 +83,7 @@ class SoftAccumulator:
         seeds = _several("seed", seed, 0)
         self.draws = tuple(itertools.product(bins, seeds))
         self.takes_non_finite = invalid == "drop"
-        self._tables = plan.tables(folds)
+        self._tables = plan.tables(self.folds)
         self._sample_place = _sample_places(plan)
         self._places: list[Place] = []  # made when the first batch shows how wide each site is
         # [site][draw][label]: [row + 1, head, bin + 1], the last row for what has no label, the last bin being Σ H(p_i)
@@ -215,7 +214,7 @@ class SoftAccumulator:
                 bar.update()
         whole = {name: torch.cat(parts, dim=1) for name, parts in values.items()}
         heads = [(p, h if p.site.name in BY_HEAD else -1) for p in self._places for h in range(p.n_heads)]
-        folds = torch.stack([_added(c, t.row_fold, n_folds) for t, c in zip(self._tables, self._count, strict=True)], dim=1)
+        folds = torch.stack([group_sums(c, t.row_fold, n_folds) for t, c in zip(self._tables, self._count, strict=True)], dim=1)
         sizes = [self._sizes(label) for label in range(len(self.plan.names))]
         tokens = folds.sum(0)
         settings = {
@@ -311,7 +310,7 @@ class SoftAccumulator:
         """How often each class of a set was seen [class]; where reading was stopped, of those seen once any will do."""
         table, count, planned = self._tables[label], self._count[label], self.plan.sizes(label)
         repeated = table.row_class >= 0
-        sizes = _added(count[repeated], table.row_class[repeated], len(planned)).long()
+        sizes = group_sums(count[repeated], table.row_class[repeated], len(planned)).long()
         sizes[(planned == 1).nonzero()[: int(count[~repeated].sum()), 0]] = 1
         return sizes
 
@@ -328,16 +327,24 @@ class SoftAccumulator:
         return tuple(tuple(self.plan.texts(label, strings)) for label in self.plan.names)
 
 
-def _checked_centers(centers: Mapping[Site, Tensor] | None, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """Given means, of which there is one for each site captured."""
+def _checked_centers(centers: Mapping[Site | str, Tensor] | None, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """Given means, of which there is one for each site captured, under the site or its text."""
     if centers is None:
         return {}
-    if not isinstance(centers, Mapping) or not all(isinstance(mean, Tensor) for mean in centers.values()):
-        raise InputTypeError(f"center must be True, False or a mapping from Site to tensor; got {type(centers).__name__}")
-    missing = [str(site) for site in sites if site not in centers]
+    expected = "center must be True, False or a mapping from Site to tensor"
+    if not isinstance(centers, Mapping):
+        raise InputTypeError(f"{expected}; got {type(centers).__name__}")
+    for key, mean in centers.items():
+        if not isinstance(mean, Tensor):
+            raise InputTypeError(f"{expected}; got {type(mean).__name__} for {key}")
+    found = {site: centers[key] for site in sites for key in (str(site), site) if key in centers}
+    missing = [site for site in sites if site not in found]
     if missing:
-        raise InputError(f"center must have the mean state of every site captured; it lacks {', '.join(missing)}")
-    return {site: centers[site] for site in sites}
+        raise InputError(
+            f"center must have the mean state of every site captured; it lacks {', '.join(map(str, missing))}: give it keys "
+            f"such as {missing[0]!r} or '{missing[0]}'; got {', '.join(map(repr, centers)) or 'none'}"
+        )
+    return found
 
 
 def _same_plan(one: LabelPlan, other: LabelPlan) -> bool:
@@ -345,10 +352,6 @@ def _same_plan(one: LabelPlan, other: LabelPlan) -> bool:
         (one.names, one.sides, one.valid, one.counted) == (other.names, other.sides, other.valid, other.counted)
         and all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("starts", "tokens", "ids"))
     )
-
-
-def _added(values: Tensor, index: Tensor, size: int) -> Tensor:
-    return torch.zeros(size, dtype=values.dtype).index_add_(0, index, values)
 
 
 def _sample_places(plan: LabelPlan) -> Tensor:

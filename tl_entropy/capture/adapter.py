@@ -25,21 +25,24 @@ import torch
 from einops import einsum
 from torch import Tensor, nn
 
+from tl_entropy.capture.frozen_norm import FrozenNorm
 from tl_entropy.capture.heads import HEADS_REFUSED, prove_heads
 from tl_entropy.capture.readout_proof import Readout, proved_scale
+from tl_entropy.capture.vocabulary import Vocabulary
 from tl_entropy.errors import InputError, InputTypeError, ModelError
 from tl_entropy.results.base import Provenance
 from tl_entropy.sites import HEAD_SITES, Site, expand_sites
 
 _NEEDED = ("cfg", "blocks", "ln_final", "unembed", "W_U", "hook_dict")
 _LEVEL = 7_300_000  # of our hooks: TransformerLens's own contexts count up from 1
+_EDIT_LEVEL = _LEVEL - 1  # of those that edit
 
 
 class _AllSeen(Exception):
     """Raised inside the last hook needed, to end a forward pass whose rest nobody reads."""
 
 
-class Adapter:
+class Adapter(Vocabulary):
     """A TransformerLens model, seen through the few things that a measurement needs.
 
     Raises:
@@ -56,63 +59,10 @@ class Adapter:
         self.model = model
         self.n_layers = len(model.blocks)
 
-    # --- what the corpus needs -------------------------------------------------------------------------------------------
-
-    @property
-    def context(self) -> int:
-        """Longest input, in tokens."""
-        return int(self.model.cfg.n_ctx)
-
     @property
     def n_heads(self) -> int:
         """Number of attention heads in a layer."""
         return int(self.model.cfg.n_heads)
-
-    @property
-    def d_vocab(self) -> int:
-        """Number of tokens that the model predicts over."""
-        return int(self.model.W_U.shape[-1])
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether texts can be given."""
-        return getattr(self.model, "tokenizer", None) is not None
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, nothing added."""
-        return list(self.model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    @property
-    def begin(self) -> int | None:
-        """Id of the token that begins a text, or None."""
-        return getattr(getattr(self.model, "tokenizer", None), "bos_token_id", None)
-
-    @property
-    def end(self) -> int | None:
-        """Id of the token that ends a text, or None."""
-        return getattr(getattr(self.model, "tokenizer", None), "eos_token_id", None)
-
-    @property
-    def prepends_begin(self) -> bool:
-        """Whether TransformerLens begins texts with that token for this model, unless told otherwise."""
-        return bool(getattr(self.model.cfg, "default_prepend_bos", True)) and self.begin is not None
-
-    @cached_property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of the tokenizer's special tokens (begin, end, padding, ...)."""
-        return frozenset(getattr(getattr(self.model, "tokenizer", None), "all_special_ids", ()))
-
-    @property
-    def pad_id(self) -> int:
-        """An id that fills padding cells; they are masked, so that any legal id will do."""
-        pad = getattr(getattr(self.model, "tokenizer", None), "pad_token_id", None)
-        return pad if pad is not None and pad < self.d_vocab else 0
-
-    def strings(self, ids: Sequence[int]) -> dict[int, str]:
-        """The text of each token id; the id in angle brackets where there is no tokenizer."""
-        if not self.has_tokenizer:
-            return {i: f"<{i}>" for i in ids}
-        return {i: self.model.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids}
 
     # --- running the model -----------------------------------------------------------------------------------------------
 
@@ -120,7 +70,7 @@ class Adapter:
         """Short names to sites of this model; InputError for a site that it does not have."""
         sites = expand_sites(names, self.n_layers, layers)
         for site in sites:
-            name = hook_name(_source(site))
+            name = hook_name(source_site(site))
             if name not in self.model.hook_dict:
                 reason = " (its attention and MLP run in parallel)" if site.name == "resid_mid" else ""
                 raise InputError(f"sites: this model has no {site.name} at layer {site.layer}{reason}: no hook {name}")
@@ -138,7 +88,7 @@ class Adapter:
             ModelError: a hook exists but never fired; or ``result`` of a model whose heads ``head_weights`` refuses.
         """
         self._check_ids(tokens)
-        sources = {_source(site) for site in sites}
+        sources = {source_site(site) for site in sites}
         seen: dict[Site, Tensor] = {}
 
         def keep(site: Site) -> Callable[..., None]:
@@ -158,7 +108,7 @@ class Adapter:
                 f"the hooks {', '.join(silent)} exist but never fired in a forward pass, so these sites can't be measured on "
                 "this model; attention patterns need attn_implementation='eager' on models loaded from Hugging Face"
             )
-        return {site: self._from_source(site, seen[_source(site)]) for site in sites}
+        return {site: self._from_source(site, seen[source_site(site)]) for site in sites}
 
     def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The model's own logits [batch, pos, d_vocab]."""
@@ -167,6 +117,22 @@ class Adapter:
         with self._as_found():
             out: Tensor = self.model(tokens.to(device), attention_mask=mask.to(device, torch.long), return_type="logits")
         return out
+
+    @contextmanager
+    def edited(self, hooks: Sequence[tuple[str, Callable[..., Tensor | None]]]) -> Iterator[None]:
+        """``hooks``, pairs of a hook's name and ``function(activation, hook)``, in place inside, and gone afterwards.
+
+        They fire behind the hooks of the model's user and before those that capture, so that what they return is measured.
+        Proofs and lenses stay those of the unedited model.
+        """
+        points = [(self.model.hook_dict[name], function) for name, function in hooks]
+        try:
+            for point, function in points:
+                point.add_hook(function, level=_EDIT_LEVEL)
+            yield
+        finally:
+            for point, _ in points:
+                point.remove_hooks("fwd", including_permanent=False, level=_EDIT_LEVEL)
 
     def generate(self, tokens: Tensor, max_new_tokens: int, *, temperature: float, seed: int) -> Tensor:
         """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; greedy where ``temperature`` is 0.
@@ -192,7 +158,7 @@ class Adapter:
         """The same as ``activations``, out of an ActivationCache; InputError names what the cache lacks."""
         found: dict[Site, Tensor] = {}
         for site in sites:
-            name = hook_name(_source(site))
+            name = hook_name(source_site(site))
             try:
                 value = cache[name]
             except KeyError as error:
@@ -226,7 +192,7 @@ class Adapter:
         layers = [i for i in range(self.n_layers) if hook_name(Site("z", i)) in self.model.hook_dict]
         ids = self._short_row()
         try:
-            with _silent(self.model):
+            with silent(self.model):
                 seen = self.activations(ids, torch.ones_like(ids), self.sites(("z", "attn_out"), layers))
         except (InputError, ModelError) as error:
             raise ModelError(HEADS_REFUSED.format(f"what its attention writes there can't be seen ({error})")) from error
@@ -268,7 +234,7 @@ class Adapter:
         ids = self._short_row()
         last = Site("resid_post", self.n_layers - 1)
         seen: dict[str, Tensor] = {}
-        with _silent(model), self._as_found():
+        with silent(model), self._as_found():
             with self._hooked({last: lambda activation, hook: seen.update(x=activation.detach())}):
                 own = model(ids.to(unembedding.device), return_type="logits").flatten(0, -2)
             if "x" not in seen:
@@ -283,11 +249,16 @@ class Adapter:
 
         @torch.no_grad()
         def norm(x: Tensor) -> Tensor:
-            with _silent(model.ln_final):
+            with silent(model.ln_final):
                 normed: Tensor = model.ln_final(x[None].to(unembedding.dtype))[0]
             return normed
 
         return Readout(norm, unembedding, bias, scale, cap if cap > 0 else None, error)
+
+    @cached_property
+    def frozen_norm(self) -> FrozenNorm:
+        """The final norm, linear once its scale is known; proved on random rows (ModelError where it is something else)."""
+        return FrozenNorm.probe(self.readout.norm, self.model.W_U)
 
     # --- where a number comes from ---------------------------------------------------------------------------------------
 
@@ -363,7 +334,7 @@ def hook_name(site: Site) -> str:
     return f"blocks.{site.layer}.{'attn.' if site.name in HEAD_SITES else ''}hook_{site.name}"
 
 
-def _source(site: Site) -> Site:
+def source_site(site: Site) -> Site:
     """The site to capture for a site: ``z`` for ``result``, whose own hook stays silent unless a flag of the model is set."""
     return Site("z", site.layer) if site.name == "result" else site
 
@@ -377,7 +348,7 @@ def _attribute(model: Any, name: str) -> Any:
 
 
 @contextmanager
-def _silent(root: nn.Module) -> Iterator[None]:
+def silent(root: nn.Module) -> Iterator[None]:
     """No forward hook on any hook point below ``root`` (those of the model's user, and of others) fires inside."""
     points = [module for module in root.modules() if hasattr(module, "fwd_hooks")]
     kept = [point._forward_hooks for point in points]

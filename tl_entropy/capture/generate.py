@@ -1,7 +1,9 @@
 """Prompts and what the model writes after them: generate first, then measure prompt and continuation in one pass.
 
 Residual streams gathered during generation differ between versions of TransformerLens, and the last token never gets one; a
-single forward pass over the whole text gives every position, on every kind of model.
+single forward pass over the whole text gives every position, on every kind of model. Edits of an intervention are in place in
+both: a hook sees the prompt [batch, prompt, ...] and then each new token [batch, 1, ...] while text is generated, and the whole
+text when it is measured.
 """
 
 from __future__ import annotations

@@ -14,11 +14,13 @@ says that it was interrupted.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack, cast
@@ -31,7 +33,9 @@ from tl_entropy.accumulators import Accumulator
 from tl_entropy.capture.adapter import Adapter, hook_name
 from tl_entropy.capture.batches import Batch, batches
 from tl_entropy.capture.corpus import Corpus
+from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.generate import Continuations
+from tl_entropy.capture.interventions import Interventions, intervention_names
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_int
 from tl_entropy.sites import Site
 
@@ -56,10 +60,16 @@ class WindowOptions(TypedDict, total=False):
 
 
 class CorpusOptions(WindowOptions, total=False):
-    """The same, with ``temperature`` and ``seed``: how to generate, for functions that can (0 is greedy)."""
+    """The same, for functions that can generate and intervene.
+
+    ``temperature`` and ``seed``: how to generate (0 is greedy); ``interventions``: edits of the model's insides while it is
+    measured, and while it generates: one or several of ``ablate_heads(...)``, ``ablate(...)``, ``steer(...)``, or pairs of a
+    hook's name and a ``function(activation, hook)``.
+    """
 
     temperature: float
     seed: int
+    interventions: Interventions | None
 
 
 @dataclass(frozen=True)
@@ -128,17 +138,22 @@ def stream(
         What was read.
 
     Raises:
-        InputError: nothing to measure, or an argument out of range.
+        InputError: nothing to measure, an argument out of range, or an intervention that this model or pass does not allow.
+        ModelError: a hook exists but never fires.
         NonFiniteError: a NaN or infinity in an activation; accumulators keep what came before.
     """
+    check_options(stream, options, CorpusOptions)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     sites = tuple(sorted({site for a in accumulators for site in a.sites}, key=lambda site: site.depth))
     if not sites:
         raise InputError("accumulators: at least one accumulator with at least one site is needed")
-    check_int("max_new_tokens", max_new_tokens, 0)
+    max_new_tokens = check_int("max_new_tokens", max_new_tokens, 0)
     temperature, seed = options.pop("temperature", 0.0), options.pop("seed", 0)
+    edits = Edits(adapter, options.pop("interventions", None), sites)
     windows = cast("WindowOptions", options)
     cache, inputs = split_cache(inputs)
+    if cache is not None and edits.hooks:
+        raise InputError("interventions: nothing runs on a cache; pass the tokens themselves, or a cache of the edited model")
     corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, **windows)
     continuations, n_documents = None, corpus.n_documents
     if max_new_tokens:
@@ -154,9 +169,10 @@ def stream(
     else:
         work = [_cached_batch(cache, inputs, corpus, adapter, sites)]
 
-    feeder = _Feeder(adapter, sites)
+    feeder = _Feeder(adapter, sites, edits)
     started, interrupted, tokens = time.perf_counter(), False, 0
-    with tqdm(total=n_documents, unit="doc", desc="tl_entropy", disable=not progress, dynamic_ncols=True) as bar:
+    bar = tqdm(total=n_documents, unit="doc", desc="tl_entropy", disable=not progress, dynamic_ncols=True)
+    with bar, adapter.edited(edits.hooks):
         try:
             for batch, activations in work:
                 with _whole_batches():
@@ -190,6 +206,30 @@ def read_corpus(adapter: Adapter, inputs: Any, *, positions: Any = None, **optio
     return Corpus(inputs, adapter, positions=positions, **options)  # type: ignore[arg-type]
 
 
+def described(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are set, as plain values for a result's provenance: interventions by their names."""
+    plain = {name: value for name, value in options.items() if value is not None}
+    if "interventions" in plain:
+        plain["interventions"] = intervention_names(plain["interventions"])
+    return plain
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any], known: type) -> None:
+    """Raise InputTypeError for an option that ``function`` does not have: neither a keyword of its own nor one of ``known``.
+
+    >>> check_options(stream, {"strid": 8}, WindowOptions)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    tl_entropy.errors.InputTypeError: 'strid' is not an option (did you mean 'stride'?); choose from batch_size, ..., window
+    """
+    own = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    names = sorted({*own, *known.__annotations__})
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise InputTypeError(f"{name!r} is not an option{hint}; choose from {', '.join(names)}")
+
+
 @contextmanager
 def _whole_batches() -> Iterator[None]:
     """Ctrl-C waits until every accumulator has had the batch, so that none holds half of one; a second Ctrl-C doesn't wait."""
@@ -216,8 +256,8 @@ def _whole_batches() -> Iterator[None]:
 class _Feeder:
     """Brings batches to accumulators, and learns how many cells fit in memory."""
 
-    def __init__(self, adapter: Adapter, sites: Sequence[Site]) -> None:
-        self._adapter, self._sites = adapter, sites
+    def __init__(self, adapter: Adapter, sites: Sequence[Site], edits: Edits) -> None:
+        self._adapter, self._sites, self._edits = adapter, sites, edits
         self._room: float = float("inf")  # cells of the largest batch that may fit
 
     def feed(self, batch: Batch, activations: Mapping[Site, Tensor] | None, waiting: list[Accumulator]) -> None:
@@ -240,6 +280,7 @@ class _Feeder:
             if activations is None:
                 needed = tuple(site for site in self._sites if any(site in a.sites for a in waiting))
                 activations = self._adapter.activations(batch.tokens, batch.attention_mask, needed)
+                self._edits.check_fired()
             if not all(getattr(a, "takes_non_finite", False) for a in waiting):
                 _check_finite(batch, activations)
             while waiting:

@@ -1,4 +1,4 @@
-"""The bundled model and the texts it was never shown: everything in the documentation runs on them, without a network."""
+"""The bundled model, its tuned lens, and texts that neither was shown: all of the documentation runs on them, offline."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tl_entropy.capture.loading import Kind, load_model
+from tl_entropy.lenses.files import load_tuned_lens
+from tl_entropy.lenses.tuned import TunedLens
 
 _HERE = Path(__file__).parent
 
@@ -25,6 +27,15 @@ def demo_model(*, kind: Kind | None = None, device: str = "cpu") -> Any:
     6
     """
     return load_model(_HERE / "stdlib-gpt2-3m", kind=kind, device=device)
+
+
+def demo_lens() -> TunedLens:
+    """The tuned lens of the bundled model, trained on the model's own training text; it fits either kind of model.
+
+    >>> demo_lens().n_layers
+    6
+    """
+    return load_tuned_lens(_HERE / "stdlib-gpt2-3m-lens.safetensors")
 
 
 def demo_texts(n: int | None = None) -> list[str]:

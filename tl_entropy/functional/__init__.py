@@ -1,5 +1,6 @@
 """Tensors in, tensors out: no model, no files, no state."""
 
+from tl_entropy.functional.comparison import VocabularyDivergences, vocabulary_divergences
 from tl_entropy.functional.compiling import compiler_available
 from tl_entropy.functional.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
 from tl_entropy.functional.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
@@ -15,6 +16,7 @@ from tl_entropy.functional.temperature import calibrate_temperature
 
 __all__ = [
     "SoftMutualInformation",
+    "VocabularyDivergences",
     "VocabularyStatistics",
     "calibrate_temperature",
     "compiler_available",
@@ -30,5 +32,6 @@ __all__ = [
     "surprisal",
     "total_variation",
     "varentropy",
+    "vocabulary_divergences",
     "vocabulary_statistics",
 ]

@@ -1,4 +1,4 @@
-"""`tile_sums` through torch.compile: every sum of a tile in one pass over it, compiled once for each choice of orders.
+"""Sums over a tile through torch.compile: all of them in one pass over its logits, compiled once for each choice of sums.
 
 Sizes are symbolic, so neither another number of rows nor the narrower last tile compiles anything again.
 """
@@ -11,7 +11,7 @@ import os
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from types import FunctionType
 
@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError
-from tl_entropy.functional.tiles import tile_sums
+
+# Compiling takes some 15 s and then saves about 0.5 ns a logit on two threads: below this many logits it does not pay.
+_WORTH_COMPILING = 2**35
 
 
 def compiler_available(device: str | torch.device = "cpu") -> bool:
@@ -35,15 +37,29 @@ def compiler_available(device: str | torch.device = "cpu") -> bool:
     return has_headers and any(name and shutil.which(name) for name in candidates)
 
 
-def compiled_tile_sums(orders: tuple[float, ...], ranked: bool) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """Return ``tile_sums`` for these orders, with the row of counts where ``ranked``, as compiled code."""
-    compiled = _compiled(orders, ranked)
+def decide_compiled(compiled: bool | None, n_logits: int, device: torch.device) -> bool:
+    """Return whether to compile the sums over so many logits; refuse to where it was asked for and cannot be done."""
+    if compiled and not compiler_available(device):
+        raise InputError(
+            "compiled=True needs a C++ compiler and Python's headers (on a GPU: Triton); none found: use compiled=False"
+        )
+    if compiled is None:
+        return n_logits >= _WORTH_COMPILING and compiler_available(device)
+    return compiled
 
-    def run(logits: Tensor, threshold: Tensor | None) -> Tensor:
+
+def compiled_sums(sums: Callable[..., Tensor], **choice: Hashable) -> Callable[..., Tensor]:
+    """Return ``sums`` with the keywords of ``choice``, a function of tensors only, as compiled code."""
+    keywords = tuple(choice.items())
+
+    def run(*tensors: Tensor) -> Tensor:
+        # Sizes of 0 and 1 are no symbols: they, too, compile for themselves.
+        kinds = tuple((tensor.dtype, *(min(size, 2) for size in tensor.shape)) for tensor in tensors)
+        compiled = _compiled(sums, keywords, kinds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return compiled(logits, threshold)
+                return compiled(*tensors)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
@@ -55,10 +71,12 @@ def compiled_tile_sums(orders: tuple[float, ...], ranked: bool) -> Callable[[Ten
 
 
 @functools.cache
-def _compiled(orders: tuple[float, ...], ranked: bool) -> Callable[[Tensor, Tensor | None], Tensor]:
-    def sums(logits: Tensor, threshold: Tensor | None) -> Tensor:
-        return tile_sums(logits, orders, threshold if ranked else None)
+def _compiled(
+    sums: Callable[..., Tensor], keywords: tuple[tuple[str, Hashable], ...], kinds: tuple[Hashable, ...]
+) -> Callable[..., Tensor]:
+    def chosen(*tensors: Tensor) -> Tensor:
+        return sums(*tensors, **dict(keywords))
 
     # torch.compile counts what it compiled by code object and gives up after eight: each choice gets its own.
-    own = FunctionType(sums.__code__.replace(), globals(), "sums", closure=sums.__closure__)
+    own = FunctionType(chosen.__code__.replace(), globals(), "sums", closure=chosen.__closure__)
     return torch.compile(own, dynamic=True, fullgraph=True)

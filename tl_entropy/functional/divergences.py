@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
+from tl_entropy.errors import InputError
+from tl_entropy.functional.entropies import check_floating, check_rows, in_double
 from tl_entropy.functional.tiles import MASKED
 
 # Logits worked on at once: 4 MB in float64 for each of the handful of temporaries.
@@ -179,7 +180,7 @@ def _total_variation(logits_p: Tensor, logits_q: Tensor) -> Tensor:
 
 def _compare(logits_p: Tensor, logits_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return p, q and r = log p - log q in float64, all [rows, outcomes]; r is huge but finite where one of them is 0."""
-    logits_p, logits_q = _double(logits_p).clamp(min=MASKED), _double(logits_q).clamp(min=MASKED)
+    logits_p, logits_q = in_double(logits_p).clamp(min=MASKED), in_double(logits_q).clamp(min=MASKED)
     top_p, top_q = logits_p.detach().amax(-1, keepdim=True), logits_q.detach().amax(-1, keepdim=True)
     e_p, e_q = (logits_p - top_p).exp(), (logits_q - top_q).exp()
     s_p, s_q = e_p.sum(-1, keepdim=True), e_q.sum(-1, keepdim=True)
@@ -190,11 +191,6 @@ def _compare(logits_p: Tensor, logits_q: Tensor) -> tuple[Tensor, Tensor, Tensor
         excess = excess.sum(-1, keepdim=True) / s_q
         correction = torch.where(excess > -0.5, excess.log1p(), log_ratio) - log_ratio
     return e_p / s_p, e_q / s_q, difference - (log_ratio + correction)
-
-
-def _double(logits: Tensor) -> Tensor:
-    # Apple's devices have no float64.
-    return logits.to("cpu" if logits.device.type == "mps" else logits.device, torch.float64)
 
 
 def _by_rows(logits_p: Tensor, logits_q: Tensor, dim: int, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -223,11 +219,7 @@ def _check_pair(logits_p: Tensor, logits_q: Tensor, dim: int) -> tuple[torch.Siz
     """Return the broadcast shape, and ``dim`` counted from its end."""
     both = {"logits_p": logits_p, "logits_q": logits_q}
     for name, logits in both.items():
-        if not isinstance(logits, Tensor) or not logits.is_floating_point():
-            came = str(logits.dtype) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputTypeError(
-                f"{name} must be a floating-point tensor; got {came}: convert it with torch.as_tensor(...).float()"
-            )
+        check_floating(name, logits)
     shapes = f"{list(logits_p.shape)} and {list(logits_q.shape)}"
     axes = max(logits_p.dim(), logits_q.dim())
     if not -axes <= dim < axes:
@@ -249,17 +241,6 @@ def _check_pair(logits_p: Tensor, logits_q: Tensor, dim: int) -> tuple[torch.Siz
             f"logits_p and logits_q must have shapes that broadcast; got {shapes}: align their rows, or unsqueeze an axis"
         ) from None
     for name, logits in both.items():
-        _check_rows(name, logits, dim)
+        maximum = logits.detach().amax(dim)
+        check_rows(name, maximum.flatten(), maximum.shape)
     return shape, dim
-
-
-def _check_rows(name: str, logits: Tensor, dim: int) -> None:
-    maximum = logits.detach().amax(dim)
-    bad = ~(maximum.abs() < math.inf)
-    if not bad.any():
-        return
-    place = tuple(bad.nonzero()[0].tolist())
-    where = f"row {place[0] if len(place) == 1 else place}" if place else "the only row"
-    if maximum[place] == -math.inf:
-        raise InputError(f"{name} must leave something possible; {where} is all -inf: leave such rows out")
-    raise NonFiniteError(f"{name} must not hold NaN or +inf; {where} does: look where they come from")

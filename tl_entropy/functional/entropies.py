@@ -157,11 +157,7 @@ def _varentropies(rows: Tensor) -> Tensor:
 
 
 def _check_logits(logits: Tensor, dim: int) -> None:
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        came = str(logits.dtype) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputTypeError(
-            f"logits must be a floating-point tensor; got {came}: convert it with torch.as_tensor(...).float()"
-        )
+    check_floating("logits", logits)
     if not -logits.dim() <= dim < logits.dim():
         raise InputError(f"dim must be an axis of logits {list(logits.shape)}; got {dim}")
     if logits.shape[dim] == 0:
@@ -181,7 +177,12 @@ def _by_rows(logits: Tensor, dim: int, measure: Callable[[Tensor], Tensor]) -> T
         rows = part.reshape(-1, part.shape[-1])
         step = max(1, _CHUNK // rows.shape[1])
         starts = range(0, len(rows), step)
-        return [measure(_checked(rows[start : start + step], first + start, lead)) for start in starts]
+        return [measure(checked(rows[start : start + step], first + start)) for start in starts]
+
+    def checked(rows: Tensor, first: int) -> Tensor:
+        rows = in_double(rows)
+        check_rows("logits", rows.detach().amax(-1), lead, first)
+        return rows.clamp(min=MASKED)
 
     chunks = flat(moved, 0)
     if not chunks:
@@ -190,16 +191,39 @@ def _by_rows(logits: Tensor, dim: int, measure: Callable[[Tensor], Tensor]) -> T
     return result.reshape(lead + result.shape[1:])
 
 
-def _checked(rows: Tensor, first: int, lead: torch.Size) -> Tensor:
-    # Apple's devices have no float64.
-    rows = rows.to("cpu" if rows.device.type == "mps" else rows.device, torch.float64)
-    maximum = rows.detach().amax(-1)
+def check_floating(name: str, logits: Tensor) -> None:
+    """Raise InputTypeError unless the argument ``name`` is a floating-point tensor."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        came = str(logits.dtype) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputTypeError(
+            f"{name} must be a floating-point tensor; got {came}: convert it with torch.as_tensor(...).float()"
+        )
+
+
+def check_rows(name: str, maximum: Tensor, shape: torch.Size, first: int = 0) -> None:
+    """Refuse rows of logits that are no distribution, told from the ``maximum`` of each; the first is named.
+
+    Args:
+        name: the argument.
+        maximum: [row], of all rows or of a chunk of them.
+        shape: of the rows of the whole; () where there is but one.
+        first: number of the chunk's first row among all.
+
+    Raises:
+        InputError: a row that is all -inf.
+        NonFiniteError: a NaN or +inf.
+    """
     bad = ~(maximum.abs() < math.inf)
-    if bad.any():
-        offset = int(bad.nonzero()[0])
-        place = tuple(int(i) for i in torch.unravel_index(torch.tensor(first + offset), lead)) if lead else ()
-        where = f"row {place[0] if len(place) == 1 else place}" if place else "the only row"
-        if maximum[offset] == -math.inf:
-            raise InputError(f"logits must leave something possible; {where} is all -inf: leave such rows out")
-        raise NonFiniteError(f"logits must not hold NaN or +inf; {where} does: look where they come from")
-    return rows.clamp(min=MASKED)
+    if not bad.any():
+        return
+    offset = int(bad.nonzero()[0])
+    place = tuple(int(i) for i in torch.unravel_index(torch.tensor(first + offset), shape)) if shape else ()
+    where = f"row {place[0] if len(place) == 1 else place}" if place else "the only row"
+    if maximum[offset] == -math.inf:
+        raise InputError(f"{name} must leave something possible; {where} is all -inf: leave such rows out")
+    raise NonFiniteError(f"{name} must not hold NaN or +inf; {where} does: look where they come from")
+
+
+def in_double(logits: Tensor) -> Tensor:
+    """The logits in float64; on the CPU where their device, Apple's, has none."""
+    return logits.to("cpu" if logits.device.type == "mps" else logits.device, torch.float64)

@@ -36,6 +36,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tl_entropy.functional.statistics import group_sums
+
 SAMPLE = 4096
 """Rows that the chance curve is measured on, at most."""
 
@@ -165,30 +167,30 @@ def estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int) -> Estim
     pairs = sums.label >= 0
     label, fold = sums.label[pairs], sums.fold[pairs]
     n_labels = int(label.max()) + 1 if len(label) else 0
-    sizes = _added(sums.count[pairs], label, n_labels)  # [label]
+    sizes = group_sums(sums.count[pairs], label, n_labels)  # [label]
     left = sizes[label] - sums.count[pairs]  # [pair] rows of the label outside the fold
-    singles = _added(sums.count[~pairs], sums.fold[~pairs], folds)  # [fold]
-    rows = _whole_and_parts(_added(sums.count, sums.fold, folds))
+    singles = group_sums(sums.count[~pairs], sums.fold[~pairs], folds)  # [fold]
+    rows = _whole_and_parts(group_sums(sums.count, sums.fold, folds))
     found = []
     for unit, curve in enumerate(curves):
         mass, own = sums.mass[:, unit], sums.own[:, unit]
-        by_label = _added(mass[pairs], label, n_labels)
+        by_label = group_sums(mass[pairs], label, n_labels)
         # Extensive entropies n H(p̄) add up over labels, so that leaving out a fold changes those of its labels only.
         whole = extensive(by_label)
         without = extensive(by_label[label] - mass[pairs]) - whole[label]
-        alone = _added(own[~pairs], sums.fold[~pairs], folds)
-        changes = _added(without, fold, folds) - alone
+        alone = group_sums(own[~pairs], sums.fold[~pairs], folds)
+        changes = group_sums(without, fold, folds) - alone
         conditional = _with_parts(whole.sum() + alone.sum(), changes)
-        entropies = extensive(_whole_and_parts(_added(mass, sums.fold, folds))) / rows
-        ceiling = entropies - _whole_and_parts(_added(own, sums.fold, folds)) / rows
+        entropies = extensive(_whole_and_parts(group_sums(mass, sums.fold, folds))) / rows
+        ceiling = entropies - _whole_and_parts(group_sums(own, sums.fold, folds)) / rows
         r, r_left = (torch.where(n > 0, curve(n.clamp_min(1)), 0.0) for n in (sizes, left))
         total = r.sum() + singles.sum(), (sizes * r).sum() + singles.sum()
-        change = _added(r_left - r[label], fold, folds), _added(left * r_left - (sizes * r)[label], fold, folds)
+        change = group_sums(r_left - r[label], fold, folds), group_sums(left * r_left - (sizes * r)[label], fold, folds)
         s0, s1 = (_with_parts(t, c - singles) for t, c in zip(total, change, strict=True))
         null = ceiling * (s0 - s1 / rows) / (rows - 1).clamp_min(1)  # of a single row 0, as its ceiling is
         found.append((entropies, entropies - conditional / rows, null, ceiling))
     entropies, plug_in, null, ceiling = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
-    return Estimates(entropies, plug_in, null, ceiling, _added(sums.count, sums.fold, folds), float(rows[0]))
+    return Estimates(entropies, plug_in, null, ceiling, group_sums(sums.count, sums.fold, folds), float(rows[0]))
 
 
 def chance_adjusted(plug_in: Tensor, null: Tensor, ceiling: Tensor) -> Tensor:
@@ -211,8 +213,8 @@ def label_information(sums: SoftSums) -> tuple[Tensor, Tensor]:
     """
     pairs = sums.label >= 0
     n_labels = int(sums.label.max()) + 1 if len(sums.label) else 0
-    sizes = _added(sums.count[pairs], sums.label[pairs], n_labels)
-    by_label = _added(sums.mass[pairs], sums.label[pairs], n_labels)
+    sizes = group_sums(sums.count[pairs], sums.label[pairs], n_labels)
+    by_label = group_sums(sums.mass[pairs], sums.label[pairs], n_labels)
     share, mean = (mass / mass.sum(-1, keepdim=True) for mass in (by_label, sums.mass.sum(0)))
     gain = (torch.xlogy(by_label, share) - torch.xlogy(by_label, mean)).sum(-1)
     return gain.clamp_min(0) / sizes[:, None], sizes
@@ -227,7 +229,7 @@ def delete_one(assignments: Tensor, label: Tensor) -> Tensor:
     """
     n = len(label)
     mass = assignments.double()
-    by_label = _added(mass, label, int(label.max()) + 1)
+    by_label = group_sums(mass, label, int(label.max()) + 1)
     whole = extensive(by_label)
     plug_in = (extensive(mass.sum(0)) - whole.sum()) / n
     changes = extensive(by_label[label] - mass) - whole[label]
@@ -258,10 +260,6 @@ def _p_log_p(p: Tensor) -> Tensor:
 
 def _on_cpu(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device="cpu")
-
-
-def _added(values: Tensor, index: Tensor, size: int) -> Tensor:
-    return torch.zeros((size, *values.shape[1:]), dtype=values.dtype, device=values.device).index_add(0, index, values)
 
 
 def _with_parts(whole: Tensor, changes: Tensor) -> Tensor:

@@ -13,8 +13,17 @@ from __future__ import annotations
 import heapq
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
+
+
+def group_sums(values: Num[Tensor, "rows ..."], group: Int[Tensor, "rows"], groups: int) -> Num[Tensor, "groups ..."]:
+    """Sums of ``values`` [rows, ...] by group, in the dtype of the values; differentiable. Groups are numbered from 0.
+
+    >>> group_sums(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2, 0, 2]), 3).tolist()
+    [2.0, 0.0, 5.0]
+    """
+    return torch.zeros((groups, *values.shape[1:]), dtype=values.dtype, device=values.device).index_add(0, group, values)
 
 
 def document_sums(
@@ -29,9 +38,7 @@ def document_sums(
     [[7, 9], [3.0, 4.0], [2.0, 1.0]]
     """
     seen, index = documents.unique(return_inverse=True)
-    sums = torch.zeros((len(seen), *values.shape[1:]), dtype=torch.float64, device=values.device)
-    sums.index_add_(0, index, values.double())
-    return seen, sums, torch.bincount(index, minlength=len(seen)).double()
+    return seen, group_sums(values.double(), index, len(seen)), torch.bincount(index, minlength=len(seen)).double()
 
 
 def clustered_mean(n: Tensor, s: Tensor, nn: Tensor, ns: Tensor, ss: Tensor, documents: int) -> tuple[Tensor, Tensor]:

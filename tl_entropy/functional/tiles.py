@@ -26,6 +26,7 @@ A masked logit (-inf) enters as `MASKED`, so that 0·log 0 is 0 and not NaN. A N
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -65,22 +66,22 @@ def check_orders(orders: object) -> tuple[float, ...]:
 
 
 def tile_sums(
-    logits: Tensor, orders: tuple[float, ...], threshold: Tensor | None = None, scratch: Scratch = (None, None, None)
+    logits: Tensor, orders: tuple[float, ...], thresholds: Sequence[Tensor] = (), scratch: Scratch = (None, None, None)
 ) -> Tensor:
-    """Return the sums of one tile: its maximum, s, a sum for each order but infinity, and the count above ``threshold``.
+    """Return the sums of one tile: its maximum, s, a sum for each order but infinity, and the count above each threshold.
 
     Args:
-        logits: [rows, width] in float32 or float64, without -inf (see `MASKED`); left as they are.
+        logits: [..., width] in float32 or float64, without -inf (see `MASKED`); left as they are.
         orders: the orders of the entropies wanted.
-        threshold: [rows], the logit whose rank is counted; without it there is no such row.
+        thresholds: [...] each, the logits whose ranks are counted.
         scratch: three buffers like ``logits`` to work in; without them the sums are differentiable.
 
     Returns:
-        [sums, rows] in the dtype of the logits; counts are exact for widths below 2**24.
+        [sums, ...] in the dtype of the logits; counts are exact for widths below 2**24.
     """
     z_buffer, e_buffer, work = scratch
     maximum = logits.amax(-1)
-    z = torch.sub(logits, maximum[:, None], out=z_buffer)
+    z = torch.sub(logits, maximum[..., None], out=z_buffer)
     e = torch.exp(z, out=e_buffer)
     sums = [maximum, e.sum(-1)]
     for order in orders:
@@ -94,8 +95,7 @@ def tile_sums(
             sums.append(torch.mul(growth, e, out=work).sum(-1))
         elif order <= _LARGEST_ORDER:
             sums.append(_power_sum(z, e, order, work))
-    if threshold is not None:
-        sums.append(_count_above(logits, threshold[:, None], work))
+    sums.extend(_count_above(logits, threshold[..., None], work) for threshold in thresholds)
     return torch.stack(sums)
 
 
@@ -122,7 +122,7 @@ def _power_sum(z: Tensor, e: Tensor, order: float, work: Tensor | None) -> Tenso
 
 
 def combine(sums: Tensor, orders: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Return the entropies [rows, orders] and log normalisers [rows], in nats, of ``sums`` [tiles, sums, rows] in float64."""
+    """Return the entropies [..., orders] and log normalisers [...], in nats, of ``sums`` [tiles, sums, ...] in float64."""
     maximum, total = sums[:, 0], sums[:, 1]
     overall = maximum.amax(0)
     distance = maximum - overall
@@ -148,3 +148,28 @@ def combine(sums: Tensor, orders: tuple[float, ...]) -> tuple[Tensor, Tensor]:
             entropy = (power.log() - order * log_s) / (1 - order)
         entropies.append(entropy.clamp(min=0.0))  # only rounding takes it below
     return torch.stack(entropies, -1), overall + log_s
+
+
+class Top:
+    """The largest logits of each row so far, the rows of all sites in one sequence."""
+
+    def __init__(self, hidden: Tensor, k: int, dtype: torch.dtype) -> None:
+        rows = math.prod(hidden.shape[:-1])
+        self.logits = hidden.new_full((rows, k), -math.inf, dtype=dtype)
+        self.tokens = hidden.new_zeros((rows, k), dtype=torch.int64)
+
+    def update(self, logits: Tensor, maximum: Tensor, start: int) -> None:
+        """Take in a tile [..., width] of the tokens from ``start``; rows whose maximum is too small are not looked at."""
+        k = self.logits.shape[1]
+        better = (maximum.flatten() > self.logits[:, -1]).nonzero()[:, 0]
+        values, indices = logits.flatten(0, -2)[better].topk(min(k, logits.shape[-1]))
+        values = torch.cat([self.logits[better], values], -1)
+        tokens = torch.cat([self.tokens[better], indices + start], -1)
+        values, ranking = values.topk(k)
+        self.logits[better] = values
+        self.tokens[better] = tokens.gather(1, ranking)
+
+
+def in_double(values: Tensor) -> Tensor:
+    """Return ``values`` in float64; on the processor where the device has none, as Apple's do not."""
+    return values.to("cpu" if values.device.type == "mps" else values.device, torch.float64)

@@ -208,7 +208,7 @@ class LabelPlan:
             InputError: ``number`` is below 1.
             InputTypeError: It is not an int.
         """
-        check_int("number", number, 1)
+        number = check_int("number", number, 1)
         used = torch.bincount(self._document()[(self.ids >= 0).any(0)], minlength=self.n_documents)
         return balanced_folds(used, number)
 

@@ -6,8 +6,8 @@ of the classes, so that numbers given to classes depend on the data alone.
 Values are entries for documents (a language, a preference) or for positions. A flat sequence is one or the other by its length;
 where it fits both, the two readings must agree.
 
-Refused: unknown, repeated or no names; values of a length that fits nothing, or two readings; floats (a float is no class, and
-NaN is not None); entries of several kinds.
+Refused: unknown, repeated or no names; values of a length that fits nothing, or two readings; NaN (what is undefined is None);
+floats, since a float is no class; entries of several kinds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class NGram:
     side: Literal["input", "output"]
 
     def __post_init__(self) -> None:
-        check_int("n", self.n, 1)
+        object.__setattr__(self, "n", check_int("n", self.n, 1))
         check_choice("side", self.side, ("input", "output"))
 
     @property
@@ -127,7 +128,7 @@ def label_set(name: str, asked_for: Any, slots: Slots) -> LabelSet:
     """The label set ``asked_for``, one value of what ``named`` returns, on ``slots``.
 
     Raises:
-        InputError: Values of a length that does not fit, or fits twice.
+        InputError: Values of a length that does not fit, or fits twice, or a NaN among them.
         InputTypeError: Values or entries of a kind that is not understood.
     """
     if isinstance(asked_for, str) and asked_for == "position":
@@ -191,7 +192,15 @@ def _is_row(value: Any) -> bool:
 def _listed(values: Any, where: str) -> list:
     if not _is_row(values):
         raise InputTypeError(f"{where} must be a function of tokens or a sequence of entries; got {type(values).__name__}")
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+    listed = values.tolist() if hasattr(values, "tolist") else list(values)
+    if not set(map(_kind, set(map(type, listed)))) <= {"bool", "int", "str", "NoneType"}:
+        for place, entry in enumerate(listed):
+            if entry is not None and pd.api.types.is_scalar(entry) and pd.isna(entry):
+                raise InputError(
+                    f"{where} must not hold {entry}, as entry {place} (from 0) is; where a label is undefined give -1 among "
+                    "ints, as series.fillna(-1).astype(int), or None, as series.astype(object).where(series.notna(), None)"
+                )
+    return listed
 
 
 def _joined(rows: list, lengths: list[int], where: str) -> list:

@@ -1,8 +1,23 @@
 """Figures of results, one function a question: ``plot(result, *, ax=None)`` returns the matplotlib axes it drew on."""
 
+from tl_entropy.plots.differences import contrast, contrast_map
 from tl_entropy.plots.figures import heatmap, profile
+from tl_entropy.plots.head_maps import heads
 from tl_entropy.plots.plane import information_plane
-from tl_entropy.plots.soft import heads, information
+from tl_entropy.plots.predictions import decisions, divergences, targets
+from tl_entropy.plots.soft import information
 from tl_entropy.plots.training import course
 
-__all__ = ["course", "heads", "heatmap", "information", "information_plane", "profile"]
+__all__ = [
+    "contrast",
+    "contrast_map",
+    "course",
+    "decisions",
+    "divergences",
+    "heads",
+    "heatmap",
+    "information",
+    "information_plane",
+    "profile",
+    "targets",
+]

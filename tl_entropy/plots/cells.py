@@ -1,17 +1,23 @@
-"""Text in a map of tokens: whitespace made visible, room for everything, ink that stands out."""
+"""A map of tokens, layer by layer, and the text in it: whitespace made visible, room for everything, ink that stands out."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
+from tl_entropy.errors import InputError, check_int
+from tl_entropy.plots.style import canvas
+from tl_entropy.sites import Site
+
 CELL_FONT = 7.0  # points
+LONGEST_LABEL = 16  # characters
 LINE = 1.35  # height of a line of text, in font sizes
 
 
@@ -45,9 +51,9 @@ def map_size(n_rows: int, read: Sequence[str], cells: Sequence[Sequence[str]] | 
     """Width and height in inches of a figure in which all text fits."""
     margin = 0.9 + 0.09 * max(map(len, read))  # title and x axis
     text = 0 if cells is None else widest(cells) / 72
-    if cells is not None and text * len(read) > 6:  # then it has to stand upright
-        return 1.5 + 0.19 * len(read), margin + text * n_rows
-    return max(3.4, 1.5 + max(text, 0.17) * len(read)), margin + min(0.24 * n_rows, 8)
+    level = max(3.4, 1.5 + max(text, 0.17) * len(read)), max(2.8, margin + min(0.24 * n_rows, 8))
+    upright = 1.5 + 0.19 * len(read), margin + text * n_rows
+    return upright if text * len(read) > 6 and max(upright) < max(level) else level
 
 
 def row_step(axes: Axes, n_rows: int) -> int:
@@ -74,3 +80,69 @@ def write(axes: Axes, cells: Sequence[Sequence[str]], colours: np.ndarray, size:
                 j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=min(font, CELL_FONT), rotation=rotation,
                 color=ink(colours[i, j]), parse_math=False,
             )  # fmt: skip
+
+
+def shown_part(whole: Any, start: int, max_tokens: int) -> Any:
+    """Of a result of one document, the part from position ``start`` on, ``max_tokens`` at most.
+
+    Raises:
+        InputError: no token from ``start`` on, or a number out of range.
+    """
+    check_int("start", start, 0)
+    check_int("max_tokens", max_tokens, 1)
+    positions = whole.position[whole.position >= start][:max_tokens].tolist()
+    if not positions:
+        raise InputError(f"start={start} lies behind the last position counted in this document, {int(whole.position[-1])}")
+    return whole.select(positions=positions)
+
+
+def map_title(whole: Any, part: Any) -> str:
+    """The document's name where it has one, and which part of it is shown where that is not all."""
+    name: str = whole.names.get(int(part.document[0]), "")
+    if part.n_tokens == whole.n_tokens:
+        return name
+    first, last = part.position[[0, -1]].tolist()
+    return f"{name or 'Text'}: {part.n_tokens} of {whole.n_tokens} tokens, positions {first} to {last}"
+
+
+def token_map(
+    ax: Axes | None,
+    part: Any,
+    values: np.ndarray,
+    *,
+    title: str,
+    label: str,
+    xlabel: str,
+    cells: Sequence[Sequence[str]] | None = None,
+    **colours: Any,
+) -> Axes:
+    """Draw ``values`` [site, token] of ``part``, a result of one document, as colours, with a bar that is named ``label``.
+
+    ``cells`` [site, token] are texts to write into the cells; ``colours`` (``cmap``, ``vmin``, ``vmax``) go to the mesh.
+    """
+    read = [visible(token, LONGEST_LABEL) for token in part.tokens()]
+    wide, high = map_size(len(part.sites), read, cells)
+    with canvas(ax, (wide, high + 0.2 * xlabel.count("\n")), **{"xtick.labelsize": 8}) as axes:
+        mesh = axes.pcolormesh(values, edgecolors="white", linewidth=0.4, **colours)
+        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=20)
+        bar.set_label(label, parse_math=False)
+        bar.outline.set_visible(False)
+        axes.set_xticks(np.arange(len(read)) + 0.5, read, rotation=90, parse_math=False)
+        rows = range(0, len(part.sites), row_step(axes, len(part.sites)))
+        axes.set_yticks([row + 0.5 for row in rows], [_row_label(part.sites, row) for row in rows])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("Layer")
+        axes.set_title(title, parse_math=False)
+        size = cell_size(axes, len(read), len(part.sites))
+        for tick in axes.get_xticklabels():
+            tick.set_fontsize(min(tick.get_fontsize(), size[0] / LINE))
+        if cells is not None:
+            write(axes, cells, mesh.to_rgba(values), size)
+    return axes
+
+
+def _row_label(sites: Sequence[Site], row: int) -> str:
+    names = {site.name for site in sites} - {"embed"}
+    return str(sites[row]) if len(names) > 1 or sites[row].name == "embed" else str(sites[row].layer)

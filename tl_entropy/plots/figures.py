@@ -1,4 +1,4 @@
-"""Entropy against depth: mean profiles of corpora, and a map of one text, token by layer.
+"""Entropy against depth: mean profiles of corpora, and a map of one text, token by layer, of entropy or of divergence.
 
 A figure only reads a result: what it shows, its unit and its labels are the result's. Every function draws on ``ax``, or on a
 new figure, and returns the axes; nothing is shown, saved or set globally.
@@ -13,19 +13,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.patheffects import Normal, Stroke
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
-from tl_entropy.plots.cells import LINE, cell_size, map_size, row_step, visible, write
+from tl_entropy.plots.cells import map_title, shown_part, token_map, visible
 from tl_entropy.plots.depth import depth_lines, depth_ticks
+from tl_entropy.plots.predictions import SHARES, divergence_name, is_rank
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, number, only, quantity, subset
-from tl_entropy.results import LensEntropy, LensSummary
-from tl_entropy.results.base import PER_NAT
-from tl_entropy.sites import Site
+from tl_entropy.results import LayerDivergence, LensEntropy, LensSummary
+from tl_entropy.results.base import PER_NAT, chosen_from
+from tl_entropy.results.divergence import stream_columns
 
-LONGEST_LABEL, LONGEST_IN_CELL = 16, 9  # characters
+LONGEST_IN_CELL = 9  # characters
 
 Lens = LensEntropy | LensSummary
 
@@ -120,27 +124,37 @@ def profile(
 
 
 def heatmap(
-    result: LensEntropy,
+    result: LensEntropy | LayerDivergence,
     *,
+    of: str | None = None,
     document: int | None = None,
     order: float | None = None,
     sites: str | Iterable[str] | None = None,
     top_tokens: bool = False,
+    decided: bool | None = None,
     start: int = 0,
     max_tokens: int = 40,
     ax: Axes | None = None,
 ) -> Axes:
-    r"""Entropy of one text, token by token (to the right) and layer by layer (upward).
+    r"""Entropy or divergence of one text, token by token (to the right) and layer by layer (upward).
+
+    With the top tokens written into the cells this is the classic table of the logit lens. A divergence's map has a stepped
+    line as well: above it the position is decided, which means that at all sites of the residual stream shown there the most
+    probable token is that of the model's own output.
 
     Whitespace is made visible: ␣ is a space, ↵ a line break, → a tab, ␣×8 a run of eight. Where a text does not fit, the
     title says which part is shown. For scripts that matplotlib's font lacks, set ``rcParams["font.family"]`` to several fonts.
 
     Args:
-        result: what ``lens_entropy`` returned.
+        result: what ``lens_entropy`` or ``layer_divergence`` returned.
+        of: what the colours are. None is the entropy, or the first metric of a ``LayerDivergence``; of that, anything in its
+            ``quantities()`` will do, such as "jsd", "surprisal", "rank of ' Paris'". Ranks are counted from 1 here, and their
+            colours are logarithmic. Cells without a value are grey.
         document: number of the text; None takes the only one.
         order: Rényi order; None takes the only one.
         sites: short names to show; None is all.
         top_tokens: write the most probable next token into each cell; the result needs ``top_k`` of at least 1.
+        decided: draw that line; None draws it wherever a ``LayerDivergence`` has a site of the residual stream.
         start: position of the first token shown.
         max_tokens: show at most this many tokens.
         ax: axes to draw on; None makes a figure.
@@ -149,9 +163,9 @@ def heatmap(
         The axes; those of the colour bar are the last of their figure.
 
     Raises:
-        InputError: several documents or orders and none chosen, one that is not there, no token from ``start`` on, or no top
-            tokens in the result.
-        InputTypeError: a summary, which holds no single token, or something that is no result of ``lens_entropy``.
+        InputError: several documents or orders and none chosen, one that is not there, no token from ``start`` on, no top
+            tokens in the result, or something asked of an entropy that only a divergence has, and the other way round.
+        InputTypeError: a summary, which holds no single token, or something that is no result of these analyses.
 
     >>> import matplotlib; matplotlib.use("agg")
     >>> import tl_entropy as tle
@@ -159,40 +173,37 @@ def heatmap(
     >>> [label.get_text() for label in tle.plots.heatmap(result).get_xticklabels()]
     ['import', '␣os', '↵']
     """
-    if not isinstance(result, LensEntropy):
-        raise InputTypeError(f"result must be a LensEntropy, which holds every position; got {type(result).__name__}")
+    if not isinstance(result, LensEntropy | LayerDivergence):
+        raise InputTypeError(
+            f"result must be a LensEntropy or LayerDivergence, which hold every position; got {type(result).__name__}"
+        )
     if top_tokens and result.top_tokens is None:
         raise InputError("top_tokens: this result holds none; ask for them with lens_entropy(..., top_k=1)")
-    check_int("start", start, 0)
-    check_int("max_tokens", max_tokens, 1)
-    whole = result.select(
-        documents=only("document", document, result.documents), orders=only("order", order, result.orders), sites=sites
-    )
-    positions = whole.position[whole.position >= start][:max_tokens].tolist()
-    if not positions:
-        raise InputError(f"start={start} lies behind the last position counted in this document, {int(whole.position[-1])}")
-    part = whole.select(positions=positions)
-    values = part.entropy[:, :, 0].T.numpy()  # [site, token]
-    read = [visible(token, LONGEST_LABEL) for token in part.tokens()]
-    cells = _cell_texts(part) if top_tokens else None
-    with canvas(ax, map_size(len(part.sites), read, cells), **{"xtick.labelsize": 8}) as axes:
-        mesh = axes.pcolormesh(values, cmap="viridis", vmin=0, vmax=max(values.max(), 1e-9), edgecolors="white", linewidth=0.4)
-        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=20)
-        bar.set_label(quantity(part.orders, part.unit))
-        bar.outline.set_visible(False)
-        axes.set_xticks(np.arange(len(read)) + 0.5, read, rotation=90, parse_math=False)
-        rows = range(0, len(part.sites), row_step(axes, len(part.sites)))
-        axes.set_yticks([row + 0.5 for row in rows], [_row_label(part.sites, row) for row in rows])
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.set_xlabel("Token read" + (" (in each cell: most probable next token)" if top_tokens else ""))
-        axes.set_ylabel("Layer")
-        axes.set_title(_map_title(whole, part), parse_math=False)
-        size = cell_size(axes, len(read), len(part.sites))
-        for label in axes.get_xticklabels():
-            label.set_fontsize(min(label.get_fontsize(), size[0] / LINE))
-        if cells is not None:
-            write(axes, cells, mesh.to_rgba(values), size)
+    whole: LensEntropy | LayerDivergence
+    if isinstance(result, LensEntropy):
+        check_choice("of", of, (None, "entropy"))
+        if decided:
+            raise InputError("decided: entropies do not say where a token is decided; measure layer_divergence")
+        document = only("document", document, result.documents)
+        whole = result.select(documents=document, orders=only("order", order, result.orders), sites=sites)
+        part = shown_part(whole, start, max_tokens)
+        values = part.entropy[:, :, 0].T.numpy()  # [site, token]
+        label, scale = quantity(part.orders, part.unit), Normalize(0, max(values.max(), 1e-9))
+    else:
+        if order is not None:
+            raise InputError("order: divergences have none; leave it out, or measure lens_entropy")
+        whole = result.select(documents=only("document", document, result.documents), sites=sites)
+        part = shown_part(whole, start, max_tokens)
+        decided = bool(stream_columns(part.sites, required=bool(decided))) and decided is not False
+        values, label, scale = _divergence_map(part, part.metrics[0] if of is None else of)
+    notes = ["in each cell: most probable next token"] * top_tokens + ["above the line: decided"] * bool(decided)
+    axes = token_map(
+        ax, part, values, title=map_title(whole, part), label=label, cells=_cell_texts(part) if top_tokens else None,
+        xlabel="\n".join(["Token read", *(f"({note})" for note in notes)]), norm=scale,
+        cmap=mpl.colormaps["viridis"].with_extremes(bad="0.85"),
+    )  # fmt: skip
+    if decided:
+        _step(axes, part.decided().numpy())
     return axes
 
 
@@ -222,21 +233,31 @@ def _ceiling(result: Lens) -> float:
     return result.ceiling * PER_NAT[result.unit]
 
 
-def _row_label(sites: Sequence[Site], row: int) -> str:
-    names = {site.name for site in sites} - {"embed"}
-    return str(sites[row]) if len(names) > 1 or sites[row].name == "embed" else str(sites[row].layer)
+def _divergence_map(part: LayerDivergence, of: str) -> tuple[np.ndarray, str, Normalize]:
+    """Values [site, token] of a quantity, without those that are NaN, what they are called, and their scale of colours."""
+    there = part.quantities()
+    values = np.ma.masked_invalid(there[chosen_from("of", of, there)[0]].T.numpy())
+    if not values.count():
+        raise InputError(f"of={of!r}: none of the tokens shown has a value (the last of a document has no next token)")
+    label = divergence_name(of, part.unit, part.against)
+    label = label[0].upper() + label[1:]
+    if len(label) > 3 * len(part.sites):  # longer than the map is high
+        label = label.replace(" (", "\n(")
+    if is_rank(of):
+        return values + 1, label, LogNorm(1, max(values.max() + 1, 10))
+    return values, label, Normalize(0, 1 if of in SHARES else values.max() or 1)
 
 
-def _map_title(whole: LensEntropy, part: LensEntropy) -> str:
-    """The document's name where it has one, and which part of it is shown where that is not all."""
-    name = whole.names.get(int(part.document[0]), "")
-    if part.n_tokens == whole.n_tokens:
-        return name
-    first, last = part.position[[0, -1]].tolist()
-    return f"{name or 'Text'}: {part.n_tokens} of {whole.n_tokens} tokens, positions {first} to {last}"
+def _step(axes: Axes, first: np.ndarray) -> None:
+    """A line below the row ``first`` [column] from which on a column is decided; above them all where it never is."""
+    corners = np.stack([np.arange(len(first)), np.arange(len(first)) + 1], 1).flatten()
+    line = LineCollection([np.column_stack([corners, first.repeat(2)])], colors="black", linewidth=1.4, zorder=2.5)
+    line.set_path_effects([Stroke(linewidth=3, foreground="white"), Normal()])  # stands out on dark and on light cells
+    line.set_clip_on(False)
+    axes.add_collection(line, autolim=False)
 
 
-def _cell_texts(part: LensEntropy) -> list[list[str]]:
+def _cell_texts(part: LensEntropy | LayerDivergence) -> list[list[str]]:
     """The most probable token of each cell [site, token]."""
     if part.top_tokens is None:
         return []

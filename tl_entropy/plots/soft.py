@@ -1,4 +1,4 @@
-"""Soft entropy and mutual information against depth, and over the heads of a model.
+"""Soft entropy and mutual information against depth; ``head_maps`` draws those of single heads.
 
 A figure only reads a result (``SoftInformation``): values, standard errors, label sets and units are the result's, and where a
 result holds several draws of anchors, what is drawn is the mean over them. ``result.select(n_bins=..., seeds=...)`` narrows it.
@@ -16,16 +16,14 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
-from tl_entropy.plots.cells import cell_size, row_step, write
+from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
-from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, only, subset
+from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, subset
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.soft import QUANTITIES, UNITLESS, Quantity
 
 ALIKE = ("entropy", "efficiency", "ceiling")  # the same for all label sets that are counted at the same positions
 MOST_INSIDE = 4  # entries of a legend that stands among the lines
-MOST_WRITTEN = 12  # heads or layers of a map whose cells are written into
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def information(
     if null and of != "plug_in":
         raise InputError(f"null: the chance level of the plug-in value says nothing of {of}; draw it with of='plug_in'")
     by_name = results_by_name(results, of)
-    alike = all(_alike(result, of, subset("labels", labels, result.labels)) for result in by_name.values())
+    alike = all(same_for_all(result, of, subset("labels", labels, result.labels)) for result in by_name.values())
     lines = [line for name, result in by_name.items() for line in _lines(name, result, of, labels, sites, alike)]
     reasons = {id(line): reason(by_name[line.source].select(labels=line.label)) for line in lines if np.isnan(line.value).all()}
     if len(reasons) == len(lines):
@@ -132,94 +130,6 @@ def information(
     return axes
 
 
-def heads(
-    result: SoftInformation,
-    *,
-    of: Quantity = "information",
-    label: str | None = None,
-    site: str | None = None,
-    annotate: bool | None = None,
-    vmax: float | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    r"""A quantity of soft information of every head: layers upward, heads to the right.
-
-    Colours begin at 0: a corrected information below 0, which is chance, has the colour of 0, and is written as it is. A head
-    without a value is hatched, and the title says why. Several draws of anchors (seeds, n_bins) give their mean, unless the
-    result was narrowed with ``select``.
-
-    Args:
-        result: what ``soft_information(..., heads=...)`` returned.
-        of: what to show: information, share, entropy, efficiency, plug_in, null, ceiling, regularity.
-        label: the label set; None takes the only one, or any where H(Z) or the ceiling is the same for all.
-        site: "z" or "result"; None takes the only one.
-        annotate: write the values into the cells; None does up to 12 layers of 12 heads.
-        vmax: the value at the upper end of the colours; None is the largest. Give the same for maps that are compared.
-        ax: axes to draw on; None makes a figure.
-
-    Returns:
-        The axes; those of the colour bar are the last of their figure.
-
-    Raises:
-        InputError: a result without heads, a choice left open, something that is not there, or no value at all.
-        InputTypeError: something that is no result of ``soft_information``.
-
-    >>> import matplotlib; matplotlib.use("agg")
-    >>> import tl_entropy as tle
-    >>> texts = [text[:600] for text in tle.demo_texts(2)]
-    >>> result = tle.soft_information(tle.demo_model(), texts, sites="z", layers=[0, 5], folds=1, progress=False)
-    >>> axes = tle.plots.heads(result, label="token")
-    >>> [tick.get_text() for tick in axes.get_yticklabels()], axes.figure.axes[-1].get_ylabel()
-    (['0', '5'], 'I(token;Z) (nats)')
-    """
-    if not isinstance(result, SoftInformation):
-        raise InputTypeError(f"result must be what soft_information returned; got {type(result).__name__}")
-    check_choice("of", of, QUANTITIES)
-    if vmax is not None and not (isinstance(vmax, int | float) and 0 < vmax < np.inf):
-        raise InputError(f"vmax must be a number above 0, since colours begin there; got {vmax!r}")
-    there = list(dict.fromkeys(s.name for s, head in zip(result.sites, result.heads, strict=True) if head >= 0))
-    if not there:
-        raise InputError("result holds no heads; measure them with soft_information(..., heads=True)")
-    chosen = only("site", site, there)
-    check_choice("site", chosen, there)
-    alike = _alike(result, of, result.labels)
-    label_set = result.labels[0] if alike and label is None else only("label", label, result.labels)
-    check_choice("label", label_set, result.labels)
-    part = result.select(sites=chosen, labels=label_set)
-    layers, columns = sorted({s.layer for s in part.sites}), sorted(set(part.heads))
-    values = np.full((len(layers), len(columns)), np.nan)
-    for place, head, value in zip(part.sites, part.heads, means(part, of)[0][:, 0], strict=True):
-        values[layers.index(place.layer), columns.index(head)] = value
-    if np.isnan(values).all():
-        raise InputError(f"of={of!r}: no value to draw; {reason(part)}")
-    high, low = float(np.nanmax(values)), float(np.nanmin(values))
-    top = vmax or max(high, 1e-9)
-    side = min(max(3.5 / len(columns), 0.12), 0.42)  # of a cell, inches
-    size = max(3.4, 1.3 + side * len(columns)), 0.8 + min(max(side, 0.16), 0.34) * len(layers)
-    with canvas(ax, (size[0], max(size[1], 2.2))) as axes:
-        mesh = axes.pcolormesh(values, cmap="viridis", vmin=0, vmax=top, edgecolors="white", linewidth=0.4)
-        axes.patch.set(facecolor="0.92", edgecolor="0.6", hatch="////")  # shows where the mesh has no value
-        ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((low < 0, high > top), "neither")
-        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=20, extend=ends)
-        bar.set_label(axis_name(of, part.unit, None if alike else label_set), parse_math=False)
-        bar.outline.set_visible(False)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.set_xlabel(f"Head ({chosen})" if len(there) > 1 else "Head")
-        axes.set_ylabel("Layer")
-        if np.isnan(values).any():
-            axes.set_title(f"hatched: no value, {reason(part).partition(':')[0]}")
-        wide, tall = cell_size(axes, len(columns), len(layers))
-        for axis, names, step in (
-            (axes.xaxis, columns, int(np.ceil(18 / wide))),
-            (axes.yaxis, layers, row_step(axes, len(layers))),
-        ):
-            axis.set_ticks([i + 0.5 for i in range(0, len(names), step)], [str(name) for name in names[::step]])
-        if annotate or (annotate is None and max(values.shape) <= MOST_WRITTEN):
-            write(axes, _written(values), mesh.to_rgba(values), (wide, tall))
-    return axes
-
-
 def results_by_name(results: Any, of: Quantity) -> dict[str, SoftInformation]:
     """Every result under its name, all in one unit unless ``of`` has none."""
     asking = "results: give a mapping, whose keys"
@@ -252,7 +162,7 @@ def reason(result: SoftInformation) -> str:
     return "; ".join(dict.fromkeys(reasons[reasons != ""])) or "not a number"
 
 
-def _alike(result: SoftInformation, of: Quantity, labels: Sequence[str]) -> bool:
+def same_for_all(result: SoftInformation, of: Quantity, labels: Sequence[str]) -> bool:
     """Whether a quantity is the same for all the label sets, since they are counted at the same positions."""
     if of not in ALIKE:
         return False
@@ -287,10 +197,3 @@ def _references(axes: Axes, lines: Sequence[_Line], styles: Sequence[Any], what:
         colour = "0.4" if len(kept) == 1 else colour
         shown = label if i == 0 else None
         axes.plot(line.depth, getattr(line, what), color=colour, linestyle=dash, linewidth=1, zorder=1.5, label=shown)
-
-
-def _written(values: np.ndarray) -> list[list[str]]:
-    """Values as text, with two digits of the largest; nothing for NaN."""
-    largest = float(np.nanmax(np.abs(values)))
-    digits = min(max(2, 1 - int(np.floor(np.log10(largest)))), 4) if largest else 2
-    return [["" if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}" for value in row] for row in values]

@@ -10,18 +10,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Number
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tl_entropy.errors import FileError, check_choice
+from tl_entropy.errors import FileError, InputError, check_choice
 from tl_entropy.sites import Site
 
 SCHEMA = 1
@@ -139,8 +141,26 @@ def load(path: str | Path) -> Any:
     return Result.kinds[whole["kind"]]._restore(tensors, _unplain(whole["fields"]))
 
 
+def chosen_from(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
+    """``asked``, one item or several, as a list; InputError unless a result has every one of them, ``present``.
+
+    >>> chosen_from("layers", 2, [-1, 0, 1])
+    Traceback (most recent call last):
+    tl_entropy.errors.InputError: layers: 2 not in this result; it has -1, 0, 1
+    """
+    wanted = [asked] if isinstance(asked, str | Number) else list(asked)
+    there = list(dict.fromkeys(present))
+    missing = [item for item in wanted if item not in there]
+    if missing:
+        shown = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
+        raise InputError(f"{argument}: {', '.join(map(str, missing))} not in this result; it has {shown}")
+    return wanted
+
+
 def _plain(value: Any) -> Any:
     """A value as JSON. Floats travel as text, since JSON has no infinity; sites and provenance carry their kind."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Site):
         return {"$site": str(value)}
     if isinstance(value, Provenance):

@@ -9,7 +9,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Number
 from typing import Any, Literal, SupportsFloat, SupportsInt
 
 import pandas as pd
@@ -19,8 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.functional.statistics import clustered_mean, document_sums
-from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit
+from tl_entropy.functional.statistics import clustered_mean
+from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
+from tl_entropy.results.positions import Positions, site_columns, token_means
 from tl_entropy.sites import SITE_NAMES, Site
 
 Quantity = Literal["entropy", "surprisal"]
@@ -72,7 +72,7 @@ class _LensMixin:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LensEntropy(_LensMixin, Result):
+class LensEntropy(_LensMixin, Positions, Result):
     """Entropy of the lens distribution at every position read, every site and every order.
 
     Rows are the positions counted, ordered by document and position; ``document[row]`` and ``position[row]`` say which.
@@ -114,20 +114,14 @@ class LensEntropy(_LensMixin, Result):
 
     in_units = ("entropy", "surprisal")
 
-    @property
-    def n_tokens(self) -> int:
-        """Number of positions counted."""
-        return len(self.token)
+    def quantities(self) -> dict[str, Tensor]:
+        """What a contrast compares, by name: [row, site] each, in ``unit``; NaN where there is no value.
 
-    @property
-    def documents(self) -> tuple[int, ...]:
-        """Numbers of the documents that have a position here."""
-        return tuple(self.document.unique().tolist())
-
-    def tokens(self, document: int | None = None) -> list[str]:
-        """Texts of the tokens read, of one document or of all."""
-        chosen = self.token if document is None else self.token[self.document == document]
-        return [self.strings[i] for i in chosen.tolist()]
+        These are the entropies, named "entropy" (order 1), "entropy of order 2", ..., and "surprisal" where asked for.
+        """
+        names = ["entropy" if order == 1 else f"entropy of order {order:g}" for order in self.orders]
+        found = {name: self.entropy[:, :, i] for i, name in enumerate(names)}
+        return found if self.surprisal is None else {**found, "surprisal": self.surprisal}
 
     def select(
         self,
@@ -145,30 +139,12 @@ class LensEntropy(_LensMixin, Result):
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
         """
-        columns = list(range(len(self.sites)))
-        if sites is not None:
-            wanted = _chosen("sites", sites, [s.name for s in self.sites])
-            columns = [i for i in columns if self.sites[i].name in wanted]
-        if layers is not None:
-            wanted_layers = _chosen("layers", layers, [self.sites[i].layer for i in columns])
-            columns = [i for i in columns if self.sites[i].layer in wanted_layers]
+        columns = site_columns(self.sites, sites, layers)
         depth = list(range(len(self.orders)))
         if orders is not None:
-            wanted_orders = _chosen("orders", orders, self.orders)
+            wanted_orders = chosen_from("orders", orders, self.orders)
             depth = [j for j in depth if self.orders[j] in wanted_orders]
-        rows = torch.ones(self.n_tokens, dtype=torch.bool)
-        if documents is not None:
-            rows &= torch.isin(self.document, torch.tensor(_chosen("documents", documents, self.documents)))
-        if isinstance(positions, slice):
-            keep = torch.zeros_like(rows)
-            for document in self.documents:
-                here = self.document == document
-                length = int(self.position[here].max()) + 1
-                keep |= here & torch.isin(self.position, torch.arange(length)[positions])
-            rows &= keep
-        elif positions is not None:
-            present = self.position.unique().tolist()
-            rows &= torch.isin(self.position, torch.tensor(_chosen("positions", positions, present)))
+        rows = self.rows(documents, positions)
         changed: dict[str, Any] = {}
         changed["sites"] = tuple(self.sites[i] for i in columns)
         changed["orders"] = tuple(self.orders[j] for j in depth)
@@ -198,12 +174,9 @@ class LensEntropy(_LensMixin, Result):
             values, documents, orders = self.surprisal[known][:, :, None], self.document[known], (math.nan,)
         else:
             values, documents, orders = self.entropy, self.document, self.orders  # type: ignore[assignment]
-        if not len(values):
-            raise InputError("this result holds no position to take a mean of")
-        _, s, n = document_sums(values, documents)
-        weight = n[:, None, None]
-        mean, se = clustered_mean(n.sum(), s.sum(0), (n * n).sum(), (weight * s).sum(0), (s * s).sum(0), len(n))
-        return _profile_frame(self.sites, orders, mean, se, tokens=len(values), documents=len(n))
+        mean, se = token_means(values, documents)
+        counts = {"tokens": len(values), "documents": len(documents.unique())}
+        return _profile_frame(self.sites, orders, mean, se, **counts)
 
     def to_pandas(self) -> pd.DataFrame:
         """The long form: document, position, token, site, layer, order, entropy, and what else was asked for."""
@@ -361,14 +334,3 @@ class LensSummary(_LensMixin, Result):
     def __repr__(self) -> str:
         shape = f"{self.tokens} tokens of {self.documents} documents x {len(self.sites)} sites x {len(self.orders)} orders"
         return self._printed(shape, self.tokens)
-
-
-def _chosen(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
-    """``asked`` as a list, every item of which is present."""
-    wanted = [asked] if isinstance(asked, str | Number) else list(asked)
-    there = list(dict.fromkeys(present))
-    missing = [item for item in wanted if item not in there]
-    if missing:
-        shown = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
-        raise InputError(f"{argument}: {', '.join(map(str, missing))} not in this result; it has {shown}")
-    return wanted

@@ -22,8 +22,7 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.information import chance_adjusted
 from tl_entropy.functional.soft import unresolved
 from tl_entropy.functional.statistics import jackknife_error
-from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit
-from tl_entropy.results.lens import _chosen
+from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
 from tl_entropy.sites import Site
 
 Quantity = Literal["information", "share", "entropy", "efficiency", "plug_in", "null", "ceiling", "regularity"]
@@ -155,22 +154,22 @@ class SoftInformation(Result):
         """
         places, chosen, draws = list(range(len(self.sites))), list(range(len(self.labels))), list(range(len(self.seeds)))
         if sites is not None:
-            wanted = _chosen("sites", sites, [self.sites[i].name for i in places])
+            wanted = chosen_from("sites", sites, [self.sites[i].name for i in places])
             places = [i for i in places if self.sites[i].name in wanted]
         if layers is not None:
-            wanted = _chosen("layers", layers, [self.sites[i].layer for i in places])
+            wanted = chosen_from("layers", layers, [self.sites[i].layer for i in places])
             places = [i for i in places if self.sites[i].layer in wanted]
         if heads is not None:
-            wanted = _chosen("heads", heads, [self.heads[i] for i in places])
+            wanted = chosen_from("heads", heads, [self.heads[i] for i in places])
             places = [i for i in places if self.heads[i] in wanted]
         if labels is not None:
-            wanted = _chosen("labels", labels, self.labels)
+            wanted = chosen_from("labels", labels, self.labels)
             chosen = [i for i in chosen if self.labels[i] in wanted]
         if n_bins is not None:
-            wanted = _chosen("n_bins", n_bins, self.n_bins)
+            wanted = chosen_from("n_bins", n_bins, self.n_bins)
             draws = [i for i in draws if self.n_bins[i] in wanted]
         if seeds is not None:
-            wanted = _chosen("seeds", seeds, [self.seeds[i] for i in draws])
+            wanted = chosen_from("seeds", seeds, [self.seeds[i] for i in draws])
             draws = [i for i in draws if self.seeds[i] in wanted]
         changed: dict[str, Any] = {
             name: getattr(self, name)[:, places][:, :, chosen][..., draws] for name in ("entropy", "plug_in", "null", "ceiling")

@@ -1,0 +1,118 @@
+"""Interventions made ready for one model and one pass: which hook points they edit, and whether that can have an effect.
+
+Every refusal says which intervention it means. Before the model runs: a hook, layer, head or width that the model does not
+have; an edit behind the last site measured; an edit of the final norm or the unembedding, through which sites are read as the
+unedited model does. After the first batch: a hook that exists but never fired.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tl_entropy.capture.adapter import Adapter, hook_name, source_site
+from tl_entropy.capture.interventions import Edit, HookName, Interventions, as_interventions
+from tl_entropy.errors import InputError, ModelError
+from tl_entropy.sites import SITE_NAMES, Site
+
+
+class Edits:
+    """Interventions resolved for one model and the sites of one pass; nothing runs, and everything is checked.
+
+    Attributes:
+        hooks: names of hook points and what ``Adapter.edited`` is to add there, in the order given.
+
+    Raises:
+        InputError, InputTypeError: see the module.
+    """
+
+    def __init__(self, adapter: Adapter, given: Interventions | None, sites: Sequence[Site]) -> None:
+        self.hooks: list[tuple[str, Edit]] = []
+        self._last = max((source_site(site) for site in sites), key=lambda site: site.depth)
+        self._unfired: dict[int, str] = {}
+        interventions = as_interventions(given)
+        if not interventions:
+            return
+        points: Mapping[str, Any] = adapter.model.hook_dict
+        depths = _depths(adapter.n_layers, points)
+        reading = {id(point) for name, point in points.items() if name.startswith(("ln_final.", "unembed."))}
+        for intervention in interventions:
+            if intervention.check is not None:
+                intervention.check(adapter)
+            for asked, function in intervention.hooks:
+                names = _matching(asked, points, intervention.name)
+                closed = [name for name in names if id(points[name]) in reading]
+                if closed:
+                    raise InputError(
+                        f"interventions: {intervention.name!r} edits {closed[0]}; sites are read through the model's own final "
+                        "norm and unembedding, without hooks, so it would have no effect on what is measured"
+                    )
+                reached = [name for name in names if depths(name) <= self._last.depth]
+                if not reached:
+                    raise InputError(
+                        f"interventions: {intervention.name!r} edits {names[0]}, behind the last site measured ({self._last}), "
+                        "so it has no effect on any; measure later sites, too, or leave it out"
+                    )
+                edit = self._tracked(function, len(self._unfired), f"{intervention.name!r} at {reached[0]}")
+                self.hooks += [(name, edit) for name in reached]
+
+    def check_fired(self) -> None:
+        """Raise ModelError for an edit that has not fired yet, after a pass up to the last site."""
+        if self._unfired:
+            raise ModelError(
+                f"interventions: {', '.join(self._unfired.values())} never fired before the last site measured ({self._last}) "
+                "had come. The model computes that later, or not at all: hook_result needs model.set_use_attn_result(True), "
+                "attention patterns need attn_implementation='eager'"
+            )
+
+    def _tracked(self, function: Edit, number: int, label: str) -> Edit:
+        self._unfired[number] = label
+
+        def edit(activation: Tensor, hook: Any) -> Tensor:
+            self._unfired.pop(number, None)
+            if not isinstance(activation, Tensor):
+                raise InputError(f"interventions: {label} gets a {type(activation).__name__}, no tensor; edit another hook")
+            own = activation.clone()  # the same memory may be what passed an earlier site
+            new = function(own, hook=hook)
+            if new is None:
+                return own
+            like = (activation.shape, activation.dtype, activation.device)
+            if not isinstance(new, Tensor) or (new.shape, new.dtype, new.device) != like:
+                came = f"{list(new.shape)}, {new.dtype} on {new.device}" if isinstance(new, Tensor) else type(new).__name__
+                expected = f"{list(activation.shape)}, {activation.dtype} on {activation.device}"
+                raise InputError(f"interventions: {label} must return a tensor {expected}, or None; got {came}")
+            return new
+
+        return edit
+
+
+def _depths(n_layers: int, points: Mapping[str, Any]) -> Callable[[str], tuple[int, int]]:
+    """A function that says of a hook name how deep it is, at least, in the order of ``Site.depth``."""
+    known: dict[int, tuple[int, int]] = {}  # several names may stand for one hook point
+    for site in (Site("embed", -1), *(Site(name, layer) for layer in range(n_layers) for name in SITE_NAMES[1:])):
+        if hook_name(site) in points:
+            known.setdefault(id(points[hook_name(site)]), site.depth)
+
+    def depth(name: str) -> tuple[int, int]:
+        block = re.match(r"blocks\.(\d+)\.", name)
+        return known.get(id(points[name]), (int(block[1]) if block else -1, -1))
+
+    return depth
+
+
+def _matching(asked: HookName, points: Mapping[str, Any], label: str) -> list[str]:
+    """The hooks meant, each point once."""
+    if isinstance(asked, str):
+        if asked not in points:
+            near = difflib.get_close_matches(asked, points, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise InputError(f"interventions: {label!r} edits {asked}, a hook that this model does not have{hint}")
+        return [asked]
+    found = {id(points[name]): name for name in reversed(list(points)) if asked(name)}
+    if not found:
+        raise InputError(f"interventions: {label!r} means no hook of this model; see model.hook_dict")
+    return list(reversed(found.values()))

@@ -1,0 +1,44 @@
+"""The command itself: commands register here, and what goes wrong in them is told in one line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from tl_entropy.errors import TLEntropyError
+
+# Typer brings its own copy of click in some versions and imports it in others; this is the base of its errors in both.
+_CommandError: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    help="Information measures on the insides of TransformerLens models.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Information measures on the insides of TransformerLens models."""
+
+
+def main() -> None:
+    """Run the command; what goes wrong is told in one line, with exit status 2."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    try:
+        status = app(standalone_mode=False)
+    except typer.Abort:
+        sys.exit("tl-entropy: interrupted")
+    except _CommandError as error:
+        _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    except (TLEntropyError, OSError) as error:
+        _fail(str(error), 2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo("tl-entropy: " + " ".join(message.split()), err=True)
+    sys.exit(status)

@@ -1,0 +1,51 @@
+"""``tl-entropy information``: soft entropy of every layer, and its mutual information with tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+import typer
+
+from tl_entropy.cli.app import app
+from tl_entropy.cli.options import Sites, Source, names, reads, whole_numbers
+from tl_entropy.cli.report import report
+
+
+@app.command()
+@reads("tl-entropy-information")
+def information(
+    source: Source,
+    labels: Annotated[
+        str,
+        typer.Option(help="label sets, separated by commas: token, bigram, trigram, 4-gram, ..., next_token, ..., position"),
+    ] = "token,next_token",
+    sites: Sites = "embed,resid_post",
+    heads: Annotated[bool, typer.Option("--heads", help="measure every attention head (z), too")] = False,
+    n_bins: Annotated[str, typer.Option(help="numbers of anchors, separated by commas")] = "100",
+    seed: Annotated[str, typer.Option(help="seeds of the anchors, separated by commas")] = "0",
+    center: Annotated[bool, typer.Option("--center", help="subtract the mean state of each site; takes a second pass")] = False,
+    folds: Annotated[
+        int, typer.Option(min=1, help="groups of documents left out in turn for standard errors; 1 for none")
+    ] = 20,
+) -> None:
+    """Soft entropy of every layer, and its mutual information with tokens before and after each position."""
+    import tl_entropy as tle
+
+    bins, seeds = whole_numbers("--n-bins", n_bins), whole_numbers("--seed", seed)
+    result = tle.soft_information(
+        source.model, source.inputs, labels=_labels(labels), sites=names(sites), heads="z" if heads else False, n_bins=bins,
+        seed=seeds, center=center, folds=folds, **source.windows,
+    )  # fmt: skip
+    report(result.to(source.unit), source.out)
+
+
+def _labels(text: str) -> list[Any]:
+    """Names of label sets; 4-gram, next_5-gram and so on are n-grams of any length."""
+    from tl_entropy.labels import ngram
+
+    found: list[Any] = []
+    for name in names(text):
+        side, number = ("output", name.removeprefix("next_")) if name.startswith("next_") else ("input", name)
+        n = number.removesuffix("-gram")
+        found.append(ngram(int(n), cast("Any", side)) if number.endswith("-gram") and n.isdecimal() else name)
+    return found

@@ -1,0 +1,75 @@
+"""``tl-entropy demo`` and ``tl-entropy lens``: entropy of every layer."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from tl_entropy.cli.app import app
+from tl_entropy.cli.edits import Ablate, Steer, SteerAt, SteerScale, TunedLens, interventions, measured, tuned_lens
+from tl_entropy.cli.options import (
+    Kind,
+    NewTokens,
+    Orders,
+    Out,
+    Precision,
+    Sites,
+    Source,
+    Summary,
+    Unit,
+    known_kind,
+    names,
+    numbers,
+    reads,
+)
+from tl_entropy.cli.report import report
+from tl_entropy.errors import check_choice
+
+
+@app.command()
+def demo(
+    out: Out = None,
+    documents: Annotated[int, typer.Option(min=1, max=30, help="how many of the thirty held-out texts to read")] = 10,
+    orders: Orders = "0.5,1,2",
+    unit: Unit = "nats",
+    kind: Kind = None,
+) -> None:
+    """Lens entropy of every layer of the bundled model on texts that it has never seen."""
+    import tl_entropy as tle
+
+    check_choice("--unit", unit, ("nats", "bits"))
+    texts, model = tle.demo_texts(documents), tle.demo_model(kind=known_kind(kind))
+    result = tle.lens_entropy(model, texts, orders=numbers(orders), surprisal=True, top_k=1)
+    report(result.to(cast("Any", unit)), out or Path("tl-entropy-demo"))
+
+
+@app.command()
+@reads("tl-entropy-lens")
+def lens(
+    source: Source,
+    orders: Orders = "1",
+    sites: Sites = "embed,resid_post",
+    top_k: Annotated[int, typer.Option(min=0, help="most probable tokens to keep at every site")] = 0,
+    max_new_tokens: NewTokens = 0,
+    summary: Summary = False,
+    precision: Precision = "float32",
+    tuned_lens_path: TunedLens = None,
+    ablate: Ablate = None,
+    steer: Steer = None,
+    steer_at: SteerAt = None,
+    steer_scale: SteerScale = 1.0,
+) -> None:
+    """Lens entropy of every layer of a model on texts, files or a data set."""
+    import tl_entropy as tle
+
+    check_choice("--precision", precision, ("float32", "bfloat16"))
+    wanted, changes = numbers(orders), interventions(ablate, steer, steer_at, steer_scale)
+    run = partial(
+        tle.lens_entropy, source.model, source.inputs, orders=wanted, sites=names(sites), top_k=top_k,
+        lens=tuned_lens(tuned_lens_path), max_new_tokens=max_new_tokens, keep="summary" if summary else "positions",
+        precision=cast("Any", precision), **source.windows,
+    )  # fmt: skip
+    report(measured(run, changes).to(source.unit), source.out)

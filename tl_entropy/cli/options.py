@@ -1,0 +1,156 @@
+"""Options that several commands share, and how their texts become values.
+
+A command that reads texts is decorated with ``reads``: its first argument is then a ``Source``, and the options for the model,
+the texts and the output folder are those of ``Source.of``, declared once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tl_entropy.errors import InputError, check_choice
+
+Out = Annotated[Path | None, typer.Option(help="folder for the figures, the table and the result file")]
+Unit = Annotated[str, typer.Option(help="nats or bits")]
+Kind = Annotated[str | None, typer.Option(help="bridge or hooked; what is installed, if not given")]
+Sites = Annotated[str, typer.Option(help="sites, separated by commas")]
+Orders = Annotated[str, typer.Option(help="Rényi orders, separated by commas; 1 is Shannon, inf is allowed")]
+Summary = Annotated[bool, typer.Option("--summary", help="keep sums only, in constant memory, not every position")]
+NewTokens = Annotated[int, typer.Option(min=0, help="tokens to generate after each text")]
+Precision = Annotated[str, typer.Option(help="float32 or bfloat16, of the product with the unembedding")]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a command reads, and where its results go."""
+
+    name: str
+    kind: str | None
+    device: str | None
+    dtype: str
+    inputs: Iterable[Any]
+    windows: dict[str, Any]
+    unit: Any
+    out: Path
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, loaded when it is first needed: after all other options were found right."""
+        import torch
+
+        import tl_entropy as tle
+
+        return tle.load_model(self.name, kind=known_kind(self.kind), device=self.device, dtype=getattr(torch, self.dtype))
+
+    @classmethod
+    def of(
+        cls,
+        model: Annotated[
+            str, typer.Option(help="name on the Hugging Face hub, or a local folder with config, weights, tokenizer")
+        ],
+        text: Annotated[list[str] | None, typer.Option(help="a text; may be given several times")] = None,
+        file: Annotated[
+            list[Path] | None, typer.Option(help="a text file, or a folder of them; may be given several times")
+        ] = None,
+        dataset: Annotated[str | None, typer.Option(help="name or folder of a Hugging Face data set")] = None,
+        config: Annotated[str | None, typer.Option(help="configuration of the data set, where it has several")] = None,
+        split: Annotated[str, typer.Option(help="split of the data set")] = "train",
+        column: Annotated[str, typer.Option(help="column of the data set that holds the text")] = "text",
+        limit: Annotated[int | None, typer.Option(min=1, help="texts of the data set to read at most")] = None,
+        window: Annotated[int | None, typer.Option(min=2, help="tokens of a window; the model's context, if not given")] = None,
+        stride: Annotated[int | None, typer.Option(min=1, help="new tokens from one window of a long text to the next")] = None,
+        batch_size: Annotated[int | None, typer.Option(min=1, help="windows a batch; as many as fit, if not given")] = None,
+        unit: Unit = "nats",
+        kind: Kind = None,
+        device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU where there is one, if not given")] = None,
+        dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, of the model")] = "float32",
+        out: Out = None,
+        *,
+        folder: str,
+    ) -> Source:
+        """The source that these options describe; results go to ``folder`` where ``out`` is not given."""
+        check_choice("--unit", unit, ("nats", "bits"))
+        check_choice("--dtype", dtype, ("float32", "bfloat16", "float16"))
+        known_kind(kind)
+        inputs = _inputs(text or [], file or [], dataset, config, split, limit)
+        windows = {"window": window, "stride": stride, "batch_size": batch_size, "text_column": column}
+        return cls(model, kind, device, dtype, inputs, windows, unit, out or Path(folder))
+
+
+def reads(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, whose first argument is a ``Source``, the options of ``Source.of``; results go to ``folder``."""
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        shared = list(inspect.signature(Source.of, eval_str=True).parameters.values())[:-1]
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+        def run(**given: Any) -> None:
+            source = Source.of(**{p.name: given.pop(p.name) for p in shared}, folder=folder)
+            command(source, **given)
+
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared[:8], *own, *shared[8:])]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorated
+
+
+def known_kind(kind: str | None) -> Any:
+    """``kind``, where it is installed."""
+    from tl_entropy.capture.loading import available_kinds
+
+    if kind is not None:
+        check_choice("--kind", kind, available_kinds())
+    return kind
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Rényi orders."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--orders must be numbers separated by commas, such as 0.5,1,2; got {text!r}") from error
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} must be whole numbers separated by commas, such as 0,1,2; got {text!r}") from error
+
+
+def names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def _inputs(
+    texts: list[str], files: list[Path], dataset: str | None, config: str | None, split: str, limit: int | None
+) -> Iterable[Any]:
+    given = [name for name, value in (("--text", texts), ("--file", files), ("--dataset", dataset)) if value]
+    if len(given) != 1:
+        raise InputError(f"give exactly one of --text, --file and --dataset; got {' and '.join(given) or 'none'}")
+    if texts:
+        return texts
+    if files:
+        return files
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise InputError("--dataset needs the package datasets: pip install datasets") from error
+    try:
+        rows = load_dataset(dataset, config, split=split, streaming=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"--dataset {dataset} cannot be opened: {error}") from error
+    chosen: Iterable[Any] = rows if limit is None else rows.take(limit)
+    return chosen

@@ -1,0 +1,99 @@
+"""What a command leaves: a printed table, and result, table and figures in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from tl_entropy.errors import InputError
+
+Figures = list[tuple[Callable[..., Any], str, dict[str, Any]]]
+"""Plots to draw of a result: the function, the file's name, and its options."""
+
+
+def report(result: Any, out: Path) -> None:
+    """Print the table; write result, table and figures into ``out``."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    matplotlib.use("Agg")
+    name, table, figures = _KINDS[type(result).__name__](result)
+    typer.echo(str(result))
+    out.mkdir(parents=True, exist_ok=True)
+    written = [result.save(out / f"{name}.safetensors"), out / f"{table}.csv"]
+    (result.to_pandas() if table == name else result.mean_profile()).to_csv(written[-1], index=False)
+    for plot, file, options in figures:
+        try:
+            figure = plot(result, **options).figure
+        except InputError as error:  # such as labels too rare for any value
+            typer.echo(f"tl-entropy: no {file}.png: {error}", err=True)
+            continue
+        written.append(out / f"{file}.png")
+        figure.savefig(written[-1], dpi=150, bbox_inches="tight")
+        plt.close(figure)
+    typer.echo("wrote " + ", ".join(str(path) for path in written))
+
+
+def _lens(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    figures: Figures = [(plots.profile, "profile", {})]
+    if hasattr(result, "top_tokens"):  # not in a summary
+        order = result.orders[0] if 1.0 not in result.orders else 1.0
+        shown = {"document": result.documents[0], "order": order, "top_tokens": result.top_tokens is not None}
+        figures.append((plots.heatmap, "heatmap", shown))
+    return "lens", "profile", figures
+
+
+def _divergence(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    figures: Figures = [(plots.divergences, metric, {"metric": metric}) for metric in result.metrics]
+    figures.append((plots.decisions, "decisions", {}))
+    if hasattr(result, "top_tokens"):
+        document = result.documents[0]
+        figures.append((plots.heatmap, "heatmap", {"document": document, "top_tokens": True}))
+        if result.targets:
+            last = int(result.position[result.document == document][-1])
+            figures.append((plots.targets, "targets", {"document": document, "position": last}))
+    return "divergence", "profile", figures
+
+
+def _heads(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    figures: Figures = [(plots.heads, f"heads_order_{order:g}", {"order": order}) for order in result.orders]
+    if result.of == "pattern":
+        figures.append((plots.heads, "heads_bos_share", {"of": "bos_share"}))
+    return "heads", "profile", figures
+
+
+def _contrast(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    figures: Figures = []
+    for quantity in result.quantities:
+        file = "".join(c if c.isalnum() else "_" for c in quantity)
+        figures.append((plots.contrast, f"contrast_{file}", {"quantity": quantity}))
+    shown = {"quantity": result.quantities[0], "document": result.documents[0]}
+    return "contrast", "profile", [*figures, (plots.contrast_map, "contrast_map", shown)]
+
+
+def _information(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    figures: Figures = [(plots.information, "information", {}), (plots.information, "entropy", {"of": "entropy"})]
+    if all(result.sides.count(side) == 1 for side in ("input", "output")):
+        figures.append((plots.information_plane, "information_plane", {}))
+    for site in sorted({s.name for s, head in zip(result.sites, result.heads, strict=True) if head >= 0}):
+        figures += [(plots.heads, f"heads_{site}_{label}", {"label": label, "site": site}) for label in result.labels]
+    return "information", "information", figures
+
+
+_KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
+    "LensEntropy": _lens, "LensSummary": _lens, "LayerDivergence": _divergence, "DivergenceSummary": _divergence,
+    "HeadEntropy": _heads, "HeadSummary": _heads, "Contrast": _contrast, "SoftInformation": _information,
+}  # fmt: skip

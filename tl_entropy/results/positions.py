@@ -1,0 +1,116 @@
+"""What results with one row for each position read have in common: which row is which, parts, and means over tokens.
+
+Rows are ordered by document and position. Every token counts the same in a mean, however long its document; its standard error
+treats documents, not tokens, as independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsInt
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_entropy.errors import InputError
+from tl_entropy.functional.statistics import clustered_mean, document_sums
+from tl_entropy.results.base import chosen_from
+from tl_entropy.sites import Site
+
+
+class Positions:
+    """Base of such results, beside ``Result``; a subclass declares these fields as its own.
+
+    Attributes:
+        document: [row], number of the text in the input.
+        position: [row], index of the token in its document, without BOS.
+        token: [row], id of the token read.
+        strings: text of every token id that occurs.
+        names: names of documents that have one (files).
+    """
+
+    document: Int[Tensor, "row"]
+    position: Int[Tensor, "row"]
+    token: Int[Tensor, "row"]
+    strings: Mapping[int, str]
+    names: Mapping[int, str]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of positions counted."""
+        return len(self.token)
+
+    @property
+    def documents(self) -> tuple[int, ...]:
+        """Numbers of the documents that have a position here."""
+        return tuple(self.document.unique().tolist())
+
+    def tokens(self, document: int | None = None) -> list[str]:
+        """Texts of the tokens read, of one document or of all."""
+        chosen = self.token if document is None else self.token[self.document == document]
+        return [self.strings[i] for i in chosen.tolist()]
+
+    def rows(
+        self,
+        documents: SupportsInt | Iterable[int] | None = None,
+        positions: SupportsInt | slice | Iterable[int] | None = None,
+    ) -> Tensor:
+        """Which rows [row] belong to these documents and positions; None is all.
+
+        A slice of positions may count from the end of each document, as far as it is in the result.
+
+        Raises:
+            InputError: something asked for is not in the result.
+        """
+        rows = torch.ones(self.n_tokens, dtype=torch.bool)
+        if documents is not None:
+            rows &= torch.isin(self.document, torch.tensor(chosen_from("documents", documents, self.documents)))
+        if isinstance(positions, slice):
+            keep = torch.zeros_like(rows)
+            for document in self.documents:
+                here = self.document == document
+                length = int(self.position[here].max()) + 1
+                keep |= here & torch.isin(self.position, torch.arange(length)[positions])
+            rows &= keep
+        elif positions is not None:
+            present = self.position.unique().tolist()
+            rows &= torch.isin(self.position, torch.tensor(chosen_from("positions", positions, present)))
+        return rows
+
+
+def site_columns(
+    sites: Sequence[Site], names: str | Iterable[str] | None, layers: SupportsInt | Iterable[int] | None
+) -> list[int]:
+    """Where in ``sites`` those of these short names and layers are; None is all.
+
+    Raises:
+        InputError: a name or layer that is not there.
+    """
+    columns = list(range(len(sites)))
+    if names is not None:
+        wanted = chosen_from("sites", names, [site.name for site in sites])
+        columns = [i for i in columns if sites[i].name in wanted]
+    if layers is not None:
+        wanted = chosen_from("layers", layers, [sites[i].layer for i in columns])
+        columns = [i for i in columns if sites[i].layer in wanted]
+    return columns
+
+
+def token_means(values: Tensor, document: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over rows of ``values`` [row, ...] and its standard error over documents, both [...] in float64.
+
+    The error is NaN for a single document.
+
+    Raises:
+        InputError: there are no rows.
+
+    >>> mean, se = token_means(torch.tensor([[1.0], [2.0], [6.0]]), torch.tensor([0, 0, 1]))
+    >>> mean.item(), round(se.item(), 3)
+    (3.0, 2.0)
+    """
+    if not len(values):
+        raise InputError("this result holds no position to take a mean of")
+    _, s, n = document_sums(values, document)
+    weight = n.reshape(-1, *[1] * (s.ndim - 1))
+    return clustered_mean(n.sum(), s.sum(0), (n * n).sum(), (weight * s).sum(0), (s * s).sum(0), len(n))
