@@ -37,6 +37,10 @@ def test_errors():
         (["q"], None, "sites must be one of"),
         ([], None, "empty"),
         (["z"], [2], "layer 2 does not"),
+        ("z.2", None, "layer 2 does not"),
+        ("resid_post.x", None, "site must be a short name with its layer"),
+        ("resid_post.", None, "site must be a short name with its layer"),
+        ("embed.0", None, "site must be a short name with its layer"),
     ):
         with pytest.raises(InputError, match=message):
             expand_sites(sites, 2, layers)
@@ -55,3 +59,20 @@ def test_layers_of_numpy_become_plain_ints():
     found = expand_sites([Site("z", np.int32(-1)), "resid_post"], 3, np.array([0, 2]))
     assert found == (Site("resid_post", 0), Site("z", 2), Site("resid_post", 2))
     assert {type(site.layer) for site in found} == {int}
+
+
+def test_single_sites_by_name_whatever_the_layers():
+    found = expand_sites(["resid_post.-1", "z.0", Site("embed", 3), "embed"], 3, [1])
+    assert found == (Site("embed", -1), Site("z", 0), Site("resid_post", 2))
+    assert expand_sites(Site("z", 1), 3) == expand_sites("z.1", 3) == (Site("z", 1),)
+
+
+@pytest.mark.parametrize("sites", [5, None, 1.5])
+def test_sites_that_are_none(sites):
+    with pytest.raises(InputTypeError, match="sites must be short names or Sites"):
+        expand_sites(sites, 2)
+
+
+def test_a_site_without_its_layer():
+    with pytest.raises(InputError, match=r"such as 'resid_post\.3', or 'embed'; got 'resid_post'"):
+        Site.parse("resid_post")

@@ -32,12 +32,17 @@ class Site(NamedTuple):
     def parse(cls, text: str) -> Self:
         """The inverse of ``str``.
 
+        Raises:
+            InputError: no short name with its layer; ``embed`` has none.
+
         >>> Site.parse("resid_post.3")
         Site(name='resid_post', layer=3)
         """
-        name, _, layer = text.partition(".")
+        name, dot, layer = text.partition(".")
         check_choice("site", name, SITE_NAMES)
-        return cls(name, int(layer) if layer else -1)
+        if bool(dot) == (name == "embed") or (dot and not layer.removeprefix("-").isdecimal()):
+            raise InputError(f"site must be a short name with its layer, such as 'resid_post.3', or 'embed'; got {text!r}")
+        return cls(name, int(layer) if dot else -1)
 
     @property
     def depth(self) -> tuple[int, int]:
@@ -51,6 +56,8 @@ class Site(NamedTuple):
 def expand_sites(names: str | Iterable[str | Site], n_layers: int, layers: Sequence[int] | None = None) -> tuple[Site, ...]:
     """Short names to sites, in the order of computation; ``layers`` (negative from the end) restricts the blocks.
 
+    A name with a layer, such as ``"resid_post.3"``, or a ``Site`` is that one alone, whatever ``layers`` says.
+
     Raises:
         InputError: no site, an unknown name, or a layer that the model does not have.
         InputTypeError: ``layers`` is not a sequence of ints.
@@ -58,15 +65,21 @@ def expand_sites(names: str | Iterable[str | Site], n_layers: int, layers: Seque
     >>> [str(site) for site in expand_sites(("resid_post", "embed"), 2)]
     ['embed', 'resid_post.0', 'resid_post.1']
     """
-    asked = [names] if isinstance(names, str) else list(names)
+    if isinstance(names, str | Site):  # a Site is a tuple, too
+        names = [names]
+    if not isinstance(names, Iterable):
+        raise InputTypeError(f"sites must be short names or Sites, one or several; got {names!r}")
+    asked = list(names)
     if not asked:
         raise InputError(f"sites is empty; choose from {', '.join(SITE_NAMES)}")
     chosen = range(n_layers) if layers is None else _layers(layers, n_layers)
     sites: set[Site] = set()
     for item in asked:
+        if isinstance(item, str) and "." in item:
+            item = Site.parse(item)
         if isinstance(item, Site):
             check_choice("sites", item.name, SITE_NAMES)
-            sites.add(item if item.name == "embed" else Site(item.name, _layer(item.layer, n_layers)))
+            sites.add(Site("embed", -1) if item.name == "embed" else Site(item.name, _layer(item.layer, n_layers)))
             continue
         check_choice("sites", item, SITE_NAMES)
         sites |= {Site("embed", -1)} if item == "embed" else {Site(item, layer) for layer in chosen}

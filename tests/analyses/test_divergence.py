@@ -28,6 +28,7 @@ OF_DENSE = {  # of the reference r and the site p
 }
 # What architectures do to their logits behind the unembedding: nothing, Granite's and Cohere's scales, Gemma 2's soft cap.
 BENDS = (lambda x: x, lambda x: x / 8, lambda x: x / 16, lambda x: 30 * torch.tanh(x / 30))
+FIRST = (("embed", -1), ("resid_mid", 0))
 ALL_SITES = ("embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
@@ -120,7 +121,7 @@ def test_one_metric_alone_is_the_one_among_all(gpt2, texts, metric):
     close(alone.metric(metric), together.metric(metric), 1e-6)
 
 
-@pytest.mark.parametrize("against", ["output", "previous", "attn_out.1"])
+@pytest.mark.parametrize("against", ["output", "attn_out.1"])
 def test_sublayer_sites(gpt2, texts, against):
     result = tle.layer_divergence(gpt2, texts[0], metrics=METRICS, sites=ALL_SITES, against=against, **QUIET)
     measured = tle.Adapter(gpt2).sites(ALL_SITES)
@@ -128,6 +129,15 @@ def test_sublayer_sites(gpt2, texts, against):
         "embed", "resid_pre.0", "attn_out.0", "resid_mid.0", "mlp_out.0", "resid_post.0", "resid_pre.1",
     ]  # fmt: skip
     close(result.divergence, expected(gpt2, begun(gpt2, texts[0]), measured, against))
+
+
+def test_the_state_before_is_that_of_the_stream(gpt2, texts):
+    sites = ("embed", "resid_mid", "resid_post")
+    result = tle.layer_divergence(gpt2, texts[0], metrics=METRICS, sites=sites, against="previous", **QUIET)
+    assert list(map(str, result.sites[:3])) == ["resid_mid.0", "resid_post.0", "resid_mid.1"]
+    close(result.divergence, expected(gpt2, begun(gpt2, texts[0]), tle.Adapter(gpt2).sites(sites), "previous"))
+    with pytest.raises(InputError, match=r"attn_out\.0 is no state of the residual stream"):
+        tle.layer_divergence(gpt2, texts[0], sites=("embed", "attn_out", "resid_post"), against="previous", **QUIET)
 
 
 def test_a_site_object_and_a_site_that_is_not_measured_will_do_as_reference(gpt2, texts):
@@ -277,8 +287,15 @@ def test_long_texts_are_cut_into_windows_that_count_every_token_once(gpt2):
     np.testing.assert_allclose(total.mean_profile()["mean"], result.mean_profile()["mean"], atol=1e-6)
 
 
-@pytest.mark.parametrize("sites", [("embed", "resid_post"), ("attn_out", "resid_mid", "resid_post"), "mlp_out"])
-@pytest.mark.parametrize("against", ["output", "previous"])
+@pytest.mark.parametrize(
+    ("sites", "against"),
+    [
+        (("embed", "resid_post"), "output"),
+        (("embed", "resid_mid", "resid_post"), "previous"),
+        (("attn_out", "resid_mid", "resid_post"), "output"),
+        ("mlp_out", "output"),
+    ],
+)
 def test_a_summary_has_the_profile_of_its_positions(gpt2, texts, sites, against):
     options = {"metrics": METRICS, "sites": sites, "against": against, **QUIET}
     each = tle.layer_divergence(gpt2, texts, **options)
@@ -402,7 +419,7 @@ def test_what_comes_after_the_end_is_not_counted(gpt2, texts, monkeypatch):
         ({"metrics": ("kl", "kl")}, InputError, "each once"),
         ({"against": "next"}, InputError, "against must be 'output', 'previous' or one site"),
         ({"against": "resid_post"}, InputError, "one site, such as 'resid_post.3'"),
-        ({"against": "nowhere.1"}, InputError, "site must be one of"),
+        ({"against": "nowhere.1"}, InputError, "against must be .*got 'nowhere.1'"),
         ({"against": "resid_post.3"}, InputError, "layer 3 does not exist"),
         ({"against": "resid_post.x"}, InputError, "against must be .*got 'resid_post.x'"),
         ({"against": "resid_post."}, InputError, "against must be"),
@@ -411,6 +428,8 @@ def test_what_comes_after_the_end_is_not_counted(gpt2, texts, monkeypatch):
         ({"against": None}, InputTypeError, "against must be .*got NoneType"),
         ({"against": "z.1"}, InputError, "head axis"),
         ({"against": "previous", "sites": "embed"}, InputError, "no site before embed"),
+        ({"metrics": None}, InputTypeError, "metrics must be one or several"),
+        ({"targets": 1.5}, InputTypeError, "targets must be texts of one token or ids"),
         ({"targets": " the cat"}, InputError, "not one; a leading space"),
         ({"targets": ""}, InputError, "is 0 tokens"),
         ({"targets": VOCAB}, InputError, "targets must be an int"),
@@ -442,7 +461,7 @@ def test_only_alike_measurements_merge(gpt2):
     options = {"metrics": ("kl", "jsd"), "against": "output", "sites": ("embed", "resid_post")}
     first = tle.DivergenceAccumulator(gpt2, **options)
     for name, change in (
-        ("measured", {"sites": "resid_post"}),
+        ("asked_sites", {"sites": "resid_post"}),
         ("metrics", {"metrics": ("jsd", "kl")}),
         ("against", {"against": "resid_post.2"}),
         ("lens", {"lens": lambda site, rows: rows}),
@@ -454,6 +473,10 @@ def test_only_alike_measurements_merge(gpt2):
     ):
         with pytest.raises(InputError, match=f"cannot merge: {name} is"):
             first.merge(tle.DivergenceAccumulator(gpt2, **{**options, **change}))
+    after = [tle.DivergenceAccumulator(gpt2, against="previous", sites=("resid_post", Site(*s))) for s in FIRST]
+    assert after[0].measured == after[1].measured
+    with pytest.raises(InputError, match="cannot merge: asked_sites is"):
+        after[0].merge(after[1])  # the first site measured is compared with another one
 
 
 def test_a_nan_inside_names_its_place_and_keeps_the_rest(gpt2, texts):
@@ -479,7 +502,7 @@ def test_the_provenance_tells_what_decides_the_numbers(gpt2, texts):
     origin = tle.layer_divergence(gpt2, texts, **options, **QUIET).provenance
     assert origin.settings["metrics"] == ("jsd",)
     assert origin.settings["against"] == "previous"
-    assert origin.settings["sites"] == ("resid_post.0", "resid_post.1")
+    assert origin.settings["sites"] == ("embed", "resid_post.0", "resid_post.1"), "with the one that is compared with only"
     assert origin.settings["precision"] == "bfloat16"
     assert origin.settings["compiled"] is False
     assert origin.settings["lens"] == "logit lens"

@@ -317,6 +317,20 @@ def test_provenance_tells_what_decides_the_numbers(gpt2, texts):
     assert origin.versions["torch"] == torch.__version__
 
 
+def test_a_lens_that_gives_nothing_finite_is_named(gpt2, texts):
+    def broken(site, rows):
+        return rows * torch.nan if site.layer == 1 else rows
+
+    with pytest.raises(NonFiniteError, match=r"lens 'broken' gives a NaN or an infinity at resid_post\.1"):
+        tle.lens_entropy(gpt2, texts, lens=broken, **QUIET)
+
+
+@pytest.mark.parametrize("orders", ["1", None])
+def test_orders_that_are_no_numbers(gpt2, orders):
+    with pytest.raises(InputTypeError, match="orders must be one or several numbers"):
+        tle.lens_entropy(gpt2, "a", orders=orders, **QUIET)
+
+
 def test_bad_arguments(gpt2):
     for arguments, message in (
         ({"orders": ()}, "orders must be"),

@@ -296,3 +296,12 @@ def test_shapes_of_another_number_of_heads_are_refused():
         prove_heads(weights, bias, z.flatten(2), attn_out, layer=0, n_heads=3)
     with pytest.raises(ModelError, match=r"z \(2, 5, 6, 8\) and W_O \(3, 8, 64\) do not belong to 3 heads"):
         prove_heads(weights, bias, z.repeat(1, 1, 2, 1), attn_out, layer=0, n_heads=3)
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_value_biases_are_in_z_until_they_are_folded(kind):
+    plain, folded = (Adapter(make_model("gpt2", kind, compatible=compatible)) for compatible in (False, True))
+    assert (plain.value_biases, folded.value_biases) == (True, False)
+    assert plain.provenance().processing.endswith(", value biases in z")
+    assert "value biases" not in folded.provenance().processing
+    assert not Adapter(cached_model("llama", "bridge")).value_biases

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import cached_model
@@ -352,6 +353,8 @@ def test_names(gpt2):
     assert one.name.startswith("ablate heads 3.1 to means ")
     assert len({one.name, two.name, ablate_heads([(3, 1)]).name}) == 3
     assert steer(VECTOR, layer=1).name != steer(VECTOR * 2, layer=1).name
+    near = [steer(VECTOR, layer=1, scale=scale).name for scale in (3, 3.00000001)]
+    assert [name.split(" x ")[0] for name in near] == ["steer resid_post.1 by 3", "steer resid_post.1 by 3.00000001"]
     options = {"window": 4, "stride": None, "interventions": [ablate("mlp_out.0")]}
     assert described(options) == {"window": 4, "interventions": ("ablate mlp_out.0",)}
     check_options(stream, {"interventions": None}, CorpusOptions)
@@ -377,6 +380,20 @@ def test_what_is_kept_does_not_change_with_the_users_tensor(gpt2):
         (lambda: ablate_heads([(-1, 1)]), InputError, "heads: a layer must be an int of at least 0; got -1"),
         (lambda: ablate_heads([(1, 0.5)]), InputTypeError, "heads: a head must be an int"),
         (lambda: ablate_heads([(1, 1)], means={0: VECTOR}), InputError, "means: none for layer 1"),
+        (lambda: ablate_heads([(1, 1)], means=ZEROS), InputTypeError, "means must map layers to tensors .* got Tensor"),
+        (lambda: ablate_heads([(3, 1)], means={3: 0.0}), InputTypeError, "means: those of layer 3 must be .* got 0.0"),
+        (lambda: ablate_heads([(3, 1)], means={3: "x"}), InputTypeError, "means: those of layer 3 must be .* got 'x'"),
+        (lambda: ablate_heads([(3, 1)], means={3: [[1.0], [2.0, 3.0]]}), InputTypeError, "means: those of layer 3 must be"),
+        (lambda: ablate_heads([(3, 4)], means={3: ZEROS}), InputError, r"layer 3 must be .*, with head 4; got \[4, 8\]"),
+        (lambda: ablate_heads([(3, 1)], means={3: ZEROS[0]}), InputError, r"layer 3 must be .*; got \[8\]"),
+        (lambda: ablate_heads(np.array([[1.0, 1.0]])), InputTypeError, "heads: a layer must be an int"),
+        (lambda: ablate_heads(np.array([3, 1])), InputTypeError, "heads must be pairs"),
+        (lambda: ablate(None), InputTypeError, "sites must be whole sub-layers.*got None"),
+        (lambda: ablate(3), InputTypeError, "sites must be whole sub-layers.*got 3"),
+        (lambda: ablate(["mlp_out.0", 3]), InputTypeError, "sites must be whole sub-layers.*got 3"),
+        (lambda: steer(VECTOR, layer=3, scale=None), InputTypeError, "scale must be a number; got None"),
+        (lambda: steer(VECTOR, layer=3, scale="2"), InputTypeError, "scale must be a number; got '2'"),
+        (lambda: as_interventions(Intervention("x", ())), InputTypeError, "hooks of 'x' must be pairs .* at least one"),
         (lambda: ablate([]), InputError, "sites must be whole sub-layers.*got 'none'"),
         (lambda: ablate("attn_out"), InputError, "sites must be whole sub-layers.*got 'attn_out'"),
         (lambda: ablate(["attn_out.1", "resid_post.1"]), InputError, "got 'resid_post.1'"),
@@ -466,6 +483,35 @@ def test_of_all_hooks_of_a_name_those_that_can_have_an_effect_are_edited(gpt2):
     assert torch.equal(edited["resid_post.1"], kept(gpt2, TEXT, "resid_post", [1], interventions=by_name)["resid_post.1"])
     edits = Edits(Adapter(gpt2), every, [Site("resid_post", 1)])
     assert len(edits.hooks) == 2
+
+
+def test_hooks_behind_the_last_site_are_left_out_where_others_are_reached(gpt2):
+    every = ablate([f"mlp_out.{i}" for i in range(3)])
+    edited = kept(gpt2, TEXT, "resid_post", [0, 1], interventions=every)
+    reached = kept(gpt2, TEXT, "resid_post", [0, 1], interventions=ablate(["mlp_out.0", "mlp_out.1"]))
+    assert torch.equal(edited["resid_post.1"], reached["resid_post.1"])
+    with pytest.raises(InputError, match=r"'ablate mlp_out.1, mlp_out.2' edits blocks.1\S*, blocks.2\S*, behind the last site"):
+        kept(gpt2, TEXT, "resid_post", [0], interventions=[ablate("mlp_out.0"), ablate(["mlp_out.1", "mlp_out.2"])])
+
+
+def test_a_hook_may_call_its_arguments_as_it_likes(gpt2):
+    edited, expected = (
+        kept(gpt2, TEXT, "resid_post", interventions=("blocks.1.hook_resid_post", edit))["resid_post.2"]
+        for edit in (lambda a, h: a * 2, doubled)
+    )
+    assert torch.equal(edited, expected)
+
+
+def test_arrays_and_lists_of_heads_and_means(gpt2):
+    means = torch.linspace(-1, 1, 32, dtype=torch.float64).view(4, 8) / 3
+    expected = ablate_heads([(1, 3), (1, 0)], means={1: means})
+    for heads in (np.array([[1, 3], [1, 0]]), torch.tensor([[1, 3], [1, 0]]), [np.array([1, 3]), [1, 0]]):
+        for given in (means, means.numpy(), means.tolist()):
+            made = ablate_heads(heads, means={1: given})
+            assert made.name == expected.name
+            (_, edit), (_, other) = made.hooks[0], expected.hooks[0]
+            z = torch.ones(1, 2, 4, 8, dtype=torch.float64)
+            assert torch.equal(edit(z, None), other(z, None))
 
 
 def test_a_hook_that_never_fires(gpt2):

@@ -18,7 +18,7 @@ from tl_entropy.lenses.training import train_tuned_lens
 pytestmark = pytest.mark.model
 
 TEXTS = ["the cat sat on the mat, and the dog sat on the cat", "def f(x):\n    return x + 1", "and the dog and the cat", "x"]
-QUICK = {"steps": 12, "tokens_per_step": 60, "learning_rate": 2e-2, "progress": False}
+QUICK = {"steps": 12, "tokens_per_step": 60, "learning_rate": 5e-3, "progress": False}
 
 
 def dense_losses(model, texts, lens):
@@ -42,11 +42,10 @@ def dense_losses(model, texts, lens):
     return torch.cat(found, 1).mean(1)
 
 
-def test_it_learns_on_every_architecture_and_says_by_how_much(any_model, request):
+def test_it_learns_on_every_architecture_and_says_by_how_much(any_model):
     lens = train_tuned_lens(any_model, TEXTS, validation=TEXTS, **QUICK)
     before, after = lens.losses
-    little = "gemma2" in request.node.callspec.id  # its random layers hardly leave a lens anything to do
-    assert (after.log() - before.log()).mean().exp() < (1 if little else 0.5), lens
+    assert (after < 0.5 * before).all(), lens
     torch.testing.assert_close(before.double(), dense_losses(any_model, TEXTS, None), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(after.double(), dense_losses(any_model, TEXTS, lens), rtol=1e-3, atol=1e-4)
     check_lens(lens, tle.Adapter(any_model), tle.Adapter(any_model).sites(("embed", "resid_post")))
@@ -215,7 +214,7 @@ def test_provenance_tells_the_recipe(gpt2):
     lens = train_tuned_lens(gpt2, TEXTS, weight_decay=0.1, window=16, **QUICK)
     settings, corpus = lens.provenance.settings, lens.provenance.corpus
     assert {key: settings[key] for key in ("steps", "tokens_per_step", "learning_rate", "weight_decay", "seed", "window")} == {
-        "steps": 12, "tokens_per_step": 60, "learning_rate": 2e-2, "weight_decay": 0.1, "seed": 0, "window": 16,
+        "steps": 12, "tokens_per_step": 60, "learning_rate": 5e-3, "weight_decay": 0.1, "seed": 0, "window": 16,
     }  # fmt: skip
     assert len(settings["training_losses"]) == 3
     assert corpus["documents"] == 4

@@ -293,7 +293,7 @@ def test_save_and_load(tmp_path):
         assert torch.equal(getattr(back, name), getattr(lens, name))
     assert back.provenance == lens.provenance
     assert repr(back) == repr(lens)
-    assert "resid_post.1       1.000       0.125" in repr(back)
+    assert "resid_post.1      1.000      0.125" in repr(back)
     torch.testing.assert_close(lens.to("bits").losses, lens.losses / math.log(2))
 
 

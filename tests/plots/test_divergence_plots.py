@@ -447,6 +447,15 @@ def test_a_given_canvas_is_used_and_keeps_its_style():
     assert mpl.rcParams == before
 
 
+def test_targets_from_the_end():
+    result = result_of()
+    last = int(result.position[result.document == 1][-1])
+    drawn = [targets(result, document=1, position=where) for where in (-1, last)]
+    first, second = ([line.get_ydata().tolist() for line in axes.get_lines()] for axes in drawn)
+    assert first == second
+    assert drawn[0].get_title() == drawn[1].get_title()
+
+
 @pytest.mark.parametrize(
     ("draw", "results", "options", "error", "match"),
     [
@@ -472,7 +481,7 @@ def test_a_given_canvas_is_used_and_keeps_its_style():
         (targets, result_of, {}, InputError, r"document: choose one of the 2 in this result \(0, 1\)"),
         (targets, result_of, {"document": 0}, InputError, "position: choose one of the 5"),
         (targets, result_of, {"document": 1, "position": 4}, InputError, "positions: 4 not in this result; it has 0, 1, 2, 3"),
-        (targets, result_of, {"document": 1, "position": -1}, InputError, "position must be an int of at least 0"),
+        (targets, result_of, {"document": 1, "position": -9}, InputError, "position must be an int of at least -"),
         (targets, result_of, {"document": 1, "position": slice(2)}, InputTypeError, "position must be an int"),
         (targets, result_of, {"document": 0, "position": 0, "of": "odds"}, InputError, "of must be one of"),
         (heatmap, result_of, {}, InputError, "document: choose one of the 2"),

@@ -13,7 +13,7 @@ import tl_entropy as tle
 from tl_entropy.capture.interventions import ablate_heads
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.results import LayerDivergence, LensEntropy, LensSummary, Provenance, load
-from tl_entropy.results.contrast import Contrast, contrast
+from tl_entropy.results.contrast import Contrast, contrast, run_names
 from tl_entropy.sites import Site
 
 ORIGIN = Provenance("tiny", "0123456789", "raw", "float32", "cpu")
@@ -219,6 +219,48 @@ def test_it_says_what_was_compared():
     one = contrast(lens(0), lens(1)).select(documents=0)
     assert repr(one).endswith("; one document, so no standard errors")
     assert "±" not in repr(one)
+
+
+def origin(settings, corpus=None, **changes):
+    return dataclasses.replace(ORIGIN, settings=settings, corpus=corpus or {}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "names"),
+    [
+        (origin({"lens": "logit lens"}), origin({"lens": "tuned lens"}), ("tiny, logit lens", "tiny, tuned lens")),
+        (origin({}), origin({"lens": "tuned lens of tiny"}), ("tiny, logit lens", "tiny, tuned lens of tiny")),
+        (origin({}, {"window": 64}), origin({"window": 10}, {"window": 10}), ("tiny, window=64", "tiny, window=10")),
+        (origin({}, {"window": 64}), origin({"window": 64}, {"window": 64}), ("tiny", "tiny")),
+        (origin({}, {"stride": None}), origin({"stride": 5}, {"stride": 5}), ("tiny", "tiny, stride=5")),
+        (origin({"positions": "None"}), origin({"positions": "slice(9)"}), ("tiny", "tiny, positions=slice(9)")),
+        (
+            origin({"prepend_bos": True, "precision": "float32"}), origin({"prepend_bos": False, "precision": "float64"}),
+            ("tiny, prepend_bos=True, precision=float32", "tiny, prepend_bos=False, precision=float64"),
+        ),
+        (
+            origin({"compiled": True, "readout_error": 1e-6, "orders": (1.0, 2.0), "sites": ("embed",)}),
+            origin({"compiled": False, "readout_error": 2e-6, "orders": (1.0,), "sites": ("z",)}),
+            ("tiny", "tiny"),
+        ),
+        (
+            origin({"interventions": ("a", "b")}), origin({"lens": "other"}, weights="ffff", interrupted=True),
+            ("tiny (weights 01234567), a, b, logit lens", "tiny (weights ffff), other, interrupted"),
+        ),
+        (origin({}), dataclasses.replace(ORIGIN, model="big", weights="ffff"), ("tiny", "big")),
+    ],
+)  # fmt: skip
+def test_runs_are_named_by_all_that_differs(before, after, names):
+    assert contrast(lens(0, provenance=before), lens(1, provenance=after)).runs() == names
+    assert run_names([after, before, before]) == [names[1], names[0], names[0]]
+
+
+def test_contrasts_that_differ_in_the_lens_or_the_window_have_labels_of_their_own():
+    afters = [origin({}), origin({"lens": "tuned lens of tiny"}), origin({}, {"window": 10}), origin({}, {"window": 12})]
+    found = [contrast(lens(0, provenance=origin({}, {"window": 64})), lens(1, provenance=after)) for after in afters]
+    axes = tle.plots.contrast(found, quantity="entropy", sites="resid_post")
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["tiny", "tiny, tuned lens of tiny", "tiny, window=10", "tiny, window=12"]
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,8 @@ def test_quantities_have_a_value_everywhere():
     ]  # fmt: skip
     assert all(value.shape == (5, 4) and value.is_floating_point() for value in there.values())
     assert torch.equal(there["jsd"], result.divergence[:, :, 2])
-    assert there["decided"].tolist() == [[float(i >= first) for i in range(4)] for first in DECIDED]
+    assert there["decided"][:, 1].isnan().all(), "what attention writes decides nothing"
+    assert there["decided"][:, [0, 2, 3]].tolist() == [[float(i >= first) for i in (0, 2, 3)] for first in DECIDED]
     assert there["rank"][2].isnan().all(), "no token follows"
     assert torch.equal(there["rank"][0], result.rank[0].float())
     for i, name in enumerate(("' b'", "'\ufffd' (8)", "'\ufffd' (9)")):
@@ -297,7 +298,9 @@ def test_long_form():
     assert cell["kl"] == result.divergence[3, 3, 0].item()
     assert cell["rank of ' b'"] == result.target_rank[3, 3, 0].item()
     assert cell["top_token"] == result.strings[int(result.top_tokens[3, 3, 0])]
-    assert frame["agreement"].dtype == frame["decided"].dtype == bool
+    assert frame["decided"].isna().tolist() == (frame["site"] == "attn_out").tolist()
+    assert frame["decided"].sum() == sum(i >= first for i in (0, 2, 3) for first in DECIDED)
+    assert frame["agreement"].dtype == bool
     assert frame["agreement"].tolist() == AGREEMENT.flatten().tolist()
     assert frame["generated"].tolist() == [flag for flag in (False, False, True, False, True) for _ in range(4)]
     assert list(bare_result().to_pandas().columns[5:]) == [*METRICS, "agreement", "decided", "output_token"]

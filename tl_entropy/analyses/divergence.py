@@ -10,7 +10,7 @@ at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -26,7 +26,7 @@ from tl_entropy.capture.stream import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.comparison import METRICS, Metric, vocabulary_divergences
 from tl_entropy.lenses.protocol import Lens
-from tl_entropy.results.divergence import DivergenceSummary, LayerDivergence, first_to_stay, stream_columns
+from tl_entropy.results.divergence import STREAM_SITES, DivergenceSummary, LayerDivergence, first_to_stay, stream_columns
 from tl_entropy.sites import Site
 
 # Rows that are normed at once, of all sites: few enough to be small beside the activations, enough for large products.
@@ -56,6 +56,8 @@ class DivergenceAccumulator:
         compiled: bool | None = None,
     ) -> None:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        if not isinstance(metrics, Iterable):
+            raise InputTypeError(f"metrics must be one or several of {', '.join(METRICS)}; got {metrics!r}")
         self.metrics: tuple[Metric, ...] = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         for metric in self.metrics:
             check_choice("metrics", metric, METRICS)
@@ -75,8 +77,14 @@ class DivergenceAccumulator:
         self._through = tuple(site for site in through if lens is not None or site != self._output)
         place = {site: i for i, site in enumerate(self._through)}
         self._compared_with: Any = len(place) if reference is None else place.get(reference, len(place))
-        self.measured = measured
+        self.asked_sites = self.measured = measured
         if self.against == "previous":
+            parts = [site for site in measured if site.name not in STREAM_SITES]
+            if parts:
+                raise InputError(
+                    f"against: {parts[0]} is no state of the residual stream, and has none before it; with 'previous' give "
+                    f"sites among {', '.join(sorted(STREAM_SITES))}"
+                )
             if len(measured) < 2:
                 raise InputError(f"against: there is no site before {measured[0]}; ask for more sites than one")
             self._compared_with, self.measured = "previous", measured[1:]
@@ -104,7 +112,7 @@ class DivergenceAccumulator:
         Raises:
             InputError: the settings differ.
         """
-        for name in ("measured", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision"):
+        for name in ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
@@ -234,9 +242,9 @@ def layer_divergence(
         inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
         metrics: any of kl, reverse_kl, jsd, fisher_rao, total_variation; with r the distribution compared with and p that of
             the site, kl is KL(r ‖ p) and reverse_kl KL(p ‖ r). jsd and total_variation take a second pass over the vocabulary.
-        against: "output" (the model's own), "previous" (of each site the one before it among ``sites``; the first has none and
-            is left out), or a site, such as "resid_post.3".
-        sites: short names: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out.
+        against: "output" (the model's own), "previous" (of each state of the residual stream the one before it among ``sites``;
+            the first has none and is left out), or a site, such as "resid_post.3".
+        sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
         layers: blocks to measure; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         lens: what turns the residual stream at a site into what the last one would be: None (the logit lens), a ``TunedLens``,
@@ -272,7 +280,7 @@ def layer_divergence(
         top_k=top_k, keep=keep, precision=precision, compiled=compiled,
     )  # fmt: skip
     settings = {
-        "metrics": accumulator.metrics, "against": accumulator.against, "sites": tuple(map(str, accumulator.measured)),
+        "metrics": accumulator.metrics, "against": accumulator.against, "sites": tuple(map(str, accumulator.asked_sites)),
     }  # fmt: skip
     return measure(
         accumulator, inputs, settings=settings, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
@@ -285,10 +293,12 @@ def _reference(adapter: Adapter, against: str | Site) -> tuple[str, Site | None]
     if isinstance(against, str):
         if against in ("output", "previous"):
             return against, None
-        name, _, layer = against.partition(".")
-        if against != "embed" and (name == "embed" or not layer.removeprefix("-").isdecimal()):
-            raise InputError(f"against must be 'output', 'previous' or one site, such as 'resid_post.3'; got {against!r}")
-        against = Site.parse(against)
+        try:
+            against = Site.parse(against)
+        except InputError as error:
+            raise InputError(
+                f"against must be 'output', 'previous' or one site, such as 'resid_post.3'; got {against!r}"
+            ) from error
     elif not isinstance(against, Site):
         raise InputTypeError(f"against must be 'output', 'previous' or one site; got {type(against).__name__}")
     [site] = adapter.sites([against])
@@ -298,7 +308,10 @@ def _reference(adapter: Adapter, against: str | Site) -> tuple[str, Site | None]
 def _target_ids(adapter: Adapter, targets: str | int | Sequence[str | int]) -> tuple[int, ...]:
     """Token ids of the targets; a text must be one token."""
     found = []
-    for target in [targets] if isinstance(targets, str | int) else targets:
+    given: Any = targets.tolist() if hasattr(targets, "tolist") else targets
+    if given is not None and not isinstance(given, str | int | Iterable):
+        raise InputTypeError(f"targets must be texts of one token or ids, one or several; got {targets!r}")
+    for target in [given] if isinstance(given, str | int) else given or ():
         if isinstance(target, str):
             if not adapter.has_tokenizer:
                 raise InputError("targets: this model has no tokenizer; give token ids")

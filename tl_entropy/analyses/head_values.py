@@ -62,7 +62,7 @@ def pattern_values(batch: Batch, pattern: Tensor, visible: Tensor, orders: tuple
         entropy = combine(sums[None].cpu().double(), orders)[0]
         proper = (total > 0) & (weights.amin(-1) >= 0) & entropy.isfinite().all(-1).to(total.device)
         _check_distributions(proper, total, batch, rows, hook)
-        begin = begins[window]
+        begin = begins[window] & seen
         bos = (weights * begin[:, None]).sum(-1).masked_fill(~begin.any(1, keepdim=True), torch.nan)
         parts.append((entropy, seen.sum(-1).cpu(), bos.cpu(), 1 - total.cpu()))
     names = ("entropy", "visible", "bos_share", "sink_share")

@@ -69,13 +69,8 @@ class HeadAccumulator:
             raise InputError(f"orders must be different numbers; got {orders!r}")
         if of == "pattern" and (norm != "frozen" or precision != "float32" or compiled is not None):
             raise InputError("norm, precision and compiled belong to of='readout'; leave them out, or read the heads out")
-        self.of, self.norm, self.keep, self.precision, self.progress = (
-            of,
-            norm if of == "readout" else None,
-            keep,
-            precision,
-            progress,
-        )
+        self.of, self.keep, self.precision, self.progress = of, keep, precision, progress
+        self.norm = norm if of == "readout" else None
         measured = self.adapter.sites("pattern" if of == "pattern" else "z", layers)
         self.layers = tuple(site.layer for site in measured)
         self._last = Site("resid_post", self.adapter.n_layers - 1)

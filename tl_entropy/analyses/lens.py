@@ -11,7 +11,7 @@ Deviation from common practice: nothing of shape [position, vocabulary] is store
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import torch
@@ -24,7 +24,7 @@ from tl_entropy.analyses.rows import Rows, closed, measure
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.stream import CorpusOptions, check_options
-from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.readout import vocabulary_statistics
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results import LensEntropy, LensSummary
@@ -59,7 +59,10 @@ class LensAccumulator:
         compiled: bool | None = None,
     ) -> None:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
-        self.orders = tuple(float(order) for order in ([orders] if isinstance(orders, int | float) else orders))
+        asked: Any = orders  # whatever a user hands in
+        if isinstance(asked, str) or not isinstance(asked, int | float | Iterable):
+            raise InputTypeError(f"orders must be one or several numbers; got {orders!r}")
+        self.orders = tuple(float(order) for order in ([asked] if isinstance(asked, int | float) else asked))
         if not self.orders or not all(order >= 0 for order in self.orders) or len(set(self.orders)) < len(self.orders):
             raise InputError(f"orders must be one or more different numbers from 0 to infinity; got {orders!r}")
         check_choice("keep", keep, ("positions", "summary"))
@@ -190,7 +193,7 @@ def lens_entropy(
         model: a HookedTransformer or TransformerBridge.
         inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
         orders: Rényi orders from 0 to infinity, one or several; 1 is Shannon entropy.
-        sites: short names: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out.
+        sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
         layers: blocks to measure; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         lens: a function of a site and its rows [rows, d_model] that gives what the last residual stream would be, applied

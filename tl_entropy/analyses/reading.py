@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.errors import InputError, check_choice
+from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.readout import compiler_available
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
 from tl_entropy.sites import HEAD_SITES, Site
@@ -88,4 +88,6 @@ class Reading:
         if not isinstance(translated, Tensor) or translated.shape != rows.shape:
             came = f"shape {list(translated.shape)}" if isinstance(translated, Tensor) else type(translated).__name__
             raise InputError(f"lens must return a tensor of shape {list(rows.shape)} for {site}; got {came}")
+        if not bool(translated.isfinite().all()):
+            raise NonFiniteError(f"lens {lens_name(lens)!r} gives a NaN or an infinity at {site}")
         return translated

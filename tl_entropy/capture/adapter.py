@@ -217,6 +217,15 @@ class Adapter(Vocabulary):
         weights = self.head_weights(site.layer).to(value.device)
         return einsum(value.to(weights.dtype), weights, "... head d_head, head d_head d_model -> ... head d_model")
 
+    @cached_property
+    def value_biases(self) -> bool:
+        """Whether z holds value biases b_V: some models have none, and TransformerLens may have folded them into b_O.
+
+        Then what a head writes, and what the model does with z at zero, is not the same as before folding.
+        """
+        found = (_attribute(getattr(block, "attn", None), "b_V") for block in self.model.blocks)
+        return any(isinstance(bias, Tensor) and bool(bias.any()) for bias in found)
+
     # --- reading the unembedding -----------------------------------------------------------------------------------------
 
     @cached_property
@@ -269,7 +278,7 @@ class Adapter(Vocabulary):
         return Provenance(
             model=str(getattr(cfg, "model_name", "unnamed")),
             weights=self.fingerprint,
-            processing=f"{type(model).__name__}, {mode}",
+            processing=f"{type(model).__name__}, {mode}{', value biases in z' if self.value_biases else ''}",
             dtype=str(model.W_U.dtype).removeprefix("torch."),
             device=str(model.W_U.device.type),
             **parts,

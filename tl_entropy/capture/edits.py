@@ -1,8 +1,9 @@
 """Interventions made ready for one model and one pass: which hook points they edit, and whether that can have an effect.
 
 Every refusal says which intervention it means. Before the model runs: a hook, layer, head or width that the model does not
-have; an edit behind the last site measured; an edit of the final norm or the unembedding, through which sites are read as the
-unedited model does. After the first batch: a hook that exists but never fired.
+have; an intervention all of whose hooks lie behind the last site measured (where some do, these are left out); an edit of the
+final norm or the unembedding, through which sites are read as the unedited model does. After the first batch: a hook that
+exists but never fired.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Edits:
         for intervention in interventions:
             if intervention.check is not None:
                 intervention.check(adapter)
+            behind, before = [], len(self.hooks)
             for asked, function in intervention.hooks:
                 names = _matching(asked, points, intervention.name)
                 closed = [name for name in names if id(points[name]) in reading]
@@ -53,12 +55,15 @@ class Edits:
                     )
                 reached = [name for name in names if depths(name) <= self._last.depth]
                 if not reached:
-                    raise InputError(
-                        f"interventions: {intervention.name!r} edits {names[0]}, behind the last site measured ({self._last}), "
-                        "so it has no effect on any; measure later sites, too, or leave it out"
-                    )
+                    behind.append(names[0])
+                    continue
                 edit = self._tracked(function, len(self._unfired), f"{intervention.name!r} at {reached[0]}")
                 self.hooks += [(name, edit) for name in reached]
+            if len(self.hooks) == before:
+                raise InputError(
+                    f"interventions: {intervention.name!r} edits {', '.join(behind)}, behind the last site measured "
+                    f"({self._last}), so it has no effect on any; measure later sites, too, or leave it out"
+                )
 
     def check_fired(self) -> None:
         """Raise ModelError for an edit that has not fired yet, after a pass up to the last site."""
@@ -77,7 +82,7 @@ class Edits:
             if not isinstance(activation, Tensor):
                 raise InputError(f"interventions: {label} gets a {type(activation).__name__}, no tensor; edit another hook")
             own = activation.clone()  # the same memory may be what passed an earlier site
-            new = function(own, hook=hook)
+            new = function(own, hook)
             if new is None:
                 return own
             like = (activation.shape, activation.dtype, activation.device)

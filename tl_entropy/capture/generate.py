@@ -4,21 +4,29 @@ Residual streams gathered during generation differ between versions of Transform
 single forward pass over the whole text gives every position, on every kind of model. Edits of an intervention are in place in
 both: a hook sees the prompt [batch, prompt, ...] and then each new token [batch, 1, ...] while text is generated, and the whole
 text when it is measured.
+
+Sampling: prompts of one length, of up to ``batch_size`` that follow each other, are a group, and every group has random numbers
+of its own. Refused: a temperature below 0 or not finite, and prompts without room for the new tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Window
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, InputTypeError, check_int
 
-_AT_ONCE = 16
+AT_ONCE = 16
+"""Prompts to generate for at once, where no batch size is given."""
 
 
 class Continuations:
@@ -29,7 +37,7 @@ class Continuations:
         adapter: the model.
         max_new_tokens: tokens to add at most; fewer where the model ends the text.
         temperature: 0 is greedy.
-        seed: of the sampling; the same for every group of prompts of one length.
+        seed: of the sampling; see ``group_seed``.
         batch_size: prompts to generate for at once.
 
     Attributes:
@@ -49,10 +57,8 @@ class Continuations:
         seed: int = 0,
         batch_size: int | None = None,
     ) -> None:
-        if not temperature >= 0:
-            raise InputError(f"temperature must be 0 (greedy) or more; got {temperature}")
         self._prompts, self._adapter, self._new = prompts, adapter, max_new_tokens
-        self._temperature, self._seed, self._at_once = temperature, seed, batch_size or _AT_ONCE
+        self._temperature, self._seed, self._at_once = temperature, seed, batch_size or AT_ONCE
         self.prompt_lengths: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -79,7 +85,8 @@ class Continuations:
 
     def _continue(self, prompts: list[Window]) -> dict[int, Tensor]:
         tokens = torch.stack([window.tokens for window in prompts])
-        whole = self._adapter.generate(tokens, self._new, temperature=self._temperature, seed=self._seed)
+        seed = group_seed(self._seed, prompts[0].document)
+        whole = self._adapter.generate(tokens, self._new, temperature=self._temperature, seed=seed)
         end = self._adapter.end
         rows = {}
         for window, row in zip(prompts, whole, strict=True):
@@ -88,3 +95,34 @@ class Continuations:
             ended = (new == end).nonzero() if end is not None else new[:0]
             rows[window.document] = row[: len(window) + int(ended[0]) + 1] if len(ended) else row
         return rows
+
+
+def check_sampling(temperature: Any = 0.0, seed: Any = 0) -> tuple[float, int]:
+    """A temperature and a seed to sample with, as a float and an int.
+
+    Raises:
+        InputError: a temperature that is negative or not finite, or a negative seed.
+        InputTypeError: a temperature that is no number, or a seed that is no int.
+
+    >>> check_sampling(1, 7)
+    (1.0, 7)
+    """
+    if isinstance(temperature, bool) or not isinstance(temperature, Real):
+        raise InputTypeError(f"temperature must be a finite number, 0 (greedy) or more; got {temperature!r}")
+    if not 0 <= (value := float(temperature)) < math.inf:
+        raise InputError(f"temperature must be a finite number, 0 (greedy) or more; got {temperature}")
+    return value, check_int("seed", seed, 0)
+
+
+def group_seed(seed: int, document: int) -> int:
+    """The seed of a group of prompts: ``seed`` mixed with the number of its first document.
+
+    On a CPU, torch takes the lower 32 bits of a seed alone. For one ``seed`` the mixing is one to one on 32 bits (an exclusive
+    or with one key, and a product with an odd one), so that no two groups among 2^32 documents share their random numbers.
+
+    >>> group_seed(0, 0), group_seed(0, 16), group_seed(1, 0)
+    (2541855670, 2483590982, 3848801043)
+    """
+    digest = hashlib.sha256(str(seed).encode()).digest()
+    mask, factor = int.from_bytes(digest[:4]), int.from_bytes(digest[4:8]) | 1
+    return (document ^ mask) * factor % 2**32

@@ -22,9 +22,12 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter, hook_name
@@ -44,9 +47,23 @@ class Intervention:
 
     ``hooks`` also serve TransformerLens itself: ``model.run_with_hooks(tokens, fwd_hooks=list(intervention.hooks))``.
 
+    A hook of one's own that indexes positions sees columns of a window, BOS included, and not positions of a document: a text
+    longer than the window meets it once per window, padding is on the right, and while text is generated calls after the first
+    see the new token alone, [batch, 1, ...].
+
+    On a TransformerBridge, what a hook at ``hook_resid_mid`` changes reaches the MLP alone, and not the stream; edit
+    ``hook_attn_out`` for that.
+
+    Results tell two hooks apart by their function's name, and two lambdas not at all: give an Intervention a name of its own.
+
+    Heads ablated to 0 (``ablate_heads``) are another thing where TransformerLens has folded the value biases (HookedTransformer
+    by default, and compatibility mode): z then lacks b_V, and what ablation changes can even have another sign. Ablation to
+    ``head_means`` does not depend on it; use that to compare models or processings.
+
     Attributes:
         name: what a result's provenance says.
-        hooks: pairs of a hook's name, or a function that says yes to the names meant, and ``function(activation, hook)``.
+        hooks: one or more pairs of a hook's name, or a function that says yes to the names meant, and
+            ``function(activation, hook)``, called with both by position. Those behind the last site measured are left out.
         check: called with the model's adapter before anything runs, to refuse what does not fit the model.
     """
 
@@ -58,16 +75,23 @@ class Intervention:
 Interventions = Intervention | tuple[HookName, Edit] | Sequence[Intervention | tuple[HookName, Edit]]
 
 
-def ablate_heads(heads: Iterable[tuple[int, int]], *, means: Mapping[int, Tensor] | None = None) -> Intervention:
+def ablate_heads(
+    heads: Iterable[tuple[int, int]] | np.ndarray | Tensor, *, means: Mapping[int, ArrayLike] | None = None
+) -> Intervention:
     """Replace the output of attention heads, before W_O, by 0 or by a mean: what the model does without them.
 
+    0 means another thing where TransformerLens has folded the value biases b_V (HookedTransformer by default, compatibility
+    mode): z then lacks b_V, which ablation leaves in the stream, and the change can even have another sign. Ablation to
+    ``head_means`` does not depend on it; use that to compare models or processings.
+
     Args:
-        heads: pairs of a layer and a head, each from 0.
-        means: layer to z [head, d_head] to put in, as ``head_means`` gives; None is 0.
+        heads: pairs of a layer and a head, each from 0; or an array [head, 2] of them.
+        means: layer to z [head, d_head] to put in, as ``head_means`` gives, tensors or arrays; None is 0.
 
     Raises:
-        InputError: no head, a negative number, or a layer without means; when measuring, a head that the model does not have.
-        InputTypeError: something that is no pair of ints.
+        InputError: no head, a negative number, or a layer without means or with means of another shape; when measuring, a head
+            that the model does not have.
+        InputTypeError: something that is no pair of ints, or means that are no mapping to arrays.
 
     >>> ablate_heads([(3, 1), (3, 0)]).name
     'ablate heads 3.0, 3.1'
@@ -75,11 +99,7 @@ def ablate_heads(heads: Iterable[tuple[int, int]], *, means: Mapping[int, Tensor
     layers: dict[int, list[int]] = {}
     for layer, head in sorted(set(_pairs(heads))):
         layers.setdefault(layer, []).append(head)
-    if means is not None:
-        lacking = [layer for layer in layers if layer not in means]
-        if lacking:
-            raise InputError(f"means: none for layer {lacking[0]}; head_means(model, inputs) gives those of every layer")
-        means = {layer: means[layer].detach().clone() for layer in layers}
+    put_in = None if means is None else {layer: _mean(means, layer, chosen[-1]) for layer, chosen in layers.items()}
 
     def check(adapter: Adapter) -> None:
         shape = (adapter.n_heads, int(adapter.model.cfg.d_head))
@@ -89,24 +109,24 @@ def ablate_heads(heads: Iterable[tuple[int, int]], *, means: Mapping[int, Tensor
                     f"heads: {layer}.{chosen[-1]} does not exist; the model has layers 0 to {adapter.n_layers - 1} with heads "
                     f"0 to {adapter.n_heads - 1}"
                 )
-            if means is not None and tuple(means[layer].shape) != shape:
+            if put_in is not None and tuple(put_in[layer].shape) != shape:
                 raise InputError(
-                    f"means: those of layer {layer} must be [head, d_head] = {list(shape)}; got {list(means[layer].shape)}"
+                    f"means: those of layer {layer} must be [head, d_head] = {list(shape)}; got {list(put_in[layer].shape)}"
                 )
 
     def replace(layer: int, chosen: list[int]) -> Edit:
         def edit(activation: Tensor, hook: Any) -> Tensor:
             index = torch.tensor(chosen, device=activation.device)
-            if means is None:
+            if put_in is None:
                 return activation.index_fill(2, index, 0.0)
-            values = means[layer][chosen].to(activation)
+            values = put_in[layer][chosen].to(activation)
             return activation.index_copy(2, index, values.expand(*activation.shape[:2], -1, -1))
 
         return edit
 
     name = "ablate heads " + ", ".join(f"{layer}.{head}" for layer, chosen in layers.items() for head in chosen)
-    if means is not None:
-        name += f" to means {_fingerprint(*(means[layer][chosen] for layer, chosen in layers.items()))}"
+    if put_in is not None:
+        name += f" to means {_fingerprint(*(put_in[layer][chosen] for layer, chosen in layers.items()))}"
     hooks = tuple((hook_name(Site("z", layer)), replace(layer, chosen)) for layer, chosen in layers.items())
     return Intervention(name, hooks, check)
 
@@ -119,12 +139,15 @@ def ablate(sites: str | Site | Iterable[str | Site]) -> Intervention:
 
     Raises:
         InputError: none, or another site than these; when measuring, a layer that the model does not have.
+        InputTypeError: something else than sites or their names.
 
     >>> ablate(["mlp_out.2", "attn_out.2"]).name
     'ablate attn_out.2, mlp_out.2'
     """
-    asked = [sites] if isinstance(sites, str | Site) else list(sites)
+    asked = [sites] if isinstance(sites, str | Site) or not isinstance(sites, Iterable) else list(sites)
     for item in asked or ["none"]:
+        if not isinstance(item, str | Site):
+            raise InputTypeError(f"sites must be whole sub-layers, such as 'attn_out.3' or 'mlp_out.0'; got {item!r}")
         name, _, layer = str(item).partition(".")
         if name not in SUBLAYERS or not layer.isdecimal():
             raise InputError(f"sites must be whole sub-layers, such as 'attn_out.3' or 'mlp_out.0'; got {str(item)!r}")
@@ -157,7 +180,7 @@ def steer(
     Raises:
         InputError: a vector of another shape or not finite, a negative layer, another site; when measuring, a layer that the
             model does not have, or a vector of another width than its residual stream.
-        InputTypeError: no tensor.
+        InputTypeError: a vector that is no tensor, or a scale that is no number.
 
     >>> steer(torch.ones(4), layer=2, scale=-0.5).name
     'steer resid_post.2 by -0.5 x vector c914e818'
@@ -165,6 +188,7 @@ def steer(
     check_choice("site", site, STEERED)
     if not isinstance(vector, Tensor):
         raise InputTypeError(f"vector must be a tensor [d_model]; got {type(vector).__name__}")
+    scale = _number("scale", scale)
     if vector.ndim != 1 or not bool(vector.isfinite().all()) or not math.isfinite(scale):
         raise InputError(f"vector must be [d_model] and, like scale, finite; got shape {list(vector.shape)}, scale {scale}")
     place = Site(site, check_int("layer", layer, 0))
@@ -179,7 +203,8 @@ def steer(
     def edit(activation: Tensor, hook: Any) -> Tensor:
         return activation + added.to(activation.dtype).to(activation.device)
 
-    return Intervention(f"steer {place} by {scale:g} x vector {_fingerprint(vector)}", ((hook_name(place), edit),), check)
+    shown = repr(scale).removesuffix(".0")
+    return Intervention(f"steer {place} by {shown} x vector {_fingerprint(vector)}", ((hook_name(place), edit),), check)
 
 
 def as_interventions(given: Interventions | None) -> tuple[Intervention, ...]:
@@ -194,9 +219,10 @@ def as_interventions(given: Interventions | None) -> tuple[Intervention, ...]:
     if given is None:
         return ()
     if isinstance(given, Intervention):
-        pairs = all(isinstance(pair, tuple) and _is_pair(pair) for pair in given.hooks)
-        if not pairs:
-            raise InputTypeError(f"interventions: hooks of {given.name!r} must be pairs of a hook's name and a function")
+        if not given.hooks or not all(isinstance(pair, tuple) and _is_pair(pair) for pair in given.hooks):
+            raise InputTypeError(
+                f"interventions: hooks of {given.name!r} must be pairs of a hook's name and a function, at least one"
+            )
         return (given,)
     if isinstance(given, tuple) and _is_pair(given):
         name, function = given
@@ -235,13 +261,48 @@ def _called(function: Any) -> str:
 
 
 def _pairs(heads: Any) -> list[tuple[int, int]]:
-    items = list(heads) if isinstance(heads, Iterable) else [heads]
+    heads = _plain(heads)
+    items = [_plain(item) for item in heads] if isinstance(heads, Iterable) else [heads]
     if not items:
         raise InputError("heads is empty; give pairs of a layer and a head, such as [(3, 1)]")
     for item in items:
         if not isinstance(item, Sequence) or len(item) != 2:
             raise InputTypeError(f"heads must be pairs of a layer and a head, such as [(3, 1)]; got {item!r} in it")
     return [(check_int("heads: a layer", layer, 0), check_int("heads: a head", head, 0)) for layer, head in items]
+
+
+def _number(argument: str, given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise InputTypeError(f"{argument} must be a number; got {given!r}")
+    return float(given)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tensors as lists; anything else as it is."""
+    return value.tolist() if isinstance(value, np.ndarray | Tensor) else value
+
+
+def _mean(means: Any, layer: int, highest: int) -> Tensor:
+    """A copy of the means [head, d_head] of a layer, which must have the head ``highest``."""
+    if not isinstance(means, Mapping):
+        raise InputTypeError(
+            f"means must map layers to tensors [head, d_head], as head_means(model, inputs) does; got {type(means).__name__}"
+        )
+    if layer not in means:
+        raise InputError(f"means: none for layer {layer}; head_means(model, inputs) gives those of every layer")
+    given = means[layer]
+    try:
+        # A list becomes float64 on the way through NumPy; torch would make it float32.
+        mean = torch.as_tensor(given if isinstance(given, Tensor) else np.asarray(given)).detach().clone()
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(
+            f"means: those of layer {layer} must be a tensor or array [head, d_head]; got {given!r}"
+        ) from error
+    if not mean.ndim:
+        raise InputTypeError(f"means: those of layer {layer} must be a tensor or array [head, d_head]; got {given!r}")
+    if mean.ndim != 2 or len(mean) <= highest:
+        raise InputError(f"means: those of layer {layer} must be [head, d_head], with head {highest}; got {list(mean.shape)}")
+    return mean
 
 
 def _fingerprint(*tensors: Tensor) -> str:

@@ -34,7 +34,7 @@ from tl_entropy.capture.adapter import Adapter, hook_name
 from tl_entropy.capture.batches import Batch, batches
 from tl_entropy.capture.corpus import Corpus
 from tl_entropy.capture.edits import Edits
-from tl_entropy.capture.generate import Continuations
+from tl_entropy.capture.generate import AT_ONCE, Continuations, check_sampling
 from tl_entropy.capture.interventions import Interventions, intervention_names
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_int
 from tl_entropy.sites import Site
@@ -62,9 +62,16 @@ class WindowOptions(TypedDict, total=False):
 class CorpusOptions(WindowOptions, total=False):
     """The same, for functions that can generate and intervene.
 
-    ``temperature`` and ``seed``: how to generate (0 is greedy); ``interventions``: edits of the model's insides while it is
-    measured, and while it generates: one or several of ``ablate_heads(...)``, ``ablate(...)``, ``steer(...)``, or pairs of a
-    hook's name and a ``function(activation, hook)``.
+    ``temperature``: 0 (greedy) or more. ``seed``: of the sampling. Prompts of one length among ``batch_size`` (16 where none is
+    given) that follow each other are sampled together, with random numbers of their own, drawn from ``seed`` and the number of
+    the first of them; so a sampled text depends on ``batch_size``, which the provenance then holds. Greedy text needs neither.
+
+    ``interventions``: edits of the model's insides while it is measured, and while it generates: one or several of
+    ``ablate_heads(...)``, ``ablate(...)``, ``steer(...)``, or pairs of a hook's name and a ``function(activation, hook)``. Of
+    hooks of one's own (see ``Intervention``): they see columns of a window, BOS included, and while generating the new token
+    alone; what one at ``hook_resid_mid`` of a TransformerBridge changes reaches the MLP and not the stream; two are told apart
+    in results by their function's name, or by an ``Intervention``'s. Heads ablated to 0 are another thing where TransformerLens
+    has folded the value biases: to compare models or processings, ablate to ``head_means``.
     """
 
     temperature: float
@@ -139,16 +146,17 @@ def stream(
 
     Raises:
         InputError: nothing to measure, an argument out of range, or an intervention that this model or pass does not allow.
+        InputTypeError: an argument of another kind.
         ModelError: a hook exists but never fires.
         NonFiniteError: a NaN or infinity in an activation; accumulators keep what came before.
     """
     check_options(stream, options, CorpusOptions)
+    temperature, seed = check_sampling(options.pop("temperature", 0.0), options.pop("seed", 0))
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     sites = tuple(sorted({site for a in accumulators for site in a.sites}, key=lambda site: site.depth))
     if not sites:
         raise InputError("accumulators: at least one accumulator with at least one site is needed")
     max_new_tokens = check_int("max_new_tokens", max_new_tokens, 0)
-    temperature, seed = options.pop("temperature", 0.0), options.pop("seed", 0)
     edits = Edits(adapter, options.pop("interventions", None), sites)
     windows = cast("WindowOptions", options)
     cache, inputs = split_cache(inputs)
@@ -206,9 +214,20 @@ def read_corpus(adapter: Adapter, inputs: Any, *, positions: Any = None, **optio
     return Corpus(inputs, adapter, positions=positions, **options)  # type: ignore[arg-type]
 
 
-def described(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are set, as plain values for a result's provenance: interventions by their names."""
-    plain = {name: value for name, value in options.items() if value is not None}
+def described(options: Mapping[str, Any], *, batch_size: int | None = None) -> dict[str, Any]:
+    """The options that are set, as plain values for a result's provenance: interventions by their names.
+
+    ``batch_size`` is among them where text is sampled, which depends on it.
+
+    >>> described({"temperature": 1, "seed": 3, "window": None}, batch_size=8)
+    {'temperature': 1.0, 'seed': 3, 'batch_size': 8}
+    """
+    sampling = {name: options[name] for name in ("temperature", "seed") if name in options}
+    temperature, seed = check_sampling(**sampling)
+    known = {**options, **{name: {"temperature": temperature, "seed": seed}[name] for name in sampling}}
+    plain = {name: value for name, value in known.items() if value is not None}
+    if temperature > 0:
+        plain["batch_size"] = batch_size or AT_ONCE
     if "interventions" in plain:
         plain["interventions"] = intervention_names(plain["interventions"])
     return plain

@@ -44,4 +44,4 @@ def divergence(
         sites=names(sites), targets=target or (), top_k=top_k, max_new_tokens=max_new_tokens, lens=lens,
         keep="summary" if summary else "positions", precision=cast("Any", precision), **source.windows,
     )  # fmt: skip
-    report(measured(run, changes).to(source.unit), source.out)
+    report(measured(run, changes, summary=summary, max_new_tokens=max_new_tokens).to(source.unit), source.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,27 +44,37 @@ def interventions(ablate: str | None, steer: Path | None, at: str | None, scale:
     found: list[Any] = []
     if ablate is not None:
         parts = [part.strip() for part in ablate.split(",")]
-        heads = [tuple(map(int, part.split("."))) for part in parts if part.replace(".", "", 1).isdecimal() and "." in part]
-        whole = [part for part in parts if not part.replace(".", "", 1).isdecimal()]
+        heads = [tuple(map(int, part.split("."))) for part in parts if re.fullmatch(r"\d+\.\d+", part)]
+        whole = [part for part in parts if re.fullmatch(r"(attn|mlp)_out\.\d+", part)]
         if len(heads) + len(whole) < len(parts):
             raise InputError(f"--ablate must be heads, such as 3.1, or sub-layers, such as mlp_out.0; got {ablate!r}")
         if heads:
-            found.append(tle.ablate_heads(heads))  # type: ignore[arg-type]
+            found.append(tle.ablate_heads([(layer, head) for layer, head in heads]))
         if whole:
             found.append(tle.ablate(whole))
     if (steer is None) != (at is None):
         raise InputError("--steer and --steer-at go together: a file with the vector, and a site such as resid_post.3")
     if steer is not None and at is not None:
-        place = Site.parse(at)
+        try:
+            place = Site.parse(at)
+        except InputError as error:
+            raise InputError(f"--steer-at must be a site such as resid_post.3; got {at!r}") from error
         found.append(tle.steer(_vector(steer), layer=place.layer, site=place.name, scale=scale))  # type: ignore[arg-type]
     return tuple(found)
 
 
-def measured(run: Callable[..., Any], changes: tuple[Any, ...]) -> Any:
+def measured(run: Callable[..., Any], changes: tuple[Any, ...], *, summary: bool, max_new_tokens: int) -> Any:
     """The result of a run, or the difference that interventions make to it."""
     import tl_entropy as tle
 
-    return tle.contrast(run(), run(interventions=changes)) if changes else run()
+    if not changes:
+        return run()
+    if summary or max_new_tokens:
+        raise InputError(
+            "--ablate and --steer give differences at every position of the same texts; leave --summary and --max-new-tokens "
+            "out"
+        )
+    return tle.contrast(run(), run(interventions=changes))
 
 
 def _vector(path: Path) -> Any:

@@ -72,4 +72,4 @@ def lens(
         lens=tuned_lens(tuned_lens_path), max_new_tokens=max_new_tokens, keep="summary" if summary else "positions",
         precision=cast("Any", precision), **source.windows,
     )  # fmt: skip
-    report(measured(run, changes).to(source.unit), source.out)
+    report(measured(run, changes, summary=summary, max_new_tokens=max_new_tokens).to(source.unit), source.out)

@@ -75,8 +75,11 @@ def _contrast(result: Any) -> tuple[str, str, Figures]:
     from tl_entropy import plots
 
     figures: Figures = []
-    for quantity in result.quantities:
+    taken: set[str] = set()
+    for i, quantity in enumerate(result.quantities):
         file = "".join(c if c.isalnum() else "_" for c in quantity)
+        file = f"{file}_{i}" if file in taken else file  # two targets may differ in other characters alone
+        taken.add(file)
         figures.append((plots.contrast, f"contrast_{file}", {"quantity": quantity}))
     shown = {"quantity": result.quantities[0], "document": result.documents[0]}
     return "contrast", "profile", [*figures, (plots.contrast_map, "contrast_map", shown)]

@@ -24,6 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -173,19 +174,21 @@ class TunedLens(Result):
         (target / "config.json").write_text(json.dumps(config))
         return target
 
-    def __repr__(self) -> str:
+    def _title(self) -> list[str]:
         tokens = self.provenance.corpus.get("tokens_trained")
         trained = "training unknown" if tokens is None else f"trained on {tokens:,} tokens"
-        lines = [f"TunedLens: {self.n_layers} layers x d_model {self.d_model}; {self.provenance.model}, {trained}"]
-        if self.provenance.interrupted:
-            lines[0] += ", interrupted"
-        if self.losses is not None:
-            names = ["embed", *(f"resid_post.{i}" for i in range(self.n_layers - 1))]
-            wide = max(map(len, names))
-            lines.append(f"{'':{wide}}  logit lens  tuned lens")
-            lines += [f"{n:{wide}}  {a:10.3f}  {b:10.3f}" for n, a, b in zip(names, *self.losses.tolist(), strict=True)]
-            lines.append(f"mean KL to the output on validation texts, {self.unit}")
-        return "\n".join(lines)
+        stopped = ", interrupted" if self.provenance.interrupted else ""
+        shape = f"{self.n_layers} layers x d_model {self.d_model}"
+        return [f"TunedLens: {shape}; {self.provenance.model}, {trained}{stopped}"]
+
+    def _table(self) -> pd.DataFrame | None:
+        if self.losses is None:
+            return None
+        names = ["embed", *(f"resid_post.{i}" for i in range(self.n_layers - 1))]
+        return pd.DataFrame(self.losses.T.tolist(), names, ["logit lens", "tuned lens"]).map("{:.3f}".format)
+
+    def _notes(self) -> list[str]:
+        return [f"mean KL to the output on validation texts, {self.unit}"]
 
     @cached_property
     def _placed(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]]:

@@ -156,7 +156,8 @@ def targets(
     Args:
         result: what ``layer_divergence(..., targets=...)`` returned.
         document: number of the text; None takes the only one.
-        position: index of the token read in its document; None takes the only one in the result.
+        position: index of the token read in its document, negative from the end of what the result holds of it; None takes the
+            only one in the result.
         of: "rank", "probability" or "surprisal".
         sites: short names to draw; None is all.
         ax: axes to draw on; None makes a figure.
@@ -182,8 +183,9 @@ def targets(
     if result.target_rank is None or result.target_surprisal is None:
         raise InputError("result holds no targets; ask for them with layer_divergence(..., targets=(' Paris', ' London'))")
     whole = result.select(documents=only("document", document, result.documents))
-    position = check_int("position", only("position", position, whole.position.tolist()), 0)
-    row = int(whole.rows(positions=position).nonzero())
+    position = check_int("position", only("position", position, whole.position.tolist()), -len(whole.position))
+    row = position if position < 0 else int(whole.rows(positions=position).nonzero())
+    row %= len(whole.position)
     ranks, surprisals = (getattr(whole, name)[row].double() for name in ("target_rank", "target_surprisal"))
     values = {
         "rank": ranks + 1,

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tl_entropy.errors import FileError, InputError, check_choice
+from tl_entropy.results.printing import Printed
 from tl_entropy.sites import Site
 
 SCHEMA = 1
@@ -65,9 +66,9 @@ class Provenance:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """Base of all results: saving, loading and units. A subclass lists its tensors as fields of type ``Tensor``."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Printed):
+    """Base of all results: saving, loading, printing and units. A subclass lists its tensors as fields of type ``Tensor``."""
 
     kinds: ClassVar[dict[str, type[Result]]] = {}
     in_units: ClassVar[tuple[str, ...]] = ()  # names of the fields that carry the unit
@@ -137,7 +138,8 @@ def load(path: str | Path) -> Any:
             f"path: {source} has schema {whole['schema']}, this tl_entropy reads up to {SCHEMA}; upgrade tl_entropy"
         )
     if whole["kind"] not in Result.kinds:
-        raise FileError(f"path: {source} holds a {whole['kind']!r}; this tl_entropy knows {', '.join(sorted(Result.kinds))}")
+        known = ", ".join(sorted(Result.kinds))
+        raise FileError(f"path: {source} holds a {whole['kind']!r}; load reads {known}, and load_tuned_lens reads lenses")
     return Result.kinds[whole["kind"]]._restore(tensors, _unplain(whole["fields"]))
 
 

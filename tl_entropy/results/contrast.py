@@ -10,9 +10,8 @@ Refused: two results whose rows, sites, quantities or units are not the same, or
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, SupportsInt
 
@@ -26,6 +25,7 @@ from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_fr
 from tl_entropy.results.divergence import LayerDivergence, unit_of
 from tl_entropy.results.lens import LensEntropy
 from tl_entropy.results.positions import Positions, site_columns, token_means
+from tl_entropy.results.printing import plus_minus
 from tl_entropy.sites import Site
 
 
@@ -165,46 +165,33 @@ class Contrast(Positions, Result):
         return frame
 
     def runs(self) -> tuple[str, str]:
-        """What to call before and after: the model, its interventions, and its weights where these alone differ.
-
-        ``weights`` in a provenance tells checkpoints of one model apart.
-        """
-        before, after = (_run(origin) for origin in (self.before, self.after))
-        if before == after and self.before.weights != self.after.weights:
-            return f"{before} (weights {self.before.weights[:8]})", f"{after} (weights {self.after.weights[:8]})"
+        """What to call before and after: models, interventions, and what else differs between the two; see ``run_names``."""
+        before, after = run_names([self.before, self.after])
         return before, after
 
-    def _heading(self) -> list[str]:
+    def _title(self) -> list[str]:
         shape = f"{self.n_tokens} tokens of {len(self.documents)} documents x {len(self.sites)} sites"
         before, after = self.runs()
         return [f"Contrast: {shape}, after - before", f"before: {before}", f"after: {after}"]
 
     def _table(self) -> pd.DataFrame:
         profile = self.mean_profile()
-        pairs = zip(profile["mean"], profile["se"], strict=True)
-        text = [f"{m:+.3f} ± {e:.3f}" if math.isfinite(e) else f"{m:+.3f}" for m, e in pairs]
-        cells = iter(text)
+        cells = iter(plus_minus(profile["mean"], profile["se"], sign="+"))
         columns = {
             f"{name} ({unit})" if unit else name: [next(cells) for _ in self.sites]
             for name, unit in zip(self.quantities, self.units, strict=True)
         }
         return pd.DataFrame(columns, index=[str(site) for site in self.sites])
 
-    def _footer(self) -> str:
+    def _notes(self) -> list[str]:
         errors = " ± standard error over documents" if len(self.documents) > 1 else "; one document, so no standard errors"
-        return f"mean paired difference over tokens{errors}"
-
-    def __repr__(self) -> str:
-        return "\n".join([*self._heading(), self._table().to_string(), self._footer()])
-
-    def _repr_html_(self) -> str:
-        """A heading, the table and what it shows, for notebooks."""
-        first, *runs = map(html.escape, self._heading())
-        heading = "<br>".join([f"<strong>{first}</strong>", *runs])
-        return f"<div>{heading}{self._table().to_html()}<small>{self._footer()}</small></div>"
+        return [f"mean paired difference over tokens{errors}"]
 
 
 Compared = LensEntropy | LayerDivergence
+
+# Settings that are no part of a run's name: named anyway, alike in all that can be compared, or without an effect.
+_UNNAMED = ("interventions", "orders", "sites", "metrics", "against", "compiled")
 
 
 def contrast(before: Compared, after: Compared) -> Contrast:
@@ -284,9 +271,39 @@ def _generates(result: Compared) -> bool:
     return result.generated is not None
 
 
-def _run(origin: Provenance) -> str:
-    stopped = ", interrupted" if origin.interrupted else ""
-    return ", ".join([origin.model, *origin.settings.get("interventions", ())]) + stopped
+def run_names(origins: Sequence[Provenance]) -> list[str]:
+    """A name for each of several runs: its model, its interventions, and every setting in which some of them differ.
+
+    Settings that are left at what a function takes by itself go unnamed, but for the lens. Models of one name and several
+    ``weights`` (checkpoints, or one model in two processings) are told apart by these.
+
+    >>> origin = Provenance("m", "0", "LN", "float32", "cpu", corpus={"window": 64})
+    >>> run_names([origin, dataclasses.replace(origin, settings={"interventions": ("ablate mlp_out.0",)})])
+    ['m', 'm, ablate mlp_out.0']
+    >>> run_names([origin, dataclasses.replace(origin, settings={"lens": "tuned lens of m"}, corpus={"window": 10})])
+    ['m, logit lens, window=64', 'm, tuned lens of m, window=10']
+    """
+    settings = [_settings(origin) for origin in origins]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    differ = [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
+    names = []
+    for origin, own in zip(origins, settings, strict=True):
+        others = any(origin.model == other.model and origin.weights != other.weights for other in origins)
+        parts = [f"{origin.model} (weights {origin.weights[:8]})" if others else origin.model]
+        parts += origin.settings.get("interventions", ())
+        parts += [str(own[key]) if key == "lens" else f"{key}={own[key]}" for key in differ if own.get(key) is not None]
+        names.append(", ".join(parts + ["interrupted"] * origin.interrupted))
+    return names
+
+
+def _settings(origin: Provenance) -> dict[str, Any]:
+    """The settings that name a run; window and stride are those that its texts were cut by."""
+    cut = {name: origin.corpus[name] for name in ("window", "stride") if name in origin.corpus}
+    own = {"lens": "logit lens", **origin.settings, **cut}
+    return {
+        name: value for name, value in own.items()
+        if name not in _UNNAMED and not name.startswith("readout_") and (name, value) != ("positions", "None")
+    }  # fmt: skip
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,6 @@ at every later site, the one that the model puts out.
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,13 @@ from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
 from tl_entropy.results.positions import Positions, site_columns, token_means
+from tl_entropy.results.printing import plus_minus, title
 from tl_entropy.sites import Site
 
 STREAM_SITES = frozenset({"embed", "resid_pre", "resid_mid", "resid_post"})
 """Sites that are states of the residual stream, one after the other, and not parts written into it."""
+
+_NOTE = "mean over tokens ± standard error over documents; agreement, decided: shares of tokens"
 
 _IN_UNIT = frozenset({"kl", "reverse_kl", "jsd"})
 
@@ -42,45 +44,26 @@ def unit_of(quantity: str, unit: Unit) -> str:
     return "rad" if quantity == "fisher_rao" else ""
 
 
-class _Printed:
-    """What both results print: a heading, and the mean profile as a table."""
+def _heading(result: LayerDivergence | DivergenceSummary, tokens: int, documents: int) -> str:
+    lens = result.provenance.settings.get("lens", "logit lens")
+    through = "" if lens == "logit lens" else f", through {lens}"
+    shape = f"{tokens} tokens of {documents} documents x {len(result.sites)} sites"
+    return title(result, f"{shape}, against {result.against}{through}")
 
-    def _heading(self, counts: str) -> str:
-        origin: Provenance = self.provenance  # type: ignore[attr-defined]
-        stopped = ", interrupted" if origin.interrupted else ""
-        against = f"against {self.against}"  # type: ignore[attr-defined]
-        lens = origin.settings.get("lens", "logit lens")
-        through = "" if lens == "logit lens" else f", through {lens}"
-        return f"{type(self).__name__}: {counts}, {against}{through}, {self.unit}; {origin.model}{stopped}"  # type: ignore[attr-defined]
 
-    def _table(self) -> pd.DataFrame:
-        profile: pd.DataFrame = self.mean_profile()  # type: ignore[attr-defined]
-        pairs = zip(profile["mean"], profile["se"], strict=True)
-        text = [f"{m:.3f} ± {e:.3f}" if math.isfinite(e) else f"{m:.3f}" for m, e in pairs]
-        place = [str(Site(s, n)) for s, n in zip(profile["site"], profile["layer"], strict=True)]
-        wide = profile.assign(text=text, place=place).pivot_table(
-            index="place", columns="quantity", values="text", aggfunc="first", sort=False
-        )
-        wide.index.name = wide.columns.name = None
-        return wide.fillna("")  # "decided" of sites that are no states of the residual stream
-
-    def _footer(self) -> str:
-        return "mean over tokens ± standard error over documents; agreement, decided: shares of tokens"
-
-    def __repr__(self) -> str:
-        heading = self._heading(self._counts())  # type: ignore[attr-defined]
-        return f"{heading}\n{self._table().to_string()}\n{self._footer()}" if self._any() else heading  # type: ignore[attr-defined]
-
-    def _repr_html_(self) -> str:
-        """A heading and the mean profile as a table, for notebooks."""
-        heading = html.escape(self._heading(self._counts()))  # type: ignore[attr-defined]
-        if not self._any():  # type: ignore[attr-defined]
-            return f"<div><strong>{heading}</strong></div>"
-        return f"<div><strong>{heading}</strong>{self._table().to_html()}<small>{html.escape(self._footer())}</small></div>"
+def _profile_table(profile: pd.DataFrame) -> pd.DataFrame:
+    """A mean profile as it is printed: sites down, quantities across."""
+    text = plus_minus(profile["mean"], profile["se"])
+    place = [str(Site(s, n)) for s, n in zip(profile["site"], profile["layer"], strict=True)]
+    wide = profile.assign(text=text, place=place).pivot_table(
+        index="place", columns="quantity", values="text", aggfunc="first", sort=False
+    )
+    wide.index.name = wide.columns.name = None
+    return wide.fillna("")  # "decided" of sites that are no states of the residual stream
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LayerDivergence(_Printed, Positions, Result):
+class LayerDivergence(Positions, Result):
     """Divergences between the lens distribution at each site and another, and what each site would have predicted.
 
     Rows are the positions counted, ordered by document and position. A position is that of the token read; the distributions
@@ -247,6 +230,8 @@ class LayerDivergence(_Printed, Positions, Result):
         columns, rows = site_columns(self.sites, sites, layers), self.rows(documents, positions)
         wanted = list(self.metrics) if metrics is None else chosen_from("metrics", metrics, self.metrics)
         depth = [i for i, name in enumerate(self.metrics) if name in wanted]
+        if not depth:
+            raise InputError(f"metrics is empty; choose from {', '.join(self.metrics)}")
         changed: dict[str, Any] = {
             "sites": tuple(self.sites[i] for i in columns),
             "metrics": tuple(self.metrics[i] for i in depth),
@@ -286,15 +271,18 @@ class LayerDivergence(_Printed, Positions, Result):
             frame["generated"] = self.generated.numpy()[row]
         return frame
 
-    def _any(self) -> bool:
-        return self.n_tokens > 0
+    def _title(self) -> list[str]:
+        return [_heading(self, self.n_tokens, len(self.documents))]
 
-    def _counts(self) -> str:
-        return f"{self.n_tokens} tokens of {len(self.documents)} documents x {len(self.sites)} sites"
+    def _table(self) -> pd.DataFrame | None:
+        return _profile_table(self.mean_profile()) if self.n_tokens else None
+
+    def _notes(self) -> list[str]:
+        return [_NOTE]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DivergenceSummary(_Printed, Result):
+class DivergenceSummary(Result):
     """The same means as ``LayerDivergence``, from sums over a corpus of any size.
 
     Attributes:
@@ -344,11 +332,14 @@ class DivergenceSummary(_Printed, Result):
         """The mean profile."""
         return self.mean_profile()
 
-    def _any(self) -> bool:
-        return self.tokens > 0
+    def _title(self) -> list[str]:
+        return [_heading(self, self.tokens, self.documents)]
 
-    def _counts(self) -> str:
-        return f"{self.tokens} tokens of {self.documents} documents x {len(self.sites)} sites"
+    def _table(self) -> pd.DataFrame | None:
+        return _profile_table(self.mean_profile()) if self.tokens else None
+
+    def _notes(self) -> list[str]:
+        return [_NOTE]
 
 
 def stream_columns(sites: Sequence[Site], *, required: bool = True) -> list[int]:

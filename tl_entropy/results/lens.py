@@ -21,9 +21,12 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
 from tl_entropy.results.positions import Positions, site_columns, token_means
+from tl_entropy.results.printing import plus_minus, title
 from tl_entropy.sites import SITE_NAMES, Site
 
 Quantity = Literal["entropy", "surprisal"]
+
+_NOTE = "mean over tokens ± standard error over documents"
 
 
 def _profile_frame(sites: Sequence[Site], orders: Sequence[float], mean: Tensor, se: Tensor, **counts: int) -> pd.DataFrame:
@@ -36,43 +39,19 @@ def _profile_frame(sites: Sequence[Site], orders: Sequence[float], mean: Tensor,
     return pd.DataFrame(lines)
 
 
-class _LensMixin:
-    """What both lens results print."""
-
-    def _heading(self, shape: str) -> str:
-        origin: Provenance = self.provenance  # type: ignore[attr-defined]
-        stopped = ", interrupted" if origin.interrupted else ""
-        return f"{type(self).__name__}: {shape}, {self.unit}; {origin.model}{stopped}"  # type: ignore[attr-defined]
-
-    def _printed(self, shape: str, tokens: int) -> str:
-        if not tokens:
-            return self._heading(shape)
-        return f"{self._heading(shape)}\n{self._table().to_string()}\nmean over tokens ± standard error over documents"
-
-    def _table(self) -> pd.DataFrame:
-        profile = self.mean_profile()  # type: ignore[attr-defined]
-        pairs = zip(profile["mean"], profile["se"], strict=True)
-        text = [f"{m:.3f} ± {e:.3f}" if math.isfinite(e) else f"{m:.3f}" for m, e in pairs]
-        label = [Site(s, n) for s, n in zip(profile["site"], profile["layer"], strict=True)]
-        wide = profile.assign(text=text, place=[str(s) for s in label])
-        table = wide.pivot_table(index="place", columns="order", values="text", aggfunc="first", sort=False)
-        table.columns = [f"order {order:g}" for order in table.columns]
-        table.index.name = None
-        return table
-
-    def _repr_html_(self) -> str:
-        """A heading and the mean profile as a table, for notebooks."""
-        import html
-
-        lines = repr(self).splitlines()
-        first, last = html.escape(lines[0]), html.escape(lines[-1])
-        if len(lines) == 1:  # nothing was counted
-            return f"<div><strong>{first}</strong></div>"
-        return f"<div><strong>{first}</strong>{self._table().to_html()}<small>{last}</small></div>"
+def _profile_table(profile: pd.DataFrame) -> pd.DataFrame:
+    """A mean profile as it is printed: sites down, orders across."""
+    text = plus_minus(profile["mean"], profile["se"])
+    place = [str(Site(s, n)) for s, n in zip(profile["site"], profile["layer"], strict=True)]
+    wide = profile.assign(text=text, place=place)
+    table = wide.pivot_table(index="place", columns="order", values="text", aggfunc="first", sort=False)
+    table.columns = [f"order {order:g}" for order in table.columns]
+    table.index.name = None
+    return table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LensEntropy(_LensMixin, Positions, Result):
+class LensEntropy(Positions, Result):
     """Entropy of the lens distribution at every position read, every site and every order.
 
     Rows are the positions counted, ordered by document and position; ``document[row]`` and ``position[row]`` say which.
@@ -246,14 +225,19 @@ class LensEntropy(_LensMixin, Positions, Result):
         }
         return xarray.Dataset(variables, coordinates, {"model": self.provenance.model, "unit": self.unit})
 
-    def __repr__(self) -> str:
+    def _title(self) -> list[str]:
         axes = f"{len(self.sites)} sites x {len(self.orders)} orders"
-        shape = f"{self.n_tokens} tokens of {len(self.documents)} documents x {axes}"
-        return self._printed(shape, self.n_tokens)
+        return [title(self, f"{self.n_tokens} tokens of {len(self.documents)} documents x {axes}")]
+
+    def _table(self) -> pd.DataFrame | None:
+        return _profile_table(self.mean_profile()) if self.n_tokens else None
+
+    def _notes(self) -> list[str]:
+        return [_NOTE]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LensSummary(_LensMixin, Result):
+class LensSummary(Result):
     """The same entropies as ``LensEntropy``, as sums over a corpus of any size: means, deviations, quantiles, histograms.
 
     Attributes:
@@ -331,6 +315,12 @@ class LensSummary(_LensMixin, Result):
         extra = {"deviation": self.deviation().flatten().tolist(), "q25": low, "median": middle, "q75": high}
         return self.mean_profile().assign(**extra)
 
-    def __repr__(self) -> str:
-        shape = f"{self.tokens} tokens of {self.documents} documents x {len(self.sites)} sites x {len(self.orders)} orders"
-        return self._printed(shape, self.tokens)
+    def _title(self) -> list[str]:
+        axes = f"{len(self.sites)} sites x {len(self.orders)} orders"
+        return [title(self, f"{self.tokens} tokens of {self.documents} documents x {axes}")]
+
+    def _table(self) -> pd.DataFrame | None:
+        return _profile_table(self.mean_profile()) if self.tokens else None
+
+    def _notes(self) -> list[str]:
+        return [_NOTE]

@@ -7,7 +7,6 @@ differences between layers and ratios included, has a standard error, and nothin
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tl_entropy.functional.information import chance_adjusted
 from tl_entropy.functional.soft import unresolved
 from tl_entropy.functional.statistics import jackknife_error
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
+from tl_entropy.results.printing import plus_minus, title
 from tl_entropy.sites import Site
 
 Quantity = Literal["information", "share", "entropy", "efficiency", "plug_in", "null", "ceiling", "regularity"]
@@ -297,19 +297,20 @@ class SoftInformation(Result):
         tables = []
         for bins in dict.fromkeys(self.n_bins):
             draws = [k for k, b in enumerate(self.n_bins) if b == bins]
-            text = {"H(Z)": [_plus_minus(*pair) for pair in self._means("entropy", 0, draws)]}
+            text = {"H(Z)": plus_minus(*self._means("entropy", 0, draws))}
             for j, label in enumerate(self.labels):
-                text[f"I({label};Z)"] = [_plus_minus(*pair) for pair in self._means("information", j, draws)]
-            text["ceiling"] = [f"{value:.3f}" for value, _ in self._means("ceiling", 0, draws)]
+                text[f"I({label};Z)"] = plus_minus(*self._means("information", j, draws))
+            text["ceiling"] = [f"{value:.3f}" for value in self._means("ceiling", 0, draws)[0]]
             names = [str(s) if h < 0 else f"{s} head {h}" for s, h in zip(self.sites, self.heads, strict=True)]
             names = [f"{name}, {bins} bins" if len(set(self.n_bins)) > 1 else name for name in names]
             tables.append(pd.DataFrame(text, index=names).iloc[self._shown()])
         return pd.concat(tables)
 
-    def _means(self, of: Quantity, label: int, draws: list[int]) -> list[tuple[float, float]]:
+    def _means(self, of: Quantity, label: int, draws: list[int]) -> tuple[list[float], list[float]]:
+        """Means over draws and their errors, by place."""
         values = self.values(of)[..., draws].mean(-1, keepdim=True)
         value, error = values[0, :, label, 0], self.error_of(values)[:, label, 0]
-        return list(zip(value.tolist(), error.tolist(), strict=True))
+        return value.tolist(), error.tolist()
 
     def _notes(self) -> list[str]:
         folds = int((self.fold_tokens.sum(1) > 0).sum())
@@ -342,19 +343,6 @@ class SoftInformation(Result):
             notes.append(f"{self.dropped} positions dropped: a state there was zero or not finite")
         return notes
 
-    def _heading(self) -> str:
-        stopped = ", interrupted" if self.provenance.interrupted else ""
+    def _title(self) -> list[str]:
         axes = f"{len(self.sites)} places x {len(self.labels)} label sets x {len(self.seeds)} draws"
-        return f"SoftInformation: {axes}, {self.unit}; {self.provenance.model}{stopped}"
-
-    def __repr__(self) -> str:
-        return "\n".join([self._heading(), self._table().to_string(), *self._notes()])
-
-    def _repr_html_(self) -> str:
-        """A heading, the table and the notes, for notebooks."""
-        notes = "<br>".join(map(html.escape, self._notes()))
-        return f"<div><strong>{html.escape(self._heading())}</strong>{self._table().to_html()}<small>{notes}</small></div>"
-
-
-def _plus_minus(value: float, error: float) -> str:
-    return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"
+        return [title(self, axes)]

@@ -1,0 +1,63 @@
+"""How results print themselves, as text and in a notebook: a title, a table, and notes on what it shows."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from tl_entropy.results.base import Provenance
+
+
+class Printed:
+    """Gives ``repr`` and the notebook's view to a class that says what its title, table and notes are."""
+
+    printing: ClassVar[Mapping[str, Any]] = {}
+    """Options of ``pandas.DataFrame.to_string`` and ``to_html`` alike."""
+
+    def _title(self) -> list[str]:
+        """The first line, and others that belong to it."""
+        raise NotImplementedError
+
+    def _table(self) -> pd.DataFrame | None:
+        """What is shown; None where nothing was counted."""
+        raise NotImplementedError
+
+    def _notes(self) -> list[str]:
+        """Lines below the table."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        table = self._table()
+        return "\n".join([*self._title(), *([] if table is None else [table.to_string(**self.printing), *self._notes()])])
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        table = self._table()
+        first, *others = map(html.escape, self._title())
+        title = "<br>".join([f"<strong>{first}</strong>", *others])
+        if table is None:
+            return f"<div>{title}</div>"
+        notes = "<br>".join(map(html.escape, self._notes()))
+        return f"<div>{title}{table.to_html(**self.printing)}<small>{notes}</small></div>"
+
+
+def title(result: Any, shape: str) -> str:
+    """The line that says of what kind a result is, of what shape and unit, and of which model."""
+    origin: Provenance = result.provenance
+    stopped = ", interrupted" if origin.interrupted else ""
+    return f"{type(result).__name__}: {shape}, {result.unit}; {origin.model}{stopped}"
+
+
+def plus_minus(means: Iterable[float], errors: Iterable[float], *, sign: str = "") -> list[str]:
+    """Means with their standard errors, where there are any; ``sign="+"`` shows that of positive means, too.
+
+    >>> plus_minus([1.0, 2.0], [0.25, math.nan], sign="+")
+    ['+1.000 ± 0.250', '+2.000']
+    """
+    pairs = zip(means, errors, strict=True)
+    return [f"{mean:{sign}.3f} ± {error:.3f}" if math.isfinite(error) else f"{mean:{sign}.3f}" for mean, error in pairs]
