@@ -388,6 +388,7 @@ def test_what_is_kept_does_not_change_with_the_users_tensor(gpt2):
         (lambda: ablate_heads([(3, 1)], means={3: ZEROS[0]}), InputError, r"layer 3 must be .*; got \[8\]"),
         (lambda: ablate_heads(np.array([[1.0, 1.0]])), InputTypeError, "heads: a layer must be an int"),
         (lambda: ablate_heads(np.array([3, 1])), InputTypeError, "heads must be pairs"),
+        (lambda: ablate_heads(np.array(3)), InputTypeError, "heads must be pairs"),
         (lambda: ablate(None), InputTypeError, "sites must be whole sub-layers.*got None"),
         (lambda: ablate(3), InputTypeError, "sites must be whole sub-layers.*got 3"),
         (lambda: ablate(["mlp_out.0", 3]), InputTypeError, "sites must be whole sub-layers.*got 3"),

@@ -175,3 +175,13 @@ def test_refusals_of_the_map():
         contrast_map(made(), document=0, start=9)
     with pytest.raises(InputTypeError, match="result must be a Contrast; got str"):
         contrast_map("x")
+
+
+def test_a_setting_shared_by_both_runs_still_tells_two_contrasts_apart():
+    tuned = {"lens": "tuned lens of tiny"}
+    second = made(run="ablate heads 0.1")
+    before, after = (dataclasses.replace(o, settings={**o.settings, **tuned}) for o in (second.before, second.after))
+    axes = plot([made(run="ablate heads 0.1"), dataclasses.replace(second, before=before, after=after)])
+    assert legend(axes) == ["tiny, ablate heads 0.1, logit lens", "tiny, ablate heads 0.1, tuned lens of tiny"]
+    with pytest.raises(InputError, match="results is empty"):
+        plot([])

@@ -80,7 +80,7 @@ def measure(
     settings = {
         **settings, "positions": repr(positions), "max_new_tokens": max_new_tokens,
         "prepend_bos": accumulator.adapter.prepends_begin,
-        **described(options),
+        **described(options, batch_size=batch_size),
     }  # fmt: skip
     try:
         report = stream(

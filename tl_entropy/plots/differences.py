@@ -18,6 +18,7 @@ from tl_entropy.plots.cells import map_title, shown_part, token_map
 from tl_entropy.plots.depth import depth_lines, depth_ticks
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, only
 from tl_entropy.results import Contrast
+from tl_entropy.results.contrast import run_names
 
 # Of the largest change in a map; cells that fall by less are not marked.
 MARKED_FROM = 0.1
@@ -61,7 +62,9 @@ def contrast(
     check_choice("band", band, ("se", None))
     if labels is None and not isinstance(results, Mapping):
         items = list(results) if isinstance(results, list | tuple) else [results]
-        labels = [item.runs()[1] if isinstance(item, Contrast) else "" for item in items]
+        contrasts = [item for item in items if isinstance(item, Contrast)]
+        if len(contrasts) == len(items):
+            labels = run_names([origin for item in contrasts for origin in (item.before, item.after)])[1::2]
     by_name = named(results, (Contrast,), "contrast", labels)
     wanted = {name: only("quantity", quantity, result.quantities) for name, result in by_name.items()}
     axis = {_axis_name(by_name[name], of) for name, of in wanted.items()}
