@@ -1,11 +1,12 @@
 """How long vocabulary_divergences takes, how much memory and how far off it is, beside vocabulary_statistics on the same rows.
 
-    python tests/benchmarks/bench_comparison.py [--threads 2] [--repeats 5] [--parts time errors memory peer]
+    python tests/benchmarks/bench_comparison.py [--threads 2] [--repeats 5] [--parts time whole errors memory peer]
 
 Ratios are medians of interleaved repeats in one run, so that a drift of the machine hits both sides; measure on an idle one.
 ``--clock cpu`` takes processor time instead of wall-clock time: for a busy machine, and with one thread.
 
 time    13 sites x 96 rows of GPT-2's shape, every site against the last, relative to vocabulary_statistics made the same way
+whole   the functions themselves: layer_divergence on 8 texts of 96 tokens, relative to lens_entropy on the same
 errors  the largest for logits of several standard deviations, and for neighbours that are 1e-3 and 1e-4 apart
 memory  peak memory beyond what was there before, each variant in a process of its own
 peer    the trajectory of the package tuned-lens through its logit lens on 96 tokens, one thread, the forward pass not counted
@@ -25,6 +26,7 @@ import torch
 from bench_readout import WAYS, resident
 from shared import D_VOCAB, medians, random_model, show
 
+import tl_entropy as tle
 from tl_entropy.functional import (
     compiler_available,
     fisher_rao_distance,
@@ -80,6 +82,26 @@ def bench_time(repeats: int, clock: Callable[[], float]) -> None:
             continue
         print(f"{way}, {SITES} sites x {ROWS} rows x {D_MODEL} x {D_VOCAB}, {torch.get_num_threads()} threads")
         show(medians(time_variants(way), repeats, clock), {})
+
+
+def bench_whole(repeats: int, clock: Callable[[], float]) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf_model, tokenizer = random_model()
+    model = TransformerBridge.boot_transformers("x/y", hf_model=hf_model, tokenizer=tokenizer, device="cpu")
+    tokens = torch.randint(0, D_VOCAB - 1, (8, ROWS), generator=torch.Generator().manual_seed(1))
+
+    def divergence(*metrics: Any) -> Callable[[], Any]:
+        return lambda: tle.layer_divergence(model, tokens, metrics=metrics, compiled=False, progress=False)
+
+    variants = {
+        "lens_entropy": lambda: tle.lens_entropy(model, tokens, compiled=False, progress=False),
+        "layer_divergence, kl": divergence("kl"),
+        "layer_divergence, kl, fisher_rao": divergence("kl", "fisher_rao"),
+        "layer_divergence, kl, fisher_rao, jsd": divergence("kl", "fisher_rao", "jsd"),
+    }
+    print(f"whole functions, 8 texts x {ROWS} tokens x {SITES} sites, eager, {torch.get_num_threads()} threads")
+    show(medians(variants, repeats, clock), {})
 
 
 def bench_errors() -> None:
@@ -177,7 +199,7 @@ def bench_peer(repeats: int, clock: Callable[[], float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = ("time", "errors", "memory", "peer")
+    every = ("time", "whole", "errors", "memory", "peer")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=every, default=every)
@@ -191,6 +213,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if "time" in options.parts:
         bench_time(options.repeats, clock)
+    if "whole" in options.parts:
+        bench_whole(options.repeats, clock)
     if "errors" in options.parts:
         bench_errors()
     if "memory" in options.parts:
