@@ -160,6 +160,33 @@ def test_ablation_gives_the_difference_that_it_makes(monkeypatch, capsys, tmp_pa
     assert {p.name for p in tmp_path.iterdir()} == {"contrast.safetensors", "profile.csv"} | figures
 
 
+def test_heads_are_set_to_their_means(monkeypatch, capsys, tmp_path):
+    arguments = ("lens", "--model", BUNDLED, "--text", CODE[0], "--text", CODE[1], "--ablate", "0.5", "--surprisal")
+    status, _, err = run(monkeypatch, capsys, *arguments, "--to-means", "--out", tmp_path / "o")
+    assert status == 0, err
+    model = tle.demo_model()
+    edit = tle.ablate_heads([(0, 5)], means=tle.head_means(model, CODE, progress=False))
+    plain, edited = (
+        tle.lens_entropy(model, CODE, surprisal=True, progress=False, **options) for options in ({}, {"interventions": edit})
+    )
+    mine, expected = tle.load(tmp_path / "o" / "contrast.safetensors"), tle.contrast(plain, edited)
+    assert mine.quantities == expected.quantities == ("entropy", "surprisal")
+    assert torch.allclose(mine.difference, expected.difference, atol=1e-5, equal_nan=True)
+
+
+def test_sampled_text_is_measured(monkeypatch, capsys, tmp_path):
+    options = {"max_new_tokens": 3, "temperature": 0.8, "seed": 7}
+    given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    arguments = ("divergence", "--model", BUNDLED, "--text", CODE[0], "--metrics", "kl", "--surprisal", *given)
+    status, _, err = run(monkeypatch, capsys, *arguments, "--out", tmp_path)
+    assert status == 0, err
+    mine = tle.load(tmp_path / "divergence.safetensors")
+    expected = tle.layer_divergence(tle.demo_model(), CODE[0], metrics="kl", surprisal=True, progress=False, **options)
+    assert mine.token.tolist() == expected.token.tolist()
+    assert mine.generated.tolist() == expected.generated.tolist()
+    assert 0 < int(mine.generated.sum()) <= 3
+
+
 @pytest.mark.parametrize("kind", ["npy", "safetensors"])
 def test_steering_by_a_vector_in_a_file(kind, monkeypatch, capsys, tmp_path):
     vector = torch.linspace(-1, 1, 192)
@@ -242,6 +269,7 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
         ([*DIVERGENCE, "--ablate", "3.1", "--summary"], "leave --summary and --max-new-tokens out"),
         ([*DIVERGENCE, "--ablate", "3.1", "--max-new-tokens", "2"], "leave --summary and --max-new-tokens out"),
         ([*DIVERGENCE, "--steer", "v.npy", "--steer-at", "stream.1"], "--steer-at must be a site such as resid_post.3"),
+        ([*DIVERGENCE, "--to-means"], "--to-means needs heads"),
         ([*DIVERGENCE, "--steer", "vector.npy"], "--steer and --steer-at go together"),
         ([*DIVERGENCE, "--steer", "no.npy", "--steer-at", "resid_post.1"], "--steer: no.npy cannot be read"),
         ([*DIVERGENCE, "--tuned-lens", "/no/lens"], "/no/lens"),

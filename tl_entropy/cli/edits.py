@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
+from tl_entropy.cli.options import Source
 from tl_entropy.errors import FileError, InputError
 from tl_entropy.sites import Site
 
@@ -16,65 +19,89 @@ TunedLens = Annotated[
     Path | None,
     typer.Option("--tuned-lens", help="a tuned lens, of tl-entropy or the package tuned-lens; the logit lens, if not given"),
 ]
-Ablate = Annotated[
-    str | None,
-    typer.Option(
-        help="heads (3.1 is layer 3, head 1) or sub-layers (attn_out.3, mlp_out.0) to set to 0, separated by commas; the "
-        "result is the difference that this makes"
-    ),
-]
-Steer = Annotated[
-    Path | None, typer.Option(help="a .npy or .safetensors file of one vector to add to the residual stream; likewise")
-]
-SteerAt = Annotated[str | None, typer.Option(help="where --steer adds it, such as resid_post.3")]
-SteerScale = Annotated[float, typer.Option(help="factor on the vector of --steer")]
 
 
-def tuned_lens(path: Path | None) -> Any:
+def lens_of(path: Path | None) -> Any:
     """The lens in a file or folder; None stays None, the logit lens."""
     import tl_entropy as tle
 
     return None if path is None else tle.load_tuned_lens(path)
 
 
-def interventions(ablate: str | None, steer: Path | None, at: str | None, scale: float) -> tuple[Any, ...]:
-    """What the options ask to change in the model."""
-    import tl_entropy as tle
+@dataclass(frozen=True)
+class Changes:
+    """What is to be changed in the model while it is measured."""
 
-    found: list[Any] = []
-    if ablate is not None:
-        parts = [part.strip() for part in ablate.split(",")]
-        heads = [tuple(map(int, part.split("."))) for part in parts if re.fullmatch(r"\d+\.\d+", part)]
+    heads: tuple[tuple[int, int], ...]
+    to_means: bool
+    others: tuple[Any, ...]
+
+    @classmethod
+    def of(
+        cls,
+        ablate: Annotated[
+            str | None,
+            typer.Option(
+                help="heads (3.1 is layer 3, head 1) or sub-layers (attn_out.3, mlp_out.0) to set to 0, separated by commas; "
+                "the result is the difference that this makes (of tl-entropy heads: what the changed model gives)"
+            ),
+        ] = None,
+        to_means: Annotated[
+            bool, typer.Option("--to-means", help="set heads of --ablate to their mean over the texts, not to 0; takes a pass")
+        ] = False,
+        steer: Annotated[
+            Path | None, typer.Option(help="a .npy or .safetensors file of one vector to add to the residual stream; likewise")
+        ] = None,
+        steer_at: Annotated[str | None, typer.Option(help="where --steer adds it, such as resid_post.3")] = None,
+        steer_scale: Annotated[float, typer.Option(help="factor on the vector of --steer")] = 1.0,
+    ) -> Changes:
+        """The changes that these options ask for."""
+        import tl_entropy as tle
+
+        parts = [] if ablate is None else [part.strip() for part in ablate.split(",")]
+        heads = [part.split(".") for part in parts if re.fullmatch(r"\d+\.\d+", part)]
         whole = [part for part in parts if re.fullmatch(r"(attn|mlp)_out\.\d+", part)]
         if len(heads) + len(whole) < len(parts):
             raise InputError(f"--ablate must be heads, such as 3.1, or sub-layers, such as mlp_out.0; got {ablate!r}")
-        if heads:
-            found.append(tle.ablate_heads([(layer, head) for layer, head in heads]))
-        if whole:
-            found.append(tle.ablate(whole))
-    if (steer is None) != (at is None):
-        raise InputError("--steer and --steer-at go together: a file with the vector, and a site such as resid_post.3")
-    if steer is not None and at is not None:
-        try:
-            place = Site.parse(at)
-        except InputError as error:
-            raise InputError(f"--steer-at must be a site such as resid_post.3; got {at!r}") from error
-        found.append(tle.steer(_vector(steer), layer=place.layer, site=place.name, scale=scale))  # type: ignore[arg-type]
-    return tuple(found)
+        if to_means and not heads:
+            raise InputError("--to-means needs heads to set to their means, such as --ablate 3.1")
+        if (steer is None) != (steer_at is None):
+            raise InputError("--steer and --steer-at go together: a file with the vector, and a site such as resid_post.3")
+        others = [tle.ablate(whole)] if whole else []
+        if steer is not None and steer_at is not None:
+            try:
+                place = Site.parse(steer_at)
+            except InputError as error:
+                raise InputError(f"--steer-at must be a site such as resid_post.3; got {steer_at!r}") from error
+            others.append(tle.steer(_vector(steer), layer=place.layer, site=cast("Any", place.name), scale=steer_scale))
+        return cls(tuple((int(layer), int(head)) for layer, head in heads), to_means, tuple(others))
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.heads or self.others)
+
+    def interventions(self, source: Source) -> tuple[Any, ...]:
+        """The same for a model and its texts."""
+        import tl_entropy as tle
+
+        if not self.heads:
+            return self.others
+        layers = sorted({layer for layer, _ in self.heads})
+        means = tle.head_means(source.model, source.inputs, layers=layers, **source.windows) if self.to_means else None
+        return (tle.ablate_heads(self.heads, means=means), *self.others)
 
 
-def measured(run: Callable[..., Any], changes: tuple[Any, ...], *, summary: bool, max_new_tokens: int) -> Any:
-    """The result of a run, or the difference that interventions make to it."""
+def measured(function: Callable[..., Any], source: Source, changes: Changes, generation: dict[str, Any], **options: Any) -> Any:
+    """What a function measures of a source, or the difference that changes make to it."""
     import tl_entropy as tle
 
-    if not changes:
-        return run()
-    if summary or max_new_tokens:
+    if changes and (generation["max_new_tokens"] or options.get("keep") == "summary"):
         raise InputError(
             "--ablate and --steer give differences at every position of the same texts; leave --summary and --max-new-tokens "
             "out"
         )
-    return tle.contrast(run(), run(interventions=changes))
+    run = partial(function, source.model, source.inputs, **options, **generation, **source.windows)
+    return tle.contrast(run(), run(interventions=changes.interventions(source))) if changes else run()
 
 
 def _vector(path: Path) -> Any:

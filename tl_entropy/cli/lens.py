@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from tl_entropy.cli.app import app
-from tl_entropy.cli.edits import Ablate, Steer, SteerAt, SteerScale, TunedLens, interventions, measured, tuned_lens
+from tl_entropy.cli.edits import Changes, TunedLens, lens_of, measured
 from tl_entropy.cli.options import (
     Kind,
-    NewTokens,
     Orders,
     Out,
     Precision,
     Sites,
     Source,
     Summary,
+    Surprisal,
     Unit,
+    generation,
     known_kind,
     names,
     numbers,
@@ -47,29 +47,25 @@ def demo(
 
 
 @app.command()
-@reads("tl-entropy-lens")
+@reads("tl-entropy-lens", generation, Changes.of)
 def lens(
     source: Source,
+    generated: dict[str, Any],
+    changes: Changes,
     orders: Orders = "1",
     sites: Sites = "embed,resid_post",
+    surprisal: Surprisal = False,
     top_k: Annotated[int, typer.Option(min=0, help="most probable tokens to keep at every site")] = 0,
-    max_new_tokens: NewTokens = 0,
     summary: Summary = False,
     precision: Precision = "float32",
-    tuned_lens_path: TunedLens = None,
-    ablate: Ablate = None,
-    steer: Steer = None,
-    steer_at: SteerAt = None,
-    steer_scale: SteerScale = 1.0,
+    tuned_lens: TunedLens = None,
 ) -> None:
     """Lens entropy of every layer of a model on texts, files or a data set."""
     import tl_entropy as tle
 
     check_choice("--precision", precision, ("float32", "bfloat16"))
-    wanted, changes = numbers(orders), interventions(ablate, steer, steer_at, steer_scale)
-    run = partial(
-        tle.lens_entropy, source.model, source.inputs, orders=wanted, sites=names(sites), top_k=top_k,
-        lens=tuned_lens(tuned_lens_path), max_new_tokens=max_new_tokens, keep="summary" if summary else "positions",
-        precision=cast("Any", precision), **source.windows,
+    result = measured(
+        tle.lens_entropy, source, changes, generated, orders=numbers(orders), sites=names(sites), surprisal=surprisal,
+        top_k=top_k, lens=lens_of(tuned_lens), keep="summary" if summary else "positions", precision=precision,
     )  # fmt: skip
-    report(measured(run, changes, summary=summary, max_new_tokens=max_new_tokens).to(source.unit), source.out)
+    report(result.to(source.unit), source.out)

@@ -1,7 +1,7 @@
 """Options that several commands share, and how their texts become values.
 
 A command that reads texts is decorated with ``reads``: its first argument is then a ``Source``, and the options for the model,
-the texts and the output folder are those of ``Source.of``, declared once.
+the texts and the output folder are those of ``Source.of``, declared once. Other groups of options work alike.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Unit = Annotated[str, typer.Option(help="nats or bits")]
 Kind = Annotated[str | None, typer.Option(help="bridge or hooked; what is installed, if not given")]
 Sites = Annotated[str, typer.Option(help="sites, separated by commas")]
 Orders = Annotated[str, typer.Option(help="Rényi orders, separated by commas; 1 is Shannon, inf is allowed")]
+Surprisal = Annotated[bool, typer.Option("--surprisal", help="surprisal and rank of the next token at every site, too")]
 Summary = Annotated[bool, typer.Option("--summary", help="keep sums only, in constant memory, not every position")]
-NewTokens = Annotated[int, typer.Option(min=0, help="tokens to generate after each text")]
 Precision = Annotated[str, typer.Option(help="float32 or bfloat16, of the product with the unembedding")]
 
 
@@ -84,24 +84,45 @@ class Source:
         return cls(model, kind, device, dtype, inputs, windows, unit, out or Path(folder))
 
 
-def reads(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command, whose first argument is a ``Source``, the options of ``Source.of``; results go to ``folder``."""
+def reads(folder: str, *groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of ``Source.of``, and those of other groups; results go to ``folder``.
+
+    A group is a function whose parameters are options. The command's first arguments are then a ``Source`` and what the groups
+    make of theirs; its other parameters are options of its own.
+    """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        shared = list(inspect.signature(Source.of, eval_str=True).parameters.values())[:-1]
-        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        source = [p for p in _parameters(Source.of) if p.name != "folder"]
+        grouped = [_parameters(group) for group in groups]
+        own = _parameters(command)[1 + len(groups) :]
 
         def run(**given: Any) -> None:
-            source = Source.of(**{p.name: given.pop(p.name) for p in shared}, folder=folder)
-            command(source, **given)
+            parts = [Source.of(**{p.name: given.pop(p.name) for p in source}, folder=folder)]
+            for group, parameters in zip(groups, grouped, strict=True):
+                parts.append(group(**{p.name: given.pop(p.name) for p in parameters}))
+            command(*parts, **given)
 
-        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared[:8], *own, *shared[8:])]
+        # The texts first, what is measured next, the windows and the machine last.
+        parameters = [*source[:8], *own, *(p for group in grouped for p in group), *source[8:]]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
 
     return decorated
+
+
+def generation(
+    max_new_tokens: Annotated[int, typer.Option(min=0, help="tokens to generate after each text")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="of the generation; 0 is greedy")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="of the generation, where it samples")] = 0,
+) -> dict[str, Any]:
+    """How to generate, as options of the measuring functions."""
+    return {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())
 
 
 def known_kind(kind: str | None) -> Any:
