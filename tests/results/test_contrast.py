@@ -260,7 +260,12 @@ def test_contrasts_that_differ_in_the_lens_or_the_window_have_labels_of_their_ow
     found = [contrast(lens(0, provenance=origin({}, {"window": 64})), lens(1, provenance=after)) for after in afters]
     axes = tle.plots.contrast(found, quantity="entropy", sites="resid_post")
     shown = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert shown == ["tiny", "tiny, tuned lens of tiny", "tiny, window=10", "tiny, window=12"]
+    assert shown == [
+        "tiny, logit lens",
+        "tiny, tuned lens of tiny",
+        "tiny, logit lens, window=10",
+        "tiny, logit lens, window=12",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def canvas(ax: Axes | None, size: tuple[float, float], **rc: Any) -> Iterator[Ax
     if ax is not None:
         yield ax
         return
-    # Outside the context: the first figure of a session starts the backend, and what that sets has to stay.
+    # Outside the context: the first figure of a process starts the backend, and what that sets has to stay.
     figure = plt.figure(figsize=size, layout="constrained")
     with mpl.rc_context(NEW_FIGURE | rc):
         yield figure.subplots()
