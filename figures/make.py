@@ -98,7 +98,7 @@ def head_patterns(model: Any) -> Axes:
 
 def head_readouts(model: Any) -> Axes:
     """Entropy of what each head's output would predict by itself."""
-    result = tle.head_entropy(model, beginnings(), of="readout", norm="recomputed", keep="summary", progress=False)
+    result = tle.head_entropy(model, beginnings()[:10], of="readout", norm="recomputed", keep="summary", progress=False)
     return tle.plots.heads(result)
 
 
