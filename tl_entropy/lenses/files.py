@@ -60,6 +60,7 @@ def _load_published(folder: Path) -> TunedLens:
     if kind != LENS_TYPE:
         raise InputError(f"path: {folder} has a lens of type {kind!r}; only {LENS_TYPE!r} can be read")
     try:
+        # The published format is a pickle; read as weights only, nothing in it is run.
         state = torch.load(folder / "params.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen kinds, those of pickle among them
         raise FileError(f"path: {folder / 'params.pt'} cannot be read as tensors ({error}); it is damaged") from error

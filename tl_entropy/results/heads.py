@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -84,13 +85,13 @@ class _HeadTable(Printed):
         if self.of != "pattern" and of != "entropy":
             raise InputError(f"of: {of} belongs to attention patterns, and this result is of head readouts")
 
+    @abstractmethod
     def _counts(self) -> tuple[int, int]:
         """Tokens and documents."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean_profile(self, of: Quantity = "entropy") -> pd.DataFrame:
         """Means over tokens; see the subclasses."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False, repr=False)

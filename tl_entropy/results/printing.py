@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,23 +14,23 @@ if TYPE_CHECKING:
     from tl_entropy.results.base import Provenance
 
 
-class Printed:
+class Printed(ABC):
     """Gives ``repr`` and the notebook's view to a class that says what its title, table and notes are."""
 
     printing: ClassVar[Mapping[str, Any]] = {}
     """Options of ``pandas.DataFrame.to_string`` and ``to_html`` alike."""
 
+    @abstractmethod
     def _title(self) -> list[str]:
         """The first line, and others that belong to it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _table(self) -> pd.DataFrame | None:
         """What is shown; None where nothing was counted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _notes(self) -> list[str]:
         """Lines below the table."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         table = self._table()
