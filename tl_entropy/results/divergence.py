@@ -22,7 +22,7 @@ from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
 from tl_entropy.results.positions import Positions, site_columns, token_means
-from tl_entropy.results.printing import plus_minus, title
+from tl_entropy.results.printing import profile_table, title
 from tl_entropy.sites import Site
 
 STREAM_SITES = frozenset({"embed", "resid_pre", "resid_mid", "resid_post"})
@@ -49,17 +49,6 @@ def _heading(result: LayerDivergence | DivergenceSummary, tokens: int, documents
     through = "" if lens == "logit lens" else f", through {lens}"
     shape = f"{tokens} tokens of {documents} documents x {len(result.sites)} sites"
     return title(result, f"{shape}, against {result.against}{through}")
-
-
-def _profile_table(profile: pd.DataFrame) -> pd.DataFrame:
-    """A mean profile as it is printed: sites down, quantities across."""
-    text = plus_minus(profile["mean"], profile["se"])
-    place = [str(Site(s, n)) for s, n in zip(profile["site"], profile["layer"], strict=True)]
-    wide = profile.assign(text=text, place=place).pivot_table(
-        index="place", columns="quantity", values="text", aggfunc="first", sort=False
-    )
-    wide.index.name = wide.columns.name = None
-    return wide.fillna("")  # "decided" of sites that are no states of the residual stream
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -275,7 +264,7 @@ class LayerDivergence(Positions, Result):
         return [_heading(self, self.n_tokens, len(self.documents))]
 
     def _table(self) -> pd.DataFrame | None:
-        return _profile_table(self.mean_profile()) if self.n_tokens else None
+        return profile_table(self.mean_profile(), "quantity") if self.n_tokens else None
 
     def _notes(self) -> list[str]:
         return [_NOTE]
@@ -336,7 +325,7 @@ class DivergenceSummary(Result):
         return [_heading(self, self.tokens, self.documents)]
 
     def _table(self) -> pd.DataFrame | None:
-        return _profile_table(self.mean_profile()) if self.tokens else None
+        return profile_table(self.mean_profile(), "quantity") if self.tokens else None
 
     def _notes(self) -> list[str]:
         return [_NOTE]

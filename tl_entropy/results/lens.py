@@ -21,7 +21,7 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
 from tl_entropy.results.positions import Positions, site_columns, token_means
-from tl_entropy.results.printing import plus_minus, title
+from tl_entropy.results.printing import profile_table, title
 from tl_entropy.sites import SITE_NAMES, Site
 
 Quantity = Literal["entropy", "surprisal"]
@@ -37,17 +37,6 @@ def _profile_frame(sites: Sequence[Site], orders: Sequence[float], mean: Tensor,
         for j, order in enumerate(orders)
     ]
     return pd.DataFrame(lines)
-
-
-def _profile_table(profile: pd.DataFrame) -> pd.DataFrame:
-    """A mean profile as it is printed: sites down, orders across."""
-    text = plus_minus(profile["mean"], profile["se"])
-    place = [str(Site(s, n)) for s, n in zip(profile["site"], profile["layer"], strict=True)]
-    wide = profile.assign(text=text, place=place)
-    table = wide.pivot_table(index="place", columns="order", values="text", aggfunc="first", sort=False)
-    table.columns = [f"order {order:g}" for order in table.columns]
-    table.index.name = None
-    return table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -230,7 +219,7 @@ class LensEntropy(Positions, Result):
         return [title(self, f"{self.n_tokens} tokens of {len(self.documents)} documents x {axes}")]
 
     def _table(self) -> pd.DataFrame | None:
-        return _profile_table(self.mean_profile()) if self.n_tokens else None
+        return profile_table(self.mean_profile(), "order") if self.n_tokens else None
 
     def _notes(self) -> list[str]:
         return [_NOTE]
@@ -320,7 +309,7 @@ class LensSummary(Result):
         return [title(self, f"{self.tokens} tokens of {self.documents} documents x {axes}")]
 
     def _table(self) -> pd.DataFrame | None:
-        return _profile_table(self.mean_profile()) if self.tokens else None
+        return profile_table(self.mean_profile(), "order") if self.tokens else None
 
     def _notes(self) -> list[str]:
         return [_NOTE]

@@ -6,9 +6,11 @@ import html
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
+
+from tl_entropy.sites import Site
 
 if TYPE_CHECKING:
     from tl_entropy.results.base import Provenance
@@ -62,3 +64,14 @@ def plus_minus(means: Iterable[float], errors: Iterable[float], *, sign: str = "
     """
     pairs = zip(means, errors, strict=True)
     return [f"{mean:{sign}.3f} ± {error:.3f}" if math.isfinite(error) else f"{mean:{sign}.3f}" for mean, error in pairs]
+
+
+def profile_table(profile: pd.DataFrame, across: Literal["order", "quantity"]) -> pd.DataFrame:
+    """A mean profile as it is printed: sites down, orders or quantities across, blank where a site has no value."""
+    place = [str(Site(name, layer)) for name, layer in zip(profile["site"], profile["layer"], strict=True)]
+    shown = profile.assign(text=plus_minus(profile["mean"], profile["se"]), place=place)
+    table = shown.pivot_table(index="place", columns=across, values="text", aggfunc="first", sort=False).fillna("")
+    if across == "order":
+        table.columns = [f"order {order:g}" for order in table.columns]
+    table.index.name = table.columns.name = None
+    return table
