@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import matplotlib
 import pytest
+import torch
 from jaxtyping import install_import_hook
 from tiny_models import ARCHITECTURES, cached_model, kinds
 
 matplotlib.use("Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background jobs; Ctrl-C is tested, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,

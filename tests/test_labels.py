@@ -306,7 +306,6 @@ def test_values_that_fit_documents_and_positions_must_mean_the_same():
         (("trigram", "next_trigram"), InputError, "'next_trigram' has a class for no .*: none has 3 tokens after it"),
         (("trigram", "next_bigram"), InputError, "no token has a class in each of trigram, next_bigram; .* pass valid='own'"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_labels_that_mean_nothing(labels, error, message):
     with pytest.raises(error, match=message):
