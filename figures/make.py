@@ -17,20 +17,14 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
+from layers import FIGURES as LAYER_FIGURES
+from layers import beginnings
 from matplotlib.axes import Axes
 
 import tl_entropy as tle
 
-BEGINNING = 1000
-"""Characters of each module that the profiles read: about a window of the model."""
-
 ABLATED = ((1, 5), (3, 1), (5, 1))
 """Heads whose absence a figure shows: the sharpest ones (``head_patterns``) of an early, a middle and the last layer."""
-
-
-def beginnings() -> list[str]:
-    """The beginnings of all held-out modules."""
-    return [text[:BEGINNING] for text in tle.demo_texts()]
 
 
 def function(module: str, name: str) -> str:
@@ -221,6 +215,7 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     "training_next_tokens": training_next_tokens,
     "training_share": training_share,
     "training_entropy": training_entropy,
+    **LAYER_FIGURES,
 }
 
 

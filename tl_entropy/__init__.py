@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_entropy import functional, plots
+    from tl_entropy.analyses.cka import CKAAccumulator
     from tl_entropy.analyses.divergence import DivergenceAccumulator, layer_divergence
+    from tl_entropy.analyses.dynamics import layer_dynamics
+    from tl_entropy.analyses.embedding import profile_embedding
+    from tl_entropy.analyses.geometry import GeometryAccumulator, layer_geometry
     from tl_entropy.analyses.heads import HeadAccumulator, head_entropy
     from tl_entropy.analyses.lens import LensAccumulator, lens_entropy
+    from tl_entropy.analyses.matrix_similarity import MatrixAccumulator
+    from tl_entropy.analyses.models import compare_models
+    from tl_entropy.analyses.profiles import pairwise_distances, profile_distance
+    from tl_entropy.analyses.similarity import layer_similarity
     from tl_entropy.analyses.soft import label_plan, soft_information
     from tl_entropy.analyses.soft_sums import SoftAccumulator
     from tl_entropy.capture.adapter import Adapter
@@ -31,17 +39,30 @@ if TYPE_CHECKING:
     from tl_entropy.lenses.training import train_tuned_lens
     from tl_entropy.lenses.tuned import TunedLens
     from tl_entropy.results import LensEntropy, LensSummary, Provenance, SoftInformation, load
+    from tl_entropy.results.comparison import ModelComparison
     from tl_entropy.results.contrast import Contrast, contrast
+    from tl_entropy.results.distances import PairwiseDistances, ProfileDistance, ProfileEmbedding
     from tl_entropy.results.divergence import DivergenceSummary, LayerDivergence
+    from tl_entropy.results.dynamics import LayerDynamics
+    from tl_entropy.results.geometry import LayerGeometry
     from tl_entropy.results.heads import HeadEntropy, HeadSummary
+    from tl_entropy.results.similarity import LayerSimilarity
     from tl_entropy.sites import Site
 
 __version__ = "0.3.0"
 
 _HOMES = {
+    "tl_entropy.analyses.cka": ("CKAAccumulator",),
     "tl_entropy.analyses.divergence": ("DivergenceAccumulator", "layer_divergence"),
+    "tl_entropy.analyses.dynamics": ("layer_dynamics",),
+    "tl_entropy.analyses.embedding": ("profile_embedding",),
+    "tl_entropy.analyses.geometry": ("GeometryAccumulator", "layer_geometry"),
     "tl_entropy.analyses.heads": ("HeadAccumulator", "head_entropy"),
     "tl_entropy.analyses.lens": ("LensAccumulator", "lens_entropy"),
+    "tl_entropy.analyses.matrix_similarity": ("MatrixAccumulator",),
+    "tl_entropy.analyses.models": ("compare_models",),
+    "tl_entropy.analyses.profiles": ("pairwise_distances", "profile_distance"),
+    "tl_entropy.analyses.similarity": ("layer_similarity",),
     "tl_entropy.analyses.soft": ("label_plan", "soft_information"),
     "tl_entropy.analyses.soft_sums": ("SoftAccumulator",),
     "tl_entropy.capture.adapter": ("Adapter",),
@@ -56,22 +77,30 @@ _HOMES = {
     "tl_entropy.lenses.training": ("train_tuned_lens",),
     "tl_entropy.lenses.tuned": ("TunedLens",),
     "tl_entropy.results": ("LensEntropy", "LensSummary", "Provenance", "SoftInformation", "load"),
+    "tl_entropy.results.comparison": ("ModelComparison",),
     "tl_entropy.results.contrast": ("Contrast", "contrast"),
+    "tl_entropy.results.distances": ("PairwiseDistances", "ProfileDistance", "ProfileEmbedding"),
     "tl_entropy.results.divergence": ("DivergenceSummary", "LayerDivergence"),
+    "tl_entropy.results.dynamics": ("LayerDynamics",),
+    "tl_entropy.results.geometry": ("LayerGeometry",),
     "tl_entropy.results.heads": ("HeadEntropy", "HeadSummary"),
+    "tl_entropy.results.similarity": ("LayerSimilarity",),
     "tl_entropy.sites": ("Site",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("functional", "plots")
 
 __all__ = [
-    "Adapter", "Contrast", "DivergenceAccumulator", "DivergenceSummary", "FileError", "HeadAccumulator", "HeadEntropy",
-    "HeadSummary", "InputError", "InputTypeError", "Intervention", "LabelPlan", "LayerDivergence", "LensAccumulator",
-    "LensEntropy", "LensSummary", "ModelError", "NonFiniteError", "Provenance", "Site", "SoftAccumulator",
-    "SoftInformation", "StreamReport", "TLEntropyError", "TunedLens", "ablate", "ablate_heads", "contrast", "demo_lens",
-    "demo_model", "demo_names", "demo_texts", "functional", "head_entropy", "head_means", "label_plan",
-    "layer_divergence", "lens_entropy", "load", "load_model", "load_tuned_lens", "ngram", "plots", "soft_information",
-    "steer", "stream", "train_tuned_lens",
+    "Adapter", "CKAAccumulator", "Contrast", "DivergenceAccumulator", "DivergenceSummary", "FileError",
+    "GeometryAccumulator", "HeadAccumulator", "HeadEntropy", "HeadSummary", "InputError", "InputTypeError",
+    "Intervention", "LabelPlan", "LayerDivergence", "LayerDynamics", "LayerGeometry", "LayerSimilarity",
+    "LensAccumulator", "LensEntropy", "LensSummary", "MatrixAccumulator", "ModelComparison", "ModelError",
+    "NonFiniteError", "PairwiseDistances", "ProfileDistance", "ProfileEmbedding", "Provenance", "Site",
+    "SoftAccumulator", "SoftInformation", "StreamReport", "TLEntropyError", "TunedLens", "ablate", "ablate_heads",
+    "compare_models", "contrast", "demo_lens", "demo_model", "demo_names", "demo_texts", "functional", "head_entropy",
+    "head_means", "label_plan", "layer_divergence", "layer_dynamics", "layer_geometry", "layer_similarity",
+    "lens_entropy", "load", "load_model", "load_tuned_lens", "ngram", "pairwise_distances", "plots", "profile_distance",
+    "profile_embedding", "soft_information", "steer", "stream", "train_tuned_lens",
 ]  # fmt: skip
 
 

@@ -1,12 +1,12 @@
 """What every analysis of single positions does alike: gather rows, put them in the order of the input, run the one pass.
 
-A *row* is a counted position of a batch. ``Rows`` keeps what was found at each, ``measure`` runs the pass and fills in where
-the numbers come from.
+A *row* is a counted position of a batch. ``Rows`` keeps what was found at each; ``measure``, or ``measure_all`` for several
+measurements of one model, runs the pass and fills in where the numbers come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.capture.batches import Batch
-from tl_entropy.capture.stream import CorpusOptions, described, stream
+from tl_entropy.capture.stream import CorpusOptions, StreamReport, described, stream
 from tl_entropy.errors import NonFiniteError
 
 
@@ -77,21 +77,55 @@ def measure(
     Raises:
         NonFiniteError: as ``stream``; its ``partial`` holds the result of what came before.
     """
-    settings = {
-        **settings, "positions": repr(positions), "max_new_tokens": max_new_tokens,
-        "prepend_bos": accumulator.adapter.prepends_begin,
-        **described(options, batch_size=batch_size),
-    }  # fmt: skip
     try:
-        report = stream(
-            accumulator.adapter, inputs, [accumulator], positions=positions, batch_size=batch_size,
-            max_new_tokens=max_new_tokens, progress=progress, **options,
+        [result] = measure_all(
+            [accumulator], inputs, settings=[settings], positions=positions, max_new_tokens=max_new_tokens,
+            batch_size=batch_size, progress=progress, options=options,
         )  # fmt: skip
     except NonFiniteError as error:
-        error.partial = accumulator.compute(settings=settings)
+        [error.partial] = error.partial
         raise
-    result = accumulator.compute(settings=settings, corpus=report.counts(), interrupted=report.interrupted)
-    if max_new_tokens and hasattr(result, "generated"):
-        lengths = torch.tensor([report.prompt_lengths[document] for document in result.document.tolist()], dtype=torch.long)
-        result = replace(result, generated=result.position >= lengths)
     return result
+
+
+def measure_all(
+    accumulators: Sequence[Any],
+    inputs: Any,
+    *,
+    settings: Sequence[Mapping[str, Any]],
+    positions: Any,
+    max_new_tokens: int,
+    batch_size: int | None,
+    progress: bool,
+    options: CorpusOptions,
+) -> list[Any]:
+    """The results of several accumulators of one model from one pass, each as ``measure`` gives it with its ``settings``.
+
+    Raises:
+        NonFiniteError: as ``stream``; its ``partial`` lists the results of what came before.
+    """
+    adapter = accumulators[0].adapter
+    common = {
+        "positions": repr(positions), "max_new_tokens": max_new_tokens, "prepend_bos": adapter.prepends_begin,
+        **described(options, batch_size=batch_size),
+    }  # fmt: skip
+    settings = [{**own, **common} for own in settings]
+    try:
+        report = stream(
+            adapter, inputs, accumulators, positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens,
+            progress=progress, **options,
+        )  # fmt: skip
+    except NonFiniteError as error:
+        error.partial = [one.compute(settings=own) for one, own in zip(accumulators, settings, strict=True)]
+        raise
+    origin = {"corpus": report.counts(), "interrupted": report.interrupted}
+    results = [one.compute(settings=own, **origin) for one, own in zip(accumulators, settings, strict=True)]
+    return [_with_generated(result, report) if max_new_tokens else result for result in results]
+
+
+def _with_generated(result: Any, report: StreamReport) -> Any:
+    """The result with what was generated, where it has single positions."""
+    if not hasattr(result, "generated"):
+        return result
+    lengths = torch.tensor([report.prompt_lengths[document] for document in result.document.tolist()], dtype=torch.long)
+    return replace(result, generated=result.position >= lengths)

@@ -1,7 +1,8 @@
 """Options that several commands share, and how their texts become values.
 
-A command that reads texts is decorated with ``reads``: its first argument is then a ``Source``, and the options for the model,
-the texts and the output folder are those of ``Source.of``, declared once. Other groups of options work alike.
+A command that reads texts is decorated with ``reads``: its first argument is then a ``Source``, and the options for the model
+(or, of a command that compares them, several), the texts and the output folder are those of ``Source.of``, declared once. Other
+groups of options work alike.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Precision = Annotated[str, typer.Option(help="float32 or bfloat16, of the produc
 class Source:
     """What a command reads, and where its results go."""
 
-    name: str
+    names: tuple[str, ...]
     kind: str | None
     device: str | None
     dtype: str
@@ -42,18 +43,32 @@ class Source:
 
     @cached_property
     def model(self) -> Any:
-        """The model, loaded when it is first needed: after all other options were found right."""
+        """The only model, loaded when it is first needed: after all other options were found right."""
+        [model] = self.models().values()
+        return model
+
+    def models(self) -> dict[str, Any]:
+        """All models, loaded now, by their names: that of the folder for local ones, and numbered where two are alike."""
         import torch
 
         import tl_entropy as tle
 
-        return tle.load_model(self.name, kind=known_kind(self.kind), device=self.device, dtype=getattr(torch, self.dtype))
+        options = {"kind": known_kind(self.kind), "device": self.device, "dtype": getattr(torch, self.dtype)}
+        found: dict[str, Any] = {}
+        for given in self.names:
+            name = Path(given).resolve().name if Path(given).is_dir() else given
+            numbered = (name, *(f"{name} ({i})" for i in range(2, len(self.names) + 1)))
+            found[next(free for free in numbered if free not in found)] = tle.load_model(given, **options)
+        return found
 
     @classmethod
     def of(
         cls,
         model: Annotated[
-            str, typer.Option(help="name on the Hugging Face hub, or a local folder with config, weights, tokenizer")
+            list[str],
+            typer.Option(
+                help="name on the Hugging Face hub, or a local folder with config, weights, tokenizer; compare takes several"
+            ),
         ],
         text: Annotated[list[str] | None, typer.Option(help="a text; may be given several times")] = None,
         file: Annotated[
@@ -74,30 +89,35 @@ class Source:
         out: Out = None,
         *,
         folder: str,
+        several: bool,
     ) -> Source:
         """The source that these options describe; results go to ``folder`` where ``out`` is not given."""
+        if len(model) > 1 and not several:
+            raise InputError(f"--model: this command measures one model; got {len(model)}; tl-entropy compare takes several")
         check_choice("--unit", unit, ("nats", "bits"))
         check_choice("--dtype", dtype, ("float32", "bfloat16", "float16"))
         known_kind(kind)
         inputs = _inputs(text or [], file or [], dataset, config, split, limit)
         windows = {"window": window, "stride": stride, "batch_size": batch_size, "text_column": column}
-        return cls(model, kind, device, dtype, inputs, windows, unit, out or Path(folder))
+        return cls(tuple(model), kind, device, dtype, inputs, windows, unit, out or Path(folder))
 
 
-def reads(folder: str, *groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def reads(
+    folder: str, *groups: Callable[..., Any], several: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of ``Source.of``, and those of other groups; results go to ``folder``.
 
     A group is a function whose parameters are options. The command's first arguments are then a ``Source`` and what the groups
-    make of theirs; its other parameters are options of its own.
+    make of theirs; its other parameters are options of its own. ``several`` says that it may be given several models.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        source = [p for p in _parameters(Source.of) if p.name != "folder"]
+        source = [p for p in _parameters(Source.of) if p.name not in ("folder", "several")]
         grouped = [_parameters(group) for group in groups]
         own = _parameters(command)[1 + len(groups) :]
 
         def run(**given: Any) -> None:
-            parts = [Source.of(**{p.name: given.pop(p.name) for p in source}, folder=folder)]
+            parts = [Source.of(**{p.name: given.pop(p.name) for p in source}, folder=folder, several=several)]
             for group, parameters in zip(groups, grouped, strict=True):
                 parts.append(group(**{p.name: given.pop(p.name) for p in parameters}))
             command(*parts, **given)

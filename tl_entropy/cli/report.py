@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,33 @@ Figures = list[tuple[Callable[..., Any], str, dict[str, Any]]]
 
 def report(result: Any, out: Path) -> None:
     """Print the table; write result, table and figures into ``out``."""
-    import matplotlib
-    import matplotlib.pyplot as plt
-
-    matplotlib.use("Agg")
     name, table, figures = _KINDS[type(result).__name__](result)
     typer.echo(str(result))
     out.mkdir(parents=True, exist_ok=True)
     written = [result.save(out / f"{name}.safetensors"), out / f"{table}.csv"]
     (result.to_pandas() if table == name else result.mean_profile()).to_csv(written[-1], index=False)
-    for plot, file, options in figures:
+    written += drawn(((partial(plot, result, **options), file) for plot, file, options in figures), out)
+    typer.echo("wrote " + ", ".join(str(path) for path in written))
+
+
+def drawn(figures: Iterable[tuple[Callable[[], Any], str]], out: Path) -> list[Path]:
+    """Write into ``out`` what each function draws, under its file name; what cannot be drawn is told, and left out."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    matplotlib.use("Agg")
+    written = []
+    for draw, file in figures:
         try:
-            figure = plot(result, **options).figure
+            axes = draw()
         except InputError as error:  # such as labels too rare for any value
             typer.echo(f"tl-entropy: no {file}.png: {error}", err=True)
             continue
+        figure = (axes[0] if isinstance(axes, list) else axes).figure
         written.append(out / f"{file}.png")
         figure.savefig(written[-1], dpi=150, bbox_inches="tight")
         plt.close(figure)
-    typer.echo("wrote " + ", ".join(str(path) for path in written))
+    return written
 
 
 def _lens(result: Any) -> tuple[str, str, Figures]:

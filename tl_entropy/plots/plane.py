@@ -129,7 +129,7 @@ def information_plane(
             _draw_results(axes, paths, shade, list(by_name))
         strokes = [p.at for p in paths]
         if errors:
-            strokes += _error_bars(axes, paths)
+            strokes += [stroke for p in paths for stroke in error_bars(axes, p.at, p.se)]
         unit = next(iter(by_name.values())).unit
         complexity, expressivity = (axis_name(of, unit, label).replace("Plug-in", "plug-in") for label in labels)
         axes.set_xlabel(f"Complexity {complexity}", parse_math=False)
@@ -223,19 +223,16 @@ def _marks(count: int) -> list[tuple[list[int], bool, dict[str, Any]]]:
     return [mark for mark in marks if mark[0]]
 
 
-def _error_bars(axes: Axes, paths: Sequence[_Path]) -> list[np.ndarray]:
-    """±1.96 standard errors both ways; returns them as lines."""
-    strokes: list[np.ndarray] = []
-    for p in paths:
-        known = np.isfinite(p.se).all(1)
-        if known.any():
-            half = NORMAL_95 * p.se[known]
-            x, y = p.at[known].T
-            axes.errorbar(x, y, half[:, 1], half[:, 0], fmt="none", ecolor="0.6", elinewidth=0.9, zorder=1.5)
-            both = np.stack([p.at[known] - half, p.at[known] + half])  # [end, point, (x, y)]
-            strokes += [np.stack([both[:, i, 0], [y[i]] * 2], axis=1) for i in range(len(x))]
-            strokes += [np.stack([[x[i]] * 2, both[:, i, 1]], axis=1) for i in range(len(x))]
-    return strokes
+def error_bars(axes: Axes, at: np.ndarray, se: np.ndarray) -> list[np.ndarray]:
+    """±1.96 standard errors both ways around points [point, (x, y)], where there are any; returns them as lines."""
+    known = np.isfinite(se).all(1)
+    if not known.any():
+        return []
+    half, (x, y) = NORMAL_95 * se[known], at[known].T
+    axes.errorbar(x, y, half[:, 1], half[:, 0], fmt="none", ecolor="0.6", elinewidth=0.9, zorder=1.5)
+    both = np.stack([at[known] - half, at[known] + half])  # [end, point, (x, y)]
+    across = [np.stack([both[:, i, 0], [y[i]] * 2], axis=1) for i in range(len(x))]
+    return across + [np.stack([[x[i]] * 2, both[:, i, 1]], axis=1) for i in range(len(x))]
 
 
 def _bounds(axes: Axes, ceilings: np.ndarray, points: np.ndarray) -> list[np.ndarray]:

@@ -2,9 +2,13 @@
 
 from tl_entropy.results.base import Provenance, Result, Unit, load
 from tl_entropy.results.contrast import Contrast
+from tl_entropy.results.distances import PairwiseDistances, ProfileDistance, ProfileEmbedding
 from tl_entropy.results.divergence import DivergenceSummary, LayerDivergence
+from tl_entropy.results.dynamics import LayerDynamics
+from tl_entropy.results.geometry import LayerGeometry
 from tl_entropy.results.heads import HeadEntropy, HeadSummary
 from tl_entropy.results.lens import LensEntropy, LensSummary
+from tl_entropy.results.similarity import LayerSimilarity
 from tl_entropy.results.soft import SoftInformation
 
 __all__ = [
@@ -13,8 +17,14 @@ __all__ = [
     "HeadEntropy",
     "HeadSummary",
     "LayerDivergence",
+    "LayerDynamics",
+    "LayerGeometry",
+    "LayerSimilarity",
     "LensEntropy",
     "LensSummary",
+    "PairwiseDistances",
+    "ProfileDistance",
+    "ProfileEmbedding",
     "Provenance",
     "Result",
     "SoftInformation",

@@ -116,12 +116,16 @@ class Result(Printed):
 
 
 def load(path: str | Path) -> Any:
-    """The result that ``result.save(path)`` wrote.
+    """The result that ``result.save(path)`` wrote: of a file, or the comparison of models in a folder.
 
     Raises:
         FileError: no such file, not a file of tl_entropy, damaged, or written by a later version.
     """
     source = Path(path)
+    if source.is_dir():
+        from tl_entropy.results.comparison import load_comparison  # which needs this module
+
+        return load_comparison(source)
     if not source.is_file():
         raise FileError(f"path: there is no file {source}")
     try:

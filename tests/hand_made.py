@@ -1,0 +1,84 @@
+"""Results made by hand, without a model, for tests of what is done with them."""
+
+from __future__ import annotations
+
+import torch
+
+from tl_entropy.analyses.dynamics import layer_dynamics
+from tl_entropy.analyses.profiles import pairwise_distances
+from tl_entropy.results import LayerDivergence, LensEntropy, Provenance
+from tl_entropy.results.comparison import ModelComparison
+from tl_entropy.results.similarity import LayerSimilarity
+from tl_entropy.sites import Site
+
+LENGTHS = (3, 4, 2, 5)  # tokens of the documents
+
+
+def stream(n_layers):
+    return (Site("embed", -1), *(Site("resid_post", i) for i in range(n_layers)))
+
+
+def origin(model, **settings):
+    return Provenance(model, "abc", "raw", "float32", "cpu", settings=settings, versions={}, created="then")
+
+
+def rows(lengths=LENGTHS):
+    """Which document, position and token each row is of."""
+    document = torch.tensor([d for d, length in enumerate(lengths) for _ in range(length)])
+    position = torch.tensor([p for length in lengths for p in range(length)])
+    return {"document": document, "position": position, "token": torch.zeros(len(document), dtype=torch.long)}
+
+
+def lens(model="tiny", n_layers=3, seed=0, **settings):
+    rng = torch.Generator().manual_seed(seed)
+    places = rows()
+    entropy = 3 * torch.rand(len(places["token"]), n_layers + 1, 1, generator=rng) + torch.linspace(4, 0, n_layers + 1)[:, None]
+    return LensEntropy(
+        entropy=entropy, sites=stream(n_layers), orders=(1.0,), strings={0: "a"}, provenance=origin(model, **settings), **places
+    )
+
+
+def divergence(against, model="tiny", n_layers=3, seed=0):
+    rng = torch.Generator().manual_seed(seed + 7)
+    sites, places = stream(n_layers), rows()
+    measured = sites[1:] if against == "previous" else sites
+    values = torch.rand(len(places["token"]), len(measured), 2, generator=rng) * 0.6
+    if against == "output":
+        values = values * torch.linspace(1, 0, len(sites))[:, None]
+    return LayerDivergence(
+        divergence=values, agreement=torch.ones(values.shape[:2], dtype=torch.bool), output_token=places["token"],
+        sites=measured, metrics=("jsd", "fisher_rao"), against=against, strings={0: "a"},
+        provenance=origin(model, sites=tuple(map(str, sites))), **places,
+    )  # fmt: skip
+
+
+def similarities(n_rows=3, n_columns=3, *, against="all", model="tiny", other=None, values=None, **changes):
+    """CKA of ``n_rows`` layers and the embedding to ``n_columns`` layers and theirs, or to the last one alone."""
+    columns = stream(n_columns) if against == "all" else (Site("resid_post", n_columns - 1),)
+    if values is None:
+        values = torch.rand(n_rows + 1, len(columns), generator=torch.Generator().manual_seed(n_rows), dtype=torch.float64)
+    parts = {
+        "method": "cka", "rows": stream(n_rows), "columns": columns, "quantities": ("cka",), "units": ("",),
+        "values": torch.as_tensor(values, dtype=torch.float64)[None], "against": against, "over": "tokens", "count": 14,
+        "documents": 4, "massive": "keep", "massive_tokens": 0, "provenance": origin(model, debiased=True),
+        "other": None if other is None else origin(other),
+    }  # fmt: skip
+    return LayerSimilarity(**{**parts, **changes})
+
+
+def compared(depths=(("tiny", 3), ("EleutherAI/pythia 70m", 5)), *, similarity=True, notes=("a note",)):
+    """A comparison of models of these names and depths."""
+    lenses = {name: lens(name, n, seed) for seed, (name, n) in enumerate(depths)}
+    dynamics = {
+        name: layer_dynamics(lenses[name], divergence("output", name, n, seed), divergence("previous", name, n, seed))
+        for seed, (name, n) in enumerate(depths)
+    }
+    pairs = [(a, b) for i, a in enumerate(depths) for b in depths[i + 1 :]]
+    return ModelComparison(
+        lenses=lenses,
+        dynamics=dynamics,
+        distances=pairwise_distances(lenses, progress=False) if len(lenses) > 1 else None,
+        similarity={name: similarities(n, n, model=name) for name, n in depths} if similarity else {},
+        across={(a, b): similarities(n, m, model=a, other=b) for (a, n), (b, m) in pairs} if similarity else {},
+        notes=notes,
+    )

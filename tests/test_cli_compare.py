@@ -1,0 +1,138 @@
+"""``tl-entropy compare``: what it writes, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny_models import hf_model, tiny_tokenizer
+
+import tl_entropy as tle
+from tl_entropy import cli, demo
+from tl_entropy.analyses.models import compare_models
+
+pytestmark = pytest.mark.model
+
+BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
+CODE = ["import os\nimport sys\n", "def f(x):\n    return x\n", "x = 1\n", "class A:\n    pass\n"]
+TEXTS = [part for text in CODE for part in ("--text", text)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder of a model with another vocabulary, depth and width."""
+    folder = tmp_path_factory.mktemp("models") / "tiny model"
+    hf_model("gpt2").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["tl-entropy", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+def test_two_models_give_a_folder_tables_and_figures(tiny, monkeypatch, capsys, tmp_path):
+    status, out, err = run(
+        monkeypatch, capsys, "compare", "--model", BUNDLED, "--model", tiny, *TEXTS, "--metrics", "kl,jsd", "--distance",
+        "wasserstein", "--unit", "bits", "--window", 40, "--out", tmp_path / "o",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "ModelComparison: 2 models, bits" in out
+    assert "similarity" not in err
+    result = tle.load(tmp_path / "o")
+    assert result.names == ("stdlib-gpt2-3m", "tiny model")
+    models = {"stdlib-gpt2-3m": tle.demo_model(), "tiny model": tle.load_model(tiny)}
+    expected = compare_models(
+        models, CODE, metrics=("kl", "jsd"), distance="wasserstein", window=40, progress=False
+    ).to("bits")  # fmt: skip
+    for name in result.names:
+        assert result.dynamics[name].values.nan_to_num().flatten().tolist() == pytest.approx(
+            expected.dynamics[name].values.nan_to_num().flatten().tolist(), abs=1e-5
+        )
+    pair = result.names
+    assert result.across[pair].over == "documents"
+    assert result.across[pair].values.flatten().tolist() == pytest.approx(
+        expected.across[pair].values.flatten().tolist(), abs=1e-4
+    )
+    table = pd.read_csv(tmp_path / "o" / "dynamics.csv")
+    pd.testing.assert_frame_equal(table, result.to_pandas(), check_dtype=False, check_exact=False)
+    distances = pd.read_csv(tmp_path / "o" / "distances.csv")
+    assert distances["distance"].tolist() == pytest.approx([float(result.distances.distances[0, 1])])
+    stems = ("0_stdlib-gpt2-3m", "1_tiny_model")
+    figures = {"comparison", "importance", "distances", *(f"similarity_{stem}" for stem in stems), f"across_{'_'.join(stems)}"}
+    results = {f"{kind}_{stem}" for kind in ("lens", "dynamics", "similarity") for stem in stems}
+    results |= {"distances", f"across_{'_'.join(stems)}"}
+    files = {p.name for p in (tmp_path / "o").iterdir()}
+    tables = {"comparison.json", "dynamics.csv", "distances.csv"}
+    assert files == tables | {f"{name}.png" for name in figures} | {f"{name}.safetensors" for name in results}
+    assert all(str(tmp_path / "o" / name) in out for name in files)
+
+
+def test_one_model_twice_has_two_names(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("tl_entropy.cli.compare.drawn", lambda *_: [])
+    status, _, err = run(
+        monkeypatch, capsys, "compare", "--model", BUNDLED, "--model", f"{BUNDLED}/", *TEXTS, "--similarity", "none", "--order",
+        2, "--max-new-tokens", 2, "--out", tmp_path,
+    )  # fmt: skip
+    assert status == 0, err
+    result = tle.load(tmp_path)
+    assert result.names == ("stdlib-gpt2-3m", "stdlib-gpt2-3m (2)")
+    assert (result.similarity, result.across, float(result.distances.distances.max())) == ({}, {}, 0)
+    assert result.lenses["stdlib-gpt2-3m"].orders == (2.0,)
+    assert int(result.lenses["stdlib-gpt2-3m"].generated.sum()) == 8
+
+
+def test_one_model_alone_is_compared_with_none(monkeypatch, capsys, tmp_path):
+    status, out, err = run(monkeypatch, capsys, "compare", "--model", BUNDLED, "--text", CODE[0], "--out", tmp_path)
+    assert status == 0, err
+    assert "1 model" in out
+    files = {p.name for p in tmp_path.iterdir()}
+    assert "similarity_0_stdlib-gpt2-3m.png" in files
+    assert not [name for name in files if "distances" in name or "across" in name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", *TEXTS], "Missing option '--model'"),
+        (["compare", "--model", BUNDLED], "give exactly one of --text, --file and --dataset; got none"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--similarity", "svcca"], "--similarity must be one of 'cka', 'none'"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--distance", "cosine"], "--distance must be one of"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--metrics", "cosine"], "metrics must be one of"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--estimator", "fast"], "estimator must be one of"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--massive", "hide"], "massive must be one of"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--sites", "mlp_out"], "sites must be two or more states"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--order", "one"], "--order"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--order", "-1"], "orders must be"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--unit", "hartleys"], "--unit must be one of"),
+        (["compare", "--model", BUNDLED, "--model", "/no/such/folder", *TEXTS], "there is no folder /no/such/folder"),
+        (["compare", "--model", BUNDLED, *TEXTS, "--ablate", "0.1"], "No such option"),
+        (["lens", "--model", BUNDLED, "--model", BUNDLED, *TEXTS], "--model: this command measures one model; got 2"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_a_failure(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(monkeypatch, capsys, *arguments)
+    assert status == 2
+    lines = [line for line in err.splitlines() if "doc/s" not in line and line.strip()]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("tl-entropy: ")
+    assert message in lines[0]
+    assert not out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_is_told_in_one_line(monkeypatch, capsys, tmp_path):
+    (tmp_path / "o").write_text("mine")
+    status, _, err = run(
+        monkeypatch, capsys, "compare", "--model", BUNDLED, "--text", CODE[0], "--similarity", "none", "--out", tmp_path / "o"
+    )
+    assert status == 2
+    assert "is a file; a comparison is saved as a folder" in err
+    assert (tmp_path / "o").read_text() == "mine"

@@ -1,0 +1,129 @@
+"""One vector a document at every site: the mean of its states over the tokens counted.
+
+Mean pooling is what turns a model's states into an embedding of a text where nothing is trained for it; the measures of whole
+documents (dataset entropy, LiDAR, InfoNCE, clusters) are about these vectors.
+
+Sums are in float64, and a document may come in any number of windows and batches. Documents without a counted token are left
+out. Refused: sites with a head axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.batches import Batch
+from tl_entropy.errors import InputError
+from tl_entropy.functional.entropies import in_double
+from tl_entropy.functional.statistics import document_sums
+from tl_entropy.sites import HEAD_SITES, Site
+
+
+class PooledBatch(NamedTuple):
+    """What one batch adds: ``sums`` [document, site, d_model] of the states of its documents, ``counts`` tokens in each."""
+
+    documents: list[int]
+    sums: Tensor
+    counts: list[float]
+    next_document: int
+
+
+class PooledDocuments:
+    """Gathers the mean state of every document at every site: an accumulator for ``stream``.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
+        layers: blocks to measure; None is all.
+
+    Raises:
+        InputError: a site that the model does not have, or one with a head axis.
+        InputTypeError: no TransformerLens model, or arguments of another kind.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> pooled = PooledDocuments(model, sites="resid_post", layers=[-1])
+    >>> report = tle.stream(model, ["import os", "def f(x):"], [pooled], progress=False)
+    >>> [means] = pooled.compute().values()
+    >>> pooled.documents, len(means), means.dtype
+    ([0, 1], 2, torch.float64)
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        self.sites = vector_sites(self.adapter, sites, layers)
+        self._sums: dict[int, tuple[Tensor, float]] = {}  # of each document Σ states [site, d_model], and how many
+        self._next = 0  # one more than the highest number of a document seen
+
+    @property
+    def documents(self) -> list[int]:
+        """Numbers of the documents that have a counted token, in the order of the rows of ``compute``."""
+        return sorted(self._sums)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Number of counted tokens of each of ``documents``."""
+        return [int(self._sums[document][1]) for document in self.documents]
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch."""
+        self.add(self.read(batch, activations))
+
+    def read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> PooledBatch:
+        """The sums over one batch, which ``add`` takes in; this changes nothing yet."""
+        documents, sums, counts = batch.row_document.cpu(), [], torch.zeros(0)
+        for site in self.sites:
+            _, of_site, counts = document_sums(in_double(batch.rows(activations[site])).cpu(), documents)
+            sums.append(of_site)
+        return PooledBatch(documents.unique().tolist(), torch.stack(sums, 1), counts.tolist(), int(batch.document.max()) + 1)
+
+    def add(self, found: PooledBatch) -> None:
+        """Take in what ``read`` found."""
+        for document, s, n in zip(found.documents, found.sums, found.counts, strict=True):
+            before = self._sums.get(document)
+            self._sums[document] = (s, n) if before is None else (before[0] + s, before[1] + n)
+        self._next = max(self._next, found.next_document)
+
+    def merge(self, other: PooledDocuments) -> None:
+        """Take in what another has seen of other documents, numbered on from this one's.
+
+        Raises:
+            InputError: the sites differ.
+        """
+        if other.sites != self.sites:
+            raise InputError(f"cannot merge: sites is {self.sites!r} here and {other.sites!r} there")
+        self._sums |= {document + self._next: value for document, value in other._sums.items()}
+        self._next += other._next
+
+    def compute(self) -> dict[Site, Tensor]:
+        """The mean states of every document seen so far: site to [document, d_model] float64, in the order of ``documents``."""
+        means = [s / n for s, n in (self._sums[document] for document in self.documents)]
+        if not means:
+            return {site: torch.zeros(0, int(self.adapter.model.cfg.d_model), dtype=torch.float64) for site in self.sites}
+        return dict(zip(self.sites, torch.stack(means, 1), strict=True))
+
+
+def vector_sites(adapter: Adapter, sites: Any, layers: Sequence[int] | None) -> tuple[Site, ...]:
+    """Short names to sites of this model that hold one vector a token.
+
+    Raises:
+        InputError: a site that the model does not have, or one with a head axis.
+    """
+    found = adapter.sites(sites, layers)
+    heads = [site for site in found if site.name in HEAD_SITES]
+    if heads:
+        raise InputError(
+            f"sites: {heads[0]} has a head axis, and one vector a token is needed; choose from embed, resid_pre, resid_mid, "
+            "resid_post, attn_out, mlp_out"
+        )
+    return found

@@ -1,0 +1,86 @@
+"""Entropy profiles out of lens entropies: one order, the states of the residual stream in order of depth, float64 nats.
+
+Refused: sites that are no states of the residual stream, fewer than two of them, no tokens, different orders, and sites that
+differ between profiles and are not evenly spaced, since these are compared by relative depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.results import LensEntropy
+from tl_entropy.results.base import PER_NAT
+from tl_entropy.results.divergence import STREAM_SITES
+from tl_entropy.sites import Site
+
+
+def read_profiles(results: Mapping[str, Any], order: float | None) -> tuple[list[Tensor], float]:
+    """The profiles [token, depth] of lens entropies, float64 nats in order of depth, and the Rényi order that they share.
+
+    Args:
+        results: the lens entropies, each under the name that an error calls it by.
+        order: the Rényi order; None takes the only one, or 1.
+
+    Raises:
+        InputError: as the module says.
+        InputTypeError: something that is no ``LensEntropy``.
+    """
+    for name, result in results.items():
+        if not isinstance(result, LensEntropy):
+            raise InputTypeError(f"{name} must be a LensEntropy, which holds every position; got {type(result).__name__}")
+        other = [str(site) for site in result.sites if site.name not in STREAM_SITES]
+        if other:
+            raise InputError(
+                f"{name}: {other[0]} is no state of the residual stream; take these alone with result.select(sites=...), from "
+                f"{', '.join(sorted(STREAM_SITES))}"
+            )
+        if len(result.sites) < 2 or not result.n_tokens:
+            raise InputError(f"{name} must have two sites or more, and tokens; got {len(result.sites)} and {result.n_tokens}")
+    chosen = {_order(name, result, order) for name, result in results.items()}
+    if len(chosen) > 1:
+        raise InputError(
+            f"order: the results are of orders {', '.join(f'{o:g}' for o in sorted(chosen))}; choose one they share"
+        )
+    shared = chosen.pop() if chosen else 1.0
+    stream = {name: sorted(result.sites, key=lambda site: site.depth) for name, result in results.items()}
+    _check_spacing(stream)
+    profiles = []
+    for name, result in results.items():
+        columns = [result.sites.index(site) for site in stream[name]]
+        values = result.entropy[:, columns, result.orders.index(shared)]
+        profiles.append(values.double() / PER_NAT[result.unit])
+    return profiles, shared
+
+
+def _order(name: str, result: LensEntropy, order: float | None) -> float:
+    if order is None and len(result.orders) > 1 and 1.0 not in result.orders:
+        raise InputError(f"order: choose one of {', '.join(f'{o:g}' for o in result.orders)}, which {name} has")
+    if order is None:
+        return 1.0 if 1.0 in result.orders else result.orders[0]
+    check_choice(f"order (of {name})", order, result.orders)
+    return float(order)
+
+
+def _check_spacing(sites: Mapping[str, Sequence[Site]]) -> None:
+    """Raise InputError where sites that differ between profiles cannot be told to stand at even depths."""
+    if len(set(map(tuple, sites.values()))) < 2:
+        return
+    kinds = {name: tuple(dict.fromkeys(site.name for site in places)) for name, places in sites.items()}
+    (first, mine), *others = kinds.items()
+    for name, theirs in others:
+        if set(theirs) != set(mine):
+            raise InputError(
+                f"{first} has sites {', '.join(mine)} and {name} {', '.join(theirs)}; measure or select(sites=...) both alike"
+            )
+    for name, places in sites.items():
+        layers = sorted({site.layer for site in places})
+        if len({after - before for before, after in pairwise(layers)}) > 1:
+            raise InputError(
+                f"{name} has layers {', '.join(map(str, layers))}, which are not evenly spaced (embed is -1), and sites differ "
+                "between the profiles; select(layers=...) at even steps"
+            )
