@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tl_entropy.analyses.dynamics import layer_dynamics
-from tl_entropy.analyses.profiles import pairwise_distances
+from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.results import LayerDivergence, LensEntropy, Provenance
 from tl_entropy.results.comparison import ModelComparison
 from tl_entropy.results.similarity import LayerSimilarity

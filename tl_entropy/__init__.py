@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_entropy import functional, plots
-    from tl_entropy.analyses.cka import CKAAccumulator
     from tl_entropy.analyses.divergence import DivergenceAccumulator, layer_divergence
     from tl_entropy.analyses.dynamics import layer_dynamics
-    from tl_entropy.analyses.embedding import profile_embedding
-    from tl_entropy.analyses.geometry import GeometryAccumulator, layer_geometry
     from tl_entropy.analyses.heads import HeadAccumulator, head_entropy
     from tl_entropy.analyses.lens import LensAccumulator, lens_entropy
-    from tl_entropy.analyses.matrix_similarity import MatrixAccumulator
     from tl_entropy.analyses.models import compare_models
-    from tl_entropy.analyses.profiles import pairwise_distances, profile_distance
-    from tl_entropy.analyses.similarity import layer_similarity
+    from tl_entropy.analyses.profiles.distances import pairwise_distances, profile_distance
+    from tl_entropy.analyses.profiles.embedding import profile_embedding
     from tl_entropy.analyses.soft import label_plan, soft_information
     from tl_entropy.analyses.soft_sums import SoftAccumulator
+    from tl_entropy.analyses.states.cka import CKAAccumulator
+    from tl_entropy.analyses.states.geometry import GeometryAccumulator, layer_geometry
+    from tl_entropy.analyses.states.matrix_similarity import MatrixAccumulator
+    from tl_entropy.analyses.states.similarity import layer_similarity
     from tl_entropy.capture.adapter import Adapter
     from tl_entropy.capture.head_means import head_means
     from tl_entropy.capture.interventions import Intervention, ablate, ablate_heads, steer
@@ -52,17 +52,17 @@ if TYPE_CHECKING:
 __version__ = "0.3.0"
 
 _HOMES = {
-    "tl_entropy.analyses.cka": ("CKAAccumulator",),
+    "tl_entropy.analyses.states.cka": ("CKAAccumulator",),
     "tl_entropy.analyses.divergence": ("DivergenceAccumulator", "layer_divergence"),
     "tl_entropy.analyses.dynamics": ("layer_dynamics",),
-    "tl_entropy.analyses.embedding": ("profile_embedding",),
-    "tl_entropy.analyses.geometry": ("GeometryAccumulator", "layer_geometry"),
+    "tl_entropy.analyses.profiles.embedding": ("profile_embedding",),
+    "tl_entropy.analyses.states.geometry": ("GeometryAccumulator", "layer_geometry"),
     "tl_entropy.analyses.heads": ("HeadAccumulator", "head_entropy"),
     "tl_entropy.analyses.lens": ("LensAccumulator", "lens_entropy"),
-    "tl_entropy.analyses.matrix_similarity": ("MatrixAccumulator",),
+    "tl_entropy.analyses.states.matrix_similarity": ("MatrixAccumulator",),
     "tl_entropy.analyses.models": ("compare_models",),
-    "tl_entropy.analyses.profiles": ("pairwise_distances", "profile_distance"),
-    "tl_entropy.analyses.similarity": ("layer_similarity",),
+    "tl_entropy.analyses.profiles.distances": ("pairwise_distances", "profile_distance"),
+    "tl_entropy.analyses.states.similarity": ("layer_similarity",),
     "tl_entropy.analyses.soft": ("label_plan", "soft_information"),
     "tl_entropy.analyses.soft_sums": ("SoftAccumulator",),
     "tl_entropy.capture.adapter": ("Adapter",),

@@ -16,7 +16,7 @@ from tl_entropy.analyses.dynamics import layer_dynamics
 from tl_entropy.analyses.lens import LensAccumulator
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional import fisher_rao_distance, js_divergence, kl_divergence
-from tl_entropy.functional.chance import histogram_jsd_chance, wasserstein_chance
+from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.results import LayerDivergence, LensEntropy, Provenance
 from tl_entropy.sites import Site, expand_sites
 

@@ -12,9 +12,9 @@ from tiny_models import VOCAB, cached_model, kinds, make_model, tiny_tokenizer
 import tl_entropy as tle
 from tl_entropy.analyses.dynamics import layer_dynamics
 from tl_entropy.analyses.models import compare_models
-from tl_entropy.analyses.profiles import pairwise_distances
+from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.rows import measure_all
-from tl_entropy.analyses.similarity import layer_similarity
+from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 
@@ -321,7 +321,7 @@ def test_a_cache_is_refused(models):
 
 
 def test_sums_beyond_memory_are_refused_with_the_models_name(models, monkeypatch):
-    monkeypatch.setattr("tl_entropy.analyses.cka.LARGEST", 5 * 26 * 26 * 8)
+    monkeypatch.setattr("tl_entropy.analyses.states.cka.LARGEST", 5 * 26 * 26 * 8)
     with pytest.raises(InputError, match=r"gpt2: the sums of 4 x 4 sites .*minibatch"):
         compare_models(models, TEXTS, **QUIET)
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from tl_entropy.functional.chance import histogram_jsd_chance, wasserstein_chance
-from tl_entropy.functional.curves import elastic_srvf_distance
-from tl_entropy.functional.pairwise import pairwise_curves, pairwise_samples
+from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
+from tl_entropy.functional.profiles.curves import elastic_srvf_distance
+from tl_entropy.functional.profiles.pairwise import pairwise_curves, pairwise_samples
 
 
 def seconds(run: Callable[[], Any], clock: Callable[[], float]) -> tuple[float, Any]:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_int
-from tl_entropy.functional.chance import histogram_jsd_chance, wasserstein_chance
-from tl_entropy.functional.curves import curve_fisher_rao_distance, histogram_jsd, wasserstein_distance
+from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
+from tl_entropy.functional.profiles.curves import curve_fisher_rao_distance, histogram_jsd, wasserstein_distance
 from tl_entropy.functional.statistics import balanced_folds, jackknife_error
 from tl_entropy.results.base import Provenance, chosen_from
 from tl_entropy.results.contrast import run_names

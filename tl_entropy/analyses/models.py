@@ -18,20 +18,20 @@ from typing import Any, Literal, Unpack, get_args
 
 import torch
 
-from tl_entropy.analyses.cka import CKAAccumulator, Estimator
 from tl_entropy.analyses.divergence import DivergenceAccumulator
 from tl_entropy.analyses.dynamics import layer_dynamics
 from tl_entropy.analyses.lens import LensAccumulator
-from tl_entropy.analyses.paired_states import Massive, check_shared_tokens
-from tl_entropy.analyses.profiles import pairwise_distances
+from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.rows import measure_all
-from tl_entropy.analyses.similarity import layer_similarity
+from tl_entropy.analyses.states.cka import CKAAccumulator, Estimator
+from tl_entropy.analyses.states.paired_states import Massive, check_shared_tokens
+from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.stream import CorpusOptions, check_options, split_cache
 from tl_entropy.errors import InputError, InputTypeError, TLEntropyError, check_choice
 from tl_entropy.functional.comparison import Metric
-from tl_entropy.functional.similarity import MIN_ROWS
+from tl_entropy.functional.states.similarity import MIN_ROWS
 from tl_entropy.results.comparison import ModelComparison
 from tl_entropy.results.distances import Metric as Distance
 from tl_entropy.results.divergence import STREAM_SITES

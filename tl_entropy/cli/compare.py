@@ -32,10 +32,10 @@ def compare(
 ) -> None:
     """Several models (--model A --model B): entropies, layer dynamics, similarities of layers, distances between the models."""
     from tl_entropy.analyses.models import compare_models
-    from tl_entropy.plots.comparison import comparison
-    from tl_entropy.plots.distances import distances
     from tl_entropy.plots.dynamics import importance
-    from tl_entropy.plots.similarity import similarity as layers
+    from tl_entropy.plots.layer_similarity import similarity as layers
+    from tl_entropy.plots.model_comparison import comparison
+    from tl_entropy.plots.profile_distances import distances
     from tl_entropy.results.comparison import file_stems
     from tl_entropy.results.distances import POWERS
 

@@ -1,15 +1,15 @@
 """Figures of results, one function a question: ``plot(result, *, ax=None)`` returns the matplotlib axes it drew on."""
 
-from tl_entropy.plots.comparison import comparison
 from tl_entropy.plots.differences import contrast, contrast_map
-from tl_entropy.plots.distances import clusters, distances
 from tl_entropy.plots.dynamics import importance, velocity
 from tl_entropy.plots.figures import heatmap, profile
-from tl_entropy.plots.geometry import geometry
 from tl_entropy.plots.head_maps import heads
+from tl_entropy.plots.layer_geometry import geometry
+from tl_entropy.plots.layer_similarity import similarity
+from tl_entropy.plots.model_comparison import comparison
 from tl_entropy.plots.plane import information_plane
 from tl_entropy.plots.predictions import decisions, divergences, targets
-from tl_entropy.plots.similarity import similarity
+from tl_entropy.plots.profile_distances import clusters, distances
 from tl_entropy.plots.soft import information
 from tl_entropy.plots.training import course
 

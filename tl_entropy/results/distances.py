@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice, check_int
-from tl_entropy.functional.chance import adjusted_jsd
+from tl_entropy.functional.profiles.chance import adjusted_jsd
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit
 
 Metric = Literal["jsd", "wasserstein", "fisher_rao", "srvf", "elastic_srvf", "euclidean"]

@@ -1,0 +1,115 @@
+"""Mean states of documents, against plain means of run_with_cache, however the corpus is cut up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tl_entropy as tle
+from tl_entropy.analyses.states.pooled import PooledDocuments
+from tl_entropy.errors import InputError
+from tl_entropy.sites import Site
+
+pytestmark = pytest.mark.model
+
+QUIET = {"progress": False}
+ALL_SITES = ("embed", "resid_pre", "attn_out", "mlp_out", "resid_post")
+
+
+def hook(site):
+    return "blocks.0.hook_resid_pre" if site.name == "embed" else f"blocks.{site.layer}.hook_{site.name}"
+
+
+@torch.no_grad()
+def states(model, text, site):
+    """[token, d_model] of a text, its begin token left out."""
+    tokens = torch.tensor([[0, *model.tokenizer(text, add_special_tokens=False)["input_ids"]]])
+    return model.run_with_cache(tokens)[1][hook(site)][0, 1:].double()
+
+
+def pooled(model, inputs, **options):
+    accumulator = PooledDocuments(
+        model, sites=options.pop("sites", ("embed", "resid_post")), layers=options.pop("layers", None)
+    )
+    tle.stream(model, inputs, [accumulator], **{**QUIET, "prepend_bos": True, **options})
+    return accumulator
+
+
+def close(mine, theirs, atol=1e-5):
+    assert list(mine) == list(theirs)
+    for site, value in mine.items():
+        torch.testing.assert_close(value, theirs[site], atol=atol, rtol=1e-5)
+
+
+def test_means_are_those_of_the_counted_tokens_of_each_document(any_model, texts):
+    found = pooled(any_model, texts, sites=ALL_SITES)
+    assert found.documents == [0, 1, 2, 3]
+    assert found.tokens == [len(states(any_model, text, Site("embed", -1))) for text in texts]
+    means = found.compute()
+    assert tuple(means) == found.sites
+    for site, value in means.items():
+        assert value.dtype == torch.float64
+        expected = torch.stack([states(any_model, text, site).mean(0) for text in texts])
+        torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 1, "window": 64}])
+def test_any_batch_size_gives_the_same_means(gpt2, texts, options):
+    close(pooled(gpt2, texts, **options).compute(), pooled(gpt2, texts).compute())
+
+
+def test_a_document_in_several_windows_is_one_mean_of_all_its_tokens(gpt2):
+    text, short = "the cat sat on the mat " * 8, "def f(x)"
+    options = {"window": 9, "stride": 3, "sites": "resid_post"}
+    together = pooled(gpt2, [text, short], **options)
+    close(pooled(gpt2, [text, short], **options, batch_size=1).compute(), together.compute())
+    assert together.documents == [0, 1]
+
+    class Rows:
+        """Every counted row, as it comes."""
+
+        sites = together.sites
+
+        def __init__(self):
+            self.rows, self.document = {site: [] for site in self.sites}, []
+
+        def update(self, batch, activations):
+            self.document.append(batch.row_document)
+            for site in self.sites:
+                self.rows[site].append(batch.rows(activations[site]))
+
+    rows = Rows()
+    tle.stream(gpt2, [text, short], [rows], window=9, stride=3, prepend_bos=True, **QUIET)
+    document = torch.cat(rows.document)
+    assert together.tokens == torch.bincount(document).tolist()
+    for site, value in together.compute().items():
+        whole = torch.cat(rows.rows[site]).double()
+        expected = torch.stack([whole[document == d].mean(0) for d in (0, 1)])
+        torch.testing.assert_close(value, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_parts_number_on_and_documents_without_a_counted_token_are_left_out(gpt2, texts):
+    whole = pooled(gpt2, texts, positions=slice(1, None))
+    assert whole.documents == [0, 1, 3]  # the third is one token long
+    first, second, third = (
+        pooled(gpt2, texts[part], positions=slice(1, None)) for part in (slice(0, 1), slice(1, 3), slice(3, 4))
+    )
+    first.merge(second)
+    first.merge(third)
+    assert first.documents == whole.documents
+    close(first.compute(), whole.compute())
+
+
+def test_nothing_read_is_no_rows(gpt2):
+    empty = PooledDocuments(gpt2)
+    assert empty.documents == []
+    assert {tuple(value.shape) for value in empty.compute().values()} == {(0, 32)}
+    empty.merge(PooledDocuments(gpt2))
+    assert empty.documents == []
+
+
+def test_what_is_refused(gpt2):
+    with pytest.raises(InputError, match=r"sites: z\.0 has a head axis"):
+        PooledDocuments(gpt2, sites=("resid_post", "z"))
+    with pytest.raises(InputError, match="cannot merge: sites"):
+        PooledDocuments(gpt2).merge(PooledDocuments(gpt2, sites="embed"))

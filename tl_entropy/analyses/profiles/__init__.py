@@ -1,0 +1,1 @@
+"""Profiles of the lens entropy against each other: distances, and their map."""

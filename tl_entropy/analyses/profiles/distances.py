@@ -1,0 +1,225 @@
+"""Which runs, models or texts have entropy profiles of one shape: distances between profiles.
+
+A profile is E [token, layer], a ``LensEntropy`` at one Rényi order on the states of the residual stream, in order of depth.
+Token entropies are compared as samples, layer by layer (Jensen-Shannon divergence of histograms, Wasserstein-1), or mean curves
+as a whole (Euclidean, Fisher-Rao, square-root velocities, plain or elastic). Profiles may differ in tokens, texts, model and
+depth. Those of different depth are compared at relative depths from 0 (first site) to 1 (last site), as many as the deeper of
+the two has sites; in between, every token's trajectory is taken as linear. This takes the sites as evenly spaced.
+
+Distances of samples are above 0 for two samples of one law, the JSD by much: 0.84 bits with 50 bins at 8 tokens. A
+``ProfileDistance`` holds that chance beside its value.
+
+Source: metrics as in entropy-profiler, whose JSD is in bits (``.to("bits")``) and needs equal depths; elastic distance:
+Srivastava and Klassen, Functional and Shape Data Analysis, 2016.
+
+Refused: fewer than two profiles, and what ``profile_reading`` refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_entropy.analyses.profiles.reading import read_profiles
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
+from tl_entropy.functional.profiles.curves import common_depth, elastic_srvf_distance, histogram_jsd, wasserstein_distance
+from tl_entropy.functional.profiles.pairwise import CurveMetric, SampleMetric, pairwise_curves, pairwise_samples
+from tl_entropy.results import LensEntropy
+from tl_entropy.results.contrast import run_names
+from tl_entropy.results.distances import (
+    BY_LAYER,
+    POWERS,
+    Aggregate,
+    Metric,
+    PairwiseDistances,
+    ProfileDistance,
+)
+
+N_BINS = 50
+
+
+def profile_distance(
+    a: LensEntropy,
+    b: LensEntropy,
+    *,
+    metric: Metric = "jsd",
+    aggregate: Aggregate = "mean",
+    order: float | None = None,
+    n_bins: int = N_BINS,
+) -> ProfileDistance:
+    """How far two entropy profiles are from each other.
+
+    Args:
+        a: the lens entropy of every position, at states of the residual stream.
+        b: another, of the same or another model, text and depth.
+        metric: of token entropies at each layer "jsd" or "wasserstein"; of mean curves "fisher_rao", "srvf", "elastic_srvf"
+            (needs ``pip install 'tl-entropy[elastic]'``) or "euclidean". See ``results.distances`` for the definitions.
+        aggregate: "mean", "max" or "sum" over layers, for "jsd" and "wasserstein".
+        order: the Rényi order; None takes the only one, or 1.
+        n_bins: for "jsd", bins over the range of both profiles' entropies at a layer.
+
+    Returns:
+        ``ProfileDistance``, in nats (√nats, rad), with each layer's value and what of it is chance.
+
+    Raises:
+        InputError: an unknown metric, an option that belongs to another, no tokens, orders or sites that do not match.
+        InputTypeError: something that is no ``LensEntropy``.
+
+    >>> import tl_entropy as tle
+    >>> model, text = tle.demo_model(), "import os"
+    >>> result = tle.lens_entropy(model, text, progress=False)
+    >>> profile_distance(result, result, metric="wasserstein").value
+    0.0
+    """
+    over, bins = _options(metric, aggregate, n_bins)
+    profiles, order = read_profiles({"a": a, "b": b}, order)
+    depths = (profiles[0].shape[1], profiles[1].shape[1])
+    one, other = (common_depth(profile, max(depths)) for profile in profiles)
+    by_depth = chance = None
+    if metric == "jsd":
+        by_depth = histogram_jsd(one.T, other.T, n_bins=n_bins)
+        chance = histogram_jsd_chance(one.T, other.T, n_bins=n_bins)
+    elif metric == "wasserstein":
+        by_depth = wasserstein_distance(one.T, other.T)
+        chance = wasserstein_chance(one.T, other.T)
+    if by_depth is not None:
+        value = _over_layers(by_depth, aggregate)
+    elif metric == "elastic_srvf":
+        value = elastic_srvf_distance(one.mean(0), other.mean(0))
+    else:
+        value = pairwise_curves(torch.stack([one.mean(0), other.mean(0)]), cast(CurveMetric, metric))[0, 1]
+    first, second = _numbered(run_names([a.provenance, b.provenance]))
+    return ProfileDistance(
+        metric=metric, aggregate=over, value=float(value), by_depth=by_depth, chance=chance, n_bins=bins, order=order,
+        names=(first, second), tokens=(a.n_tokens, b.n_tokens), depths=depths, provenance=a.provenance, other=b.provenance,
+    )  # fmt: skip
+
+
+def pairwise_distances(
+    results: Mapping[str, LensEntropy] | Sequence[LensEntropy] | LensEntropy,
+    *,
+    metric: Metric = "jsd",
+    aggregate: Aggregate = "mean",
+    order: float | None = None,
+    n_bins: int = N_BINS,
+    names: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    progress: bool = True,
+) -> PairwiseDistances:
+    """The distances between all pairs of several entropy profiles, each equal to ``profile_distance`` of the two.
+
+    Args:
+        results: a mapping from names to lens entropies, a list of them, or a single one, whose documents are the profiles.
+        metric: as for ``profile_distance``.
+        aggregate: as for ``profile_distance``.
+        order: as for ``profile_distance``.
+        n_bins: as for ``profile_distance``.
+        names: what to call the profiles of a list, or the documents; None takes the names of the runs, or of the documents.
+        groups: what each profile belongs to; None is its model.
+        progress: show a progress bar, for "elastic_srvf", which works pair by pair.
+
+    Returns:
+        ``PairwiseDistances``, in nats (√nats, rad).
+
+    Raises:
+        InputError: fewer than two profiles, names that are equal or not one for each, and as ``profile_distance``.
+        InputTypeError: something that is no ``LensEntropy``.
+
+    >>> import tl_entropy as tle
+    >>> result = tle.lens_entropy(tle.demo_model(), ["import os", "def f(x):"], progress=False)
+    >>> pairwise_distances(result, metric="euclidean").names
+    ('document 0', 'document 1')
+    """
+    over, bins = _options(metric, aggregate, n_bins)
+    if isinstance(results, LensEntropy):
+        (whole,), order = read_profiles({"results": results}, order)
+        found = [results.names.get(d, f"document {d}") for d in results.documents]
+        profiles = list(whole.split(results.document.unique_consecutive(return_counts=True)[1].tolist()))
+        origins = [results.provenance] * len(profiles)
+    elif not isinstance(results, Mapping | Sequence):
+        raise InputTypeError(f"results must be one LensEntropy, or a mapping or list of them; got {type(results).__name__}")
+    else:
+        if isinstance(results, Mapping) and names is not None:
+            raise InputError("names: the mapping already names the profiles; leave names out")
+        by_key = dict(results) if isinstance(results, Mapping) else dict(enumerate(results))
+        profiles, order = read_profiles({f"results[{key!r}]": item for key, item in by_key.items()}, order)
+        origins = [item.provenance for item in by_key.values()]
+        found = [str(name) for name in results] if isinstance(results, Mapping) else run_names(origins)
+    if len(profiles) < 2:
+        raise InputError(f"results: distances need at least two profiles; got {len(profiles)}")
+    models = tuple(origin.model for origin in origins)
+    called = _numbered(found) if names is None else _one_each("names", names, len(profiles))
+    if len(set(called)) < len(called):
+        raise InputError(f"names must all be different; got {', '.join(called)}")
+    return PairwiseDistances(
+        distances=_matrix(profiles, metric, aggregate, n_bins, progress), names=called,
+        groups=models if groups is None else _one_each("groups", groups, len(profiles)), metric=metric, aggregate=over,
+        n_bins=bins, order=order, tokens=tuple(len(profile) for profile in profiles),
+        depths=tuple(profile.shape[1] for profile in profiles), models=models, provenance=origins[0],
+    )  # fmt: skip
+
+
+def _options(metric: str, aggregate: str, n_bins: int) -> tuple[str | None, int | None]:
+    """What of ``aggregate`` and ``n_bins`` the metric has."""
+    check_choice("metric", metric, POWERS)
+    check_choice("aggregate", aggregate, ("mean", "max", "sum"))
+    check_int("n_bins", n_bins, 2)
+    if metric not in BY_LAYER and aggregate != "mean":
+        raise InputError(f"aggregate={aggregate!r} is over layers, and {metric} compares whole curves; leave it out")
+    if metric != "jsd" and n_bins != N_BINS:
+        raise InputError(f"n_bins={n_bins} belongs to metric='jsd', which makes histograms; {metric} has none: leave it out")
+    return aggregate if metric in BY_LAYER else None, n_bins if metric == "jsd" else None
+
+
+def _over_layers(values: Tensor, aggregate: str) -> Tensor:
+    found: Tensor = values.amax(-1) if aggregate == "max" else getattr(values, aggregate)(-1)
+    return found
+
+
+def _matrix(profiles: Sequence[Tensor], metric: Metric, aggregate: str, n_bins: int, progress: bool) -> Tensor:
+    """Distances [profile, profile] of profiles [token, depth], each pair on the axis of the deeper one."""
+    data = list(profiles) if metric in BY_LAYER else [profile.mean(0) for profile in profiles]
+    depths = torch.tensor([profile.shape[-1] for profile in profiles])
+    whole = torch.zeros(len(data), len(data), dtype=torch.float64)
+    if metric == "elastic_srvf":
+        rows, columns = torch.triu_indices(len(data), len(data), 1)
+        pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+        for i, j in tqdm(pairs, total=len(rows), desc="elastic", unit="pair", disable=not progress, dynamic_ncols=True):
+            depth = max(len(data[i]), len(data[j]))
+            whole[i, j] = whole[j, i] = elastic_srvf_distance(common_depth(data[i], depth), common_depth(data[j], depth))
+        return whole
+    for depth in depths.unique().tolist():
+        members = (depths <= depth).nonzero()[:, 0]
+        here = [common_depth(data[i], depth) for i in members.tolist()]
+        if len(here) < 2:
+            continue
+        if metric in BY_LAYER:
+            block = _over_layers(pairwise_samples(here, cast(SampleMetric, metric), n_bins=n_bins), aggregate)
+        else:
+            block = pairwise_curves(torch.stack(here), cast(CurveMetric, metric))
+        # Pairs of two shallower profiles have their distance already, on their own axis; those of a deeper one come later.
+        deepest = depths[members] == depth
+        index = torch.meshgrid(members, members, indexing="ij")
+        whole[index] = torch.where(deepest[:, None] | deepest, block, whole[index])
+    return whole
+
+
+def _numbered(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with a number at those that occur more than once."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(f"{name} ({seen[name]})" if names.count(name) > 1 else name)
+    return tuple(found)
+
+
+def _one_each(argument: str, given: Sequence[str], count: int) -> tuple[str, ...]:
+    if isinstance(given, str) or len(given) != count:
+        raise InputError(f"{argument} must be {count} strings, one for each profile; got {given!r}")
+    return tuple(str(name) for name in given)

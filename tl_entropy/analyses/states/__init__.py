@@ -1,0 +1,1 @@
+"""States of the layers: similarity, shared information, geometry."""

@@ -1,0 +1,163 @@
+"""CKA between the states of layers over a whole corpus, in one pass: exactly, or from blocks of tokens.
+
+The debiased linear CKA (``functional/states/similarity.py``) of all tokens read follows from sums that are added batch by
+batch, one matrix [d_model + 2, d_model + 2] for each pair of sites and for each site
+(``functional/states/similarity_sums.py``): the number is that of all states at once, however they are cut up. Where that takes
+too much memory, the mini-batch estimator of Nguyen, Raghu and Kornblith (2021, arXiv 2010.15327) keeps one number for each
+pair: the unbiased HSIC of blocks of tokens, averaged.
+
+A block of consecutive tokens comes from few documents. The mini-batch estimator so says how similar two sites are within such
+blocks, and what tells one document from another hardly enters; the exact one has no such limit.
+
+Refused: sums of more than 8 GiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tl_entropy.analyses.states.paired_states import Against, Massive, PairedStates
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.batches import Batch
+from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.functional.states.similarity import MIN_ROWS
+from tl_entropy.functional.states.similarity_sums import BlockSums, CrossSums
+from tl_entropy.results.similarity import LayerSimilarity
+from tl_entropy.sites import Site
+
+Estimator = Literal["exact", "minibatch"]
+
+BLOCK = 512
+"""Rows of a block of the mini-batch estimator, where nothing else is asked for."""
+
+LARGEST = 8 * 2**30
+"""Bytes of sums from which on they are refused."""
+
+
+class CKAAccumulator:
+    """Gathers what CKA needs, batch by batch; ``compute`` gives a ``LayerSimilarity``.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        other: another model of the same tokens, whose sites are the columns; None is the same model.
+        sites: short names of sites, or sites.
+        layers: blocks; None is all.
+        against: what the columns are: "output", "all", or sites; see ``PairedStates``.
+        debiased: from the unbiased HSIC. The biased form is for "exact" only.
+        estimator: "exact", or "minibatch" for blocks of ``block`` tokens in the order of the corpus. The last block may be
+            smaller; fewer than 4 tokens at the end are left out, and the result says so.
+        massive: what becomes of massive states: "keep", "drop" or "normalise"; see ``PairedStates``.
+        block: tokens of a block, for "minibatch".
+
+    Raises:
+        InputError: an argument that doesn't fit, or sums of more than 8 GiB.
+        InputTypeError: an argument of another kind.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        other: Any = None,
+        sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+        layers: Sequence[int] | None = None,
+        against: Against = "output",
+        debiased: bool = True,
+        estimator: Estimator = "exact",
+        massive: Massive = "keep",
+        block: int = BLOCK,
+    ) -> None:
+        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        self.paired = PairedStates(self.adapter, other=other, sites=sites, layers=layers, against=against, massive=massive)
+        self.sites = self.paired.sites
+        check_estimator(estimator, debiased)
+        if estimator == "exact" and block != BLOCK:
+            raise InputError(f"block belongs to estimator='minibatch'; got {block} with 'exact', which has no blocks")
+        self.debiased, self.estimator = debiased, estimator
+        self.block = check_int("block", block, MIN_ROWS)
+        self._rows = [(0, site) for site in self.paired.rows]
+        self._columns = [(1 if self.paired.other else 0, site) for site in self.paired.columns]
+        self._sums: Any = (
+            CrossSums((a, b) for a in self._rows for b in self._columns)
+            if estimator == "exact"
+            else BlockSums([*self._rows, *self._columns], self.block)
+        )
+        if self.memory() > LARGEST:
+            lighter = (
+                "fewer layers, or a smaller block" if estimator == "minibatch" else "fewer layers, or estimator='minibatch'"
+            )
+            raise InputError(
+                f"the sums of {len(self._rows)} x {len(self._columns)} sites would take {self.memory() / 2**30:.1f} GiB, more "
+                f"than {LARGEST / 2**30:.0f}; use against='output', fewer layers, or {lighter}"
+            )
+        self._massive_tokens = 0
+        self._documents: set[int] = set()
+        self._merged_documents = 0
+
+    def memory(self) -> int:
+        """Bytes that the sums take, or one block's states and kernel matrices."""
+        widths: list[int] = [int(adapter.model.cfg.d_model) for adapter in (self.adapter, self.paired.other or self.adapter)]
+        if self.estimator == "minibatch":
+            return sum(8 * self.block * (widths[side] + self.block) for side, _ in {*self._rows, *self._columns})
+        return sum(8 * (widths[a[0]] + 2) * (widths[b[0]] + 2) for a, b in self._sums.pairs)
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch; all or nothing."""
+        if not batch.n_rows:
+            return
+        own, theirs, kept = self.paired.read(batch, activations)
+        states = {(0, site): own[site] for site in self.sites}
+        if self.paired.other:
+            states |= {(1, site): theirs[site] for site in self.paired.columns}
+        self._sums.update(states)
+        self._massive_tokens += self.paired.massive_here
+        self._documents |= set(batch.row_document[kept].tolist())
+
+    def merge(self, other: CKAAccumulator) -> None:
+        """Take in what another accumulator of the same settings has seen of other documents.
+
+        Blocks of the mini-batch estimator stay as each has cut them; rows short of a block go together.
+
+        Raises:
+            InputError: the settings differ.
+        """
+        for name in ("debiased", "estimator", "block"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        for name in ("rows", "columns", "massive"):
+            mine, theirs = getattr(self.paired, name), getattr(other.paired, name)
+            if mine != theirs:
+                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        self._sums.merge(other._sums)
+        self._massive_tokens += other._massive_tokens
+        self._merged_documents += len(other._documents) + other._merged_documents
+
+    def compute(self, **origin: Any) -> LayerSimilarity:
+        """The result of what was seen so far, NaN where that is too little; ``origin`` goes into its provenance."""
+        settings: dict[str, Any] = {"debiased": self.debiased, "estimator": self.estimator}
+        count, how = self._sums.rows, {"debiased": self.debiased}
+        if self.estimator == "minibatch":
+            count, how = count - self._sums.left_out, {}
+            settings |= {"block": self.block, "left_out_rows": self._sums.left_out}
+        values = self._sums.cka(self._rows, self._columns, **how)
+        settings |= origin.pop("settings", {})
+        other = self.paired.other
+        return LayerSimilarity(
+            method="cka", rows=self.paired.rows, columns=self.paired.columns, quantities=("cka",), units=("",),
+            values=values[None], against=self.paired.against, over="tokens", count=count,
+            documents=len(self._documents) + self._merged_documents, massive=self.paired.massive,
+            massive_tokens=self._massive_tokens, provenance=self.adapter.provenance(settings=settings, **origin),
+            other=other.provenance() if other else None,
+        )  # fmt: skip
+
+
+def check_estimator(estimator: str, debiased: bool) -> None:
+    """Raise InputError unless these are an estimator of CKA, and one that there is."""
+    check_choice("debiased", debiased, (True, False))
+    check_choice("estimator", estimator, ("exact", "minibatch"))
+    if estimator == "minibatch" and not debiased:
+        raise InputError("debiased=False is for estimator='exact': averages over blocks do not mend a bias of each block")

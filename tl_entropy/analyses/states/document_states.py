@@ -1,0 +1,83 @@
+"""One state a document at every site, its massive states dealt with first: what models of different tokens are compared by.
+
+Tokens of two tokenizers can't be paired, but the documents they come from can, each as the mean of its states
+(``analyses/states/pooled.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from tl_entropy.analyses.states.paired_states import Massive, PairedStates
+from tl_entropy.analyses.states.pooled import PooledDocuments
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.batches import Batch
+from tl_entropy.results.base import Provenance
+from tl_entropy.sites import Site
+
+
+class Pooled(NamedTuple):
+    """What a pass found.
+
+    Attributes:
+        states: site to [document, d_model], float64.
+        documents: numbers of the documents that have a counted token.
+        massive_tokens: tokens of which a state is massive.
+        provenance: of the model and the pass.
+    """
+
+    states: dict[Site, Tensor]
+    documents: list[int]
+    massive_tokens: int
+    provenance: Provenance
+
+
+class DocumentStates:
+    """Gathers the mean state of every document: an accumulator for ``stream``, whose ``compute`` gives a ``Pooled``.
+
+    Args:
+        adapter: of the model.
+        sites: what to gather.
+        massive: "keep", "drop" (leave out a token where a state of it at any of these sites is massive) or "normalise" (divide
+            every state by its norm before the mean is taken).
+    """
+
+    def __init__(self, adapter: Adapter, sites: Sequence[Site], massive: Massive) -> None:
+        self.adapter, self._massive = adapter, massive
+        self._paired = PairedStates(adapter, sites=sites, against=sites, massive=massive)
+        self._pooled = PooledDocuments(adapter, sites=sites)
+        self.sites = self._pooled.sites
+        self._massive_tokens = 0
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch; all or nothing."""
+        found = 0
+        if batch.n_rows:
+            states, _, kept = self._paired.read(batch, activations)
+            found = self._paired.massive_here
+            if self._massive != "keep":
+                counted = batch.counted.clone()
+                counted[batch.counted] = kept
+                batch, activations = replace(batch, counted=counted), {s: _spread(counted, x) for s, x in states.items()}
+        self._pooled.update(batch, activations)
+        self._massive_tokens += found
+
+    def merge(self, other: DocumentStates) -> None:
+        """Take in what another has seen of other documents, numbered on from this one's."""
+        self._pooled.merge(other._pooled)
+        self._massive_tokens += other._massive_tokens
+
+    def compute(self, **origin: Any) -> Pooled:
+        """What was seen so far; ``origin`` goes into its provenance."""
+        return Pooled(self._pooled.compute(), self._pooled.documents, self._massive_tokens, self.adapter.provenance(**origin))
+
+
+def _spread(counted: Tensor, rows: Tensor) -> Tensor:
+    """Rows [row, d] back at the counted cells [batch, pos] that they are of; 0 elsewhere."""
+    cells = rows.new_zeros(*counted.shape, rows.shape[1])
+    cells[counted.to(rows.device)] = rows
+    return cells

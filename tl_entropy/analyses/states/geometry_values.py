@@ -1,0 +1,134 @@
+"""From what ``layer_geometry`` has gathered to its values at every site, with standard errors where they are cheap.
+
+A measure that is not defined at a site, for want of documents or of states that differ, is NaN there, and a note says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, TextGram
+from tl_entropy.errors import InputError
+from tl_entropy.functional.states.geometry import ROUNDING, Normalise, different_rows, effective_rank_of_covariance, two_nn
+from tl_entropy.functional.states.views import info_nce, lidar
+from tl_entropy.functional.statistics import jackknife_error
+from tl_entropy.sites import Site
+
+JACKKNIFE_UP_TO = 200
+"""Documents up to which the dataset entropy gets a standard error, which takes its eigenvalues 20 times more."""
+
+
+class Noted:
+    """Notes on values, each with the sites that it is about."""
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self.sites = sites
+        self._where: dict[str, list[Site]] = {}
+
+    def note(self, text: str, *sites: Site) -> None:
+        """Keep a note about these sites, or about no site in particular."""
+        self._where.setdefault(text, []).extend(sites)
+
+    def lines(self) -> tuple[str, ...]:
+        """All notes; the sites are named where they are not all."""
+        named = {text: ", ".join(map(str, sites)) for text, sites in self._where.items() if len(sites) < len(self.sites)}
+        return tuple(f"{text} (at {named[text]})" if named.get(text) else text for text in self._where)
+
+    def nothing(self) -> Tensor:
+        """[site] NaN."""
+        return torch.full((len(self.sites),), math.nan, dtype=torch.float64)
+
+    def each(self, name: str, of: Callable[[int], Tensor]) -> Tensor:
+        """A measure at every site [site]; NaN with a note where it is not defined."""
+        values = self.nothing()
+        for i, site in enumerate(self.sites):
+            try:
+                values[i] = of(i)
+            except InputError as error:
+                self.note(f"{name} is nan: {error}", site)
+        return values
+
+
+def document_means(name: str, values: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:
+    """Means of ``values`` [document, site] over documents that have one, and their standard errors."""
+    why = "fewer than two steps of some length" if name == "curvature" else "one token, or one state, only"
+    for site, missing in zip(noted.sites, values.isnan().sum(0).tolist(), strict=True):
+        if missing:
+            noted.note(f"{name}: {missing} of {len(values)} documents have none ({why})", site)
+    n = (~values.isnan()).sum(0)
+    mean = values.nansum(0) / torch.where(n > 0, n, math.nan)
+    squares = (values - mean).square().nansum(0)
+    return mean, torch.where(n > 1, (squares / (n * (n - 1)).clamp_min(1)).sqrt(), math.nan)
+
+
+def effective_ranks(moments: Sequence[Moments], noted: Noted) -> tuple[Tensor, Tensor]:
+    """Effective rank of all tokens, without errors."""
+
+    def rank(i: int) -> Tensor:
+        m = moments[i]
+        if not m.scatter.trace() > ROUNDING**2 * m.n * m.mean.square().sum():
+            raise InputError(f"the {m.n} tokens all have one state")
+        return effective_rank_of_covariance(m.scatter)
+
+    return noted.each("effective_rank", rank), noted.nothing()
+
+
+def anisotropies(directions: Sequence[Directions], tokens: int, noted: Noted) -> tuple[Tensor, Tensor]:
+    """Anisotropy of ``tokens`` tokens and its standard errors."""
+    for site, of_site in zip(noted.sites, directions, strict=True):
+        counted = int(of_site.counts.sum())
+        if counted < tokens:
+            noted.note(f"anisotropy: {tokens - counted} states of length 0 are left out", site)
+        if counted < 2:
+            noted.note("anisotropy is nan: fewer than two states with a direction", site)
+    values, errors = torch.tensor([of_site.anisotropy() for of_site in directions], dtype=torch.float64).T
+    return values, errors
+
+
+def dimensions(samples: Sequence[Tensor], noted: Noted) -> tuple[Tensor, Tensor]:
+    """TwoNN dimension of sampled tokens [token, d_model] at each site, without errors."""
+
+    def dimension(i: int) -> Tensor:
+        different = different_rows(samples[i])
+        if repeats := len(samples[i]) - len(different):
+            noted.note(f"two_nn: {repeats} of {len(samples[i])} sampled states repeat others and are left out", noted.sites[i])
+        return two_nn(different)
+
+    return noted.each("two_nn", dimension), noted.nothing()
+
+
+def dataset_entropies(means: Sequence[Tensor], order: float, normalise: Normalise, noted: Noted) -> tuple[Tensor, Tensor]:
+    """Entropy of the documents' mean states [document, d_model] at each site, and its standard errors."""
+    n = len(means[0])
+    if n < 2:
+        noted.note("dataset_entropy is nan: it needs at least two documents")
+        return noted.nothing(), noted.nothing()
+    fold = torch.arange(n) % FOLDS
+    folds = min(n, FOLDS) if n <= JACKKNIFE_UP_TO else 0
+    values = torch.tensor(
+        [[TextGram(normalise).extended(x[fold != left]).entropy(order) for x in means] for left in range(-1, folds)],
+        dtype=torch.float64,
+    )
+    for site, value in zip(noted.sites, values[0].tolist(), strict=True):
+        if math.isnan(value):
+            noted.note(f"dataset_entropy is nan: the mean states of all {n} documents are equal", site)
+    return values[0], jackknife_error(values, torch.bincount(fold)[:folds].double())
+
+
+def of_views(name: str, means: Sequence[Tensor], labels: Sequence[Hashable], noted: Noted) -> tuple[Tensor, Tensor]:
+    """LiDAR or InfoNCE of mean states [document, d_model], of documents with a view, another one with their label."""
+    views = Counter(labels)
+    kept = torch.tensor([views[label] > 1 for label in labels], dtype=torch.bool)
+    chosen = [label for label in labels if views[label] > 1]
+    if len(chosen) < len(labels):
+        noted.note(f"{name}: {len(labels) - len(chosen)} documents without a second one of their label are left out")
+    if len(set(chosen)) < 2:
+        noted.note(f"{name} is nan: it needs at least two labels with two documents each")
+        return noted.nothing(), noted.nothing()
+    measure = lidar if name == "lidar" else info_nce
+    return noted.each(name, lambda i: measure(means[i][kept], chosen)), noted.nothing()

@@ -1,0 +1,253 @@
+"""Layer similarity: how alike the representations at any two sites are, in one model or between two.
+
+Two methods: linear CKA, debiased (``analyses/states/cka.py``), and matrix-based Rényi information with DiME as its headline
+(``analyses/states/matrix_similarity.py``). Both compare what the states of the same tokens, or of the same documents, look like
+together, and so neither needs models of one width, nor of one basis.
+
+Tokens can only be paired between models that read the same tokens. Models of different tokenizers are compared over documents,
+each one the mean of its states over its own tokens, in a pass for each model.
+
+Refused: sites with a head axis, too few tokens or documents, options of the other method.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from tl_entropy.analyses.rows import measure
+from tl_entropy.analyses.states.cka import BLOCK, CKAAccumulator, Estimator, check_estimator
+from tl_entropy.analyses.states.document_states import DocumentStates, Pooled
+from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities
+from tl_entropy.analyses.states.paired_states import Against, Massive, check_shared_tokens, compared_with
+from tl_entropy.analyses.states.pooled import vector_sites
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.inputs import repeatable
+from tl_entropy.capture.stream import CorpusOptions, check_options, split_cache
+from tl_entropy.errors import InputError, NonFiniteError, check_choice
+from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table
+from tl_entropy.functional.states.similarity_sums import BlockSums
+from tl_entropy.results.similarity import LayerSimilarity, Method
+from tl_entropy.sites import Site
+
+_OWN = {"cka": ("debiased", "estimator"), "matrix_renyi": ("order", "n_samples", "permutations")}
+
+
+def layer_similarity(
+    model: Any,
+    inputs: Any,
+    *,
+    method: Method = "cka",
+    other: Any = None,
+    against: Against = "output",
+    sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+    layers: Sequence[int] | None = None,
+    positions: int | slice | Sequence[int] | None = None,
+    rows: Literal["tokens", "documents"] = "tokens",
+    massive: Massive = "keep",
+    debiased: bool = True,
+    estimator: Estimator = "exact",
+    order: float = 1.01,
+    n_samples: int = 1000,
+    permutations: int = 20,
+    max_new_tokens: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+    **options: Unpack[CorpusOptions],
+) -> LayerSimilarity:
+    r"""How alike the representations at the sites of a model are: to its output, to each other, or to those of another model.
+
+    Linear CKA is HSIC(K, L) / √(HSIC(K, K) · HSIC(L, L)) of the kernel matrices of states, with the unbiased HSIC: 1 for states
+    alike up to rotation, scale and shift, about 0 for independent ones. Matrix-based Rényi information is in nats: DiME is the
+    joint entropy of shuffled states less that of the states as they are.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
+        method: "cka" or "matrix_renyi".
+        other: another model, whose sites are compared with; None is the same model. With ``rows="tokens"`` it reads the same
+            token ids in the same windows, so it must share the tokenizer.
+        against: what is compared with: "output" (the last residual stream), "all" (every pair; of another model the sites
+            chosen by the same ``sites`` and ``layers``), a site such as "resid_post.3", or several.
+        sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
+        layers: blocks to measure; None is all.
+        positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
+        rows: what is one item: "tokens", or "documents", each the mean of its states: for models of different tokenizers, too.
+            Two models then make a pass each, and generate each its own text.
+        massive: "keep"; "drop" (leave out tokens where a compared state is massive: a component beyond 100 and 1000 times the
+            median, Sun et al. 2024); or "normalise" (divide every state by its norm). A few massive states can make all layers
+            look alike. They are counted in any case.
+        debiased: of CKA: from the unbiased HSIC. The biased form is near 1 for independent states, too, where tokens are few
+            beside d_model.
+        estimator: of CKA: "exact", of all rows at once; or "minibatch", from blocks of 512 rows in the order of the corpus,
+            which takes little memory and says how similar sites are within such blocks.
+        order: of matrix-based Rényi entropy, 0 to infinity.
+        n_samples: of matrix-based information: tokens in the random sample that it is taken from.
+        permutations: of matrix-based information: random pairings that the baseline is averaged over.
+        max_new_tokens: generate this many tokens after each text, and measure both.
+        batch_size: windows a batch; None takes as many as fit in 4096 tokens.
+        progress: show progress bars.
+        options: see ``CorpusOptions``; ``seed`` is that of the sample and the permutations, too. Interventions act on ``model``
+            alone.
+
+    Returns:
+        ``LayerSimilarity``: values [quantity, row, column]; CKA without a unit, matrix-based information in nats.
+
+    Raises:
+        InputError, InputTypeError: an argument or an item of the input that can't be measured, models that don't read the same
+            tokens, or fewer than 4 rows (2 for biased CKA and matrix-based information).
+        ModelError: a hook never fires.
+        NonFiniteError: a NaN or infinity inside a model; with ``rows="tokens"`` its ``partial`` holds the result so far.
+
+    Source: Nguyen, Raghu and Kornblith (2021), arXiv 2010.15327; Skean, Dhakal, Jacobs and Sanchez Giraldo (2023), arXiv
+    2301.08164.
+
+    >>> import tl_entropy as tle
+    >>> result = layer_similarity(tle.demo_model(), tle.demo_texts(1)[0][:600], progress=False)
+    >>> round(result.value()[-1, 0].item(), 6)  # the last residual stream is the output
+    1.0
+    """
+    check_options(layer_similarity, options, CorpusOptions)
+    check_choice("method", method, tuple(_OWN))
+    check_choice("rows", rows, ("tokens", "documents"))
+    given = {
+        "debiased": debiased, "estimator": estimator, "order": order, "n_samples": n_samples, "permutations": permutations,
+    }  # fmt: skip
+    _check_own_options(given, method, rows)
+    check_estimator(estimator, debiased)
+    own: dict[str, Any] = {name: given[name] for name in _OWN[method]}
+    if method == "matrix_renyi":
+        own["seed"] = options.get("seed", 0)
+    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    second = other if other is None or isinstance(other, Adapter) else Adapter(other)
+    if options.get("interventions") is not None and second is not None and second.model is adapter.model:
+        raise InputError(
+            "interventions: other is the same model, and would be edited as well; load it twice, once for either side"
+        )
+    reading: dict[str, Any] = {
+        "positions": positions, "max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress,
+        "options": options,
+    }  # fmt: skip
+    compared: dict[str, Any] = {"sites": sites, "layers": layers, "against": against, "massive": massive}
+    over = _over_tokens if rows == "tokens" else _over_documents
+    return over(adapter, second, inputs, method, own, compared, reading)
+
+
+def _check_own_options(given: Mapping[str, Any], method: Method, rows: str) -> None:
+    """Raise InputError for an option that has no effect here, unless it is left at its default."""
+    defaults = inspect.signature(layer_similarity).parameters
+    for owner, names in _OWN.items():
+        for name in names:
+            unused = owner != method or (name == "n_samples" and rows == "documents")
+            if unused and given[name] != defaults[name].default:
+                where = f"method={owner!r}" + (" and rows='tokens'" if name == "n_samples" else "")
+                raise InputError(f"{name} belongs to {where}; leave it out with method={method!r} and rows={rows!r}")
+
+
+def _check_enough(count: int, method: Method, own: Mapping[str, Any], rows: str) -> None:
+    fewest = MIN_ROWS if own.get("debiased") else 2
+    if count < fewest:
+        raise InputError(f"inputs: {method} needs at least {fewest} {rows} to compare; {count} could be counted")
+
+
+def _settings(method: Method, sites: Sequence[Site], against: str, massive: Massive, rows: str) -> dict[str, Any]:
+    return {"method": method, "sites": tuple(map(str, sites)), "against": against, "massive": massive, "rows": rows}
+
+
+def _over_tokens(
+    adapter: Adapter,
+    other: Adapter | None,
+    inputs: Any,
+    method: Method,
+    own: dict[str, Any],
+    compared: dict[str, Any],
+    reading: dict[str, Any],
+) -> LayerSimilarity:
+    """From one pass; where there is another model, it reads every batch as well."""
+    accumulator: Any = (CKAAccumulator if method == "cka" else MatrixAccumulator)(adapter, other=other, **own, **compared)
+    if method == "matrix_renyi":
+        accumulator.compute = partial(accumulator.compute, progress=reading["progress"])
+    paired = accumulator.paired
+    settings = _settings(method, paired.rows, paired.against, paired.massive, "tokens")
+    result: LayerSimilarity = measure(accumulator, inputs, settings=settings, **reading)
+    if not result.provenance.interrupted:
+        _check_enough(result.count, method, own, "tokens")
+    return result
+
+
+def _over_documents(
+    adapter: Adapter,
+    other: Adapter | None,
+    inputs: Any,
+    method: Method,
+    own: dict[str, Any],
+    compared: dict[str, Any],
+    reading: dict[str, Any],
+) -> LayerSimilarity:
+    """From one pass of each model; documents meet by their numbers."""
+    rows = vector_sites(adapter, compared["sites"], compared["layers"])
+    columns, against = compared_with(other or adapter, compared["against"], compared["sites"], compared["layers"])
+    if other and (split_cache(inputs)[0] is not None or not repeatable(inputs)):
+        raise InputError("inputs are read by each model in turn, so neither an iterator nor a cache will do; give list(inputs)")
+    settings = _settings(method, rows, against, compared["massive"], "documents")
+
+    def passed(model: Adapter, sites: Sequence[Site], reading: dict[str, Any]) -> Pooled:
+        try:
+            found: Pooled = measure(DocumentStates(model, sites, compared["massive"]), inputs, settings=settings, **reading)
+        except NonFiniteError as error:
+            error.partial = None  # which would be no result
+            raise
+        if other and found.provenance.interrupted:
+            raise KeyboardInterrupt  # models that have read different parts can't be compared
+        return found
+
+    mine = passed(adapter, rows if other else (*rows, *columns), reading)
+    theirs = mine
+    if other:
+        if mine.provenance.corpus["bytes"] is None:  # some documents came as token ids
+            check_shared_tokens(adapter, other)
+        theirs = passed(other, columns, {**reading, "options": {**reading["options"], "interventions": None}})
+    documents = sorted({*mine.documents} & {*theirs.documents})
+    _check_enough(len(documents), method, own, "documents")
+    x = _of_documents(mine, rows, documents)
+    y = x if not other and rows == columns else _of_documents(theirs, columns, documents)
+    quantities, values, how = _compared(x, y, method, own, reading["progress"])
+    return LayerSimilarity(
+        method=method, rows=rows, columns=columns, quantities=quantities, values=values, against=against, over="documents",
+        units=("nats" if method == "matrix_renyi" else "",) * len(quantities),
+        count=len(documents) - how.get("left_out_rows", 0), documents=len(documents),
+        massive=compared["massive"], massive_tokens=mine.massive_tokens + (theirs.massive_tokens if other else 0),
+        provenance=replace(mine.provenance, settings={**how, **mine.provenance.settings}),
+        other=theirs.provenance if other else None,
+    )  # fmt: skip
+
+
+def _of_documents(pooled: Pooled, sites: Sequence[Site], documents: Sequence[int]) -> list[Tensor]:
+    """Of each site the states [document, d_model] of these documents."""
+    place = {document: i for i, document in enumerate(pooled.documents)}
+    chosen = [place[document] for document in documents]
+    return [pooled.states[site][chosen] for site in sites]
+
+
+def _compared(
+    x: list[Tensor], y: list[Tensor], method: Method, own: Mapping[str, Any], progress: bool
+) -> tuple[tuple[str, ...], Tensor, dict[str, Any]]:
+    """Quantities, their values [quantity, row, column], and the settings they were had with."""
+    if method == "matrix_renyi":
+        options = {name: own[name] for name in ("order", "permutations", "seed")}
+        tables = matrix_similarities(x, y, **options, progress=progress)
+        tables["entropy"] = tables["row_entropy"][:, None].expand(len(x), len(y))
+        return QUANTITIES, torch.stack([tables[name] for name in QUANTITIES]), {**options, "kernel": "gaussian"}
+    if own["estimator"] == "minibatch":
+        names = [*((0, i) for i in range(len(x))), *((1, j) for j in range(len(y)))]
+        blocks = BlockSums(names, BLOCK)
+        blocks.update(dict(zip(names, [*x, *y], strict=True)))
+        values = blocks.cka(names[: len(x)], names[len(x) :])
+        return ("cka",), values[None], {**own, "block": BLOCK, "left_out_rows": blocks.left_out}
+    return ("cka",), cka_table(x, y, debiased=own["debiased"])[None], dict(own)

@@ -1,0 +1,1 @@
+"""Entropy profiles as tensors: distances between them, what chance would show, and all pairs at once."""

@@ -1,0 +1,320 @@
+r"""The shape of a cloud of states: how many directions it fills, and how it bends along a text.
+
+These are measures of "Layer by Layer" (Skean et al. 2025, arXiv 2502.02013) and their kin, each of plain tensors, computed in
+float64, in nats: of the tokens of one text, ``prompt_entropy`` and ``curvature``; of any rows, ``effective_rank``,
+``anisotropy`` and the intrinsic dimension ``two_nn``. Those of texts in several views are in ``functional/states/views.py``.
+
+The paper's public code (OFSkean/information_flow) departs from its formulas in places. Where numbers here differ from it, the
+function says so.
+
+Refused: too few rows, NaN and infinities, and data of which a measure is undefined, such as rows that are all equal.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from numbers import Real
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
+from tl_entropy.functional.entropies import check_floating, in_double
+from tl_entropy.functional.information import entropy
+from tl_entropy.functional.states.matrices import matrix_entropy
+
+Normalise = Literal["centred", "length"] | None
+NORMALISE = ("centred", "length", None)
+
+ROUNDING = 1e-12
+"""What is smaller than this share of the data's own size is a rounding of 0."""
+
+SAME = 1e-5
+"""Rows closer than this share of the median distance to the mean are one and the same to ``two_nn``."""
+
+
+def prompt_entropy(x: Tensor, *, order: float = 1.0, normalise: Normalise = "centred") -> Tensor:
+    r"""How evenly the states of one text spread over directions: the matrix-based Rényi entropy of their Gram matrix.
+
+    With K = X Xᵀ and its eigenvalues λ_i, S = log(Σ_i (λ_i / tr K)^order) / (1 - order), and -Σ p_i log p_i with
+    p_i = λ_i / tr K at order 1. Xᵀ X has the same eigenvalues but zeros, and is used where it is smaller.
+
+    Args:
+        x: [token, d_model] states of one text, or [document, d_model] states of documents (then it is their dataset entropy).
+        order: from 0; 1 is the von Neumann entropy.
+        normalise: "centred" takes off the mean of the rows and brings each to length 1, as the paper's code does; "length"
+            brings them to length 1; None takes X as it is, as in the paper's formula. Rows without a direction (equal to the
+            mean) add nothing.
+
+    Returns:
+        [] float64, nats, from 0 to log min(token, d_model).
+
+    Raises:
+        InputError: not [token, d_model], no direction in any row (such as all rows equal, when centred), an unknown
+            ``normalise``, or an order below 0.
+        InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity.
+
+    Source: Skean et al. 2025, equation 1; Giraldo, Rao and Principe 2015. Deviation from its code: entries of K below 0 stay as
+    they are. (The code sets them to 0, and K then has other eigenvalues, some of them negative.)
+
+    >>> round(prompt_entropy(torch.eye(4), normalise=None).exp().item(), 6)
+    4.0
+    """
+    check_choice("normalise", normalise, NORMALISE)
+    gram = smaller_gram(directed_rows(checked_rows(x), normalise))
+    trace = gram.trace()
+    if not trace > 0:
+        what = "they are all equal, or there is one row only" if normalise == "centred" else "all are 0"
+        raise InputError(f"x: none of the {len(x)} rows has a direction: {what}; prompt_entropy needs rows that differ")
+    return matrix_entropy(gram / trace, order)
+
+
+def effective_rank(x: Tensor, *, center: bool = True) -> Tensor:
+    r"""How many directions the rows fill, in effect: exp of the entropy of the normalised singular values.
+
+    With σ_i the singular values of X, less the mean of its rows where ``center``, p_i = σ_i / Σ_j σ_j and
+    erank = exp(-Σ_i p_i log p_i).
+
+    Args:
+        x: [row, d_model].
+        center: whether to take off the mean of the rows. The source doesn't; but a mean far from 0, as states have, is one huge
+            singular value, which says nothing about their spread.
+
+    Returns:
+        [] float64, from 1 to min(row - 1, d_model), or min(row, d_model) without centring.
+
+    Raises:
+        InputError: not [row, d_model], or nothing but 0 (such as all rows equal, when centred).
+        InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity.
+
+    Source: Roy and Vetterli (2007), The effective rank: a measure of effective dimensionality, definition 1.
+
+    >>> round(effective_rank(3 * torch.eye(5), center=False).item(), 6)
+    5.0
+    """
+    states = checked_rows(x)
+    centred = states - states.mean(0) if center else states
+    sigma = torch.linalg.svdvals(centred)
+    if not sigma[0] > ROUNDING * states.norm():
+        raise InputError(f"x: the {len(x)} rows {'are all equal' if center else 'are 0'}, and fill no direction")
+    return entropy(sigma / sigma.sum()).exp()
+
+
+def effective_rank_of_covariance(c: Tensor) -> Tensor:
+    """``effective_rank`` of rows of which only the covariance is known: the singular values are the roots of its eigenvalues.
+
+    Args:
+        c: [d_model, d_model] symmetric; any multiple of the covariance gives the same number. Eigenvalues below the largest
+            times d_model times the precision of float64 are roundings of 0, and taken for 0.
+
+    Returns:
+        [] float64, from 1 to d_model.
+
+    Raises:
+        InputError: not square and symmetric, 0, or with an eigenvalue clearly below 0.
+        InputTypeError, NonFiniteError: ``c`` is no tensor of floats, or holds a NaN or an infinity.
+
+    >>> round(effective_rank_of_covariance(torch.diag(torch.tensor([4.0, 4.0, 0.0]))).item(), 6)
+    2.0
+    """
+    matrix = checked_rows(c, name="c")
+    if matrix.shape[0] != matrix.shape[1] or bool((matrix - matrix.mT).abs().max() > 1e-6 * matrix.abs().max()):
+        raise InputError(f"c must be a symmetric [d_model, d_model] covariance; got one of shape {list(c.shape)}")
+    values = torch.linalg.eigvalsh(matrix)
+    if not values[-1] > 0 or values[0] < -1e-8 * values[-1]:
+        raise InputError(
+            f"c must have no eigenvalue below 0, and not be 0; got {float(values[0]):.3g} to {float(values[-1]):.3g}"
+        )
+    kept = values[values > values[-1] * len(values) * torch.finfo(torch.float64).eps]
+    return entropy(kept.sqrt() / kept.sqrt().sum()).exp()
+
+
+def curvature(x: Tensor) -> Tensor:
+    r"""How much the path of the states through a text bends: the mean angle between successive steps.
+
+    With v_k = x_{k+1} - x_k, c = mean_k arccos(v_k · v_{k+1} / (abs(v_k) abs(v_{k+1}))).
+
+    Args:
+        x: [token, d_model] states of one text, in its order. Angles at a step of length 0 are left out.
+
+    Returns:
+        [] float64, rad, from 0 (a straight line) to π (there and back); unrelated steps at right angles have π/2, and
+        independent states 2π/3.
+
+    Raises:
+        InputError: not [token, d_model] with at least three tokens, or no angle between steps of some length.
+        InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity.
+
+    Source: Hosseini and Fedorenko (2023), Large language models implicitly learn to straighten neural sentence trajectories.
+    Deviation from the code of Skean et al. 2025: that takes the arccos of the cosine's absolute value, so that there and back
+    is 0, and states that are centred and normed.
+
+    >>> curvature(torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])).item() / math.pi
+    0.5
+    """
+    angles = turning_angles(checked_rows(x, least=3))
+    found = angles[~angles.isnan()]
+    if not len(found):
+        raise InputError(f"x: no two successive steps between the {len(x)} rows have a length, so there is no angle")
+    return found.mean()
+
+
+def anisotropy(x: Tensor) -> Tensor:
+    r"""How much all states point one way: the mean cosine between different rows.
+
+    (abs(Σ_i u_i)² - n) / (n (n - 1)) with the n rows u_i brought to length 1: the mean over all pairs, without drawing any.
+
+    Args:
+        x: [row, d_model].
+
+    Returns:
+        [] float64, from -1 / (n - 1) to 1.
+
+    Raises:
+        InputError: not [row, d_model] with at least two rows, or a row of length 0, which has no direction.
+        InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity.
+
+    Source: Ethayarajh (2019), How contextual are contextualized word representations?, section 4.1, which samples pairs.
+
+    >>> anisotropy(torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])).item()  # of three pairs, one points the same way
+    0.3333333333333333
+    """
+    states = checked_rows(x, least=2)
+    return mean_cosine(unit_rows(states).sum(0), len(states))
+
+
+def two_nn(x: Tensor, *, discard: float = 0.1) -> Tensor:
+    r"""The intrinsic dimension of the cloud of rows, from the distances to their two nearest neighbours.
+
+    With μ_i = r2_i / r1_i the ratio of the distances of row i to its second and first neighbour, sorted, and F(μ_i) = i / n,
+    the slope of -log(1 - F) over log μ through the origin: d = Σ a_i b_i / Σ a_i², a = log μ, b = -log(1 - F).
+
+    Args:
+        x: [row, d_model]. Rows that repeat another (``different_rows``) are taken once, with a warning.
+        discard: share of the rows with the largest μ that don't enter the fit, from 0 below 1. The last row, of which F is 1,
+            never does.
+
+    Returns:
+        [] float64, above 0: a dimension, biased low where it is high and rows are few.
+
+    Raises:
+        InputError: not [row, d_model], fewer than three different rows, none left after ``discard``, or all first and second
+            neighbours equally far (as on a grid), where no dimension can be read off.
+        InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity.
+
+    Source: Facco, d'Errico, Rodriguez and Laio (2017), Estimating the intrinsic dimension of datasets by a minimal neighborhood
+    information.
+
+    >>> square = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 5).triu()
+    >>> round(two_nn(square).item())
+    2
+    """
+    if not 0 <= check_real("discard", discard) < 1:
+        raise InputError(f"discard must be a share of the rows from 0 below 1; got {discard!r}")
+    states = different_rows(x)
+    if len(states) < len(x):
+        warnings.warn(f"{len(x) - len(states)} of {len(x)} rows repeat others and were left out of two_nn", stacklevel=2)
+    if len(states) < 3:
+        raise InputError(
+            f"x must have at least three different rows [row, d_model], for two neighbours each; got {len(states)}"
+        )
+    ratio = _neighbour_ratios(states - states.mean(0)).sort().values
+    n = len(ratio)
+    kept = min(int(n * (1 - discard)), n - 1)
+    a = ratio[:kept].log()
+    b = -torch.log1p(-torch.arange(1, kept + 1, dtype=torch.float64, device=a.device) / n)
+    if not a.any():
+        raise InputError(
+            f"x: the first two neighbours of the {kept} rows kept are equally far, which leaves the dimension open"
+        )
+    return (a @ b) / (a @ a)
+
+
+def directed_rows(x: Tensor, normalise: Normalise) -> Tensor:
+    """Rows [token, d_model] of float64 as ``prompt_entropy`` takes them; 0 where a row has no direction."""
+    if normalise is None:
+        return x
+    shifted = x - x.mean(0) if normalise == "centred" else x
+    lengths = shifted.norm(dim=1, keepdim=True)
+    least = ROUNDING * x.norm(dim=1).max() if normalise == "centred" else 0.0
+    there = lengths > least
+    return torch.where(there, shifted / torch.where(there, lengths, 1.0), 0.0)
+
+
+def smaller_gram(x: Tensor) -> Tensor:
+    """X Xᵀ or Xᵀ X, whichever is smaller: they have the same eigenvalues, but for zeros."""
+    return x @ x.mT if x.shape[0] <= x.shape[1] else x.mT @ x
+
+
+def turning_angles(x: Tensor) -> Tensor:
+    """Angles [token - 2] in rad between successive steps of ``x`` [token, d_model]; NaN beside a step of length 0."""
+    steps = x.diff(dim=0)
+    u = steps / steps.norm(dim=1, keepdim=True)
+    # Not arccos: it loses half of the digits near 0 and π.
+    angles: Tensor = 2 * torch.atan2((u[1:] - u[:-1]).norm(dim=1), (u[1:] + u[:-1]).norm(dim=1))
+    return angles
+
+
+def mean_cosine(total: Tensor, n: Tensor | int) -> Tensor:
+    """The mean cosine of all pairs of n directions, from their sum ``total`` [..., d_model]; NaN for fewer than two."""
+    count = torch.as_tensor(n, dtype=torch.float64, device=total.device)
+    cosine: Tensor = (total.square().sum(-1) - count) / torch.where(count > 1, count * (count - 1), math.nan)
+    return cosine
+
+
+def different_rows(x: Tensor) -> Tensor:
+    """The rows of ``x`` [row, d_model] in float64, those that repeat another left out.
+
+    Rows repeat each other where they are closer than 1e-5 of the median distance to the mean: the states of one text in two
+    batches differ by as much in float32, and no dimension should come from that.
+    """
+    states = checked_rows(x).unique(dim=0)
+    centred = states - states.mean(0)
+    near = _squared_distances(centred) <= (SAME * centred.norm(dim=1).median()) ** 2
+    different: Tensor = states[~near.tril(-1).any(1)]
+    return different
+
+
+def _neighbour_ratios(x: Tensor) -> Tensor:
+    """r2 / r1 of every one of the different rows of ``x`` [row, d_model]."""
+    nearest = _squared_distances(x).fill_diagonal_(math.inf).topk(2, largest=False).indices
+    # The products find the neighbours; how far they are is taken from the differences, which don't cancel.
+    r = (x[nearest] - x[:, None]).norm(dim=2).sort(dim=1).values
+    ratios: Tensor = r[:, 1] / r[:, 0]
+    return ratios
+
+
+def _squared_distances(x: Tensor) -> Tensor:
+    squares = x.square().sum(1)
+    distances: Tensor = squares[:, None] + squares - 2 * (x @ x.mT)
+    return distances
+
+
+def checked_rows(x: Any, *, name: str = "x", least: int = 1) -> Tensor:
+    """``x`` in float64, where it is a finite matrix of at least so many rows."""
+    check_floating(name, x)
+    if x.ndim != 2 or x.shape[0] < least or not x.shape[1]:
+        raise InputError(f"{name} must be [row, d_model] with at least {least} row{'s' * (least > 1)}; got {list(x.shape)}")
+    states = in_double(x.detach())
+    if not bool(states.isfinite().all()):
+        row = int((~states.isfinite()).any(1).nonzero()[0])
+        raise NonFiniteError(f"{name} has a NaN or an infinity in row {row}: look where it comes from")
+    return states
+
+
+def check_real(name: str, value: object) -> float:
+    """``value`` as a float, where it is a number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputTypeError(f"{name} must be a number; got {value!r}")
+    return float(value)
+
+
+def unit_rows(states: Tensor) -> Tensor:
+    """Rows brought to length 1."""
+    lengths = states.norm(dim=1, keepdim=True)
+    if not bool((lengths > 0).all()):
+        raise InputError(f"x: row {int((lengths[:, 0] == 0).nonzero()[0])} has length 0, and so no cosine; leave such rows out")
+    directions: Tensor = states / lengths
+    return directions

@@ -1,0 +1,136 @@
+r"""How well states tell texts apart from their own variants, such as augmentations or pieces: LiDAR and InfoNCE.
+
+The rows are states of whole texts (means over tokens, mostly), and rows with the same label are views of one text. Both
+measures are used by "Layer by Layer" (Skean et al. 2025, arXiv 2502.02013), whose public code (OFSkean/information_flow)
+departs from its formulas in places; each function says where numbers here differ from it. All is float64, in nats.
+
+Refused: labels with a single row, fewer than two labels, NaN and infinities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.functional.information import entropy
+from tl_entropy.functional.states.geometry import ROUNDING, check_real, checked_rows, unit_rows
+from tl_entropy.functional.statistics import group_sums
+
+
+def lidar(x: Tensor, labels: Tensor | Sequence[Any], *, delta: float = 1e-4) -> Tensor:
+    r"""How many directions tell texts apart from their own variants: the effective rank of a linear discriminant analysis.
+
+    With μ_c the mean of the rows of label c, and means over labels, Σ_b = mean_c (μ_c - μ)(μ_c - μ)ᵀ,
+    Σ_w = mean_c mean_{i in c} (x_i - μ_c)(x_i - μ_c)ᵀ + delta·I, and λ the eigenvalues of Σ_w^{-1/2} Σ_b Σ_w^{-1/2}:
+    exp(-Σ p_i log p_i) with p_i = λ_i / Σ_j λ_j.
+
+    Args:
+        x: [row, d_model] states of texts, such as means over tokens.
+        labels: one for each row; rows of one label are views (augmentations, pieces) of one text. Every label counts the same.
+        delta: added to the diagonal of Σ_w, in the square of the unit of ``x``: so the number depends on the scale of ``x``.
+
+    Returns:
+        [] float64, from 1 to min(label - 1, d_model).
+
+    Raises:
+        InputError: not [row, d_model], fewer than two labels, a label with a single row, a number of labels that is
+            not that of rows, a delta that is not above 0, or labels that all have the same mean.
+        InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity; ``labels`` are no sequence.
+
+    Source: Thilak et al. (2024), LiDAR: sensing linear probing performance in joint embedding SSL architectures, arXiv
+    2312.04000, equations 1 to 4, without the small number added to p_i there. The code of Skean et al. 2025 reports an
+    entropy of that matrix, divided by min(log label, log d_model).
+
+    >>> x = torch.tensor([[0.0, 1.0], [0.0, -1.0], [5.0, 1.0], [5.0, -1.0]])
+    >>> round(lidar(x, ["a", "a", "b", "b"]).item(), 6)
+    1.0
+    """
+    states, label, count = _views(x, labels)
+    if not check_real("delta", delta) > 0:
+        raise InputError(f"delta must be above 0; got {delta!r}")
+    means = group_sums(states, label, len(count)) / count[:, None]
+    between = (means - means.mean(0)) / math.sqrt(len(count))
+    if not between.norm() > ROUNDING * states.norm():
+        raise InputError(f"x: the means of all {len(count)} labels are equal, so that nothing tells them apart")
+    within = (states - means[label]) / (count[label, None] * len(count)).sqrt()
+    scatter = within.mT @ within + delta * torch.eye(states.shape[1], dtype=torch.float64, device=states.device)
+    # With Σ_w = L Lᵀ, L⁻¹ Σ_b L⁻ᵀ has the same eigenvalues as Σ_w^{-1/2} Σ_b Σ_w^{-1/2}: the squared singular values of L⁻¹ B.
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(scatter), between.mT, upper=False)
+    values = torch.linalg.svdvals(whitened).square()
+    return entropy(values / values.sum()).exp()
+
+
+def info_nce(x: Tensor, labels: Tensor | Sequence[Any], *, temperature: float = 0.1) -> Tensor:
+    r"""A lower bound of the mutual information between two views of a text: how surely a view finds its own text among others.
+
+    With s the cosine, C labels, and i and p two rows of one label,
+
+        loss(i, p) = -log( e^{s_ip / T} / (e^{s_ip / T} + Σ_{c other than i's} mean_{n in c} e^{s_in / T}) )
+
+    and the bound is log C - loss: the mean over all such pairs of each label, then over labels. Other rows of i's own label are
+    no negatives, and those of another label share one place: every label is one candidate, however many views it has.
+
+    Args:
+        x: [row, d_model] states of texts, such as means over tokens.
+        labels: one for each row; rows of one label are views (augmentations, pieces) of one text.
+        temperature: T, above 0. The bound is one at any; how close it comes depends on it.
+
+    Returns:
+        [] float64, nats, at most log C. Below 0 it says nothing: the cosines are then worse than a guess.
+
+    Raises:
+        InputError: not [row, d_model], fewer than two labels, a label with a single row, a number of labels that is
+            not that of rows, a temperature that is not above 0, or a row of length 0, which has no cosine.
+        InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity; ``labels`` are no sequence.
+
+    Source: van den Oord, Li and Vinyals (2018), equations 4 and 5. Deviation from the code of Skean et al. 2025: that takes two
+    views only, the first for i and the second for p and the negatives, of normed states, and reports loss and 1 - loss / log C.
+
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+    >>> round(info_nce(x, [0, 0, 1, 1]).item() / math.log(2), 6)
+    1.0
+    """
+    states, label, count = _views(x, labels)
+    if not check_real("temperature", temperature) > 0:
+        raise InputError(f"temperature must be above 0; got {temperature!r}")
+    directions = unit_rows(states)
+    logits = directions @ directions.mT / temperature
+    same = label[:, None] == label
+    negatives = torch.logsumexp((logits - count.log()[label]).masked_fill(same, -math.inf), 1)
+    loss = torch.nn.functional.softplus(negatives[:, None] - logits)
+    pairs = (count * (count - 1))[label]
+    weight = same.double().fill_diagonal_(0) / pairs[:, None]
+    return math.log(len(count)) - (weight * loss).sum() / len(count)
+
+
+def label_list(labels: Any) -> list[Any]:
+    """``labels`` as a list.
+
+    Raises:
+        InputTypeError: no sequence of labels, or labels that cannot be told apart by ``==`` and ``hash``, such as lists.
+    """
+    given = labels.tolist() if hasattr(labels, "tolist") else labels
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(label, Hashable) for label in given):
+        raise InputTypeError(f"labels must be a sequence of names or numbers, one each; got {type(labels).__name__}")
+    return list(given)
+
+
+def _views(x: Tensor, labels: Tensor | Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows in float64, their labels as numbers from 0 [row], and how many rows each label has [label]."""
+    states, given = checked_rows(x), label_list(labels)
+    if len(given) != len(states):
+        raise InputError(f"labels must be one for each of the {len(states)} rows of x; got {len(given)}")
+    number = {label: i for i, label in enumerate(dict.fromkeys(given))}
+    label = torch.tensor([number[one] for one in given], device=states.device)
+    count = torch.bincount(label).double()
+    if len(count) < 2:
+        raise InputError("labels must hold at least two different ones, to be told apart; got one")
+    if bool((count < 2).any()):
+        alone = list(number)[int((count < 2).nonzero()[0])]
+        raise InputError(f"labels: {alone!r} has a single row; every label needs two views or more of its text")
+    return states, label, count
