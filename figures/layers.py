@@ -96,13 +96,11 @@ def profile_distances(model: Any) -> Axes:
 
 
 def profile_map(model: Any) -> Axes:
-    """Entropy profiles of texts in both models, in two dimensions."""
-    profiles, groups = {}, []
-    for name, m in (("trained", model), ("untrained", untrained())):
-        result = tle.lens_entropy(m, beginnings(), progress=False)
-        profiles |= {f"{name} {document}": result.select(documents=document) for document in result.documents}
-        groups += [name] * len(result.documents)
-    found = tle.pairwise_distances(profiles, metric="wasserstein", groups=groups, progress=False)
+    """Entropy profiles of two pieces of every module, its beginning and its middle, in two dimensions."""
+    parts = {"beginning": beginnings(), "middle": [text[len(text) // 2 :][:BEGINNING] for text in tle.demo_texts()]}
+    result = tle.lens_entropy(model, [text for texts in parts.values() for text in texts], progress=False)
+    groups = [part for part, texts in parts.items() for _ in texts]
+    found = tle.pairwise_distances(result, metric="euclidean", groups=groups, progress=False)
     return tle.plots.clusters(tle.profile_embedding(found))
 
 

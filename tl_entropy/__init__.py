@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from tl_entropy.results.similarity import LayerSimilarity
     from tl_entropy.sites import Site
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOMES = {
     "tl_entropy.analyses.states.cka": ("CKAAccumulator",),

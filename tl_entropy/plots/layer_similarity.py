@@ -21,6 +21,7 @@ from tl_entropy.results.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 
 MOST_OUTLINED = 16  # rows or columns of a matrix whose cells are told apart by lines
+ROUNDING = 1e-6  # a value so far beyond the ends of the colours is at the end
 MOST_WRITTEN = 8  # rows or columns of a matrix whose cells are written into
 
 
@@ -125,7 +126,8 @@ def _matrix(
     values = result.value(quantity).numpy()
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     top = 1.0 if result.method == "cka" else max(high, 1e-9)
-    ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((low < 0, high > top), "neither")
+    beyond = (low < -ROUNDING, high > top + ROUNDING)
+    ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
     rows, columns = values.shape
     side = min(max(3.5 / max(rows, columns), 0.12), 0.42)  # of a cell, inches
     with canvas(ax, (max(3.4, 1.5 + side * columns), max(2.6, 0.8 + side * rows))) as axes:

@@ -308,7 +308,7 @@ def test_arguments_out_of_range(model):
 
 @pytest.mark.model
 def test_the_bar_of_a_corpus(model, texts, capsys):
-    accumulator = MatrixAccumulator(model, **FEW)
+    accumulator = MatrixAccumulator(model, progress=True, **FEW)
     tle.stream(model, texts, [accumulator], **QUIET)
-    accumulator.compute(progress=True)
+    accumulator.compute()
     assert "4/4" in capsys.readouterr().err

@@ -103,6 +103,7 @@ class MatrixAccumulator:
         seed: of the sample and of the permutations.
         first_document: number, in the whole corpus, of the first document that this accumulator will see. Parts that are
             merged must number their documents differently.
+        progress: show a bar over the pairs of sites that ``compute`` compares.
 
     Attributes:
         sites: what a pass must capture.
@@ -126,6 +127,7 @@ class MatrixAccumulator:
         permutations: int = 20,
         seed: int = 0,
         first_document: int = 0,
+        progress: bool = False,
     ) -> None:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
         self.paired = PairedStates(self.adapter, other=other, sites=sites, layers=layers, against=against, massive=massive)
@@ -133,6 +135,7 @@ class MatrixAccumulator:
         self.order = check_order(order)
         self.permutations = check_int("permutations", permutations, 2)
         self.sample = TokenSample(check_int("n_samples", n_samples, 2), seed, first_document=first_document)
+        self.progress = progress
         self._massive_tokens = 0
 
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
@@ -159,7 +162,7 @@ class MatrixAccumulator:
         self.sample.merge(other.sample)
         self._massive_tokens += other._massive_tokens
 
-    def compute(self, *, progress: bool = False, **origin: Any) -> LayerSimilarity:
+    def compute(self, **origin: Any) -> LayerSimilarity:
         """The result of what was seen so far, NaN where that is fewer than two tokens; ``origin`` goes into its provenance.
 
         Raises:
@@ -171,7 +174,12 @@ class MatrixAccumulator:
         if count > 1:
             rows, columns = self._grams()
             tables = _tables(
-                rows, columns, order=self.order, permutations=self.permutations, seed=self.sample.seed, progress=progress
+                rows,
+                columns,
+                order=self.order,
+                permutations=self.permutations,
+                seed=self.sample.seed,
+                progress=self.progress,
             )
             tables["entropy"] = tables["row_entropy"][:, None].expand(shape)
             values = torch.stack([tables[name] for name in QUANTITIES])

@@ -15,7 +15,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, Unpack
 
 import torch
@@ -170,9 +169,11 @@ def _over_tokens(
     reading: dict[str, Any],
 ) -> LayerSimilarity:
     """From one pass; where there is another model, it reads every batch as well."""
-    accumulator: Any = (CKAAccumulator if method == "cka" else MatrixAccumulator)(adapter, other=other, **own, **compared)
-    if method == "matrix_renyi":
-        accumulator.compute = partial(accumulator.compute, progress=reading["progress"])
+    accumulator: CKAAccumulator | MatrixAccumulator
+    if method == "cka":
+        accumulator = CKAAccumulator(adapter, other=other, **own, **compared)
+    else:
+        accumulator = MatrixAccumulator(adapter, other=other, progress=reading["progress"], **own, **compared)
     paired = accumulator.paired
     settings = _settings(method, paired.rows, paired.against, paired.massive, "tokens")
     result: LayerSimilarity = measure(accumulator, inputs, settings=settings, **reading)
@@ -210,8 +211,14 @@ def _over_documents(
     mine = passed(adapter, rows if other else (*rows, *columns), reading)
     theirs = mine
     if other:
-        if mine.provenance.corpus["bytes"] is None:  # some documents came as token ids
-            check_shared_tokens(adapter, other)
+        if mine.provenance.corpus["bytes"] is None:  # some documents came as token ids, or were generated
+            try:
+                check_shared_tokens(adapter, other)
+            except InputError as error:
+                raise InputError(
+                    "other: the models have different tokens, and documents that hold ids or generated text would not be the "
+                    "same to both; give texts, and leave max_new_tokens out"
+                ) from error
         theirs = passed(other, columns, {**reading, "options": {**reading["options"], "interventions": None}})
     documents = sorted({*mine.documents} & {*theirs.documents})
     _check_enough(len(documents), method, own, "documents")
