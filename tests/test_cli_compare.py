@@ -39,7 +39,7 @@ def run(monkeypatch, capsys, *arguments):
 
 def test_two_models_give_a_folder_tables_and_figures(tiny, monkeypatch, capsys, tmp_path):
     status, out, err = run(
-        monkeypatch, capsys, "compare", "--model", BUNDLED, "--model", tiny, *TEXTS, "--metrics", "kl,jsd", "--distance",
+        monkeypatch, capsys, "compare", "--model", BUNDLED, "--model", tiny, *TEXTS, "--metrics", "kl, jsd", "--distance",
         "wasserstein", "--unit", "bits", "--window", 40, "--out", tmp_path / "o",
     )  # fmt: skip
     assert status == 0, err
@@ -89,10 +89,14 @@ def test_one_model_twice_has_two_names(monkeypatch, capsys, tmp_path):
 
 
 def test_one_model_alone_is_compared_with_none(monkeypatch, capsys, tmp_path):
+    (tmp_path / "mine.txt").write_text("of an earlier day")
+    (tmp_path / "lens_1_gone.safetensors").write_text("of an earlier comparison")
     status, out, err = run(monkeypatch, capsys, "compare", "--model", BUNDLED, "--text", CODE[0], "--out", tmp_path)
     assert status == 0, err
     assert "1 model" in out
-    files = {p.name for p in tmp_path.iterdir()}
+    files = {p.name for p in tmp_path.iterdir()} - {"mine.txt", "lens_1_gone.safetensors"}
+    [wrote] = [line for line in out.splitlines() if line.startswith("wrote ")]
+    assert wrote == "wrote " + ", ".join(sorted(str(tmp_path / name) for name in files))
     assert "similarity_0_stdlib-gpt2-3m.png" in files
     assert not [name for name in files if "distances" in name or "across" in name]
 
@@ -100,16 +104,38 @@ def test_one_model_alone_is_compared_with_none(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--metrics", "cosine"], "metrics must be one of"),
+        (["--distance", "cosine"], "distance must be one of"),
+        (["--similarity", "svcca"], "--similarity must be one of 'cka', 'none'"),
+        (["--estimator", "fast"], "estimator must be one of"),
+        (["--massive", "hide"], "massive must be one of"),
+        (["--order", "-1"], "order must be a number from 0 to infinity"),
+        (["--similarity", "none", "--massive", "drop"], "massive='drop' belongs to similarity='cka'"),
+        (["--distance", "elastic_srvf"], "elastic_srvf_distance needs fdasrsf: pip install 'tl-entropy[elastic]'"),
+    ],
+)
+def test_choices_are_checked_before_models_are_loaded(arguments, message, monkeypatch, capsys, tmp_path):
+    def loaded(*_, **__):
+        pytest.fail("a model was loaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tle, "load_model", loaded)
+    for name in ("fdasrsf", "fdasrsf.utility_functions"):
+        monkeypatch.setitem(sys.modules, name, None)
+    status, out, err = run(monkeypatch, capsys, "compare", "--model", BUNDLED, *TEXTS, *arguments)
+    assert (status, out, list(tmp_path.iterdir())) == (2, "", [])
+    assert err.startswith("tl-entropy: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["compare", *TEXTS], "Missing option '--model'"),
         (["compare", "--model", BUNDLED], "give exactly one of --text, --file and --dataset; got none"),
-        (["compare", "--model", BUNDLED, *TEXTS, "--similarity", "svcca"], "--similarity must be one of 'cka', 'none'"),
-        (["compare", "--model", BUNDLED, *TEXTS, "--distance", "cosine"], "--distance must be one of"),
-        (["compare", "--model", BUNDLED, *TEXTS, "--metrics", "cosine"], "metrics must be one of"),
-        (["compare", "--model", BUNDLED, *TEXTS, "--estimator", "fast"], "estimator must be one of"),
-        (["compare", "--model", BUNDLED, *TEXTS, "--massive", "hide"], "massive must be one of"),
         (["compare", "--model", BUNDLED, *TEXTS, "--sites", "mlp_out"], "sites must be two or more states"),
         (["compare", "--model", BUNDLED, *TEXTS, "--order", "one"], "--order"),
-        (["compare", "--model", BUNDLED, *TEXTS, "--order", "-1"], "orders must be"),
         (["compare", "--model", BUNDLED, *TEXTS, "--unit", "hartleys"], "--unit must be one of"),
         (["compare", "--model", BUNDLED, "--model", "/no/such/folder", *TEXTS], "there is no folder /no/such/folder"),
         (["compare", "--model", BUNDLED, *TEXTS, "--ablate", "0.1"], "No such option"),

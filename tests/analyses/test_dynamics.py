@@ -177,6 +177,15 @@ def test_order_and_unit():
     assert of_2.order == 2.0
     torch.testing.assert_close(of_2.values, layer_dynamics(lens(0)).values, equal_nan=True)
     assert layer_dynamics(lens(orders=(math.inf,))).order == math.inf
+    for number in (1, np.int64(1), np.float32(1)):
+        assert layer_dynamics(both, order=number).order == 1.0
+
+
+@pytest.mark.parametrize("order", [[2.0, 1.0], (1.0,), True, "1", torch.tensor([1.0, 2.0])])
+def test_an_order_is_one_number(order):
+    both = lens(entropy=torch.cat([lens(0).entropy, lens(1).entropy], dim=2), orders=(2.0, 1.0))
+    with pytest.raises(InputTypeError, match="order must be one number, or None; got"):
+        layer_dynamics(both, order=order)
     in_bits = layer_dynamics(lens().to("bits"), divergence().to("bits"))
     assert in_bits.unit == "nats"
     torch.testing.assert_close(in_bits.values, layer_dynamics(lens(), divergence()).values, equal_nan=True, atol=1e-6, rtol=0)
@@ -377,7 +386,7 @@ def test_wrong_options_are_refused():
     several = lens(entropy=torch.rand(41, 4, 2), orders=(0.5, 2.0))
     with pytest.raises(InputError, match=r"order: choose one of 0\.5, 2"):
         layer_dynamics(several)
-    with pytest.raises(InputError, match="order: 3 not in this result; it has 0"):
+    with pytest.raises(InputError, match=r"order \(of lens_entropy\) must be one of 0.5, 2.0; got 3"):
         layer_dynamics(several, order=3)
     with pytest.raises(InputError, match="none of the results holds entropies"):
         layer_dynamics(divergence(), order=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 
 import pytest
 import torch
@@ -218,6 +219,35 @@ def test_text_that_each_generates_is_compared_over_documents(models):
     same(found.across["gpt2", "small"], layer_similarity(pair["gpt2"], TEXTS, other=pair["small"], **options))
 
 
+def test_text_that_models_of_other_tokens_generate_is_compared_over_documents(models):
+    pair = {name: models[name] for name in ("gpt2", "code")}
+    found = compare_models(pair, TEXTS, max_new_tokens=2, **QUIET)
+    assert found.notes == ("gpt2, code: not the same tokens in the same windows, so their layers are compared over documents",)
+    options = {"against": "all", "rows": "documents", "max_new_tokens": 2, **QUIET}
+    same(found.across["gpt2", "code"], layer_similarity(pair["gpt2"], TEXTS, other=pair["code"], **options))
+
+
+def test_ids_are_checked_where_they_were_given_not_where_they_were_written(models, monkeypatch):
+    """Ids that mean the same to both, though what the first model writes after them would not."""
+    from tl_entropy.capture.vocabulary import Vocabulary
+
+    pair = {name: models[name] for name in ("gpt2", "small")}
+    ids = tle.lens_entropy(pair["gpt2"], TEXTS[0], **QUIET).token
+    lens = tle.lens_entropy(pair["gpt2"], ids, max_new_tokens=3, **QUIET)
+    new = set(lens.token[lens.generated].tolist()) - set(ids.tolist())
+    assert new
+    strings = Vocabulary.strings
+
+    def other_words(self, wanted):
+        found = strings(self, wanted)
+        small, sampled = self.model is pair["small"], len(found) > 40
+        return {i: text + "?" if small and not sampled and i in new else text for i, text in found.items()}
+
+    monkeypatch.setattr(Vocabulary, "strings", other_words)
+    found = compare_models(pair, ids, max_new_tokens=3, similarity=None, **QUIET)
+    assert found.names == ("gpt2", "small")
+
+
 def test_same_ids_of_other_texts_are_not_the_same_tokens(models, monkeypatch):
     """Rows of ids that both models have, which mean something else to the second."""
     from tl_entropy.capture.vocabulary import Vocabulary
@@ -237,6 +267,9 @@ def test_ids_that_are_other_texts_to_another_model_are_refused(models):
     ids = torch.arange(280, 300).view(4, 5)
     with pytest.raises(InputError, match="token ids, which are not the same texts to gpt2 and code; give texts"):
         compare_models(models, ids, similarity=None, **QUIET)
+    for given in (ids, [TEXTS[0], ids[0]], {"input_ids": ids}):
+        with pytest.raises(InputError, match="inputs hold token ids"):
+            compare_models(models, given, max_new_tokens=2, similarity=None, **QUIET)
     found = compare_models({name: models[name] for name in ("gpt2", "small")}, ids, **QUIET)
     assert (found.across["gpt2", "small"].over, found.across["gpt2", "small"].count) == ("tokens", 20)
 
@@ -246,8 +279,8 @@ def test_few_documents_leave_a_pair_out_and_say_so(models):
     assert found.across == {}
     assert list(found.similarity) == ["gpt2", "code"]
     assert found.notes == (
-        "gpt2, code: not the same tokens in the same windows, so their layers are compared over documents; left out, since "
-        "that needs 4 of them and there are 2",
+        "gpt2, code: not the same tokens in the same windows, and over documents 4 are needed and there are 2; so the "
+        "similarity of their layers is left out",
     )
     assert found.notes[0] in repr(found)
 
@@ -265,10 +298,39 @@ def test_a_pair_that_cannot_be_compared_does_not_cost_the_rest(models, monkeypat
         raise InputError("too much of something")
 
     monkeypatch.setattr("tl_entropy.analyses.models.layer_similarity", refused)
-    found = compare_models({name: models[name] for name in ("gpt2", "small")}, TEXTS, **QUIET)
-    assert found.across == {}
-    assert found.notes == ("gpt2, small: too much of something; so the similarity of their layers is left out",)
-    assert list(found.similarity) == ["gpt2", "small"]
+    for other in ("small", "code"):  # over tokens and over documents
+        found = compare_models({name: models[name] for name in ("gpt2", other)}, TEXTS, **QUIET)
+        assert found.across == {}
+        assert found.notes == (f"gpt2, {other}: too much of something; so the similarity of their layers is left out",)
+        assert list(found.similarity) == ["gpt2", other]
+
+
+@pytest.mark.parametrize("error", [InputError, NonFiniteError])
+def test_distances_that_there_are_none_of_do_not_cost_the_rest(models, monkeypatch, tmp_path, error):
+    def refused(*_, **__):
+        raise error("no curve")
+
+    pair = {name: models[name] for name in ("gpt2", "small")}
+    monkeypatch.setattr("tl_entropy.analyses.models.pairwise_distances", refused)
+    found = compare_models(pair, TEXTS, similarity=None, **QUIET)
+    assert found.distances is None
+    assert found.notes == ("no curve; so the distances between the models are left out",)
+    assert "no curve; so the distances" in repr(found)
+    for name, model in pair.items():
+        same(found.lenses[name], tle.lens_entropy(model, TEXTS, **QUIET))
+    again = tle.load(found.to("bits").save(tmp_path))
+    assert (again.distances, again.notes) == (None, found.notes)
+
+
+def test_a_library_that_a_distance_needs_is_asked_for_before_the_first_pass(models, monkeypatch):
+    def stream(*_, **__):
+        pytest.fail("a model was run")
+
+    monkeypatch.setattr("tl_entropy.analyses.rows.stream", stream)
+    for name in ("fdasrsf", "fdasrsf.utility_functions"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"tl-entropy\[elastic\]"):
+        compare_models(models, TEXTS, distance="elastic_srvf", **QUIET)
 
 
 # --- what is refused
@@ -287,12 +349,20 @@ def test_a_pair_that_cannot_be_compared_does_not_cost_the_rest(models, monkeypat
         (None, {"sites": "resid_post.2"}, InputError, "sites must be two or more states .*; got resid_post.2"),
         (None, {"order": "1"}, InputTypeError, "order must be one number"),
         (None, {"order": (1.0, 2.0)}, InputTypeError, "order must be one number"),
-        (None, {"order": -1}, InputError, "orders must be"),
+        (None, {"order": -1}, InputError, "order must be a number from 0 to infinity; got -1"),
+        (None, {"order": math.nan}, InputError, "order must be a number from 0 to infinity; got nan"),
         (None, {"metrics": "hellinger"}, InputError, "metrics must be one of"),
+        (None, {"metrics": ("kl", "hellinger"), "similarity": None}, InputError, "metrics must be one of .*; got 'hellinger'"),
+        (None, {"metrics": 3}, InputError, "metrics must be one of .*; got 3"),
+        (None, {"metrics": ()}, InputError, "metrics must hold at least one"),
         (None, {"distance": "cosine"}, InputError, "distance must be one of"),
         (None, {"similarity": "svcca"}, InputError, "similarity must be one of"),
         (None, {"estimator": "fast"}, InputError, "estimator must be one of"),
         (None, {"massive": "ignore"}, InputError, "massive must be one of"),
+        (None, {"estimator": "fast", "similarity": None}, InputError, "estimator must be one of"),
+        (None, {"massive": "ignore", "similarity": None}, InputError, "massive must be one of"),
+        (None, {"estimator": "minibatch", "similarity": None}, InputError, "estimator='minibatch' belongs to similarity='cka'"),
+        (None, {"massive": "drop", "similarity": None}, InputError, "massive='drop' belongs to similarity='cka'"),
         (None, {"interventions": tle.ablate("mlp_out.0")}, InputError, "interventions belong to one model"),
         (None, {"windw": 3}, InputTypeError, "did you mean 'window'"),
     ],
@@ -311,6 +381,15 @@ def test_inputs_that_can_be_read_once_are_refused(models):
         compare_models(models, iter(TEXTS), **QUIET)
     with pytest.raises(InputError, match=r"give list\(inputs\)"):
         compare_models(models, [TEXTS[0], (text for text in TEXTS)], **QUIET)
+
+    class Once:
+        texts = iter(TEXTS)
+
+        def __iter__(self):
+            return self.texts
+
+    with pytest.raises(InputError, match=r"give list\(inputs\)"):
+        compare_models(models, Once(), **QUIET)
 
 
 def test_a_cache_is_refused(models):

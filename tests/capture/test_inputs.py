@@ -260,3 +260,57 @@ def test_at_hand_and_repeatable():
         assert not repeatable(inputs)
     assert not at_hand({"a"})
     assert repeatable({"a"})
+
+
+class Once:
+    """No iterator itself, but it gives the same one away each time."""
+
+    def __init__(self, values):
+        self.values = iter(values)
+
+    def __iter__(self):
+        return self.values
+
+
+class Again:
+    def __iter__(self):
+        yield from "ab"
+
+
+def test_an_object_that_gives_the_same_iterator_away_is_not_repeatable():
+    once = Once("ab")
+    assert not repeatable(once)
+    assert not repeatable(["c", once])
+    assert taken(once) == ["a", "b"], "nothing was used up"
+    assert repeatable(Again())
+
+
+def test_a_data_loader_is_not_asked_for_iterators():
+    class Loader(Again):
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            pytest.fail("which starts workers")
+
+    assert repeatable(Loader())
+
+
+def test_data_sets_are_repeatable_and_nothing_of_them_is_read():
+    datasets = pytest.importorskip("datasets")
+    read = []
+
+    def rows():
+        for text in "ab":
+            read.append(text)
+            yield {"text": text}
+
+    whole = datasets.Dataset.from_dict({"text": ["a", "b"]})
+    for source in (whole, whole["text"], whole.to_iterable_dataset()):
+        assert repeatable(source)
+        assert taken(source) == ["a", "b"]
+    streaming = datasets.IterableDataset.from_generator(rows)
+    read.clear()
+    assert repeatable(streaming)
+    assert read == []
+    assert taken(streaming) == ["a", "b"]

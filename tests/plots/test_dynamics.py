@@ -166,6 +166,33 @@ def test_the_plane_refuses():
         velocity(3)
 
 
+def without(quantity, sites=slice(None), **options):
+    """A result in which one quantity of the family "curve" has no value at these sites."""
+    result = made(metrics=(), **options)
+    values, errors = result.values.clone(), result.errors.clone()
+    values[result.quantities.index(quantity), sites] = errors[result.quantities.index(quantity), sites] = math.nan
+    return made(metrics=(), **options, values=values, errors=errors)
+
+
+def test_layers_without_a_velocity_are_no_points():
+    axes = velocity(without("fisher_rao_velocity", 3), quantity="fisher_rao_velocity")
+    assert {"layer 0", "layer 3"} <= set(texts(axes))
+    assert "2" not in texts(axes)
+    both = velocity(
+        {"dead": without("fisher_rao_velocity"), "alive": made(seed=1)}, quantity="fisher_rao_velocity", family="curve"
+    )
+    assert [text.get_text() for text in both.get_legend().get_texts()] == ["dead", "alive"]
+
+
+def test_a_velocity_without_any_value_is_refused():
+    with pytest.raises(
+        InputError, match=r"fisher_rao_velocity has no value at any site, .*; choose another, such as 'velocity'"
+    ):
+        velocity(without("fisher_rao_velocity"), quantity="fisher_rao_velocity")
+    assert not plt.get_fignums(), "a refusal leaves no empty figure behind"
+    assert velocity(without("fisher_rao_velocity")).get_xlabel() == "Velocity: Wasserstein-1 of entropies (nats)"
+
+
 # --- the maps
 
 
@@ -259,3 +286,16 @@ def test_the_maps_refuse():
         importance([made(), made(model="b").to("bits")])
     with pytest.raises(InputTypeError, match="results of layer_dynamics; got str"):
         importance("tiny")
+
+
+def test_a_map_without_any_value_is_hatched():
+    panel = importance(without("distance_to_output"))[2]
+    (mesh,) = meshes(panel)
+    assert np.ma.getmaskarray(mesh.get_array()).all()
+    low, high = mesh.get_clim()
+    assert (low, math.isfinite(high), high > 0) == (0, True, True)
+    assert panel.patch.get_hatch()
+    panel.figure.draw_without_rendering()
+    rows = importance({"dead": without("distance_to_output"), "alive": made(seed=1, metrics=())})[2]
+    alive = made(seed=1, metrics=()).value("distance_to_output").max().item()
+    assert {mesh.get_clim() for mesh in meshes(rows)} == {(0, alive)}

@@ -48,6 +48,10 @@ def result_of(*, site_names=("embed", "resid_post"), layers=3, model="tiny", see
     return LayerGeometry(**{**fields, **rest})
 
 
+def with_rows(result, normalise):
+    return dataclasses.replace(result, provenance=dataclasses.replace(result.provenance, settings={"normalise": normalise}))
+
+
 def bands(axes):
     return [item for item in axes.collections if isinstance(item, PolyCollection)]
 
@@ -75,12 +79,18 @@ def test_the_line_and_its_band_are_the_result(measure):
 def test_axes_say_what_is_shown():
     result = result_of()
     shown = {name: geometry(result, measure=name).get_ylabel() for name in MEASURES}
-    assert shown["prompt_entropy"] == "Prompt entropy (nats)"
+    assert shown["prompt_entropy"] == "Prompt entropy (centred rows, nats)"
+    assert shown["normalized_prompt_entropy"] == "Prompt entropy / maximum (centred rows)"
     assert shown["curvature"] == "Curvature (rad)"
     assert shown["two_nn"] == "Intrinsic dimension (TwoNN)"
-    assert geometry(result.to("bits")).get_ylabel() == "Prompt entropy (bits)"
+    assert geometry(result.to("bits")).get_ylabel() == "Prompt entropy (centred rows, bits)"
     second = dataclasses.replace(result, order=2.0)
-    assert geometry(second, measure="dataset_entropy").get_ylabel() == "Dataset entropy of order 2 (nats)"
+    assert geometry(second, measure="dataset_entropy").get_ylabel() == "Dataset entropy of order 2 (centred rows, nats)"
+    assert (
+        geometry(with_rows(result, "length"), measure="dataset_entropy").get_ylabel()
+        == "Dataset entropy (rows of length 1, nats)"
+    )
+    assert geometry(with_rows(result, None)).get_ylabel() == "Prompt entropy (rows as they are, nats)"
     assert geometry(second, measure="info_nce").get_ylabel() == "InfoNCE bound (nats)"
     axes = geometry(result)
     assert axes.get_xlabel() == "Layer"
@@ -126,6 +136,9 @@ def test_what_is_refused():
         geometry([result, dataclasses.replace(result.to("bits"))], labels=["a", "b"])
     with pytest.raises(InputError, match="different things"):
         geometry([result, dataclasses.replace(result, order=2.0)], labels=["a", "b"])
+    with pytest.raises(InputError, match=r"different things .*centred rows.*rows as they are.* with one normalise"):
+        geometry([result, with_rows(result, None)], labels=["a", "b"])
+    assert geometry([result, with_rows(result, None)], labels=["a", "b"], measure="two_nn").get_lines()
     assert geometry([result, result.to("bits")], labels=["a", "b"], measure="two_nn").get_lines()
     missing = dataclasses.replace(result, values=torch.full_like(result.values, math.nan))
     with pytest.raises(InputError, match="tiny has no two_nn to draw; its notes say why: two_nn is nan: too few"):

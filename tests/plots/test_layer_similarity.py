@@ -166,6 +166,16 @@ def test_another_quantity_has_its_own_name_unit_and_limits():
     assert similarity(against).get_ylabel() == "DiME with resid_post.1 (bits)"
 
 
+def test_the_order_is_part_of_the_name():
+    second = renyi(provenance=origin("tiny", order=2.0))
+    assert similarity(second).get_ylabel() == "DiME of order 2 with output (bits)"
+    matrix = renyi(against="all", provenance=origin("tiny", order=math.inf))
+    assert (
+        similarity(matrix, quantity="mutual_information").figure.axes[-1].get_ylabel() == "Mutual information of order ∞ (bits)"
+    )
+    assert similarity({"a": second, "b": dataclasses.replace(second)}).get_ylabel() == "DiME of order 2 with output (bits)"
+
+
 def test_given_axes_are_drawn_on():
     figure, (left, right) = plt.subplots(1, 2)
     assert similarity(similarities(), ax=left) is left
@@ -190,6 +200,8 @@ NAN = torch.full((3, 3), math.nan)
         (similarities(against="output"), {"annotate": True}, "annotate writes into the cells of a matrix"),
         (similarities(2, 2, values=NAN), {}, "has no value to draw"),
         ({"a": renyi(), "b": renyi(unit="nats")}, {}, "different units"),
+        ({"a": renyi(), "b": renyi(count=15)}, {}, r"samples of different sizes \(14, 15\)"),
+        ({f"{a}": renyi(provenance=origin("tiny", order=a)) for a in (1.01, 2.0)}, {}, "different orders"),
     ],
 )
 def test_refusals(results, options, match):

@@ -85,11 +85,11 @@ def test_matrices_are_those_of_the_result(result):
     assert sorted(meshes(distances)[0].get_array().flatten()) == pytest.approx(
         sorted(result.distances.distances.flatten().tolist())
     )
-    assert sorted(label.get_text() for label in distances.get_yticklabels()) == ["pythia 70m", "tiny"]
+    assert sorted(label.get_text() for label in distances.get_yticklabels()) == ["EleutherAI/pythia 70m", "tiny"]
     assert not distances.get_xticklabels(), "the same names as along the other axis"
     found = result.across["tiny", "EleutherAI/pythia 70m"]
     assert np.array_equal(meshes(across)[0].get_array(), found.value().numpy())
-    assert (across.get_xlabel(), across.get_ylabel()) == ("Layer of pythia 70m", "Layer of tiny")
+    assert (across.get_xlabel(), across.get_ylabel()) == ("Layer of EleutherAI/pythia 70m", "Layer of tiny")
 
 
 def test_one_model_shows_its_own_layers_and_no_distances():
@@ -130,7 +130,7 @@ def test_the_size_can_be_given_and_names_are_plain_text():
     assert figure.get_size_inches().tolist() == [10, 5]
     figure.draw_without_rendering()
     assert figure.legends[0].get_texts()[0].get_text() == "a$x$"
-    assert panels[4].get_xlabel() == "Layer of …" + "y" * 19
+    assert panels[4].get_xlabel() == "Layer of b_{2}yyyyyy…" + "y" * 11
 
 
 def test_anything_else_is_refused():

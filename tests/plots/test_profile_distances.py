@@ -43,7 +43,8 @@ def plane(n=5, method="pca", **changes):
     parts = {
         "coordinates": torch.randn(n, 2, generator=draw, dtype=torch.float64), "names": tuple(f"run {i}" for i in range(n)),
         "groups": tuple("ab"[i % 2] for i in range(n)), "method": method, "metric": "jsd", "aggregate": "mean", "order": 1.0,
-        "explained": (0.61, 0.12) if known else None, "negative": 0.0 if known else None, "seed": None if known else 0,
+        "tokens": (9,) * n, "explained": (0.61, 0.12) if known else None,
+        "negative": 0.0 if known else None, "seed": None if known else 0,
         "settings": {}, "provenance": ORIGIN,
     }  # fmt: skip
     return ProfileEmbedding(**{**parts, **changes})
@@ -115,7 +116,13 @@ def test_cells_are_written_into_where_they_are_few():
 def test_names_are_short_and_left_out_where_they_are_many():
     long = pairs(n=3, name="EleutherAI/some-long-model at {}")
     shown = labels(distances(long).get_xticklabels())
-    assert sorted(shown) == [f"EleutherAI/…-model at {i}" for i in range(3)]
+    assert sorted(shown) == [f"some-long-model at {i}" for i in range(3)]
+    runs = {
+        "src/parts/one/two/__init__.py": "one/two/__init__.py", "a/m, tuned lens of maker/m": "m, tuned lens of maker/m",
+        "m, a tuned lens of maker/m": "m, a tuned … of maker/m", "x" * 30 + "/": "x" * 11 + "…" + "x" * 10 + "/",
+        "a/" + "x" * 22: "a/" + "x" * 22,
+    }  # fmt: skip
+    assert set(labels(distances(pairs(n=5, names=tuple(runs))).get_xticklabels())) == set(runs.values())
     assert len(labels(distances(pairs(n=MOST_NAMED)).get_xticklabels())) == MOST_NAMED
     axes = distances(pairs(n=MOST_NAMED + 1))
     assert not labels(axes.get_xticklabels())
@@ -194,4 +201,6 @@ def test_what_is_refused():
         clusters(plane(), by="model")
     with pytest.raises(InputError, match="each of the 5 profiles; got 4 labels"):
         clusters(plane(), by=[0, 1, 2, 3])
+    with pytest.raises(InputTypeError, match="by must be 'group' or a label for each of the 5 profiles; got 5"):
+        clusters(plane(), by=5)
     assert not plt.get_fignums(), "a refusal leaves no empty figure behind"

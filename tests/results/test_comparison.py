@@ -122,6 +122,9 @@ def test_a_folder_gives_the_comparison_back(result, tmp_path):
     parts = 2 * len(result.names) + (result.distances is not None) + len(result.similarity) + len(result.across)
     files = list(folder.iterdir())
     assert len(files) == parts + 1
+    assert {file.name for file in files} == {*result.files, "comparison.json"}
+    for name, part in result.files.items():
+        same(tle.load(folder / name), part)
     assert all(file.is_file() and len(file.name.encode()) < 255 for file in files)
     assert [file.name for file in files if not file.name.endswith(".safetensors")] == ["comparison.json"]
 
@@ -191,6 +194,26 @@ def test_refusals(result, tmp_path):
         (json.dumps({**index, "schema": 99}), "has schema 99"),
         (json.dumps({key: value for key, value in index.items() if key != "dynamics"}), "damaged"),
         (json.dumps({**index, "across": [3]}), "damaged"),
+        (json.dumps({**index, "across": [["ab", "x.safetensors"]]}), r"across is of \('a', 'b'\).*damaged"),
+        (json.dumps({**index, "across": [[["tiny", "tiny"], "x.safetensors"]]}), "across is of .*damaged"),
+        (json.dumps({**index, "similarity": [["other", "x.safetensors"]]}), "similarity is of 'other'.*damaged"),
+        (json.dumps({**index, "schema": "x"}), "schema is 'x', no whole number.*damaged"),
+        (json.dumps({**index, "schema": None}), "schema is None"),
+        (json.dumps({**index, "schema": True}), "schema is True"),
+        (json.dumps({**index, "distances": 5}), "5 is no name of a file.*damaged"),
+        (json.dumps({**index, "distances": "../c/distances.safetensors"}), "is no name of a file"),
+        (json.dumps({**index, "distances": ".."}), "is no name of a file"),
+        (json.dumps({**index, "lenses": []}), "no lenses"),
+        (json.dumps({**index, "lenses": [], "dynamics": []}), "no lenses"),
+        (json.dumps({**index, "lenses": [[3, "x.safetensors"]], "dynamics": [[3, "x.safetensors"]]}), "no lenses"),
+        (json.dumps({**index, "lenses": [[name, 3] for name in result.names]}), "3 is no name of a file"),
+        (json.dumps({**index, "lenses": [[["tiny"], "x.safetensors"]]}), "damaged"),
+        (json.dumps({**index, "lenses": {"tiny": "x.safetensors"}}), "damaged"),
+        (json.dumps({**index, "notes": "abc"}), "notes are no list of texts.*damaged"),
+        (json.dumps({**index, "notes": [5]}), "notes are no list of texts.*damaged"),
+        (json.dumps({**index, "notes": 5}), "notes are no list of texts.*damaged"),
+        (json.dumps({**index, "dynamics": index["lenses"]}), "holds a LensEntropy where the comparison has a LayerDynamics"),
+        (json.dumps({**index, "distances": index["lenses"][0][1]}), "holds a LensEntropy where .* a PairwiseDistances"),
     ):
         write(text)
         with pytest.raises(FileError, match=match):

@@ -28,7 +28,7 @@ def distance(metric="jsd", aggregate="mean", **changes):
     parts = {
         "metric": metric, "aggregate": aggregate if by_layer else None, "value": float(getattr(by_depth, aggregate)()),
         "by_depth": by_depth if by_layer else None, "chance": by_depth / 2 if by_layer else None,
-        "n_bins": 50 if metric == "jsd" else None, "order": 2.0, "names": ("one", "other"), "tokens": (70, 80),
+        "n_bins": 50 if metric == "jsd" else None, "order": 2.0, "paired": False, "names": ("one", "other"), "tokens": (70, 80),
         "depths": (3, 3), "provenance": ORIGIN, "other": dataclasses.replace(ORIGIN, model="big"),
     }  # fmt: skip
     return ProfileDistance(**{**parts, **changes})
@@ -54,7 +54,8 @@ def plane(method="pca", metric="euclidean", n=6, **changes):
     known = method == "pca"
     parts = {
         "coordinates": points(n)[:, :2].clone(), "names": tuple(f"run {i}" for i in range(n)), "groups": ("a",) * n,
-        "method": method, "metric": metric, "aggregate": None, "order": 1.0, "explained": (0.61, 0.12) if known else None,
+        "method": method, "metric": metric, "aggregate": None, "order": 1.0,
+        "tokens": (9,) * n, "explained": (0.61, 0.12) if known else None,
         "negative": 0.0 if known else None, "seed": None if known else 3, "settings": {} if known else {"perplexity": 5.0},
         "provenance": ORIGIN,
     }  # fmt: skip
@@ -96,7 +97,10 @@ def test_a_distance_prints_its_chance():
     assert "one: 70 tokens x 3 sites, order 2\nother: 80 tokens x 3 sites, order 2\n" in text
     assert "jsd (bits)" in text
     assert "chance (bits)" in text
-    assert "independent samples" in text
+    assert "independent samples of one law with these numbers of tokens; running text has somewhat more" in text
+    paired = repr(distance(paired=True))
+    assert "exchanges within tokens" in paired
+    assert "independent" not in paired
     assert "relative depths" not in text
     assert "at least 0.25 by chance" in repr(distance(aggregate="max"))
     assert "compared at 5 relative depths" in repr(distance(depths=(3, 5)))
@@ -169,6 +173,17 @@ def test_a_matrix_prints_its_first_profiles():
     text = repr(pairs())
     assert "..." not in text
     assert "tokens" not in text
+
+
+@pytest.mark.parametrize("metric", POWERS)
+def test_unequal_lengths_are_told_of(metric):
+    told = "profiles have 8 to 13 tokens, and short ones lie far from the others by chance alone"
+    for tokens, expected in (((8, 13, 9), metric in ("jsd", "wasserstein")), ((8, 12, 9), False)):
+        for result in (pairs(metric, 3, tokens=tokens), plane("tsne", metric, 3, tokens=tokens)):
+            text = repr(result)
+            assert (told in text) is expected
+            assert ("result.select(positions=slice(0, 8)); profile_distance has the chance of a pair" in text) is expected
+    assert "8 to 12 tokens; equal laws differ" in repr(pairs("jsd", 3, tokens=(8, 12, 9)))
 
 
 def test_axes_of_an_embedding():

@@ -107,7 +107,7 @@ def test_it_prints_its_numbers_and_its_notes():
     result = geometry_result(values=torch.full((9, 3), 1.25, dtype=torch.float64), errors=torch.full((9, 3), 0.5).double())
     text = repr(result.to("bits"))
     title, header = text.splitlines()[:2]
-    assert title == "LayerGeometry: 31 tokens of 2 documents x 3 sites, order 1, bits; tiny"
+    assert title == "LayerGeometry: 31 tokens of 2 documents x 3 sites, order 1, rows as they are, bits; tiny"
     assert "prompt_entropy (bits)" in text
     assert "curvature (rad)" in text
     assert "1.803 ± 0.721" in text  # 1.25 nats
@@ -124,10 +124,14 @@ def test_it_prints_its_numbers_and_its_notes():
 def test_without_entropies_there_is_no_order_and_without_documents_no_mean():
     text = repr(geometry_result(("two_nn", "info_nce")))
     assert "order" not in text
+    assert "rows" not in text
+    for normalise, rows in (("centred", "centred rows"), ("length", "rows of length 1")):
+        origin = dataclasses.replace(ORIGIN, settings={"normalise": normalise})
+        assert f", order 1, {rows}, nats; tiny" in repr(geometry_result(("prompt_entropy",), provenance=origin))
     assert "mean over documents" not in text
     assert "nan" in repr(geometry_result(("lidar",), values=torch.full((1, 3), math.nan, dtype=torch.float64)))
     nothing = geometry_result(tokens=0, documents=0)
-    assert repr(nothing) == "LayerGeometry: 0 tokens of 0 documents x 3 sites, order 1, nats; tiny"
+    assert repr(nothing) == "LayerGeometry: 0 tokens of 0 documents x 3 sites, order 1, rows as they are, nats; tiny"
 
 
 @pytest.mark.parametrize("measures", [tuple(MEASURES), ("two_nn",)])

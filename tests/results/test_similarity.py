@@ -118,3 +118,12 @@ def test_a_file_holds_all_of_it(tmp_path, other):
     for field in dataclasses.fields(result):
         if field.name != "values":
             assert getattr(again, field.name) == getattr(result, field.name), field.name
+
+
+def test_sites_without_a_value_are_named():
+    values = torch.ones(2, 3, 3, dtype=torch.float64)
+    values[:, 1] = values[0, :, 2] = math.nan
+    text = repr(renyi(columns=ROWS, values=values))
+    assert "NaN: too few rows, or more than half of the states are equal, at resid_post.0, resid_post.1" in text
+    nothing = repr(renyi(values=torch.full((2, 3, 1), math.nan, dtype=torch.float64)))
+    assert "NaN: too few rows, or more than half of the states are equal\n" in nothing + "\n"

@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.profiles.reading import one_order
 from tl_entropy.errors import InputError, InputTypeError, check_int
 from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import curve_fisher_rao_distance, histogram_jsd, wasserstein_distance
 from tl_entropy.functional.statistics import balanced_folds, jackknife_error
-from tl_entropy.results.base import Provenance, chosen_from
+from tl_entropy.results.base import Provenance
 from tl_entropy.results.contrast import run_names
 from tl_entropy.results.divergence import STREAM_SITES, LayerDivergence, unit_of
 from tl_entropy.results.dynamics import Family, LayerDynamics
@@ -66,7 +67,8 @@ def layer_dynamics(*results: Measured, order: float | None = None, n_bins: int =
     Raises:
         InputError: results of different runs, rows or sites, one kind twice, sites that are no states of the residual stream,
             fewer than two sites, an order that was not measured, or no position.
-        InputTypeError: something else than these results, or a summary, which holds no single position.
+        InputTypeError: something else than these results, or a summary, which holds no single position; an order that is not
+            one number.
 
     Source: the measures of curves are those of the package entropy-profiler 0.2.1 (``LayerAnalyzer``); deviating from it, the
     velocity of the first site is NaN and not 0, and a JSD is in nats until ``.to("bits")``.
@@ -89,7 +91,7 @@ def layer_dynamics(*results: Measured, order: float | None = None, n_bins: int =
     rows: list[_Row] = []
     entropies = given.get("entropy")
     if isinstance(entropies, LensEntropy):
-        order = _order(entropies, order)
+        order = one_order("lens_entropy", entropies, order)
         values = entropies.entropy[:, :, entropies.orders.index(order)].double()
         rows += _curve_rows(values, entropies.document, n_bins, folds)
     elif order is not None:
@@ -248,15 +250,6 @@ def _check_run(given: Mapping[str, Measured]) -> None:
                     f"{name} differs: the {one.n_tokens} tokens ({_named(first)}) are not the {other.n_tokens} "
                     f"({_named(kind)}); give both the same texts and positions, and where text is generated, generate it once"
                 )
-
-
-def _order(result: LensEntropy, asked: float | None) -> float:
-    """The order asked for, the only one, or 1."""
-    if asked is None and len(result.orders) > 1 and 1.0 not in result.orders:
-        raise InputError(f"order: choose one of {', '.join(f'{order:g}' for order in result.orders)}")
-    if asked is None:
-        return 1.0 if 1.0 in result.orders else result.orders[0]
-    return float(chosen_from("order", asked, result.orders)[0])
 
 
 def _provenance(origins: Sequence[Provenance], **settings: Any) -> Provenance:

@@ -5,18 +5,20 @@ from the layer before, and the similarity of all its layers to each other; a pai
 have to be seen side by side. Models may differ in depth, width and vocabulary: entropy profiles are compared on relative
 depth, and layers of models that do not read the same tokens over documents, each the mean of its states.
 
-Refused: inputs that can be read only once, since they are read several times; an ActivationCache, which is of one model;
-interventions, which belong to one model; sites that are no states of the residual stream.
+Refused: inputs that can be read only once, since they are read several times; token ids that are other texts to another of
+the models; an ActivationCache or interventions, which are of one model; sites that are no states of the residual stream.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Unpack, get_args
 
 import torch
+from torch import Tensor
 
 from tl_entropy.analyses.divergence import DivergenceAccumulator
 from tl_entropy.analyses.dynamics import layer_dynamics
@@ -29,11 +31,13 @@ from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.stream import CorpusOptions, check_options, split_cache
-from tl_entropy.errors import InputError, InputTypeError, TLEntropyError, check_choice
-from tl_entropy.functional.comparison import Metric
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, TLEntropyError, check_choice
+from tl_entropy.functional.comparison import METRICS, Metric
+from tl_entropy.functional.profiles.curves import elastic_srvf_distance
 from tl_entropy.functional.states.similarity import MIN_ROWS
 from tl_entropy.results.comparison import ModelComparison
 from tl_entropy.results.distances import Metric as Distance
+from tl_entropy.results.distances import PairwiseDistances
 from tl_entropy.results.divergence import STREAM_SITES
 from tl_entropy.results.lens import LensEntropy
 from tl_entropy.sites import Site
@@ -64,8 +68,8 @@ def compare_models(
 
     States are compared token by token where two models read the same tokens in the same windows, and otherwise document by
     document, each the mean of its states over its own tokens: which of the two, the result says. A pair that cannot be
-    compared, such as one of other tokens over fewer than 4 documents, is left out, and the result says so, too. Text that is
-    generated differs from model to model.
+    compared, such as one of other tokens over fewer than 4 documents, is left out, and the result says so, too; likewise
+    distances that there are none of. Text that is generated differs from model to model.
 
     Args:
         models: a name for each HookedTransformer or TransformerBridge; of any depth, width and vocabulary, all in memory.
@@ -88,7 +92,8 @@ def compare_models(
 
     Raises:
         InputError: no models, inputs that can be read only once or hold ids of other tokens than a model's, interventions, or
-            as the functions above.
+            as the functions above; ``estimator`` or ``massive`` without ``similarity``.
+        ImportError: the distance needs a library that is not installed.
         InputTypeError: ``models`` is not a mapping from names to models; an argument of another kind.
         ModelError: a model's own logits can't be reproduced, or a hook never fires; the message begins with the model's name.
         NonFiniteError: a NaN or infinity inside a model; its ``partial`` lists that model's results so far.
@@ -101,10 +106,7 @@ def compare_models(
     """
     check_options(compare_models, options, CorpusOptions)
     _check(inputs, options)
-    check_choice("distance", distance, get_args(Distance))
-    check_choice("similarity", similarity, ("cka", None))
-    if isinstance(order, bool) or not isinstance(order, int | float):
-        raise InputTypeError(f"order must be one number; got {order!r}")
+    check_measures(order=order, metrics=metrics, distance=distance, similarity=similarity, estimator=estimator, massive=massive)
     adapters = _adapters(models, sites)
     # Before the first pass, so that whatever cannot be measured is refused at once.
     waiting: dict[str, list[Any]] = {}
@@ -128,7 +130,7 @@ def compare_models(
             results = measure_all(accumulators, inputs, settings=list(map(_settings, accumulators)), options=options, **reading)
             _go_on(results[0])
             lenses[name], dynamics[name] = results[0], layer_dynamics(*results[:3])
-        if len(lenses) == 1 and not max_new_tokens:
+        if len(lenses) == 1:
             _check_ids(results[0], adapters)
         for result in results[3:]:
             if result.count < MIN_ROWS:
@@ -137,16 +139,20 @@ def compare_models(
                 )
             else:
                 own[name] = result
-    distances = pairwise_distances(lenses, metric=distance, progress=progress) if len(lenses) > 1 else None
+    distances: PairwiseDistances | None = None
+    if len(lenses) > 1:
+        try:
+            distances = pairwise_distances(lenses, metric=distance, progress=progress)
+        except (InputError, NonFiniteError) as error:  # which is no reason to lose what was measured, here or below
+            notes.append(f"{error}; so the distances between the models are left out")
     for one, other in itertools.combinations(own, 2):
         pair = [(adapters[name], lenses[name]) for name in (one, other)]
         alike, documents = _read_alike(*pair), len(set(lenses[one].documents) & set(lenses[other].documents))
-        if not alike:
-            notes.append(
-                f"{one}, {other}: not the same tokens in the same windows, so their layers are compared over documents"
-            )
         if not alike and documents < MIN_ROWS:
-            notes[-1] += f"; left out, since that needs {MIN_ROWS} of them and there are {documents}"
+            notes.append(
+                f"{one}, {other}: not the same tokens in the same windows, and over documents {MIN_ROWS} are needed and there "
+                f"are {documents}; so the similarity of their layers is left out"
+            )
             continue
         together: dict[str, Any] = {**options}
         if alike and options.get("window") is None:
@@ -157,14 +163,52 @@ def compare_models(
                     adapters[one], inputs, other=adapters[other], against="all", sites=sites, estimator=estimator,
                     massive=massive, rows="tokens" if alike else "documents", **reading, **together,
                 )  # fmt: skip
-        except InputError as error:  # which is no reason to lose all that was measured before
+        except InputError as error:
             notes.append(f"{error}; so the similarity of their layers is left out")
             continue
         _go_on(found)
         across[one, other] = found
+        if not alike:
+            notes.append(
+                f"{one}, {other}: not the same tokens in the same windows, so their layers are compared over documents"
+            )
     return ModelComparison(
         lenses=lenses, dynamics=dynamics, distances=distances, similarity=own, across=across, notes=tuple(notes)
     )
+
+
+def check_measures(
+    *, order: float, metrics: Metric | Sequence[Metric], distance: str, similarity: str | None, estimator: str, massive: str
+) -> None:
+    """Refuse arguments of ``compare_models`` that it cannot measure, as far as that can be told without the models.
+
+    Raises:
+        InputError: a value that is not among the choices, or ``estimator`` or ``massive`` without ``similarity``.
+        InputTypeError: an order that is not one number.
+        ImportError: the distance needs a library that is not installed.
+
+    >>> defaults = {"order": 1.0, "metrics": "kl", "similarity": "cka", "estimator": "exact", "massive": "keep"}
+    >>> check_measures(**defaults, distance="euclidean")
+    >>> check_measures(**defaults, distance="cosine")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    tl_entropy.errors.InputError: distance must be one of 'jsd', ...; got 'cosine'
+    """
+    if isinstance(order, bool) or not isinstance(order, int | float):
+        raise InputTypeError(f"order must be one number; got {order!r}")
+    if not order >= 0:
+        raise InputError(f"order must be a number from 0 to infinity; got {order}")
+    for metric in [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else metrics:
+        check_choice("metrics", metric, METRICS)
+    check_choice("distance", distance, get_args(Distance))
+    check_choice("similarity", similarity, ("cka", None))
+    check_choice("estimator", estimator, get_args(Estimator))
+    check_choice("massive", massive, get_args(Massive))
+    for name, value in (("estimator", estimator), ("massive", massive)):
+        if similarity is None and value != inspect.signature(compare_models).parameters[name].default:
+            raise InputError(f"{name}={value!r} belongs to similarity='cka'; leave it out where similarity is left out")
+    if distance == "elastic_srvf":
+        flat = torch.zeros(2)
+        elastic_srvf_distance(flat, flat)  # an ImportError now rather than after all passes
 
 
 def _check(inputs: Any, options: CorpusOptions) -> None:
@@ -230,19 +274,20 @@ def _go_on(result: Any) -> None:
 
 def _check_ids(lens: LensEntropy, adapters: Mapping[str, Adapter]) -> None:
     """Raise InputError where token ids were given that are other texts to other models; ``lens`` is of the first."""
-    if lens.provenance.corpus["bytes"] is not None:
+    if not lens.provenance.corpus["ids"]:
         return
+    given = lens.token if lens.generated is None else lens.token[~lens.generated]
     (first, mine), *others = adapters.items()
     for name, adapter in others:
-        if not _same_tokens(mine, adapter, lens):
+        if not _same_tokens(mine, adapter, given):
             raise InputError(f"inputs hold token ids, which are not the same texts to {first} and {name}; give texts")
 
 
-def _same_tokens(one: Adapter, other: Adapter, lens: LensEntropy) -> bool:
-    """Whether the ids read, and some from all over the vocabulary, mean the same to both."""
+def _same_tokens(one: Adapter, other: Adapter, ids: Tensor) -> bool:
+    """Whether these ids [row], and some from all over the vocabulary, mean the same to both."""
     try:
         check_shared_tokens(one, other)
-        check_shared_tokens(one, other, lens.token.unique().tolist())
+        check_shared_tokens(one, other, ids.unique().tolist())
     except InputError:
         return False
     return True
@@ -255,7 +300,7 @@ def _read_alike(one: tuple[Adapter, LensEntropy], other: tuple[Adapter, LensEntr
         return False
     if not all(torch.equal(getattr(lens, name), getattr(theirs, name)) for name in ("document", "position", "token")):
         return False
-    return _same_tokens(mine, its, lens)
+    return _same_tokens(mine, its, lens.token)
 
 
 def _windows(adapter: Adapter, result: LensEntropy) -> tuple[Any, ...]:

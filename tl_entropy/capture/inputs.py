@@ -20,7 +20,7 @@ come without a mask, since a pad id is often also a BOS or an EOS and only the m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -99,14 +99,17 @@ def at_hand(inputs: object) -> bool:
 
 
 def repeatable(inputs: object) -> bool:
-    """Whether ``inputs`` can be gone through again: it neither is nor holds an iterator.
+    """Whether ``inputs`` can be gone through again: it neither is nor holds an iterator, nor an object that gives one away.
 
     >>> repeatable(["ab"]), repeatable([iter("ab")])
     (True, False)
     """
     if isinstance(inputs, (list, tuple)):
         return all(map(repeatable, inputs))
-    return not isinstance(inputs, Iterator)
+    if isinstance(inputs, Iterator):
+        return False
+    # What knows its length is a collection, and is not asked: a data loader would start its workers for each iterator.
+    return isinstance(inputs, Sized) or not isinstance(inputs, Iterable) or iter(inputs) is not iter(inputs)
 
 
 def read_text(path: Path) -> str:

@@ -86,7 +86,7 @@ class StreamReport:
     Attributes:
         documents: texts or rows read to their end.
         tokens: positions counted.
-        bytes: UTF-8 bytes of the texts read; None where tokens were given.
+        bytes: UTF-8 bytes of the texts read; None where tokens were given, or generated.
         characters: characters of the texts read, likewise.
         empty: number of texts without a token, which were skipped.
         cut: number of texts longer than a window.
@@ -95,6 +95,7 @@ class StreamReport:
         seconds: time of the pass.
         interrupted: whether Ctrl-C ended it.
         prompt_lengths: document to tokens of its prompt, where texts were generated.
+        ids: whether a document, or a prompt, was given as token ids, which may be other texts to another model.
     """
 
     documents: int
@@ -108,10 +109,11 @@ class StreamReport:
     seconds: float
     interrupted: bool
     prompt_lengths: Mapping[int, int]
+    ids: bool
 
     def counts(self) -> dict[str, Any]:
         """The counts, for a result's provenance."""
-        names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride")
+        names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride", "ids")
         return {name: getattr(self, name) for name in names}
 
 
@@ -162,8 +164,8 @@ def stream(
     cache, inputs = split_cache(inputs)
     if cache is not None and edits.hooks:
         raise InputError("interventions: nothing runs on a cache; pass the tokens themselves, or a cache of the edited model")
-    corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, **windows)
-    continuations, n_documents = None, corpus.n_documents
+    given = corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, **windows)
+    continuations = None
     if max_new_tokens:
         if cache is not None:
             raise InputError("max_new_tokens: nothing can be generated from a cache; pass the texts or tokens themselves")
@@ -179,7 +181,7 @@ def stream(
 
     feeder = _Feeder(adapter, sites, edits)
     started, interrupted, tokens = time.perf_counter(), False, 0
-    bar = tqdm(total=n_documents, unit="doc", desc="tl_entropy", disable=not progress, dynamic_ncols=True)
+    bar = tqdm(total=given.n_documents, unit="doc", desc="tl_entropy", disable=not progress, dynamic_ncols=True)
     with bar, adapter.edited(edits.hooks):
         try:
             for batch, activations in work:
@@ -204,6 +206,7 @@ def stream(
         seconds=time.perf_counter() - started,
         interrupted=interrupted,
         prompt_lengths=continuations.prompt_lengths if continuations else {},
+        ids=given.report.bytes is None,
     )
 
 

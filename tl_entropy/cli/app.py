@@ -34,7 +34,7 @@ def main() -> None:
         sys.exit("tl-entropy: interrupted")
     except _CommandError as error:
         _fail(error.format_message(), 2)  # type: ignore[attr-defined]
-    except (TLEntropyError, OSError) as error:
+    except (TLEntropyError, OSError, ImportError) as error:  # ImportError: an extra that is not installed
         _fail(str(error), 2)
     sys.exit(status if isinstance(status, int) else 0)
 

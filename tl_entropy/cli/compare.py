@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -31,32 +31,34 @@ def compare(
     sites: Sites = "embed,resid_post",
 ) -> None:
     """Several models (--model A --model B): entropies, layer dynamics, similarities of layers, distances between the models."""
-    from tl_entropy.analyses.models import compare_models
+    from tl_entropy.analyses.models import check_measures, compare_models
     from tl_entropy.plots.dynamics import importance
     from tl_entropy.plots.layer_similarity import similarity as layers
     from tl_entropy.plots.model_comparison import comparison
     from tl_entropy.plots.profile_distances import distances
-    from tl_entropy.results.comparison import file_stems
-    from tl_entropy.results.distances import POWERS
+    from tl_entropy.results.comparison import INDEX, file_stems
 
     check_choice("--similarity", similarity, ("cka", "none"))
-    check_choice("--distance", distance, POWERS)
-    result = compare_models(
-        source.models(), source.inputs, order=order, metrics=cast("Any", names(metrics)), distance=cast("Any", distance),
-        similarity=None if similarity == "none" else "cka", estimator=cast("Any", estimator), massive=cast("Any", massive),
-        sites=names(sites), **generated, **source.windows,
-    ).to(source.unit)  # fmt: skip
+    measures: dict[str, Any] = {
+        "order": order, "metrics": names(metrics), "distance": distance, "estimator": estimator, "massive": massive,
+        "similarity": None if similarity == "none" else similarity,
+    }  # fmt: skip
+    check_measures(**measures)  # before the models are loaded
+    result = compare_models(source.models(), source.inputs, sites=names(sites), **measures, **generated, **source.windows)
+    result = result.to(source.unit)
     typer.echo(str(result))
-    result.save(source.out)
-    result.to_pandas().to_csv(source.out / "dynamics.csv", index=False)
+    folder = result.save(source.out)
+    written = [folder / name for name in (INDEX, *result.files, "dynamics.csv")]
+    result.to_pandas().to_csv(written[-1], index=False)
     figures: list[tuple[Any, str]] = [(partial(comparison, result), "comparison")]
     figures.append((partial(importance, dict(result.dynamics)), "importance"))
     if result.distances is not None:
-        result.distances.to_pandas().to_csv(source.out / "distances.csv", index=False)
+        written.append(folder / "distances.csv")
+        result.distances.to_pandas().to_csv(written[-1], index=False)
         figures.append((partial(distances, result.distances), "distances"))
     stems = file_stems(result.names)
     figures += [(partial(layers, found), f"similarity_{stems[name]}") for name, found in result.similarity.items()]
     for (one, other), found in result.across.items():
         figures.append((partial(layers, found, labels=(one, other)), f"across_{stems[one]}_{stems[other]}"))
-    drawn(figures, source.out)
-    typer.echo(f"wrote {', '.join(sorted(str(path) for path in source.out.iterdir()))}")
+    written += drawn(figures, folder)
+    typer.echo(f"wrote {', '.join(sorted(map(str, written)))}")

@@ -68,8 +68,8 @@ def velocity(
         The axes.
 
     Raises:
-        InputError: results without entropies or without the velocity, that differ in the quantity, unit or order, or names
-            that are missing or equal.
+        InputError: results without entropies or without the velocity, or in which it has no value anywhere, that differ in the
+            quantity, unit or order, or names that are missing or equal.
         InputTypeError: something that is no result of ``layer_dynamics``.
 
     >>> import matplotlib; matplotlib.use("agg")
@@ -91,6 +91,10 @@ def velocity(
     if not of.endswith("velocity"):
         raise InputError(f"quantity must be a velocity, such as 'velocity' or 'kl_velocity'; got {of!r}")
     xlabel, ylabel = (_shared_label(by_name, name, from_) for name, from_ in ((of, its), ("entropy", "curve")))
+    if not any(result.value(of, its).isfinite().any() for result in by_name.values()):
+        raise InputError(
+            f"quantity: {of} has no value at any site, as where all entropies are 0; choose another, such as 'velocity'"
+        )
     with canvas(ax, (4.8, 3.8)) as axes:
         paths = []
         for (name, result), (style, _) in zip(by_name.items(), line_styles([(name,) for name in by_name]), strict=True):
@@ -100,7 +104,7 @@ def velocity(
             )
             axes.plot(*at.T, **style, markersize=4.5, linewidth=1.0, label=name, zorder=3)
             paths.append((result, at, se, style["color"]))
-        strokes = [at for _, at, *_ in paths]
+        strokes = [at[np.isfinite(at).all(1)] for _, at, *_ in paths]
         if errors:
             strokes += [stroke for _, at, se, _ in paths for stroke in error_bars(axes, at, se)]
         axes.set_xlabel(xlabel, parse_math=False)
@@ -172,7 +176,7 @@ def importance(
 
 def _draw_panel(axes: Axes, by_name: Mapping[str, LayerDynamics], panel: tuple[str, Family], name: str) -> None:
     rows = [result.value(*panel).numpy() for result in by_name.values()]
-    top = max(float(np.nanmax(np.concatenate(rows))), 1e-9)
+    top = max(float(np.fmax.reduce(np.concatenate(rows), initial=0.0)), 1e-9)  # fmax passes over what has no value
     for number, row in enumerate(rows):
         edges = np.linspace(0, 1, len(row) + 1)
         axes.pcolormesh(

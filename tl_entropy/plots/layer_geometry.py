@@ -1,7 +1,7 @@
 """A measure of the states' geometry along depth, of one model or of several.
 
-A figure only reads a result of ``layer_geometry``. Refused: two units in one figure; measures that a result does not hold, or
-of which it has no value.
+A figure only reads a result of ``layer_geometry``. Refused: two units in one figure, or two orders or kinds of rows; measures
+that a result does not hold, or of which it has no value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from tl_entropy.errors import InputError
 from tl_entropy.plots.depth import depth_lines, depth_ticks
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, number
-from tl_entropy.results.geometry import MEASURES, LayerGeometry, Measure, unit_of
+from tl_entropy.results.geometry import MEASURES, OF_GRAM, LayerGeometry, Measure, unit_of
 
 
 def geometry(
@@ -43,8 +43,8 @@ def geometry(
         The axes.
 
     Raises:
-        InputError: results in different units or of different orders, a measure or site that is not there or has no value,
-            names that are missing or equal.
+        InputError: results in different units, or of different orders or rows for prompt and dataset entropy, a measure or
+            site that is not there or has no value, names that are missing or equal.
         InputTypeError: something that is no result of ``layer_geometry``.
 
     >>> import matplotlib; matplotlib.use("agg")
@@ -62,7 +62,7 @@ def geometry(
     if len(names) > 1:
         raise InputError(
             f"results show different things ({', '.join(sorted(names))}); bring them to one unit with result.to('bits'), and "
-            "measure them at one order"
+            "measure them at one order and with one normalise"
         )
     lines = [
         ((name, site), depth, result.value(measure)[columns].numpy(), result.error(measure)[columns].numpy())
@@ -92,11 +92,8 @@ def geometry(
 
 
 def _axis_name(result: LayerGeometry, measure: Measure) -> str:
-    """What the axis says: the measure, with the order of a Rényi entropy that isn't of order 1, and the unit."""
+    """What the axis says: the measure, the order of a Rényi entropy that isn't of order 1, what its rows are, and the unit."""
     shown, unit = MEASURES[measure], unit_of(measure, result.unit)
-    order = (
-        f" of order {number(result.order)}"
-        if measure.endswith(("prompt_entropy", "dataset_entropy")) and result.order != 1
-        else ""
-    )
-    return f"{shown[0].upper()}{shown[1:]}{order}{f' ({unit})' if unit else ''}"
+    order = f" of order {number(result.order)}" if measure in OF_GRAM and result.order != 1 else ""
+    after = ", ".join([*([result.rows] if measure in OF_GRAM else []), *([unit] if unit else [])])
+    return f"{shown[0].upper()}{shown[1:]}{order}{f' ({after})' if after else ''}"

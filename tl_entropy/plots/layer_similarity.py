@@ -2,7 +2,8 @@
 
 A figure only reads a result of ``layer_similarity``.
 
-Refused: more than one matrix in a figure; several units in one figure; results without a value.
+Refused: more than one matrix in a figure; several units in one figure; results without a value; matrix-based information of
+different orders, or of samples of different sizes, with which it grows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from matplotlib.axes import Axes
 from tl_entropy.errors import InputError
 from tl_entropy.plots.cells import cell_size, row_step, write
 from tl_entropy.plots.depth import depth_lines, depth_ticks
-from tl_entropy.plots.style import canvas, line_styles, named
+from tl_entropy.plots.style import canvas, line_styles, named, number
 from tl_entropy.results.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 
@@ -53,7 +54,7 @@ def similarity(
 
     Raises:
         InputError: a matrix among several results, a quantity that is not there, quantities of different units, no value at
-            all, or names that are missing or equal.
+            all, matrix-based information of different orders or numbers of rows, or names that are missing or equal.
         InputTypeError: something that is no result of ``layer_similarity``.
 
     >>> import matplotlib; matplotlib.use("agg")
@@ -84,6 +85,15 @@ def similarity(
         raise InputError("annotate writes into the cells of a matrix; these results are against a single site, so leave it out")
     if len({_unit(result, quantity) for result in by_name.values()}) > 1:
         raise InputError("results are in different units; bring them to one with result.to('bits')")
+    matrices = [result for result in by_name.values() if result.method == "matrix_renyi"]
+    if len({_order(result) for result in matrices}) > 1:
+        raise InputError("results are of different orders, and can't be compared; measure them at one order")
+    if len({result.count for result in matrices}) > 1:
+        counts = ", ".join(str(result.count) for result in matrices)
+        raise InputError(
+            f"results are of samples of different sizes ({counts}), with which matrix-based information grows; measure them "
+            "with the same n_samples, and enough text"
+        )
     return _courses(by_name, quantity, axis, ax)
 
 
@@ -175,11 +185,20 @@ def _unit(result: LayerSimilarity, quantity: str | None) -> str:
     return result.units[result.quantities.index(quantity or result.quantities[0])]
 
 
+def _order(result: LayerSimilarity) -> float | None:
+    """The order of its entropies, where the result says so."""
+    order = result.provenance.settings.get("order")
+    return float(order) if isinstance(order, int | float) else None
+
+
 def _axis_name(result: LayerSimilarity, quantity: str | None) -> str:
-    """What an axis says: the quantity, what it is with where that is one site, and its unit or estimate."""
+    """What an axis says: the quantity, its order, what it is with where that is one site, and its unit or estimate."""
     result.value(quantity)  # refuses one that is not there
     chosen = quantity or result.quantities[0]
     shown = {"cka": "CKA", "dime": "DiME"}.get(chosen, chosen[0].upper() + chosen[1:].replace("_", " "))
+    order = _order(result) if result.method == "matrix_renyi" else None
+    if order is not None:
+        shown += f" of order {number(order)}"
     if len(result.columns) == 1 and chosen != "entropy":
         shown += f" with {'output' if result.against == 'output' else result.columns[0]}"
     settings: Mapping[str, Any] = result.provenance.settings

@@ -9,7 +9,6 @@ Refused: anything else than a comparison.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ from matplotlib.lines import Line2D
 from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.dynamics import velocity
 from tl_entropy.plots.layer_similarity import similarity
+from tl_entropy.plots.naming import short_name
 from tl_entropy.plots.predictions import divergence_name
 from tl_entropy.plots.profile_distances import distances
 from tl_entropy.plots.style import NEW_FIGURE, NORMAL_95, line_styles, quantity
@@ -34,7 +34,6 @@ from tl_entropy.results.similarity import LayerSimilarity
 ACROSS = 3  # panels
 MOST_MATRICES = 4  # similarities of pairs of models
 MOST_WITH_BARS = 2  # models whose points have error bars
-LONGEST_NAME = 20  # characters
 
 
 def comparison(result: ModelComparison, *, figsize: tuple[float, float] | None = None) -> list[Axes]:
@@ -119,13 +118,13 @@ def _course(result: ModelComparison, of: str, family: Any, name: str, *, ax: Axe
 
 def _distances(found: PairwiseDistances, *, ax: Axes) -> None:
     """The distances, with names at one side, since the matrix is symmetric."""
-    distances(dataclasses.replace(found, names=tuple(map(_short, found.names))), ax=ax)
+    distances(found, ax=ax)
     ax.set_xticks([])
 
 
 def _matrix(found: LayerSimilarity, models: tuple[str, ...], *, ax: Axes) -> None:
     """Similarity of layers of two models, or of one."""
-    similarity(found, labels=[_short(name) for name in models] if len(models) > 1 else None, annotate=False, ax=ax)
+    similarity(found, labels=[short_name(name) for name in models] if len(models) > 1 else None, annotate=False, ax=ax)
     ax.set_title(f"Similarity of layers over {found.over}")
 
 
@@ -135,9 +134,3 @@ def _plane(result: ModelComparison, *, ax: Axes) -> None:
     if legend := ax.get_legend():
         legend.remove()
     ax.set_title("Entropy against velocity")
-
-
-def _short(name: str) -> str:
-    """The end of a model's name, which tells models of one maker apart."""
-    end = name.rsplit("/", maxsplit=1)[-1]
-    return end if len(end) <= LONGEST_NAME else "…" + end[1 - LONGEST_NAME :]

@@ -1,7 +1,8 @@
-"""Names beside points: each where it covers least, and left out where it would cover another."""
+"""Names in figures: beside points, each where it covers least or not at all where it would cover another; and long ones."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
@@ -10,6 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
+LONGEST_NAME = 24  # characters
 AWAY = 6.0  # distance of a name from its point, in points
 AIR = 2.0  # around a name, in points
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -51,6 +53,20 @@ def name_points(
             continue
         text.xyann = best
         covered.append(text.get_window_extent())
+
+
+def short_name(name: str) -> str:
+    """A name that is too long without the maker or folders that it begins with, as far as it takes, else without its middle.
+
+    >>> short_name("EleutherAI/pythia-70m"), short_name("EleutherAI/pythia-1.4b-deduped")
+    ('EleutherAI/pythia-70m', 'pythia-1.4b-deduped')
+    >>> short_name("gpt2, ablate mlp_out.0, window=64")
+    'gpt2, ablat…, window=64'
+    """
+    while len(name) > LONGEST_NAME and (front := re.match(r"[^\s/]*/+(?=.)", name)):
+        name = name[front.end() :]
+    half = (LONGEST_NAME - 1) // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half:]}"
 
 
 def halving(n: int) -> list[int]:

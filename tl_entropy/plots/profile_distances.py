@@ -8,7 +8,7 @@ Refused: groups that are not one for each profile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.cells import cell_size, write
-from tl_entropy.plots.naming import name_points
+from tl_entropy.plots.naming import name_points, short_name
 from tl_entropy.plots.style import canvas, line_styles
 from tl_entropy.results.distances import Linkage, PairwiseDistances, ProfileEmbedding
 
@@ -25,7 +25,6 @@ MOST_WRITTEN = 8  # profiles of a matrix whose cells are written into
 MOST_NAMED = 40  # profiles whose names stand at the axes
 MOST_LABELLED = 12  # points with their names beside them
 MOST_INSIDE = 4  # entries of a legend that stands among the points
-LONGEST_NAME = 24  # characters
 TREE = 0.2  # height of the dendrogram, in heights of the matrix
 
 TITLES = {
@@ -78,7 +77,7 @@ def distances(
     tree = hierarchy.dendrogram(result.linkage(method), no_plot=True)
     order, n = tree["leaves"], len(result.names)
     values = result.distances.numpy()[np.ix_(order, order)]
-    names = [_short(result.names[i]) for i in order] if n <= MOST_NAMED else []
+    names = [short_name(result.names[i]) for i in order] if n <= MOST_NAMED else []
     margin = 0.075 * max(map(len, names), default=3)  # of the names, inches
     side = max(2.6, min(0.3 * n, 4.2))
     with canvas(ax, (side + margin + 1.1, side * (1 + TREE * dendrogram) + margin + 0.3)) as axes:
@@ -128,7 +127,7 @@ def clusters(
 
     Raises:
         InputError: labels that are not one for each profile.
-        InputTypeError: something that is no result of ``profile_embedding``.
+        InputTypeError: something that is no result of ``profile_embedding``, or labels that are no list.
 
     >>> import matplotlib; matplotlib.use("agg")
     >>> import tl_entropy as tle
@@ -145,6 +144,8 @@ def clusters(
         if by != "group":
             raise InputError(f"by must be 'group' or a label for each of the {n} profiles; got {by!r}")
         by = embedding.groups
+    if not isinstance(by, Iterable):
+        raise InputTypeError(f"by must be 'group' or a label for each of the {n} profiles; got {by!r}")
     groups = [str(label) for label in by]
     if len(groups) != n:
         raise InputError(f"by must be 'group' or a label for each of the {n} profiles; got {len(groups)} labels")
@@ -154,7 +155,7 @@ def clusters(
         for group, (style, label) in zip(there, line_styles([(group,) for group in there]), strict=True):
             rows = [i for i, other in enumerate(groups) if other == group]
             look = {"color": style["color"], "marker": style["marker"], "edgecolors": "white", "linewidths": 0.5}
-            axes.scatter(points[rows, 0], points[rows, 1], s=36, label=_short(label), zorder=3, **look)
+            axes.scatter(points[rows, 0], points[rows, 1], s=36, label=short_name(label), zorder=3, **look)
         axes.set_aspect("equal", adjustable="datalim")
         axes.margins(0.12)
         first, second = embedding.axis_names
@@ -167,7 +168,7 @@ def clusters(
         legend = _legend(axes, len(there)) if len(there) > 1 else []
         if label_points or (label_points is None and n <= MOST_LABELLED):
             every = label_points is True
-            names = [(x, y, _short(name), every) for (x, y), name in zip(points.tolist(), embedding.names, strict=True)]
+            names = [(x, y, short_name(name), every) for (x, y), name in zip(points.tolist(), embedding.names, strict=True)]
             name_points(axes, names, points[:, None], legend)
     return axes
 
@@ -197,9 +198,3 @@ def _tree(axes: Axes, tree: dict[str, list[list[float]]], n: int) -> None:
 def _label(result: PairwiseDistances) -> str:
     over = f"{result.aggregate} over layers" if result.aggregate else "of mean curves"
     return f"{TITLES[result.metric]}\n{over} ({result.value_unit})"
-
-
-def _short(name: str) -> str:
-    """A name with its middle left out where it is long, since paths differ at their ends."""
-    half = (LONGEST_NAME - 1) // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half:]}"

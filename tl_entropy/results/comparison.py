@@ -10,10 +10,11 @@ Refused: a folder without that index, or with one that is damaged, of another ki
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +30,10 @@ from tl_entropy.results.printing import Printed, plus_minus
 from tl_entropy.results.similarity import LayerSimilarity
 
 INDEX = "comparison.json"
+_OF_MODELS: dict[str, type[Result]] = {
+    "lenses": LensEntropy, "dynamics": LayerDynamics, "similarity": LayerSimilarity, "across": LayerSimilarity,
+}  # fmt: skip
+"""Parts that there are several of: those of each model, and of pairs of models."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,7 +44,7 @@ class ModelComparison(Printed):
         lenses: lens entropy of every model, by the model's name.
         dynamics: what each layer of every model does: velocities and distances to the output, from entropies and from the
             distributions over the vocabulary.
-        distances: distances between the models' entropy profiles; None for one model.
+        distances: distances between the models' entropy profiles; None for one model, or where a note says why.
         similarity: of every model, the similarity of its layers to each other; empty where it was not asked for.
         across: of every pair of models, the similarity of every layer of the first (rows) to every layer of the second
             (columns); ``over`` says whether over tokens or over documents. Empty where it was not asked for.
@@ -74,6 +79,11 @@ class ModelComparison(Printed):
             across={pair: result.to(unit) for pair, result in self.across.items()},
         )
 
+    @property
+    def files(self) -> dict[str, Result]:
+        """Every part by the name of the file that ``save`` writes it to."""
+        return {file: part for _, _, file, part in self._parts()}
+
     def to_pandas(self) -> pd.DataFrame:
         """The dynamics of all models in the long form: model, and the columns of ``LayerDynamics.to_pandas``."""
         frames = [result.to_pandas() for result in self.dynamics.values()]
@@ -94,21 +104,14 @@ class ModelComparison(Printed):
             raise FileError(f"folder: {target} is a file; a comparison is saved as a folder")
         target.mkdir(parents=True, exist_ok=True)
         (target / INDEX).unlink(missing_ok=True)
-        stems = file_stems(self.names)
-
-        def written(result: Result, kind: str, *names: str) -> str:
-            return result.save(target / f"{'_'.join([kind, *(stems[name] for name in names)])}.safetensors").name
-
-        index = {
-            "schema": SCHEMA,
-            "kind": type(self).__name__,
-            "lenses": [[name, written(result, "lens", name)] for name, result in self.lenses.items()],
-            "dynamics": [[name, written(result, "dynamics", name)] for name, result in self.dynamics.items()],
-            "distances": None if self.distances is None else written(self.distances, "distances"),
-            "similarity": [[name, written(result, "similarity", name)] for name, result in self.similarity.items()],
-            "across": [[list(pair), written(result, "across", *pair)] for pair, result in self.across.items()],
-            "notes": list(self.notes),
-        }
+        index: dict[str, Any] = {"schema": SCHEMA, "kind": type(self).__name__, "distances": None, "notes": list(self.notes)}
+        index |= {kind: [] for kind in _OF_MODELS}
+        for kind, of, file, part in self._parts():
+            part.save(target / file)
+            if kind == "distances":
+                index[kind] = file
+            else:
+                index[kind].append([of, file])
         waiting = target / f".{INDEX}.{os.getpid()}.tmp"
         try:
             waiting.write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -116,6 +119,16 @@ class ModelComparison(Printed):
         finally:
             waiting.unlink(missing_ok=True)
         return target
+
+    def _parts(self) -> Iterator[tuple[str, Any, str, Result]]:
+        """Every part: what it is, of which model or pair of models, its file, and itself."""
+        stems = file_stems(self.names)
+        for kind in _OF_MODELS:
+            for of, part in getattr(self, kind).items():
+                named = "_".join(stems[name] for name in ([of] if isinstance(of, str) else of))
+                yield kind, of, f"{'lens' if kind == 'lenses' else kind}_{named}.safetensors", part
+        if self.distances is not None:
+            yield "distances", None, "distances.safetensors", self.distances
 
     def __repr__(self) -> str:
         return "\n\n".join([super().__repr__(), *([] if self.distances is None else [repr(self.distances)])])
@@ -158,22 +171,50 @@ def load_comparison(folder: Path) -> ModelComparison:
         ) from error
     if not isinstance(index, dict) or index.get("kind") != ModelComparison.__name__:
         raise FileError(f"path: {folder / INDEX} is not the index of a comparison; give a folder that tl_entropy wrote")
-    if index.get("schema", 0) > SCHEMA:
-        raise FileError(
-            f"path: {folder} has schema {index['schema']}, this tl_entropy reads up to {SCHEMA}; upgrade tl_entropy"
-        )
+    schema = index.get("schema")
+    if type(schema) is int and schema > SCHEMA:
+        raise FileError(f"path: {folder} has schema {schema}, this tl_entropy reads up to {SCHEMA}; upgrade tl_entropy")
     try:
-        files = {kind: dict(index[kind]) for kind in ("lenses", "dynamics", "similarity")}
-        across = {tuple(pair): file for pair, file in index["across"]}
-        distances, notes = index["distances"], tuple(index["notes"])
+        files = {kind: {tuple(of) if kind == "across" else of: file for of, file in index[kind]} for kind in _OF_MODELS}
+        distances, notes = index["distances"], index["notes"]
+        _check_index(schema, files, distances, notes)
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"path: {folder / INDEX} lacks parts of a comparison ({error!r}); it is damaged") from error
-    return ModelComparison(
-        **{kind: {name: load(folder / file) for name, file in named.items()} for kind, named in files.items()},
-        distances=None if distances is None else load(folder / distances),
-        across={pair: load(folder / file) for pair, file in across.items()},
-        notes=notes,
-    )
+        raise FileError(f"path: {folder / INDEX} is not what a comparison's should be ({error}); it is damaged") from error
+    parts: dict[str, Any] = {
+        kind: {of: _part(folder, file, _OF_MODELS[kind]) for of, file in named.items()} for kind, named in files.items()
+    }
+    parts["distances"] = None if distances is None else _part(folder, distances, PairwiseDistances)
+    return ModelComparison(**parts, notes=tuple(notes))
+
+
+def _check_index(schema: object, files: Mapping[str, Mapping[Any, Any]], distances: object, notes: object) -> None:
+    """Raise ValueError unless these are what ``ModelComparison.save`` writes of a comparison."""
+    if type(schema) is not int:
+        raise ValueError(f"its schema is {schema!r}, no whole number")
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise ValueError("its notes are no list of texts")
+    names = list(files["lenses"])
+    if not names or not all(isinstance(name, str) for name in names) or files["dynamics"].keys() != files["lenses"].keys():
+        raise ValueError("it has no lenses, or not the same models' dynamics")
+    known = {"similarity": names, "across": list(itertools.permutations(names, 2))}
+    for kind, keys in known.items():
+        if unknown := [key for key in files[kind] if key not in keys]:
+            raise ValueError(f"its {kind} is of {unknown[0]!r}, of which it has no lens")
+    every = [file for named in files.values() for file in named.values()] + ([] if distances is None else [distances])
+    for file in every:
+        # A name alone, so that a part is a file of this folder.
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise ValueError(f"{file!r} is no name of a file of results")
+
+
+def _part(folder: Path, file: str, kind: type[Result]) -> Any:
+    """The result in a file of a comparison, or FileError where it is none of this kind."""
+    found = load(folder / file)
+    if not isinstance(found, kind):
+        raise FileError(
+            f"path: {folder / file} holds a {type(found).__name__} where the comparison has a {kind.__name__}; it is damaged"
+        )
+    return found
 
 
 def file_stems(names: Iterable[str]) -> dict[str, str]:

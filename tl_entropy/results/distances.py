@@ -19,7 +19,7 @@ space, and is refused where there is none.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -44,6 +44,7 @@ BY_LAYER = frozenset({"jsd", "wasserstein"})
 LINKAGES = ("average", "complete", "single", "weighted", "ward")
 
 MOST_PRINTED = 12  # profiles
+MOST_UNEVEN = 1.5  # times as many tokens as the shortest profile, beyond which a note says what that does to distances
 
 
 class Scaled:
@@ -75,9 +76,11 @@ class Scaled:
 class ProfileDistance(Scaled, Result):
     """The distance between two entropy profiles.
 
-    ``chance`` is what two samples of one law would show at these numbers of tokens: the mean over all ways of dealing the
-    pooled entropies of a layer into two samples of these sizes. It takes tokens as independent; those of one text are less
-    than that, so that chance is rather more. A distance near it says nothing.
+    ``chance`` is what two samples of one law would show at these numbers of tokens, and a distance near it says nothing. Where
+    both profiles are of the same tokens (``paired``), as of one text before and after an intervention, it is the mean over all
+    exchanges of a token's two entropies. Else it is the mean over all ways of dealing the pooled entropies of a layer into two
+    samples of these sizes. Either takes tokens as independent; those of running text are less than that, so that chance is
+    somewhat more.
 
     Attributes:
         metric: "jsd", "wasserstein", "fisher_rao", "srvf", "elastic_srvf" or "euclidean".
@@ -85,6 +88,7 @@ class ProfileDistance(Scaled, Result):
         value: the distance, in ``value_unit``.
         by_depth: [depth], the distance at each layer, in ``value_unit``; None for metrics of whole curves.
         chance: [depth], what of it is chance, on average.
+        paired: whether both profiles have the same rows (document, position and token), so that chance is that of pairs.
         n_bins: bins of the histograms; None where there are none.
         order: Rényi order of the entropies.
         names: what the two profiles are called.
@@ -100,6 +104,7 @@ class ProfileDistance(Scaled, Result):
     value: float
     by_depth: Float[Tensor, "depth"] | None
     chance: Float[Tensor, "depth"] | None
+    paired: bool
     n_bins: int | None
     order: float
     names: tuple[str, str]
@@ -114,8 +119,8 @@ class ProfileDistance(Scaled, Result):
     def adjusted(self) -> Float[Tensor, "depth"]:
         """The JSD of each layer without its chance, log 2 · (value - chance) / (log 2 - chance): [depth] in ``unit``.
 
-        0 on average for equal laws, log 2 for laws that share no bin; NaN where samples this small leave nothing but chance,
-        and noisy near that. For one number over layers, compare the means of ``by_depth`` and ``chance``.
+        0 on average where only chance is at work, log 2 for laws that share no bin; NaN where samples this small leave nothing
+        but chance, and noisy near that. For one number over layers, compare the means of ``by_depth`` and ``chance``.
 
         Raises:
             InputError: another metric, which has no upper end to scale by.
@@ -156,7 +161,9 @@ class ProfileDistance(Scaled, Result):
         return shown.rename(columns={"distance": f"{self.metric} ({self.value_unit})", "chance": f"chance ({self.value_unit})"})
 
     def _notes(self) -> list[str]:
-        return ["chance: mean over independent samples of one law with these numbers of tokens"]
+        if self.paired:
+            return ["chance: mean over exchanges within tokens, since both profiles are of the same tokens"]
+        return ["chance: mean over independent samples of one law with these numbers of tokens; running text has somewhat more"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -262,6 +269,8 @@ class PairwiseDistances(Scaled, Result):
     def _notes(self) -> list[str]:
         if self.metric not in BY_LAYER:
             return []
+        if notes := _of_unequal_lengths(self.metric, self.tokens):
+            return notes
         few, many = min(self.tokens), max(self.tokens)
         tokens = str(few) if few == many else f"{few} to {many}"
         return [f"profiles have {tokens} tokens; equal laws differ, too, and more with fewer tokens: see profile_distance"]
@@ -280,6 +289,7 @@ class ProfileEmbedding(Result):
         metric: the metric of the distances, as in ``ProfileDistance``.
         aggregate: "mean", "max", "sum" over layers; None for metrics of whole curves.
         order: Rényi order of the entropies.
+        tokens: how many tokens each profile has.
         explained: of "pca", each axis's share of all variance (its eigenvalue over the sum of absolute eigenvalues).
         negative: of "pca", the share of negative eigenvalues, which no plane or space can show; 0 for Euclidean distances.
         seed: of the random numbers; None where there are none.
@@ -295,6 +305,7 @@ class ProfileEmbedding(Result):
     metric: str
     aggregate: str | None
     order: float
+    tokens: tuple[int, ...]
     explained: tuple[float, float] | None
     negative: float | None
     seed: int | None
@@ -337,8 +348,20 @@ class ProfileEmbedding(Result):
 
     def _notes(self) -> list[str]:
         notes = [f"{MOST_PRINTED} of {len(self.names)} profiles; to_pandas() has all"] * (len(self.names) > MOST_PRINTED)
+        notes += _of_unequal_lengths(self.metric, self.tokens)
         if self.negative is None:
             return [*notes, "neither axes nor distances between far clusters mean anything by themselves"]
         if self.negative > 1e-6:
             notes.append(f"{self.negative:.1%} of the eigenvalues are negative: no Euclidean space has these distances")
         return notes
+
+
+def _of_unequal_lengths(metric: str, tokens: Sequence[int]) -> list[str]:
+    """What to say of distances between samples of such different sizes that these decide much of them."""
+    few, many = min(tokens), max(tokens)
+    if metric not in BY_LAYER or many <= MOST_UNEVEN * few:
+        return []
+    return [
+        f"profiles have {few} to {many} tokens, and short ones lie far from the others by chance alone: give equal numbers of "
+        f"tokens, such as result.select(positions=slice(0, {few})); profile_distance has the chance of a pair"
+    ]

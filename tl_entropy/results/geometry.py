@@ -37,6 +37,9 @@ MEASURES: dict[Measure, str] = {
 OF_DOCUMENTS = ("prompt_entropy", "normalized_prompt_entropy", "curvature")
 """Measures that every document has by itself, and of which the value is a mean over documents."""
 
+OF_GRAM = ("prompt_entropy", "normalized_prompt_entropy", "dataset_entropy")
+"""Measures that depend on the Rényi order, and on how rows are normalised."""
+
 _IN_UNIT = frozenset({"prompt_entropy", "dataset_entropy", "info_nce"})
 
 
@@ -55,9 +58,9 @@ class LayerGeometry(Result):
 
     | measure | what it is of | unit, range |
     |---|---|---|
-    | prompt_entropy | the tokens of each document, mean over documents | ``unit``, 0 to log min(token, d_model) |
-    | normalized_prompt_entropy | the same divided by log min(token, d_model), mean over documents | 0 to 1 |
-    | dataset_entropy | the mean states of all documents | ``unit``, 0 to log min(document, d_model) |
+    | prompt_entropy | the tokens of each document, mean over documents | ``unit``, 0 to log min(token - 1, d_model) |
+    | normalized_prompt_entropy | the same divided by log min(token - 1, d_model), mean over documents | 0 to 1 |
+    | dataset_entropy | the mean states of all documents | ``unit``, 0 to log min(document - 1, d_model) |
     | effective_rank | the covariance of all tokens | 1 to d_model |
     | curvature | the path through the tokens of each document, mean over documents | rad, 0 to π |
     | anisotropy | all pairs of tokens | -1 to 1 |
@@ -65,12 +68,16 @@ class LayerGeometry(Result):
     | lidar | the mean states of documents with labels | 1 to label - 1 |
     | info_nce | the mean states of documents with labels | ``unit``, up to log label |
 
+    The maxima of the first three are those of centred rows, of which one follows from the others; where rows aren't centred
+    (``normalise`` of the settings is "length" or None) they are log min(token, d_model) and log min(document, d_model).
+
     Attributes:
         sites: what the second axis means, in order of depth.
         measures: what the first axis means.
         values: [measure, site]; NaN where there is none, and the notes say why.
         errors: [measure, site] standard errors over documents; NaN where none is known: of effective_rank, two_nn, lidar and
-            info_nce, of dataset_entropy for more than 200 documents, and for a single document.
+            info_nce, of dataset_entropy for more than 200 documents or fewer than 4 (3 where not centred), and for a single
+            document.
         by_document: [document, part, site] the values of each document, the parts being those of ``measures`` that every
             document has by itself; NaN where a document has none.
         document: [document] number of each document in the input.
@@ -111,6 +118,12 @@ class LayerGeometry(Result):
         return dataclasses.replace(
             changed, values=self.values * factors, errors=self.errors * factors, by_document=self.by_document * of_parts
         )
+
+    @property
+    def rows(self) -> str:
+        """What became of the rows of prompt and dataset entropy: "centred rows", "rows of length 1" or "rows as they are"."""
+        normalise = self.provenance.settings.get("normalise", "centred")
+        return {"centred": "centred rows", "length": "rows of length 1"}.get(str(normalise), "rows as they are")
 
     def value(self, measure: Measure) -> Float[Tensor, "site"]:
         """One measure at every site [site], in its unit.
@@ -167,8 +180,8 @@ class LayerGeometry(Result):
         return self.measures.index(chosen_from("measure", measure, self.measures)[0])
 
     def _title(self) -> list[str]:
-        order = f", order {self.order:g}" if set(self.measures) & {*_IN_UNIT} - {"info_nce"} else ""
-        return [title(self, f"{self.tokens} tokens of {self.documents} documents x {len(self.sites)} sites{order}")]
+        gram = f", order {self.order:g}, {self.rows}" if {*self.measures} & {*OF_GRAM} else ""
+        return [title(self, f"{self.tokens} tokens of {self.documents} documents x {len(self.sites)} sites{gram}")]
 
     def _table(self) -> pd.DataFrame | None:
         if not self.tokens:

@@ -130,11 +130,20 @@ class LayerSimilarity(Result):
                 + (f"; {left_out} rows too few for a block are left out" if left_out else "")
             )
         if bool(self.values.isnan().any()):
-            notes.append("NaN: too few rows, or states that do not vary")
+            notes.append(self._without_value())
         treated = {"keep": "kept", "drop": "left out", "normalise": "kept; every state is divided by its norm"}[self.massive]
         if self.massive_tokens or self.massive != "keep":
             notes.append(f"{self.massive_tokens} tokens with massive states, {treated}")
         return notes
+
+    def _without_value(self) -> str:
+        """Why there are NaN, and the sites that they come from where these can be told."""
+        why = "more than half of the states are equal" if self.method == "matrix_renyi" else "states that do not vary"
+        nan = self.values.isnan()
+        rows = [i for i in range(len(self.rows)) if not bool(nan[:, i].all())]
+        named = [site for i, site in enumerate(self.rows) if i not in rows] if rows else []
+        named += [site for j, site in enumerate(self.columns) if rows and bool(nan[0, rows, j].all())]
+        return f"NaN: too few rows, or {why}" + (f", at {', '.join(map(str, dict.fromkeys(named)))}" if named else "")
 
     def _name(self) -> str:
         if self.method == "cka":

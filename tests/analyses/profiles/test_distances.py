@@ -15,7 +15,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from tl_entropy.analyses.profiles.distances import pairwise_distances, profile_distance
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.results import LensEntropy, LensSummary, Provenance
 from tl_entropy.results.distances import BY_LAYER, POWERS
 from tl_entropy.sites import Site
@@ -28,14 +28,14 @@ def stream(depth):
     return (Site("embed", -1), *(Site("resid_post", layer) for layer in range(depth - 1)))
 
 
-def lens(values, *, lengths=None, model="tiny", **changes):
-    """A lens entropy of these values [token, depth], cut into documents of ``lengths``."""
+def lens(values, *, lengths=None, model="tiny", word=0, **changes):
+    """A lens entropy of these values [token, depth], cut into documents of ``lengths``, of one ``word`` over and over."""
     values = torch.as_tensor(values, dtype=torch.float32)
     rows, depth = values.shape
     lengths = (rows,) if lengths is None else lengths
     parts = {
         "entropy": values[:, :, None], "document": torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)),
-        "position": torch.cat([torch.arange(n) for n in lengths]), "token": torch.zeros(rows, dtype=torch.long),
+        "position": torch.cat([torch.arange(n) for n in lengths]), "token": torch.full((rows,), word),
         "sites": stream(depth), "orders": (1.0,), "strings": {0: "a"},
         "provenance": dataclasses.replace(ORIGIN, model=model, weights=model),
     }  # fmt: skip
@@ -114,9 +114,46 @@ def test_chance_is_the_mean_over_all_dealings(metric):
     np.testing.assert_allclose(found.chance, np.mean(dealt, axis=0), rtol=1e-9)
 
 
+@pytest.mark.parametrize("metric", ["jsd", "wasserstein"])
+def test_of_the_same_tokens_chance_is_the_mean_over_exchanges_within_them(metric):
+    bins = {"n_bins": 5} if metric == "jsd" else {}
+    a, b = drawn(4, 2, seed=0, lengths=(3, 1)), drawn(4, 2, seed=1, lengths=(3, 1), model="big")
+    x, y = plain(a), plain(b)
+    exchanged = []
+    for swapped in itertools.product([False, True], repeat=4):
+        mask = np.array(swapped)[:, None]
+        exchanged.append(slow(np.where(mask, y, x), np.where(mask, x, y), metric, 5))
+    found = profile_distance(a, b, metric=metric, **bins)
+    np.testing.assert_allclose(found.chance, np.mean(exchanged, axis=0), rtol=1e-9)
+    assert found.paired
+    assert "exchanges within tokens" in repr(found)
+    for other in (
+        drawn(4, 2, seed=1, lengths=(3, 1), word=1), drawn(4, 2, seed=1, lengths=(2, 2)), drawn(5, 2, seed=1, lengths=(3, 2)),
+        dataclasses.replace(b, position=b.position + 1), dataclasses.replace(b, document=b.document + 1),
+    ):  # fmt: skip
+        alone = profile_distance(a, other, metric=metric, **bins)
+        assert not alone.paired
+        assert "independent samples" in repr(alone)
+        assert (alone.chance != found.chance).any()
+
+
+def test_of_the_same_tokens_what_is_beyond_chance_can_be_seen():
+    rng = np.random.default_rng(0)
+    before = rng.gamma(2, 1.5, (200, 4))
+    noise = before + 0.02 * rng.normal(size=before.shape)
+    found = profile_distance(lens(before), lens(before + 0.1), metric="wasserstein")
+    assert bool((found.by_depth > 2 * found.chance).all()), "all tokens moved the same way"
+    assert bool(
+        (found.by_depth < profile_distance(lens(before), lens(before + 0.1, word=1), metric="wasserstein").chance).all()
+    )
+    assert float(profile_distance(lens(before), lens(noise)).adjusted().abs().max()) < 2e-3, "nothing but noise"
+    assert bool((profile_distance(lens(before), lens(noise, word=1)).adjusted() < -0.03).all())
+    assert profile_distance(lens(before), lens(before)).adjusted().tolist() == [0.0] * 4
+
+
 def test_equal_laws_at_eight_tokens_are_far_apart_by_chance_alone():
     rng = np.random.default_rng(0)
-    found = profile_distance(lens(rng.normal(5, 1, (8, 40))), lens(rng.normal(5, 1, (8, 40)))).to("bits")
+    found = profile_distance(lens(rng.normal(5, 1, (8, 40))), lens(rng.normal(5, 1, (8, 40)), word=1)).to("bits")
     assert found.value == pytest.approx(0.84, abs=0.04)
     assert float(found.chance.mean()) == pytest.approx(0.84, abs=0.04)
     assert found.value == pytest.approx(float(found.chance.mean()), abs=0.02)
@@ -218,12 +255,29 @@ def test_one_order_is_compared():
     assert pairwise_distances([several(0, (math.inf,)), several(1, (math.inf,))]).order == math.inf
 
 
+@pytest.mark.parametrize("order", [[1.0], True, "1", torch.tensor([1.0, 2.0]), torch.tensor(1.0), np.ones(1), np.True_])
+def test_an_order_is_one_number(order):
+    with pytest.raises(InputTypeError, match="order must be one number, or None; got"):
+        profile_distance(drawn(9, seed=0), drawn(9, seed=1), order=order)
+    for number in (1, 1.0, np.int64(1), np.float32(1)):
+        found = profile_distance(drawn(9, seed=0), drawn(9, seed=1), order=number).order
+        assert (type(found), found) == (float, 1.0)
+
+
 def test_names_and_groups():
     some = [drawn(9, seed=0), drawn(9, seed=1, model="big"), drawn(9, seed=2)]
     found = pairwise_distances(some, metric="srvf")
     assert (found.names, found.groups) == (("tiny (1)", "big", "tiny (2)"), ("tiny", "big", "tiny"))
     assert profile_distance(some[0], some[1]).names == ("tiny", "big")
     assert profile_distance(some[0], some[2]).names == ("tiny (1)", "tiny (2)")
+    taken = [*some, drawn(9, seed=3, model="tiny (1)"), drawn(9, seed=4, model="tiny (3)"), some[0]]
+    assert pairwise_distances(taken, metric="srvf").names == ("tiny (2)", "big", "tiny (4)", "tiny (1)", "tiny (3)", "tiny (5)")
+    assert pairwise_distances(some, names=(letter for letter in "xyz")).names == ("x", "y", "z")
+    for wrong in (5, {"x", "y", "z"}, {"x": 1, "y": 2, "z": 3}):
+        with pytest.raises(InputTypeError, match="names must be 3 strings in the order of the profiles, such as a list; got"):
+            pairwise_distances(some, names=wrong)
+        with pytest.raises(InputTypeError, match="groups must be 3 strings in the order of the profiles, such as a list; got"):
+            pairwise_distances(some, groups=wrong)
     found = pairwise_distances(dict(zip("abc", some, strict=True)), metric="srvf", groups=(1, 1, 2))
     assert (found.names, found.groups, found.models) == (("a", "b", "c"), ("1", "1", "2"), ("tiny", "big", "tiny"))
     assert pairwise_distances(some, names=["x", "y", "z"]).names == ("x", "y", "z")
@@ -324,11 +378,32 @@ def test_sites_that_differ_must_be_evenly_spaced():
 def test_values_that_are_not_finite_are_refused():
     broken = drawn(9)
     broken.entropy[3, 2, 0] = math.nan
+    good, place = drawn(9, seed=1), r"must be finite; got nan at resid_post.1, position 3 of document 0 \(and 0 more\)"
     for metric in PLAIN:
-        with pytest.raises(ValueError, match=r"(?i)nan|finite"):
-            profile_distance(broken, drawn(9, seed=1), metric=metric)
-        with pytest.raises(ValueError, match=r"(?i)nan|finite"):
-            pairwise_distances([broken, drawn(9, seed=1)], metric=metric)
+        with pytest.raises(NonFiniteError, match="^b: the entropy " + place):
+            profile_distance(good, broken, metric=metric)
+        with pytest.raises(NonFiniteError, match=r"^results\[1\]: the entropy " + place):
+            pairwise_distances([good, broken], metric=metric)
+        with pytest.raises(NonFiniteError, match=r"^results\['x'\]: the entropy " + place):
+            pairwise_distances({"deep": drawn(9, 7), "good": good, "x": broken}, metric=metric)
+    several = drawn(9, lengths=(4, 5), names={1: "x.py"})
+    several.entropy[5, 0, 0] = math.inf
+    several.entropy[8, 0, 0] = math.nan
+    with pytest.raises(NonFiniteError, match=r"^results: .* got inf at embed, position 1 of x.py \(and 1 more\)"):
+        pairwise_distances(several)
+
+
+def test_a_curve_without_a_shape_is_named():
+    good, flat, below = drawn(9, seed=1), lens(np.zeros((9, 4))), lens(np.full((9, 4), -1.0))
+    for bad, told in ((flat, "from 0 to 0"), (below, "from -1 to -1")):
+        with pytest.raises(InputError, match=f"^b: Fisher-Rao compares .* {told}; .* take metric='euclidean'"):
+            profile_distance(good, bad, metric="fisher_rao")
+        with pytest.raises(InputError, match=rf"^results\['bad'\]: Fisher-Rao compares .* {told}"):
+            pairwise_distances({"deep": drawn(9, 7), "good": good, "bad": bad}, metric="fisher_rao")
+    several = lens(np.concatenate([plain(good), plain(flat)]), lengths=(9, 9), names={1: "x.py"})
+    with pytest.raises(InputError, match=r"^results \(x.py\): Fisher-Rao"):
+        pairwise_distances(several, metric="fisher_rao")
+    assert profile_distance(good, flat, metric="euclidean").value > 0
 
 
 @pytest.mark.parametrize("metric", ["jsd", "wasserstein", "fisher_rao", "srvf"])
@@ -350,3 +425,10 @@ def test_distances_are_those_of_the_published_package(metric):
         assert profile_distance(*some[:2], metric=metric, aggregate=aggregate).to(unit).value == pytest.approx(
             pair.aggregate, abs=error
         )
+
+
+def test_documents_of_unequal_lengths_say_what_that_does():
+    lengths = (8,) * 3 + (200,) * 3
+    found = pairwise_distances(lens(np.random.default_rng(0).gamma(2, 1.5, (sum(lengths), 4)), lengths=lengths))
+    assert "profiles have 8 to 200 tokens, and short ones lie far from the others by chance alone" in repr(found)
+    assert found.distances[0, 1] > 5 * found.distances[4, 5], "of one law, all of them"

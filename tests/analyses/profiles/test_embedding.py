@@ -155,6 +155,22 @@ def test_options_that_are_refused(options, message):
         profile_embedding(two_groups(6), **options)
 
 
+@pytest.mark.parametrize("value", ["a", None, True, [1.0]])
+@pytest.mark.parametrize(
+    ("option", "method", "span"), [("perplexity", "tsne", "of at least 1"), ("min_dist", "umap", "from 0 to 1")]
+)
+def test_options_that_are_no_numbers(option, method, span, value):
+    with pytest.raises(InputTypeError, match=f"{option} must be a number {span}; got"):
+        profile_embedding(two_groups(6), method=method, **{option: value})
+
+
+def test_the_numbers_of_tokens_go_along():
+    result = given_distances(apart(np.arange(6.0).reshape(3, 2)), "wasserstein", tokens=(8, 200, 9))
+    found = profile_embedding(result)
+    assert found.tokens == (8, 200, 9)
+    assert "profiles have 8 to 200 tokens" in repr(found)
+
+
 def test_distances_that_are_refused():
     with pytest.raises(InputTypeError, match="what pairwise_distances returned; got ndarray"):
         profile_embedding(np.zeros((3, 3)))

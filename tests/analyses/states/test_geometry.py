@@ -10,10 +10,13 @@ import pytest
 import torch
 
 import tl_entropy as tle
+from tl_entropy.analyses.states import geometry, geometry_values
 from tl_entropy.analyses.states.geometry import GeometryAccumulator, layer_geometry
-from tl_entropy.analyses.states.geometry_sums import TextGram, Texts
+from tl_entropy.analyses.states.geometry_sums import Moments, TextGram, Texts
+from tl_entropy.analyses.states.geometry_values import Noted, dataset_entropies
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.states.geometry import anisotropy, curvature, effective_rank, prompt_entropy, two_nn
+from tl_entropy.functional.states.rows import spread_floor
 from tl_entropy.functional.states.views import info_nce, lidar
 from tl_entropy.results.geometry import MEASURES
 from tl_entropy.sites import Site
@@ -80,7 +83,7 @@ def expected(documents, labels=None, order=1.0, normalise="centred"):
         each = [document[site] for document in documents]
         pool, tokens = torch.stack([x.mean(0) for x in each]), torch.cat(each)
         entropies = torch.stack([prompt_entropy(x, order=order, normalise=normalise) for x in each])
-        most = torch.tensor([math.log(min(x.shape)) for x in each])
+        most = torch.tensor([math.log(min(len(x) - (normalise == "centred"), x.shape[1])) for x in each])
         values["prompt_entropy"].append(entropies.mean())
         values["normalized_prompt_entropy"].append((entropies / most).mean())
         values["dataset_entropy"].append(prompt_entropy(pool, order=order, normalise=normalise))
@@ -274,14 +277,123 @@ def test_an_update_that_fails_has_changed_nothing(gpt2, corpus, monkeypatch):
     same(accumulator.compute(), whole)
 
 
+def test_left_out_folds_are_every_twentieth_document():
+    means = torch.randn(45, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
+    [value], [error] = dataset_entropies([means], 1.0, "centred", 0.0, Noted(SITES[:1]))
+    fold = np.arange(45) % 20
+    assert value.item() == pytest.approx(prompt_entropy(means).item())
+    without = np.array([prompt_entropy(means[fold != left]).item() for left in range(20)])
+    h = 45 / np.bincount(fold)
+    pseudo = h * value.item() - (h - 1) * without
+    assert error.item() == pytest.approx(np.sqrt(((pseudo - (pseudo / h).sum()) ** 2 / (h - 1)).mean()))
+
+
 # --- what is not defined
+
+
+def test_centred_rows_have_one_direction_less():
+    x = 5 * torch.eye(8)[:6]  # orthogonal, and a simplex once centred
+    for normalise, most in (("centred", math.log(5)), ("length", math.log(6)), (None, math.log(6))):
+        gram = TextGram(normalise).extended(x)
+        assert gram.most == pytest.approx(most)
+        assert gram.entropy(1.0) / gram.most == pytest.approx(1)
+    assert math.isnan(TextGram("centred").extended(x[:2]).most)
+    assert TextGram("length").extended(x[:2]).most == pytest.approx(math.log(2))
+    assert TextGram("centred").extended(torch.ones(20, 8)).most == pytest.approx(math.log(8))
+
+
+def test_two_centred_states_have_no_share_of_their_maximum(gpt2, corpus):
+    result = layer_geometry(gpt2, corpus, positions=slice(2), measures=("prompt_entropy", "normalized_prompt_entropy"), **BOS)
+    assert result.value("prompt_entropy").tolist() == pytest.approx([0.0] * 4, abs=1e-9)
+    assert result.value("normalized_prompt_entropy").isnan().all()
+    assert result.notes == (
+        "normalized_prompt_entropy: 4 of 4 documents have none (fewer than three tokens, or one state only)",
+    )
+
+
+@pytest.mark.parametrize(("normalise", "least"), [("centred", 3), ("length", 2), (None, 2)])
+def test_few_documents_have_no_dataset_entropy_and_one_more_no_error(normalise, least):
+    means = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noted = Noted(SITES[:1])
+    assert dataset_entropies([means[: least - 1]], 1.0, normalise, 0.0, noted)[0].isnan().all()
+    assert f"it needs at least {'three' if least == 3 else 'two'} documents" in noted.lines()[0]
+    value, error = dataset_entropies([means[:least]], 1.0, normalise, 0.0, noted)
+    assert value.item() > 0
+    assert error.isnan().all()  # that of one document fewer is 0, whatever they are
+    assert dataset_entropies([means[: least + 1]], 1.0, normalise, 0.0, noted)[1].item() > 0
+
+
+def test_a_measure_that_fails_costs_no_other(gpt2, corpus, monkeypatch):
+    whole = layer_geometry(gpt2, corpus, labels=LABELS, **BOS)
+
+    def fails(*args, **options):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    for name, module_name in (("lidar", "lidar"), ("effective_rank", "effective_rank_of_covariance"), ("anisotropy", None)):
+        with monkeypatch.context() as patch:
+            if module_name:
+                patch.setattr(geometry_values, module_name, fails)
+            else:
+                patch.setattr(geometry, "anisotropies", fails)
+            result = layer_geometry(gpt2, corpus, labels=LABELS, **BOS)
+        assert f"{name} is nan: did not converge" in result.notes
+        assert result.value(name).isnan().all()
+        for other in {*MEASURES} - {name}:
+            assert torch.equal(result.value(other), whole.value(other))
+
+
+def test_notes_speak_of_the_measure_and_the_site(gpt2, corpus):
+    def one_state(activation, hook):
+        return torch.ones_like(activation)
+
+    edits = {"interventions": [("blocks.1.hook_resid_post", one_state)]}
+    result = layer_geometry(gpt2, corpus, labels=LABELS, **edits, **BOS)
+    for name in ("effective_rank", "two_nn", "lidar", "dataset_entropy"):
+        assert result.value(name).isnan().tolist() == [False, False, True, True], name
+        assert any(
+            note.startswith(f"{name} is nan: ") and note.endswith("(at resid_post.1, resid_post.2)") for note in result.notes
+        )
+    assert not any("x:" in note or "x must" in note for note in result.notes)
+
+
+def test_rounding_is_no_variation(gpt2):
+    texts = ["the " + "cat " * k for k in range(1, 30)]
+    for batch_size in (1, 7):
+        result = layer_geometry(
+            gpt2, texts, positions=[0], measures=("dataset_entropy", "effective_rank", "two_nn"), batch_size=batch_size, **BOS
+        )
+        assert result.values.isnan().all()
+    x = 1 + 1e-8 * torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for floor, is_nan in ((spread_floor(torch.float32), True), (spread_floor(torch.float64), False)):
+        assert dataset_entropies([x], 1.0, "centred", floor, Noted(SITES[:1]))[0].isnan().all() == is_nan
+    assert not Moments.of(x.float()).vary
+    assert Moments.of(x).vary
+    both = Moments.of(x)
+    both.add(Moments.of(x.float()))
+    assert not both.vary
+
+
+# --- options that nothing uses
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"measures": "curvature", "order": 2.0}, "order belongs to prompt_entropy"),
+        ({"measures": "two_nn", "normalise": None}, "normalise belongs to prompt_entropy"),
+        ({"measures": ("prompt_entropy", "curvature"), "n_samples": 50}, "n_samples belongs to two_nn"),
+    ],
+)
+def test_options_that_no_measure_uses_are_refused(gpt2, options, name):
+    with pytest.raises(InputError, match=name):
+        GeometryAccumulator(gpt2, **options)
 
 
 def test_a_single_document_has_no_errors_and_no_dataset_entropy(gpt2, corpus):
     result = layer_geometry(gpt2, corpus[0], **BOS)
     assert bool(result.errors.isnan().all())
     assert bool(result.value("dataset_entropy").isnan().all())
-    assert "dataset_entropy is nan: it needs at least two documents" in result.notes
+    assert "dataset_entropy is nan: it needs at least three documents where they are centred" in result.notes
     for name in ("prompt_entropy", "effective_rank", "curvature", "anisotropy", "two_nn"):
         assert bool(result.value(name).isfinite().all())
 
@@ -403,6 +515,8 @@ def test_a_wrong_number_of_labels_costs_no_result(gpt2, corpus):
 
 def test_only_equal_settings_merge(gpt2):
     mine = GeometryAccumulator(gpt2)
+    with pytest.raises(InputError, match="cannot merge: model is"):
+        mine.merge(GeometryAccumulator(tle.demo_model()))
     for name, options in (
         ("sites", {"sites": "embed"}),
         ("measures", {"measures": "two_nn"}),

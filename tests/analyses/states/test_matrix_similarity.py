@@ -9,7 +9,12 @@ import torch
 from tiny_models import cached_model, make_model
 
 import tl_entropy as tle
-from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities
+from tl_entropy.analyses.states.matrix_similarity import (
+    QUANTITIES,
+    MatrixAccumulator,
+    _one_thread_each,
+    matrix_similarities,
+)
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.matrix_information import dime
@@ -84,6 +89,16 @@ def test_sets_against_themselves_give_symmetric_tables():
     assert torch.equal(own["row_entropy"], own["column_entropy"])
 
 
+def test_sets_of_equal_rows_have_no_value_and_cost_no_other():
+    x, constant = normal(10, 3), torch.ones(10, 2)
+    tables = matrix_similarities([x, constant], [x, constant], **FEW)
+    alone = matrix_similarities([x], [x], **FEW)
+    for name in TABLES:
+        assert tables[name].isnan().tolist() == [[False, True], [True, True]]
+        close(tables[name][:1, :1], alone[name], 1e-12)
+    assert tables["row_entropy"].isnan().tolist() == tables["column_entropy"].isnan().tolist() == [False, True]
+
+
 def test_sets_that_cannot_be_compared():
     x = normal(10, 3)
     with pytest.raises(InputError, match="one set of states or more; got 0 and 1"):
@@ -92,12 +107,22 @@ def test_sets_that_cannot_be_compared():
         matrix_similarities([x], [x, x[:9]])
     with pytest.raises(NonFiniteError, match=r"x\[1\] has a NaN or an infinity in row 0"):
         matrix_similarities([x, x * math.nan], [x])
-    with pytest.raises(InputError, match=r"y\[0\]: the median distance between its 10 rows"):
-        matrix_similarities([x], [torch.ones(10, 2)])
     with pytest.raises(InputError, match="permutations must be an int of at least 2"):
         matrix_similarities([x], [x], permutations=1)
     with pytest.raises(InputError, match="kernel must be one of"):
         matrix_similarities([x], [x], kernel="rbf")
+
+
+def test_workers_compute_alone_and_the_number_of_threads_comes_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with _one_thread_each() as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
+            torch.set_num_threads(1)  # as a worker does where one number holds for all threads
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -222,6 +247,14 @@ def test_parts_that_do_not_go_together(model, texts):
         named = {"n_samples": "size", "sites": "rows", "against": "columns"}.get(name, name)
         with pytest.raises(InputError, match=f"cannot merge: {named} is"):
             first.merge(accumulator(first_document=9, **{name: value}))
+    with pytest.raises(InputError, match="cannot merge: other is None here and '"):
+        first.merge(accumulator(first_document=9, other=model))
+    with pytest.raises(InputError, match=r"cannot merge: other is '.*' here and None there"):
+        accumulator(other=model).merge(accumulator(first_document=9))
+    with pytest.raises(InputError, match=r"cannot merge: against is 'output' here and 'resid_post\.2' there"):
+        first.merge(accumulator(first_document=9, against="resid_post.2"))
+    with pytest.raises(InputError, match="cannot merge: model is"):
+        first.merge(MatrixAccumulator(tle.demo_model(), n_samples=10, **FEW))
     first.merge(accumulator(first_document=9))
     assert first.sample.seen == 2 * accumulator().sample.seen
 
@@ -283,8 +316,25 @@ def test_too_few_tokens_give_no_number_and_equal_states_are_named(model):
     one = measured(model, "the cat", positions=0)
     assert one.count == 1
     assert bool(one.values.isnan().all())
-    with pytest.raises(InputError, match="embed: the median distance between its 6 rows"):
-        measured(model, ["the"] * 6, positions=0)
+    equal = measured(model, ["the"] * 6, positions=0)
+    assert bool(equal.values.isnan().all())
+    assert "NaN: too few rows, or more than half of the states are equal" in repr(equal)
+
+
+@pytest.mark.model
+def test_a_site_of_equal_states_costs_no_other(model, texts):
+    def one_state(activation, hook):
+        return torch.ones_like(activation)
+
+    edits = {"interventions": [("blocks.0.hook_resid_post", one_state)]}
+    given = {"sites": ("embed", "resid_post"), "layers": [0], "against": ["embed"]}
+    accumulator = MatrixAccumulator(model, **FEW, **given)
+    tle.stream(model, texts, [accumulator], **edits, **QUIET)
+    result = accumulator.compute()
+    assert result.values.isnan().all(2).all(0).tolist() == [False, True]
+    assert not result.values[:, 0].isnan().any()
+    assert "more than half of the states are equal, at resid_post.0" in repr(result)
+    assert "bandwidth" not in repr(result)
 
 
 @pytest.mark.model

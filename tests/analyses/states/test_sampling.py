@@ -225,3 +225,23 @@ def test_no_generator_is_used():
     before = torch.get_rng_state()
     sampled(5, *corpus([20]))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_values_of_other_names_are_refused_and_change_nothing():
+    documents, positions = torch.arange(3), torch.zeros(3, dtype=torch.long)
+    x = torch.arange(3.0)[:, None]
+    sample, other = TokenSample(9, 0), TokenSample(9, 0, first_document=3)
+    sample.update(documents, positions, {"x": x})
+    other.update(documents, positions, {"x": x, "y": x})
+    for mine, theirs in ((sample, other), (other, sample)):
+        before = {name: value.clone() for name, value in mine.whole().items()}
+        with pytest.raises(InputError, match="values must have the same names for every token"):
+            mine.merge(theirs)
+        assert mine.seen == 3
+        assert all(torch.equal(value, mine.whole()[name]) for name, value in before.items())
+    with pytest.raises(InputError, match=r"got \['y'\] after \['x'\]"):
+        sample.update(documents + 9, positions, {"y": x})
+    sample.merge(TokenSample(9, 0))  # which has seen nothing
+    empty = TokenSample(9, 0)
+    empty.merge(sample)
+    assert torch.equal(empty.whole()["x"], x)

@@ -13,6 +13,7 @@ from tl_entropy.analyses.states.document_states import DocumentStates
 from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities
 from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
+from tl_entropy.functional.states.rows import spread_floor
 from tl_entropy.functional.states.similarity import cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
 from tl_entropy.sites import Site
@@ -132,6 +133,13 @@ def test_merged_shards(model, texts, options):
     assert again.compute().documents == 5
     with pytest.raises(InputError, match="cannot merge: massive is 'keep' here and 'drop' there"):
         measured(model, texts, **options).merge(CKAAccumulator(model, massive="drop", **options))
+    for name, part in (
+        ("model", CKAAccumulator(tle.demo_model(), **options)),
+        ("other", CKAAccumulator(model, other=model, **options)),
+        ("against", CKAAccumulator(model, against="resid_post.2", **options)),
+    ):
+        with pytest.raises(InputError, match=f"cannot merge: {name} is"):
+            again.merge(part)
     with pytest.raises(InputError, match="cannot merge: estimator"):
         measured(model, texts).merge(CKAAccumulator(model, estimator="minibatch"))
 
@@ -168,6 +176,31 @@ def test_interventions_are_measured(model, texts):
     edited = layer_similarity(model, texts, interventions=tle.ablate("mlp_out.0"), **QUIET)
     assert (plain.value()[1:3] - edited.value()[1:3]).abs().max() > 1e-3
     assert "interventions" in edited.provenance.settings
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"estimator": "minibatch"}, {"debiased": False}, {"rows": "documents"}, {"method": "matrix_renyi"},
+                {"method": "matrix_renyi", "rows": "documents", "permutations": 2}],
+)  # fmt: skip
+def test_states_that_differ_by_rounding_have_no_similarity(model, texts, options):
+    alike = ["the " + "cat " * k for k in range(1, 30)]
+    for batch_size in (1, 4, 29):
+        result = layer_similarity(model, alike, positions=[0], batch_size=batch_size, **options, **QUIET)
+        assert result.values.isnan().all(), batch_size
+    result = layer_similarity(model, [*alike, "dog", "def", "x", "mat", *"abcd" * 9], positions=[0], **options, **QUIET)
+    assert not result.values.isnan().any()
+
+
+def test_merged_shards_of_one_state_have_no_similarity(model):
+    alike = ["the " + "cat " * k for k in range(1, 12)]
+    parts = [CKAAccumulator(model) for _ in range(2)]
+    for part, its in zip(parts, (alike[:5], alike[5:]), strict=True):
+        tle.stream(model, its, [part], positions=[0], **QUIET)
+    parts[0].merge(parts[1])
+    assert parts[0].compute().values.isnan().all()
+    tle.stream(model, ["dog", "x", "def", "mat"], [parts[1]], positions=[0], **QUIET)
+    parts[0].merge(parts[1])
+    assert not parts[0].compute().values.isnan().any()
 
 
 # --- massive states
@@ -259,11 +292,35 @@ def test_models_of_different_tokens_are_compared_over_documents(model):
     with pytest.raises(InputError, match="rows='documents'"):
         layer_similarity(model, texts, other=demo, **QUIET)
     ids = torch.arange(1, 21).view(5, 4)
-    with pytest.raises(InputError, match="other: token"):  # ids mean something else to each
-        layer_similarity(model, ids, other=demo, rows="documents", **QUIET)
+    for given, new in ((ids, 0), (ids, 2), ([*present, ids], 2)):  # ids mean something else to each
+        with pytest.raises(InputError, match=r"inputs hold token ids, .*; give texts"):
+            layer_similarity(model, given, other=demo, rows="documents", max_new_tokens=new, **QUIET)
     for once in (iter(texts), [iter(texts)]):
         with pytest.raises(InputError, match="neither an iterator nor a cache"):
             layer_similarity(model, once, other=demo, rows="documents", **QUIET)
+
+
+def test_what_models_of_different_tokens_write_is_compared_over_documents(model):
+    demo, texts = tle.demo_model(), ["import os", "def f(x):\n    return x", "the cat sat", "for i in range(3):", "a = b"]
+    given = {"rows": "documents", "against": "all", "max_new_tokens": 3}
+    result = layer_similarity(model, texts, other=demo, **given, **QUIET)
+    assert (result.count, result.provenance.corpus["ids"], result.other.corpus["ids"]) == (5, False, False)
+    rows = tle.Adapter(model).sites(("embed", "resid_post"))
+    columns = tle.Adapter(demo).sites(("embed", "resid_post"))
+    x, y = ([written(one, text, sites) for text in texts] for one, sites in ((model, rows), (demo, columns)))
+    mine, theirs = ([torch.stack(parts) for parts in zip(*found, strict=True)] for found in (x, y))
+    close(result.value(), cka_table(mine, theirs), 1e-5)
+
+
+def written(model, text, sites):
+    """The mean states at ``sites`` of a text and three tokens that the model writes after it, without the begin token."""
+    adapter = tle.Adapter(model)
+    tokens = model.to_tokens(text, prepend_bos=True)
+    whole = adapter.generate(tokens, 3, temperature=0.0, seed=0)
+    _, cache = model.run_with_cache(whole)
+    found = adapter.cached_activations(cache, sites)
+    counted = ~torch.isin(whole[0], torch.tensor(sorted(adapter.special_ids)))
+    return [found[site][0, counted].double().mean(0) for site in sites]
 
 
 @pytest.mark.parametrize("massive", ["drop", "normalise"])
@@ -297,6 +354,9 @@ def test_merged_document_states(model, texts):
     assert merged.massive_tokens == whole.massive_tokens > 0
     for site in SITES:
         close(merged.states[site], whole.states[site])
+    with pytest.raises(InputError, match="cannot merge: massive is 'drop' here and 'keep' there"):
+        first.merge(DocumentStates(tle.Adapter(model), SITES, "keep"))
+    assert merged.floor == whole.floor == spread_floor(torch.float32)
 
 
 # --- matrix-based information
@@ -357,6 +417,22 @@ def test_refused(model, texts):
         CKAAccumulator(model, block=9)
     with pytest.raises(InputError, match="block must be an int of at least 4"):
         CKAAccumulator(model, estimator="minibatch", block=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"order": -1.0}, InputError, "order must be between"),
+        ({"order": (1.0, 2.0)}, InputError, "order must be one number"),
+        ({"order": "two"}, InputTypeError, "order must be a number"),
+        ({"permutations": 1}, InputError, "permutations must be an int of at least 2"),
+        ({"seed": -1}, InputError, "seed must be"),
+    ],
+)
+def test_options_of_documents_are_looked_at_before_the_first_pass(model, texts, monkeypatch, options, error, message):
+    monkeypatch.setattr("tl_entropy.analyses.states.similarity.measure", None)  # no pass is made
+    with pytest.raises(error, match=message):
+        layer_similarity(model, texts, rows="documents", method="matrix_renyi", **options, **QUIET)
 
 
 def test_sums_that_are_too_large_are_refused(model, monkeypatch):

@@ -198,6 +198,17 @@ def test_does_not_depend_on_how_it_is_cut(distance, chance, chunk, monkeypatch):
         torch.testing.assert_close(chance(a, b, paired=paired), whole[paired], rtol=1e-13, atol=0)
 
 
+@both
+@pytest.mark.parametrize("paired", [False, True])
+def test_no_samples_have_no_chance(distance, chance, paired):
+    for lead in ((0,), (2, 0)):
+        a, b = torch.zeros(*lead, 5), torch.zeros(*lead, 5)
+        found = chance(a, b, paired=paired)
+        assert (found.shape, found.dtype) == (distance(a, b).shape, torch.float64)
+        assert found.shape == lead
+    assert chance(torch.zeros(2, 0, 5), torch.zeros(2, 1, 5), paired=paired).shape == (2, 0)
+
+
 def test_adjusted_jsd_closed_forms():
     most = math.log(2)
     value = torch.tensor([0.0, 0.2, 0.4, most], dtype=torch.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
@@ -17,11 +18,14 @@ from tl_entropy.functional.states.geometry import (
     anisotropy,
     curvature,
     different_rows,
+    directed_rows,
     effective_rank,
     effective_rank_of_covariance,
     prompt_entropy,
+    turning_angles,
     two_nn,
 )
+from tl_entropy.functional.states.rows import spread_floor
 from tl_entropy.functional.states.views import info_nce, lidar
 
 ORDERS = (0.0, 0.5, 1.0, 1.01, 2.0, 5.0, math.inf)
@@ -273,6 +277,8 @@ def test_two_nn_refuses_what_leaves_the_dimension_open():
         two_nn(grid)
     with pytest.raises(InputError, match="at least three different rows"):
         two_nn(torch.tensor([[0.0], [1.0]]))
+    with pytest.raises(InputError, match=r"discard=0.9 leaves nothing of the 5 different rows"):
+        two_nn(normal(5, 3), discard=0.9)
     for discard in (1.0, -0.1, math.nan):
         with pytest.raises(InputError, match="discard must be"):
             two_nn(grid, discard=discard)
@@ -308,6 +314,30 @@ def test_lidar_is_the_definition_by_scipy(d, delta):
     assert lidar(x.float(), torch.tensor([ord(name) for name in LABELS]), delta=delta).item() == pytest.approx(
         lidar_by_scipy(x, LABELS, delta), rel=1e-3
     )
+
+
+@pytest.mark.parametrize("d", [3, 20])
+def test_lidar_of_large_states_and_a_tiny_delta(d):
+    """Where delta is lost in the sum Σ_w + delta·I: the definition in 120 digits."""
+    x = (normal(8, d) * 1e6).float().double()
+    with mpmath.workdps(120):
+        groups = [[i for i in range(8) if LABELS[i] == name] for name in "abc"]
+        rows = mpmath.matrix(x.tolist())
+        means = [[mpmath.fsum(rows[i, k] for i in group) / len(group) for k in range(d)] for group in groups]
+        whole = [mpmath.fsum(mean[k] for mean in means) / 3 for k in range(d)]
+        b = mpmath.matrix(3, d)
+        within = mpmath.eye(d) * mpmath.mpf(1e-18)
+        for c, group in enumerate(groups):
+            for k in range(d):
+                b[c, k] = (means[c][k] - whole[k]) / mpmath.sqrt(3)
+            for i in group:
+                r = mpmath.matrix([rows[i, k] - means[c][k] for k in range(d)]) / mpmath.sqrt(3 * len(group))
+                within += r * r.T
+        small = b * mpmath.inverse(within) * b.T  # the eigenvalues but zeros
+        values = np.array([float(v / mpmath.fsum(small[i, i] for i in range(3))) for v in mpmath.eigsy(small)[0]])
+    found = lidar(x, LABELS, delta=1e-18).item()
+    assert found == pytest.approx(math.exp(bits_of(values, 1.0)), rel=1e-6)
+    assert lidar(x * 1e140, LABELS, delta=1e-300).isfinite()
 
 
 def test_lidar_counts_the_directions_in_which_texts_differ():
@@ -386,16 +416,78 @@ def test_views_that_cannot_be_told_apart_are_refused(measure):
 
 def test_views_refuse_their_own_options_and_rows():
     x, labels = normal(4, 3), [0, 0, 1, 1]
-    for delta in (0.0, -1.0, math.nan):
-        with pytest.raises(InputError, match="delta must be above 0"):
+    for delta in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="delta must be a positive number"):
             lidar(x, labels, delta=delta)
-    for temperature in (0.0, -1.0, math.nan):
-        with pytest.raises(InputError, match="temperature must be above 0"):
+    for temperature in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="temperature must be a positive number"):
             info_nce(x, labels, temperature=temperature)
+    with pytest.raises(InputError, match="temperature must be at least 1e-300"):
+        info_nce(x, labels, temperature=1e-310)
+    assert info_nce(x, labels, temperature=1e-300).isfinite()
     with pytest.raises(InputError, match="means of all 2 labels are equal"):
         lidar(torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]), labels)
     with pytest.raises(InputError, match="row 2 has length 0"):
         info_nce(torch.tensor([[1.0], [-1.0], [0.0], [-1.0]]), labels)
+
+
+# --- rounding, and one row far away
+
+
+def still_up_to_rounding(dtype, rows=24, d=64):
+    """One state, some components of which are one step of its dtype away in some rows."""
+    step = torch.finfo(dtype).eps * (torch.rand(rows, d, generator=torch.Generator().manual_seed(3)) < 0.3).double()
+    return normal(1, d).to(dtype) * (1 + step).to(dtype)
+
+
+@pytest.mark.filterwarnings("ignore:.*repeat others:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_rows_that_differ_by_rounding_have_no_shape(dtype):
+    x = still_up_to_rounding(dtype)
+    assert len(x.unique(dim=0)) == 24
+    for measure, message in (
+        (prompt_entropy, "none of the 24 rows has a direction"),
+        (effective_rank, "24 rows are all equal"),
+        (curvature, "no two successive steps"),
+        (two_nn, "at least three different rows"),
+    ):
+        with pytest.raises(InputError, match=message):
+            measure(x)
+    with pytest.raises(InputError, match="means of all 2 labels are equal"):
+        lidar(x, [0, 1] * 12)
+    if dtype != torch.float64:  # the same numbers, had they come in float64, vary
+        assert effective_rank(x.double()) > 2
+        assert prompt_entropy(x.double()) > 1
+        assert curvature(x.double()) > 1
+        assert two_nn(x.double()) > 1
+
+
+def test_the_floor_is_a_share_of_the_rows_own_length():
+    """So that one massive state takes nothing from the others, each of which has its own rounding."""
+    x = torch.cat([1e5 * normal(1, 8), normal(20, 8, seed=1)]).bfloat16()
+    assert len(different_rows(x)) == 21
+    assert not turning_angles(x.double(), spread_floor(x.dtype)).isnan().any()
+    half = torch.cat([normal(20, 8), 1e5 * normal(1, 8)])
+    y = torch.cat([half, -half]).bfloat16()  # their mean is 0
+    y = torch.cat([y, torch.zeros(1, 8)])
+    assert (directed_rows(y.double(), "centred", spread_floor(torch.bfloat16)).norm(dim=1) > 0)[:42].all()
+
+
+def test_a_step_of_rounding_among_others_leaves_its_angles_out():
+    x = torch.tensor([[1.0, 1.0], [2.0, 1.0], [2.0, 2.0], [2.0, 2.0], [3.0, 2.0]])
+    x[3, 0] += 2 * torch.finfo(torch.float32).eps
+    assert curvature(x).item() == pytest.approx(math.pi / 2)
+
+
+def test_one_huge_component_does_not_make_the_others_equal():
+    x = normal(100, 3)
+    far = x.clone()
+    far[7, 1] = 1e8
+    assert len(different_rows(far)) == 100
+    r = torch.cdist(far, far, compute_mode="donot_use_mm_for_euclid_dist").sort(dim=1).values
+    mu = (r[:, 2] / r[:, 1]).sort().values[:90]
+    b = -torch.log1p(-torch.arange(1, 91, dtype=torch.float64) / 100)
+    assert two_nn(far).item() == pytest.approx(((mu.log() @ b) / mu.log().square().sum()).item(), rel=1e-9)
 
 
 # --- what all refuse

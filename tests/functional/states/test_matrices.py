@@ -137,6 +137,25 @@ def test_entropy_never_rises_with_the_order_and_stays_in_its_range(seed, n, d):
     assert found[0] <= math.log(n) + 1e-12
 
 
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.integers(1, 8), st.integers(1, 8), st.integers(1, 5), st.sampled_from(["gaussian", "linear"]))
+def test_zeros_that_rounding_made_count_at_no_order(seed, distinct, d, copies, kernel):
+    a = gram_matrix(
+        normal(distinct, d, seed=seed).repeat(copies, 1), kernel=kernel, bandwidth=None if kernel == "linear" else 1.0
+    )
+    orders = (0, 1e-3, 0.01, 0.05, 0.1, 0.3, *ORDERS)
+    found = [matrix_entropy(a, order).item() for order in orders]
+    assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(found))
+    assert found[0] <= math.log(distinct) + 1e-12
+
+
+def test_ten_rows_four_times_each_are_no_more_than_ten():
+    a = gram_matrix(normal(10, 3).repeat(4, 1))
+    found = [matrix_entropy(a, order).item() for order in (0, 0.01, 0.05, 0.1)]
+    assert found[0] == pytest.approx(math.log(10), abs=1e-12)
+    assert found == sorted(found, reverse=True)
+
+
 # --- Gram matrices
 
 
@@ -206,6 +225,23 @@ def test_no_gradient_passes():
     assert not matrix_entropy(x.new_ones(1, 1).requires_grad_(), 1).requires_grad
 
 
+def test_one_huge_component_does_not_make_the_others_equal():
+    x = normal(30, 6)
+    x[3, 2] = 1e8
+    others = [i for i in range(30) if i != 3]
+    width = 1.5
+    expected = gram_matrix(x[others], bandwidth=width) * 29
+    torch.testing.assert_close((gram_matrix(x, bandwidth=width) * 30)[others][:, others], expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_differ_by_rounding_are_equal(dtype):
+    x = normal(1, 64, dtype=dtype).expand(20, -1) * (1 + torch.finfo(dtype).eps * (torch.arange(20)[:, None] % 2)).to(dtype)
+    assert len(x.unique(dim=0)) == 2
+    with pytest.raises(InputError, match="median distance between its 20 rows"):
+        gram_matrix(x)
+
+
 # --- what is refused
 
 
@@ -228,15 +264,15 @@ def test_a_median_distance_of_0_is_refused():
     [
         (InputTypeError, ["x"], {}, "x must be a floating-point tensor"),
         (InputTypeError, [torch.ones(3, 3, dtype=torch.long)], {}, "x must be a floating-point tensor"),
-        (InputError, [torch.zeros(3)], {}, r"x must be \[row, d\]"),
-        (InputError, [torch.zeros(0, 3)], {}, r"x must be \[row, d\]"),
+        (InputError, [torch.zeros(3)], {}, r"x must be \[row, d_model\]"),
+        (InputError, [torch.zeros(0, 3)], {}, r"x must be \[row, d_model\]"),
         (NonFiniteError, [torch.tensor([[0.0], [math.nan], [math.inf]])], {}, r"row 1 \(and 1 more\)"),
         (InputError, [torch.zeros(3, 3)], {"kernel": "cosine"}, "kernel must be one of 'gaussian', 'linear'"),
         (InputError, [torch.zeros(3, 3)], {"kernel": "linear"}, "zero everywhere"),
         (InputError, [torch.ones(3, 3)], {"kernel": "linear", "bandwidth": 1.0}, "belongs to kernel='gaussian'"),
         (InputError, [torch.ones(3, 3)], {"bandwidth": 0.0}, "bandwidth must be a positive number"),
         (InputError, [torch.ones(3, 3)], {"bandwidth": math.nan}, "bandwidth must be a positive number"),
-        (InputTypeError, [torch.ones(3, 3)], {"bandwidth": "median"}, "bandwidth must be a positive number"),
+        (InputTypeError, [torch.ones(3, 3)], {"bandwidth": "median"}, "bandwidth must be a number"),
     ],
 )
 def test_rows_that_have_no_gram_matrix(error, arguments, options, message):

@@ -155,6 +155,14 @@ def test_at_other_orders_mutual_information_can_be_negative():
     assert p
 
 
+def test_with_a_linear_kernel_it_can_be_negative_at_order_1():
+    """p = (.9, .1) against (.1, .9): the products are even, and one bit is more than both entropies together."""
+    x = torch.diag(torch.tensor([0.9, 0.1], dtype=torch.float64).sqrt())
+    expected = 2 * scipy.stats.entropy([0.9, 0.1]) - math.log(2)
+    assert expected == pytest.approx(-0.043, abs=1e-3)
+    assert matrix_renyi_mutual_information(x, x.flip(0, 1), order=1, kernel="linear").item() == pytest.approx(expected)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seeds)
 def test_both_sides_are_alike_and_the_order_of_items_does_not_matter(seed):
@@ -254,6 +262,9 @@ def test_too_few_permutations_and_other_slips():
     x = normal(10, 3)
     with pytest.raises(InputError, match="permutations must be an int of at least 2; got 1"):
         dime(x, x, permutations=1)
+    with pytest.raises(InputError, match="order must be one number"):
+        dime(None, None, order=(1, 2), permutations=1)
+    assert dime(x, x, order=torch.tensor(2.0)).order == 2.0
     with pytest.raises(InputError, match="seed must be an int of at least 0"):
         dime(x, x, seed=-1)
     with pytest.raises(InputError, match=r"of the same rows; got \[10, 10\] and \[9, 9\]"):

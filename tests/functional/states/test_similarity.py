@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.similarity import cka_table, linear_cka, unbiased_hsic
 from tl_entropy.functional.states.similarity_sums import BlockSums, CrossSums
 
@@ -117,7 +117,6 @@ def test_what_does_not_vary_has_no_cka(debiased):
             assert linear_cka(x, still, debiased=debiased).isnan()
             assert linear_cka(still, x, debiased=debiased).isnan()
             assert linear_cka(still, still, debiased=debiased).isnan()
-    assert linear_cka(x, x.where(x < 1, torch.inf), debiased=debiased).isnan()
 
 
 def test_rows_at_one_distance_from_each_other_show_no_structure():
@@ -147,9 +146,9 @@ def test_refused():
     assert linear_cka(x[:3], x[:3], debiased=False) == pytest.approx(1)
     with pytest.raises(InputError, match="at least 2; got 1"):
         linear_cka(x[:1], x[:1], debiased=False)
-    with pytest.raises(InputError, match=r"y must be a matrix \[row, d\]; got shape \[10\]"):
+    with pytest.raises(InputError, match=r"y must be \[row, d_model\].*got \[10\]"):
         linear_cka(x, x[:, 0])
-    with pytest.raises(InputTypeError, match="x must be a tensor; got ndarray"):
+    with pytest.raises(InputTypeError, match="x must be a floating-point tensor; got ndarray"):
         linear_cka(x.numpy(), x)
     with pytest.raises(InputError, match="k must be a symmetric matrix"):
         unbiased_hsic(x, x)
@@ -159,6 +158,72 @@ def test_refused():
         unbiased_hsic(torch.eye(3), torch.eye(3))
     with pytest.raises(InputError, match="of one size"):
         unbiased_hsic(torch.eye(5), torch.eye(6))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_no_finite_float_is_refused(bad):
+    x = normal(6, 6)
+    x = x @ x.T
+    for function in (linear_cka, unbiased_hsic):
+        with pytest.raises(NonFiniteError, match="NaN or an infinity in row 2"):
+            function(x, torch.where(torch.eye(6)[2] > 0, bad, x).T)
+        for wrong in (x.to(torch.complex128), x.long()):
+            with pytest.raises(InputTypeError, match="must be a floating-point tensor"):
+                function(x, wrong)
+        assert not function(x.clone().requires_grad_(), x).requires_grad
+
+
+@pytest.mark.parametrize("debiased", [True, False])
+@pytest.mark.parametrize("scale", [1e80, 1e-80, 1e150, 1e-150])
+def test_no_scale_is_too_large_or_too_small(scale, debiased):
+    x, y = related(12, 5, 4)
+    close(linear_cka(scale * x, y, debiased=debiased), linear_cka(x, y, debiased=debiased), 1e-13)
+    close(linear_cka(scale * x, y / scale, debiased=debiased), linear_cka(x, y, debiased=debiased), 1e-13)
+
+
+def test_symmetry_is_relative_to_the_kernels_size():
+    k = normal(6, 6)
+    for scale in (1e-12, 1.0, 1e12):
+        with pytest.raises(InputError, match="k must be a symmetric"):
+            unbiased_hsic(scale * k, torch.eye(6))
+        nearly = scale * (k + k.T) + 1e-7 * scale * k  # as a kernel in float32 is
+        assert unbiased_hsic(nearly, nearly).isfinite()
+
+
+def still_up_to_rounding(dtype, rows=24, d=16):
+    """One state of which every other component is one step of its dtype away in some rows."""
+    state = normal(1, d).to(dtype).expand(rows, -1)
+    step = torch.finfo(dtype).eps * (torch.rand(rows, d, generator=torch.Generator().manual_seed(3)) < 0.3).double()
+    return state * (1 + step).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("debiased", [True, False])
+def test_rows_that_differ_by_rounding_have_no_cka(dtype, debiased):
+    x, still = normal(24, 5).to(dtype), still_up_to_rounding(dtype)
+    assert len(still.unique(dim=0)) > 10
+    for a, b in ((x, still), (still, x), (still, still)):
+        assert linear_cka(a, b, debiased=debiased).isnan()
+    rows = {"x": x, "still": still}
+    for sizes in ([24], [1, 23], [8, 8, 8], [4] * 6):
+        table = exact(cut(rows, sizes), [("x", "still")]).cka(["x", "still"], ["still"], debiased=debiased)
+        assert table.isnan().all()
+        blocks = BlockSums(rows, 8)
+        for part in cut(rows, sizes):
+            blocks.update(part)
+        assert blocks.cka(["x", "still"], ["still"]).isnan().all()
+        assert blocks.cka(["x"], ["x"]).isfinite()
+    for first in (cut(rows, [4, 20])[:1], []):
+        both = exact(first, [("x", "still")])
+        both.merge(exact(cut(rows, [4, 20])[1:], [("x", "still")]))
+        assert both.cka(["still"], ["still"]).isnan()
+
+
+def test_a_spread_above_rounding_counts():
+    x = normal(40, 6)
+    near = (x + 3e4).float()  # a spread of some 3e-5 of the length
+    assert linear_cka(x, near).item() == pytest.approx(1, abs=1e-4)
+    close(exact([{"x": x, "near": near}], [("x", "near")]).cka(["x"], ["near"])[0, 0], linear_cka(x, near), 1e-8)
 
 
 # --- exact sums
@@ -259,6 +324,29 @@ def test_an_update_is_all_or_nothing(sums):
     sums.update({"x": x[:0], "y": y[:0]})
     assert sums.rows == 6
     close(sums.cka(["x"], ["y"]), before, 0)
+
+
+@pytest.mark.parametrize("make", [lambda: CrossSums([("x", "y"), ("y", "z")]), lambda: BlockSums(["x", "y", "z"], 5)])
+def test_names_pairs_and_widths_that_are_not_there(make):
+    rows = {"x": normal(12, 3), "y": normal(12, 4), "z": normal(12, 3)}
+    sums = make()
+    sums.update(rows)
+    with pytest.raises(InputError, match="rows and columns must be one of 'x', 'y', 'z'; got 'w'"):
+        sums.cka(["x"], ["w"])
+    if isinstance(sums, CrossSums):
+        with pytest.raises(InputError, match="the pair of x and z is not kept"):
+            sums.cka(["x"], ["y", "z"])
+    wider = rows | {"y": normal(12, 5)}
+    other = make()
+    other.update(wider)
+    before = sums.cka(["x"], ["y"])
+    for change in (lambda: sums.update(wider), lambda: sums.merge(other)):
+        with pytest.raises(InputError, match="rows: y must keep its width of 4; got 5"):
+            change()
+    assert sums.rows == 12
+    close(sums.cka(["x"], ["y"]), before, 0)
+    with pytest.raises(InputTypeError, match="rows must be a floating-point tensor"):
+        sums.update(rows | {"x": rows["x"].long()})
 
 
 # --- blocks

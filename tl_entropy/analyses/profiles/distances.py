@@ -7,7 +7,7 @@ depth. Those of different depth are compared at relative depths from 0 (first si
 the two has sites; in between, every token's trajectory is taken as linear. This takes the sites as evenly spaced.
 
 Distances of samples are above 0 for two samples of one law, the JSD by much: 0.84 bits with 50 bins at 8 tokens. A
-``ProfileDistance`` holds that chance beside its value.
+``ProfileDistance`` holds that chance beside its value; for two profiles of the same tokens it is that of pairs.
 
 Source: metrics as in entropy-profiler, whose JSD is in bits (``.to("bits")``) and needs equal depths; elastic distance:
 Srivastava and Klassen, Functional and Shape Data Analysis, 2016.
@@ -17,14 +17,15 @@ Refused: fewer than two profiles, and what ``profile_reading`` refuses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import count
 from typing import cast
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_entropy.analyses.profiles.reading import read_profiles
+from tl_entropy.analyses.profiles.reading import check_shapes, read_profiles
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import common_depth, elastic_srvf_distance, histogram_jsd, wasserstein_distance
@@ -64,11 +65,15 @@ def profile_distance(
         n_bins: for "jsd", bins over the range of both profiles' entropies at a layer.
 
     Returns:
-        ``ProfileDistance``, in nats (√nats, rad), with each layer's value and what of it is chance.
+        ``ProfileDistance``, in nats (√nats, rad), with each layer's value and what of it is chance: over exchanges of a token's
+        two entropies where both profiles have the same rows (document, position and token equal), else over all ways of
+        dealing the entropies of both.
 
     Raises:
-        InputError: an unknown metric, an option that belongs to another, no tokens, orders or sites that do not match.
-        InputTypeError: something that is no ``LensEntropy``.
+        InputError: an unknown metric, an option that belongs to another, no tokens, orders or sites that do not match, for
+            "fisher_rao" a mean curve that is 0 everywhere.
+        NonFiniteError: an entropy that is not finite; the profile ("a" or "b") and the place are named.
+        InputTypeError: something that is no ``LensEntropy``, or an order that is not one number.
 
     >>> import tl_entropy as tle
     >>> model, text = tle.demo_model(), "import os"
@@ -78,15 +83,18 @@ def profile_distance(
     """
     over, bins = _options(metric, aggregate, n_bins)
     profiles, order = read_profiles({"a": a, "b": b}, order)
+    if metric == "fisher_rao":
+        check_shapes(dict(zip("ab", profiles, strict=True)))
+    paired = all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("document", "position", "token"))
     depths = (profiles[0].shape[1], profiles[1].shape[1])
     one, other = (common_depth(profile, max(depths)) for profile in profiles)
     by_depth = chance = None
     if metric == "jsd":
         by_depth = histogram_jsd(one.T, other.T, n_bins=n_bins)
-        chance = histogram_jsd_chance(one.T, other.T, n_bins=n_bins)
+        chance = histogram_jsd_chance(one.T, other.T, n_bins=n_bins, paired=paired)
     elif metric == "wasserstein":
         by_depth = wasserstein_distance(one.T, other.T)
-        chance = wasserstein_chance(one.T, other.T)
+        chance = wasserstein_chance(one.T, other.T, paired=paired)
     if by_depth is not None:
         value = _over_layers(by_depth, aggregate)
     elif metric == "elastic_srvf":
@@ -95,8 +103,9 @@ def profile_distance(
         value = pairwise_curves(torch.stack([one.mean(0), other.mean(0)]), cast(CurveMetric, metric))[0, 1]
     first, second = _numbered(run_names([a.provenance, b.provenance]))
     return ProfileDistance(
-        metric=metric, aggregate=over, value=float(value), by_depth=by_depth, chance=chance, n_bins=bins, order=order,
-        names=(first, second), tokens=(a.n_tokens, b.n_tokens), depths=depths, provenance=a.provenance, other=b.provenance,
+        metric=metric, aggregate=over, value=float(value), by_depth=by_depth, chance=chance, paired=paired, n_bins=bins,
+        order=order, names=(first, second), tokens=(a.n_tokens, b.n_tokens), depths=depths, provenance=a.provenance,
+        other=b.provenance,
     )  # fmt: skip
 
 
@@ -113,6 +122,10 @@ def pairwise_distances(
 ) -> PairwiseDistances:
     """The distances between all pairs of several entropy profiles, each equal to ``profile_distance`` of the two.
 
+    By "jsd" and "wasserstein" short profiles lie far from all others, and from each other, by chance alone, so that clusters of
+    profiles with 8 and with 200 tokens are mostly of their lengths. Give profiles of equal numbers of tokens, such as
+    ``result.select(positions=slice(0, n))``; the result says where they are not, and ``profile_distance`` has a pair's chance.
+
     Args:
         results: a mapping from names to lens entropies, a list of them, or a single one, whose documents are the profiles.
         metric: as for ``profile_distance``.
@@ -128,7 +141,8 @@ def pairwise_distances(
 
     Raises:
         InputError: fewer than two profiles, names that are equal or not one for each, and as ``profile_distance``.
-        InputTypeError: something that is no ``LensEntropy``.
+        NonFiniteError: an entropy that is not finite; the profile and the place are named.
+        InputTypeError: something that is no ``LensEntropy``, names or groups that are no list, and as ``profile_distance``.
 
     >>> import tl_entropy as tle
     >>> result = tle.lens_entropy(tle.demo_model(), ["import os", "def f(x):"], progress=False)
@@ -139,6 +153,7 @@ def pairwise_distances(
     if isinstance(results, LensEntropy):
         (whole,), order = read_profiles({"results": results}, order)
         found = [results.names.get(d, f"document {d}") for d in results.documents]
+        arguments = [f"results ({name})" for name in found]
         profiles = list(whole.split(results.document.unique_consecutive(return_counts=True)[1].tolist()))
         origins = [results.provenance] * len(profiles)
     elif not isinstance(results, Mapping | Sequence):
@@ -147,7 +162,8 @@ def pairwise_distances(
         if isinstance(results, Mapping) and names is not None:
             raise InputError("names: the mapping already names the profiles; leave names out")
         by_key = dict(results) if isinstance(results, Mapping) else dict(enumerate(results))
-        profiles, order = read_profiles({f"results[{key!r}]": item for key, item in by_key.items()}, order)
+        arguments = [f"results[{key!r}]" for key in by_key]
+        profiles, order = read_profiles(dict(zip(arguments, by_key.values(), strict=True)), order)
         origins = [item.provenance for item in by_key.values()]
         found = [str(name) for name in results] if isinstance(results, Mapping) else run_names(origins)
     if len(profiles) < 2:
@@ -156,6 +172,8 @@ def pairwise_distances(
     called = _numbered(found) if names is None else _one_each("names", names, len(profiles))
     if len(set(called)) < len(called):
         raise InputError(f"names must all be different; got {', '.join(called)}")
+    if metric == "fisher_rao":
+        check_shapes(dict(zip(arguments, profiles, strict=True)))
     return PairwiseDistances(
         distances=_matrix(profiles, metric, aggregate, n_bins, progress), names=called,
         groups=models if groups is None else _one_each("groups", groups, len(profiles)), metric=metric, aggregate=over,
@@ -210,16 +228,22 @@ def _matrix(profiles: Sequence[Tensor], metric: Metric, aggregate: str, n_bins: 
 
 
 def _numbered(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, with a number at those that occur more than once."""
-    seen: dict[str, int] = {}
-    found = []
+    """The names, those that occur more than once with numbers that make them different from all others."""
+    taken, found = set(names), []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(f"{name} ({seen[name]})" if names.count(name) > 1 else name)
+        if names.count(name) > 1:
+            name = next(free for i in count(1) if (free := f"{name} ({i})") not in taken)
+            taken.add(name)
+        found.append(name)
     return tuple(found)
 
 
-def _one_each(argument: str, given: Sequence[str], count: int) -> tuple[str, ...]:
-    if isinstance(given, str) or len(given) != count:
-        raise InputError(f"{argument} must be {count} strings, one for each profile; got {given!r}")
-    return tuple(str(name) for name in given)
+def _one_each(argument: str, given: Iterable[str], profiles: int) -> tuple[str, ...]:
+    if isinstance(given, Set | Mapping) or not isinstance(given, Iterable):
+        raise InputTypeError(
+            f"{argument} must be {profiles} strings in the order of the profiles, such as a list; got {type(given).__name__}"
+        )
+    found = (given,) if isinstance(given, str) else tuple(map(str, given))
+    if isinstance(given, str) or len(found) != profiles:
+        raise InputError(f"{argument} must be {profiles} strings, one for each profile; got {', '.join(found) or 'none'}")
+    return found

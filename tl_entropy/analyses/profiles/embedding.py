@@ -10,9 +10,11 @@ Refused: distances that are all 0; fewer than 4 profiles for t-SNE and UMAP, who
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ def profile_embedding(
     Raises:
         InputError: an unknown method, an option that belongs to another or is out of range, distances that are all 0, fewer
             than 4 profiles for "tsne" and "umap".
-        InputTypeError: something that is no ``PairwiseDistances``.
+        InputTypeError: something that is no ``PairwiseDistances``, or an option that is no number.
         ImportError: the library that a method needs is not installed.
 
     >>> import tl_entropy as tle
@@ -68,10 +70,8 @@ def profile_embedding(
     check_choice("method", method, OPTIONS)
     check_int("seed", seed, 0, 2**32 - 1)
     check_int("n_neighbors", n_neighbors, 2)
-    if not perplexity >= 1:
-        raise InputError(f"perplexity must be a number of at least 1; got {perplexity!r}")
-    if not 0 <= min_dist <= 1:
-        raise InputError(f"min_dist must be a number from 0 to 1; got {min_dist!r}")
+    _check_number("perplexity", perplexity, "of at least 1", 1, math.inf)
+    _check_number("min_dist", min_dist, "from 0 to 1", 0, 1)
     given = {"seed": seed, "perplexity": perplexity, "n_neighbors": n_neighbors, "min_dist": min_dist}
     for name, value in given.items():
         if name not in OPTIONS[method] and value != DEFAULTS[name]:
@@ -87,16 +87,23 @@ def profile_embedding(
     if method == "pca":
         coordinates, explained, negative = _principal(far)
     elif method == "tsne":
-        settings = {"perplexity": min(float(perplexity), (n - 1) / 3)}
+        settings = {"perplexity": float(min(perplexity, (n - 1) / 3))}
         coordinates = _tsne(far, seed, settings)
     else:
         settings = {"n_neighbors": min(n_neighbors, n - 1), "min_dist": float(min_dist)}
         coordinates = _umap(far, seed, settings)
     return ProfileEmbedding(
         coordinates=coordinates, names=distances.names, groups=distances.groups, method=method, metric=distances.metric,
-        aggregate=distances.aggregate, order=distances.order, explained=explained, negative=negative,
+        aggregate=distances.aggregate, order=distances.order, tokens=distances.tokens, explained=explained, negative=negative,
         seed=None if method == "pca" else seed, settings=settings, provenance=distances.provenance, unit=distances.unit,
     )  # fmt: skip
+
+
+def _check_number(argument: str, value: Any, span: str, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputTypeError(f"{argument} must be a number {span}; got {value!r}")
+    if not low <= cast(float, value) <= high:
+        raise InputError(f"{argument} must be a number {span}; got {value!r}")
 
 
 def _principal(far: Tensor) -> tuple[Tensor, tuple[float, float], float]:

@@ -1,18 +1,19 @@
 """Entropy profiles out of lens entropies: one order, the states of the residual stream in order of depth, float64 nats.
 
-Refused: sites that are no states of the residual stream, fewer than two of them, no tokens, different orders, and sites that
-differ between profiles and are not evenly spaced, since these are compared by relative depth.
+Refused: sites that are no states of the residual stream, fewer than two of them, no tokens, entropies that are not finite,
+different orders, and sites that differ between profiles and are not evenly spaced, since these are compared by relative depth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
 from tl_entropy.results import LensEntropy
 from tl_entropy.results.base import PER_NAT
 from tl_entropy.results.divergence import STREAM_SITES
@@ -28,7 +29,8 @@ def read_profiles(results: Mapping[str, Any], order: float | None) -> tuple[list
 
     Raises:
         InputError: as the module says.
-        InputTypeError: something that is no ``LensEntropy``.
+        NonFiniteError: an entropy that is not finite; the profile, site, document and position are named.
+        InputTypeError: something that is no ``LensEntropy``, or an order that is no number.
     """
     for name, result in results.items():
         if not isinstance(result, LensEntropy):
@@ -41,7 +43,7 @@ def read_profiles(results: Mapping[str, Any], order: float | None) -> tuple[list
             )
         if len(result.sites) < 2 or not result.n_tokens:
             raise InputError(f"{name} must have two sites or more, and tokens; got {len(result.sites)} and {result.n_tokens}")
-    chosen = {_order(name, result, order) for name, result in results.items()}
+    chosen = {one_order(name, result, order) for name, result in results.items()}
     if len(chosen) > 1:
         raise InputError(
             f"order: the results are of orders {', '.join(f'{o:g}' for o in sorted(chosen))}; choose one they share"
@@ -53,17 +55,54 @@ def read_profiles(results: Mapping[str, Any], order: float | None) -> tuple[list
     for name, result in results.items():
         columns = [result.sites.index(site) for site in stream[name]]
         values = result.entropy[:, columns, result.orders.index(shared)]
+        _check_finite(name, result, stream[name], values)
         profiles.append(values.double() / PER_NAT[result.unit])
     return profiles, shared
 
 
-def _order(name: str, result: LensEntropy, order: float | None) -> float:
+def one_order(name: str, result: LensEntropy, order: object) -> float:
+    """The Rényi order asked for, one real number; for None the only one that the lens entropy called ``name`` has, or 1.
+
+    Raises:
+        InputError: an order that was not measured, or none asked for where there are several and 1 is not among them.
+        InputTypeError: something else than one number.
+    """
     if order is None and len(result.orders) > 1 and 1.0 not in result.orders:
         raise InputError(f"order: choose one of {', '.join(f'{o:g}' for o in result.orders)}, which {name} has")
     if order is None:
         return 1.0 if 1.0 in result.orders else result.orders[0]
+    if isinstance(order, bool) or not isinstance(order, Real):
+        raise InputTypeError(f"order must be one number, or None; got {order!r}")
     check_choice(f"order (of {name})", order, result.orders)
     return float(order)
+
+
+def check_shapes(profiles: Mapping[str, Tensor]) -> None:
+    """Raise InputError where the mean curve of a profile [token, depth] is no distribution over depth, being 0 or below.
+
+    Args:
+        profiles: under the names that an error calls them by.
+    """
+    for name, profile in profiles.items():
+        curve = profile.mean(0)
+        if (curve < 0).any() or not curve.any():
+            raise InputError(
+                f"{name}: Fisher-Rao compares mean curves as distributions over depth, and this one is from {curve.min():g} to "
+                f"{curve.max():g}; it must be at least 0 and not 0 everywhere: leave it out, or take metric='euclidean'"
+            )
+
+
+def _check_finite(name: str, result: LensEntropy, sites: Sequence[Site], values: Tensor) -> None:
+    """Raise NonFiniteError for the first of ``values`` [token, site] that is not finite."""
+    broken = (~values.isfinite()).nonzero()
+    if len(broken):
+        row, column = broken[0].tolist()
+        document, position = int(result.document[row]), int(result.position[row])
+        raise NonFiniteError(
+            f"{name}: the entropy must be finite; got {values[row, column].item()} at {sites[column]}, position {position} of "
+            f"{result.names.get(document, f'document {document}')} (and {len(broken) - 1} more): "
+            "leave such tokens out, or look where they come from"
+        )
 
 
 def _check_spacing(sites: Mapping[str, Sequence[Site]]) -> None:

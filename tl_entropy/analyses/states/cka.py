@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from tl_entropy.analyses.states.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedStates
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
@@ -122,22 +123,18 @@ class CKAAccumulator:
         Blocks of the mini-batch estimator stay as each has cut them; rows short of a block go together.
 
         Raises:
-            InputError: the settings differ.
+            InputError: the settings or the models differ.
         """
-        for name in ("debiased", "estimator", "block"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
-        for name in ("rows", "columns", "massive"):
-            mine, theirs = getattr(self.paired, name), getattr(other.paired, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        check_alike(self._settings(), other._settings())
         self._sums.merge(other._sums)
         self._massive_tokens += other._massive_tokens
         self._merged_documents += len(other._documents) + other._merged_documents
 
     def compute(self, **origin: Any) -> LayerSimilarity:
-        """The result of what was seen so far, NaN where that is too little; ``origin`` goes into its provenance."""
+        """The result of what was seen so far; ``origin`` goes into its provenance.
+
+        NaN where that is too little, and of sites where all states are alike up to rounding.
+        """
         settings: dict[str, Any] = {"debiased": self.debiased, "estimator": self.estimator}
         count, how = self._sums.rows, {"debiased": self.debiased}
         if self.estimator == "minibatch":
@@ -153,6 +150,10 @@ class CKAAccumulator:
             massive_tokens=self._massive_tokens, provenance=self.adapter.provenance(settings=settings, **origin),
             other=other.provenance() if other else None,
         )  # fmt: skip
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same in all parts of a corpus."""
+        return {"debiased": self.debiased, "estimator": self.estimator, "block": self.block, **self.paired.settings()}
 
 
 def check_estimator(estimator: str, debiased: bool) -> None:

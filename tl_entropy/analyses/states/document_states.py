@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from tl_entropy.analyses.states.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Massive, PairedStates
 from tl_entropy.analyses.states.pooled import PooledDocuments
 from tl_entropy.capture.adapter import Adapter
@@ -27,12 +28,14 @@ class Pooled(NamedTuple):
         states: site to [document, d_model], float64.
         documents: numbers of the documents that have a counted token.
         massive_tokens: tokens of which a state is massive.
+        floor: ``spread_floor`` of the states, which their means don't show.
         provenance: of the model and the pass.
     """
 
     states: dict[Site, Tensor]
     documents: list[int]
     massive_tokens: int
+    floor: float
     provenance: Provenance
 
 
@@ -67,13 +70,22 @@ class DocumentStates:
         self._massive_tokens += found
 
     def merge(self, other: DocumentStates) -> None:
-        """Take in what another has seen of other documents, numbered on from this one's."""
+        """Take in what another has seen of other documents, numbered on from this one's.
+
+        Raises:
+            InputError: the settings or the models differ.
+        """
+        check_alike(self._paired.settings(), other._paired.settings())
         self._pooled.merge(other._pooled)
+        self._paired.floor = max(self._paired.floor, other._paired.floor)
         self._massive_tokens += other._massive_tokens
 
     def compute(self, **origin: Any) -> Pooled:
         """What was seen so far; ``origin`` goes into its provenance."""
-        return Pooled(self._pooled.compute(), self._pooled.documents, self._massive_tokens, self.adapter.provenance(**origin))
+        floor = max(self._pooled.floor, self._paired.floor)  # normalised states are wider than those that were read
+        return Pooled(
+            self._pooled.compute(), self._pooled.documents, self._massive_tokens, floor, self.adapter.provenance(**origin)
+        )  # fmt: skip
 
 
 def _spread(counted: Tensor, rows: Tensor) -> Tensor:

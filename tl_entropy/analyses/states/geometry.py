@@ -13,15 +13,17 @@ Refused: sites with a head axis; labels that are not one for each document, or t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
 
 from tl_entropy.analyses.rows import measure
+from tl_entropy.analyses.states.geometry_options import N_SAMPLES, OF_LABELS, check_used, chosen_measures
 from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, Texts
 from tl_entropy.analyses.states.geometry_values import (
+    FAILURES,
     Noted,
     anisotropies,
     dataset_entropies,
@@ -30,19 +32,19 @@ from tl_entropy.analyses.states.geometry_values import (
     effective_ranks,
     of_views,
 )
+from tl_entropy.analyses.states.merging import check_alike
 from tl_entropy.analyses.states.pooled import PooledDocuments, vector_sites
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.stream import CorpusOptions, check_options
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.entropies import in_double
-from tl_entropy.functional.states.geometry import NORMALISE, Normalise, check_real
+from tl_entropy.functional.states.geometry import NORMALISE, Normalise
+from tl_entropy.functional.states.rows import check_real
 from tl_entropy.functional.states.views import label_list
-from tl_entropy.results.geometry import MEASURES, OF_DOCUMENTS, LayerGeometry, Measure
+from tl_entropy.results.geometry import OF_DOCUMENTS, LayerGeometry, Measure
 from tl_entropy.sites import Site
-
-OF_LABELS = ("lidar", "info_nce")
 
 
 class GeometryAccumulator:
@@ -62,18 +64,19 @@ class GeometryAccumulator:
         order: float = 1.0,
         normalise: Normalise = "centred",
         labels: Sequence[Hashable] | None = None,
-        n_samples: int = 2000,
+        n_samples: int = N_SAMPLES,
         seed: int = 0,
         first_document: int = 0,
     ) -> None:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
         self.sites = vector_sites(self.adapter, sites, layers)
-        self.measures = _measures(measures, labels)
+        self.measures = chosen_measures(measures, labels)
         if not check_real("order", order) >= 0:
             raise InputError(f"order must be a number from 0 to infinity; got {order!r}")
         check_choice("normalise", normalise, NORMALISE)
         self.order, self.normalise, self.labels = float(order), normalise, None if labels is None else label_list(labels)
         self.n_samples, self.seed = check_int("n_samples", n_samples, 3), check_int("seed", seed, 0)
+        check_used(self.measures, order=self.order, normalise=normalise, n_samples=self.n_samples)
         self._sample = TokenSample(n_samples, seed, first_document=first_document)
         self._pooled = PooledDocuments(self.adapter, sites=self.sites)
         self._texts = Texts(self._parts, self.sites, order=self.order, normalise=normalise)
@@ -99,9 +102,9 @@ class GeometryAccumulator:
         pooled = self._pooled.read(batch, activations) if self._wants("dataset_entropy", *OF_LABELS) else None
         moments, directions = [], []
         for site in self.sites if self._wants("effective_rank", "anisotropy") else ():
-            rows = in_double(batch.rows(activations[site]))
+            rows = batch.rows(activations[site])
             moments += [Moments.of(rows)] if self._wants("effective_rank") else []
-            directions += [Directions.of(rows, documents % FOLDS)] if self._wants("anisotropy") else []
+            directions += [Directions.of(in_double(rows), documents % FOLDS)] if self._wants("anisotropy") else []
         if self._wants("two_nn"):
             states: dict[Hashable, Tensor] = {site: batch.rows(activations[site]) for site in self.sites}
             self._sample.update(batch.row_document, batch.row_position, states)
@@ -121,19 +124,17 @@ class GeometryAccumulator:
         """Take in what another accumulator of the same settings has seen of other documents, numbered on from this one's.
 
         Raises:
-            InputError: the settings differ; or, for two_nn, its ``first_document`` is not the number of documents here.
+            InputError: the settings or the models differ; or, for two_nn, its ``first_document`` is not the number of documents
+                here.
         """
-        for name in ("sites", "measures", "order", "normalise", "n_samples", "seed"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        check_alike(self._settings(), other._settings())
         first = self._next
         if self._wants("two_nn"):
             self._sample.merge(other._sample)
         self._pooled.merge(other._pooled)
         self._tokens.update({first + document: n for document, n in other._tokens.items()})
         self._texts.merge(other._texts, first)
-        self._add_moments([Moments(m.n, m.mean.clone(), m.scatter.clone()) for m in other._moments])
+        self._add_moments([Moments(m.n, m.mean.clone(), m.scatter.clone(), m.floor) for m in other._moments])
         for mine, theirs in zip(self._directions, other._directions, strict=True):
             mine.add(theirs.sums, theirs.counts, first_fold=first)
         self._label_of |= {first + document: label for document, label in other._label_of.items()}
@@ -159,9 +160,16 @@ class GeometryAccumulator:
         )  # fmt: skip
 
     def _measured(self, name: Measure, by_document: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:
-        """A measure and its standard errors, [site] each."""
+        """A measure and its standard errors, [site] each; NaN with a note where it fails."""
+        try:
+            return self._measure(name, by_document, noted)
+        except FAILURES as error:
+            noted.failed(name, error)
+            return noted.nothing(), noted.nothing()
+
+    def _measure(self, name: Measure, by_document: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:
         if name in OF_DOCUMENTS:
-            return document_means(name, by_document[:, self._parts.index(name)], noted)
+            return document_means(name, by_document[:, self._parts.index(name)], self.normalise, noted)
         if not self._tokens:
             return noted.nothing(), noted.nothing()
         if name == "effective_rank":
@@ -173,8 +181,14 @@ class GeometryAccumulator:
             return dimensions([sample[site] for site in self.sites], noted)
         means = list(self._pooled.compute().values())
         if name == "dataset_entropy":
-            return dataset_entropies(means, self.order, self.normalise, noted)
-        return of_views(name, means, [self._label_of[document] for document in self._pooled.documents], noted)
+            return dataset_entropies(means, self.order, self.normalise, self._pooled.floor, noted)
+        labels = [self._label_of[document] for document in self._pooled.documents]
+        return of_views(name, means, labels, self._pooled.floor, noted)
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same in all parts of a corpus."""
+        named = {name: getattr(self, name) for name in ("sites", "measures", "order", "normalise", "n_samples", "seed")}
+        return {"model": self.adapter.fingerprint, **named}
 
     def _add_moments(self, moments: list[Moments]) -> None:
         if not self._moments:
@@ -202,7 +216,7 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
     order: float = 1.0,
     normalise: Normalise = "centred",
     labels: Sequence[Hashable] | None = None,
-    n_samples: int = 2000,
+    n_samples: int = N_SAMPLES,
     seed: int = 0,
     batch_size: int | None = None,
     max_new_tokens: int = 0,
@@ -238,12 +252,13 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
         options: see ``CorpusOptions``.
 
     Returns:
-        ``LayerGeometry``, in nats and radians. A measure that needs more documents or tokens than there are is NaN, and a note
-        says so.
+        ``LayerGeometry``, in nats and radians. A measure that needs more documents or tokens than there are, or that fails, is
+        NaN, and a note says so.
 
     Raises:
         InputError, InputTypeError: an argument or an item of the input that can't be measured; a label of one document only;
-            labels that are not as many as documents (``partial`` then holds the result, if all were read).
+            labels that are not as many as documents (``partial`` then holds the result, if all were read); an option that no
+            measure asked for uses.
         ModelError: a hook never fires.
         NonFiniteError: a NaN or infinity inside the model; its ``partial`` holds the result so far.
 
@@ -273,20 +288,3 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
         short.partial = result
         raise short
     return result
-
-
-def _measures(asked: Any, labels: Any) -> tuple[Measure, ...]:
-    """The measures asked for, in the order in which they are listed everywhere."""
-    if asked is not None and not isinstance(asked, str | Iterable):
-        raise InputTypeError(f"measures must be one or several of {', '.join(MEASURES)}; got {asked!r}")
-    names = [asked] if isinstance(asked, str) else list(MEASURES if asked is None else asked)
-    for name in names:
-        check_choice("measures", name, MEASURES)
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"measures must hold at least one of {', '.join(MEASURES)}, each once; got {asked!r}")
-    wanted = [name for name in OF_LABELS if name in names]
-    if labels is None and asked is not None and wanted:
-        raise InputError(f"measures: {wanted[0]} compares documents with the same label; give labels, one for each document")
-    if labels is not None and not wanted:
-        raise InputError(f"labels are for {' and '.join(OF_LABELS)} alone; ask for one of them, or leave labels out")
-    return tuple(name for name in MEASURES if name in names and (labels is not None or name not in OF_LABELS))

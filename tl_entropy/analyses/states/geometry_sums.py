@@ -18,8 +18,9 @@ from torch import Tensor
 
 from tl_entropy.capture.batches import Batch
 from tl_entropy.functional.entropies import in_double
-from tl_entropy.functional.states.geometry import Normalise, directed_rows, mean_cosine, smaller_gram, turning_angles
+from tl_entropy.functional.states.geometry import ROUNDING, Normalise, directed_rows, mean_cosine, smaller_gram, turning_angles
 from tl_entropy.functional.states.matrices import matrix_entropy
+from tl_entropy.functional.states.rows import spread_floor, varies
 from tl_entropy.functional.statistics import group_sums, jackknife_error
 from tl_entropy.sites import Site
 
@@ -31,22 +32,25 @@ FOLDS = 20
 class TextGram:
     """The rows of one text so far or, where there are more of them than d_model, their Gram matrix Xᵀ X.
 
-    Rows that will be centred have to wait for their mean, and are kept whatever their number.
+    Rows that will be centred have to wait for their mean, and are kept whatever their number. ``floor`` is the ``spread_floor``
+    of the least precise ones.
     """
 
     normalise: Normalise
     rows: tuple[Tensor, ...] = ()
     gram: Tensor | None = None
     tokens: int = 0
+    floor: float = 0.0
 
     def extended(self, rows: Tensor) -> Self:
         """With the ``rows`` [token, d_model] that follow."""
         kept, tokens = (*self.rows, rows), self.tokens + len(rows)
+        longer = replace(self, tokens=tokens, floor=max(self.floor, spread_floor(rows.dtype)))
         if self.normalise == "centred" or tokens <= rows.shape[1]:
-            return replace(self, rows=kept, tokens=tokens)
-        directed = directed_rows(in_double(torch.cat(kept)), self.normalise)
+            return replace(longer, rows=kept)
+        directed = directed_rows(in_double(torch.cat(kept)), self.normalise, longer.floor)
         gram = directed.mT @ directed
-        return replace(self, rows=(), gram=gram if self.gram is None else self.gram + gram, tokens=tokens)
+        return replace(longer, rows=(), gram=gram if self.gram is None else self.gram + gram)
 
     def detached(self) -> Self:
         """With rows that no longer keep the batch in memory that they are part of."""
@@ -57,11 +61,17 @@ class TextGram:
         """d_model."""
         return (self.rows[0] if self.gram is None else self.gram).shape[1]
 
+    @property
+    def most(self) -> float:
+        """The largest entropy of so many rows, nats; NaN where that is 0. One of centred rows follows from the others."""
+        directions = min(self.tokens - (self.normalise == "centred"), self.width)
+        return math.log(directions) if directions > 1 else math.nan
+
     def entropy(self, order: float) -> float:
         """The prompt entropy, nats; NaN where no row has a direction."""
         gram = self.gram
         if gram is None:
-            gram = smaller_gram(directed_rows(in_double(torch.cat(self.rows)), self.normalise))
+            gram = smaller_gram(directed_rows(in_double(torch.cat(self.rows)), self.normalise, self.floor))
         trace = gram.trace()
         return float(matrix_entropy(gram / trace, order)) if trace > 0 else math.nan
 
@@ -77,7 +87,7 @@ class TextPath:
     def extended(self, rows: Tensor) -> Self:
         """With the ``rows`` [token, d_model] that follow."""
         path = in_double(rows) if self.end is None else torch.cat([self.end, in_double(rows)])
-        angles = turning_angles(path)
+        angles = turning_angles(path, spread_floor(rows.dtype))
         known = angles[~angles.isnan()]
         return replace(
             self, end=path[-2:].clone(), angles=self.angles + float(known.sum()), count=self.count + len(known)
@@ -163,8 +173,8 @@ class Texts:
         found: dict[str, list[float]] = {}
         if self._entropy:
             found["prompt_entropy"] = [gram.entropy(self.order) for gram in text.grams]
-            most = math.log(min(text.tokens, text.grams[0].width)) or math.nan
-            found["normalized_prompt_entropy"] = [entropy / most for entropy in found["prompt_entropy"]]
+            shares = zip(found["prompt_entropy"], text.grams, strict=True)
+            found["normalized_prompt_entropy"] = [entropy / gram.most for entropy, gram in shares]
         if self._curvature:
             found["curvature"] = [path.curvature() for path in text.paths]
         return torch.tensor([found[part] for part in self.parts], dtype=torch.float64)
@@ -172,22 +182,30 @@ class Texts:
 
 @dataclass(eq=False)
 class Moments:
-    """Number, mean [d_model] and scatter about the mean [d_model, d_model] of rows."""
+    """Number, mean [d_model] and scatter about the mean [d_model, d_model] of rows; ``floor`` is their ``spread_floor``."""
 
     n: int
     mean: Tensor
     scatter: Tensor
+    floor: float
 
     @classmethod
     def of(cls, rows: Tensor) -> Self:
-        """Those of ``rows`` [row, d_model] of float64."""
+        """Those of ``rows`` [row, d_model]."""
+        floor, rows = spread_floor(rows.dtype), in_double(rows)
         mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
         centred = rows - mean
-        return cls(len(rows), mean, centred.mT @ centred)
+        return cls(len(rows), mean, centred.mT @ centred, floor)
+
+    @property
+    def vary(self) -> bool:
+        """Whether the rows differ by more than rounding."""
+        return varies(self.scatter.trace(), self.n, self.mean, max(self.floor, ROUNDING))
 
     def add(self, other: Moments) -> None:
         """Take in those of other rows."""
         n = self.n + other.n
+        self.floor = max(self.floor, other.floor)
         if not other.n:
             return
         step = other.mean.to(self.mean.device) - self.mean

@@ -1,6 +1,7 @@
 """From what ``layer_geometry`` has gathered to its values at every site, with standard errors where they are cheap.
 
-A measure that is not defined at a site, for want of documents or of states that differ, is NaN there, and a note says why.
+A measure that is not defined at a site, for want of documents or of states that differ, or that fails there, is NaN there, and
+a note says why: a pass over a corpus should not be lost to one of its numbers.
 """
 
 from __future__ import annotations
@@ -13,14 +14,28 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, TextGram
+from tl_entropy.analyses.states.pooled import means_vary
 from tl_entropy.errors import InputError
-from tl_entropy.functional.states.geometry import ROUNDING, Normalise, different_rows, effective_rank_of_covariance, two_nn
+from tl_entropy.functional.states.geometry import Normalise, different_rows, effective_rank_of_covariance, two_nn
 from tl_entropy.functional.states.views import info_nce, lidar
 from tl_entropy.functional.statistics import jackknife_error
 from tl_entropy.sites import Site
 
 JACKKNIFE_UP_TO = 200
 """Documents up to which the dataset entropy gets a standard error, which takes its eigenvalues 20 times more."""
+
+
+FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)
+"""What a measure may fail with: states that it refuses, eigenvalues that don't converge, memory that runs out."""
+
+
+_NO_ENTROPY = {
+    ("prompt_entropy", True): "one token, or one state, only",
+    ("prompt_entropy", False): "no state of some length",
+    ("normalized_prompt_entropy", True): "fewer than three tokens, or one state only",
+    ("normalized_prompt_entropy", False): "one token only, or no state of some length",
+}
+"""Why a document has no entropy, by measure and whether states are centred."""
 
 
 class Noted:
@@ -44,19 +59,24 @@ class Noted:
         return torch.full((len(self.sites),), math.nan, dtype=torch.float64)
 
     def each(self, name: str, of: Callable[[int], Tensor]) -> Tensor:
-        """A measure at every site [site]; NaN with a note where it is not defined."""
+        """A measure at every site [site]; NaN with a note where it is not defined, or fails."""
         values = self.nothing()
         for i, site in enumerate(self.sites):
             try:
                 values[i] = of(i)
-            except InputError as error:
-                self.note(f"{name} is nan: {error}", site)
+            except FAILURES as error:
+                self.failed(name, error, site)
         return values
 
+    def failed(self, name: str, error: BaseException, *sites: Site) -> None:
+        """Say why a measure is NaN, in the words of ``error`` but for the argument that it names."""
+        why = str(error).removeprefix("x: ") or type(error).__name__
+        self.note(f"{name} is nan: {why}", *sites)
 
-def document_means(name: str, values: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:
+
+def document_means(name: str, values: Tensor, normalise: Normalise, noted: Noted) -> tuple[Tensor, Tensor]:
     """Means of ``values`` [document, site] over documents that have one, and their standard errors."""
-    why = "fewer than two steps of some length" if name == "curvature" else "one token, or one state, only"
+    why = "fewer than two steps of some length" if name == "curvature" else _NO_ENTROPY[name, normalise == "centred"]
     for site, missing in zip(noted.sites, values.isnan().sum(0).tolist(), strict=True):
         if missing:
             noted.note(f"{name}: {missing} of {len(values)} documents have none ({why})", site)
@@ -70,10 +90,9 @@ def effective_ranks(moments: Sequence[Moments], noted: Noted) -> tuple[Tensor, T
     """Effective rank of all tokens, without errors."""
 
     def rank(i: int) -> Tensor:
-        m = moments[i]
-        if not m.scatter.trace() > ROUNDING**2 * m.n * m.mean.square().sum():
-            raise InputError(f"the {m.n} tokens all have one state")
-        return effective_rank_of_covariance(m.scatter)
+        if not moments[i].vary:
+            raise InputError(f"the {moments[i].n} tokens all have one state")
+        return effective_rank_of_covariance(moments[i].scatter)
 
     return noted.each("effective_rank", rank), noted.nothing()
 
@@ -97,22 +116,31 @@ def dimensions(samples: Sequence[Tensor], noted: Noted) -> tuple[Tensor, Tensor]
         different = different_rows(samples[i])
         if repeats := len(samples[i]) - len(different):
             noted.note(f"two_nn: {repeats} of {len(samples[i])} sampled states repeat others and are left out", noted.sites[i])
+        if len(different) < 3:
+            raise InputError(f"it needs at least three different states; there are {len(different)}")
         return two_nn(different)
 
     return noted.each("two_nn", dimension), noted.nothing()
 
 
-def dataset_entropies(means: Sequence[Tensor], order: float, normalise: Normalise, noted: Noted) -> tuple[Tensor, Tensor]:
-    """Entropy of the documents' mean states [document, d_model] at each site, and its standard errors."""
+def dataset_entropies(
+    means: Sequence[Tensor], order: float, normalise: Normalise, floor: float, noted: Noted
+) -> tuple[Tensor, Tensor]:
+    """Entropy of the documents' mean states [document, d_model] at each site, and its standard errors.
+
+    Means of states that differ by less than ``floor`` of their length, the ``spread_floor`` of these states, are equal.
+    """
     n = len(means[0])
-    if n < 2:
-        noted.note("dataset_entropy is nan: it needs at least two documents")
+    least = 3 if normalise == "centred" else 2  # with fewer it is 0, whatever they are
+    if n < least:
+        centred = " where they are centred" if normalise == "centred" else ""
+        noted.note(f"dataset_entropy is nan: it needs at least {'three' if least == 3 else 'two'} documents{centred}")
         return noted.nothing(), noted.nothing()
     fold = torch.arange(n) % FOLDS
-    folds = min(n, FOLDS) if n <= JACKKNIFE_UP_TO else 0
+    folds = min(n, FOLDS) if least < n <= JACKKNIFE_UP_TO else 0
+    gram = TextGram(normalise, floor=floor)
     values = torch.tensor(
-        [[TextGram(normalise).extended(x[fold != left]).entropy(order) for x in means] for left in range(-1, folds)],
-        dtype=torch.float64,
+        [[gram.extended(x[fold != left]).entropy(order) for x in means] for left in range(-1, folds)], dtype=torch.float64
     )
     for site, value in zip(noted.sites, values[0].tolist(), strict=True):
         if math.isnan(value):
@@ -120,8 +148,13 @@ def dataset_entropies(means: Sequence[Tensor], order: float, normalise: Normalis
     return values[0], jackknife_error(values, torch.bincount(fold)[:folds].double())
 
 
-def of_views(name: str, means: Sequence[Tensor], labels: Sequence[Hashable], noted: Noted) -> tuple[Tensor, Tensor]:
-    """LiDAR or InfoNCE of mean states [document, d_model], of documents with a view, another one with their label."""
+def of_views(
+    name: str, means: Sequence[Tensor], labels: Sequence[Hashable], floor: float, noted: Noted
+) -> tuple[Tensor, Tensor]:
+    """LiDAR or InfoNCE of mean states [document, d_model], of documents with a view, another one with their label.
+
+    LiDAR, which knows no scale, is NaN where the means vary by less than ``floor`` of their length.
+    """
     views = Counter(labels)
     kept = torch.tensor([views[label] > 1 for label in labels], dtype=torch.bool)
     chosen = [label for label in labels if views[label] > 1]
@@ -130,5 +163,13 @@ def of_views(name: str, means: Sequence[Tensor], labels: Sequence[Hashable], not
     if len(set(chosen)) < 2:
         noted.note(f"{name} is nan: it needs at least two labels with two documents each")
         return noted.nothing(), noted.nothing()
-    measure = lidar if name == "lidar" else info_nce
-    return noted.each(name, lambda i: measure(means[i][kept], chosen)), noted.nothing()
+
+    def of_site(i: int) -> Tensor:
+        x = means[i][kept]
+        if name == "info_nce":
+            return info_nce(x, chosen)
+        if not means_vary(x, floor):
+            raise InputError(f"the mean states of all {len(x)} documents are equal")
+        return lidar(x, chosen)
+
+    return noted.each(name, of_site), noted.nothing()

@@ -23,18 +23,23 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_entropy.analyses.states.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedStates
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
-from tl_entropy.errors import InputError, check_int
+from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.states.matrices import Kernel, check_order, matrix_entropy, named_gram_matrix
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations
+from tl_entropy.functional.states.rows import checked_rows
 from tl_entropy.results.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 
 QUANTITIES = ("dime", "mutual_information", "entropy", "joint_entropy", "permuted_joint_entropy", "deviation")
 """What a ``LayerSimilarity`` of this method holds; the first is its headline."""
+
+
+_Grams = dict[str, Tensor | None]
 
 
 def matrix_similarities(
@@ -64,9 +69,10 @@ def matrix_similarities(
     Returns:
         Tables [len(x), len(y)] in float64, nats: "dime", "mutual_information", "joint_entropy", "permuted_joint_entropy" and
         its "deviation" over permutations; and the entropies of the sets, "row_entropy" [len(x)] and "column_entropy" [len(y)].
+        NaN where a set has no Gram matrix: more than half of its rows are equal, or, with a linear kernel, all are 0.
 
     Raises:
-        InputError: no sets, unequal numbers of rows, more than half of a set's rows equal, or an argument out of range.
+        InputError: no sets, unequal numbers of rows, or an argument out of range.
         InputTypeError: arguments of another kind.
         NonFiniteError: a row with a NaN or an infinity.
 
@@ -77,14 +83,15 @@ def matrix_similarities(
     >>> tables["dime"].T, tables["row_entropy"]
     (tensor([[0.6338, 0.6338]], dtype=torch.float64), tensor([0.9268, 0.9268], dtype=torch.float64))
     """
+    check_choice("kernel", kernel, ("gaussian", "linear"))
     rows = _gram_matrices({f"x[{i}]": rows for i, rows in enumerate(x)}, kernel)
     columns = rows if y is x else _gram_matrices({f"y[{i}]": rows for i, rows in enumerate(y)}, kernel)
     if not (rows and columns):
         raise InputError(f"x and y must each hold one set of states or more; got {len(rows)} and {len(columns)}")
-    sizes = {name: len(gram) for name, gram in (rows | columns).items()}
+    sizes = {f"{name}[{i}]": len(rows) for name, sets in (("x", x), ("y", y)) for i, rows in enumerate(sets)}
     if len(set(sizes.values())) > 1:
         raise InputError(f"x and y must hold states of the same items, equally many in each set; got {sizes}")
-    return _tables(rows, columns, order=order, permutations=permutations, seed=seed, progress=progress)
+    return _tables(rows, columns, n=len(x[0]), order=order, permutations=permutations, seed=seed, progress=progress)
 
 
 class MatrixAccumulator:
@@ -153,20 +160,16 @@ class MatrixAccumulator:
         """Take in what another accumulator of the same settings has seen of other documents of the corpus.
 
         Raises:
-            InputError: the settings differ, or the documents are numbered alike; see ``first_document``.
+            InputError: the settings or the models differ, or the documents are numbered alike; see ``first_document``.
         """
-        mine, theirs = self._settings(), other._settings()
-        for name in mine:
-            if mine[name] != theirs[name]:
-                raise InputError(f"cannot merge: {name} is {mine[name]!r} here and {theirs[name]!r} there")
+        check_alike(self._settings(), other._settings())
         self.sample.merge(other.sample)
         self._massive_tokens += other._massive_tokens
 
     def compute(self, **origin: Any) -> LayerSimilarity:
-        """The result of what was seen so far, NaN where that is fewer than two tokens; ``origin`` goes into its provenance.
+        """The result of what was seen so far; ``origin`` goes into its provenance.
 
-        Raises:
-            InputError: a site where more than half of the sampled states are equal.
+        NaN where that is fewer than two tokens, and of sites where more than half of the sampled states are equal.
         """
         paired, count = self.paired, len(self.sample.documents)
         shape = len(paired.rows), len(paired.columns)
@@ -176,6 +179,7 @@ class MatrixAccumulator:
             tables = _tables(
                 rows,
                 columns,
+                n=count,
                 order=self.order,
                 permutations=self.permutations,
                 seed=self.sample.seed,
@@ -195,7 +199,7 @@ class MatrixAccumulator:
             other=paired.other.provenance() if paired.other else None,
         )  # fmt: skip
 
-    def _grams(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _grams(self) -> tuple[_Grams, _Grams]:
         """Gram matrices of the rows' sites and of the columns', by name."""
         states, paired = self.sample.whole(), self.paired
         if paired.other:
@@ -207,32 +211,39 @@ class MatrixAccumulator:
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same in all parts of a corpus."""
-        paired = self.paired
-        return {
-            "rows": paired.rows, "columns": paired.columns, "massive": paired.massive, "order": self.order,
-            "permutations": self.permutations,
-        }  # fmt: skip
+        return {"order": self.order, "permutations": self.permutations, **self.paired.settings()}
 
 
-def _gram_matrices(states: Mapping[str, Tensor], kernel: Kernel = "gaussian") -> dict[str, Tensor]:
-    return {name: named_gram_matrix(name, rows, kernel=kernel) for name, rows in states.items()}
+def _gram_matrices(states: Mapping[str, Tensor], kernel: Kernel = "gaussian") -> _Grams:
+    return {name: _gram_matrix(name, rows, kernel) for name, rows in states.items()}
+
+
+def _gram_matrix(name: str, rows: Tensor, kernel: Kernel) -> Tensor | None:
+    """The Gram matrix of some rows; None where there is none, since most rows are equal."""
+    checked_rows(rows, name=name)  # so that nothing else is left to be refused
+    try:
+        return named_gram_matrix(name, rows, kernel=kernel)
+    except InputError:
+        return None
 
 
 def _tables(
-    rows: Mapping[str, Tensor], columns: Mapping[str, Tensor], *, order: float, permutations: int, seed: int, progress: bool
+    rows: _Grams, columns: _Grams, *, n: int, order: float, permutations: int, seed: int, progress: bool
 ) -> dict[str, Tensor]:
-    """What ``matrix_similarities`` returns, from Gram matrices by name."""
+    """What ``matrix_similarities`` returns, from Gram matrices [n, n] by name; NaN where there is none."""
     x, y = list(rows.values()), list(columns.values())
     symmetric = rows is columns
-    orders = random_permutations(len(x[0]), check_int("permutations", permutations, 2), seed=seed)
-    found = torch.zeros(len(x), len(y), 1 + permutations, dtype=torch.float64)
+    orders = random_permutations(n, check_int("permutations", permutations, 2), seed=seed)
+    found = torch.full((len(x), len(y), 1 + permutations), torch.nan, dtype=torch.float64)
     pairs = [(i, j) for i in range(len(x)) for j in range(i if symmetric else 0, len(y))]
 
-    def entropy(a: Tensor) -> Tensor:
-        return matrix_entropy(a, order).cpu()
+    def entropy(a: Tensor | None) -> Tensor:
+        return torch.tensor(torch.nan, dtype=torch.float64) if a is None else matrix_entropy(a, order).cpu()
 
     def joint_of(pair: tuple[int, int]) -> Tensor:
         a, b = x[pair[0]], y[pair[1]]
+        if a is None or b is None:
+            return found[pair]
         return joint_entropies(a, b.to(a.device), order=order, permutations=orders).cpu()
 
     with _one_thread_each() as pool:

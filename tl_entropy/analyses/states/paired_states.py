@@ -24,6 +24,7 @@ from tl_entropy.analyses.states.pooled import vector_sites
 from tl_entropy.capture.adapter import Adapter, hook_name
 from tl_entropy.capture.batches import Batch
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
+from tl_entropy.functional.states.rows import spread_floor
 from tl_entropy.sites import Site
 
 Massive = Literal["keep", "drop", "normalise"]
@@ -56,6 +57,7 @@ class PairedStates:
         columns: sites they are compared with; of ``other``, where there is one.
         sites: what a pass must capture of the model itself.
         against: "output", "all", or the names of the columns.
+        floor: ``spread_floor`` of the least precise states read so far, before they were normalised.
         massive_here: tokens of the batch last read of which a compared state is massive. An accumulator adds them up once it
             has taken in the batch.
 
@@ -81,10 +83,17 @@ class PairedStates:
         self.columns, self.against = compared_with(self.other or adapter, against, sites, layers)
         own = self.rows if self.other else {*self.rows, *self.columns}
         self.sites = tuple(sorted(own, key=lambda site: site.depth))
-        self.massive_here = 0
+        self.massive_here, self.floor = 0, 0.0
         self._agreed: set[int] = set()
         if self.other:
             check_shared_tokens(adapter, self.other)
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same in parts of a corpus that are merged: the models, and what is compared of them."""
+        return {
+            "model": self.adapter.fingerprint, "other": self.other.fingerprint if self.other else None, "rows": self.rows,
+            "columns": self.columns, "against": self.against, "massive": self.massive,
+        }  # fmt: skip
 
     def read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> tuple[dict[Site, Tensor], dict[Site, Tensor], Tensor]:
         """The states at the batch's rows, in the dtype and on the device of the activations.
@@ -101,6 +110,7 @@ class PairedStates:
         own = {site: batch.rows(activations[site]) for site in self.sites}
         theirs = own if self.other is None else self._of_other(self.other, batch)
         both = [*own.values(), *(theirs.values() if self.other else ())]
+        self.floor = max(self.floor, *(spread_floor(x.dtype) for x in both))
         massive = torch.stack([massive_rows(x).cpu() for x in both]).any(0)
         self.massive_here = int(massive.sum())
         kept = ~massive if self.massive == "drop" else torch.ones_like(massive)

@@ -15,21 +15,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.states.merging import check_alike
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
 from tl_entropy.errors import InputError
 from tl_entropy.functional.entropies import in_double
+from tl_entropy.functional.states.geometry import ROUNDING
+from tl_entropy.functional.states.rows import spread_floor, varies
 from tl_entropy.functional.statistics import document_sums
 from tl_entropy.sites import HEAD_SITES, Site
 
 
 class PooledBatch(NamedTuple):
-    """What one batch adds: ``sums`` [document, site, d_model] of the states of its documents, ``counts`` tokens in each."""
+    """What one batch adds: ``sums`` [document, site, d_model] of the states of its documents, ``counts`` tokens in each, and
+    the ``floor`` of the states' dtype.
+    """
 
     documents: list[int]
     sums: Tensor
     counts: list[float]
     next_document: int
+    floor: float
 
 
 class PooledDocuments:
@@ -39,6 +45,9 @@ class PooledDocuments:
         model: a HookedTransformer or TransformerBridge.
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
         layers: blocks to measure; None is all.
+
+    Attributes:
+        floor: ``spread_floor`` of the least precise states seen: what their means, in float64, don't show.
 
     Raises:
         InputError: a site that the model does not have, or one with a head axis.
@@ -64,6 +73,7 @@ class PooledDocuments:
         self.sites = vector_sites(self.adapter, sites, layers)
         self._sums: dict[int, tuple[Tensor, float]] = {}  # of each document Σ states [site, d_model], and how many
         self._next = 0  # one more than the highest number of a document seen
+        self.floor = 0.0
 
     @property
     def documents(self) -> list[int]:
@@ -85,7 +95,10 @@ class PooledDocuments:
         for site in self.sites:
             _, of_site, counts = document_sums(in_double(batch.rows(activations[site])).cpu(), documents)
             sums.append(of_site)
-        return PooledBatch(documents.unique().tolist(), torch.stack(sums, 1), counts.tolist(), int(batch.document.max()) + 1)
+        floor = max(spread_floor(activations[site].dtype) for site in self.sites)
+        return PooledBatch(
+            documents.unique().tolist(), torch.stack(sums, 1), counts.tolist(), int(batch.document.max()) + 1, floor
+        )  # fmt: skip
 
     def add(self, found: PooledBatch) -> None:
         """Take in what ``read`` found."""
@@ -93,17 +106,19 @@ class PooledDocuments:
             before = self._sums.get(document)
             self._sums[document] = (s, n) if before is None else (before[0] + s, before[1] + n)
         self._next = max(self._next, found.next_document)
+        self.floor = max(self.floor, found.floor)
 
     def merge(self, other: PooledDocuments) -> None:
         """Take in what another has seen of other documents, numbered on from this one's.
 
         Raises:
-            InputError: the sites differ.
+            InputError: the sites or the models differ.
         """
-        if other.sites != self.sites:
-            raise InputError(f"cannot merge: sites is {self.sites!r} here and {other.sites!r} there")
+        mine, theirs = ({"model": part.adapter.fingerprint, "sites": part.sites} for part in (self, other))
+        check_alike(mine, theirs)
         self._sums |= {document + self._next: value for document, value in other._sums.items()}
         self._next += other._next
+        self.floor = max(self.floor, other.floor)
 
     def compute(self) -> dict[Site, Tensor]:
         """The mean states of every document seen so far: site to [document, d_model] float64, in the order of ``documents``."""
@@ -111,6 +126,16 @@ class PooledDocuments:
         if not means:
             return {site: torch.zeros(0, int(self.adapter.model.cfg.d_model), dtype=torch.float64) for site in self.sites}
         return dict(zip(self.sites, torch.stack(means, 1), strict=True))
+
+
+def means_vary(means: Tensor, floor: float) -> bool:
+    """Whether mean states [document, d_model] differ by more than ``floor``, the share of their length that is rounding.
+
+    >>> means_vary(torch.ones(3, 2), 0.0), means_vary(torch.eye(2), 0.0)
+    (False, True)
+    """
+    centre = means.mean(0)
+    return varies((means - centre).square().sum(), len(means), centre, max(floor, ROUNDING))
 
 
 def vector_sites(adapter: Adapter, sites: Any, layers: Sequence[int] | None) -> tuple[Site, ...]:

@@ -76,7 +76,7 @@ class TokenSample:
                 to the CPU, in the dtype that they have.
 
         Raises:
-            InputError: a token that is already in the sample.
+            InputError: a token that is already in the sample, or values of other names than before.
         """
         number, position = documents.cpu() + self.first_document, positions.cpu()
         self._take(torch.stack([_priorities(self.seed, number, position), number, position], 1), values)
@@ -86,7 +86,7 @@ class TokenSample:
         """Take in the sample of another part of the same corpus.
 
         Raises:
-            InputError: another size or seed, or the same tokens: their ``first_document`` is wrong.
+            InputError: another size or seed, values of other names, or the same tokens: their ``first_document`` is wrong.
         """
         for name in ("size", "seed"):
             if getattr(self, name) != getattr(other, name):
@@ -105,6 +105,11 @@ class TokenSample:
     def _take(self, keys: Tensor, values: Mapping[Hashable, Tensor]) -> None:
         """Keep the lowest of what is here and what comes: newcomers are written over those that leave."""
         n = len(self._keys)
+        if (n or self._values) and (len(keys) or values) and values.keys() != self._values.keys():
+            raise InputError(
+                f"values must have the same names for every token; got {sorted(map(str, values))} after "
+                f"{sorted(map(str, self._values))}"
+            )
         together = torch.cat([self._keys, keys])
         lowest = torch.from_numpy(np.lexsort(together.T.flip(0).numpy()))[: self.size]
         ranked = together[lowest]

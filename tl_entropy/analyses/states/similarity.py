@@ -25,11 +25,12 @@ from tl_entropy.analyses.states.cka import BLOCK, CKAAccumulator, Estimator, che
 from tl_entropy.analyses.states.document_states import DocumentStates, Pooled
 from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities
 from tl_entropy.analyses.states.paired_states import Against, Massive, check_shared_tokens, compared_with
-from tl_entropy.analyses.states.pooled import vector_sites
+from tl_entropy.analyses.states.pooled import means_vary, vector_sites
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.stream import CorpusOptions, check_options, split_cache
-from tl_entropy.errors import InputError, NonFiniteError, check_choice
+from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_int
+from tl_entropy.functional.states.matrices import check_order
 from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
 from tl_entropy.results.similarity import LayerSimilarity, Method
@@ -78,7 +79,7 @@ def layer_similarity(
         layers: blocks to measure; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         rows: what is one item: "tokens", or "documents", each the mean of its states: for models of different tokenizers, too.
-            Two models then make a pass each, and generate each its own text.
+            Two models then make a pass each, and generate each its own text after the same prompts.
         massive: "keep"; "drop" (leave out tokens where a compared state is massive: a component beyond 100 and 1000 times the
             median, Sun et al. 2024); or "normalise" (divide every state by its norm). A few massive states can make all layers
             look alike. They are counted in any case.
@@ -122,7 +123,10 @@ def layer_similarity(
     check_estimator(estimator, debiased)
     own: dict[str, Any] = {name: given[name] for name in _OWN[method]}
     if method == "matrix_renyi":
-        own["seed"] = options.get("seed", 0)
+        own |= {
+            "order": check_order(order), "permutations": check_int("permutations", permutations, 2),
+            "seed": check_int("seed", options.get("seed", 0), 0),
+        }  # fmt: skip
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     second = other if other is None or isinstance(other, Adapter) else Adapter(other)
     if options.get("interventions") is not None and second is not None and second.model is adapter.model:
@@ -211,13 +215,13 @@ def _over_documents(
     mine = passed(adapter, rows if other else (*rows, *columns), reading)
     theirs = mine
     if other:
-        if mine.provenance.corpus["bytes"] is None:  # some documents came as token ids, or were generated
+        if mine.provenance.corpus["ids"]:
             try:
                 check_shared_tokens(adapter, other)
             except InputError as error:
                 raise InputError(
-                    "other: the models have different tokens, and documents that hold ids or generated text would not be the "
-                    "same to both; give texts, and leave max_new_tokens out"
+                    "inputs hold token ids, and the models have different tokens, so that they would not be the same texts to "
+                    "both; give texts"
                 ) from error
         theirs = passed(other, columns, {**reading, "options": {**reading["options"], "interventions": None}})
     documents = sorted({*mine.documents} & {*theirs.documents})
@@ -236,10 +240,11 @@ def _over_documents(
 
 
 def _of_documents(pooled: Pooled, sites: Sequence[Site], documents: Sequence[int]) -> list[Tensor]:
-    """Of each site the states [document, d_model] of these documents."""
+    """Of each site the states [document, d_model] of these documents; all equal where they are but for rounding."""
     place = {document: i for i, document in enumerate(pooled.documents)}
     chosen = [place[document] for document in documents]
-    return [pooled.states[site][chosen] for site in sites]
+    states = [pooled.states[site][chosen] for site in sites]
+    return [x if means_vary(x, pooled.floor) else x[:1].expand_as(x) for x in states]
 
 
 def _compared(

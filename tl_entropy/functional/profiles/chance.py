@@ -125,10 +125,13 @@ def histogram_jsd_chance(
     """
     a, b, edges = histogram_inputs(a, b, n_bins, limits)
     n, m = a.shape[-1], b.shape[-1]
+    if paired:
+        _check_pairs(n, m)
+    if not a.shape[:-1].numel():
+        return a.new_zeros(a.shape[:-1])  # there are no bins to take the kinds of
     bins_a, bins_b = bin_numbers(a, edges), bin_numbers(b, edges)
     counts = bin_counts(bins_a, n_bins) + bin_counts(bins_b, n_bins)
     if paired:
-        _check_pairs(n, m)
         together = torch.where(bins_a == bins_b, bins_a, n_bins)  # the other pairs in a bin of their own, which is dropped
         fixed = bin_counts(together, n_bins + 1)[..., :-1]
         kinds, index = torch.stack([fixed, counts - 2 * fixed], -1).flatten(0, -2).unique(dim=0, return_inverse=True)

@@ -7,23 +7,23 @@ float64, in nats: of the tokens of one text, ``prompt_entropy`` and ``curvature`
 The paper's public code (OFSkean/information_flow) departs from its formulas in places. Where numbers here differ from it, the
 function says so.
 
-Refused: too few rows, NaN and infinities, and data of which a measure is undefined, such as rows that are all equal.
+Refused: too few rows, NaN and infinities, and data of which a measure is undefined, such as rows that are all equal
+up to the rounding of their dtype (``functional/states/rows.py``).
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from numbers import Real
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
-from tl_entropy.functional.entropies import check_floating, in_double
+from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.information import entropy
 from tl_entropy.functional.states.matrices import matrix_entropy
+from tl_entropy.functional.states.rows import check_real, checked_rows, from_median, spread_floor, squared_distances, varies
 
 Normalise = Literal["centred", "length"] | None
 NORMALISE = ("centred", "length", None)
@@ -32,7 +32,7 @@ ROUNDING = 1e-12
 """What is smaller than this share of the data's own size is a rounding of 0."""
 
 SAME = 1e-5
-"""Rows closer than this share of the median distance to the mean are one and the same to ``two_nn``."""
+"""Rows closer than this share of the median distance to the median are one and the same to ``two_nn``."""
 
 
 def prompt_entropy(x: Tensor, *, order: float = 1.0, normalise: Normalise = "centred") -> Tensor:
@@ -46,10 +46,10 @@ def prompt_entropy(x: Tensor, *, order: float = 1.0, normalise: Normalise = "cen
         order: from 0; 1 is the von Neumann entropy.
         normalise: "centred" takes off the mean of the rows and brings each to length 1, as the paper's code does; "length"
             brings them to length 1; None takes X as it is, as in the paper's formula. Rows without a direction (equal to the
-            mean) add nothing.
+            mean, up to the rounding of their dtype) add nothing.
 
     Returns:
-        [] float64, nats, from 0 to log min(token, d_model).
+        [] float64, nats, from 0 to log min(token, d_model), or log min(token - 1, d_model) where centred.
 
     Raises:
         InputError: not [token, d_model], no direction in any row (such as all rows equal, when centred), an unknown
@@ -63,7 +63,7 @@ def prompt_entropy(x: Tensor, *, order: float = 1.0, normalise: Normalise = "cen
     4.0
     """
     check_choice("normalise", normalise, NORMALISE)
-    gram = smaller_gram(directed_rows(checked_rows(x), normalise))
+    gram = smaller_gram(directed_rows(checked_rows(x), normalise, spread_floor(x.dtype)))
     trace = gram.trace()
     if not trace > 0:
         what = "they are all equal, or there is one row only" if normalise == "centred" else "all are 0"
@@ -86,7 +86,8 @@ def effective_rank(x: Tensor, *, center: bool = True) -> Tensor:
         [] float64, from 1 to min(row - 1, d_model), or min(row, d_model) without centring.
 
     Raises:
-        InputError: not [row, d_model], or nothing but 0 (such as all rows equal, when centred).
+        InputError: not [row, d_model], or nothing but 0 (such as all rows equal, up to the rounding of their dtype, when
+            centred).
         InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity.
 
     Source: Roy and Vetterli (2007), The effective rank: a measure of effective dimensionality, definition 1.
@@ -97,7 +98,7 @@ def effective_rank(x: Tensor, *, center: bool = True) -> Tensor:
     states = checked_rows(x)
     centred = states - states.mean(0) if center else states
     sigma = torch.linalg.svdvals(centred)
-    if not sigma[0] > ROUNDING * states.norm():
+    if not centred.norm() > max(ROUNDING, spread_floor(x.dtype)) * states.norm():
         raise InputError(f"x: the {len(x)} rows {'are all equal' if center else 'are 0'}, and fill no direction")
     return entropy(sigma / sigma.sum()).exp()
 
@@ -137,7 +138,8 @@ def curvature(x: Tensor) -> Tensor:
     With v_k = x_{k+1} - x_k, c = mean_k arccos(v_k · v_{k+1} / (abs(v_k) abs(v_{k+1}))).
 
     Args:
-        x: [token, d_model] states of one text, in its order. Angles at a step of length 0 are left out.
+        x: [token, d_model] states of one text, in its order. Angles at a step of length 0, up to the rounding of the
+            dtype, are left out.
 
     Returns:
         [] float64, rad, from 0 (a straight line) to π (there and back); unrelated steps at right angles have π/2, and
@@ -154,7 +156,7 @@ def curvature(x: Tensor) -> Tensor:
     >>> curvature(torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])).item() / math.pi
     0.5
     """
-    angles = turning_angles(checked_rows(x, least=3))
+    angles = turning_angles(checked_rows(x, least=3), spread_floor(x.dtype))
     found = angles[~angles.isnan()]
     if not len(found):
         raise InputError(f"x: no two successive steps between the {len(x)} rows have a length, so there is no angle")
@@ -220,9 +222,13 @@ def two_nn(x: Tensor, *, discard: float = 0.1) -> Tensor:
         raise InputError(
             f"x must have at least three different rows [row, d_model], for two neighbours each; got {len(states)}"
         )
-    ratio = _neighbour_ratios(states - states.mean(0)).sort().values
+    ratio = _neighbour_ratios(states).sort().values
     n = len(ratio)
     kept = min(int(n * (1 - discard)), n - 1)
+    if not kept:
+        raise InputError(
+            f"discard={discard!r} leaves nothing of the {n} different rows for the fit: give more rows, or discard less"
+        )
     a = ratio[:kept].log()
     b = -torch.log1p(-torch.arange(1, kept + 1, dtype=torch.float64, device=a.device) / n)
     if not a.any():
@@ -232,13 +238,26 @@ def two_nn(x: Tensor, *, discard: float = 0.1) -> Tensor:
     return (a @ b) / (a @ a)
 
 
-def directed_rows(x: Tensor, normalise: Normalise) -> Tensor:
-    """Rows [token, d_model] of float64 as ``prompt_entropy`` takes them; 0 where a row has no direction."""
+def directed_rows(x: Tensor, normalise: Normalise, floor: float = 0.0) -> Tensor:
+    """Rows as ``prompt_entropy`` takes them; 0 where a row has no direction.
+
+    Args:
+        x: [token, d_model] of float64.
+        normalise: as for ``prompt_entropy``.
+        floor: ``spread_floor`` of the dtype in which the rows came. Where all rows, centred, are as short as that, or one is
+            beside its own length, they have no direction.
+    """
     if normalise is None:
         return x
-    shifted = x - x.mean(0) if normalise == "centred" else x
+    shifted, least = x, torch.zeros_like(x[:, :1])
+    if normalise == "centred":
+        mean = x.mean(0)
+        shifted = x - mean
+        if not varies(shifted.square().sum(), len(x), mean, max(floor, ROUNDING)):
+            return torch.zeros_like(x)
+        own = x.norm(dim=1, keepdim=True)
+        least = torch.maximum(ROUNDING * own.max(), floor * own)
     lengths = shifted.norm(dim=1, keepdim=True)
-    least = ROUNDING * x.norm(dim=1).max() if normalise == "centred" else 0.0
     there = lengths > least
     return torch.where(there, shifted / torch.where(there, lengths, 1.0), 0.0)
 
@@ -248,10 +267,15 @@ def smaller_gram(x: Tensor) -> Tensor:
     return x @ x.mT if x.shape[0] <= x.shape[1] else x.mT @ x
 
 
-def turning_angles(x: Tensor) -> Tensor:
-    """Angles [token - 2] in rad between successive steps of ``x`` [token, d_model]; NaN beside a step of length 0."""
-    steps = x.diff(dim=0)
-    u = steps / steps.norm(dim=1, keepdim=True)
+def turning_angles(x: Tensor, floor: float = 0.0) -> Tensor:
+    """Angles [token - 2] in rad between successive steps of ``x`` [token, d_model]; NaN beside a step of length 0.
+
+    A step as short as ``floor``, ``spread_floor`` of the dtype in which the rows came, times the longer row at its ends is one.
+    """
+    steps, rows = x.diff(dim=0), x.norm(dim=1)
+    lengths = steps.norm(dim=1)
+    there = lengths > floor * torch.maximum(rows[1:], rows[:-1])
+    u = steps / lengths.where(there, math.nan)[:, None]
     # Not arccos: it loses half of the digits near 0 and π.
     angles: Tensor = 2 * torch.atan2((u[1:] - u[:-1]).norm(dim=1), (u[1:] + u[:-1]).norm(dim=1))
     return angles
@@ -267,48 +291,24 @@ def mean_cosine(total: Tensor, n: Tensor | int) -> Tensor:
 def different_rows(x: Tensor) -> Tensor:
     """The rows of ``x`` [row, d_model] in float64, those that repeat another left out.
 
-    Rows repeat each other where they are closer than 1e-5 of the median distance to the mean: the states of one text in two
-    batches differ by as much in float32, and no dimension should come from that.
+    Rows repeat each other where they are closer than 1e-5 of the median distance to the median of each component, or than
+    their dtype can tell (``spread_floor`` of the longer one): the states of one text in two batches differ by as much in
+    float32, and no dimension should come from that.
     """
     states = checked_rows(x).unique(dim=0)
-    centred = states - states.mean(0)
-    near = _squared_distances(centred) <= (SAME * centred.norm(dim=1).median()) ** 2
+    same = SAME * from_median(states).norm(dim=1).median()
+    near = squared_distances(states, spread_floor(x.dtype)) <= same**2
     different: Tensor = states[~near.tril(-1).any(1)]
     return different
 
 
 def _neighbour_ratios(x: Tensor) -> Tensor:
     """r2 / r1 of every one of the different rows of ``x`` [row, d_model]."""
-    nearest = _squared_distances(x).fill_diagonal_(math.inf).topk(2, largest=False).indices
+    nearest = squared_distances(x).fill_diagonal_(math.inf).topk(2, largest=False).indices
     # The products find the neighbours; how far they are is taken from the differences, which don't cancel.
     r = (x[nearest] - x[:, None]).norm(dim=2).sort(dim=1).values
     ratios: Tensor = r[:, 1] / r[:, 0]
     return ratios
-
-
-def _squared_distances(x: Tensor) -> Tensor:
-    squares = x.square().sum(1)
-    distances: Tensor = squares[:, None] + squares - 2 * (x @ x.mT)
-    return distances
-
-
-def checked_rows(x: Any, *, name: str = "x", least: int = 1) -> Tensor:
-    """``x`` in float64, where it is a finite matrix of at least so many rows."""
-    check_floating(name, x)
-    if x.ndim != 2 or x.shape[0] < least or not x.shape[1]:
-        raise InputError(f"{name} must be [row, d_model] with at least {least} row{'s' * (least > 1)}; got {list(x.shape)}")
-    states = in_double(x.detach())
-    if not bool(states.isfinite().all()):
-        row = int((~states.isfinite()).any(1).nonzero()[0])
-        raise NonFiniteError(f"{name} has a NaN or an infinity in row {row}: look where it comes from")
-    return states
-
-
-def check_real(name: str, value: object) -> float:
-    """``value`` as a float, where it is a number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InputTypeError(f"{name} must be a number; got {value!r}")
-    return float(value)
 
 
 def unit_rows(states: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ kernels, 2015, arXiv 1211.2459),
 
 in nats. It says how many rows can be told apart at the width of the kernel: 0 where all are equal, log n where none is like
 another. So it is no entropy of a population: it grows with the number of rows n, up to log n, and depends on the bandwidth.
-Compare values at equal n only. What rows say about each other is in ``functional/states/matrix_information.py``.
+Compare values at equal n only. Rows that differ by the rounding of their dtype alone are equal (``functional/states/rows.py``).
+What rows say about each other is in ``functional/states/matrix_information.py``.
 
-All is float64, on the device of the data (the CPU where that has no float64), and no gradient passes. Eigenvalues have no
-floor, and those that rounding took below 0 count as 0. A matrix takes O(n²) memory, and O(n³) time, order 2 excepted.
+All is float64, on the device of the data (the CPU where that has no float64), and no gradient passes. Eigenvalues that
+rounding took below 0 count as 0. A matrix takes O(n²) memory, and O(n³) time, order 2 excepted.
 
 Refused: rows that are not finite; a matrix that is not symmetric, positive and of trace 1; rows of which so many are equal that
 their median distance, the bandwidth, is 0; one row alone without a bandwidth; a linear kernel of zeros.
@@ -19,24 +20,20 @@ their median distance, the bandwidth, is 0; one row alone without a bandwidth; a
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
+from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.entropies import check_floating, in_double, renyi_entropy
+from tl_entropy.functional.states.rows import check_positive, checked_rows, spread_floor, squared_distances
 from tl_entropy.functional.tiles import check_orders
 
 Kernel = Literal["gaussian", "linear"]
 
 # How far from trace 1 and from its transpose a matrix may be, and how far below 0 an eigenvalue, to be taken for rounding.
 _TRACE_ERROR, _ASYMMETRY, _NEGATIVE = 1e-6, 1e-8, -1e-8
-
-# Squared distances below this share of the rows' own squares are rounding: two equal rows differ by some 1e-15 of them.
-_EQUAL = 1e-13
 
 
 def gram_matrix(x: Tensor, *, kernel: Kernel = "gaussian", bandwidth: float | None = None) -> Tensor:
@@ -70,7 +67,7 @@ def gram_matrix(x: Tensor, *, kernel: Kernel = "gaussian", bandwidth: float | No
 def named_gram_matrix(argument: str, x: Tensor, *, kernel: Kernel, bandwidth: float | None = None) -> Tensor:
     """``gram_matrix`` whose errors call the rows ``argument``."""
     check_choice("kernel", kernel, ("gaussian", "linear"))
-    rows = _rows(argument, x)
+    rows = checked_rows(x, name=argument)
     if kernel == "linear":
         if bandwidth is not None:
             raise InputError(f"bandwidth belongs to kernel='gaussian' alone; got {bandwidth!r} with kernel='linear'")
@@ -79,8 +76,8 @@ def named_gram_matrix(argument: str, x: Tensor, *, kernel: Kernel, bandwidth: fl
         if not trace > 0:
             raise InputError(f"{argument} is zero everywhere, and has no linear kernel; leave it out, or use kernel='gaussian'")
         return products / trace
-    squares = _squared_distances(rows)
-    width = _median_distance(argument, squares) if bandwidth is None else _positive(bandwidth)
+    squares = squared_distances(rows, spread_floor(x.dtype))
+    width = _median_distance(argument, squares) if bandwidth is None else check_positive("bandwidth", bandwidth)
     return torch.exp((squares.sqrt() / width).square() / -2) / len(rows)
 
 
@@ -90,9 +87,10 @@ def matrix_entropy(a: Tensor, order: float) -> Tensor:
     Args:
         a: [..., n, n] symmetric positive semi-definite matrices of trace 1; such as ``gram_matrix`` gives.
         order: from 0 to infinity. Order 1 is von Neumann's entropy -Σ λ log λ; 2 is -log ‖a‖²_F, which needs no eigenvalues and
-            so does not notice negative ones; infinity is -log max λ; 0 the log of the rank, the number of eigenvalues above
-            n ε max λ with ε = 2.2e-16. The other orders take eigenvalues as they come: below 1 those that should be 0 count,
-            too (they come out as some 1e-17), which adds up to 1e-5 nats at order 0.5 and n = 1000.
+            so does not notice negative ones; infinity is -log max λ; 0 the log of the rank. Below order 1, 0 included,
+            eigenvalues up to n ε max λ, with ε = 2.2e-16, are taken for 0 and the others brought to a sum of 1: what rounding
+            makes of an eigenvalue of 0, some 1e-17, has a power near 1 at a small order. From order 1 on that is nothing, and
+            eigenvalues are taken as they come.
 
     Returns:
         float64 [...], nats from 0 to log n; never rises with the order.
@@ -121,7 +119,7 @@ def matrix_entropy(a: Tensor, order: float) -> Tensor:
             "in float64"
         )
     largest = eigenvalues[..., -1:]
-    negligible = a.shape[-1] * torch.finfo(torch.float64).eps * largest if order == 0 else torch.zeros_like(largest)
+    negligible = a.shape[-1] * torch.finfo(torch.float64).eps * largest if order < 1 else torch.zeros_like(largest)
     return renyi_entropy(eigenvalues.where(eigenvalues > negligible, 0.0).log(), order)
 
 
@@ -163,30 +161,6 @@ def check_order(order: object) -> float:
     return orders[0]
 
 
-def _rows(argument: str, x: Tensor) -> Tensor:
-    """The rows in float64, without their gradient."""
-    check_floating(argument, x)
-    if x.ndim != 2 or not x.numel():
-        raise InputError(f"{argument} must be [row, d] with at least one of each; got {list(x.shape)}")
-    rows = in_double(x.detach())
-    bad = (~rows.isfinite()).any(1).nonzero()
-    if len(bad):
-        raise NonFiniteError(
-            f"{argument} has a NaN or an infinity in row {int(bad[0])} (and {len(bad) - 1} more): look where it comes from"
-        )
-    return rows
-
-
-def _squared_distances(rows: Tensor) -> Tensor:
-    """[row, row], symmetric, exactly 0 between equal rows."""
-    centred = rows - rows.mean(0)  # the products below lose all digits far from 0
-    products = centred @ centred.mT
-    norms = products.diagonal()
-    sums = norms[:, None] + norms
-    squares = sums - (products + products.mT)
-    return squares.where(squares > _EQUAL * sums, 0.0)
-
-
 def _median_distance(argument: str, squares: Tensor) -> float:
     n = len(squares)
     if n < 2:
@@ -199,15 +173,6 @@ def _median_distance(argument: str, squares: Tensor) -> float:
             "of them are equal; give a bandwidth, or leave out rows that repeat"
         )
     return median
-
-
-def _positive(bandwidth: object) -> float:
-    if not isinstance(bandwidth, Real):
-        raise InputTypeError(f"bandwidth must be a positive number or None; got {bandwidth!r}")
-    width = float(bandwidth)
-    if not 0 < width < math.inf:
-        raise InputError(f"bandwidth must be a positive number or None; got {bandwidth!r}")
-    return width
 
 
 def _checked(a: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, check_int
 from tl_entropy.functional.entropies import in_double
-from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_gram_matrix
+from tl_entropy.functional.states.matrices import Kernel, check_order, matrix_entropy, named_gram_matrix
 
 # A number that nobody picks for a seed.
 _SALT = int.from_bytes(b"tl_entropy permutations", "big")
@@ -52,8 +52,9 @@ def matrix_renyi_mutual_information(
         bandwidth: of both kernels; None is the median distance in each.
 
     Returns:
-        A scalar in float64, nats; with a Gaussian kernel no more than the lower one of both entropies. At order 1 it is never
-        negative; at other orders, where Rényi's entropies are not subadditive, it can be, a little.
+        A scalar in float64, nats; with a Gaussian kernel no more than the lower one of both entropies, and at order 1 never
+        negative. At other orders, where Rényi's entropies are not subadditive, it can be, a little; and so it can at any order
+        with a linear kernel, whose diagonal is no constant.
 
     Raises:
         InputError, InputTypeError, NonFiniteError: as ``gram_matrix`` and ``matrix_entropy``, or unequal numbers of rows.
@@ -158,6 +159,7 @@ def dime(
       joint 1.3863, with permuted rows 2.7513 ± 0.0068 each
       order 1.01, 200 rows, of at most log n = 5.2983
     """
+    order = check_order(order)
     check_int("permutations", permutations, 2)
     a, b = _pair(x, y, kernel, bandwidth)
     joint, *permuted = joint_entropies(a, b, order=order, permutations=random_permutations(len(a), permutations, seed=seed))
@@ -165,7 +167,7 @@ def dime(
     return MatrixInformation(
         entropy_x=matrix_entropy(a, order).item(), entropy_y=matrix_entropy(b, order).item(), joint_entropy=joint.item(),
         permuted_joint_entropy=shuffled.mean().item(), deviation=shuffled.std().item(), permutations=len(permuted),
-        order=float(order), n=len(a),
+        order=order, n=len(a),
     )  # fmt: skip
 
 

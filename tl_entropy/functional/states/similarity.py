@@ -18,22 +18,25 @@ features. The debiased one is about 0 there, whatever the numbers.
 Sources: Song, Smola, Gretton, Bedo and Borgwardt (2012), Feature Selection via Dependence Maximization; Kornblith, Norouzi, Lee
 and Hinton (2019), arXiv 1905.00414; Nguyen, Raghu and Kornblith (2021), arXiv 2010.15327, for the debiased form.
 
-Refused: anything but two matrices with the same rows, at least 4 of them (2 for the biased form).
+Refused: anything but two matrices of finite floats with the same rows, at least 4 of them (2 for the biased form).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError
+from tl_entropy.functional.states.rows import checked_rows, spread_floor
 
 MIN_ROWS = 4
 """The fewest rows that have an unbiased HSIC."""
+
+# Rows and columns of a kernel may differ by this share of its largest entry.
+_ASYMMETRY = 1e-5
 
 # HSIC(K, K) below this share of ‖K‖² is rounding, and its rows don't vary as far as float64 can tell.
 _ROUNDING = 1e-13
@@ -51,11 +54,13 @@ def linear_cka(x: Float[Tensor, "row d1"], y: Float[Tensor, "row d2"], *, debias
 
     Returns:
         A float64 scalar: from -1 to 1 where debiased, about 0 for independent data; from 0 to 1 where biased. NaN where ``x``
-        or ``y`` is not finite or does not vary: all rows alike, or, debiased, all at one distance from each other.
+        or ``y`` does not vary: all rows alike up to the rounding of their dtype, or, debiased, all at one distance from each
+        other.
 
     Raises:
         InputError: not two matrices with the same rows, or too few of them.
-        InputTypeError: something else than tensors.
+        InputTypeError: something else than tensors of floats.
+        NonFiniteError: a NaN or an infinity.
 
     Source: Nguyen, Raghu and Kornblith (2021), arXiv 2010.15327, equations 2 and 3, with one batch; Kornblith et al. (2019),
     arXiv 1905.00414, section 3, for the biased form.
@@ -80,13 +85,12 @@ def cka_table(x: Sequence[Tensor], y: Sequence[Tensor], *, debiased: bool = True
         [x, y], float64.
     """
     fewest = MIN_ROWS if debiased else 2
-    for name, values in (("x", x), ("y", y)):
-        for value in values:
-            _check_matrix(name, value)
-    rows = sorted({len(value) for value in (*x, *y)})
+    a, b = (
+        [_scaled(checked_rows(v, name=name), spread_floor(v.dtype)) for v in values] for name, values in (("x", x), ("y", y))
+    )
+    rows = sorted({len(value) for value in (*a, *b)})
     if len(rows) != 1 or rows[0] < fewest:
         raise InputError(f"x and y must have the same number of rows, at least {fewest}; got {' and '.join(map(str, rows))}")
-    a, b = [centred(value) for value in x], [centred(value) for value in y]
     own_a, own_b = (torch.stack([hsic_table([v], [v], debiased=debiased)[0, 0] for v in values]) for values in (a, b))
     return cka_of(hsic_table(a, b, debiased=debiased), own_a[:, None], own_b)
 
@@ -106,28 +110,31 @@ def unbiased_hsic(k: Float[Tensor, "row row"], l: Float[Tensor, "row row"]) -> F
 
     Raises:
         InputError: not two symmetric matrices of one size, at least 4 x 4.
-        InputTypeError: something else than tensors.
+        InputTypeError: something else than tensors of floats.
+        NonFiniteError: a NaN or an infinity.
 
     Source: Song et al. (2012), equation 5.
 
     >>> unbiased_hsic(torch.ones(5, 5), torch.eye(5)).item()  # a kernel that tells no row from another
     0.0
     """
-    for name, value in (("k", k), ("l", l)):
-        _check_matrix(name, value)
-        if value.shape[0] != value.shape[1] or not torch.allclose(value, value.T, equal_nan=True):
+    kernels = [checked_rows(k, name="k"), checked_rows(l, name="l")]
+    for name, value in zip("kl", kernels, strict=True):
+        square = value.shape[0] == value.shape[1]
+        if not square or bool((value - value.mT).abs().max() > _ASYMMETRY * value.abs().max()):
             raise InputError(f"{name} must be a symmetric matrix [row, row]; got shape {list(value.shape)}")
     n = len(k)
     if len(l) != n or n < MIN_ROWS:
         raise InputError(f"k and l must be of one size, at least {MIN_ROWS} x {MIN_ROWS}; got {n} and {len(l)}")
-    return (_u_centred(k) * _u_centred(l)).sum() / (n * (n - 3))
+    return (_u_centred(kernels[0]) * _u_centred(kernels[1])).sum() / (n * (n - 3))
 
 
-def centred(x: Tensor) -> Tensor:
-    """``x`` [row, d] less its mean, in float64; exactly 0 where all rows are alike."""
-    x = x.double()
+def centred(x: Tensor, floor: float) -> Tensor:
+    """``x`` [row, d] of float64 less its mean; exactly 0 where the spread is no more than ``floor`` times the rows' length."""
     apart = x - x[:1]  # the mean of equal numbers may round
-    return apart - apart.mean(0)
+    apart = apart - apart.mean(0)
+    size = x.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)  # without which squares may overflow
+    return apart if bool((apart / size).norm() > floor * (x / size).norm()) else torch.zeros_like(apart)
 
 
 def hsic_table(x: Sequence[Tensor], y: Sequence[Tensor], *, debiased: bool = True) -> Tensor:
@@ -172,17 +179,17 @@ def cka_of(hsic: Tensor, hsic_x: Tensor, hsic_y: Tensor) -> Tensor:
     return torch.where(known, hsic / (hsic_x.clamp_min(0).sqrt() * hsic_y.clamp_min(0).sqrt()), torch.nan)
 
 
+def _scaled(x: Tensor, floor: float) -> Tensor:
+    """``centred``, and of largest magnitude 1, since HSIC takes the fourth power of it."""
+    apart = centred(x, floor)
+    largest = apart.abs().amax()
+    return torch.where(largest > 0, apart / largest, 0.0)
+
+
 def _u_centred(k: Tensor) -> Tensor:
     """The matrix without its diagonal, so centred that each row and column sums to 0 (Székely and Rizzo 2014)."""
     n = len(k)
-    off = k.double().clone().fill_diagonal_(0)
+    off = k.clone().fill_diagonal_(0)
     sums = off.sum(0)
     off = off - (sums[:, None] + sums) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
     return off.fill_diagonal_(0)
-
-
-def _check_matrix(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor):
-        raise InputTypeError(f"{name} must be a tensor; got {type(value).__name__}: convert it with torch.as_tensor")
-    if value.ndim != 2:
-        raise InputError(f"{name} must be a matrix [row, d]; got shape {list(value.shape)}")

@@ -13,16 +13,21 @@ rows at once, whatever the batches. What is left of float64 is about 1e-16 · (d
 first mean from the last one in units of the spread of rows.
 
 ``BlockSums`` averages the HSIC of blocks of consecutive rows, and keeps one number for each pair (Nguyen et al. 2021).
+
+Rows, or rows of a block, whose spread is within the rounding of the dtype in which they came do not vary, as in ``linear_cka``.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_int
+from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.functional.entropies import check_floating
+from tl_entropy.functional.states.rows import spread_floor, varies
 from tl_entropy.functional.states.similarity import MIN_ROWS, centred, cka_of, hsic_of_centred, hsic_table, resolved
 
 Pair = tuple[Hashable, Hashable]
@@ -54,17 +59,20 @@ class CrossSums:
         self.pairs = tuple(dict.fromkeys(self._in_order(a, b) for a, b in both))
         self._origin: dict[Hashable, Tensor] = {}
         self._sums: dict[Pair, Tensor] = {}
+        self._floor = dict.fromkeys(self._place, 0.0)
         self.rows = 0
 
     def update(self, rows: Mapping[Hashable, Tensor]) -> None:
         """Add rows [row, d] of every representation: all or nothing.
 
         Raises:
-            InputError: a representation is missing, or has another number of rows.
+            InputError: a representation is missing, has another number of rows, or another width than before.
+            InputTypeError: no tensor of floats.
         """
         found = _checked(rows, self._place)
         if not len(found[0]):
             return
+        _check_widths(self._place, found, list(self._origin.values()))
         device = _home(next(iter(self._sums.values())).device if self._sums else found[0].device)
         origin, extended = {}, {}
         for name, x in zip(self._place, found, strict=True):
@@ -78,18 +86,20 @@ class CrossSums:
         for (a, b), total in sums.items():
             total.addmm_(extended[a].T, extended[b])
         self._origin, self._sums = origin, sums
+        self._floor = _larger(self._floor, [spread_floor(x.dtype) for x in found])
         self.rows += len(found[0])
 
     def merge(self, other: CrossSums) -> None:
         """Add what another has seen of other rows.
 
         Raises:
-            InputError: its pairs are not the same.
+            InputError: its pairs, or the widths of their rows, are not the same.
         """
         if other.pairs != self.pairs:
             raise InputError("cannot merge: the pairs are not the same")
         if not other.rows:
             return
+        _check_widths(self._place, list(other._origin.values()), list(self._origin.values()))
         if not self.rows:
             self._origin = dict(other._origin)
             self._sums = {pair: total.clone() for pair, total in other._sums.items()}
@@ -97,13 +107,22 @@ class CrossSums:
             by = {name: other._origin[name].to(x.device) - x for name, x in self._origin.items()}
             for (a, b), total in self._sums.items():
                 total += _shifted(other._sums[a, b].to(total.device), by[a], by[b])
+        self._floor = _larger(self._floor, other._floor.values())
         self.rows += other.rows
 
     def cka(self, rows: Sequence[Hashable], columns: Sequence[Hashable], *, debiased: bool = True) -> Tensor:
         """CKA of each of ``rows`` with each of ``columns`` [row, column], float64 on the CPU; NaN where too few rows were seen.
 
         As ``linear_cka`` of all rows seen at once.
+
+        Raises:
+            InputError: an unknown representation, or a pair that is not kept.
         """
+        _check_names((*rows, *columns), self._place)
+        kept = set(self.pairs)
+        for a, b in itertools.product(rows, columns):
+            if self._in_order(a, b) not in kept:
+                raise InputError(f"the pair of {a} and {b} is not kept; name it in pairs before the first update")
         if self.rows < (MIN_ROWS if debiased else 2):
             return torch.full((len(rows), len(columns)), torch.nan, dtype=torch.float64)
         own = {name: self._hsic(name, name, debiased) for name in dict.fromkeys([*rows, *columns])}
@@ -115,6 +134,8 @@ class CrossSums:
         sums = self._sums[self._in_order(a, b)]
         around_mean = _shifted(sums, -sums[:-2, -2] / self.rows, -sums[-2, :-2] / self.rows)
         cross = around_mean[:-2, :-2].square().sum()
+        if a == b and not varies(around_mean[-1, -2], self.rows, self._origin[a] + sums[:-2, -2] / self.rows, self._floor[a]):
+            return torch.zeros_like(cross)
         if not debiased:
             return cross
         hsic = hsic_of_centred(cross, around_mean[-1, -1], around_mean[-1, -2] * around_mean[-2, -1], self.rows)
@@ -160,9 +181,11 @@ class BlockSums:
         """Add the next rows [row, d] of every representation: all or nothing.
 
         Raises:
-            InputError: a representation is missing, or has another number of rows.
+            InputError: a representation is missing, has another number of rows, or another width than before.
+            InputTypeError: no tensor of floats.
         """
         found = _checked(rows, self._place)
+        _check_widths(self._place, found, self._waiting)
         waiting = self._waiting or [x[:0] for x in found]
         joined = [torch.cat([before.to(x.device), x]) for before, x in zip(waiting, found, strict=True)]
         whole = len(joined[0]) // self.block * self.block
@@ -177,7 +200,7 @@ class BlockSums:
         """Add the blocks of another, and its waiting rows behind one's own.
 
         Raises:
-            InputError: its representations or its block are not the same.
+            InputError: its representations, its block, or the widths of its rows are not the same.
         """
         if (other._place, other.block) != (self._place, self.block):
             raise InputError("cannot merge: the representations or the blocks are not the same")
@@ -190,7 +213,11 @@ class BlockSums:
         """CKA of each of ``rows`` with each of ``columns`` [row, column], float64: ratios of the averages over blocks.
 
         The last block may be smaller; fewer than 4 rows are left out. NaN where there is no block.
+
+        Raises:
+            InputError: an unknown representation.
         """
+        _check_names((*rows, *columns), self._place)
         sums = self._sums
         if self._waiting and len(self._waiting[0]) >= MIN_ROWS:
             sums = sums + _weighted_hsic(self._waiting)
@@ -202,7 +229,7 @@ class BlockSums:
 def _weighted_hsic(block: Sequence[Tensor]) -> Tensor:
     """Unbiased HSIC of all pairs [representation, representation] in one block of rows, times their number; on the CPU."""
     device = _home(block[0].device)
-    rows = [centred(x.to(device)) for x in block]
+    rows = [centred(x.to(device).double(), spread_floor(x.dtype)) for x in block]
     return len(block[0]) * hsic_table(rows, rows).cpu()
 
 
@@ -221,6 +248,8 @@ def _shifted(sums: Tensor, by_x: Tensor, by_y: Tensor) -> Tensor:
 
 def _checked(rows: Mapping[Hashable, Tensor], names: Iterable[Hashable]) -> list[Tensor]:
     found = [rows[name] for name in names if name in rows]
+    for x in found:
+        check_floating("rows", x)
     missing = [name for name in names if name not in rows]
     if missing or any(x.ndim != 2 or len(x) != len(found[0]) for x in found):
         raise InputError(
@@ -228,6 +257,22 @@ def _checked(rows: Mapping[Hashable, Tensor], names: Iterable[Hashable]) -> list
             f"{ {str(name): list(x.shape) for name, x in rows.items()} }"
         )
     return found
+
+
+def _check_widths(names: Iterable[Hashable], found: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    """Refuse rows [..., d] of another width than those before, if there are any."""
+    for name, x, y in zip(names, found, before or found, strict=True):
+        if x.shape[-1] != y.shape[-1]:
+            raise InputError(f"rows: {name} must keep its width of {y.shape[-1]}; got {x.shape[-1]}")
+
+
+def _check_names(asked: Iterable[Hashable], names: Iterable[Hashable]) -> None:
+    for name in asked:
+        check_choice("rows and columns", name, names)
+
+
+def _larger(floors: Mapping[Hashable, float], others: Iterable[float]) -> dict[Hashable, float]:
+    return {name: max(floor, other) for (name, floor), other in zip(floors.items(), others, strict=True)}
 
 
 def _home(device: torch.device) -> torch.device:

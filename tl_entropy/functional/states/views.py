@@ -18,8 +18,11 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.information import entropy
-from tl_entropy.functional.states.geometry import ROUNDING, check_real, checked_rows, unit_rows
+from tl_entropy.functional.states.geometry import ROUNDING, unit_rows
+from tl_entropy.functional.states.rows import check_positive, checked_rows, spread_floor
 from tl_entropy.functional.statistics import group_sums
+
+_COLDEST = 1e-300
 
 
 def lidar(x: Tensor, labels: Tensor | Sequence[Any], *, delta: float = 1e-4) -> Tensor:
@@ -32,14 +35,15 @@ def lidar(x: Tensor, labels: Tensor | Sequence[Any], *, delta: float = 1e-4) -> 
     Args:
         x: [row, d_model] states of texts, such as means over tokens.
         labels: one for each row; rows of one label are views (augmentations, pieces) of one text. Every label counts the same.
-        delta: added to the diagonal of Σ_w, in the square of the unit of ``x``: so the number depends on the scale of ``x``.
+        delta: finite and above 0; added to the diagonal of Σ_w, in the square of the unit of ``x``: so the number depends on
+            the scale of ``x``.
 
     Returns:
         [] float64, from 1 to min(label - 1, d_model).
 
     Raises:
         InputError: not [row, d_model], fewer than two labels, a label with a single row, a number of labels that is
-            not that of rows, a delta that is not above 0, or labels that all have the same mean.
+            not that of rows, a delta that is not finite and above 0, or labels that all have the same mean.
         InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity; ``labels`` are no sequence.
 
     Source: Thilak et al. (2024), LiDAR: sensing linear probing performance in joint embedding SSL architectures, arXiv
@@ -51,17 +55,22 @@ def lidar(x: Tensor, labels: Tensor | Sequence[Any], *, delta: float = 1e-4) -> 
     1.0
     """
     states, label, count = _views(x, labels)
-    if not check_real("delta", delta) > 0:
-        raise InputError(f"delta must be above 0; got {delta!r}")
+    added = check_positive("delta", delta)
     means = group_sums(states, label, len(count)) / count[:, None]
     between = (means - means.mean(0)) / math.sqrt(len(count))
-    if not between.norm() > ROUNDING * states.norm():
+    if not between.norm() > max(ROUNDING, spread_floor(x.dtype)) * states.norm() / math.sqrt(len(states)):
         raise InputError(f"x: the means of all {len(count)} labels are equal, so that nothing tells them apart")
     within = (states - means[label]) / (count[label, None] * len(count)).sqrt()
-    scatter = within.mT @ within + delta * torch.eye(states.shape[1], dtype=torch.float64, device=states.device)
-    # With Σ_w = L Lᵀ, L⁻¹ Σ_b L⁻ᵀ has the same eigenvalues as Σ_w^{-1/2} Σ_b Σ_w^{-1/2}: the squared singular values of L⁻¹ B.
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(scatter), between.mT, upper=False)
-    values = torch.linalg.svdvals(whitened).square()
+    # With within = U S Vᵀ, Σ_w^{-1/2} is (s² + delta)^{-1/2} along V and delta^{-1/2} beside it. From the factors it is exact
+    # where delta is too small to show in the sum of Σ_w.
+    _, s, v = torch.linalg.svd(within, full_matrices=False)
+    s = s.where(s > max(within.shape) * torch.finfo(torch.float64).eps * s[0], 0.0)  # roundings of 0, beside a tiny delta
+    along = between @ v.mT
+    beside = between - along @ v
+    beside = beside - (beside @ v.mT) @ v  # what rounding left along V would be blown up by a small delta
+    root = torch.tensor(added, dtype=torch.float64, device=s.device).sqrt()
+    whitened = torch.cat([along / torch.hypot(s, root), beside / root], 1)  # both parts are at right angles
+    values = torch.linalg.svdvals(whitened / whitened.abs().max()).square()
     return entropy(values / values.sum()).exp()
 
 
@@ -78,14 +87,14 @@ def info_nce(x: Tensor, labels: Tensor | Sequence[Any], *, temperature: float = 
     Args:
         x: [row, d_model] states of texts, such as means over tokens.
         labels: one for each row; rows of one label are views (augmentations, pieces) of one text.
-        temperature: T, above 0. The bound is one at any; how close it comes depends on it.
+        temperature: T, from 1e-300. The bound is one at any; how close it comes depends on it.
 
     Returns:
         [] float64, nats, at most log C. Below 0 it says nothing: the cosines are then worse than a guess.
 
     Raises:
         InputError: not [row, d_model], fewer than two labels, a label with a single row, a number of labels that is
-            not that of rows, a temperature that is not above 0, or a row of length 0, which has no cosine.
+            not that of rows, a temperature that is not finite and above 1e-300, or a row of length 0, which has no cosine.
         InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity; ``labels`` are no sequence.
 
     Source: van den Oord, Li and Vinyals (2018), equations 4 and 5. Deviation from the code of Skean et al. 2025: that takes two
@@ -96,8 +105,8 @@ def info_nce(x: Tensor, labels: Tensor | Sequence[Any], *, temperature: float = 
     1.0
     """
     states, label, count = _views(x, labels)
-    if not check_real("temperature", temperature) > 0:
-        raise InputError(f"temperature must be above 0; got {temperature!r}")
+    if check_positive("temperature", temperature) < _COLDEST:
+        raise InputError(f"temperature must be at least {_COLDEST:g}, for 1 / temperature to be a number; got {temperature!r}")
     directions = unit_rows(states)
     logits = directions @ directions.mT / temperature
     same = label[:, None] == label
