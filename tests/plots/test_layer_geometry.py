@@ -79,13 +79,13 @@ def test_the_line_and_its_band_are_the_result(measure):
 def test_axes_say_what_is_shown():
     result = result_of()
     shown = {name: geometry(result, measure=name).get_ylabel() for name in MEASURES}
-    assert shown["prompt_entropy"] == "Prompt entropy (centred rows, nats)"
-    assert shown["normalized_prompt_entropy"] == "Prompt entropy / maximum (centred rows)"
+    assert shown["prompt_entropy"] == "Prompt entropy (nats)"
+    assert shown["normalized_prompt_entropy"] == "Prompt entropy / maximum"
     assert shown["curvature"] == "Curvature (rad)"
     assert shown["two_nn"] == "Intrinsic dimension (TwoNN)"
-    assert geometry(result.to("bits")).get_ylabel() == "Prompt entropy (centred rows, bits)"
+    assert geometry(result.to("bits")).get_ylabel() == "Prompt entropy (bits)"
     second = dataclasses.replace(result, order=2.0)
-    assert geometry(second, measure="dataset_entropy").get_ylabel() == "Dataset entropy of order 2 (centred rows, nats)"
+    assert geometry(second, measure="dataset_entropy").get_ylabel() == "Dataset entropy of order 2 (nats)"
     assert (
         geometry(with_rows(result, "length"), measure="dataset_entropy").get_ylabel()
         == "Dataset entropy (rows of length 1, nats)"
@@ -136,7 +136,7 @@ def test_what_is_refused():
         geometry([result, dataclasses.replace(result.to("bits"))], labels=["a", "b"])
     with pytest.raises(InputError, match="different things"):
         geometry([result, dataclasses.replace(result, order=2.0)], labels=["a", "b"])
-    with pytest.raises(InputError, match=r"different things .*centred rows.*rows as they are.* with one normalise"):
+    with pytest.raises(InputError, match=r"different things .*Prompt entropy .nats.*rows as they are.* with one normalise"):
         geometry([result, with_rows(result, None)], labels=["a", "b"])
     assert geometry([result, with_rows(result, None)], labels=["a", "b"], measure="two_nn").get_lines()
     assert geometry([result, result.to("bits")], labels=["a", "b"], measure="two_nn").get_lines()

@@ -92,8 +92,9 @@ def geometry(
 
 
 def _axis_name(result: LayerGeometry, measure: Measure) -> str:
-    """What the axis says: the measure, the order of a Rényi entropy that isn't of order 1, what its rows are, and the unit."""
+    """What the axis says: the measure and unit, and of entropies the order, if not 1, and the rows, if not centred."""
     shown, unit = MEASURES[measure], unit_of(measure, result.unit)
     order = f" of order {number(result.order)}" if measure in OF_GRAM and result.order != 1 else ""
-    after = ", ".join([*([result.rows] if measure in OF_GRAM else []), *([unit] if unit else [])])
+    rows = result.rows if measure in OF_GRAM and result.rows != "centred rows" else ""
+    after = ", ".join(part for part in (rows, unit) if part)
     return f"{shown[0].upper()}{shown[1:]}{order}{f' ({after})' if after else ''}"
