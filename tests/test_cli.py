@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import refused_in_one_line, run
 from safetensors.torch import save_file
 
 import tl_entropy as tle
-from tl_entropy import cli, demo
+from tl_entropy import demo
 
 pytestmark = pytest.mark.model
 
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
-
-
-def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["tl-entropy", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
 
 
 def test_demo_prints_a_table_and_writes_figures_and_a_result(monkeypatch, capsys, tmp_path):
@@ -281,12 +273,4 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
     ],
 )
 def test_bad_arguments_give_one_line_and_a_failure(arguments, message, monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    status, out, err = run(monkeypatch, capsys, *arguments)
-    assert status == 2
-    lines = [line for line in err.splitlines() if "doc/s" not in line and line.strip()]
-    assert len(lines) == 1, err
-    assert lines[0].startswith("tl-entropy: ")
-    assert message in lines[0]
-    assert not out
-    assert not list(tmp_path.iterdir())
+    refused_in_one_line(monkeypatch, capsys, tmp_path, arguments, message)

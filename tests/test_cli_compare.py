@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from command import refused_in_one_line, run
 from tiny_models import hf_model, tiny_tokenizer
 
 import tl_entropy as tle
-from tl_entropy import cli, demo
+from tl_entropy import demo
 from tl_entropy.analyses.models import compare_models
 
 pytestmark = pytest.mark.model
@@ -27,14 +28,6 @@ def tiny(tmp_path_factory):
     hf_model("gpt2").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
-
-
-def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["tl-entropy", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
 
 
 def test_two_models_give_a_folder_tables_and_figures(tiny, monkeypatch, capsys, tmp_path):
@@ -143,15 +136,7 @@ def test_choices_are_checked_before_models_are_loaded(arguments, message, monkey
     ],
 )
 def test_bad_arguments_give_one_line_and_a_failure(arguments, message, monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    status, out, err = run(monkeypatch, capsys, *arguments)
-    assert status == 2
-    lines = [line for line in err.splitlines() if "doc/s" not in line and line.strip()]
-    assert len(lines) == 1, err
-    assert lines[0].startswith("tl-entropy: ")
-    assert message in lines[0]
-    assert not out
-    assert not list(tmp_path.iterdir())
+    refused_in_one_line(monkeypatch, capsys, tmp_path, arguments, message)
 
 
 def test_a_file_in_the_way_is_told_in_one_line(monkeypatch, capsys, tmp_path):

@@ -11,14 +11,13 @@ calibration  one temperature
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from shared import D_VOCAB, medians, random_model, show
+from shared import D_VOCAB, medians, random_model, run_parts, show
 
 import tl_entropy as tle
 from tl_entropy.capture.batches import Batch, batches
@@ -140,17 +139,5 @@ def bench_calibration(repeats: int) -> None:
     print(f"{slowest * 1000:.2f} ms\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"overhead": bench_overhead, "reference": bench_reference, "calibration": bench_calibration}
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--parts", nargs="+", choices=tuple(parts), default=tuple(parts))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    for part in options.parts:
-        parts[part](options.repeats)
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(__doc__, {"overhead": bench_overhead, "reference": bench_reference, "calibration": bench_calibration}, repeats=9)

@@ -14,7 +14,6 @@ cka     13 layers against the last, 1024 tokens: beside the package, which knows
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from shared import D_VOCAB, medians, random_model, show
+from shared import D_VOCAB, medians, random_model, run_parts, show
 from torch import Tensor
 
 import tl_entropy as tle
@@ -148,17 +147,5 @@ def bench_cka(repeats: int) -> None:
     show(medians(variants, repeats, time.perf_counter), errors)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"update": bench_update, "renyi": bench_renyi, "cka": bench_cka}
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--parts", nargs="+", choices=tuple(parts), default=tuple(parts))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    for part in options.parts:
-        parts[part](options.repeats)
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(__doc__, {"update": bench_update, "renyi": bench_renyi, "cka": bench_cka}, repeats=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -31,6 +32,18 @@ def show(seconds: dict[str, float], errors: dict[str, float]) -> None:
         error = f"{errors[name]:.1e}" if name in errors else ""
         print(f"{name:<34}{value:>9.3f}{value / reference:>8.2f}{reference / value:>10.1f}{error:>10}")
     print()
+
+
+def run_parts(doc: str | None, parts: dict[str, Callable[[int], None]], *, repeats: int) -> None:
+    """Run the parts that the command line names, all without any."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--parts", nargs="+", choices=tuple(parts), default=tuple(parts))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for part in options.parts:
+        parts[part](options.repeats)
 
 
 def random_model() -> tuple[Any, Any]:

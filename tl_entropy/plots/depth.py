@@ -1,4 +1,4 @@
-"""Depth as an axis: which places form a line through the model, how deep each is, and where the ticks are.
+"""Depth as an axis: which places form a line through the model, how deep each is, where the ticks are, and lines over it.
 
 Depth is counted in blocks: l is the residual stream after block l, and sites inside that block lie between l - 1 and l.
 """
@@ -6,12 +6,13 @@ Depth is counted in blocks: l is the residual stream after block l, and sites in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
-from tl_entropy.plots.style import subset
+from tl_entropy.plots.style import NORMAL_95, subset
 from tl_entropy.sites import Site
 
 # How far before the end of its block a site stands, in blocks; resid_pre is the end of the block before.
@@ -36,6 +37,32 @@ def depth_lines(places: Iterable[tuple[int, Site]], asked: Any) -> dict[str, tup
             line.append((site.layer - BEFORE_END[site.name], place))
     ordered = {name: sorted(line) for name, line in found.items()}
     return {name: ([place for _, place in line], np.array([depth for depth, _ in line])) for name, line in ordered.items()}
+
+
+def draw_course(
+    axes: Axes, depth: np.ndarray, value: np.ndarray, se: np.ndarray | None, *, style: Mapping[str, Any], label: str
+) -> None:
+    """A line over depth with at most 16 markers, in a band of ±1.96 standard errors where ``se`` has any."""
+    if se is not None and np.isfinite(se).any():
+        half = NORMAL_95 * se
+        axes.fill_between(depth, value - half, value + half, color=style["color"], alpha=0.2, linewidth=0)
+    axes.plot(depth, value, **style, label=label, markersize=4.5, linewidth=1.5, markevery=max(1, len(depth) // 16))
+
+
+def finish_courses(axes: Axes, values: Iterable[np.ndarray], lines: int) -> None:
+    """The value axis from 0, or with a line at 0 where a value is below it, and a legend of several lines.
+
+    The axis goes on following what is drawn on it later.
+    """
+    axes.autoscale_view()
+    if min(np.nanmin(value, initial=0.0) for value in values) < 0:
+        axes.axhline(0, color="0.4", linewidth=1, zorder=1)
+    else:
+        axes.set_ylim(bottom=0, auto=None)
+    axes.spines[["top", "right"]].set_visible(False)
+    if lines > 1:
+        for text in axes.legend(frameon=False, handlelength=3).get_texts():
+            text.set_parse_math(False)
 
 
 def depth_ticks(depths: Sequence[np.ndarray]) -> tuple[list[int], list[str]]:

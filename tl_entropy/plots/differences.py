@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.cells import map_title, shown_part, token_map
-from tl_entropy.plots.depth import depth_lines, depth_ticks
-from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, only
+from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
+from tl_entropy.plots.style import canvas, line_styles, named, only
 from tl_entropy.results import Contrast
 from tl_entropy.results.contrast import run_names
 
@@ -82,10 +82,7 @@ def contrast(
     with canvas(ax, (4.8, 3.4)) as axes:
         axes.axhline(0, color="0.4", linewidth=1, zorder=1)
         for (_, _, depth, mean, se), (style, label) in zip(lines, styles, strict=True):
-            if band and np.isfinite(se).any():
-                half = NORMAL_95 * se
-                axes.fill_between(depth, mean - half, mean + half, color=style["color"], alpha=0.2, linewidth=0)
-            axes.plot(depth, mean, **style, label=label, markersize=4.5, linewidth=1.5, markevery=max(1, len(depth) // 16))
+            draw_course(axes, depth, mean, se if band else None, style=style, label=label)
         axes.set_xticks(*depth_ticks([depth for _, _, depth, *_ in lines]))
         axes.set_xlabel("Layer")
         axes.set_ylabel(axis.pop(), parse_math=False)

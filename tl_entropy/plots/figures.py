@@ -22,9 +22,9 @@ from matplotlib.patheffects import Normal, Stroke
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.plots.cells import map_title, shown_part, token_map, visible
-from tl_entropy.plots.depth import depth_lines, depth_ticks
+from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
 from tl_entropy.plots.predictions import SHARES, divergence_name, is_rank
-from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, number, only, quantity, subset
+from tl_entropy.plots.style import canvas, line_styles, named, number, only, quantity, subset
 from tl_entropy.results import LayerDivergence, LensEntropy, LensSummary
 from tl_entropy.results.base import PER_NAT, chosen_from
 from tl_entropy.results.divergence import stream_columns
@@ -105,11 +105,7 @@ def profile(
         for line, (style, label), segments in zip(lines, styles, bundles, strict=True):
             if segments is not None:
                 axes.add_collection(LineCollection(list(segments), color=style["color"], linewidth=0.4, alpha=0.35, zorder=1))
-            if band and np.isfinite(line.se).all():
-                half = NORMAL_95 * line.se
-                axes.fill_between(line.depth, line.mean - half, line.mean + half, color=style["color"], alpha=0.2, linewidth=0)
-            every = max(1, len(line.depth) // 16)
-            axes.plot(line.depth, line.mean, **style, label=label, markersize=4.5, linewidth=1.5, markevery=every)
+            draw_course(axes, line.depth, line.mean, line.se if band else None, style=style, label=label)
         for height in heights:
             axes.axhline(height, color="0.4", linestyle=(0, (6, 4)), linewidth=1, label="log d_vocab")
         axes.set_xticks(*depth_ticks([line.depth for line in lines]))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError
-from tl_entropy.plots.depth import depth_lines, depth_ticks
-from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, number
+from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course, finish_courses
+from tl_entropy.plots.style import canvas, line_styles, named, number
 from tl_entropy.results.geometry import MEASURES, OF_GRAM, LayerGeometry, Measure, unit_of
 
 
@@ -71,23 +70,11 @@ def geometry(
     ]
     with canvas(ax, (4.8, 3.4)) as axes:
         for (_, depth, value, se), (style, label) in zip(lines, line_styles([key for key, *_ in lines]), strict=True):
-            if band and np.isfinite(se).any():
-                half = NORMAL_95 * se
-                axes.fill_between(depth, value - half, value + half, color=style["color"], alpha=0.2, linewidth=0)
-            every = max(1, len(depth) // 16)
-            axes.plot(depth, value, **style, label=label, markersize=4.5, linewidth=1.5, markevery=every)
+            draw_course(axes, depth, value, se if band else None, style=style, label=label)
         axes.set_xticks(*depth_ticks([depth for _, depth, *_ in lines]))
         axes.set_xlabel("Layer")
         axes.set_ylabel(names.pop(), parse_math=False)
-        axes.autoscale_view()
-        if min(np.nanmin(value, initial=0.0) for _, _, value, _ in lines) < 0:
-            axes.axhline(0, color="0.4", linewidth=1, zorder=1)
-        else:
-            axes.set_ylim(bottom=0, auto=None)  # without switching off the scaling to what is drawn on these axes later
-        axes.spines[["top", "right"]].set_visible(False)
-        if len(lines) > 1:
-            for text in axes.legend(frameon=False, handlelength=3).get_texts():
-                text.set_parse_math(False)
+        finish_courses(axes, [value for _, _, value, _ in lines], len(lines))
     return axes
 
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError
 from tl_entropy.plots.cells import cell_size, row_step, write
-from tl_entropy.plots.depth import depth_lines, depth_ticks
+from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course, finish_courses
 from tl_entropy.plots.style import canvas, line_styles, named, number
 from tl_entropy.results.similarity import LayerSimilarity
 from tl_entropy.sites import Site
@@ -104,23 +104,14 @@ def _courses(by_name: Mapping[str, LayerSimilarity], quantity: str | None, axis:
         for name, result in by_name.items()
         for site, (columns, depth) in depth_lines(enumerate(result.rows), None).items()
     ]
-    lowest = min(float(np.nanmin(values, initial=0.0)) for *_, values in lines)
     with canvas(ax, (4.8, 3.4)) as axes:
         for (_, depth, values), (style, label) in zip(lines, line_styles([key for key, *_ in lines]), strict=True):
-            axes.plot(depth, values, **style, label=label, markersize=4.5, linewidth=1.5, markevery=max(1, len(depth) // 16))
+            draw_course(axes, depth, values, None, style=style, label=label)
         axes.set_xticks(*depth_ticks([depth for _, depth, _ in lines]))
         axes.set_xlabel("Layer")
         names = set(axis.values())
         axes.set_ylabel(names.pop() if len(names) == 1 else "Similarity", parse_math=False)
-        axes.autoscale_view()
-        if lowest < 0:
-            axes.axhline(0, color="0.4", linewidth=1, zorder=1)
-        else:
-            axes.set_ylim(bottom=0, auto=None)  # without switching off the scaling to what is drawn on these axes later
-        axes.spines[["top", "right"]].set_visible(False)
-        if len(lines) > 1:
-            for text in axes.legend(frameon=False, handlelength=3).get_texts():
-                text.set_parse_math(False)
+        finish_courses(axes, [values for *_, values in lines], len(lines))
     return axes
 
 

@@ -21,12 +21,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from tl_entropy.errors import InputTypeError
+from tl_entropy.plots.depth import draw_course
 from tl_entropy.plots.dynamics import velocity
 from tl_entropy.plots.layer_similarity import similarity
 from tl_entropy.plots.naming import short_name
 from tl_entropy.plots.predictions import divergence_name
 from tl_entropy.plots.profile_distances import distances
-from tl_entropy.plots.style import NEW_FIGURE, NORMAL_95, line_styles, quantity
+from tl_entropy.plots.style import NEW_FIGURE, line_styles, quantity
 from tl_entropy.results.comparison import ModelComparison
 from tl_entropy.results.distances import PairwiseDistances
 from tl_entropy.results.similarity import LayerSimilarity
@@ -105,9 +106,7 @@ def _course(result: ModelComparison, of: str, family: Any, name: str, *, ax: Axe
     ):
         value, error = dynamics.value(of, family).numpy(), dynamics.error(of, family).numpy()
         depth = np.linspace(0, 1, len(value))
-        half = NORMAL_95 * error
-        ax.fill_between(depth, value - half, value + half, color=style["color"], alpha=0.2, linewidth=0)
-        ax.plot(depth, value, **style, label=model, markersize=4.5, linewidth=1.5, markevery=max(1, len(depth) // 16))
+        draw_course(ax, depth, value, error, style=style, label=model)
     ax.set_title(name[0].upper() + name[1:], parse_math=False)
     ax.set_xlabel("Relative depth")
     ax.set_xlim(-0.04, 1.04)

@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.plots.cells import visible
-from tl_entropy.plots.depth import BEFORE_END, depth_lines, depth_ticks
-from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, only
+from tl_entropy.plots.depth import BEFORE_END, depth_lines, depth_ticks, draw_course
+from tl_entropy.plots.style import canvas, line_styles, named, only
 from tl_entropy.results import DivergenceSummary, LayerDivergence
 from tl_entropy.results.base import PER_NAT
 from tl_entropy.results.divergence import STREAM_SITES, unit_of
@@ -269,11 +269,7 @@ def _draw(axes: Axes, lines: Sequence[_Line], *, band: bool, log: bool, beside: 
         axes.set_yscale("log", nonpositive="clip")
     for line, (style, label) in zip(lines, line_styles([line.key for line in lines]), strict=True):
         mean = np.where(line.mean > 0, line.mean, np.nan) if log else line.mean
-        if band and np.isfinite(line.se).all():
-            half = NORMAL_95 * line.se
-            axes.fill_between(line.depth, mean - half, mean + half, color=style["color"], alpha=0.2, linewidth=0)
-        every = max(1, len(line.depth) // 16)
-        axes.plot(line.depth, mean, **style, label=label, markersize=4.5, linewidth=1.5, markevery=every)
+        draw_course(axes, line.depth, mean, line.se if band else None, style=style, label=label)
     axes.set_xticks(*depth_ticks([line.depth for line in lines]))
     axes.set_xlabel("Layer")
     if len(lines) > 1 or beside:

@@ -17,8 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.plots.depth import depth_lines, depth_ticks
-from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, named, subset
+from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
+from tl_entropy.plots.style import canvas, line_styles, named, subset
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.soft import QUANTITIES, UNITLESS, Quantity
 
@@ -103,13 +103,7 @@ def information(
         for line, (style, label) in zip(lines, styles, strict=True):
             label = name.partition(" (")[0] if len(lines) == 1 else label
             label += f" (nan: {reasons[id(line)].partition(':')[0]})" if id(line) in reasons else ""
-            if band and np.isfinite(line.se).any():
-                half = NORMAL_95 * line.se
-                axes.fill_between(
-                    line.depth, line.value - half, line.value + half, color=style["color"], alpha=0.2, linewidth=0
-                )
-            every = max(1, len(line.depth) // 16)
-            axes.plot(line.depth, line.value, **style, label=label, markersize=4.5, linewidth=1.5, markevery=every)
+            draw_course(axes, line.depth, line.value, line.se if band else None, style=style, label=label)
         if ceiling:
             _references(axes, lines, styles, "ceiling", "ceiling", (0, (6, 4)))
         if null:

@@ -115,6 +115,21 @@ class Result(Printed):
         return cls(**tensors, **header)
 
 
+def in_unit(units: Iterable[str], unit: Unit) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Factors [quantity] (float64) that bring quantities of these units to ``unit``, and their units then.
+
+    What is in neither nats nor bits stays.
+
+    >>> factors, units = in_unit(("bits", "rad", "nats"), "bits")
+    >>> [round(factor, 3) for factor in factors.tolist()], units
+    ([1.0, 1.0, 1.443], ('bits', 'rad', 'bits'))
+    """
+    check_choice("unit", unit, PER_NAT)
+    before = tuple(units)
+    factors = [PER_NAT[unit] / PER_NAT[now] if now in PER_NAT else 1.0 for now in before]
+    return torch.tensor(factors, dtype=torch.float64), tuple(unit if now in PER_NAT else now for now in before)
+
+
 def load(path: str | Path) -> Any:
     """The result that ``result.save(path)`` wrote: of a file, or the comparison of models in a folder.
 

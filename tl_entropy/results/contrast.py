@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
-from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
+from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.results.base import Provenance, Result, Unit, chosen_from, in_unit
 from tl_entropy.results.divergence import LayerDivergence, unit_of
 from tl_entropy.results.lens import LensEntropy
 from tl_entropy.results.positions import Positions, site_columns, token_means
@@ -65,10 +65,8 @@ class Contrast(Positions, Result):
 
     def to(self, unit: Unit) -> Self:
         """The same contrast in ``"nats"`` or ``"bits"``; quantities in neither stay."""
-        check_choice("unit", unit, PER_NAT)
-        factors = torch.tensor([PER_NAT[unit] / PER_NAT[now] if now in PER_NAT else 1.0 for now in self.units])
-        units = tuple(unit if now in PER_NAT else now for now in self.units)
-        return dataclasses.replace(self, difference=self.difference * factors, units=units)
+        factors, units = in_unit(self.units, unit)
+        return dataclasses.replace(self, difference=self.difference * factors.to(self.difference.dtype), units=units)
 
     def values(self, quantity: str) -> Float[Tensor, "row site"]:
         """The differences of one quantity [row, site].

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
+from tl_entropy.results.base import Provenance, Result, Unit, chosen_from, in_unit
 from tl_entropy.results.printing import plus_minus, title
 from tl_entropy.sites import Site
 
@@ -103,11 +102,8 @@ class LayerDynamics(Result):
 
     def to(self, unit: Unit) -> Self:
         """The same result in ``"nats"`` or ``"bits"``; radians and total variation stay."""
-        check_choice("unit", unit, PER_NAT)
-        factors = [PER_NAT[unit] / PER_NAT[now] if now in PER_NAT else 1.0 for now in self.units]
-        factor = torch.tensor(factors, dtype=torch.float64)[:, None]
-        scaled = {name: getattr(self, name) * factor for name in ("values", "errors", "chance")}
-        units = tuple(unit if now in PER_NAT else now for now in self.units)
+        factors, units = in_unit(self.units, unit)
+        scaled = {name: getattr(self, name) * factors[:, None] for name in ("values", "errors", "chance")}
         return dataclasses.replace(self, units=units, unit=unit, **scaled)
 
     def main_velocity(self, family: Family | None = None) -> tuple[str, Family]:

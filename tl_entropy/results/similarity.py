@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_entropy.errors import check_choice
-from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit, chosen_from
+from tl_entropy.results.base import Provenance, Result, Unit, chosen_from, in_unit
 from tl_entropy.sites import Site
 
 Method = Literal["cka", "matrix_renyi"]
@@ -69,11 +67,8 @@ class LayerSimilarity(Result):
 
     def to(self, unit: Unit) -> Self:
         """The same result in ``"nats"`` or ``"bits"``; quantities in neither stay."""
-        check_choice("unit", unit, PER_NAT)
-        factors = [PER_NAT[unit] / PER_NAT[now] if now in PER_NAT else 1.0 for now in self.units]
-        units = tuple(unit if now in PER_NAT else now for now in self.units)
-        scaled = self.values * torch.tensor(factors, dtype=self.values.dtype)[:, None, None]
-        return dataclasses.replace(self, values=scaled, units=units, unit=unit)
+        factors, units = in_unit(self.units, unit)
+        return dataclasses.replace(self, values=self.values * factors[:, None, None], units=units, unit=unit)
 
     def value(self, quantity: str | None = None) -> Float[Tensor, "row column"]:
         """One quantity [row, column]; None is the headline.

@@ -16,7 +16,12 @@ from torch import Tensor
 from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, TextGram
 from tl_entropy.analyses.states.pooled import means_vary
 from tl_entropy.errors import InputError
-from tl_entropy.functional.states.geometry import Normalise, different_rows, effective_rank_of_covariance, two_nn
+from tl_entropy.functional.states.geometry import (
+    Normalise,
+    different_rows,
+    dimension_of_different,
+    effective_rank_of_covariance,
+)
 from tl_entropy.functional.states.views import info_nce, lidar
 from tl_entropy.functional.statistics import jackknife_error
 from tl_entropy.sites import Site
@@ -118,7 +123,7 @@ def dimensions(samples: Sequence[Tensor], noted: Noted) -> tuple[Tensor, Tensor]
             noted.note(f"two_nn: {repeats} of {len(samples[i])} sampled states repeat others and are left out", noted.sites[i])
         if len(different) < 3:
             raise InputError(f"it needs at least three different states; there are {len(different)}")
-        return two_nn(different)
+        return dimension_of_different(different)
 
     return noted.each("two_nn", dimension), noted.nothing()
 

@@ -222,6 +222,11 @@ def two_nn(x: Tensor, *, discard: float = 0.1) -> Tensor:
         raise InputError(
             f"x must have at least three different rows [row, d_model], for two neighbours each; got {len(states)}"
         )
+    return dimension_of_different(states, discard)
+
+
+def dimension_of_different(states: Tensor, discard: float = 0.1) -> Tensor:
+    """``two_nn`` of rows [row, d_model] in float64, of which there are three or more and none repeats another."""
     ratio = _neighbour_ratios(states).sort().values
     n = len(ratio)
     kept = min(int(n * (1 - discard)), n - 1)

@@ -125,8 +125,9 @@ class CrossSums:
                 raise InputError(f"the pair of {a} and {b} is not kept; name it in pairs before the first update")
         if self.rows < (MIN_ROWS if debiased else 2):
             return torch.full((len(rows), len(columns)), torch.nan, dtype=torch.float64)
-        own = {name: self._hsic(name, name, debiased) for name in dict.fromkeys([*rows, *columns])}
-        table = [[cka_of(self._hsic(a, b, debiased), own[a], own[b]) for b in columns] for a in rows]
+        asked = {self._in_order(a, b) for a, b in [*itertools.product(rows, columns), *((n, n) for n in (*rows, *columns))]}
+        hsic = {pair: self._hsic(*pair, debiased) for pair in asked}
+        table = [[cka_of(hsic[self._in_order(a, b)], hsic[a, a], hsic[b, b]) for b in columns] for a in rows]
         return torch.stack([torch.stack(line) for line in table]).cpu()
 
     def _hsic(self, a: Hashable, b: Hashable, debiased: bool) -> Tensor:
