@@ -219,8 +219,8 @@ def fake_batch(mask, bos=True):
     n = len(mask)
     return Batch(
         tokens=mask.long(), attention_mask=mask, counted=counted, position=position, target=position,
-        document=torch.arange(n), last=torch.ones(n, dtype=torch.bool), names=(None,) * n, n_bytes=(None,) * n,
-        n_chars=(None,) * n,
+        document=torch.arange(n), last=torch.ones(n, dtype=torch.bool), names=(None,) * n, texts=(None,) * n,
+        length=mask.sum(1),
     )  # fmt: skip
 
 

@@ -100,8 +100,9 @@ def test_documents_keep_their_numbers_names_and_lengths(tmp_path):
     windows = list(corpus)
     assert [w.document for w in windows] == [0, 1, 2, 3]
     assert [w.name for w in windows] == [None, "a.txt", "b.txt", None]
-    assert [w.n_bytes for w in windows] == [2, 6, 6, None]
-    assert [w.n_chars for w in windows] == [2, 4, 4, None]
+    assert [w.text for w in windows] == ["ab", "é\r\nü", "é\r\nü", None]
+    assert [w.length for w in windows] == [2, 4, 4, 2]
+    assert (corpus.report.bytes, corpus.report.characters) == (None, None)
     assert windows[1].tokens.tolist() == [BOS, *map(ord, "é\r\nü")]
 
 
@@ -137,7 +138,7 @@ def test_every_token_is_counted_once_and_targets_chain_up_to_the_text(data, n, p
         first = [body[0] if start == 0 else -1] * prepend_bos
         assert seen.target.tolist() == first + [[*body, -1][p + 1] for p in range(start, stop)]
         assert seen.last == (stop == n)
-        assert seen.n_bytes == (len(text.encode()) if seen.last else None)
+        assert (seen.text, seen.length) == (text, n)
 
 
 def test_the_default_window_is_the_context_and_windows_are_neighbours():
@@ -381,3 +382,31 @@ def test_no_warning_without_empty_documents():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         list(corpus_of(["ab", "c"]))
+
+
+# --- counting what is predicted
+
+
+@given(st.data(), st.integers(1, 40), st.booleans())
+def test_every_predicted_token_is_counted_once_at_the_cell_before_it(data, n, prepend_bos):
+    window = data.draw(st.integers(2, 12))
+    room = window - prepend_bos
+    stride = data.draw(st.integers(1, room))
+    text = "".join(chr(200 + index) for index in range(n))
+    options = {"prepend_bos": prepend_bos, "window": window, "stride": stride, "count": "predicted"}
+    windows = list(corpus_of(text, Letters(context=12), **options))
+    body = ids(text)
+    found = [
+        (int(p) + 1, int(t)) for w in windows for p, t, chosen in zip(w.position, w.target, w.counted, strict=True) if chosen
+    ]
+    assert sorted(found) == [(p, body[p]) for p in range(0 if prepend_bos else 1, n)]
+
+
+def test_of_predicted_tokens_the_special_ones_are_left_out_and_positions_are_theirs():
+    assert [w.counted.tolist() for w in corpus_of("a|b", count="predicted")] == [[True, False, True, False]]
+    assert [w.counted.tolist() for w in corpus_of("a|b", count="predicted", include_special=True)] == [[True] * 3 + [False]]
+    [window] = corpus_of("abcd", count="predicted", positions=[0, -1])
+    assert window.counted.tolist() == [True, False, False, True, False]
+    assert window.target[window.counted].tolist() == ids("ad")
+    with pytest.raises(InputError, match="count must be one of 'read', 'predicted'; got 'seen'"):
+        corpus_of("a", count="seen")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.capture.batches import Batch
+from tl_entropy.capture.corpus import Count
 from tl_entropy.capture.stream import CorpusOptions, StreamReport, described, stream
 from tl_entropy.errors import NonFiniteError
 
@@ -71,6 +72,7 @@ def measure(
     batch_size: int | None,
     progress: bool,
     options: CorpusOptions,
+    count: Count = "read",
 ) -> Any:
     """The result of one pass over ``inputs``, with its provenance and, where text was generated, what of it was.
 
@@ -80,7 +82,7 @@ def measure(
     try:
         [result] = measure_all(
             [accumulator], inputs, settings=[settings], positions=positions, max_new_tokens=max_new_tokens,
-            batch_size=batch_size, progress=progress, options=options,
+            batch_size=batch_size, progress=progress, options=options, count=count,
         )  # fmt: skip
     except NonFiniteError as error:
         [error.partial] = error.partial
@@ -98,6 +100,7 @@ def measure_all(
     batch_size: int | None,
     progress: bool,
     options: CorpusOptions,
+    count: Count = "read",
 ) -> list[Any]:
     """The results of several accumulators of one model from one pass, each as ``measure`` gives it with its ``settings``.
 
@@ -113,7 +116,7 @@ def measure_all(
     try:
         report = stream(
             adapter, inputs, accumulators, positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens,
-            progress=progress, **options,
+            count=count, progress=progress, **options,
         )  # fmt: skip
     except NonFiniteError as error:
         error.partial = [one.compute(settings=own) for one, own in zip(accumulators, settings, strict=True)]

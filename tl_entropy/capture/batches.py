@@ -35,8 +35,8 @@ class Window:
         document: The running number of the document in the whole input, from 0.
         name: The file's name where the document is a file.
         last: Whether this is the document's last window.
-        n_bytes: The UTF-8 bytes of the document's text: on its last window, where it came as text; None elsewhere.
-        n_chars: Its characters, likewise.
+        text: The document's whole text, where it came as text.
+        length: The tokens of the whole document, the BOS not counted.
     """
 
     tokens: Tensor
@@ -46,8 +46,8 @@ class Window:
     document: int
     name: str | None
     last: bool
-    n_bytes: int | None
-    n_chars: int | None
+    text: str | None
+    length: int
 
     def __len__(self) -> int:
         """The tokens the model sees, BOS included."""
@@ -67,8 +67,8 @@ class Batch:
         document: ``[batch]`` long; the number of each window's document.
         last: ``[batch]`` bool; whether the window is its document's last.
         names: File names, one or None for each window.
-        n_bytes: UTF-8 bytes of a text, on its last window.
-        n_chars: Characters of a text, on its last window.
+        texts: The whole texts of the windows' documents, where they came as texts.
+        length: ``[batch]`` long; the tokens of each window's document, the BOS not counted.
     """
 
     tokens: Tensor
@@ -79,8 +79,8 @@ class Batch:
     document: Tensor
     last: Tensor
     names: tuple[str | None, ...]
-    n_bytes: tuple[int | None, ...]
-    n_chars: tuple[int | None, ...]
+    texts: tuple[str | None, ...]
+    length: Tensor
     # Where the rows are. Found once: every search for True cells on an accelerator makes the host wait for it.
     _window: Tensor = field(init=False, repr=False)
     _column: Tensor = field(init=False, repr=False)
@@ -154,6 +154,7 @@ class Batch:
             target=self.target.to(device),
             document=self.document.to(device),
             last=self.last.to(device),
+            length=self.length.to(device),
         )
 
     def _part(self, windows: slice) -> Batch:
@@ -167,8 +168,8 @@ class Batch:
             document=self.document[windows],
             last=self.last[windows],
             names=self.names[windows],
-            n_bytes=self.n_bytes[windows],
-            n_chars=self.n_chars[windows],
+            texts=self.texts[windows],
+            length=self.length[windows],
         )
 
 
@@ -193,7 +194,7 @@ def batches(windows: Iterable[Window], *, batch_size: int | None, max_tokens: in
 
     >>> def window(*tokens):
     ...     ids = torch.tensor(tokens)
-    ...     return Window(ids, ids > 0, torch.arange(len(ids)), ids, 0, None, True, None, None)
+    ...     return Window(ids, ids > 0, torch.arange(len(ids)), ids, 0, None, True, None, len(ids))
     >>> [batch] = batches([window(5, 6, 7), window(8)], batch_size=None, max_tokens=6)
     >>> batch.tokens.tolist(), batch.row_token.tolist()
     ([[5, 6, 7], [8, 0, 0]], [5, 6, 7, 8])
@@ -239,6 +240,6 @@ def _collate(windows: list[Window], pad_id: int) -> Batch:
         document=torch.tensor([window.document for window in windows]),
         last=torch.tensor([window.last for window in windows]),
         names=tuple(window.name for window in windows),
-        n_bytes=tuple(window.n_bytes for window in windows),
-        n_chars=tuple(window.n_chars for window in windows),
+        texts=tuple(window.text for window in windows),
+        length=torch.tensor([window.length for window in windows]),
     )

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,9 +30,10 @@ from torch import Tensor
 
 from tl_entropy.capture.batches import Window
 from tl_entropy.capture.inputs import Piece, at_hand, pieces, read_text, repeatable
-from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 
 Positions = int | Iterable[int] | slice | None
+Count = Literal["read", "predicted"]
 
 _KEPT = 20
 
@@ -97,8 +98,8 @@ class _Document(NamedTuple):
     bos: int | None
     where: str
     name: str | None
+    text: str | None
     n_bytes: int | None
-    n_chars: int | None
 
 
 class Corpus:
@@ -116,6 +117,9 @@ class Corpus:
             the document's end, and one that a document does not have selects nothing in it. The model sees every token.
         include_special: Whether to count special ids too, and each document's BOS once, where ``positions`` is None.
         text_column: The column of a data set that holds the texts.
+        count: What ``positions`` and the rule for special ids speak of: the token that a cell reads ("read"), or the one that
+            it predicts ("predicted"). The cell that is counted for a predicted token is the one before it, a BOS where there is
+            one; a token with nothing before it is predicted nowhere, and counted nowhere.
 
     Attributes:
         report: What the latest pass has seen so far; each pass starts a new one.
@@ -150,7 +154,9 @@ class Corpus:
         positions: Positions = None,
         include_special: bool = False,
         text_column: str = "text",
+        count: Count = "read",
     ) -> None:
+        check_choice("count", count, ("read", "predicted"))
         self._inputs = inputs
         self._encoder = encoder
         self._prepend_bos = prepend_bos
@@ -160,6 +166,7 @@ class Corpus:
         self._include_special = include_special
         self._special = torch.tensor(sorted(encoder.special_ids), dtype=torch.long)
         self._text_column = text_column
+        self._predicted = count == "predicted"
         self._started = False
         self._room_and_stride("a text", prepend_bos and encoder.begin is not None)
         self.report = CorpusReport(self._window, self._stride)
@@ -200,14 +207,14 @@ class Corpus:
     def _document(self, number: int, piece: Piece) -> _Document:
         value = read_text(piece.value) if isinstance(piece.value, Path) else piece.value
         if isinstance(value, str):
-            n_bytes, n_chars = _utf8_length(value, piece.where), len(value)
+            text, n_bytes = value, _utf8_length(value, piece.where)
             ids = torch.tensor(self._encode(value, piece.where), dtype=torch.long)
             bos = self._encoder.begin if self._prepend_bos else None
         else:
-            n_bytes, n_chars, ids, bos = None, None, value, None
+            text, n_bytes, ids, bos = None, None, value, None
         if bos is None and len(ids) and int(ids[0]) == self._encoder.begin:
             bos, ids = self._encoder.begin, ids[1:]
-        return _Document(number, ids, bos, piece.where, piece.name, n_bytes, n_chars)
+        return _Document(number, ids, bos, piece.where, piece.name, text, n_bytes)
 
     def _encode(self, text: str, where: str) -> list[int]:
         if not self._encoder.has_tokenizer:
@@ -220,6 +227,9 @@ class Corpus:
         body, bos, n = document.body, document.bos, len(document.body)
         room, stride = self._room_and_stride(document.where, bos is not None)
         countable = self._countable(body)
+        count_bos = bool(countable[0]) if self._predicted else self._include_special and self._selection is None
+        if self._predicted:
+            countable = torch.cat([countable[1:], countable.new_zeros(1)])
         following = torch.cat([body[1:], body.new_tensor([-1])])
         for start in range(0, max(n - room, 0) + stride, stride):
             cells = slice(start, min(start + room, n))
@@ -227,7 +237,6 @@ class Corpus:
             counted_before = start - stride + room if start else 0
             parts = [body[cells], countable[cells] & (position >= counted_before), position, following[cells]]
             if bos is not None:
-                count_bos = self._include_special and self._selection is None
                 front = (bos, False, -1, -1) if start else (bos, count_bos, -1, body[0])
                 parts = [torch.cat([part.new_tensor([cell]), part]) for cell, part in zip(front, parts, strict=True)]
             tokens, counted, position, target = parts
@@ -237,9 +246,8 @@ class Corpus:
                 report.documents += 1
                 report.cut += start > 0
                 report.bytes = _sum(report.bytes, document.n_bytes)
-                report.characters = _sum(report.characters, document.n_chars)
-            n_bytes, n_chars = (document.n_bytes, document.n_chars) if last else (None, None)
-            yield Window(tokens, counted, position, target, document.number, document.name, last, n_bytes, n_chars)
+                report.characters = _sum(report.characters, None if document.text is None else len(document.text))
+            yield Window(tokens, counted, position, target, document.number, document.name, last, document.text, n)
 
     def _room_and_stride(self, where: str, has_bos: bool) -> tuple[int, int]:
         """The tokens of a body that fit into a window, and how far apart windows start."""

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from tl_entropy.accumulators import Accumulator
 from tl_entropy.capture.adapter import Adapter, hook_name
 from tl_entropy.capture.batches import Batch, batches
-from tl_entropy.capture.corpus import Corpus
+from tl_entropy.capture.corpus import Corpus, Count
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.generate import AT_ONCE, Continuations, check_sampling
 from tl_entropy.capture.interventions import Interventions, intervention_names
@@ -125,6 +125,7 @@ def stream(
     positions: int | slice | Sequence[int] | None = None,
     batch_size: int | None = None,
     max_new_tokens: int = 0,
+    count: Count = "read",
     progress: bool = True,
     **options: Unpack[CorpusOptions],
 ) -> StreamReport:
@@ -140,6 +141,8 @@ def stream(
         positions: which positions of each document to count: an index, a slice or indices, negative from its end.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         max_new_tokens: tokens to generate after each text (its prompt), before the one pass over both.
+        count: whether ``positions`` and the rule for special tokens speak of the tokens "read" or of those "predicted"; for the
+            latter, the position before each of them is handed on, the BOS before a document's first.
         progress: show a progress bar with tokens per second.
         options: see ``CorpusOptions``.
 
@@ -164,7 +167,7 @@ def stream(
     cache, inputs = split_cache(inputs)
     if cache is not None and edits.hooks:
         raise InputError("interventions: nothing runs on a cache; pass the tokens themselves, or a cache of the edited model")
-    given = corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, **windows)
+    given = corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, count=count, **windows)
     continuations = None
     if max_new_tokens:
         if cache is not None:
@@ -172,7 +175,7 @@ def stream(
         continuations = Continuations(
             corpus, adapter, max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size
         )
-        corpus = read_corpus(adapter, continuations, positions=positions, **windows)
+        corpus = read_corpus(adapter, continuations, positions=positions, count=count, **windows)
     work: Iterable[tuple[Batch, Mapping[Site, Tensor] | None]]
     if cache is None:
         work = ((b, None) for b in batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id))
@@ -210,11 +213,13 @@ def stream(
     )
 
 
-def read_corpus(adapter: Adapter, inputs: Any, *, positions: Any = None, **options: Unpack[WindowOptions]) -> Corpus:
+def read_corpus(
+    adapter: Adapter, inputs: Any, *, positions: Any = None, count: Count = "read", **options: Unpack[WindowOptions]
+) -> Corpus:
     """The windows of ``inputs`` (no cache) as ``stream`` reads them for this model."""
     if options.get("prepend_bos") is None:
         options["prepend_bos"] = adapter.prepends_begin
-    return Corpus(inputs, adapter, positions=positions, **options)  # type: ignore[arg-type]
+    return Corpus(inputs, adapter, positions=positions, count=count, **options)  # type: ignore[arg-type]
 
 
 def described(options: Mapping[str, Any], *, batch_size: int | None = None) -> dict[str, Any]:

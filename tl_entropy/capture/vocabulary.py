@@ -34,6 +34,26 @@ class Vocabulary:
         """Token ids of a text, nothing added."""
         return list(self.model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Characters [start, end) of a text that each of its tokens stands for; None where the tokenizer does not know.
+
+        Tokens of one character that is several bytes long share its span; spaces that a tokenizer trims belong to none.
+        """
+        if not getattr(self.model.tokenizer, "is_fast", False):
+            return None
+        given = self.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [(int(start), int(end)) for start, end in given["offset_mapping"]]
+
+    def text(self, ids: Sequence[int]) -> str | None:
+        """The text of which these are the tokens; None where the text that they decode to has others.
+
+        So it is with pieces of a text that begin or end inside a character, or that the tokenizer would split in another way.
+        """
+        if not self.has_tokenizer:
+            return None
+        text: str = self.model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        return text if self.encode(text) == list(ids) else None
+
     @property
     def begin(self) -> int | None:
         """Id of the token that begins a text, or None."""
