@@ -88,7 +88,9 @@ def test_statistics_say_that_they_were_compiled():
 def test_large_jobs_are_compiled_where_there_is_a_compiler(monkeypatch):
     asked = []
     monkeypatch.setattr(compiling, "_WORTH_COMPILING", 10 * 9)
-    monkeypatch.setattr(readout, "compiled_sums", lambda sums, orders: asked.append(orders) or partial(sums, orders=orders))
+    monkeypatch.setattr(
+        readout, "compiled_sums", lambda sums, orders, **more: asked.append(orders) or partial(sums, orders=orders, **more)
+    )
 
     for there, rows, expected in ((True, 10, True), (True, 9, False), (False, 10, False)):
         monkeypatch.setattr(compiling, "compiler_available", lambda device, there=there: there)

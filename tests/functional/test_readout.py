@@ -322,3 +322,45 @@ print(peak() - before)
 def test_extra_memory_stays_below_64_megabytes_whatever_the_number_of_rows():
     run = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 64, "8192 rows of logits would be 1.6 GB"
+
+
+# --- varentropy
+
+
+def variance_of_surprisal(logits):
+    log_p = logits.double().log_softmax(-1)
+    p = log_p.exp()
+    mean = (p * log_p.clamp_min(-1e6)).sum(-1, keepdim=True)
+    return (p * (log_p.clamp_min(-1e6) - mean) ** 2).sum(-1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("spread", [0.5, 4.0, 12.0])
+@pytest.mark.parametrize(
+    "options", [{}, {"targets": True}, {"targets": True, "orders": (0.5, 2)}, {"softcap": 4.0, "scale": 0.5}]
+)
+def test_varentropy_over_many_tiles(dtype, tolerance, spread, options):
+    hidden, unembedding, bias, targets = random_case(d_vocab=5000, spread=spread, dtype=dtype)
+    options = {**options, **({"targets": targets} if "targets" in options else {})}
+    found = vocabulary_statistics(hidden, unembedding, bias=bias, varentropy=True, **options)
+    own = {name: value for name, value in options.items() if name in ("softcap", "scale")}
+    expected = variance_of_surprisal(all_logits(hidden, unembedding, bias, **own))
+    torch.testing.assert_close(found.varentropy, expected, rtol=tolerance, atol=tolerance)
+    plain = vocabulary_statistics(hidden, unembedding, bias=bias, **options)
+    assert plain.varentropy is None
+    for name in ("entropies", "surprisal", "rank"):
+        if getattr(plain, name) is not None:
+            assert torch.equal(getattr(found, name), getattr(plain, name)), name
+
+
+def test_varentropy_of_uniform_certain_and_masked_rows():
+    hidden, unembedding = torch.ones(3, 1), torch.zeros(1, 4000)
+    assert vocabulary_statistics(hidden, unembedding, varentropy=True).varentropy.abs().max() < 1e-9
+    bias = torch.full((4000,), -math.inf)
+    bias[[7, 3999]] = torch.tensor([0.75, 0.25]).log()
+    found = vocabulary_statistics(hidden, unembedding, bias=bias, varentropy=True)
+    torch.testing.assert_close(
+        found.varentropy, torch.full((3,), 0.1875 * math.log(3) ** 2, dtype=torch.float64), rtol=1e-6, atol=0
+    )
+    bias[7] = 2000.0  # certain
+    assert vocabulary_statistics(hidden, unembedding, bias=bias, varentropy=True).varentropy.max() < 1e-200

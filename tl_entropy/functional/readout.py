@@ -26,7 +26,7 @@ from torch import Tensor
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
 from tl_entropy.functional.compiling import compiled_sums, compiler_available, decide_compiled
 from tl_entropy.functional.products import TileProducts, check_factors, full_precision
-from tl_entropy.functional.tiles import MASKED, Top, check_orders, combine, in_double, tile_sums
+from tl_entropy.functional.tiles import MASKED, Top, check_orders, combine, combine_moments, in_double, tile_sums
 
 __all__ = ["VocabularyStatistics", "compiler_available", "vocabulary_statistics"]
 
@@ -54,6 +54,7 @@ class VocabularyStatistics:
         top_tokens: [rows, top_k] int64, their tokens.
         compiled: whether the sums ran as compiled code.
         precision: of the product, "float32" ("float64" for float64 hidden states) or "bfloat16".
+        varentropy: [rows], the variance of the surprisal, nats²; None unless asked for.
     """
 
     entropies: Tensor
@@ -64,6 +65,7 @@ class VocabularyStatistics:
     top_tokens: Tensor | None
     compiled: bool
     precision: str
+    varentropy: Tensor | None = None
 
 
 def vocabulary_statistics(
@@ -76,6 +78,7 @@ def vocabulary_statistics(
     orders: float | Sequence[float] = (1.0,),
     targets: Tensor | None = None,
     top_k: int = 0,
+    varentropy: bool = False,
     precision: Precision = "float32",
     compiled: bool | None = None,
 ) -> VocabularyStatistics:
@@ -90,6 +93,7 @@ def vocabulary_statistics(
         orders: Rényi orders from 0 to infinity.
         targets: [rows] or [rows, n_targets] int64, the tokens whose surprisal and rank are wanted; negative for none.
         top_k: how many of the likeliest tokens to return.
+        varentropy: whether to return the variance of the surprisal, Σ p·(log p + H)², as well.
         precision: "float32", or "bfloat16" for rounded factors with float32 sums: up to twice as fast where the processor has
             bfloat16 units. The factors' rounding then shows: for logits with standard deviations of 1 to 12, entropies were
             within 0.03 nats (root mean square 0.008) and everything else within 0.055; near ties may change their ranks.
@@ -119,6 +123,7 @@ def vocabulary_statistics(
         orders=orders,
         targets=targets,
         top_k=top_k,
+        varentropy=varentropy,
         precision=precision,
         compiled=compiled,
     )
@@ -140,6 +145,7 @@ class Reader:
     block: int
     buffers: Tensor | None
     precision: str
+    varentropy: bool
 
     @property
     def compiled(self) -> bool:
@@ -159,6 +165,7 @@ class Reader:
         top_k: int,
         precision: Precision,
         compiled: bool | None,
+        varentropy: bool = False,
         axes: tuple[str, ...] = ("rows", "d_model"),
     ) -> Self:
         """Check the arguments of `vocabulary_statistics`, ``hidden`` having these ``axes``, and lay out the buffers."""
@@ -191,12 +198,12 @@ class Reader:
             width=width,
         )
         if compiled:
-            buffers, sums = None, compiled_sums(_tile_sums, orders=order_list)
+            buffers, sums = None, compiled_sums(_tile_sums, orders=order_list, moments=varentropy)
         else:
             buffers = hidden.new_empty(3, n_sites * block * width, dtype=dtype)
-            sums = functools.partial(_tile_sums, orders=order_list, buffers=buffers)
+            sums = functools.partial(_tile_sums, orders=order_list, moments=varentropy, buffers=buffers)
         name = "float64" if dtype == torch.float64 and precision == "float32" else precision
-        return cls(products, sums, order_list, top_k, block, buffers, name)
+        return cls(products, sums, order_list, top_k, block, buffers, name, varentropy)
 
     @contextmanager
     def exactly(self) -> Iterator[None]:
@@ -249,7 +256,11 @@ class Reader:
         entropies, normalizer = combine(tile_rows, self.orders)
         unreadable = ~(normalizer.isfinite() & entropies.isfinite().all(-1))
         refuse_rows(unreadable, first, "hidden @ unembedding + bias must hold neither NaN nor +inf; it does")
-        surprisal = rank = top_log_probs = top_tokens = None
+        surprisal = rank = top_log_probs = top_tokens = variance = None
+        if self.varentropy:
+            n_targets = 0 if present is None else present.shape[-1]
+            first_moment, second_moment = tile_rows[:, tile_rows.shape[1] - n_targets - 2 :].unbind(1)[:2]
+            variance = combine_moments(tile_rows, first_moment, second_moment)
         if targets is not None and target_logits is not None and present is not None:
             missing = ~present.to(normalizer.device)
             shape: tuple[int, ...] = (*hidden.shape[:-2], *targets.shape)
@@ -262,16 +273,18 @@ class Reader:
             top_log_probs = _unmasked(in_double(top.logits)).view(shape) - normalizer[..., None]
             top_tokens = top.tokens.to(normalizer.device).view(shape)
         found = VocabularyStatistics(
-            entropies, normalizer, surprisal, rank, top_log_probs, top_tokens, self.compiled, self.precision
+            entropies, normalizer, surprisal, rank, top_log_probs, top_tokens, self.compiled, self.precision, variance
         )
         return found, tile_rows
 
 
-def _tile_sums(logits: Tensor, *thresholds: Tensor, orders: tuple[float, ...], buffers: Tensor | None = None) -> Tensor:
+def _tile_sums(
+    logits: Tensor, *thresholds: Tensor, orders: tuple[float, ...], moments: bool, buffers: Tensor | None = None
+) -> Tensor:
     if buffers is None:
-        return tile_sums(logits, orders, thresholds)
+        return tile_sums(logits, orders, thresholds, moments=moments)
     z, e, work = (buffer[: logits.numel()].view(logits.shape) for buffer in buffers)
-    return tile_sums(logits, orders, thresholds, (z, e, work))
+    return tile_sums(logits, orders, thresholds, (z, e, work), moments=moments)
 
 
 def _unmasked(logits: Tensor) -> Tensor:
