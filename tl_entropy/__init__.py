@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tl_entropy.analyses.states.geometry import GeometryAccumulator, layer_geometry
     from tl_entropy.analyses.states.matrix_similarity import MatrixAccumulator
     from tl_entropy.analyses.states.similarity import layer_similarity
+    from tl_entropy.analyses.surprisal import SurprisalAccumulator, token_surprisal
     from tl_entropy.capture.adapter import Adapter
     from tl_entropy.capture.head_means import head_means
     from tl_entropy.capture.interventions import Intervention, ablate, ablate_heads, steer
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from tl_entropy.results.geometry import LayerGeometry
     from tl_entropy.results.heads import HeadEntropy, HeadSummary
     from tl_entropy.results.similarity import LayerSimilarity
+    from tl_entropy.results.surprisal import SurprisalSummary, TokenSurprisal
     from tl_entropy.sites import Site
 
 __version__ = "0.4.0"
@@ -85,6 +87,8 @@ _HOMES = {
     "tl_entropy.results.geometry": ("LayerGeometry",),
     "tl_entropy.results.heads": ("HeadEntropy", "HeadSummary"),
     "tl_entropy.results.similarity": ("LayerSimilarity",),
+    "tl_entropy.analyses.surprisal": ("SurprisalAccumulator", "token_surprisal"),
+    "tl_entropy.results.surprisal": ("SurprisalSummary", "TokenSurprisal"),
     "tl_entropy.sites": ("Site",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -96,11 +100,12 @@ __all__ = [
     "Intervention", "LabelPlan", "LayerDivergence", "LayerDynamics", "LayerGeometry", "LayerSimilarity",
     "LensAccumulator", "LensEntropy", "LensSummary", "MatrixAccumulator", "ModelComparison", "ModelError",
     "NonFiniteError", "PairwiseDistances", "ProfileDistance", "ProfileEmbedding", "Provenance", "Site",
-    "SoftAccumulator", "SoftInformation", "StreamReport", "TLEntropyError", "TunedLens", "ablate", "ablate_heads",
-    "compare_models", "contrast", "demo_lens", "demo_model", "demo_names", "demo_texts", "functional", "head_entropy",
-    "head_means", "label_plan", "layer_divergence", "layer_dynamics", "layer_geometry", "layer_similarity",
-    "lens_entropy", "load", "load_model", "load_tuned_lens", "ngram", "pairwise_distances", "plots", "profile_distance",
-    "profile_embedding", "soft_information", "steer", "stream", "train_tuned_lens",
+    "SoftAccumulator", "SoftInformation", "StreamReport", "SurprisalAccumulator", "SurprisalSummary", "TLEntropyError",
+    "TokenSurprisal", "TunedLens", "ablate", "ablate_heads", "compare_models", "contrast", "demo_lens", "demo_model",
+    "demo_names", "demo_texts", "functional", "head_entropy", "head_means", "label_plan", "layer_divergence",
+    "layer_dynamics", "layer_geometry", "layer_similarity", "lens_entropy", "load", "load_model", "load_tuned_lens",
+    "ngram", "pairwise_distances", "plots", "profile_distance", "profile_embedding", "soft_information", "steer",
+    "stream", "token_surprisal", "train_tuned_lens",
 ]  # fmt: skip
 
 

@@ -35,9 +35,13 @@ class Rows:
         self._documents = 0  # one more than the highest number seen
         self.names: dict[int, str] = {}
 
+    def places(self, batch: Batch) -> dict[str, Tensor]:
+        """What each row is about: a document, a position in it and the token there."""
+        return {"document": batch.row_document, "position": batch.row_position, "token": batch.row_token}
+
     def update(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
         """Take in a batch: ``values`` [row, ...] by name."""
-        found = {**values, "document": batch.row_document, "position": batch.row_position, "token": batch.row_token}
+        found = {**values, **self.places(batch)}
         self._parts.append({name: value.to("cpu", self._parts[0][name].dtype) for name, value in found.items()})
         self.names |= {int(d): name for d, name in zip(batch.document, batch.names, strict=True) if name is not None}
         self._documents = max(self._documents, int(batch.document.max()) + 1)

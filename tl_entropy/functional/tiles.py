@@ -75,13 +75,12 @@ def tile_sums(
 ) -> Tensor:
     """Return the sums of one tile: its maximum, s, a sum for each order but infinity, and the count above each threshold.
 
-    With ``moments``, Σ e·z and Σ e·z² come before these counts.
-
     Args:
         logits: [..., width] in float32 or float64, without -inf (see `MASKED`); left as they are.
         orders: the orders of the entropies wanted.
         thresholds: [...] each, the logits whose ranks are counted.
         scratch: three buffers like ``logits`` to work in; without them the sums are differentiable.
+        moments: whether Σ e·z and Σ e·z² are wanted, too, before the counts.
 
     Returns:
         [sums, ...] in the dtype of the logits; counts are exact for widths below 2**24.

@@ -10,6 +10,7 @@ from tl_entropy.results.heads import HeadEntropy, HeadSummary
 from tl_entropy.results.lens import LensEntropy, LensSummary
 from tl_entropy.results.similarity import LayerSimilarity
 from tl_entropy.results.soft import SoftInformation
+from tl_entropy.results.surprisal import SurprisalSummary, TokenSurprisal
 
 __all__ = [
     "Contrast",
@@ -28,6 +29,8 @@ __all__ = [
     "Provenance",
     "Result",
     "SoftInformation",
+    "SurprisalSummary",
+    "TokenSurprisal",
     "Unit",
     "load",
 ]

@@ -91,10 +91,14 @@ class Result(Printed):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         tensors, header = {}, {}
+        stored: set[int] = set()
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, torch.Tensor):
-                tensors[item.name] = value.detach().cpu().contiguous()
+                tensor = value.detach().cpu().contiguous()
+                place = tensor.untyped_storage().data_ptr()
+                tensors[item.name] = tensor.clone() if place in stored else tensor  # a file has each tensor to itself
+                stored.add(place)
             else:
                 header[item.name] = _plain(value)
         whole = {"schema": SCHEMA, "kind": type(self).__name__, "fields": header}

@@ -14,7 +14,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -29,6 +28,8 @@ from tl_entropy.results.tokens import Column, TokenRows
 
 _TOTALS = ("documents", "tokens", "bytes", "characters", "surprisal", "entropy", "varentropy", "expected")
 """What is summed over each document's tokens; "documents" is 1 for each, "expected" counts those that were most probable."""
+
+N_TOTALS = len(_TOTALS)
 
 _LN2 = math.log(2.0)
 _NOTE = "mean over tokens ± standard error over documents"
@@ -248,7 +249,7 @@ class TokenSurprisal(_Rates, TokenRows, Result):
 
     def _totals(self) -> tuple[Tensor, list[int]]:
         """Totals [document, total] in nats, and the documents' numbers."""
-        return document_totals(self, factor=1 / PER_NAT[self.unit])
+        return document_totals(vars(self), per_nat=PER_NAT[self.unit])
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         return moments(self._totals()[0])
@@ -279,17 +280,13 @@ class SurprisalSummary(_Rates, Result):
         return self.rates()
 
 
-def document_totals(rows: Any, *, factor: float = 1.0) -> tuple[Tensor, list[int]]:
-    """Totals [document, total] of what has the rows of a ``TokenSurprisal``, and the numbers of the documents seen.
+def document_totals(rows: Mapping[str, Tensor], *, per_nat: float = 1.0) -> tuple[Tensor, list[int]]:
+    """Totals [document, total] in nats of rows as in a ``TokenSurprisal``, by name, and the numbers of their documents.
 
-    ``factor`` brings the surprisal to nats.
+    ``per_nat`` says how much of the rows' unit a nat is.
     """
-    values = torch.stack(
-        [
-            rows.n_bytes, rows.n_characters, rows.surprisal * factor, rows.entropy * factor, rows.varentropy * factor**2,
-            (rows.rank == 0).double(),
-        ],
-        -1,
-    )  # fmt: skip
-    documents, sums, counts = document_sums(values, rows.document)
+    surprisal, entropy, varentropy = rows["surprisal"] / per_nat, rows["entropy"] / per_nat, rows["varentropy"] / per_nat**2
+    likeliest = (rows["rank"] == 0).double()
+    values = torch.stack([rows["n_bytes"], rows["n_characters"], surprisal, entropy, varentropy, likeliest], -1)
+    documents, sums, counts = document_sums(values, rows["document"])
     return torch.cat([torch.ones(len(counts), 1, dtype=torch.float64), counts[:, None], sums], 1), documents.tolist()

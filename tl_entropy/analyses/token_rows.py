@@ -1,0 +1,117 @@
+"""Rows of tokens predicted: which token each is of, where in its text it stands, how many bytes and characters it is.
+
+A position that is counted reads a token and predicts the next one; its row here is about that next one. The pass that gathers
+them therefore counts "predicted" tokens (``stream``), so that a BOS predicts a document's first token. Given a pass that counts
+the tokens read, a row is about the token after each of them, and a document's first token has none.
+
+A document that came as token ids has the text that they decode to where the tokenizer splits that text into the same ids;
+otherwise, and where the tokenizer gives no offsets, its text is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_entropy.analyses.rows import Rows
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.batches import Batch
+from tl_entropy.functional.characters import covering_spans, token_sizes
+from tl_entropy.results.tokens import no_spans
+
+
+class PredictedRows(Rows):
+    """``Rows`` about the token after each position counted; those with none after them are left out.
+
+    Args:
+        adapter: of the model.
+        empty: as for ``Rows``.
+    """
+
+    def __init__(self, adapter: Adapter, empty: Mapping[str, Tensor]) -> None:
+        super().__init__(empty)
+        self._adapter = adapter
+        self._texts: dict[int, str] = {}
+        self._given: list[Tensor] = []  # [3, cell]: document, position, token of what came as ids
+
+    def places(self, batch: Batch) -> dict[str, Tensor]:
+        """Where the tokens predicted are: document, position and token of each row."""
+        return {"document": batch.row_document, "position": batch.row_position + 1, "token": batch.row_target}
+
+    def update(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
+        """Take in a batch: ``values`` [row, ...] by name, with a row for each position counted."""
+        super().update(batch, values)
+        texts = zip(batch.document.tolist(), batch.texts, strict=True)
+        self._texts |= {document: text for document, text in texts if text is not None}
+        given = torch.tensor([text is None for text in batch.texts])[:, None] & batch.attention_mask & (batch.position >= 0)
+        if bool(given.any()):
+            document = batch.document[:, None].expand_as(batch.tokens)
+            self._given.append(torch.stack([document[given], batch.position[given], batch.tokens[given]]))
+
+    def merge(self, other: Rows) -> None:
+        """Take in another's rows, its documents numbered on from this one's."""
+        first = self._documents
+        super().merge(other)
+        if isinstance(other, PredictedRows):
+            self._texts |= {document + first: text for document, text in other._texts.items()}
+            shift = torch.tensor([[first], [0], [0]])
+            self._given += [cells + shift for cells in other._given]
+
+    def whole(self) -> dict[str, Any]:
+        """All rows, by document and position, with ``span``, ``n_bytes``, ``n_characters`` and the documents' ``texts``."""
+        whole = super().whole()
+        predicted = whole["token"] >= 0
+        whole = {name: value[predicted] for name, value in whole.items()}
+        rows = len(whole["token"])
+        span, sizes = no_spans(rows), torch.full((2, rows), torch.nan, dtype=torch.float64)
+        texts: dict[int, str] = {}
+        for document, text in sorted({**self._texts, **self._decoded()}.items()):
+            spans = self._adapter.spans(text)
+            if spans is None:
+                continue
+            texts[document] = text
+            covering = covering_spans(torch.tensor(spans, dtype=torch.long).reshape(-1, 2), len(text))
+            n_characters, n_bytes = token_sizes(text, covering)
+            here = whole["document"] == document
+            position = whole["position"][here]
+            span[here], sizes[0, here], sizes[1, here] = covering[position], n_bytes[position], n_characters[position]
+        return {**whole, "span": span, "n_bytes": sizes[0], "n_characters": sizes[1], "texts": texts}
+
+    def pop(self, documents: Iterable[int]) -> dict[str, Any]:
+        """The rows of these documents, as ``whole`` gives them, which are then forgotten here."""
+        chosen = torch.tensor(sorted(documents), dtype=torch.long)
+        parts, texts, given = self._parts, self._texts, self._given
+
+        def only(wanted: bool) -> None:
+            self._parts = [_cells(part, torch.isin(part["document"], chosen) == wanted) for part in parts]
+            self._texts = {document: text for document, text in texts.items() if (document in chosen) == wanted}
+            self._given = [cells[:, torch.isin(cells[0], chosen) == wanted] for cells in given]
+
+        only(True)
+        whole = self.whole()
+        only(False)
+        self._parts = [self._parts[0], *(part for part in self._parts[1:] if len(part["token"]))]
+        self._given = [cells for cells in self._given if cells.numel()]
+        return whole
+
+    def _decoded(self) -> dict[int, str]:
+        """The texts of documents that came as ids, where there is one of exactly these tokens."""
+        if not self._given:
+            return {}
+        # Overlapping windows hand a token on several times.
+        document, position, token = torch.cat(self._given, 1).unique(dim=1)
+        found: dict[int, str] = {}
+        for number in document.unique().tolist():
+            here = document == number
+            ids = token[here].tolist()
+            text = self._adapter.text(ids) if position[here].tolist() == list(range(len(ids))) else None
+            if text is not None:
+                found[number] = text
+        return found
+
+
+def _cells(part: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    return {name: value[chosen] for name, value in part.items()}
