@@ -9,7 +9,9 @@ it. Where the text is not known, as for token ids that no text gives, spans are 
 from __future__ import annotations
 
 import dataclasses
+import re
 from abc import abstractmethod
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, SupportsInt
 
@@ -18,6 +20,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tl_entropy.errors import InputError
 from tl_entropy.results.base import Provenance
 from tl_entropy.results.positions import Positions
 
@@ -99,6 +102,39 @@ class TokenRows(Positions):
         if self.generated is not None:
             frame["generated"] = self.generated.numpy()
         return frame
+
+    def words(self, pattern: str = r"\w+") -> pd.DataFrame:
+        """Which word each token is a part of, by the text: a line a row, with columns word, part (from 0) and parts.
+
+        A word is a match of ``pattern``. A token with characters of no word, or of several, has the word "" and part -1; so
+        have the tokens of a word of which some are not in the result.
+
+        Raises:
+            InputError: a document's text is not known, or a pattern that is no regular expression.
+        """
+        unknown = [document for document in self.documents if document not in self.texts]
+        if unknown:
+            raise InputError(f"words need the documents' texts, which are not known of {', '.join(map(str, unknown[:5]))}")
+        try:
+            compiled = re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise InputError(f"pattern must be a regular expression; got {pattern!r}: {error}") from error
+        found: list[tuple[str, int, int]] = [("", -1, 0)] * self.n_tokens
+        for document in self.documents:
+            text, rows = self.texts[document], (self.document == document).nonzero()[:, 0]
+            members: dict[int, list[int]] = {}
+            matches = [match.span() for match in compiled.finditer(text) if match.end() > match.start()]
+            starts, ends = [start for start, _ in matches], [end for _, end in matches]
+            for row, (start, end) in zip(rows.tolist(), self.span[rows].tolist(), strict=True):
+                word = bisect_right(ends, start)
+                if word < bisect_left(starts, end) and word + 1 >= bisect_left(starts, end):
+                    members.setdefault(word, []).append(row)
+            for word, parts in members.items():
+                covered = self.span[parts[0], 0] <= starts[word] and self.span[parts[-1], 1] >= ends[word]
+                if covered and int(self.position[parts[-1]] - self.position[parts[0]]) == len(parts) - 1:
+                    for part, row in enumerate(parts):
+                        found[row] = (text[starts[word] : ends[word]], part, len(parts))
+        return pd.DataFrame(found, columns=["word", "part", "parts"])
 
 
 def no_spans(rows: int) -> Tensor:
