@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from bench_readout import WAYS, resident
-from shared import D_VOCAB, medians, random_model, show
+from shared import D_VOCAB, medians, random_bridge, random_model, show
 
 import tl_entropy as tle
 from tl_entropy.functional import (
@@ -85,10 +85,7 @@ def bench_time(repeats: int, clock: Callable[[], float]) -> None:
 
 
 def bench_whole(repeats: int, clock: Callable[[], float]) -> None:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    hf_model, tokenizer = random_model()
-    model = TransformerBridge.boot_transformers("x/y", hf_model=hf_model, tokenizer=tokenizer, device="cpu")
+    model = random_bridge()
     tokens = torch.randint(0, D_VOCAB - 1, (8, ROWS), generator=torch.Generator().manual_seed(1))
 
     def divergence(*metrics: Any) -> Callable[[], Any]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import D_VOCAB, medians, random_model, show
+from shared import D_VOCAB, medians, random_bridge, random_model, show
 
 from tl_entropy.functional import compiler_available, renyi_entropy, vocabulary_statistics
 
@@ -80,11 +80,9 @@ def bench_product(repeats: int, clock: Callable[[], float]) -> None:
 
 
 def lens_variants() -> dict[str, Callable[[], Any]]:
-    from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.tools.analysis.logit_lens import logit_lens
 
-    hf_model, tokenizer = random_model()
-    model = TransformerBridge.boot_transformers("x/y", hf_model=hf_model, tokenizer=tokenizer, device="cpu")
+    model = random_bridge()
     tokens = torch.randint(0, D_VOCAB - 1, (1, POSITIONS), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens)

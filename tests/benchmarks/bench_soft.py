@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from shared import D_VOCAB, medians, random_model, run_parts, show
+from shared import D_VOCAB, medians, random_bridge, run_parts, show
 
 import tl_entropy as tle
 from tl_entropy.capture.batches import Batch, batches
@@ -36,10 +36,7 @@ def zipf_tokens(documents: int, length: int) -> torch.Tensor:
 
 
 def bridge() -> tle.Adapter:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    model, tokenizer = random_model()
-    return tle.Adapter(TransformerBridge.boot_transformers("x/y", hf_model=model, tokenizer=tokenizer, device="cpu"))
+    return tle.Adapter(random_bridge())
 
 
 def in_turn(batch_list: list[Batch], activations: dict[Any, torch.Tensor], accumulator: Any) -> Callable[[], None]:

@@ -21,7 +21,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from shared import D_VOCAB, medians, random_model, run_parts, show
+from shared import D_VOCAB, medians, random_bridge, run_parts, show
 from torch import Tensor
 
 import tl_entropy as tle
@@ -34,10 +34,7 @@ DOCUMENTS, LENGTH, SAMPLES, PERMUTATIONS = 8, 128, 1000, 20
 
 @cache
 def bridge() -> tle.Adapter:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    model, tokenizer = random_model()
-    return tle.Adapter(TransformerBridge.boot_transformers("x/y", hf_model=model, tokenizer=tokenizer, device="cpu"))
+    return tle.Adapter(random_bridge())
 
 
 def random_batches(number: int) -> list[Batch]:

@@ -59,3 +59,11 @@ def random_model() -> tuple[Any, Any]:
     fast = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<end>", eos_token="<end>", pad_token="<end>")
     fast.save_pretrained(FOLDER.name)
     return model, PreTrainedTokenizerFast.from_pretrained(FOLDER.name)
+
+
+def random_bridge() -> Any:
+    """Return the same model as a TransformerBridge."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model, tokenizer = random_model()
+    return TransformerBridge.boot_transformers("x/y", hf_model=model, tokenizer=tokenizer, device="cpu")

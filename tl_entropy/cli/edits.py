@@ -43,7 +43,7 @@ class Changes:
             str | None,
             typer.Option(
                 help="heads (3.1 is layer 3, head 1) or sub-layers (attn_out.3, mlp_out.0) to set to 0, separated by commas; "
-                "the result is the difference that this makes (of tl-entropy heads: what the changed model gives)"
+                "the result is the difference that this makes (of tl-entropy heads and tokens: what the changed model gives)"
             ),
         ] = None,
         to_means: Annotated[

@@ -92,6 +92,11 @@ class Source:
         several: bool,
     ) -> Source:
         """The source that these options describe; results go to ``folder`` where ``out`` is not given."""
+        if not model:  # of a command that has the bundled model as its default
+            from tl_entropy.demo import FOLDER
+
+            typer.echo("no --model given: the bundled model reads", err=True)
+            model = [str(FOLDER)]
         if len(model) > 1 and not several:
             raise InputError(f"--model: this command measures one model; got {len(model)}; tl-entropy compare takes several")
         check_choice("--unit", unit, ("nats", "bits"))
@@ -103,16 +108,19 @@ class Source:
 
 
 def reads(
-    folder: str, *groups: Callable[..., Any], several: bool = False
+    folder: str, *groups: Callable[..., Any], several: bool = False, bundled: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of ``Source.of``, and those of other groups; results go to ``folder``.
 
     A group is a function whose parameters are options. The command's first arguments are then a ``Source`` and what the groups
-    make of theirs; its other parameters are options of its own. ``several`` says that it may be given several models.
+    make of theirs; its other parameters are options of its own. ``several`` says that it may be given several models, ``bundled``
+    that it takes the bundled one where it is given none.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
         source = [p for p in _parameters(Source.of) if p.name not in ("folder", "several")]
+        if bundled:
+            source[0] = source[0].replace(default=[])
         grouped = [_parameters(group) for group in groups]
         own = _parameters(command)[1 + len(groups) :]
 

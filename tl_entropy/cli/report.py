@@ -105,7 +105,17 @@ def _information(result: Any) -> tuple[str, str, Figures]:
     return "information", "information", figures
 
 
+def _tokens(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    figures: Figures = []
+    if hasattr(result, "token") and result.n_tokens:  # not in a summary
+        figures.append((plots.token_text, "tokens", {"document": result.documents[0]}))
+    return "tokens", "tokens", figures
+
+
 _KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
     "LensEntropy": _lens, "LensSummary": _lens, "LayerDivergence": _divergence, "DivergenceSummary": _divergence,
     "HeadEntropy": _heads, "HeadSummary": _heads, "Contrast": _contrast, "SoftInformation": _information,
+    "TokenSurprisal": _tokens, "SurprisalSummary": _tokens,
 }  # fmt: skip

@@ -11,6 +11,8 @@ from tl_entropy.lenses.files import load_tuned_lens
 from tl_entropy.lenses.tuned import TunedLens
 
 _HERE = Path(__file__).parent
+FOLDER = _HERE / "stdlib-gpt2-3m"
+"""Of the bundled model: configuration, weights and tokenizer."""
 
 
 def demo_model(*, kind: Kind | None = None, device: str = "cpu") -> Any:
@@ -26,7 +28,7 @@ def demo_model(*, kind: Kind | None = None, device: str = "cpu") -> Any:
     >>> demo_model().cfg.n_layers
     6
     """
-    return load_model(_HERE / "stdlib-gpt2-3m", kind=kind, device=device)
+    return load_model(FOLDER, kind=kind, device=device)
 
 
 def demo_lens() -> TunedLens:

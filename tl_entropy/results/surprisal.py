@@ -31,6 +31,9 @@ _TOTALS = ("documents", "tokens", "bytes", "characters", "surprisal", "entropy",
 
 N_TOTALS = len(_TOTALS)
 
+COLUMNS = ("surprisal", "entropy", "excess", "varentropy", "rank")
+"""Quantities of each token."""
+
 _LN2 = math.log(2.0)
 _NOTE = "mean over tokens ± standard error over documents"
 
@@ -205,7 +208,7 @@ class TokenSurprisal(_Rates, TokenRows, Result):
         return dataclasses.replace(changed, varentropy=self.varentropy * (PER_NAT[unit] / PER_NAT[self.unit]) ** 2)
 
     def columns(self) -> dict[str, Column]:
-        """Surprisal, entropy, excess (their difference), varentropy and rank."""
+        """Surprisal, entropy, excess (their difference), varentropy and rank, as in ``COLUMNS``."""
         return {
             "surprisal": Column(self.surprisal, self.unit, "what the token cost: -log of its probability"),
             "entropy": Column(self.entropy, self.unit, "how unsure the model was before the token came"),

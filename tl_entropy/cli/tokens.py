@@ -1,0 +1,48 @@
+"""``tl-entropy tokens``: what every token of a text costs, on a page to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from tl_entropy.cli.app import app
+from tl_entropy.cli.edits import Changes
+from tl_entropy.cli.options import Precision, Source, Summary, generation, reads
+from tl_entropy.cli.report import report
+from tl_entropy.errors import InputError, check_choice
+
+
+@app.command()
+@reads("tl-entropy-tokens", generation, Changes.of, bundled=True)
+def tokens(
+    source: Source,
+    generated: dict[str, Any],
+    changes: Changes,
+    html: Annotated[Path | None, typer.Option(help="file for the page; tokens.html in the folder, if not given")] = None,
+    of: Annotated[
+        str, typer.Option(help="what the page shows first: surprisal, entropy, excess, varentropy or rank")
+    ] = "surprisal",
+    top_k: Annotated[int, typer.Option(min=0, help="most probable tokens to keep for each token")] = 5,
+    summary: Summary = False,
+    precision: Precision = "float32",
+) -> None:
+    """Surprisal, entropy and rank of every token of a text, bits per byte, and a page that shows them token by token."""
+    import tl_entropy as tle
+    from tl_entropy.results.surprisal import COLUMNS
+
+    check_choice("--of", of, COLUMNS)
+    check_choice("--precision", precision, ("float32", "bfloat16"))
+    if summary and html is not None:
+        raise InputError("--html: a summary keeps no single tokens to show; leave out --summary or --html")
+    result = tle.token_surprisal(
+        source.model, source.inputs, top_k=None if summary else top_k, keep="summary" if summary else "positions",
+        precision=cast("Any", precision), interventions=changes.interventions(source), **generated, **source.windows,
+    ).to(source.unit)  # fmt: skip
+    report(result, source.out)
+    if not summary:
+        result.rates().to_csv(source.out / "rates.csv", index=False)
+        result.per_document().to_csv(source.out / "documents.csv", index=False)
+        page = tle.plots.tokens(result, of=of).save(html or source.out / "tokens.html")
+        typer.echo(f"wrote {source.out / 'rates.csv'}, {source.out / 'documents.csv'}, {page}")
