@@ -4,8 +4,8 @@
 
 Ratios are medians of interleaved repeats in one run, so that a drift of the machine hits both sides; measure on an idle one.
 
-surprisal  GPT-2-small's shape with random weights, 8 x 128 tokens: token_surprisal (loss, entropy, varentropy, rank, top 5) beside
-           the forward pass with all logits, and beside what one would write by hand with them
+surprisal  GPT-2-small's shape with random weights, 8 x 128 tokens: token_surprisal (loss, entropy, varentropy, rank, top 5)
+           beside the forward pass with all logits, and beside what one would write by hand with them
 page       20,000 tokens of the held-out texts as one page: seconds, and bytes a token
 transfer   values of 300,000 tokens moved to another tokenizer's tokens of the same million characters
 reliance   the same 8 x 128 tokens with and without a head: token_reliance beside two plain forward passes
