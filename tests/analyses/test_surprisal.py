@@ -170,6 +170,37 @@ def test_ids_have_a_text_where_it_has_those_ids(gpt2):
     assert math.isfinite(result.loss())
 
 
+def test_a_text_that_begins_with_the_begin_token_itself(gpt2):
+    text = "<|endoftext|>the cat"
+    result = tle.token_surprisal(gpt2, text, prepend_bos=False, **QUIET)
+    assert result.token.tolist() == ids(gpt2, "the cat")
+    assert [text[start:end] for start, end in result.span.tolist()] == [result.strings[i] for i in result.token.tolist()]
+    assert result.n_bytes.sum() == len("the cat")
+    same(
+        result.select(positions=slice(1, None)),
+        tle.token_surprisal(gpt2, text, prepend_bos=False, positions=slice(1, None), **QUIET),
+    )
+
+
+def test_offsets_that_are_missing_or_out_of_order_leave_the_text_unknown(gpt2, monkeypatch):
+    expected = tle.token_surprisal(gpt2, "the cat", **QUIET)
+    for spans in (None, [(4, 7), (0, 3), *[(0, 1)] * 20][: expected.n_tokens]):
+        monkeypatch.setattr(tle.Adapter, "spans", lambda self, text, spans=spans: spans)
+        result = tle.token_surprisal(gpt2, "the cat", **QUIET)
+        assert (result.span == -1).all()
+        assert result.texts == {}
+        assert torch.equal(result.surprisal, expected.surprisal)
+        with pytest.raises(InputError, match="on a model with a fast tokenizer"):
+            result.bits_per_byte()
+
+
+def test_results_can_be_saved(gpt2, texts, tmp_path):
+    result = tle.token_surprisal(gpt2, [*texts, torch.tensor([20, 21])], **QUIET)
+    again = tle.load(result.save(tmp_path / "tokens.safetensors"))
+    same(again, result, atol=0)
+    assert again.rates().equals(result.rates())
+
+
 def test_generated_text_is_measured_like_read_text(gpt2):
     result = tle.token_surprisal(gpt2, "the cat", max_new_tokens=8, **QUIET)
     prompt = len(ids(gpt2, "the cat"))

@@ -5,7 +5,7 @@ them therefore counts "predicted" tokens (``stream``), so that a BOS predicts a 
 the tokens read, a row is about the token after each of them, and a document's first token has none.
 
 A document that came as token ids has the text that they decode to where the tokenizer splits that text into the same ids;
-otherwise, and where the tokenizer gives no offsets, its text is not known.
+otherwise, and where the tokenizer gives no offsets in the order of the text, its text is not known.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from tl_entropy.analyses.rows import Rows
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
+from tl_entropy.errors import InputError
 from tl_entropy.functional.characters import covering_spans, token_sizes
 from tl_entropy.results.tokens import no_spans
 
@@ -34,7 +35,7 @@ class PredictedRows(Rows):
     def __init__(self, adapter: Adapter, empty: Mapping[str, Tensor]) -> None:
         super().__init__(empty)
         self._adapter = adapter
-        self._texts: dict[int, str] = {}
+        self._texts: dict[int, tuple[str, int]] = {}  # with the number of the document's tokens
         self._given: list[Tensor] = []  # [3, cell]: document, position, token of what came as ids
 
     def places(self, batch: Batch) -> dict[str, Tensor]:
@@ -44,8 +45,8 @@ class PredictedRows(Rows):
     def update(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
         """Take in a batch: ``values`` [row, ...] by name, with a row for each position counted."""
         super().update(batch, values)
-        texts = zip(batch.document.tolist(), batch.texts, strict=True)
-        self._texts |= {document: text for document, text in texts if text is not None}
+        texts = zip(batch.document.tolist(), batch.texts, batch.length.tolist(), strict=True)
+        self._texts |= {document: (text, length) for document, text, length in texts if text is not None}
         given = torch.tensor([text is None for text in batch.texts])[:, None] & batch.attention_mask & (batch.position >= 0)
         if bool(given.any()):
             document = batch.document[:, None].expand_as(batch.tokens)
@@ -56,7 +57,7 @@ class PredictedRows(Rows):
         first = self._documents
         super().merge(other)
         if isinstance(other, PredictedRows):
-            self._texts |= {document + first: text for document, text in other._texts.items()}
+            self._texts |= {document + first: known for document, known in other._texts.items()}
             shift = torch.tensor([[first], [0], [0]])
             self._given += [cells + shift for cells in other._given]
 
@@ -68,15 +69,15 @@ class PredictedRows(Rows):
         rows = len(whole["token"])
         span, sizes = no_spans(rows), torch.full((2, rows), torch.nan, dtype=torch.float64)
         texts: dict[int, str] = {}
-        for document, text in sorted({**self._texts, **self._decoded()}.items()):
-            spans = self._adapter.spans(text)
-            if spans is None:
+        for document, (text, length) in sorted({**self._texts, **self._decoded()}.items()):
+            covering = self._covering(text)
+            if covering is None:
                 continue
             texts[document] = text
-            covering = covering_spans(torch.tensor(spans, dtype=torch.long).reshape(-1, 2), len(text))
             n_characters, n_bytes = token_sizes(text, covering)
             here = whole["document"] == document
-            position = whole["position"][here]
+            # A text may itself begin with the BOS, which is no token of the document.
+            position = whole["position"][here] + len(covering) - length
             span[here], sizes[0, here], sizes[1, here] = covering[position], n_bytes[position], n_characters[position]
         return {**whole, "span": span, "n_bytes": sizes[0], "n_characters": sizes[1], "texts": texts}
 
@@ -87,7 +88,7 @@ class PredictedRows(Rows):
 
         def only(wanted: bool) -> None:
             self._parts = [_cells(part, torch.isin(part["document"], chosen) == wanted) for part in parts]
-            self._texts = {document: text for document, text in texts.items() if (document in chosen) == wanted}
+            self._texts = {document: known for document, known in texts.items() if (document in chosen) == wanted}
             self._given = [cells[:, torch.isin(cells[0], chosen) == wanted] for cells in given]
 
         only(True)
@@ -97,19 +98,27 @@ class PredictedRows(Rows):
         self._given = [cells for cells in self._given if cells.numel()]
         return whole
 
-    def _decoded(self) -> dict[int, str]:
+    def _covering(self, text: str) -> Tensor | None:
+        """The spans of a text's tokens; None where the tokenizer has no offsets, or none that are in the order of the text."""
+        spans = self._adapter.spans(text)
+        try:
+            return None if spans is None else covering_spans(torch.tensor(spans, dtype=torch.long).reshape(-1, 2), len(text))
+        except InputError:
+            return None
+
+    def _decoded(self) -> dict[int, tuple[str, int]]:
         """The texts of documents that came as ids, where there is one of exactly these tokens."""
         if not self._given:
             return {}
         # Overlapping windows hand a token on several times.
         document, position, token = torch.cat(self._given, 1).unique(dim=1)
-        found: dict[int, str] = {}
+        found: dict[int, tuple[str, int]] = {}
         for number in document.unique().tolist():
             here = document == number
             ids = token[here].tolist()
             text = self._adapter.text(ids) if position[here].tolist() == list(range(len(ids))) else None
             if text is not None:
-                found[number] = text
+                found[number] = (text, len(ids))
         return found
 
 
