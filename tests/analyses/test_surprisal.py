@@ -176,10 +176,6 @@ def test_a_text_that_begins_with_the_begin_token_itself(gpt2):
     assert result.token.tolist() == ids(gpt2, "the cat")
     assert [text[start:end] for start, end in result.span.tolist()] == [result.strings[i] for i in result.token.tolist()]
     assert result.n_bytes.sum() == len("the cat")
-    same(
-        result.select(positions=slice(1, None)),
-        tle.token_surprisal(gpt2, text, prepend_bos=False, positions=slice(1, None), **QUIET),
-    )
 
 
 def test_offsets_that_are_missing_or_out_of_order_leave_the_text_unknown(gpt2, monkeypatch):
