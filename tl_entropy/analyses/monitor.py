@@ -15,23 +15,19 @@ that do not rise.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Unpack, cast
 
 import torch
-from torch import Tensor
 
-from tl_entropy.accumulators import DocumentMeans
 from tl_entropy.analyses.lens import LensAccumulator
-from tl_entropy.analyses.reading import Precision, Reading
-from tl_entropy.analyses.rows import closed, measure_all
+from tl_entropy.analyses.reading import Precision
+from tl_entropy.analyses.rows import measure_all
+from tl_entropy.analyses.surprisal import SurprisalAccumulator
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.stream import CorpusOptions, WindowOptions, check_options, split_cache
 from tl_entropy.errors import InputError, NonFiniteError, check_int
-from tl_entropy.functional.readout import vocabulary_statistics
-from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.monitor import EntropyHistory
 from tl_entropy.sites import Site
 
@@ -146,12 +142,12 @@ class EntropyMonitor:
 
     def _measure(self, step: int) -> EntropyHistory:
         adapter = Adapter(self.model)  # a new one, which has read no weights yet
-        losses = _Losses(adapter, self.sites[-1], self._precision)
+        losses = SurprisalAccumulator(adapter, keep="summary", precision=self._precision)
         settings = {"orders": (1.0,), "sites": tuple(map(str, self.sites))}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "interrupted after", UserWarning)  # nothing of this pass is kept
             try:
-                summary, (loss, loss_se, loss_tokens) = measure_all(
+                summary, costs = measure_all(
                     [self._entropies(adapter), losses], self.texts, settings=[settings, {}], positions=None, max_new_tokens=0,
                     batch_size=self._batch_size, progress=False, options=self._options,
                 )  # fmt: skip
@@ -160,50 +156,16 @@ class EntropyMonitor:
                 raise
         if summary.provenance.interrupted:
             raise KeyboardInterrupt  # which is to end the training, not just this pass
-        profile = summary.mean_profile()
+        profile, loss = summary.mean_profile(), costs.rates().iloc[0]
         return EntropyHistory(
             steps=torch.tensor([step]),
             entropy=torch.tensor(profile["mean"].to_numpy())[None],
             entropy_se=torch.tensor(profile["se"].to_numpy())[None],
-            loss=loss[None],
-            loss_se=loss_se[None],
+            loss=torch.tensor([loss["value"]], dtype=torch.float64),
+            loss_se=torch.tensor([loss["se"]], dtype=torch.float64),
             sites=summary.sites,
             tokens=summary.tokens,
-            loss_tokens=loss_tokens,
+            loss_tokens=int(loss["tokens"]),
             documents=summary.documents,
             provenance=summary.provenance,
         )
-
-
-class _Losses:
-    """Sums of the surprisal of the documents' next tokens, read from the last site."""
-
-    def __init__(self, adapter: Adapter, last: Site, precision: Precision) -> None:
-        self.adapter, self.sites = adapter, (last,)
-        self._reading = Reading(adapter, self.sites, lens=None, precision=precision, compiled=None)
-        self._means = DocumentMeans(())
-
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Take in one batch."""
-        known = batch.row_target >= 0
-        [last], reading = self.sites, self._reading
-        targets = batch.row_target[known]
-        surprisal: Any = torch.zeros(0, dtype=torch.float64)
-        if len(targets):
-            rows = batch.rows(activations[last])
-            found = vocabulary_statistics(
-                reading.normed(last, rows[known.to(rows.device)]), reading.readout.unembedding,
-                targets=targets.to(reading.device), compiled=reading.compiles(len(targets)), **reading.options(),
-            )  # fmt: skip
-            reading.ran_compiled |= found.compiled
-            surprisal = found.surprisal
-        self._means.update(surprisal, batch.row_document[known], closed(batch))
-
-    def merge(self, other: _Losses) -> None:
-        """Take in what another has seen of other documents."""
-        self._means.merge(other._means)
-
-    def compute(self, **origin: Any) -> tuple[Tensor, Tensor, int]:
-        """Mean, standard error over documents, and number of tokens."""
-        n, s, nn, ns, ss = self._means.sums()
-        return *clustered_mean(n, s, nn, ns, ss, self._means.seen_documents), int(n)
