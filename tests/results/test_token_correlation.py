@@ -11,7 +11,8 @@ import torch
 
 from tl_entropy.errors import InputError
 from tl_entropy.results import Provenance, load
-from tl_entropy.results.token_correlation import AlignedValues, TokenCorrelation, unit_factor
+from tl_entropy.results.base import in_unit
+from tl_entropy.results.token_correlation import AlignedValues, TokenCorrelation
 
 NAN = math.nan
 LOG_2 = math.log(2)
@@ -45,16 +46,15 @@ def correlation(**changes):
 
 
 def test_factors_of_units():
-    assert unit_factor("nats", "nats") == (1.0, "nats")
     for now, unit, factor, then in (
         ("nats", "bits", 1 / LOG_2, "bits"), ("bits", "nats", LOG_2, "nats"), ("bits²", "nats", LOG_2**2, "nats²"),
         ("rad", "bits", 1.0, "rad"), ("", "bits", 1.0, ""), ("m²", "bits", 1.0, "m²"),
     ):  # fmt: skip
-        found, name = unit_factor(now, unit)
+        [found], names = in_unit((now,), unit)
         assert math.isclose(found, factor, rel_tol=1e-15)
-        assert name == then
+        assert names == (then,)
     with pytest.raises(InputError, match="unit must be one of 'nats', 'bits'"):
-        unit_factor("nats", "hartleys")
+        in_unit(("nats",), "hartleys")
 
 
 def test_aligned_values_in_bits_and_back():

@@ -1,8 +1,8 @@
 """Surprisal of every token, and how unsure the model was before it: what a text costs, token by token.
 
 With p the model's distribution after the tokens before t_i, the surprisal -log p(t_i) is its loss on t_i, the entropy
--Σ p log p is what it expected to lose, and the varentropy the variance of that (Shannon 1948; Kontoyiannis and Verdú 2014). All are of
-the model's own output: the last residual stream through its final norm and unembedding, read in tiles of the vocabulary.
+-Σ p log p is what it expected to lose, and the varentropy the variance of that (Shannon 1948; Kontoyiannis and Verdú 2014). All
+are of the model's own output: the last residual stream through its final norm and unembedding, read in tiles of the vocabulary.
 
 Every token is predicted once: with ``stride`` at its default, a token behind a window's end is predicted from the window before
 it, in full view of it. A document's first token is predicted from a BOS, and where there is none, it is not.

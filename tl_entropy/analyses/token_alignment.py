@@ -23,8 +23,9 @@ from torch import Tensor
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int
 from tl_entropy.functional.characters import transfer
 from tl_entropy.functional.statistics import balanced_folds, group_sums, jackknife_error
-from tl_entropy.results.base import PER_NAT, Unit, chosen_from
-from tl_entropy.results.token_correlation import AlignedValues, How, TokenCorrelation, unit_factor
+from tl_entropy.results.base import PER_NAT, Unit, chosen_from, in_unit
+from tl_entropy.results.positions import by_document
+from tl_entropy.results.token_correlation import AlignedValues, How, TokenCorrelation
 from tl_entropy.results.tokens import TokenRows
 
 LEAST_PAIRS = 3
@@ -72,9 +73,9 @@ def align_tokens(
         raise InputError(f"of is empty; choose from {', '.join(columns)}")
     bases = [columns[name].unit.removesuffix("²") for name in names]
     unit: Unit = "bits" if "bits" in bases and "nats" not in bases else "nats"
-    scaled = [unit_factor(columns[name].unit, unit) for name in names]
-    values = torch.stack([columns[name].values.double() * factor for name, (factor, _) in zip(names, scaled, strict=True)], 1)
-    there, wanted = _by_document(source), _by_document(target)
+    factors, units = in_unit((columns[name].unit for name in names), unit)
+    values = torch.stack([columns[name].values.double() for name in names], 1) * factors
+    there, wanted = by_document(source.document), by_document(target.document)
     _check_documents(source, there, target, wanted)
     both = set(source.token.tolist()) & set(target.token.tolist())
     one_vocabulary = all(source.strings[token] == target.strings[token] for token in both)
@@ -100,7 +101,7 @@ def align_tokens(
         aligned[to] = _by_characters(values[there[document]], one, other, text, how)
         spread = True
     return AlignedValues(
-        values=aligned, quantities=tuple(names), units=tuple(unit for _, unit in scaled),
+        values=aligned, quantities=tuple(names), units=units,
         abouts=tuple(columns[name].about for name in names), how=how if spread else None,
         document=target.document, position=target.position, token=target.token, span=target.span, strings=target.strings,
         texts=target.texts, names=target.names, generated=target.generated, provenance=source.provenance,
@@ -239,16 +240,6 @@ class _Part(NamedTuple):
             marks[last - 1] = 1
         marked = torch.cat([marks.new_zeros(1), marks.cumsum(0)])
         return marked[ends] > marked[starts]
-
-
-def _by_document(rows: TokenRows) -> dict[int, slice]:
-    """Which rows each document has; they stand together."""
-    documents, counts = rows.document.unique_consecutive(return_counts=True)
-    ends = counts.cumsum(0).tolist()
-    return {
-        document: slice(end - count, end)
-        for document, count, end in zip(documents.tolist(), counts.tolist(), ends, strict=True)
-    }
 
 
 def _check_documents(source: TokenRows, there: dict[int, slice], target: TokenRows, wanted: dict[int, slice]) -> None:

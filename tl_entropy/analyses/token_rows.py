@@ -21,6 +21,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
 from tl_entropy.errors import InputError
 from tl_entropy.functional.characters import covering_spans, token_sizes
+from tl_entropy.results.positions import by_document
 from tl_entropy.results.tokens import no_spans
 
 
@@ -69,13 +70,14 @@ class PredictedRows(Rows):
         rows = len(whole["token"])
         span, sizes = no_spans(rows), torch.full((2, rows), torch.nan, dtype=torch.float64)
         texts: dict[int, str] = {}
+        places = by_document(whole["document"])
         for document, (text, length) in sorted({**self._texts, **self._decoded()}.items()):
             covering = self._covering(text)
             if covering is None:
                 continue
             texts[document] = text
             n_characters, n_bytes = token_sizes(text, covering)
-            here = whole["document"] == document
+            here = places.get(document, slice(0))
             # A text may itself begin with the BOS, which is no token of the document.
             position = whole["position"][here] + len(covering) - length
             span[here], sizes[0, here], sizes[1, here] = covering[position], n_bytes[position], n_characters[position]

@@ -35,7 +35,6 @@ from tl_entropy.sites import HEAD_SITES, Site, expand_sites
 
 _NEEDED = ("cfg", "blocks", "ln_final", "unembed", "W_U", "hook_dict")
 _LEVEL = 7_300_000  # of our hooks: TransformerLens's own contexts count up from 1
-_EDIT_LEVEL = _LEVEL - 1  # of those that edit
 
 
 class _AllSeen(Exception):
@@ -58,6 +57,7 @@ class Adapter(Vocabulary):
             )
         self.model = model
         self.n_layers = len(model.blocks)
+        self._edit_level = _LEVEL  # of hooks that edit: one lower for each ``edited`` inside another
 
     @property
     def n_heads(self) -> int:
@@ -118,21 +118,42 @@ class Adapter(Vocabulary):
             out: Tensor = self.model(tokens.to(device), attention_mask=mask.to(device, torch.long), return_type="logits")
         return out
 
+    def differentiable(self, tokens: Tensor, mask: Tensor, site: Site) -> tuple[Tensor, Tensor]:
+        """A site's activation, as a leaf, and the model's own logits [batch, pos, d_vocab] as they are made from it.
+
+        For ``torch.autograd.grad``, which leaves the parameters' gradients alone.
+        """
+        self._check_ids(tokens)
+        leaves: list[Tensor] = []
+
+        def replace(activation: Tensor, hook: Any) -> Tensor:
+            leaves.append(activation.detach().clone().requires_grad_())
+            return leaves[-1]
+
+        device = self.model.W_U.device
+        with self._as_found(), torch.enable_grad(), self._hooked({site: replace}):
+            out: Tensor = self.model(tokens.to(device), attention_mask=mask.to(device, torch.long), return_type="logits")
+        if not leaves:
+            raise ModelError(f"the hook {hook_name(site)} never fired in a forward pass, so {site} has no gradient here")
+        return leaves[-1], out
+
     @contextmanager
     def edited(self, hooks: Sequence[tuple[str, Callable[..., Tensor | None]]]) -> Iterator[None]:
         """``hooks``, pairs of a hook's name and ``function(activation, hook)``, in place inside, and gone afterwards.
 
         They fire behind the hooks of the model's user and before those that capture, so that what they return is measured.
-        Proofs and lenses stay those of the unedited model.
+        Proofs and lenses stay those of the unedited model. Edits inside edits fire behind them, and leave them in place.
         """
         points = [(self.model.hook_dict[name], function) for name, function in hooks]
+        self._edit_level -= 1
         try:
             for point, function in points:
-                point.add_hook(function, level=_EDIT_LEVEL)
+                point.add_hook(function, level=self._edit_level)
             yield
         finally:
             for point, _ in points:
-                point.remove_hooks("fwd", including_permanent=False, level=_EDIT_LEVEL)
+                point.remove_hooks("fwd", including_permanent=False, level=self._edit_level)
+            self._edit_level += 1
 
     def generate(self, tokens: Tensor, max_new_tokens: int, *, temperature: float, seed: int) -> Tensor:
         """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; greedy where ``temperature`` is 0.
@@ -307,7 +328,7 @@ class Adapter(Vocabulary):
             raise InputError(f"tokens must lie between 0 and {known - 1}; got {int(tokens.min())} to {int(tokens.max())}")
 
     @contextmanager
-    def _hooked(self, hooks: Mapping[Site, Callable[..., None]]) -> Iterator[None]:
+    def _hooked(self, hooks: Mapping[Site, Callable[..., Any]]) -> Iterator[None]:
         points = [(self.model.hook_dict[hook_name(site)], look) for site, look in hooks.items()]
         try:
             for point, look in points:

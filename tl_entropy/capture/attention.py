@@ -59,6 +59,15 @@ def attention_window(model: Any, layer: int) -> int | None:
     return int(window)
 
 
+def scores_hook(layer: int) -> str:
+    """TransformerLens's name of the hook that attention scores pass before the softmax, [batch, head, query, key].
+
+    >>> scores_hook(2)
+    'blocks.2.attn.hook_attn_scores'
+    """
+    return f"blocks.{layer}.attn.hook_attn_scores"
+
+
 def visible_keys(model: Any, layer: int, mask: Tensor) -> Tensor:
     """Whether a query sees a key: [batch, query, key] bool, from the attention mask [batch, pos].
 

@@ -17,22 +17,20 @@ that would leave tokens out; inputs in which there is nothing to measure; a seco
 
 from __future__ import annotations
 
-import operator
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tl_entropy.capture.batches import Window
 from tl_entropy.capture.inputs import Piece, at_hand, pieces, read_text, repeatable
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.capture.positions import Positions, at_positions, checked_positions
+from tl_entropy.errors import InputError, check_choice, check_int
 
-Positions = int | Iterable[int] | slice | None
 Count = Literal["read", "predicted"]
 
 _KEPT = 20
@@ -162,7 +160,7 @@ class Corpus:
         self._prepend_bos = prepend_bos
         self._window = encoder.context if window is None else check_int("window", window, 1, encoder.context)
         self._stride = None if stride is None else check_int("stride", stride, 1)
-        self._selection = _selection(positions)
+        self._selection = checked_positions(positions)
         self._include_special = include_special
         self._special = torch.tensor(sorted(encoder.special_ids), dtype=torch.long)
         self._text_column = text_column
@@ -264,33 +262,8 @@ class Corpus:
 
     def _countable(self, body: Tensor) -> Tensor:
         """``[pos]`` bool: the tokens of a body that are counted, in whichever window."""
-        n, some = len(body), self._selection
-        selected = torch.full((n,), some is None)
-        if some is not None:
-            inside = range(*some.indices(n)) if isinstance(some, slice) else [index for index in some if -n <= index < n]
-            selected[torch.tensor(inside, dtype=torch.long)] = True
+        selected = at_positions(self._selection, torch.arange(len(body)), len(body))
         return selected if self._include_special else selected & ~torch.isin(body, self._special)
-
-
-def _selection(positions: Positions) -> slice | tuple[int, ...] | None:
-    """Check ``positions``, and make one position a sequence of one."""
-    if positions is None:
-        return None
-    plain = positions.tolist() if isinstance(positions, (Tensor, np.ndarray)) else positions
-    some = plain if isinstance(plain, (Iterable, slice)) else (plain,)
-    try:
-        if isinstance(some, slice):
-            some.indices(1)
-            return some
-        chosen = list(some)
-        if any(isinstance(position, bool) for position in chosen):
-            raise TypeError("a bool is no position, nor is a mask")
-        indices = tuple(map(operator.index, chosen))
-    except (TypeError, ValueError) as error:
-        raise InputTypeError(f"positions must be None, an int, some ints or a slice; got {positions!r}: {error}") from error
-    if not indices:
-        raise InputError("positions must name at least one position; got none; pass None for all")
-    return indices
 
 
 def _sum(total: int | None, more: int | None) -> int | None:

@@ -3,7 +3,7 @@
 Every refusal says which intervention it means. Before the model runs: a hook, layer, head or width that the model does not
 have; an intervention all of whose hooks lie behind the last site measured (where some do, these are left out); an edit of the
 final norm or the unembedding, through which sites are read as the unedited model does. After the first batch: a hook that
-exists but never fired.
+exists but never fired. While it runs: an edit at positions of documents before ``begin`` has said which documents these are.
 """
 
 from __future__ import annotations
@@ -13,19 +13,26 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter, hook_name, source_site
+from tl_entropy.capture.attention import scores_hook
+from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.interventions import Edit, HookName, Interventions, as_interventions
+from tl_entropy.capture.positions import AtPositions, at_positions
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.sites import SITE_NAMES, Site
 
 
 class Edits:
-    """Interventions resolved for one model and the sites of one pass; nothing runs, and everything is checked.
+    """Interventions resolved for one model and the sites of one pass, and checked.
+
+    A pass calls ``begin`` with every batch before the model runs on it, and ``check_fired`` after.
 
     Attributes:
         hooks: names of hook points and what ``Adapter.edited`` is to add there, in the order given.
+        positioned: names of the interventions that edit positions of documents, and need ``begin``.
 
     Raises:
         InputError, InputTypeError: see the module.
@@ -35,9 +42,14 @@ class Edits:
         self.hooks: list[tuple[str, Edit]] = []
         self._last = max((source_site(site) for site in sites), key=lambda site: site.depth)
         self._unfired: dict[int, str] = {}
+        self._at: list[AtPositions] = []
+        self._cells: dict[AtPositions, Tensor] = {}
+        self.positioned: tuple[str, ...] = ()
         interventions = as_interventions(given)
         if not interventions:
             return
+        self._at = [edit for intervention in interventions for _, edit in intervention.hooks if isinstance(edit, AtPositions)]
+        self.positioned = tuple(one.name for one in interventions if any(edit in self._at for _, edit in one.hooks))
         points: Mapping[str, Any] = adapter.model.hook_dict
         depths = _depths(adapter.n_layers, points)
         reading = {id(point) for name, point in points.items() if name.startswith(("ln_final.", "unembed."))}
@@ -65,6 +77,10 @@ class Edits:
                     f"({self._last}), so it has no effect on any; measure later sites, too, or leave it out"
                 )
 
+    def begin(self, batch: Batch) -> None:
+        """Edits at positions are of this batch's documents from now on."""
+        self._cells = {edit: _cells(edit, batch) for edit in self._at}
+
     def check_fired(self) -> None:
         """Raise ModelError for an edit that has not fired yet, after a pass up to the last site."""
         if self._unfired:
@@ -82,7 +98,10 @@ class Edits:
             if not isinstance(activation, Tensor):
                 raise InputError(f"interventions: {label} gets a {type(activation).__name__}, no tensor; edit another hook")
             own = activation.clone()  # the same memory may be what passed an earlier site
-            new = function(own, hook)
+            if isinstance(function, AtPositions) and function in self._cells:
+                new = function.edit(own, hook, self._cells[function].to(activation.device))
+            else:
+                new = function(own, hook)
             if new is None:
                 return own
             like = (activation.shape, activation.dtype, activation.device)
@@ -95,12 +114,21 @@ class Edits:
         return edit
 
 
+def _cells(edit: AtPositions, batch: Batch) -> Tensor:
+    """The cells [batch, pos] bool that an edit's positions mean in a batch: neither BOS nor padding."""
+    rows = zip(batch.position, batch.length.tolist(), strict=True)
+    return torch.stack([at_positions(edit.positions, position, length) for position, length in rows])
+
+
 def _depths(n_layers: int, points: Mapping[str, Any]) -> Callable[[str], tuple[int, int]]:
     """A function that says of a hook name how deep it is, at least, in the order of ``Site.depth``."""
     known: dict[int, tuple[int, int]] = {}  # several names may stand for one hook point
     for site in (Site("embed", -1), *(Site(name, layer) for layer in range(n_layers) for name in SITE_NAMES[1:])):
         if hook_name(site) in points:
             known.setdefault(id(points[hook_name(site)]), site.depth)
+    for layer in range(n_layers):  # scores are what the pattern is made of, and no later
+        if (name := scores_hook(layer)) in points:
+            known.setdefault(id(points[name]), Site("pattern", layer).depth)
 
     def depth(name: str) -> tuple[int, int]:
         block = re.match(r"blocks\.(\d+)\.", name)

@@ -1,12 +1,14 @@
-"""The mean output of every attention head over a corpus: what mean ablation puts in its place.
+"""The mean of what passes a site over a corpus, such as every attention head's output: what mean ablation puts in its place.
 
-m_h = Σ z_h / N over the N positions counted, z_h what head h hands to W_O. Padding, begin and special tokens never count.
-Sums are float64, so that batches and windows do not change them.
+m = Σ x / N over the N positions counted, x what passes the site. Padding, begin and special tokens never count. Sums are
+float64, so that batches and windows do not change them.
+
+Refused: attention patterns, which are of pairs of positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -19,8 +21,8 @@ from tl_entropy.errors import InputError
 from tl_entropy.sites import Site
 
 
-class _HeadSums:
-    """An accumulator of Σ z [head, d_head] by layer."""
+class _Sums:
+    """An accumulator of Σ x by site."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
         self.sites = tuple(sites)
@@ -33,17 +35,65 @@ class _HeadSums:
         self._sums = {site: self._sums.get(site, 0) + value for site, value in found.items()}
         self._tokens += batch.n_rows
 
-    def merge(self, other: _HeadSums) -> None:
+    def merge(self, other: _Sums) -> None:
         """Take in what another has seen."""
         for site, value in other._sums.items():
             self._sums[site] = self._sums.get(site, 0) + value
         self._tokens += other._tokens
 
-    def compute(self) -> dict[int, Tensor]:
-        """Layer to mean."""
+    def compute(self) -> dict[Site, Tensor]:
+        """Site to mean."""
         if not self._tokens:
-            raise InputError("inputs: no position was counted, so there is no mean of a head")
-        return {site.layer: value / self._tokens for site, value in self._sums.items()}
+            raise InputError("inputs: no position was counted, so there is no mean")
+        return {site: value / self._tokens for site, value in self._sums.items()}
+
+
+def site_means(
+    model: Any,
+    inputs: Any,
+    sites: str | Site | Iterable[str | Site],
+    *,
+    layers: Sequence[int] | None = None,
+    positions: int | slice | Sequence[int] | None = None,
+    max_new_tokens: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+    **options: Unpack[CorpusOptions],
+) -> dict[Site, Tensor]:
+    """Mean of what passes each site over all positions counted: site to [d_model], float64 on the CPU.
+
+    For ``z`` it is [head, d_head], and for ``result`` [head, d_model].
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        inputs: texts, tokens, files or data sets; see ``stream``.
+        sites: short names, such as "resid_post" (every layer), "resid_post.3" or "embed".
+        layers: blocks to take of names without a layer; None is all.
+        positions: positions of each document to count; None is all.
+        max_new_tokens: generate this many tokens after each text, and count both.
+        batch_size: windows a batch; None takes as many as fit in 4096 tokens.
+        progress: show a progress bar.
+        options: see ``CorpusOptions``.
+
+    Raises:
+        InputError: no position to take a mean over, a site that the model does not have, or attention patterns.
+
+    >>> import tl_entropy as tle
+    >>> means = site_means(tle.demo_model(), "import os", ("embed", "resid_post.0"), progress=False)
+    >>> [(str(site), list(mean.shape) == [tle.demo_model().cfg.d_model]) for site, mean in means.items()]
+    [('embed', True), ('resid_post.0', True)]
+    """
+    check_options(site_means, options, CorpusOptions)
+    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    chosen = adapter.sites(sites, layers)
+    if any(site.name == "pattern" for site in chosen):
+        raise InputError("sites: pattern is of pairs of positions, and has no mean that could stand at one of them")
+    sums = _Sums(chosen)
+    stream(
+        adapter, inputs, [sums], positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens,
+        progress=progress, **options,
+    )  # fmt: skip
+    return sums.compute()
 
 
 def head_means(
@@ -78,10 +128,8 @@ def head_means(
     True
     """
     check_options(head_means, options, CorpusOptions)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
-    sums = _HeadSums(adapter.sites("z", layers))
-    stream(
-        adapter, inputs, [sums], positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens,
+    means = site_means(
+        model, inputs, "z", layers=layers, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
         progress=progress, **options,
     )  # fmt: skip
-    return sums.compute()
+    return {site.layer: mean for site, mean in means.items()}

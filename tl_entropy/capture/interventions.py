@@ -45,11 +45,12 @@ STEERED = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 class Intervention:
     """Named edits of what passes a model's hook points.
 
-    ``hooks`` also serve TransformerLens itself: ``model.run_with_hooks(tokens, fwd_hooks=list(intervention.hooks))``.
+    ``hooks`` also serve TransformerLens itself: ``model.run_with_hooks(tokens, fwd_hooks=list(intervention.hooks))``; those
+    at positions of documents don't, as TransformerLens knows no documents.
 
     A hook of one's own that indexes positions sees columns of a window, BOS included, and not positions of a document: a text
     longer than the window meets it once per window, padding is on the right, and while text is generated calls after the first
-    see the new token alone, [batch, 1, ...].
+    see the new token alone, [batch, 1, ...]. With ``AtPositions`` in its place it is told which cells it is to edit.
 
     On a TransformerBridge, what a hook at ``hook_resid_mid`` changes reaches the MLP alone, and not the stream; edit
     ``hook_attn_out`` for that.
@@ -126,7 +127,7 @@ def ablate_heads(
 
     name = "ablate heads " + ", ".join(f"{layer}.{head}" for layer, chosen in layers.items() for head in chosen)
     if put_in is not None:
-        name += f" to means {_fingerprint(*(put_in[layer][chosen] for layer, chosen in layers.items()))}"
+        name += f" to means {fingerprint(*(put_in[layer][chosen] for layer, chosen in layers.items()))}"
     hooks = tuple((hook_name(Site("z", layer)), replace(layer, chosen)) for layer, chosen in layers.items())
     return Intervention(name, hooks, check)
 
@@ -204,7 +205,7 @@ def steer(
         return activation + added.to(activation.dtype).to(activation.device)
 
     shown = repr(scale).removesuffix(".0")
-    return Intervention(f"steer {place} by {shown} x vector {_fingerprint(vector)}", ((hook_name(place), edit),), check)
+    return Intervention(f"steer {place} by {shown} x vector {fingerprint(vector)}", ((hook_name(place), edit),), check)
 
 
 def as_interventions(given: Interventions | None) -> tuple[Intervention, ...]:
@@ -231,8 +232,8 @@ def as_interventions(given: Interventions | None) -> tuple[Intervention, ...]:
     if isinstance(given, list | tuple):
         return tuple(one for item in given for one in as_interventions(_single(item)))
     raise InputTypeError(
-        f"interventions must be one or several of ablate_heads(...), ablate(...), steer(...), or pairs of a hook's name and a "
-        f"function(activation, hook); got {type(given).__name__}"
+        "interventions must be one or several of ablate_heads(...), ablate(...), steer(...), occlude(...), "
+        f"mask_attention(...), or pairs of a hook's name and a function(activation, hook); got {type(given).__name__}"
     )
 
 
@@ -305,6 +306,11 @@ def _mean(means: Any, layer: int, highest: int) -> Tensor:
     return mean
 
 
-def _fingerprint(*tensors: Tensor) -> str:
+def fingerprint(*tensors: Tensor) -> str:
+    """Eight hexadecimal digits that tell these values from others.
+
+    >>> fingerprint(torch.zeros(2))
+    '374708ff'
+    """
     whole = b"".join(tensor.detach().cpu().double().numpy().tobytes() for tensor in tensors)
     return hashlib.sha256(whole).hexdigest()[:8]

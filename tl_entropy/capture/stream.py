@@ -67,7 +67,8 @@ class CorpusOptions(WindowOptions, total=False):
     the first of them; so a sampled text depends on ``batch_size``, which the provenance then holds. Greedy text needs neither.
 
     ``interventions``: edits of the model's insides while it is measured, and while it generates: one or several of
-    ``ablate_heads(...)``, ``ablate(...)``, ``steer(...)``, or pairs of a hook's name and a ``function(activation, hook)``. Of
+    ``ablate_heads(...)``, ``ablate(...)``, ``steer(...)``, ``occlude(...)``, ``mask_attention(...)`` (these two not while
+    text is generated), or pairs of a hook's name and a ``function(activation, hook)``. Of
     hooks of one's own (see ``Intervention``): they see columns of a window, BOS included, and while generating the new token
     alone; what one at ``hook_resid_mid`` of a TransformerBridge changes reaches the MLP and not the stream; two are told apart
     in results by their function's name, or by an ``Intervention``'s. Heads ablated to 0 are another thing where TransformerLens
@@ -163,6 +164,11 @@ def stream(
         raise InputError("accumulators: at least one accumulator with at least one site is needed")
     max_new_tokens = check_int("max_new_tokens", max_new_tokens, 0)
     edits = Edits(adapter, options.pop("interventions", None), sites)
+    if max_new_tokens and edits.positioned:
+        raise InputError(
+            f"max_new_tokens: {edits.positioned[0]!r} is at positions of whole documents, which a text that is still being "
+            "written is not; generate first, and measure the text with the intervention"
+        )
     windows = cast("WindowOptions", options)
     cache, inputs = split_cache(inputs)
     if cache is not None and edits.hooks:
@@ -306,6 +312,7 @@ class _Feeder:
         try:
             if activations is None:
                 needed = tuple(site for site in self._sites if any(site in a.sites for a in waiting))
+                self._edits.begin(batch)
                 activations = self._adapter.activations(batch.tokens, batch.attention_mask, needed)
                 self._edits.check_fired()
             if not all(getattr(a, "takes_non_finite", False) for a in waiting):

@@ -113,8 +113,8 @@ def reads(
     """Give a command the options of ``Source.of``, and those of other groups; results go to ``folder``.
 
     A group is a function whose parameters are options. The command's first arguments are then a ``Source`` and what the groups
-    make of theirs; its other parameters are options of its own. ``several`` says that it may be given several models, ``bundled``
-    that it takes the bundled one where it is given none.
+    make of theirs; its other parameters are options of its own. ``several`` says that it may be given several models,
+    ``bundled`` that it takes the bundled one where it is given none.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:

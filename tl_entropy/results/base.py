@@ -120,18 +120,22 @@ class Result(Printed):
 
 
 def in_unit(units: Iterable[str], unit: Unit) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Factors [quantity] (float64) that bring quantities of these units to ``unit``, and their units then.
+    """Factors [quantity] (float64) that bring quantities of these units to ``unit``, or to its square, and their units then.
 
     What is in neither nats nor bits stays.
 
-    >>> factors, units = in_unit(("bits", "rad", "nats"), "bits")
+    >>> factors, units = in_unit(("bits", "rad", "nats", "nats²"), "bits")
     >>> [round(factor, 3) for factor in factors.tolist()], units
-    ([1.0, 1.0, 1.443], ('bits', 'rad', 'bits'))
+    ([1.0, 1.0, 1.443, 2.081], ('bits', 'rad', 'bits', 'bits²'))
     """
     check_choice("unit", unit, PER_NAT)
-    before = tuple(units)
-    factors = [PER_NAT[unit] / PER_NAT[now] if now in PER_NAT else 1.0 for now in before]
-    return torch.tensor(factors, dtype=torch.float64), tuple(unit if now in PER_NAT else now for now in before)
+    factors, after = [], []
+    for now in units:
+        base = now.removesuffix("²")
+        known, power = base in PER_NAT, 2 if base != now else 1
+        factors.append((PER_NAT[unit] / PER_NAT[base]) ** power if known else 1.0)
+        after.append(unit + now[len(base) :] if known else now)
+    return torch.tensor(factors, dtype=torch.float64), tuple(after)
 
 
 def load(path: str | Path) -> Any:

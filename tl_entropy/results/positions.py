@@ -68,15 +68,27 @@ class Positions:
             rows &= torch.isin(self.document, torch.tensor(chosen_from("documents", documents, self.documents)))
         if isinstance(positions, slice):
             keep = torch.zeros_like(rows)
-            for document in self.documents:
-                here = self.document == document
-                length = int(self.position[here].max()) + 1
-                keep |= here & torch.isin(self.position, torch.arange(length)[positions])
+            for here in by_document(self.document).values():
+                position = self.position[here]
+                keep[here] = torch.isin(position, torch.arange(int(position.max()) + 1)[positions])
             rows &= keep
         elif positions is not None:
             present = self.position.unique().tolist()
             rows &= torch.isin(self.position, torch.tensor(chosen_from("positions", positions, present)))
         return rows
+
+
+def by_document(document: Tensor) -> dict[int, slice]:
+    """Which rows each document has, of ``document`` [row]; they stand together.
+
+    >>> by_document(torch.tensor([0, 0, 3]))
+    {0: slice(0, 2, None), 3: slice(2, 3, None)}
+    """
+    documents, counts = document.unique_consecutive(return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    return {
+        number: slice(end - count, end) for number, count, end in zip(documents.tolist(), counts.tolist(), ends, strict=True)
+    }
 
 
 def site_columns(

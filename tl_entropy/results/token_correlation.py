@@ -21,29 +21,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import check_choice
-from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit
+from tl_entropy.results.base import Provenance, Result, Unit, in_unit
 from tl_entropy.results.positions import Positions, token_means
 from tl_entropy.results.printing import plus_minus, title
 from tl_entropy.results.tokens import Column, TokenRows
 
 How = Literal["sum", "mean"]
-
-
-def unit_factor(now: str, unit: Unit) -> tuple[float, str]:
-    """The factor that brings a quantity in the unit ``now`` to nats or bits, or to their square, and its unit then.
-
-    What is in neither stays.
-
-    >>> [(round(factor, 3), name) for factor, name in (unit_factor(now, "bits") for now in ("nats", "nats²", "bits", ""))]
-    [(1.443, 'bits'), (2.081, 'bits²'), (1.0, 'bits'), (1.0, '')]
-    """
-    check_choice("unit", unit, PER_NAT)
-    base = now.removesuffix("²")
-    if base not in PER_NAT:
-        return 1.0, now
-    squared = base != now
-    return (PER_NAT[unit] / PER_NAT[base]) ** (1 + squared), unit + "²" * squared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,9 +69,8 @@ class AlignedValues(TokenRows, Result):
 
     def to(self, unit: Unit) -> Self:
         """The same result in ``"nats"`` or ``"bits"``; what is in neither stays."""
-        factors, units = zip(*(unit_factor(now, unit) for now in self.units), strict=True)
-        scaled = self.values * torch.tensor(factors, dtype=torch.float64)
-        return dataclasses.replace(self, values=scaled, units=units, unit=unit)
+        factors, units = in_unit(self.units, unit)
+        return dataclasses.replace(self, values=self.values * factors, units=units, unit=unit)
 
     def columns(self) -> dict[str, Column]:
         """Every quantity that was asked for, by name."""
@@ -184,7 +166,9 @@ class TokenCorrelation(Positions, Result):
 
     def to(self, unit: Unit) -> Self:
         """The same result in ``"nats"`` or ``"bits"``; what is in neither stays."""
-        (of_x, unit_x), (of_y, unit_y) = (unit_factor(now, unit) for now in self.units)
+        factors, units = in_unit(self.units, unit)
+        of_x, of_y = factors.tolist()
+        unit_x, unit_y = units
         return dataclasses.replace(
             self,
             x=self.x * of_x,

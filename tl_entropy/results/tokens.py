@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError
 from tl_entropy.results.base import Provenance
-from tl_entropy.results.positions import Positions
+from tl_entropy.results.positions import Positions, by_document
 
 
 class Column(NamedTuple):
@@ -120,8 +120,9 @@ class TokenRows(Positions):
         except (re.error, TypeError) as error:
             raise InputError(f"pattern must be a regular expression; got {pattern!r}: {error}") from error
         found: list[tuple[str, int, int]] = [("", -1, 0)] * self.n_tokens
+        places = by_document(self.document)
         for document in self.documents:
-            text, rows = self.texts[document], (self.document == document).nonzero()[:, 0]
+            text, rows = self.texts[document], torch.arange(self.n_tokens)[places[document]]
             members: dict[int, list[int]] = {}
             matches = [match.span() for match in compiled.finditer(text) if match.end() > match.start()]
             starts, ends = [start for start, _ in matches], [end for _, end in matches]

@@ -1,0 +1,278 @@
+"""Interventions at positions of documents: what a token holds is replaced, or hidden from all other tokens.
+
+``occlude`` puts 0 or a mean in place of an activation at some positions; ``mask_attention`` takes these positions out of what
+other tokens attend to. Measured with and without, the difference says what the model took from there:
+
+    >>> import tl_entropy as tle
+    >>> model, text = tle.demo_model(), "import os"
+    >>> plain, without = (
+    ...     tle.lens_entropy(model, text, interventions=edit, progress=False) for edit in (None, occlude("embed", 1))
+    ... )
+    >>> bool((plain.entropy[0] == without.entropy[0]).all()), bool((plain.entropy[1] == without.entropy[1]).all())
+    (True, False)
+
+Occlusion: Zeiler and Fergus 2014, "Visualizing and understanding convolutional networks", arXiv 1311.2901, section 4.2;
+attention cut off between tokens: Geva et al. 2023, "Dissecting recall of factual associations in auto-regressive language
+models", arXiv 2304.14767 ("attention knockout").
+
+Refused: places without a position of the token's own (attention patterns), and models whose attention no hook can change.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from tl_entropy.capture.adapter import Adapter, hook_name, silent
+from tl_entropy.capture.attention import scores_hook
+from tl_entropy.capture.interventions import Intervention, fingerprint
+from tl_entropy.capture.positions import AtPositions, Positions, shown_positions
+from tl_entropy.errors import InputError, InputTypeError, ModelError, check_int
+from tl_entropy.sites import SITE_NAMES, Site
+
+_INSTEAD = {  # places that are refused, and what to take
+    "pattern": "its axes are [batch, head, query, key]; mask_attention hides tokens from attention",
+    "attn_scores": "its axes are [batch, head, query, key]; mask_attention hides tokens from attention",
+    "result": "it is computed from z; occlude z",
+    "resid_mid": "on a TransformerBridge what changes there reaches the MLP alone; occlude resid_pre and attn_out",
+}
+
+
+def occlude(
+    site: str | Site,
+    positions: Positions = None,
+    *,
+    heads: int | Iterable[int] | None = None,
+    means: ArrayLike | Tensor | Mapping[Site, Tensor] | None = None,
+) -> Intervention:
+    """Replace what passes a site at some positions of each document by 0 or by a mean; other positions keep theirs.
+
+    Positions are those of documents, in every window and batch. A token that several windows see is occluded in all of them.
+    The BOS has no position and is never occluded; special tokens in a document have one, and are. A position that a document
+    does not have means nothing in it, and no error.
+
+    Nothing can be occluded while text is generated (``max_new_tokens``): a text that is being written has no end to count from.
+
+    ``z`` at 0 is another thing where TransformerLens has folded the value biases (see ``ablate_heads``); at its mean it is not.
+
+    Args:
+        site: ``"embed"`` (the stream that enters block 0), ``"resid_pre.3"``, ``"resid_post.3"``, ``"attn_out.2"``,
+            ``"mlp_out.0"``, ``"z.2"``; or the name of any hook whose activation begins with [batch, pos], such as
+            ``"blocks.1.attn.hook_k"`` or ``"hook_embed"``.
+        positions: an int, ints or a slice, negative from each document's end; None is all tokens of a document.
+        heads: of ``z``, the heads to occlude, from 0; None is all.
+        means: what to put in: a tensor or array that broadcasts to the activation without [batch, pos], such as [d_model], or
+            [head, d_head] of all heads at ``z``; or a mapping with one for the site, as ``site_means`` gives. None is 0.
+
+    Raises:
+        InputError: a place that cannot be occluded, a negative layer or head, means that are not finite or lack the site; when
+            measuring, a layer or head that the model does not have, means that do not fit, or a hook with other axes.
+        InputTypeError: an argument of another kind.
+
+    >>> occlude("resid_post.3", [4, -1]).name, occlude("z.1", slice(2, None), heads=(2, 0)).name
+    ('occlude resid_post.3 at 4, -1 to 0', 'occlude z.1 heads 0, 2 at 2: to 0')
+    """
+    place = _place(site)
+    name = place if isinstance(place, str) else hook_name(place)
+    chosen = None if heads is None else _numbers("heads", heads)
+    if chosen is not None and (not isinstance(place, Site) or place.name != "z"):
+        raise InputError(f"heads are of z, such as 'z.2'; {place} has none")
+    value = None if means is None else _value(means, place)
+
+    def check(adapter: Adapter) -> None:
+        if chosen is not None:
+            _check_heads(chosen, adapter)
+        if value is not None and isinstance(place, Site):
+            d_model, d_head = int(adapter.model.cfg.d_model), int(adapter.model.cfg.d_head)
+            _check_fits(value, (adapter.n_heads, d_head) if place.name == "z" else (d_model,), place)
+
+    def edit(activation: Tensor, hook: Any, cells: Tensor) -> Tensor:
+        if activation.ndim < 3 or activation.shape[:2] != cells.shape:
+            raise InputError(
+                f"interventions: {name} is {list(activation.shape)}, but to be occluded at positions it must begin with "
+                f"[batch, pos] = {list(cells.shape)}; choose another hook"
+            )
+        where = cells.reshape(*cells.shape, *[1] * (activation.ndim - 2))
+        if chosen is not None:
+            where = where & _among(chosen, activation.shape[2], activation.device)[:, None]
+        if value is None:
+            return activation.masked_fill(where, 0.0)
+        _check_fits(value, tuple(activation.shape[2:]), place)
+        return torch.where(where, value.to(activation.dtype).to(activation.device), activation)
+
+    at = AtPositions(positions, edit)
+    of = "" if chosen is None else f" {_listed('head', chosen)}"
+    to = "0" if value is None else f"means {fingerprint(value)}"
+    return Intervention(f"occlude {place}{of} at {shown_positions(at.positions)} to {to}", ((name, at),), check)
+
+
+def mask_attention(
+    positions: Positions, *, layers: int | Iterable[int] | None = None, heads: int | Iterable[int] | None = None
+) -> Intervention:
+    """Hide some tokens of each document from all others: no other token attends to them.
+
+    The attention score of every query for each hidden key, but for a token's own, becomes -inf before the softmax, so that its
+    weight is 0 and the others of the row, with what an attention sink takes, are renormalised. A token still sees itself, so
+    that no row is empty. Of a token hidden in all layers nothing reaches another; tokens behind it keep their positions.
+
+    Positions are as in ``occlude``: the BOS cannot be hidden, and nothing is while text is generated. ``head_entropy`` still
+    counts hidden keys among the visible.
+
+    Before it runs, two short passes prove that hiding a token in all layers makes what is behind it independent of that token.
+
+    Args:
+        positions: an int, ints or a slice, negative from each document's end; None is all tokens of a document, each of which
+            then sees itself and the BOS.
+        layers: blocks in whose attention to hide them, from 0; None is all.
+        heads: the heads in each of these layers, from 0; None is all.
+
+    Raises:
+        InputError: a negative layer or head; when measuring, one that the model does not have.
+        InputTypeError: an argument of another kind.
+        ModelError: when measuring, a model whose attention scores no hook can change (for OPT, GPT-Neo and others a
+            TransformerBridge leaves attention to Hugging Face), or that brings tokens together by other means than attention.
+
+    >>> mask_attention(slice(4, 8)).name, mask_attention(-1, layers=(1, 0), heads=3).name
+    ('mask attention to 4:8 in all layers', 'mask attention of head 3 to -1 in layers 0, 1')
+    """
+    deep = None if layers is None else _numbers("layers", layers)
+    chosen = None if heads is None else _numbers("heads", heads)
+
+    def check(adapter: Adapter) -> None:
+        if deep is not None and deep[-1] >= adapter.n_layers:
+            raise InputError(f"layers: {deep[-1]} does not exist; the model has layers 0 to {adapter.n_layers - 1}")
+        if chosen is not None:
+            _check_heads(chosen, adapter)
+        _prove_hiding(adapter)
+
+    def edit(scores: Tensor, hook: Any, cells: Tensor) -> Tensor:
+        return _hidden(scores, cells, chosen)
+
+    at = AtPositions(positions, edit)
+    of, to = "" if chosen is None else f" of {_listed('head', chosen)}", shown_positions(at.positions)
+    name = f"mask attention{of} to {to} in {'all layers' if deep is None else _listed('layer', deep)}"
+    hooks = ((_is_scores, at),) if deep is None else tuple((scores_hook(layer), at) for layer in deep)
+    return Intervention(name, hooks, check)
+
+
+def _place(given: Any) -> Site | str:
+    """What is to be occluded: a site, however it is written, or the name of a hook that no site stands for."""
+    if not isinstance(given, str | Site):
+        raise InputTypeError(f"site must be a site or the name of a hook, such as 'resid_post.3'; got {given!r}")
+    text = str(given)
+    hook = re.fullmatch(r"(?:.*\.)?hook_(\w+)", text)
+    name = hook[1] if hook else text.partition(".")[0]
+    if name in _INSTEAD:
+        raise InputError(f"site: {text} cannot be occluded at positions: {_INSTEAD[name]}")
+    if hook:
+        layer = re.match(r"blocks\.(\d+)\.", text)
+        place = Site(name, int(layer[1])) if layer and name in SITE_NAMES else None
+        return place if place is not None and hook_name(place) == text else text
+    place = Site.parse(text)
+    if place.layer < 0 and place.name != "embed":
+        raise InputError(f"site: layers are numbered from 0; got {text!r}")
+    return place
+
+
+def _numbers(argument: str, given: Any) -> tuple[int, ...]:
+    """One or several numbers from 0, in order, each once."""
+    plain = given.tolist() if isinstance(given, np.ndarray | Tensor) else given
+    numbers = plain if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain]
+    chosen = tuple(sorted({check_int(argument, number, 0) for number in numbers}))
+    if not chosen:
+        raise InputError(f"{argument} is empty; give numbers from 0, or None for all")
+    return chosen
+
+
+def _listed(what: str, numbers: tuple[int, ...]) -> str:
+    return f"{what}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _value(means: Any, place: Site | str) -> Tensor:
+    """A copy of what is to be put in, float64 on the CPU."""
+    if isinstance(means, Mapping):
+        if place not in means:
+            raise InputError(f"means: none for {place}; give site_means(model, inputs, sites) with this site, or a tensor")
+        means = means[place]
+    try:
+        # A list becomes float64 on the way through NumPy; torch would make it float32.
+        value = torch.as_tensor(means if isinstance(means, Tensor) else np.asarray(means)).detach().cpu().double()
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"means must be a tensor or an array, or map sites to them; got {means!r}") from error
+    if not bool(value.isfinite().all()):
+        raise InputError("means must be finite; got a NaN or an infinity")
+    return value.clone()
+
+
+def _check_fits(value: Tensor, shape: tuple[int, ...], place: Site | str) -> None:
+    """Raise InputError unless ``value`` broadcasts to the shape of what it replaces."""
+    given = tuple(value.shape)
+    if len(given) > len(shape) or any(n not in (1, m) for n, m in zip(given[::-1], shape[::-1], strict=False)):
+        raise InputError(f"means: to be put into {place}, they must broadcast to {list(shape)}; got {list(given)}")
+
+
+def _check_heads(heads: tuple[int, ...], adapter: Adapter) -> None:
+    if heads[-1] >= adapter.n_heads:
+        raise InputError(f"heads: {heads[-1]} does not exist; the model has heads 0 to {adapter.n_heads - 1}")
+
+
+def _among(numbers: tuple[int, ...], n: int, device: torch.device) -> Tensor:
+    return torch.isin(torch.arange(n, device=device), torch.tensor(numbers, device=device))
+
+
+def _is_scores(name: str) -> bool:
+    """Whether a hook sees the attention scores of a block."""
+    layer = re.match(r"blocks\.(\d+)\.", name)
+    return layer is not None and name == scores_hook(int(layer[1]))
+
+
+def _hidden(scores: Tensor, cells: Tensor, heads: tuple[int, ...] | None) -> Tensor:
+    """Scores [batch, head, query, key] with -inf where a query meets another token of the cells [batch, pos]."""
+    if scores.ndim != 4 or scores[:, 0].shape != (*cells.shape, cells.shape[1]):
+        raise InputError(
+            f"interventions: attention scores are {list(scores.shape)}, but to hide tokens they must be [batch, head, query, "
+            f"key] with [batch, pos] = {list(cells.shape)}"
+        )
+    others = ~torch.eye(cells.shape[1], dtype=torch.bool, device=scores.device)
+    where = cells[:, None, None] & others
+    if heads is not None:
+        where = where & _among(heads, scores.shape[1], scores.device)[:, None, None]
+    return scores.masked_fill(where, -torch.inf)
+
+
+def _prove_hiding(adapter: Adapter) -> None:
+    """Raise ModelError unless, with a token hidden, two rows that differ in it alone are the same behind it."""
+    n = min(8, adapter.context)
+    column = min(1, n - 2)
+    tokens = torch.linspace(0, adapter.d_vocab - 1, n).long().repeat(2, 1)
+    tokens[1, column] = (tokens[1, column] + adapter.d_vocab // 2) % adapter.d_vocab
+    last = Site("resid_post", adapter.n_layers - 1)
+    names = [scores_hook(layer) for layer in range(adapter.n_layers) if scores_hook(layer) in adapter.model.hook_dict]
+
+    def hide(scores: Tensor, hook: Any) -> Tensor:
+        cells = (torch.arange(n, device=scores.device) == column).expand(2, n)
+        return _hidden(scores, cells, None)
+
+    def dependence() -> float:
+        first, second = adapter.activations(tokens, torch.ones_like(tokens), [last])[last][:, column + 1 :].double()
+        return float((first - second).abs().max())
+
+    # Where a Bridge leaves attention to Hugging Face, it calls the hook after it, and 4.3 warns that an edit is lost.
+    with silent(adapter.model), warnings.catch_warnings(action="ignore"):
+        plain = dependence()
+        with adapter.edited([(name, hide) for name in names]):
+            left = dependence()
+    if not left <= plain * 1e-2:
+        raise ModelError(
+            "interventions: attention cannot be masked on this model: on a short pass, tokens behind a hidden one still depend "
+            f"on it (by {left:.2g}; by {plain:.2g} where they see it). Either no hook can change its attention scores (models "
+            "loaded from Hugging Face may need attn_implementation='eager', and TransformerBridge has no such hook for some "
+            "architectures), or it brings tokens together by other means than attention"
+        )
