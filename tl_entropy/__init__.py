@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from tl_entropy import functional, plots
     from tl_entropy.analyses.divergence import DivergenceAccumulator, layer_divergence
     from tl_entropy.analyses.dynamics import layer_dynamics
+    from tl_entropy.analyses.gradient_reliance import gradient_reliance
     from tl_entropy.analyses.heads import HeadAccumulator, head_entropy
     from tl_entropy.analyses.lens import LensAccumulator, lens_entropy
     from tl_entropy.analyses.models import compare_models
+    from tl_entropy.analyses.monitor import EntropyMonitor
     from tl_entropy.analyses.profiles.distances import pairwise_distances, profile_distance
     from tl_entropy.analyses.profiles.embedding import profile_embedding
+    from tl_entropy.analyses.reliance import token_reliance
+    from tl_entropy.analyses.sequence_loss import conditional_entropy
     from tl_entropy.analyses.soft import label_plan, soft_information
     from tl_entropy.analyses.soft_sums import SoftAccumulator
     from tl_entropy.analyses.states.cka import CKAAccumulator
@@ -28,10 +32,13 @@ if TYPE_CHECKING:
     from tl_entropy.analyses.states.matrix_similarity import MatrixAccumulator
     from tl_entropy.analyses.states.similarity import layer_similarity
     from tl_entropy.analyses.surprisal import SurprisalAccumulator, token_surprisal
+    from tl_entropy.analyses.token_alignment import align_tokens, token_correlation
     from tl_entropy.capture.adapter import Adapter
-    from tl_entropy.capture.head_means import head_means
+    from tl_entropy.capture.head_means import head_means, site_means
     from tl_entropy.capture.interventions import Intervention, ablate, ablate_heads, steer
     from tl_entropy.capture.loading import load_model
+    from tl_entropy.capture.occlusion import mask_attention, occlude
+    from tl_entropy.capture.positions import AtPositions
     from tl_entropy.capture.stream import StreamReport, stream
     from tl_entropy.demo import demo_lens, demo_model, demo_names, demo_texts
     from tl_entropy.errors import FileError, InputError, InputTypeError, ModelError, NonFiniteError, TLEntropyError
@@ -41,14 +48,18 @@ if TYPE_CHECKING:
     from tl_entropy.lenses.tuned import TunedLens
     from tl_entropy.results import LensEntropy, LensSummary, Provenance, SoftInformation, load
     from tl_entropy.results.comparison import ModelComparison
+    from tl_entropy.results.conditional import ConditionalEntropy
     from tl_entropy.results.contrast import Contrast, contrast
     from tl_entropy.results.distances import PairwiseDistances, ProfileDistance, ProfileEmbedding
     from tl_entropy.results.divergence import DivergenceSummary, LayerDivergence
     from tl_entropy.results.dynamics import LayerDynamics
     from tl_entropy.results.geometry import LayerGeometry
     from tl_entropy.results.heads import HeadEntropy, HeadSummary
+    from tl_entropy.results.monitor import EntropyHistory
+    from tl_entropy.results.reliance import TokenReliance
     from tl_entropy.results.similarity import LayerSimilarity
     from tl_entropy.results.surprisal import SurprisalSummary, TokenSurprisal
+    from tl_entropy.results.token_correlation import AlignedValues, TokenCorrelation
     from tl_entropy.sites import Site
 
 __version__ = "0.4.0"
@@ -68,8 +79,19 @@ _HOMES = {
     "tl_entropy.analyses.soft": ("label_plan", "soft_information"),
     "tl_entropy.analyses.soft_sums": ("SoftAccumulator",),
     "tl_entropy.capture.adapter": ("Adapter",),
-    "tl_entropy.capture.head_means": ("head_means",),
+    "tl_entropy.capture.head_means": ("head_means", "site_means"),
     "tl_entropy.capture.interventions": ("Intervention", "ablate", "ablate_heads", "steer"),
+    "tl_entropy.capture.occlusion": ("mask_attention", "occlude"),
+    "tl_entropy.capture.positions": ("AtPositions",),
+    "tl_entropy.analyses.monitor": ("EntropyMonitor",),
+    "tl_entropy.analyses.sequence_loss": ("conditional_entropy",),
+    "tl_entropy.analyses.token_alignment": ("align_tokens", "token_correlation"),
+    "tl_entropy.analyses.reliance": ("token_reliance",),
+    "tl_entropy.analyses.gradient_reliance": ("gradient_reliance",),
+    "tl_entropy.results.monitor": ("EntropyHistory",),
+    "tl_entropy.results.conditional": ("ConditionalEntropy",),
+    "tl_entropy.results.reliance": ("TokenReliance",),
+    "tl_entropy.results.token_correlation": ("AlignedValues", "TokenCorrelation"),
     "tl_entropy.capture.loading": ("load_model",),
     "tl_entropy.capture.stream": ("StreamReport", "stream"),
     "tl_entropy.demo": ("demo_lens", "demo_model", "demo_names", "demo_texts"),
@@ -95,17 +117,19 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("functional", "plots")
 
 __all__ = [
-    "Adapter", "CKAAccumulator", "Contrast", "DivergenceAccumulator", "DivergenceSummary", "FileError",
+    "Adapter", "AlignedValues", "AtPositions", "CKAAccumulator", "ConditionalEntropy", "Contrast",
+    "DivergenceAccumulator", "DivergenceSummary", "EntropyHistory", "EntropyMonitor", "FileError",
     "GeometryAccumulator", "HeadAccumulator", "HeadEntropy", "HeadSummary", "InputError", "InputTypeError",
     "Intervention", "LabelPlan", "LayerDivergence", "LayerDynamics", "LayerGeometry", "LayerSimilarity",
     "LensAccumulator", "LensEntropy", "LensSummary", "MatrixAccumulator", "ModelComparison", "ModelError",
     "NonFiniteError", "PairwiseDistances", "ProfileDistance", "ProfileEmbedding", "Provenance", "Site",
     "SoftAccumulator", "SoftInformation", "StreamReport", "SurprisalAccumulator", "SurprisalSummary", "TLEntropyError",
-    "TokenSurprisal", "TunedLens", "ablate", "ablate_heads", "compare_models", "contrast", "demo_lens", "demo_model",
-    "demo_names", "demo_texts", "functional", "head_entropy", "head_means", "label_plan", "layer_divergence",
-    "layer_dynamics", "layer_geometry", "layer_similarity", "lens_entropy", "load", "load_model", "load_tuned_lens",
-    "ngram", "pairwise_distances", "plots", "profile_distance", "profile_embedding", "soft_information", "steer",
-    "stream", "token_surprisal", "train_tuned_lens",
+    "TokenCorrelation", "TokenReliance", "TokenSurprisal", "TunedLens", "ablate", "ablate_heads", "align_tokens",
+    "compare_models", "conditional_entropy", "contrast", "demo_lens", "demo_model", "demo_names", "demo_texts",
+    "functional", "gradient_reliance", "head_entropy", "head_means", "label_plan", "layer_divergence", "layer_dynamics",
+    "layer_geometry", "layer_similarity", "lens_entropy", "load", "load_model", "load_tuned_lens", "mask_attention",
+    "ngram", "occlude", "pairwise_distances", "plots", "profile_distance", "profile_embedding", "site_means",
+    "soft_information", "steer", "stream", "token_correlation", "token_reliance", "token_surprisal", "train_tuned_lens",
 ]  # fmt: skip
 
 

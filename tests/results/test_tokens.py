@@ -25,8 +25,8 @@ def cut(*documents):
     zero = torch.zeros(rows, dtype=torch.float64)
     return TokenSurprisal(
         surprisal=zero, entropy=zero, varentropy=zero, rank=zero.long(), document=torch.tensor(document), token=zero.long(),
-        position=torch.tensor(position), span=torch.tensor(span), n_bytes=zero, n_characters=zero, strings={0: "?"}, texts=texts,
-        provenance=Provenance("tiny", "", "", "", "", versions={}, created=""),
+        position=torch.tensor(position), span=torch.tensor(span), n_bytes=zero, n_characters=zero, strings={0: "?"},
+        texts=texts, provenance=Provenance("tiny", "", "", "", "", versions={}, created=""),
     )  # fmt: skip
 
 

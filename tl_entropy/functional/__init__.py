@@ -1,9 +1,12 @@
 """Tensors in, tensors out: no model, no files, no state."""
 
+from tl_entropy.functional.characters import covering_spans, token_sizes, transfer
+from tl_entropy.functional.coding import bits_per_byte, bits_per_character, memory_loss, normalized_loss, perplexity
 from tl_entropy.functional.comparison import VocabularyDivergences, vocabulary_divergences
 from tl_entropy.functional.compiling import compiler_available
 from tl_entropy.functional.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
 from tl_entropy.functional.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
+from tl_entropy.functional.losses import entropy_bonus, entropy_matching_loss, entropy_weighted_loss, min_max, token_losses
 from tl_entropy.functional.profiles.chance import adjusted_jsd, histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import (
     common_depth,
@@ -43,15 +46,21 @@ __all__ = [
     "VocabularyStatistics",
     "adjusted_jsd",
     "anisotropy",
+    "bits_per_byte",
+    "bits_per_character",
     "calibrate_temperature",
     "common_depth",
     "compiler_available",
+    "covering_spans",
     "curvature",
     "curve_fisher_rao_distance",
     "dime",
     "effective_rank",
     "effective_rank_of_covariance",
     "elastic_srvf_distance",
+    "entropy_bonus",
+    "entropy_matching_loss",
+    "entropy_weighted_loss",
     "fisher_rao_distance",
     "gram_matrix",
     "histogram_jsd",
@@ -64,8 +73,12 @@ __all__ = [
     "matrix_entropy",
     "matrix_renyi_entropy",
     "matrix_renyi_mutual_information",
+    "memory_loss",
+    "min_max",
+    "normalized_loss",
     "pairwise_curves",
     "pairwise_samples",
+    "perplexity",
     "prompt_entropy",
     "renyi_entropy",
     "shannon_entropy",
@@ -75,7 +88,10 @@ __all__ = [
     "soft_mutual_information",
     "srvf_distance",
     "surprisal",
+    "token_losses",
+    "token_sizes",
     "total_variation",
+    "transfer",
     "two_nn",
     "unbiased_hsic",
     "varentropy",
