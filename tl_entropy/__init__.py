@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from tl_entropy import functional, plots
     from tl_entropy.analyses.divergence import DivergenceAccumulator, layer_divergence
     from tl_entropy.analyses.dynamics import layer_dynamics
-    from tl_entropy.analyses.gradient_reliance import gradient_reliance
+    from tl_entropy.analyses.gradient_reliance import GradientRelianceAccumulator, gradient_reliance
     from tl_entropy.analyses.heads import HeadAccumulator, head_entropy
     from tl_entropy.analyses.lens import LensAccumulator, lens_entropy
     from tl_entropy.analyses.models import compare_models
     from tl_entropy.analyses.monitor import EntropyMonitor
     from tl_entropy.analyses.profiles.distances import pairwise_distances, profile_distance
     from tl_entropy.analyses.profiles.embedding import profile_embedding
-    from tl_entropy.analyses.reliance import token_reliance
+    from tl_entropy.analyses.reliance import RelianceAccumulator, token_reliance
     from tl_entropy.analyses.sequence_loss import conditional_entropy
     from tl_entropy.analyses.soft import label_plan, soft_information
     from tl_entropy.analyses.soft_sums import SoftAccumulator
@@ -86,8 +86,8 @@ _HOMES = {
     "tl_entropy.analyses.monitor": ("EntropyMonitor",),
     "tl_entropy.analyses.sequence_loss": ("conditional_entropy",),
     "tl_entropy.analyses.token_alignment": ("align_tokens", "token_correlation"),
-    "tl_entropy.analyses.reliance": ("token_reliance",),
-    "tl_entropy.analyses.gradient_reliance": ("gradient_reliance",),
+    "tl_entropy.analyses.reliance": ("RelianceAccumulator", "token_reliance"),
+    "tl_entropy.analyses.gradient_reliance": ("GradientRelianceAccumulator", "gradient_reliance"),
     "tl_entropy.results.monitor": ("EntropyHistory",),
     "tl_entropy.results.conditional": ("ConditionalEntropy",),
     "tl_entropy.results.reliance": ("TokenReliance",),
@@ -119,17 +119,18 @@ _MODULES = ("functional", "plots")
 __all__ = [
     "Adapter", "AlignedValues", "AtPositions", "CKAAccumulator", "ConditionalEntropy", "Contrast",
     "DivergenceAccumulator", "DivergenceSummary", "EntropyHistory", "EntropyMonitor", "FileError",
-    "GeometryAccumulator", "HeadAccumulator", "HeadEntropy", "HeadSummary", "InputError", "InputTypeError",
-    "Intervention", "LabelPlan", "LayerDivergence", "LayerDynamics", "LayerGeometry", "LayerSimilarity",
-    "LensAccumulator", "LensEntropy", "LensSummary", "MatrixAccumulator", "ModelComparison", "ModelError",
-    "NonFiniteError", "PairwiseDistances", "ProfileDistance", "ProfileEmbedding", "Provenance", "Site",
-    "SoftAccumulator", "SoftInformation", "StreamReport", "SurprisalAccumulator", "SurprisalSummary", "TLEntropyError",
-    "TokenCorrelation", "TokenReliance", "TokenSurprisal", "TunedLens", "ablate", "ablate_heads", "align_tokens",
-    "compare_models", "conditional_entropy", "contrast", "demo_lens", "demo_model", "demo_names", "demo_texts",
-    "functional", "gradient_reliance", "head_entropy", "head_means", "label_plan", "layer_divergence", "layer_dynamics",
-    "layer_geometry", "layer_similarity", "lens_entropy", "load", "load_model", "load_tuned_lens", "mask_attention",
-    "ngram", "occlude", "pairwise_distances", "plots", "profile_distance", "profile_embedding", "site_means",
-    "soft_information", "steer", "stream", "token_correlation", "token_reliance", "token_surprisal", "train_tuned_lens",
+    "GeometryAccumulator", "GradientRelianceAccumulator", "HeadAccumulator", "HeadEntropy", "HeadSummary", "InputError",
+    "InputTypeError", "Intervention", "LabelPlan", "LayerDivergence", "LayerDynamics", "LayerGeometry",
+    "LayerSimilarity", "LensAccumulator", "LensEntropy", "LensSummary", "MatrixAccumulator", "ModelComparison",
+    "ModelError", "NonFiniteError", "PairwiseDistances", "ProfileDistance", "ProfileEmbedding", "Provenance",
+    "RelianceAccumulator", "Site", "SoftAccumulator", "SoftInformation", "StreamReport", "SurprisalAccumulator",
+    "SurprisalSummary", "TLEntropyError", "TokenCorrelation", "TokenReliance", "TokenSurprisal", "TunedLens", "ablate",
+    "ablate_heads", "align_tokens", "compare_models", "conditional_entropy", "contrast", "demo_lens", "demo_model",
+    "demo_names", "demo_texts", "functional", "gradient_reliance", "head_entropy", "head_means", "label_plan",
+    "layer_divergence", "layer_dynamics", "layer_geometry", "layer_similarity", "lens_entropy", "load", "load_model",
+    "load_tuned_lens", "mask_attention", "ngram", "occlude", "pairwise_distances", "plots", "profile_distance",
+    "profile_embedding", "site_means", "soft_information", "steer", "stream", "token_correlation", "token_reliance",
+    "token_surprisal", "train_tuned_lens",
 ]  # fmt: skip
 
 

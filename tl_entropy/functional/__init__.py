@@ -6,6 +6,7 @@ from tl_entropy.functional.comparison import VocabularyDivergences, vocabulary_d
 from tl_entropy.functional.compiling import compiler_available
 from tl_entropy.functional.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
 from tl_entropy.functional.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
+from tl_entropy.functional.logit_changes import VocabularyChanges, vocabulary_changes
 from tl_entropy.functional.losses import entropy_bonus, entropy_matching_loss, entropy_weighted_loss, min_max, token_losses
 from tl_entropy.functional.profiles.chance import adjusted_jsd, histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import (
@@ -42,6 +43,7 @@ from tl_entropy.functional.temperature import calibrate_temperature
 __all__ = [
     "MatrixInformation",
     "SoftMutualInformation",
+    "VocabularyChanges",
     "VocabularyDivergences",
     "VocabularyStatistics",
     "adjusted_jsd",
@@ -95,6 +97,7 @@ __all__ = [
     "two_nn",
     "unbiased_hsic",
     "varentropy",
+    "vocabulary_changes",
     "vocabulary_divergences",
     "vocabulary_statistics",
     "wasserstein_chance",

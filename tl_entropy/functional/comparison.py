@@ -141,7 +141,7 @@ def vocabulary_divergences(
         compiled=compiled,
     )
     _check_reference(reference, len(hidden))
-    comparer = _Comparer(reader, reference, tuple(metrics))
+    comparer = Comparer(reader, reference, tuple(metrics))
     divergences, statistics = [], []
     with reader.exactly():
         for block in reader.blocks(hidden, targets):
@@ -152,7 +152,7 @@ def vocabulary_divergences(
     return VocabularyDivergences(torch.cat(divergences, 1), whole, reader.compiled, reader.precision)
 
 
-class _Comparer:
+class Comparer:
     """The divergences of one block of rows after another."""
 
     def __init__(self, reader: Reader, reference: Reference, metrics: tuple[Metric, ...]) -> None:
