@@ -6,9 +6,11 @@ import torch
 
 from tl_entropy.analyses.dynamics import layer_dynamics
 from tl_entropy.analyses.profiles.distances import pairwise_distances
+from tl_entropy.functional.characters import token_sizes
 from tl_entropy.results import LayerDivergence, LensEntropy, Provenance
 from tl_entropy.results.comparison import ModelComparison
 from tl_entropy.results.similarity import LayerSimilarity
+from tl_entropy.results.surprisal import TokenSurprisal
 from tl_entropy.sites import Site
 
 LENGTHS = (3, 4, 2, 5)  # tokens of the documents
@@ -82,3 +84,30 @@ def compared(depths=(("tiny", 3), ("EleutherAI/pythia 70m", 5)), *, similarity=T
         across={(a, b): similarities(n, m, model=a, other=b) for (a, n), (b, m) in pairs} if similarity else {},
         notes=notes,
     )
+
+
+def surprisal(*documents, model="tiny", seed=0, top_k=3, **changes):
+    """What these documents cost; each is a list of its tokens' texts, where an empty one shares the character before it."""
+    rng = torch.Generator().manual_seed(seed)
+    ids = {piece: i for i, piece in enumerate(dict.fromkeys(piece for pieces in documents for piece in pieces))}
+    strings = {i: piece or "\ufffd" for piece, i in ids.items()}
+    spans, sizes, texts = [], [], {}
+    for number, pieces in enumerate(documents):
+        texts[number], here = "".join(pieces), []
+        for piece in pieces:
+            end = here[-1][1] if here else 0
+            here.append((end, end + len(piece)) if piece else (end - 1, end))
+        spans += here
+        sizes.append(token_sizes(texts[number], torch.tensor(here)))
+    n_characters, n_bytes = (torch.cat(parts) for parts in zip(*sizes, strict=True))
+    n = len(spans)
+    cost, entropy = (-torch.rand(n, generator=rng, dtype=torch.float64).log() * x for x in (2, 1))
+    tops = torch.rand(n, len(strings), generator=rng, dtype=torch.float64).log_softmax(-1).topk(min(top_k, len(strings)))
+    parts = {
+        **rows([len(pieces) for pieces in documents]),
+        "token": torch.tensor([ids[piece] for pieces in documents for piece in pieces]),
+        "surprisal": cost, "entropy": entropy, "varentropy": entropy**2, "rank": (3 * cost).long(), "span": torch.tensor(spans),
+        "n_bytes": n_bytes, "n_characters": n_characters, "strings": strings, "texts": texts, "top_tokens": tops.indices,
+        "top_log_probs": tops.values, "provenance": origin(model),
+    }  # fmt: skip
+    return TokenSurprisal(**{**parts, **changes})
