@@ -9,7 +9,6 @@ Every figure is written as PNG and as PDF. They hold no date, so equal numbers g
 from __future__ import annotations
 
 import argparse
-import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,13 @@ import torch
 from layers import FIGURES as LAYER_FIGURES
 from layers import beginnings
 from matplotlib.axes import Axes
+from tokens import FIGURES as TOKEN_FIGURES
+from tokens import function
 
 import tl_entropy as tle
 
 ABLATED = ((1, 5), (3, 1), (5, 1))
 """Heads whose absence a figure shows: the sharpest ones (``head_patterns``) of an early, a middle and the last layer."""
-
-
-def function(module: str, name: str) -> str:
-    """Source of one function of a held-out module."""
-    source = dict(zip(tle.demo_names(), tle.demo_texts(), strict=True))[module]
-    (found,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
-    return f"{ast.get_source_segment(source, found)}\n"
 
 
 def lens_profile(model: Any) -> Axes:
@@ -216,6 +210,7 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     "training_share": training_share,
     "training_entropy": training_entropy,
     **LAYER_FIGURES,
+    **TOKEN_FIGURES,
 }
 
 

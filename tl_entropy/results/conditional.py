@@ -8,16 +8,14 @@ Refused: a mean of no tokens, and parts that are not in the result.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_entropy.functional.statistics import document_sums
-from tl_entropy.results.base import Provenance, Result, Unit
+from tl_entropy.results.base import Result
 from tl_entropy.results.positions import token_means
 from tl_entropy.results.printing import plus_minus, title
 from tl_entropy.results.tokens import Column, TokenRows
@@ -52,17 +50,7 @@ class ConditionalEntropy(TokenRows, Result):
     """
 
     entropy: Float[Tensor, "row"]
-    document: Int[Tensor, "row"]
-    position: Int[Tensor, "row"]
-    token: Int[Tensor, "row"]
-    span: Int[Tensor, "row 2"]
-    strings: Mapping[int, str]
-    provenance: Provenance
-    texts: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    names: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    generated: Bool[Tensor, "row"] | None = None
     method: str = "truncation"
-    unit: Unit = "nats"
 
     per_row = (*TokenRows.per_row, "entropy")
     in_units = ("entropy",)

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, SupportsInt
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_entropy.errors import InputError
 from tl_entropy.functional.losses import min_max
-from tl_entropy.results.base import Provenance, Result, Unit, chosen_from, in_unit
+from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
 from tl_entropy.results.positions import token_means
 from tl_entropy.results.tokens import Column, TokenRows
 
@@ -66,16 +66,6 @@ class TokenReliance(TokenRows, Result):
     metrics: tuple[str, ...]
     units: tuple[str, ...]
     over: Literal["parts", "tokens"]
-    document: Int[Tensor, "row"]
-    position: Int[Tensor, "row"]
-    token: Int[Tensor, "row"]
-    span: Int[Tensor, "row 2"]
-    strings: Mapping[int, str]
-    provenance: Provenance
-    texts: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    names: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    generated: Bool[Tensor, "row"] | None = None
-    unit: Unit = "nats"
 
     per_row = (*TokenRows.per_row, "values")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_int
@@ -181,20 +181,10 @@ class TokenSurprisal(_Rates, TokenRows, Result):
     entropy: Float[Tensor, "row"]
     varentropy: Float[Tensor, "row"]
     rank: Int[Tensor, "row"]
-    document: Int[Tensor, "row"]
-    position: Int[Tensor, "row"]
-    token: Int[Tensor, "row"]
-    span: Int[Tensor, "row 2"]
     n_bytes: Float[Tensor, "row"]
     n_characters: Float[Tensor, "row"]
-    strings: Mapping[int, str]
-    provenance: Provenance
-    texts: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    names: Mapping[int, str] = dataclasses.field(default_factory=dict)
     top_tokens: Int[Tensor, "row k"] | None = None
     top_log_probs: Float[Tensor, "row k"] | None = None
-    generated: Bool[Tensor, "row"] | None = None
-    unit: Unit = "nats"
 
     per_row = (
         *TokenRows.per_row, "surprisal", "entropy", "varentropy", "rank", "n_bytes", "n_characters", "top_tokens",

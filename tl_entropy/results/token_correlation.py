@@ -18,7 +18,7 @@ from typing import Literal, Self
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_entropy.results.base import Provenance, Result, Unit, in_unit
@@ -53,17 +53,7 @@ class AlignedValues(TokenRows, Result):
     units: tuple[str, ...]
     abouts: tuple[str, ...]
     how: How | None
-    document: Int[Tensor, "row"]
-    position: Int[Tensor, "row"]
-    token: Int[Tensor, "row"]
-    span: Int[Tensor, "row 2"]
-    strings: Mapping[int, str]
-    provenance: Provenance
     target: Provenance
-    texts: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    names: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    generated: Bool[Tensor, "row"] | None = None
-    unit: Unit = "nats"
 
     per_row = (*TokenRows.per_row, "values")
 

@@ -13,6 +13,7 @@ import re
 from abc import abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self, SupportsInt
 
 import pandas as pd
@@ -21,7 +22,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError
-from tl_entropy.results.base import Provenance
+from tl_entropy.results.base import Provenance, Unit
 from tl_entropy.results.positions import Positions, by_document
 
 
@@ -39,8 +40,9 @@ class Column(NamedTuple):
     about: str
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class TokenRows(Positions):
-    """Base of such results, beside ``Result``; a subclass declares these fields as its own.
+    """Base of such results, beside ``Result``, with the fields that all of them have.
 
     Attributes:
         document: [row], number of the text in the input.
@@ -51,16 +53,23 @@ class TokenRows(Positions):
         strings: text of every token id that occurs, decoded by itself.
         names: names of documents that have one (files).
         generated: [row], whether the model wrote the token; None where no text was generated.
+        unit: "nats" or "bits".
         provenance: model, settings, corpus, versions.
     """
 
     per_row: ClassVar[tuple[str, ...]] = ("document", "position", "token", "span", "generated")
     """Names of the fields with one entry for each row; a subclass adds its own."""
 
+    document: Int[Tensor, "row"]
+    position: Int[Tensor, "row"]
+    token: Int[Tensor, "row"]
     span: Int[Tensor, "row 2"]
-    texts: Mapping[int, str]
-    generated: Bool[Tensor, "row"] | None
+    strings: Mapping[int, str]
     provenance: Provenance
+    texts: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    generated: Bool[Tensor, "row"] | None = None
+    unit: Unit = "nats"
 
     @abstractmethod
     def columns(self) -> dict[str, Column]:
@@ -84,7 +93,7 @@ class TokenRows(Positions):
             changed[name] = None if value is None else value[rows]
         kept = set(changed["document"].tolist())
         changed["texts"] = {document: text for document, text in self.texts.items() if document in kept}
-        return dataclasses.replace(self, **changed)  # type: ignore[type-var]
+        return dataclasses.replace(self, **changed)
 
     def to_pandas(self) -> pd.DataFrame:
         """One line for each token: document, position, start and end in the text, token, and every quantity."""
