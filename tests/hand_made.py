@@ -107,7 +107,8 @@ def surprisal(*documents, model="tiny", seed=0, top_k=3, **changes):
         **rows([len(pieces) for pieces in documents]),
         "token": torch.tensor([ids[piece] for pieces in documents for piece in pieces]),
         "surprisal": cost, "entropy": entropy, "varentropy": entropy**2, "rank": (3 * cost).long(), "span": torch.tensor(spans),
-        "n_bytes": n_bytes, "n_characters": n_characters, "strings": strings, "texts": texts, "top_tokens": tops.indices,
+        "n_bytes": n_bytes, "n_characters": n_characters, "strings": strings, "texts": texts,
+        "lengths": {number: len(pieces) for number, pieces in enumerate(documents)}, "top_tokens": tops.indices,
         "top_log_probs": tops.values, "provenance": origin(model),
     }  # fmt: skip
     return TokenSurprisal(**{**parts, **changes})

@@ -220,7 +220,7 @@ def fake_batch(mask, bos=True):
     return Batch(
         tokens=mask.long(), attention_mask=mask, counted=counted, position=position, target=position,
         document=torch.arange(n), last=torch.ones(n, dtype=torch.bool), names=(None,) * n, texts=(None,) * n,
-        length=mask.sum(1),
+        bodies=tuple(row[row.bool()] for row in mask.long()),
     )  # fmt: skip
 
 

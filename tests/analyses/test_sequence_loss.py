@@ -516,3 +516,12 @@ def test_generators_and_files(gpt2, texts, tmp_path):
     back = load(result.save(tmp_path / "result.safetensors"))
     assert torch.equal(back.entropy, result.entropy)
     assert back.method == "truncation"
+
+
+def test_a_cache_is_refused(gpt2):
+    tokens = torch.tensor([[0, 5, 6]])
+    _, cache = gpt2.run_with_cache(tokens)
+    with pytest.raises(InputError, match="nothing runs on a cache"):
+        conditional_entropy(gpt2, (cache, tokens), progress=False)
+    with pytest.raises(InputTypeError, match="needs its tokens"):
+        conditional_entropy(gpt2, cache, progress=False)

@@ -372,7 +372,7 @@ def made_up(n_documents, length, *, seed=0, width=32, vocabulary=20, dtype=torch
     whole = [DocumentTokens(s := torch.cat([nothing, row]), s >= 0, s >= 0) for row in tokens]
     plan = LabelPlan.from_documents(whole, ("token", "next_token"), valid="own")
     every, position = torch.ones(length, dtype=torch.bool), torch.arange(length)
-    windows = [Window(row, every, position, row.roll(-1), d, None, True, None, length) for d, row in enumerate(tokens)]
+    windows = [Window(row, every, position, row.roll(-1), d, None, True, None, row) for d, row in enumerate(tokens)]
     return plan, windows, states.to(dtype)
 
 
@@ -415,7 +415,7 @@ def test_shards_merge_to_the_whole_in_any_order_with_empty_ones(gpt2):
             low, high = bounds[i : i + 2]
             shard = tle.SoftAccumulator(gpt2, plan, **settings, first_document=low)
             own = [
-                Window(w.tokens, w.counted, w.position, w.target, d, None, True, None, w.length)
+                Window(w.tokens, w.counted, w.position, w.target, d, None, True, None, w.body)
                 for d, w in enumerate(windows[low:high])
             ]
             feed(shard, own, states[low:high], 4)

@@ -190,6 +190,34 @@ def test_offsets_that_are_missing_or_out_of_order_leave_the_text_unknown(gpt2, m
             result.bits_per_byte()
 
 
+@pytest.mark.parametrize("batch_size", [1, None])
+def test_the_text_of_ids_is_known_whatever_part_of_it_is_counted(gpt2, batch_size):
+    text = "the cat sat on the mat and the dog " * 20
+    options = {"window": 16, "positions": slice(-5, None), "batch_size": batch_size}
+    from_ids = tle.token_surprisal(gpt2, torch.tensor([0, *ids(gpt2, text)]), **options, **QUIET)
+    same(from_ids, tle.token_surprisal(gpt2, text, **options, **QUIET))
+    assert from_ids.lengths == {0: len(ids(gpt2, text))}
+
+
+def test_a_result_of_fewer_bytes_than_were_read_says_so(gpt2):
+    text = "the cat<|endoftext|> sat"
+    assert f"of {len('the cat sat')} of the {len(text)} bytes read" in repr(tle.token_surprisal(gpt2, text, **QUIET))
+    assert "bytes read" not in repr(tle.token_surprisal(gpt2, "the cat sat", **QUIET))
+
+
+def test_words_of_which_a_token_is_missing_are_not_whole(gpt2):
+    text = "日 a xx😀"
+    whole = tle.token_surprisal(gpt2, text, **QUIET)
+    parts = whole.words(r"\S+")
+    emoji = parts[parts["word"] == "xx😀"]
+    assert parts["parts"].max() == len(emoji) > 4, "several tokens share the last character"
+    first = tle.token_surprisal(gpt2, text, prepend_bos=False, **QUIET).words(r"\S+")
+    assert (first["word"] != "日").all(), "its first token is not predicted"
+    for positions in (slice(0, -1), slice(0, -2)):
+        for cut in (whole.select(positions=positions), tle.token_surprisal(gpt2, text, positions=positions, **QUIET)):
+            assert (cut.words(r"\S+")["word"] != "xx😀").all()
+
+
 def test_results_can_be_saved(gpt2, texts, tmp_path):
     result = tle.token_surprisal(gpt2, [*texts, torch.tensor([20, 21])], **QUIET)
     again = tle.load(result.save(tmp_path / "tokens.safetensors"))
@@ -231,8 +259,8 @@ def test_a_summary_keeps_nothing_of_documents_that_have_ended(gpt2, texts):
     held = accumulator._rows
     assert sum(len(part["token"]) for part in held._parts) == 0
     assert len(held._parts) == 1
-    assert not held._texts
     assert not held._given
+    assert not held._lengths
 
 
 @pytest.mark.parametrize("keep", ["positions", "summary"])

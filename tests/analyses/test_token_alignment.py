@@ -46,7 +46,7 @@ def made(documents, *, model="m", seed=0, bos=True, texts=None, values=None):
         rank=torch.randint(0, 9, (len(rows),), generator=draw), document=document, position=position, token=token,
         span=torch.stack([start, end], 1), n_bytes=torch.ones(len(rows)), n_characters=torch.ones(len(rows)),
         strings={token: text for tokens in documents for token, text, *_ in tokens}, provenance=origin(model),
-        texts=dict(enumerate(texts or ())),
+        texts=dict(enumerate(texts or ())), lengths={d: len(tokens) for d, tokens in enumerate(documents)},
     )  # fmt: skip
 
 
@@ -110,8 +110,8 @@ def test_with_tokens_missing_what_has_a_value_has_the_right_one(text, cuts, othe
     whole = made([cut(text, cuts)], texts=[text]), made([cut(text, other_cuts, ids=100)], texts=[text], seed=1)
     expected = align_tokens(*whole, how=how).values
     rows = whole[0 if in_source else 1]
-    # The last one stays: that a tail is missing can be told from the text alone.
-    kept = [p for p in range(rows.n_tokens) if p not in missing or p == rows.n_tokens - 1]
+    missing = {p % (rows.n_tokens + 1) for p in missing}  # so that the last one goes, too
+    kept = [p for p in range(rows.n_tokens) if p not in missing] or [0]
     parts = (rows.select(positions=kept), whole[1]) if in_source else (whole[0], rows.select(positions=kept))
     found = align_tokens(*parts, how=how).values
     expected = expected if in_source else expected[kept]
@@ -483,3 +483,32 @@ def test_two_models(kind):
     np.testing.assert_allclose([pairs.slope, pairs.r_squared], [line.slope, line.rvalue**2], rtol=1e-9)
     headless = tle.token_surprisal(tle.demo_model(), texts, prepend_bos=False, progress=False)
     assert token_correlation(headless, other).left_out >= len(texts)
+
+
+def test_a_last_token_that_is_missing_takes_its_share_with_it():
+    text = "a😀"
+    source = [(0, "a", 0, 1), (1, "�", 1, 2), (2, "�", 1, 2)]
+    target = [(10, "a", 0, 1), (11, "😀", 1, 2)]
+    whole = made([source], texts=[text], values=[1.0, 2.0, 3.0])
+    other = made([target], texts=[text])
+    np.testing.assert_array_equal(align_tokens(whole, other).values[:, 0], [1, 5])
+    np.testing.assert_array_equal(align_tokens(whole.select(positions=slice(0, -1)), other).values[:, 0], [1, NAN])
+
+
+def test_the_jackknife_of_what_is_constant_without_one_document_is_nan():
+    documents = [[(0, "a", 0, 1), (1, "b", 1, 2)]] * 5
+    varying = [0.0] * 8 + [1.0, 2.0]
+    x = made(documents, texts=["ab"] * 5, values=varying)
+    y = made(documents, texts=["ab"] * 5, seed=1)
+    found = token_correlation(x, y)
+    assert math.isfinite(found.pearson)
+    assert math.isnan(found.pearson_error)
+
+
+@pytest.mark.parametrize("of", [None, 3])
+def test_quantities_that_are_no_names(of):
+    one = made([[(0, "a", 0, 1)] * 4], texts=["a"])
+    with pytest.raises(InputTypeError, match="of must be the name of a quantity"):
+        align_tokens(one, one, of=of)
+    with pytest.raises(InputTypeError, match="of must be the name of a quantity"):
+        token_correlation(one, one, of=of)

@@ -56,7 +56,8 @@ def test_a_batch_is_padded_on_the_right():
     assert batch.target.tolist() == [[a, b, c, -1], [d, -1, -1, -1]]
     assert batch.document.tolist() == [0, 1]
     assert batch.last.tolist() == [True, True]
-    assert (batch.names, batch.texts, batch.length.tolist()) == ((None, None), ("abc", "d"), [3, 1])
+    assert (batch.names, batch.texts, batch.lengths) == ((None, None), ("abc", "d"), (3, 1))
+    assert [body.tolist() for body in batch.bodies] == [[a, b, c], [d]]
     assert {x.dtype for x in (batch.tokens, batch.position, batch.target, batch.document)} == {torch.long}
     assert {x.dtype for x in (batch.attention_mask, batch.counted, batch.last)} == {torch.bool}
     assert (len(batch), batch.n_rows) == (2, 4)
@@ -130,7 +131,7 @@ def test_batches_without_rows_are_left_out_unless_a_document_ends_in_them():
     # Windows of 2 tokens of one text of 6: positions 0-1, 2-3, 4-5.
     found = batched("abcdef", batch_size=1, window=3, positions=0)
     assert [(batch.n_rows, batch.last.tolist()) for batch in found] == [(1, [False]), (0, [True])]
-    assert (found[1].texts, found[1].length.tolist()) == (("abcdef",), [6])
+    assert (found[1].texts, found[1].lengths) == (("abcdef",), (6,))
     assert rows(found) == [(0, 0, ord("a"), ord("b"))]
 
 
@@ -154,9 +155,9 @@ def test_halves_hold_the_same_rows_and_no_more_padding_than_they_need(texts):
     assert sum(map(len, halves)) == len(batch)
     assert min(map(len, halves)) >= 1
     assert abs(len(halves[0]) - len(halves[1])) <= 1
-    for name in ("names", "texts"):
+    for name in ("names", "texts", "lengths"):
         assert getattr(halves[0], name) + getattr(halves[1], name) == getattr(batch, name)
-    for name in ("document", "last", "length"):
+    for name in ("document", "last"):
         assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(batch, name))
     for half in halves:
         assert half.attention_mask.any(0).all()

@@ -101,7 +101,7 @@ def test_documents_keep_their_numbers_names_and_lengths(tmp_path):
     assert [w.document for w in windows] == [0, 1, 2, 3]
     assert [w.name for w in windows] == [None, "a.txt", "b.txt", None]
     assert [w.text for w in windows] == ["ab", "é\r\nü", "é\r\nü", None]
-    assert [w.length for w in windows] == [2, 4, 4, 2]
+    assert [len(w.body) for w in windows] == [2, 4, 4, 2]
     assert (corpus.report.bytes, corpus.report.characters) == (None, None)
     assert windows[1].tokens.tolist() == [BOS, *map(ord, "é\r\nü")]
 
@@ -138,7 +138,7 @@ def test_every_token_is_counted_once_and_targets_chain_up_to_the_text(data, n, p
         first = [body[0] if start == 0 else -1] * prepend_bos
         assert seen.target.tolist() == first + [[*body, -1][p + 1] for p in range(start, stop)]
         assert seen.last == (stop == n)
-        assert (seen.text, seen.length) == (text, n)
+        assert (seen.text, seen.body.tolist()) == (text, body)
 
 
 def test_the_default_window_is_the_context_and_windows_are_neighbours():

@@ -194,6 +194,16 @@ def test_selection_and_files(tmp_path):
         assert again.rates().equals(one.rates())
 
 
+def test_nothing_and_too_much():
+    nothing = made((3,)).select(documents=[])
+    for method in ("loss", "perplexity", "bits_per_byte", "rates"):
+        with pytest.raises(InputError, match="no token to take a rate of"):
+            getattr(nothing, method)()
+    assert made().perplexity(memory_bits=1e6) == math.inf
+    assert value(made(), "perplexity", memory_bits=1e6) == math.inf
+    assert math.isfinite(made().bits_per_byte(memory_bits=1e6))
+
+
 def test_html_is_escaped():
     origin = dataclasses.replace(made().provenance, model="<b>bold</b>")
     assert "<b>bold" not in made(provenance=origin)._repr_html_()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.results.base import Provenance
 from tl_entropy.results.surprisal import TokenSurprisal
 
 
 def cut(*documents):
     """A result of documents given as lists of pieces of their text; a piece of None is more of the character before."""
-    span, document, position, texts = [], [], [], {}
+    span, document, position, texts, lengths = [], [], [], {}, {}
     for d, pieces in enumerate(documents):
         end = 0
         for p, piece in enumerate(pieces):
@@ -20,13 +20,13 @@ def cut(*documents):
             span.append((start, end))
             document.append(d)
             position.append(p)
-        texts[d] = "".join(piece for piece in pieces if piece is not None)
+        texts[d], lengths[d] = "".join(piece for piece in pieces if piece is not None), len(pieces)
     rows = len(span)
     zero = torch.zeros(rows, dtype=torch.float64)
     return TokenSurprisal(
         surprisal=zero, entropy=zero, varentropy=zero, rank=zero.long(), document=torch.tensor(document), token=zero.long(),
         position=torch.tensor(position), span=torch.tensor(span), n_bytes=zero, n_characters=zero, strings={0: "?"},
-        texts=texts, provenance=Provenance("tiny", "", "", "", "", versions={}, created=""),
+        texts=texts, lengths=lengths, provenance=Provenance("tiny", "", "", "", "", versions={}, created=""),
     )  # fmt: skip
 
 
@@ -71,3 +71,5 @@ def test_refusals():
         TokenSurprisal(**{**vars(result), "texts": {}}).words()
     with pytest.raises(InputError, match="pattern must be a regular expression"):
         result.words("(")
+    with pytest.raises(InputTypeError, match="in a str"):
+        result.words(rb"\w")

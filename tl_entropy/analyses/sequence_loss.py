@@ -45,7 +45,7 @@ from tl_entropy.analyses.token_rows import PredictedRows
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch, Window, batches
 from tl_entropy.capture.corpus import Corpus
-from tl_entropy.capture.stream import MAX_TOKENS, read_corpus
+from tl_entropy.capture.stream import MAX_TOKENS, read_corpus, split_cache
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.readout import vocabulary_statistics
 from tl_entropy.results.conditional import ConditionalEntropy
@@ -119,6 +119,8 @@ def conditional_entropy(
     check_choice("method", method, ("truncation", "pad_shift"))
     if loss is not None and not callable(loss):
         raise InputTypeError(f"loss must be a function of tokens and mask, or None; got {type(loss).__name__}")
+    if split_cache(inputs)[0] is not None:
+        raise InputError("inputs: nothing runs on a cache; pass the texts or tokens themselves")
     corpus = read_corpus(
         adapter, inputs, positions=positions, count="predicted", window=window, prepend_bos=prepend_bos,
         include_special=include_special, text_column=text_column,
@@ -233,7 +235,7 @@ class _Measurement:
             name = getattr(self._loss, "__name__", type(self._loss).__name__)
             changed = dict.fromkeys(("weights", "processing", "dtype", "device"), "unknown")
             changed |= {"model": f"{name} on tokens of {provenance.model}", "settings": {**settings, "loss": name}}
-        fields = {name: whole[name] for name in ("entropy", "document", "position", "token", "span", "texts")}
+        fields = {name: whole[name] for name in ("entropy", "document", "position", "token", "span", "texts", "lengths")}
         return ConditionalEntropy(
             method=method, strings=self._adapter.strings(whole["token"].unique().tolist()), names=dict(rows.names),
             provenance=dataclasses.replace(provenance, **changed), **fields,

@@ -117,7 +117,7 @@ class SurprisalAccumulator:
         part["rank"] = torch.zeros(0, dtype=torch.long)
         if self.top_k:
             part["top_tokens"] = torch.zeros(0, self.top_k, dtype=torch.long)
-            part["top_log_probs"] = torch.zeros(0, self.top_k)
+            part["top_log_probs"] = torch.zeros(0, self.top_k, dtype=torch.float64)
         return part
 
 

@@ -14,6 +14,7 @@ Refused: results of different texts; tokens that differ where the text is not kn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -68,7 +69,7 @@ def align_tokens(
             )
     check_choice("how", how, ("sum", "mean"))
     columns = source.columns()
-    names = list(dict.fromkeys(chosen_from("of", of, columns)))
+    names = list(dict.fromkeys(chosen_from("of", _named(of), columns)))
     if not names:
         raise InputError(f"of is empty; choose from {', '.join(columns)}")
     bases = [columns[name].unit.removesuffix("²") for name in names]
@@ -98,13 +99,14 @@ def align_tokens(
         plain = [name for name in names if not columns[name].unit]
         if how == "sum" and plain:
             raise InputError(f"how='sum' is for what adds up, and {plain[0]} does not; take how='mean', as the tokens differ")
-        aligned[to] = _by_characters(values[there[document]], one, other, text, how)
+        lengths = source.lengths.get(document, math.inf), target.lengths.get(document, math.inf)
+        aligned[to] = _by_characters(values[there[document]], one, other, text, lengths, how)
         spread = True
     return AlignedValues(
         values=aligned, quantities=tuple(names), units=units,
         abouts=tuple(columns[name].about for name in names), how=how if spread else None,
         document=target.document, position=target.position, token=target.token, span=target.span, strings=target.strings,
-        texts=target.texts, names=target.names, generated=target.generated, provenance=source.provenance,
+        texts=target.texts, lengths=target.lengths, names=target.names, generated=target.generated, provenance=source.provenance,
         target=target.provenance, unit=unit,
     )  # fmt: skip
 
@@ -156,7 +158,7 @@ def token_correlation(
     """
     check_choice("on", on, ("x", "y"))
     check_int("folds", folds, 2)
-    pair = (of, of) if isinstance(of, str) else tuple(of)
+    pair = (of, of) if isinstance(of, str) else _named(of)
     if len(pair) != 2:
         raise InputError(f"of must be one quantity, or two, that of x and that of y; got {pair}")
     target = x if on == "x" else y
@@ -195,6 +197,13 @@ def token_correlation(
     )  # fmt: skip
 
 
+def _named(of: Any) -> tuple[str, ...]:
+    """Names of quantities, one or several, as a tuple."""
+    if not isinstance(of, Iterable):
+        raise InputTypeError(f"of must be the name of a quantity, or several; got {of!r}")
+    return (of,) if isinstance(of, str) else tuple(of)
+
+
 class _Part(NamedTuple):
     """The rows of one document."""
 
@@ -223,8 +232,8 @@ class _Part(NamedTuple):
             same &= (self.span[row] == other.span).all(1)
         return bool(met.any()) and bool(same[met].all())
 
-    def beside_missing(self, text: str) -> Tensor:
-        """Which rows [row] may share a character with a token that has no row here."""
+    def beside_missing(self, text: str, length: float) -> Tensor:
+        """Which rows [row] may share a character with a token that has no row here, of a document of ``length`` tokens."""
         starts, ends = self.span.unbind(1)
         marks = torch.zeros(len(text) + 1, dtype=torch.long)
         before = torch.cat([self.position.new_full((1,), -1), self.position[:-1]])
@@ -236,7 +245,7 @@ class _Part(NamedTuple):
             if i and (touching or not text[end - 1 : end].isascii()):
                 marks[end - 1] = 1
         last = int(ends.max())
-        if last < len(text) and not text[last - 1].isascii():
+        if int(self.position[-1]) + 1 < length and not text[last - 1].isascii():
             marks[last - 1] = 1
         marked = torch.cat([marks.new_zeros(1), marks.cumsum(0)])
         return marked[ends] > marked[starts]
@@ -260,11 +269,11 @@ def _check_documents(source: TokenRows, there: dict[int, slice], target: TokenRo
             )
 
 
-def _by_characters(values: Tensor, source: _Part, target: _Part, text: str, how: How) -> Tensor:
-    """Values [target, quantity] of one text from those of the source's tokens [source, quantity]."""
-    values = values.masked_fill(source.beside_missing(text)[:, None], torch.nan)
+def _by_characters(values: Tensor, source: _Part, target: _Part, text: str, lengths: tuple[float, float], how: How) -> Tensor:
+    """Values [target, quantity] of one text, of ``lengths`` tokens in both, from those of the source's tokens."""
+    values = values.masked_fill(source.beside_missing(text, lengths[0])[:, None], torch.nan)
     columns = [transfer(column, source.span, target.span, len(text), how=how) for column in values.T]
-    return torch.stack(columns, 1).masked_fill(target.beside_missing(text)[:, None], torch.nan)
+    return torch.stack(columns, 1).masked_fill(target.beside_missing(text, lengths[1])[:, None], torch.nan)
 
 
 def _line(x: Tensor, y: Tensor, document: Tensor) -> dict[str, Any]:
@@ -293,7 +302,9 @@ def _pearson(pairs: Tensor, fold: Tensor) -> tuple[float, float]:
     sums = group_sums(torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], 1), fold, int(fold.max()) + 1)
     whole = sums.sum(0)
     n, sx, sy, xx, yy, xy = torch.cat([whole[None], whole - sums]).T
-    r = ((xy - sx * sy / n) / ((xx - sx * sx / n) * (yy - sy * sy / n)).sqrt()).clamp(-1, 1)
+    of_x, of_y = xx - sx * sx / n, yy - sy * sy / n
+    constant = (of_x <= 1e-12 * xx) | (of_y <= 1e-12 * yy)  # what is left of a constant is rounding
+    r = ((xy - sx * sy / n) / (of_x * of_y).sqrt()).clamp(-1, 1).masked_fill(constant, torch.nan)
     return r[0].item(), jackknife_error(r, sums[:, 0]).item()
 
 

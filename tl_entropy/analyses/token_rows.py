@@ -36,8 +36,8 @@ class PredictedRows(Rows):
     def __init__(self, adapter: Adapter, empty: Mapping[str, Tensor]) -> None:
         super().__init__(empty)
         self._adapter = adapter
-        self._texts: dict[int, tuple[str, int]] = {}  # with the number of the document's tokens
-        self._given: list[Tensor] = []  # [3, cell]: document, position, token of what came as ids
+        self._lengths: dict[int, int] = {}
+        self._given: dict[int, str | Tensor] = {}  # the text or, where none came, the ids
 
     def places(self, batch: Batch) -> dict[str, Tensor]:
         """Where the tokens predicted are: document, position and token of each row."""
@@ -46,24 +46,21 @@ class PredictedRows(Rows):
     def update(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
         """Take in a batch: ``values`` [row, ...] by name, with a row for each position counted."""
         super().update(batch, values)
-        texts = zip(batch.document.tolist(), batch.texts, batch.length.tolist(), strict=True)
-        self._texts |= {document: (text, length) for document, text, length in texts if text is not None}
-        given = torch.tensor([text is None for text in batch.texts])[:, None] & batch.attention_mask & (batch.position >= 0)
-        if bool(given.any()):
-            document = batch.document[:, None].expand_as(batch.tokens)
-            self._given.append(torch.stack([document[given], batch.position[given], batch.tokens[given]]))
+        documents = batch.document.tolist()
+        self._lengths |= dict(zip(documents, batch.lengths, strict=True))
+        came = zip(documents, batch.texts, batch.bodies, strict=True)
+        self._given |= {document: body if text is None else text for document, text, body in came}
 
     def merge(self, other: Rows) -> None:
         """Take in another's rows, its documents numbered on from this one's."""
         first = self._documents
         super().merge(other)
         if isinstance(other, PredictedRows):
-            self._texts |= {document + first: known for document, known in other._texts.items()}
-            shift = torch.tensor([[first], [0], [0]])
-            self._given += [cells + shift for cells in other._given]
+            self._lengths |= {document + first: length for document, length in other._lengths.items()}
+            self._given |= {document + first: given for document, given in other._given.items()}
 
     def whole(self) -> dict[str, Any]:
-        """All rows, by document and position, with ``span``, ``n_bytes``, ``n_characters`` and the documents' ``texts``."""
+        """All rows, by document and position, with ``span``, ``n_bytes``, ``n_characters``, and the ``texts`` and ``lengths``."""
         whole = super().whole()
         predicted = whole["token"] >= 0
         whole = {name: value[predicted] for name, value in whole.items()}
@@ -71,33 +68,36 @@ class PredictedRows(Rows):
         span, sizes = no_spans(rows), torch.full((2, rows), torch.nan, dtype=torch.float64)
         texts: dict[int, str] = {}
         places = by_document(whole["document"])
-        for document, (text, length) in sorted({**self._texts, **self._decoded()}.items()):
-            covering = self._covering(text)
-            if covering is None:
+        for document, given in sorted(self._given.items()):
+            text = given if isinstance(given, str) else self._adapter.text(given.tolist())
+            covering = None if text is None else self._covering(text)
+            if text is None or covering is None:
                 continue
             texts[document] = text
             n_characters, n_bytes = token_sizes(text, covering)
             here = places.get(document, slice(0))
             # A text may itself begin with the BOS, which is no token of the document.
-            position = whole["position"][here] + len(covering) - length
+            position = whole["position"][here] + len(covering) - self._lengths[document]
             span[here], sizes[0, here], sizes[1, here] = covering[position], n_bytes[position], n_characters[position]
-        return {**whole, "span": span, "n_bytes": sizes[0], "n_characters": sizes[1], "texts": texts}
+        return {
+            **whole, "span": span, "n_bytes": sizes[0], "n_characters": sizes[1], "texts": texts, "lengths": dict(self._lengths),
+        }  # fmt: skip
 
     def pop(self, documents: Iterable[int]) -> dict[str, Any]:
         """The rows of these documents, as ``whole`` gives them, which are then forgotten here."""
-        chosen = torch.tensor(sorted(documents), dtype=torch.long)
-        parts, texts, given = self._parts, self._texts, self._given
+        chosen = frozenset(documents)
+        numbers = torch.tensor(sorted(chosen), dtype=torch.long)
+        parts, lengths, given = self._parts, self._lengths, self._given
 
         def only(wanted: bool) -> None:
-            self._parts = [_cells(part, torch.isin(part["document"], chosen) == wanted) for part in parts]
-            self._texts = {document: known for document, known in texts.items() if (document in chosen) == wanted}
-            self._given = [cells[:, torch.isin(cells[0], chosen) == wanted] for cells in given]
+            self._parts = [_cells(part, torch.isin(part["document"], numbers) == wanted) for part in parts]
+            self._lengths = {document: length for document, length in lengths.items() if (document in chosen) == wanted}
+            self._given = {document: came for document, came in given.items() if (document in chosen) == wanted}
 
         only(True)
         whole = self.whole()
         only(False)
         self._parts = [self._parts[0], *(part for part in self._parts[1:] if len(part["token"]))]
-        self._given = [cells for cells in self._given if cells.numel()]
         return whole
 
     def _covering(self, text: str) -> Tensor | None:
@@ -107,21 +107,6 @@ class PredictedRows(Rows):
             return None if spans is None else covering_spans(torch.tensor(spans, dtype=torch.long).reshape(-1, 2), len(text))
         except InputError:
             return None
-
-    def _decoded(self) -> dict[int, tuple[str, int]]:
-        """The texts of documents that came as ids, where there is one of exactly these tokens."""
-        if not self._given:
-            return {}
-        # Overlapping windows hand a token on several times.
-        document, position, token = torch.cat(self._given, 1).unique(dim=1)
-        found: dict[int, tuple[str, int]] = {}
-        for number in document.unique().tolist():
-            here = document == number
-            ids = token[here].tolist()
-            text = self._adapter.text(ids) if position[here].tolist() == list(range(len(ids))) else None
-            if text is not None:
-                found[number] = (text, len(ids))
-        return found
 
 
 def _cells(part: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:

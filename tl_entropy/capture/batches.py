@@ -36,7 +36,7 @@ class Window:
         name: The file's name where the document is a file.
         last: Whether this is the document's last window.
         text: The document's whole text, where it came as text.
-        length: The tokens of the whole document, the BOS not counted.
+        body: ``[length]`` long; the tokens of the whole document without the BOS, of which ``position`` counts.
     """
 
     tokens: Tensor
@@ -47,7 +47,7 @@ class Window:
     name: str | None
     last: bool
     text: str | None
-    length: int
+    body: Tensor
 
     def __len__(self) -> int:
         """The tokens the model sees, BOS included."""
@@ -68,7 +68,7 @@ class Batch:
         last: ``[batch]`` bool; whether the window is its document's last.
         names: File names, one or None for each window.
         texts: The whole texts of the windows' documents, where they came as texts.
-        length: ``[batch]`` long; the tokens of each window's document, the BOS not counted.
+        bodies: The tokens of the windows' whole documents, without the BOS.
     """
 
     tokens: Tensor
@@ -80,7 +80,7 @@ class Batch:
     last: Tensor
     names: tuple[str | None, ...]
     texts: tuple[str | None, ...]
-    length: Tensor
+    bodies: tuple[Tensor, ...]
     # Where the rows are. Found once: every search for True cells on an accelerator makes the host wait for it.
     _window: Tensor = field(init=False, repr=False)
     _column: Tensor = field(init=False, repr=False)
@@ -91,6 +91,11 @@ class Batch:
     def __len__(self) -> int:
         """The number of windows."""
         return self.tokens.shape[0]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The number of tokens of each window's document, the BOS not counted."""
+        return tuple(len(body) for body in self.bodies)
 
     @property
     def n_rows(self) -> int:
@@ -154,7 +159,6 @@ class Batch:
             target=self.target.to(device),
             document=self.document.to(device),
             last=self.last.to(device),
-            length=self.length.to(device),
         )
 
     def _part(self, windows: slice) -> Batch:
@@ -169,7 +173,7 @@ class Batch:
             last=self.last[windows],
             names=self.names[windows],
             texts=self.texts[windows],
-            length=self.length[windows],
+            bodies=self.bodies[windows],
         )
 
 
@@ -194,7 +198,7 @@ def batches(windows: Iterable[Window], *, batch_size: int | None, max_tokens: in
 
     >>> def window(*tokens):
     ...     ids = torch.tensor(tokens)
-    ...     return Window(ids, ids > 0, torch.arange(len(ids)), ids, 0, None, True, None, len(ids))
+    ...     return Window(ids, ids > 0, torch.arange(len(ids)), ids, 0, None, True, None, ids)
     >>> [batch] = batches([window(5, 6, 7), window(8)], batch_size=None, max_tokens=6)
     >>> batch.tokens.tolist(), batch.row_token.tolist()
     ([[5, 6, 7], [8, 0, 0]], [5, 6, 7, 8])
@@ -241,5 +245,5 @@ def _collate(windows: list[Window], pad_id: int) -> Batch:
         last=torch.tensor([window.last for window in windows]),
         names=tuple(window.name for window in windows),
         texts=tuple(window.text for window in windows),
-        length=torch.tensor([window.length for window in windows]),
+        bodies=tuple(window.body for window in windows),
     )

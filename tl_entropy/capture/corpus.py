@@ -245,7 +245,7 @@ class Corpus:
                 report.cut += start > 0
                 report.bytes = _sum(report.bytes, document.n_bytes)
                 report.characters = _sum(report.characters, None if document.text is None else len(document.text))
-            yield Window(tokens, counted, position, target, document.number, document.name, last, document.text, n)
+            yield Window(tokens, counted, position, target, document.number, document.name, last, document.text, body)
 
     def _room_and_stride(self, where: str, has_bos: bool) -> tuple[int, int]:
         """The tokens of a body that fit into a window, and how far apart windows start."""

@@ -24,7 +24,9 @@ def tokens(
     of: Annotated[
         str, typer.Option(help="what the page shows first: surprisal, entropy, excess, varentropy or rank")
     ] = "surprisal",
-    top_k: Annotated[int, typer.Option(min=0, help="most probable tokens to keep for each token")] = 5,
+    top_k: Annotated[
+        int | None, typer.Option(min=0, help="most probable tokens to keep for each token; 5, if not given")
+    ] = None,
     summary: Summary = False,
     precision: Precision = "float32",
 ) -> None:
@@ -34,12 +36,18 @@ def tokens(
 
     check_choice("--of", of, COLUMNS)
     check_choice("--precision", precision, ("float32", "bfloat16"))
-    if summary and html is not None:
-        raise InputError("--html: a summary keeps no single tokens to show; leave out --summary or --html")
+    if summary and (html is not None or top_k):
+        raise InputError(f"--{'top-k' if html is None else 'html'}: a summary keeps no single tokens; leave out one of the two")
+    if html is not None and html.is_dir():
+        raise InputError(f"--html must be a file; {html} is a folder")
     result = tle.token_surprisal(
-        source.model, source.inputs, top_k=None if summary else top_k, keep="summary" if summary else "positions",
+        source.model, source.inputs, top_k=top_k, keep="summary" if summary else "positions",
         precision=cast("Any", precision), interventions=changes.interventions(source), **generated, **source.windows,
     ).to(source.unit)  # fmt: skip
+    if not summary and not result.n_tokens:
+        raise InputError(
+            "the texts hold no token that the model predicts; give more text, or one with more than special tokens"
+        )
     report(result, source.out)
     if not summary:
         result.rates().to_csv(source.out / "rates.csv", index=False)

@@ -163,7 +163,7 @@ def combine(sums: Tensor, orders: tuple[float, ...]) -> tuple[Tensor, Tensor]:
 def combine_moments(sums: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return the varentropies [...] in nats² of ``sums`` as in `combine`, and Σ e·z and Σ e·z² [tiles, ...] of their tiles.
 
-    It is E[z²] - E[z]², z being relative to the overall maximum: below 1e-5 nats² off where the sums are of float32.
+    It is E[z²] - E[z]², z being relative to the overall maximum: below 2e-5 nats² off where the sums are of float32.
     """
     maximum, total = sums[:, 0], sums[:, 1]
     shift = (maximum - maximum.amax(0)).clamp(min=_NEGLIGIBLE_TILE)

@@ -14,6 +14,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import pandas as pd
 import torch
@@ -21,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.functional.coding import perplexity
 from tl_entropy.functional.statistics import clustered_mean, document_sums
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit
 from tl_entropy.results.printing import Printed, plus_minus, title
@@ -56,6 +58,8 @@ class _Rates(Printed):
     def _rate(self, top: Mapping[str, float], per: str) -> tuple[float, float]:
         """Σ of a combination of totals over Σ of another, with its standard error over documents."""
         sums, products = self._moments()
+        if not sums[_TOTALS.index("tokens")]:
+            raise InputError("this result holds no token to take a rate of")
         weights = torch.tensor([top.get(name, 0.0) for name in _TOTALS], dtype=torch.float64)
         chosen = weights != 0  # bytes that are not known are NaN, and stay out where they are not asked for
         weights, j, documents = weights[chosen], _TOTALS.index(per), int(sums[0])
@@ -88,12 +92,14 @@ class _Rates(Printed):
 
     def perplexity(self, *, memory_bits: float = 0.0, memory_tokens: int | None = None) -> float:
         """The exponential of the loss in nats: among how many equally likely tokens the model is as unsure; at least 1."""
-        return math.exp(self._rate(self._code(memory_bits, memory_tokens), "tokens")[0])
+        return cast("float", perplexity(self._rate(self._code(memory_bits, memory_tokens), "tokens")[0]))
 
     def bits_per_byte(self, *, memory_bits: float = 0.0, memory_tokens: int | None = None) -> float:
-        """Bits for each UTF-8 byte that the tokens stand for: Σ surprisal / (ln 2 · bytes), which no tokenizer can flatter.
+        """Bits for each UTF-8 byte that the tokens stand for: Σ surprisal / (ln 2 · bytes), to compare any tokenizers.
 
-        A text's first token, where no BOS precedes it, is predicted by nothing; neither it nor its bytes count.
+        A text's first token, where no BOS precedes it, is predicted by nothing; neither it nor its bytes count. So it is with
+        special tokens, the tokenizer's unknown token among them: with unknown tokens there is no code for the text, and the
+        value is of the rest. A result of fewer bytes than were read says so.
 
         Raises:
             InputError: a text is not known, as for token ids that are no tokenizer's tokens of a text.
@@ -123,7 +129,8 @@ class _Rates(Printed):
         code, factor, unit = self._code(memory_bits, memory_tokens), PER_NAT[self.unit], self.unit
         loss, error = self._rate(code, "tokens")
         lines: list[tuple[str, str, float, float]] = [("loss", f"{unit} a token", loss * factor, error * factor)]
-        lines.append(("perplexity", "", math.exp(loss), math.exp(loss) * error))
+        among = cast("float", perplexity(loss))
+        lines.append(("perplexity", "", among, among * error))
         for name, total in (("bits per byte", "bytes"), ("bits per character", "characters")):
             value, error = self._rate(code, total)
             lines += [(name, "bits", value / _LN2, error / _LN2)] if not math.isnan(value) else []
@@ -152,7 +159,11 @@ class _Rates(Printed):
         return pd.DataFrame({"": shown}, index=names)
 
     def _notes(self) -> list[str]:
-        return [_NOTE]
+        measured, read = self._moments()[0][_TOTALS.index("bytes")].item(), self.provenance.corpus.get("bytes")
+        if read is None or not measured < read - 0.5:
+            return [_NOTE]
+        rest = "what is not selected, not predicted or a special token is left out"
+        return [_NOTE, f"of {measured:.0f} of the {read} bytes read: {rest}"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,6 +9,7 @@ it. Where the text is not known, as for token ids that no text gives, spans are 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from abc import abstractmethod
 from bisect import bisect_left, bisect_right
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.results.base import Provenance, Unit
 from tl_entropy.results.positions import Positions, by_document
 
@@ -50,6 +51,7 @@ class TokenRows(Positions):
         token: [row], id of the token.
         span: [row, 2], characters [start, end) of the document's text; -1 where the text is not known.
         texts: text of each document that is known.
+        lengths: number of tokens of each document read, whether they have a row or not.
         strings: text of every token id that occurs, decoded by itself.
         names: names of documents that have one (files).
         generated: [row], whether the model wrote the token; None where no text was generated.
@@ -67,6 +69,7 @@ class TokenRows(Positions):
     strings: Mapping[int, str]
     provenance: Provenance
     texts: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    lengths: Mapping[int, int] = dataclasses.field(default_factory=dict)
     names: Mapping[int, str] = dataclasses.field(default_factory=dict)
     generated: Bool[Tensor, "row"] | None = None
     unit: Unit = "nats"
@@ -92,8 +95,16 @@ class TokenRows(Positions):
             value = getattr(self, name)
             changed[name] = None if value is None else value[rows]
         kept = set(changed["document"].tolist())
-        changed["texts"] = {document: text for document, text in self.texts.items() if document in kept}
+        for name in ("texts", "lengths"):
+            changed[name] = {document: value for document, value in getattr(self, name).items() if document in kept}
         return dataclasses.replace(self, **changed)
+
+    def cut_off(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the rows [row] of one document, which follow a token that has no row, and which one follows: [row] bool each."""
+        position = self.position[rows]
+        gap = position[1:] > position[:-1] + 1
+        length = self.lengths.get(int(self.document[rows[0]]), math.inf)
+        return torch.cat([position[:1] > 0, gap]), torch.cat([gap, position[-1:] + 1 < length])
 
     def to_pandas(self) -> pd.DataFrame:
         """One line for each token: document, position, start and end in the text, token, and every quantity."""
@@ -124,9 +135,11 @@ class TokenRows(Positions):
         unknown = [document for document in self.documents if document not in self.texts]
         if unknown:
             raise InputError(f"words need the documents' texts, which are not known of {', '.join(map(str, unknown[:5]))}")
+        if not isinstance(pattern, str):
+            raise InputTypeError(f"pattern must be a regular expression in a str; got {pattern!r}")
         try:
             compiled = re.compile(pattern)
-        except (re.error, TypeError) as error:
+        except re.error as error:
             raise InputError(f"pattern must be a regular expression; got {pattern!r}: {error}") from error
         found: list[tuple[str, int, int]] = [("", -1, 0)] * self.n_tokens
         places = by_document(self.document)
@@ -139,9 +152,15 @@ class TokenRows(Positions):
                 word = bisect_right(ends, start)
                 if word < bisect_left(starts, end) and word + 1 >= bisect_left(starts, end):
                     members.setdefault(word, []).append(row)
+            before, after = self.cut_off(rows)
             for word, parts in members.items():
-                covered = self.span[parts[0], 0] <= starts[word] and self.span[parts[-1], 1] >= ends[word]
-                if covered and int(self.position[parts[-1]] - self.position[parts[0]]) == len(parts) - 1:
+                start, end = int(self.span[parts[0], 0]), int(self.span[parts[-1], 1])
+                whole = start <= starts[word] and end >= ends[word] and parts[-1] - parts[0] == len(parts) - 1
+                whole &= int(self.position[parts[-1]] - self.position[parts[0]]) == len(parts) - 1
+                # A token that is not in the result may have a share in a character of several bytes.
+                whole &= start < starts[word] or not bool(before[parts[0] - rows[0]]) or text[start].isascii()
+                whole &= end > ends[word] or not bool(after[parts[-1] - rows[0]]) or text[end - 1].isascii()
+                if whole:
                     for part, row in enumerate(parts):
                         found[row] = (text[starts[word] : ends[word]], part, len(parts))
         return pd.DataFrame(found, columns=["word", "part", "parts"])

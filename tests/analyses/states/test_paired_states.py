@@ -34,7 +34,7 @@ def batch_of(tokens, counted=None):
     return Batch(
         tokens=tokens, attention_mask=whole, counted=whole if counted is None else torch.as_tensor(counted), position=position,
         target=torch.full_like(tokens, -1), document=torch.arange(len(tokens)), last=torch.ones(len(tokens), dtype=torch.bool),
-        names=(None,) * len(tokens), texts=(None,) * len(tokens), length=torch.full((len(tokens),), tokens.shape[1]),
+        names=(None,) * len(tokens), texts=(None,) * len(tokens), bodies=tuple(tokens),
     )  # fmt: skip
 
 
