@@ -65,6 +65,9 @@ def test_labels_name_quantity_model_and_unit():
     one = made(quantities=("rank", "surprisal"), units=("", "nats"))
     axes = token_correlation(TokenCorrelation(**{**vars(one), "x_provenance": one.provenance}))
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Rank", "Surprisal (nats)")
+    several = token_correlation(made(quantities=("kl, head 3.1", "reverse_kl")))
+    assert several.get_xlabel().startswith("KL, head 3.1 of")
+    assert several.get_ylabel().startswith("Reverse KL of")
     assert legend(axes) == ["slope 0.512 ± 0.012 nats, R² 0.81\nintercept 1.23 ± 0.23 nats"]  # and no y = x
 
 

@@ -5,6 +5,7 @@ A figure only reads a result of ``token_correlation``. Neither slope nor R² say
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -101,7 +102,7 @@ def _with_error(value: float, error: float, unit: str) -> str:
 
 def _label(result: TokenCorrelation, axis: int) -> str:
     """The quantity of an axis, its model where there are two, and its unit."""
-    name = result.quantities[axis].replace("_", " ")
+    name = re.sub(r"\b(kl|jsd)\b", lambda found: found[0].upper(), result.quantities[axis].replace("_", " "))
     shown = name[:1].upper() + name[1:]
     if result.models[0] != result.models[1]:
         shown += f" of {short_name(result.models[axis])}"
