@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from tl_entropy.results.token_correlation import AlignedValues, TokenCorrelation
     from tl_entropy.sites import Site
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 _HOMES = {
     "tl_entropy.analyses.states.cka": ("CKAAccumulator",),
