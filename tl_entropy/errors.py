@@ -5,9 +5,10 @@ Every message names the argument, what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -65,4 +66,20 @@ def check_int(argument: str, value: object, low: int, high: int | None = None) -
     number = operator.index(value)
     if number < low or (high is not None and number > high):
         raise InputError(f"{argument} must be an int {span}; got {number}")
+    return number
+
+
+def check_number(argument: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return ``value``, a finite number of Python or NumPy within ``low`` and ``high`` (both included), as a float, else raise.
+
+    >>> check_number("width", 0.5, 1, 100)
+    Traceback (most recent call last):
+    tl_entropy.errors.InputError: width must be a finite number from 1 to 100; got 0.5
+    """
+    span = "" if low == -math.inf else f" of at least {low:g}" if high == math.inf else f" from {low:g} to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputTypeError(f"{argument} must be a finite number{span}; got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or not low <= number <= high:
+        raise InputError(f"{argument} must be a finite number{span}; got {number}")
     return number

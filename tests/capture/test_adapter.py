@@ -117,6 +117,23 @@ def test_an_intervention_changes_what_is_measured(gpt2):
     torch.testing.assert_close(adapter.activations(TOKENS, MASK, [site])[site], plain)
 
 
+def test_edits_of_two_adapters_at_one_hook_do_not_remove_each_other(gpt2):
+    site, hook = Site("mlp_out", 1), "blocks.1.hook_mlp_out"
+    outer, inner = Adapter(gpt2), Adapter(gpt2)
+
+    def seen():
+        return [adapter.activations(TOKENS, MASK, [site])[site] for adapter in (outer, inner, Adapter(gpt2))]
+
+    plain = seen()[0]
+    with outer.edited([(hook, lambda activation, hook: 2 * activation)]):
+        with inner.edited([(hook, lambda activation, hook: activation + 1)]):
+            # The inner one behind the outer one, and both before what captures.
+            assert all(torch.equal(found, 2 * plain + 1) for found in seen())
+        assert all(torch.equal(found, 2 * plain) for found in seen())
+    assert all(torch.equal(found, plain) for found in seen())
+    assert not gpt2.hook_dict[hook].fwd_hooks
+
+
 def test_the_pass_ends_early_and_leaves_a_working_model(gpt2):
     adapter = Adapter(gpt2)
     reached = []

@@ -159,6 +159,7 @@ def test_windows_of_a_long_document_all_occlude_its_positions(kind, stride, some
         torch.testing.assert_close(edited, by_hand, atol=1e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*edited nothing")  # of the text with one token
 def test_any_batch_and_padding_gives_what_each_text_alone_gives(any_model, texts):
     edits = [occlude("resid_pre.1", [1, -2]), mask_attention([1, -2]), occlude("z.0", -1, heads=[1, 3])]
     alone = torch.cat([kept(any_model, text, interventions=edits)["resid_post.2"] for text in texts])
@@ -196,7 +197,33 @@ def test_all_positions_are_the_documents_and_not_the_bos(gpt2):
 
 def test_a_position_that_no_document_has_changes_nothing(gpt2, texts):
     for edit in (occlude("embed", 50), mask_attention(-50), occlude("embed", slice(3, 3))):
-        assert torch.equal(kept(gpt2, texts, interventions=edit)["resid_post.2"], kept(gpt2, texts)["resid_post.2"])
+        with pytest.warns(UserWarning, match="edited nothing"):
+            edited = kept(gpt2, texts, interventions=edit)["resid_post.2"]
+        assert torch.equal(edited, kept(gpt2, texts)["resid_post.2"])
+
+
+def test_a_warning_names_what_no_document_has_and_nothing_else(gpt2):
+    short, long = "the cat", TEXT
+    edits = [mask_attention([50, -60]), occlude("embed", 4), occlude("resid_pre.1", [1, 50]), occlude("z.0", 40)]
+    for inputs in ([short, long], [long, short]):  # one document that has the position is enough, in whatever batch
+        with pytest.warns(UserWarning, match="edited nothing") as caught:
+            kept(gpt2, inputs, interventions=edits, batch_size=1)
+        names = [str(one.message).split(" edited nothing, as no document read has such a position")[0] for one in caught]
+        assert names == [f"interventions: {edit.name!r}" for edit in (edits[0], edits[3])]
+    with pytest.warns(UserWarning, match=r"'occlude embed at 4 to 0' edited nothing"):
+        kept(gpt2, short, interventions=edits[1])
+
+
+def test_edits_know_what_was_meant_only_of_batches_that_they_have_seen(gpt2, recwarn):
+    adapter = Adapter(gpt2)
+    edits = Edits(adapter, occlude("embed", 5), adapter.sites("resid_post"))
+    edits.warn_of_unmeant()
+    assert not recwarn.list
+    for text in (TEXT, "the"):
+        [batch] = batches(read_corpus(adapter, [text]), batch_size=1, max_tokens=1)
+        edits.begin(batch)
+    edits.warn_of_unmeant()
+    assert not recwarn.list
 
 
 # --- what can have changed
@@ -574,6 +601,8 @@ def test_they_are_in_the_provenance(gpt2):
         (lambda: occlude("z.1", 1, heads="0"), InputTypeError, "heads must be an int"),
         (lambda: occlude("embed", 1, means="x"), InputTypeError, "means must be a tensor or an array"),
         (lambda: occlude("embed", 1, means=VECTOR * torch.inf), InputError, "means must be finite"),
+        (lambda: occlude("embed", 1, means=VECTOR * 1j), InputTypeError, "means must be real; got torch.complex64"),
+        (lambda: occlude("embed", 1, means=np.ones(32) * 1j), InputTypeError, "means must be real; got torch.complex128"),
         (lambda: occlude("embed", 1, means={Site("z", 1): MEANS}), InputError, "means: none for embed; give site_means"),
         (lambda: mask_attention([]), InputError, "positions must name at least one"),
         (lambda: mask_attention(1, layers=[-1]), InputError, "layers must be an int of at least 0; got -1"),
@@ -627,7 +656,7 @@ def test_a_hook_with_other_axes_and_another_batch_are_refused(gpt2):
     turned = AtPositions(1, occlude("embed", 1).hooks[0][1].edit)
     adapter = Adapter(gpt2)
     for name in ("blocks.1.attn.hook_attn_scores", "blocks.1.attn.hook_pattern"):
-        with pytest.raises(InputError, match=r"but to be occluded at positions it must begin with \[batch, pos\]"):
+        with pytest.raises(InputError, match=r"it must be \[batch, pos, \.\.\.\] with \[batch, pos\] ="):
             kept(gpt2, TEXT, interventions=(name, turned))
     [batch] = batches(read_corpus(adapter, [TEXT]), batch_size=1, max_tokens=1)
     for edit in (occlude("embed", 1), mask_attention(1)):

@@ -7,7 +7,10 @@ import torch
 from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
+from tl_entropy.analyses.gradient_reliance import GradientRelianceAccumulator
 from tl_entropy.analyses.lens import LensAccumulator
+from tl_entropy.analyses.reliance import RelianceAccumulator
+from tl_entropy.errors import InputError, NonFiniteError
 
 pytestmark = pytest.mark.model
 
@@ -38,3 +41,28 @@ def test_it_is_in_the_provenance():
     model = cached_model("gpt2", kinds()[0])
     found = [tle.lens_entropy(model, given, max_new_tokens=1, progress=False) for given in (TEXT, IDS)]
     assert [result.provenance.corpus["ids"] for result in found] == [False, True]
+
+
+@pytest.mark.parametrize("count", ["read", "predicted"])
+def test_what_runs_the_model_is_refused_on_a_cache(count):
+    model = cached_model("gpt2", kinds()[0])
+    _, cache = model.run_with_cache(IDS)
+    lens = LensAccumulator(model, keep="summary")
+    for one in (RelianceAccumulator(model, tle.ablate("mlp_out.1")), GradientRelianceAccumulator(model, "embed")):
+        for accumulators in ([one], [lens, one]):
+            with pytest.raises(InputError, match="inputs: nothing runs on a cache; pass the texts or tokens themselves"):
+                tle.stream(model, (cache, IDS), accumulators, count=count, progress=False)
+    assert tle.stream(model, (cache, IDS), [lens], progress=False).tokens == IDS.numel()
+
+
+@pytest.mark.parametrize(("column", "place"), [(0, "document 0, the begin token"), (3, "document 0, position 2")])
+def test_where_an_activation_is_not_finite(column, place):
+    model = cached_model("gpt2", kinds()[0])
+
+    def broken(activation, hook):
+        activation[:, column] = torch.inf
+        return activation
+
+    one = RelianceAccumulator(model, tle.ablate("mlp_out.1"))
+    with pytest.raises(NonFiniteError, match=rf"resid_post has a NaN or an infinity at {place} \(and"):
+        tle.stream(model, TEXT, [one], count="predicted", interventions=("blocks.2.hook_resid_post", broken), progress=False)

@@ -15,7 +15,7 @@ from tiny_models import tiny_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.functional.characters import covering_spans, token_pieces, token_sizes, transfer
+from tl_entropy.functional.characters import covering_spans, token_sizes, transfer
 
 TEXTS = (
     "the cat sat on the mat",
@@ -153,7 +153,7 @@ def test_covering_by_hand(spans, length, expected):
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=14), st.data())
-def test_sizes_and_pieces_add_up_to_the_text(text, data):
+def test_sizes_add_up_to_the_text(text, data):
     spans = covering_spans(tensor(data.draw(any_spans(len(text), 1))), len(text))
     characters, n_bytes = token_sizes(text, spans)
     owners = sharers(spans.tolist(), len(text))
@@ -164,7 +164,6 @@ def test_sizes_and_pieces_add_up_to_the_text(text, data):
         assert n_bytes[i].item() == pytest.approx(float(expected), rel=1e-14)
     assert characters.sum().item() == pytest.approx(len(text), rel=1e-14)
     assert n_bytes.sum().item() == pytest.approx(len(text.encode()), rel=1e-14)
-    assert "".join(token_pieces(text, spans)) == text
 
 
 def test_bytes_of_every_code_point():
@@ -178,9 +177,6 @@ def test_what_no_token_covers_counts_nowhere():
     characters, n_bytes = token_sizes("a é b", tensor([[0, 0], [0, 1], [2, 3]]))
     assert characters.tolist() == [0, 1, 1]
     assert n_bytes.tolist() == [0, 1, 2]
-    assert token_pieces("a é b", tensor([[0, 0], [0, 1], [2, 3]])) == ["", "a", "é"]
-    assert token_pieces("abcdef", tensor([[0, 5], [1, 3], [2, 6]])) == ["abcde", "", "f"]
-    assert token_pieces("", tensor([])) == []
     assert [sizes.tolist() for sizes in token_sizes("", tensor([]))] == [[], []]
 
 
@@ -371,7 +367,6 @@ def test_real_offsets_can_be_made_to_cover(name, text):
     characters, n_bytes = token_sizes(text, spans)
     assert characters.sum().item() == pytest.approx(len(text), rel=1e-14)
     assert n_bytes.sum().item() == pytest.approx(len(text.encode()), rel=1e-14)
-    assert "".join(token_pieces(text, spans)) == text
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
@@ -408,7 +403,6 @@ def test_values_between_real_tokenizers(text):
 def test_the_offsets_of_transformers(text):
     raw = tensor(tiny_tokenizer()(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"])
     assert torch.equal(covering_spans(raw, len(text)), raw), "they cover the text as they are"
-    assert "".join(token_pieces(text, raw)) == text
 
 
 def test_special_tokens_are_refused():
@@ -435,7 +429,6 @@ def test_spans_that_cannot_be(spans, message):
     for call in (
         lambda: covering_spans(tensor(spans), 5),
         lambda: token_sizes("12345", tensor(spans)),
-        lambda: token_pieces("12345", tensor(spans)),
         lambda: transfer(torch.ones(len(spans)), tensor(spans), whole, 5),
         lambda: transfer(torch.ones(1), whole, tensor(spans), 5),
     ):
@@ -465,8 +458,6 @@ def test_errors():
         transfer(torch.ones(1), whole, whole, -1)
     with pytest.raises(InputTypeError, match="text must be a string; got bytes"):
         token_sizes(b"12345", whole)
-    with pytest.raises(InputTypeError, match="text must be a string; got list"):
-        token_pieces(list("12345"), whole)
     with pytest.raises(InputError, match="UTF-8 can encode; got a lone surrogate at character 1"):
         token_sizes("a\ud800b", tensor([[0, 3]]))
     with pytest.raises(InputError, match="how must be one of 'sum', 'mean'; got 'max'"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from tiny_models import VOCAB, kinds, make_model
 from torch.autograd import gradcheck
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
+from tl_entropy.functional import losses as losses_module
 from tl_entropy.functional.entropies import shannon_entropy
 from tl_entropy.functional.losses import (
     entropy_bonus,
@@ -306,6 +310,8 @@ def test_extreme_logits_and_what_is_left_out():
         (lambda: entropy_matching_loss(torch.ones(2), torch.ones(2), mask=torch.zeros(2)), InputError, "mean of"),
         (lambda: entropy_bonus(torch.zeros(2, 3), mask=torch.zeros(2)), InputError, "mean of"),
         (lambda: entropy_bonus(torch.zeros(2, 3), weight=NAN), InputError, "weight must be a finite number"),
+        (lambda: entropy_bonus(torch.zeros(2, 3), weight="1"), InputTypeError, "weight must be a finite number; got '1'"),
+        (lambda: entropy_bonus(torch.zeros(2, 3), weight=torch.tensor(1.0)), InputTypeError, "weight must be a finite number"),
         (lambda: entropy_bonus(torch.zeros(2, 0)), InputError, "at least one outcome"),
         (lambda: entropy_bonus(torch.full((2, 3), INF)), NonFiniteError, "row 0"),
     ],
@@ -313,6 +319,11 @@ def test_extreme_logits_and_what_is_left_out():
 def test_what_they_refuse(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_weights_of_numpy():
+    for weight in (np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
+        assert torch.equal(entropy_bonus(draw(2, 3), weight=weight), entropy_bonus(draw(2, 3), weight=0.5))
 
 
 # --- trainings
@@ -399,3 +410,25 @@ def test_it_takes_the_place_of_the_models_own_loss(kind):
             model(tokens, return_type="loss"), model(tokens, return_type="loss", loss_per_token=True).mean()
         )
     assert len(seen) == 12
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kind", kinds())
+def test_the_recipe_in_the_modules_text_leaves_padding_out(kind):
+    """Run as it stands there: the other model, too, must not see what pads a row."""
+    other, logits = make_model("gpt2", kind), draw(4, 10, VOCAB)
+    recipe = re.search(r"(?ms)^    def loss_fn.*?^        return .*?$", losses_module.__doc__)[0]
+    scope = {**vars(losses_module), "shannon_entropy": shannon_entropy, "other_model": other}
+    exec(textwrap.dedent(recipe), scope)
+    tokens = batch()
+    mask = torch.ones_like(tokens)
+    mask[:2, :3] = 0
+    with torch.no_grad():
+        estimate = shannon_entropy(other(tokens, attention_mask=mask))[:, :-1]
+        blind = shannon_entropy(other(tokens))[:, :-1]
+        losses, real = token_losses(logits, tokens, mask)
+        assert (estimate - blind).abs()[real].max() > 1e-3
+        expected = entropy_weighted_loss(losses, estimate, mask=real)
+        torch.testing.assert_close(scope["loss_fn"](logits, tokens, mask), expected)
+        unpadded = scope["loss_fn"](logits, tokens)
+        torch.testing.assert_close(unpadded, entropy_weighted_loss(token_losses(logits, tokens)[0], blind))

@@ -71,6 +71,35 @@ def test_bands_are_errors_and_missing_where_there_are_none():
     assert not monitor(dataclasses.replace(found, **missing)).collections
 
 
+def test_the_band_of_the_loss_is_not_taken_for_that_of_the_output():
+    *_, output, loss = monitor(history()).collections
+    assert output.get_hatch() is None
+    assert output.get_facecolor()[0, 3] == pytest.approx(0.2)
+    assert loss.get_hatch()
+    assert len(loss.get_facecolor()) == 0
+    assert to_rgba(loss.get_edgecolor()[0])[3] == 1
+
+
+def test_a_loss_that_no_step_has_is_not_there():
+    found = history()
+    none = {name: torch.full_like(getattr(found, name), math.nan) for name in ("loss", "loss_se")}
+    axes = monitor(dataclasses.replace(found, **none))
+    assert names(axes) == ["embed", "resid_post.0", "resid_post.1", "output"]
+    assert axes.get_ylabel() == "Entropy (nats)"
+    assert len(axes.lines) == len(axes.collections) == 4
+    some = found.loss.clone()
+    some[:2] = math.nan
+    axes = monitor(dataclasses.replace(found, loss=some))
+    assert names(axes)[-1] == "loss"
+    assert axes.get_ylabel() == "Entropy, loss (nats)"
+
+
+def test_no_band_takes_the_place_of_a_loss_without_errors():
+    found = history()
+    axes = monitor(dataclasses.replace(found, loss_se=torch.full_like(found.loss_se, math.nan)))
+    assert [band.get_hatch() for band in axes.collections] == [None] * 4
+
+
 def test_options():
     found = history().to("bits")
     axes = plt.figure().subplots()

@@ -88,6 +88,24 @@ def test_tokens_are_a_map_read_from_the_top():
     assert mesh.get_clim()[0] == 0
 
 
+@pytest.mark.parametrize(("metric", "nearest"), [("kl", 0), ("loss", 0)])
+def test_far_from_0_is_dark_and_what_is_blank_is_grey(metric, nearest):
+    mesh = reliance(result("tokens", sources=4), metric=metric, document=0).collections[0]
+    high = mesh.get_clim()[1]
+
+    def lightness(colour):
+        return float(np.asarray(colour[:3]) @ [0.2126, 0.7152, 0.0722])
+
+    low_, middle, high_ = (lightness(mesh.cmap(mesh.norm(value))) for value in (nearest, high / 2, high))
+    assert low_ > middle > high_
+    mesh.figure.draw_without_rendering()
+    drawn = mesh.to_rgba(mesh.get_array()).reshape(-1, 4)
+    blank = mesh.get_array().mask.ravel()
+    assert 0 < blank.sum() < len(blank)
+    np.testing.assert_array_equal(np.unique(drawn[blank], axis=0), [to_rgba("0.88")])
+    assert not (drawn[~blank] == to_rgba("0.88")).all(1).any()
+
+
 def test_a_metric_with_a_sign_has_colours_on_either_side_of_0():
     mesh = reliance(result("tokens", sources=4), metric="loss", document=1).collections[0]
     low, high = mesh.get_clim()
@@ -95,9 +113,25 @@ def test_a_metric_with_a_sign_has_colours_on_either_side_of_0():
     assert mesh.get_cmap().name == "PuOr_r"
 
 
-def test_sources_that_are_not_among_the_rows_have_their_position():
+def test_where_sources_are_not_among_the_rows_all_have_their_positions():
     axes = reliance(result("tokens", sources=6, first=2), document=0)
-    assert labels(axes.yaxis) == ["0", "1", "␣t0", "␣t1", "␣t2", "␣t3"]
+    assert labels(axes.yaxis) == ["0", "1", "2", "3", "4", "5"]
+    assert axes.get_ylabel() == "Source: position"
+    assert labels(axes.xaxis) == ["␣t0", "␣t1", "␣t2", "␣t3", "␣t4"]
+    assert axes.get_xlabel() == "Token predicted"
+    long = reliance(result("tokens", tokens=200, sources=200, first=2), document=0)
+    assert long.get_ylabel() == "Source: position"
+    assert labels(long.yaxis) != list(map(str, range(200)))
+
+
+def test_a_first_token_that_was_not_predicted_is_known_from_the_text():
+    span = torch.tensor([[2, 4], [4, 6], [6, 8], [8, 10], [10, 12]]).repeat(2, 1)
+    without = result("tokens", sources=4, first=1, span=span, texts={0: "ab t0 t1 t2 t3 t4", 1: "cd t0 t1 t2 t3 t4"})
+    axes = reliance(without, document=1)
+    assert labels(axes.yaxis) == ["cd", "␣t0", "␣t1", "␣t2"]
+    assert axes.get_ylabel() == "Source"
+    unknown = reliance(result("tokens", sources=4, first=1), document=1)
+    assert labels(unknown.yaxis) == ["0", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("over", ["parts", "tokens"])
@@ -134,7 +168,7 @@ def test_refusals():
         reliance(result(), document=0, metric="l1")
     with pytest.raises(InputError, match="holds no token to draw"):
         reliance(result().select(positions=slice(0, 0)))
-    with pytest.raises(InputError, match="no source comes before a token predicted"):
+    with pytest.raises(InputError, match="no source can change a token predicted here"):
         reliance(result("tokens", tokens=1, sources=1), document=0)
     with pytest.raises(InputError, match="kl has no value in this document"):
         reliance(result(values=torch.full((10, 2, 2), math.nan, dtype=torch.float64)), document=0)

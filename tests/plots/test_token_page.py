@@ -297,7 +297,7 @@ def test_refusals(result):
         tokens(result, vmin=3, vmax=2)
     with pytest.raises(InputError, match="vmax must be a finite number"):
         tokens(result, vmax=math.inf)
-    with pytest.raises(InputTypeError, match="vmin must be a number or None; got True"):
+    with pytest.raises(InputTypeError, match="vmin must be a finite number; got True"):
         tokens(result, vmin=True)
     with pytest.raises(InputError, match=r"cmap must be the name .* got 'nonsense'"):
         tokens(result, cmap="nonsense")

@@ -158,6 +158,21 @@ def test_a_part_of_one_document():
     assert token_text(result, document=1).get_title(loc="left") == "prose.txt"
 
 
+def test_what_was_not_asked_for_is_not_drawn():
+    result = hand_made.surprisal(LINES)
+    for start in range(3):
+        axes = token_text(result, start=start, max_tokens=3)
+        texts, boxes, _ = drawn(axes)
+        assert [text.get_text() for text in texts] == [piece.strip() for piece in LINES[start : start + 3]]
+        assert len(boxes) == 3
+    unpredicted = result.select(positions=range(1, len(LINES)))  # nothing precedes the first token, which is shown all the same
+    for start in (0, 1):
+        axes = token_text(unpredicted, start=start, max_tokens=3)
+        assert [text.get_text() for text in drawn(axes)[0]] == ["The", "cat", "sat", "on"]
+        assert len(drawn(axes)[1]) == 3
+    assert [text.get_text() for text in drawn(token_text(unpredicted, start=2, max_tokens=2))[0]] == ["sat", "on"]
+
+
 def test_text_between_the_tokens_is_plain():
     result = hand_made.surprisal(LINES).select(positions=[1, 3, 4])
     texts, boxes, _ = drawn(token_text(result))
@@ -221,8 +236,11 @@ def test_refusals():
         token_text(result, document=0, max_tokens=0)
     with pytest.raises(InputError, match="leave it out for axes that are given"):
         token_text(result, document=0, width=3.4, ax=plt.figure().subplots())
-    with pytest.raises(InputError, match="width must be 1 to 100 inches"):
+    with pytest.raises(InputError, match=r"width \(in inches\) must be a finite number from 1 to 100; got 0.1"):
         token_text(result, document=0, width=0.1)
+    for width in ("a", True):
+        with pytest.raises(InputTypeError, match=r"width \(in inches\) must be a finite number from 1 to 100; got "):
+            token_text(result, document=0, width=width)
     with pytest.raises(InputError, match="cmap must be the name"):
         token_text(result, document=0, cmap="nonsense")
     with pytest.raises(InputTypeError, match="got LensEntropy"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -129,12 +130,18 @@ def test_one_document_has_no_error():
     assert "±" not in repr(made((4,))).splitlines()[2]
 
 
+def test_bits_of_a_memory_may_be_numbers_of_numpy():
+    for bits in (np.float32(24), np.int64(24), 24.0):
+        assert made().loss(memory_bits=bits) == made().loss(memory_bits=24)
+
+
 @pytest.mark.parametrize(
     ("memory", "error", "message"),
     [
         ({"memory_bits": -1}, InputError, "at least 0"),
         ({"memory_bits": math.nan}, InputError, "at least 0"),
-        ({"memory_bits": "64"}, InputTypeError, "memory_bits must be a number of bits"),
+        ({"memory_bits": "64"}, InputTypeError, "memory_bits must be a finite number of at least 0; got '64'"),
+        ({"memory_bits": torch.tensor(64.0)}, InputTypeError, "memory_bits must be a finite number"),
         ({"memory_bits": 1, "memory_tokens": 0}, InputError, "memory_tokens must be an int of at least 1"),
     ],
 )

@@ -14,6 +14,7 @@ that do not rise.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Unpack, cast
@@ -156,7 +157,10 @@ class EntropyMonitor:
                 raise
         if summary.provenance.interrupted:
             raise KeyboardInterrupt  # which is to end the training, not just this pass
-        profile, loss = summary.mean_profile(), costs.rates().iloc[0]
+        profile = summary.mean_profile()
+        # Documents of single tokens, without a BOS, have no loss.
+        none = {"value": math.nan, "se": math.nan, "tokens": 0}
+        loss = costs.rates().iloc[0] if costs.sums.any() else none
         return EntropyHistory(
             steps=torch.tensor([step]),
             entropy=torch.tensor(profile["mean"].to_numpy())[None],

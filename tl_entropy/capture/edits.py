@@ -4,12 +4,14 @@ Every refusal says which intervention it means. Before the model runs: a hook, l
 have; an intervention all of whose hooks lie behind the last site measured (where some do, these are left out); an edit of the
 final norm or the unembedding, through which sites are read as the unedited model does. After the first batch: a hook that
 exists but never fired. While it runs: an edit at positions of documents before ``begin`` has said which documents these are.
+After the pass, a warning: an edit at positions that no document had.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +30,8 @@ from tl_entropy.sites import SITE_NAMES, Site
 class Edits:
     """Interventions resolved for one model and the sites of one pass, and checked.
 
-    A pass calls ``begin`` with every batch before the model runs on it, and ``check_fired`` after.
+    A pass calls ``begin`` with every batch before the model runs on it, ``check_fired`` after, and ``warn_of_unmeant`` at its
+    end.
 
     Attributes:
         hooks: names of hook points and what ``Adapter.edited`` is to add there, in the order given.
@@ -42,14 +45,15 @@ class Edits:
         self.hooks: list[tuple[str, Edit]] = []
         self._last = max((source_site(site) for site in sites), key=lambda site: site.depth)
         self._unfired: dict[int, str] = {}
-        self._at: list[AtPositions] = []
+        self._at: dict[AtPositions, str] = {}
         self._cells: dict[AtPositions, Tensor] = {}
+        self._meant: dict[AtPositions, bool] = {}
         self.positioned: tuple[str, ...] = ()
         interventions = as_interventions(given)
         if not interventions:
             return
-        self._at = [edit for intervention in interventions for _, edit in intervention.hooks if isinstance(edit, AtPositions)]
-        self.positioned = tuple(one.name for one in interventions if any(edit in self._at for _, edit in one.hooks))
+        self._at = {edit: one.name for one in interventions for _, edit in one.hooks if isinstance(edit, AtPositions)}
+        self.positioned = tuple(dict.fromkeys(self._at.values()))
         points: Mapping[str, Any] = adapter.model.hook_dict
         depths = _depths(adapter.n_layers, points)
         reading = {id(point) for name, point in points.items() if name.startswith(("ln_final.", "unembed."))}
@@ -80,6 +84,7 @@ class Edits:
     def begin(self, batch: Batch) -> None:
         """Edits at positions are of this batch's documents from now on."""
         self._cells = {edit: _cells(edit, batch) for edit in self._at}
+        self._meant = {edit: self._meant.get(edit, False) or bool(cells.any()) for edit, cells in self._cells.items()}
 
     def check_fired(self) -> None:
         """Raise ModelError for an edit that has not fired yet, after a pass up to the last site."""
@@ -88,6 +93,15 @@ class Edits:
                 f"interventions: {', '.join(self._unfired.values())} never fired before the last site measured ({self._last}) "
                 "had come. The model computes that later, or not at all: hook_result needs model.set_use_attn_result(True), "
                 "attention patterns need attn_implementation='eager'"
+            )
+
+    def warn_of_unmeant(self) -> None:
+        """Warn of edits at positions that no document of the batches so far had: they changed nothing."""
+        for name in dict.fromkeys(self._at[edit] for edit, meant in self._meant.items() if not meant):
+            warnings.warn(
+                f"interventions: {name!r} edited nothing, as no document read has such a position; positions count from 0, and "
+                "the BOS has none",
+                stacklevel=4,
             )
 
     def _tracked(self, function: Edit, number: int, label: str) -> Edit:
@@ -116,7 +130,7 @@ class Edits:
 
 def _cells(edit: AtPositions, batch: Batch) -> Tensor:
     """The cells [batch, pos] bool that an edit's positions mean in a batch: neither BOS nor padding."""
-    rows = zip(batch.position, batch.length.tolist(), strict=True)
+    rows = zip(batch.position, batch.lengths, strict=True)
     return torch.stack([at_positions(edit.positions, position, length) for position, length in rows])
 
 

@@ -19,10 +19,8 @@ Refused here: what is wrong for any model. What a given model or pass does not a
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +29,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter, hook_name
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
 from tl_entropy.sites import Site
 
 HookName = str | Callable[[str], bool]
@@ -187,11 +185,12 @@ def steer(
     'steer resid_post.2 by -0.5 x vector c914e818'
     """
     check_choice("site", site, STEERED)
-    if not isinstance(vector, Tensor):
-        raise InputTypeError(f"vector must be a tensor [d_model]; got {type(vector).__name__}")
-    scale = _number("scale", scale)
-    if vector.ndim != 1 or not bool(vector.isfinite().all()) or not math.isfinite(scale):
-        raise InputError(f"vector must be [d_model] and, like scale, finite; got shape {list(vector.shape)}, scale {scale}")
+    if not isinstance(vector, Tensor) or vector.is_complex():
+        came = getattr(vector, "dtype", type(vector).__name__)
+        raise InputTypeError(f"vector must be a tensor [d_model] of real numbers; got {came}")
+    scale = check_number("scale", scale)
+    if vector.ndim != 1 or not bool(vector.isfinite().all()):
+        raise InputError(f"vector must be [d_model] and finite; got shape {list(vector.shape)}, or a NaN or an infinity in it")
     place = Site(site, check_int("layer", layer, 0))
     added = scale * vector.detach().double().cpu()
 
@@ -272,12 +271,6 @@ def _pairs(heads: Any) -> list[tuple[int, int]]:
     return [(check_int("heads: a layer", layer, 0), check_int("heads: a head", head, 0)) for layer, head in items]
 
 
-def _number(argument: str, given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, Real):
-        raise InputTypeError(f"{argument} must be a number; got {given!r}")
-    return float(given)
-
-
 def _plain(value: Any) -> Any:
     """Arrays and tensors as lists; anything else as it is."""
     return value.tolist() if isinstance(value, np.ndarray | Tensor) else value
@@ -299,8 +292,8 @@ def _mean(means: Any, layer: int, highest: int) -> Tensor:
         raise InputTypeError(
             f"means: those of layer {layer} must be a tensor or array [head, d_head]; got {given!r}"
         ) from error
-    if not mean.ndim:
-        raise InputTypeError(f"means: those of layer {layer} must be a tensor or array [head, d_head]; got {given!r}")
+    if not mean.ndim or mean.is_complex():
+        raise InputTypeError(f"means: those of layer {layer} must be a real tensor or array [head, d_head]; got {given!r}")
     if mean.ndim != 2 or len(mean) <= highest:
         raise InputError(f"means: those of layer {layer} must be [head, d_head], with head {highest}; got {list(mean.shape)}")
     return mean

@@ -56,7 +56,7 @@ def occlude(
 
     Positions are those of documents, in every window and batch. A token that several windows see is occluded in all of them.
     The BOS has no position and is never occluded; special tokens in a document have one, and are. A position that a document
-    does not have means nothing in it, and no error.
+    does not have means nothing in it; where no document read has any of them, nothing was edited, and a warning says so.
 
     Nothing can be occluded while text is generated (``max_new_tokens``): a text that is being written has no end to count from.
 
@@ -64,7 +64,7 @@ def occlude(
 
     Args:
         site: ``"embed"`` (the stream that enters block 0), ``"resid_pre.3"``, ``"resid_post.3"``, ``"attn_out.2"``,
-            ``"mlp_out.0"``, ``"z.2"``; or the name of any hook whose activation begins with [batch, pos], such as
+            ``"mlp_out.0"``, ``"z.2"``; or the name of any hook whose activation is [batch, pos, ...], such as
             ``"blocks.1.attn.hook_k"`` or ``"hook_embed"``.
         positions: an int, ints or a slice, negative from each document's end; None is all tokens of a document.
         heads: of ``z``, the heads to occlude, from 0; None is all.
@@ -81,14 +81,14 @@ def occlude(
     """
     place = _place(site)
     name = place if isinstance(place, str) else hook_name(place)
-    chosen = None if heads is None else _numbers("heads", heads)
+    chosen = None if heads is None else numbers_from_0("heads", heads)
     if chosen is not None and (not isinstance(place, Site) or place.name != "z"):
         raise InputError(f"heads are of z, such as 'z.2'; {place} has none")
     value = None if means is None else _value(means, place)
 
     def check(adapter: Adapter) -> None:
         if chosen is not None:
-            _check_heads(chosen, adapter)
+            check_heads(chosen, adapter)
         if value is not None and isinstance(place, Site):
             d_model, d_head = int(adapter.model.cfg.d_model), int(adapter.model.cfg.d_head)
             _check_fits(value, (adapter.n_heads, d_head) if place.name == "z" else (d_model,), place)
@@ -96,8 +96,8 @@ def occlude(
     def edit(activation: Tensor, hook: Any, cells: Tensor) -> Tensor:
         if activation.ndim < 3 or activation.shape[:2] != cells.shape:
             raise InputError(
-                f"interventions: {name} is {list(activation.shape)}, but to be occluded at positions it must begin with "
-                f"[batch, pos] = {list(cells.shape)}; choose another hook"
+                f"interventions: {name} is {list(activation.shape)}, but to be occluded at positions it must be "
+                f"[batch, pos, ...] with [batch, pos] = {list(cells.shape)}; choose another hook"
             )
         where = cells.reshape(*cells.shape, *[1] * (activation.ndim - 2))
         if chosen is not None:
@@ -121,6 +121,7 @@ def mask_attention(
     The attention score of every query for each hidden key, but for a token's own, becomes -inf before the softmax, so that its
     weight is 0 and the others of the row, with what an attention sink takes, are renormalised. A token still sees itself, so
     that no row is empty. Of a token hidden in all layers nothing reaches another; tokens behind it keep their positions.
+    Behind the last token of a document there is none, so that hiding it changes nothing.
 
     Positions are as in ``occlude``: the BOS cannot be hidden, and nothing is while text is generated. ``head_entropy`` still
     counts hidden keys among the visible.
@@ -139,17 +140,17 @@ def mask_attention(
         ModelError: when measuring, a model whose attention scores no hook can change (for OPT, GPT-Neo and others a
             TransformerBridge leaves attention to Hugging Face), or that brings tokens together by other means than attention.
 
-    >>> mask_attention(slice(4, 8)).name, mask_attention(-1, layers=(1, 0), heads=3).name
-    ('mask attention to 4:8 in all layers', 'mask attention of head 3 to -1 in layers 0, 1')
+    >>> mask_attention(slice(4, 8)).name, mask_attention(-2, layers=(1, 0), heads=3).name
+    ('mask attention to 4:8 in all layers', 'mask attention of head 3 to -2 in layers 0, 1')
     """
-    deep = None if layers is None else _numbers("layers", layers)
-    chosen = None if heads is None else _numbers("heads", heads)
+    deep = None if layers is None else numbers_from_0("layers", layers)
+    chosen = None if heads is None else numbers_from_0("heads", heads)
 
     def check(adapter: Adapter) -> None:
         if deep is not None and deep[-1] >= adapter.n_layers:
             raise InputError(f"layers: {deep[-1]} does not exist; the model has layers 0 to {adapter.n_layers - 1}")
         if chosen is not None:
-            _check_heads(chosen, adapter)
+            check_heads(chosen, adapter)
         _prove_hiding(adapter)
 
     def edit(scores: Tensor, hook: Any, cells: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ def _place(given: Any) -> Site | str:
     return place
 
 
-def _numbers(argument: str, given: Any) -> tuple[int, ...]:
+def numbers_from_0(argument: str, given: Any) -> tuple[int, ...]:
     """One or several numbers from 0, in order, each once."""
     plain = given.tolist() if isinstance(given, np.ndarray | Tensor) else given
     numbers = plain if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain]
@@ -203,9 +204,12 @@ def _value(means: Any, place: Site | str) -> Tensor:
         means = means[place]
     try:
         # A list becomes float64 on the way through NumPy; torch would make it float32.
-        value = torch.as_tensor(means if isinstance(means, Tensor) else np.asarray(means)).detach().cpu().double()
+        value = torch.as_tensor(means if isinstance(means, Tensor) else np.asarray(means)).detach().cpu()
     except (TypeError, ValueError) as error:
         raise InputTypeError(f"means must be a tensor or an array, or map sites to them; got {means!r}") from error
+    if value.is_complex():
+        raise InputTypeError(f"means must be real; got {value.dtype}")
+    value = value.double()
     if not bool(value.isfinite().all()):
         raise InputError("means must be finite; got a NaN or an infinity")
     return value.clone()
@@ -218,7 +222,8 @@ def _check_fits(value: Tensor, shape: tuple[int, ...], place: Site | str) -> Non
         raise InputError(f"means: to be put into {place}, they must broadcast to {list(shape)}; got {list(given)}")
 
 
-def _check_heads(heads: tuple[int, ...], adapter: Adapter) -> None:
+def check_heads(heads: tuple[int, ...], adapter: Adapter) -> None:
+    """Raise InputError unless the model has these heads, given in order."""
     if heads[-1] >= adapter.n_heads:
         raise InputError(f"heads: {heads[-1]} does not exist; the model has heads 0 to {adapter.n_heads - 1}")
 

@@ -2,7 +2,7 @@
 
 A lens is the model's own only if final norm, unembedding, soft cap and a constant scale give the model's own logits. The scale
 is measured, since what a configuration says of it is not always what the model does. All arithmetic is in float64 on the CPU.
-A model whose logits can't be reproduced is refused: it has some other transform on its output.
+Refused: a model whose logits can't be reproduced, as it has some other transform on its output; a NaN in its output.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import ModelError
+from tl_entropy.errors import ModelError, NonFiniteError
 
 # Largest difference allowed between rebuilt log-probabilities and the model's own. A readout that misses a scale, a cap or a
 # projection is off by far more; reduced precision rounds the model's own logits to about 2^-8 of their size.
@@ -57,12 +57,18 @@ def proved_scale(rows: Tensor, unembedding: Tensor, bias: Tensor | None, own: Te
 
     Raises:
         ModelError: no factor gives the model's log-probabilities.
+        NonFiniteError: a NaN or an infinity in the residual stream, or a NaN or +inf in the logits.
 
     >>> rows = torch.tensor([[1.0, 0.0], [0.5, -2.0]])
     >>> proved_scale(rows, torch.eye(2), None, 0.125 * rows, 0.0)
     (0.125, 0.0)
     """
     own = own.to("cpu", torch.float64)
+    if not bool(rows.isfinite().all()) or not bool((own < math.inf).all()):  # which no NaN is, either
+        raise NonFiniteError(
+            "the model's last residual stream or its logits hold a NaN or an infinity on a short pass; check the weights and "
+            "the dtype"
+        )
     raw = _affine(rows, unembedding, bias)
     scale = _measured_scale(raw, own, cap, slack=4e-3 if unembedding.dtype.itemsize < 4 else 1e-5)
     rebuilt = _capped(raw * scale, cap)

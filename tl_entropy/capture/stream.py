@@ -171,6 +171,8 @@ def stream(
         )
     windows = cast("WindowOptions", options)
     cache, inputs = split_cache(inputs)
+    if cache is not None and any(getattr(a, "runs_model", False) for a in accumulators):
+        raise InputError("inputs: nothing runs on a cache; pass the texts or tokens themselves")
     if cache is not None and edits.hooks:
         raise InputError("interventions: nothing runs on a cache; pass the tokens themselves, or a cache of the edited model")
     given = corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, count=count, **windows)
@@ -202,6 +204,7 @@ def stream(
         except KeyboardInterrupt:
             interrupted = True
             warnings.warn(f"interrupted after {tokens} tokens; results cover what was read until then", stacklevel=3)
+    edits.warn_of_unmeant()
     report = corpus.report
     return StreamReport(
         documents=report.documents,
@@ -312,7 +315,8 @@ class _Feeder:
         try:
             if activations is None:
                 needed = tuple(site for site in self._sites if any(site in a.sites for a in waiting))
-                self._edits.begin(batch)
+                with torch.inference_mode(False):  # gradients may go through edits, and need what these keep
+                    self._edits.begin(batch)
                 activations = self._adapter.activations(batch.tokens, batch.attention_mask, needed)
                 self._edits.check_fired()
             if not all(getattr(a, "takes_non_finite", False) for a in waiting):
@@ -339,11 +343,16 @@ def _check_finite(batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         rows = batch.rows(activation)
         bad = (~rows.flatten(1).isfinite()).any(1).nonzero()
         if len(bad):
-            row = int(bad[0])
             raise NonFiniteError(
-                f"{hook_name(site)} has a NaN or an infinity at document {int(batch.row_document[row])}, position "
-                f"{int(batch.row_position[row])} (and {len(bad) - 1} more of this batch); check the weights and the dtype"
+                f"{hook_name(site)} has a NaN or an infinity at {row_place(batch, int(bad[0]))} (and {len(bad) - 1} more of "
+                "this batch); check the weights and the dtype"
             )
+
+
+def row_place(batch: Batch, row: int) -> str:
+    """Where a row is, for a message: the document, and the position in it or the begin token."""
+    document, position = int(batch.row_document[row]), int(batch.row_position[row])
+    return f"document {document}, {f'position {position}' if position >= 0 else 'the begin token'}"
 
 
 def split_cache(inputs: Any) -> tuple[Any, Any]:

@@ -98,31 +98,6 @@ def token_sizes(text: str, spans: Tensor) -> tuple[Tensor, Tensor]:
     return characters, group_sums(weight * n_bytes[character], token, len(spans))
 
 
-def token_pieces(text: str, spans: Tensor) -> list[str]:
-    """Return what of the text to show for each token: its characters, but a shared one with the first token that covers it.
-
-    Args:
-        text: the text that was tokenized.
-        spans: [token, 2] integers, [start, end) in characters, in the order of the text.
-
-    Returns:
-        A string a token, perhaps an empty one; joined, those of ``covering_spans`` are the text.
-
-    Raises:
-        InputError: spans of another shape, outside the text, backwards or not in order.
-        InputTypeError: spans that are no integer tensor, or a text that is no string.
-
-    >>> token_pieces("é!", torch.tensor([[0, 1], [0, 1], [1, 2]]))
-    ['é', '', '!']
-    """
-    spans = _checked_spans("spans", spans, len(_checked_text(text)))
-    pieces, shown = [], 0
-    for start, end in spans.tolist():
-        pieces.append(text[max(start, shown) : end])
-        shown = max(shown, end)
-    return pieces
-
-
 def transfer(
     values: Tensor, source_spans: Tensor, target_spans: Tensor, length: int, *, how: Literal["sum", "mean"] = "sum"
 ) -> Tensor:

@@ -19,7 +19,7 @@ once they take the place of the model's own loss, and the old one back afterward
     def loss_fn(logits, tokens, attention_mask=None, per_token=False):
         losses, real = token_losses(logits, tokens, attention_mask)
         with torch.no_grad():
-            estimate = shannon_entropy(other_model(tokens))[:, :-1]
+            estimate = shannon_entropy(other_model(tokens, attention_mask=attention_mask))[:, :-1]
         reduction = "none" if per_token else "mean"
         return entropy_weighted_loss(losses, estimate, mask=real, reduction=reduction)
 
@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_number
 from tl_entropy.functional.entropies import check_floating, check_rows
 
 Reduction = Literal["mean", "sum", "none"]
@@ -212,7 +212,7 @@ def entropy_bonus(logits: Tensor, *, mask: Tensor | None = None, weight: float =
     Raises:
         NonFiniteError: a NaN or +inf in logits that count; the first such row is named.
         InputError: a mask that doesn't fit or leaves nothing, logits that leave nothing possible, a weight that is not finite.
-        InputTypeError: logits that are not floating-point.
+        InputTypeError: logits that are not floating-point, or a weight that is no number.
 
     Source: R. Williams and J. Peng, 1991; V. Mnih et al., 2016, section 4.
 
@@ -222,8 +222,7 @@ def entropy_bonus(logits: Tensor, *, mask: Tensor | None = None, weight: float =
     check_floating("logits", logits)
     if logits.dim() == 0 or logits.shape[-1] == 0:
         raise InputError(f"logits must be [..., d_vocab] with at least one outcome; got the shape {list(logits.shape)}")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise InputError(f"weight must be a finite number; got {weight!r}")
+    weight = check_number("weight", weight)
     cells = _cells(mask, logits[..., 0])
     _check_some(cells)
     log_p = _distributions(logits, cells).log_softmax(-1)

@@ -1,7 +1,8 @@
 """A training as its monitor saw it: the mean entropy of each site, of the output, and the loss, against the step.
 
-Depth is the colour, from dark at the first layer to light at the last; the output is black, and so is the loss, dashed, which
-an output that is as certain as it should be lies on.
+Depth is the colour, from dark at the first layer to light at the last; the output is black, and so is the loss, dashed, with
+its band hatched. An output that is as certain as it should be lies on the loss, up to one thing: its entropy is a mean over all
+positions, and counts each document's last, whose prediction no token of the document follows and so no loss is of.
 
 Refused: anything but the history of an ``EntropyMonitor``, fewer than two steps, and sites that are not in it.
 """
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.depth import depth_lines, draw_course
-from tl_entropy.plots.style import DASHES, MARKERS, canvas, quantity
+from tl_entropy.plots.style import DASHES, MARKERS, NORMAL_95, canvas, quantity
 from tl_entropy.results.monitor import EntropyHistory
 
 MOST_NAMED = 7
@@ -40,7 +41,7 @@ def monitor(
     Args:
         history: of an ``EntropyMonitor``.
         sites: short names to draw; None is all. The output is the last resid_post.
-        loss: draw the loss, which is in the same unit.
+        loss: draw the loss, which is in the same unit; left out where no step has one (documents of single tokens).
         log: a logarithmic axis of steps, linear between 0 and 1.
         ax: axes to draw on, with room for the legend on their right; None makes a figure.
 
@@ -64,6 +65,7 @@ def monitor(
     if len(history.steps) < 2:
         raise InputError(f"history: a course needs two steps or more; got {len(history.steps)}")
     steps, unit = history.steps.numpy(), history.unit
+    loss = loss and bool(history.loss.isfinite().any())
     lines = depth_lines(enumerate(history.sites), sites)
     output = len(history.sites) - 1
     inner = sorted(
@@ -79,7 +81,8 @@ def monitor(
     with canvas(ax, (4.8, 3.4)) as axes:
 
         def draw(value: Any, se: Any, label: str, **style: Any) -> None:
-            draw_course(axes, steps, value.numpy(), se.numpy(), style={"marker": "", **style}, label=label)
+            errors = None if se is None else se.numpy()
+            draw_course(axes, steps, value.numpy(), errors, style={"marker": "", **style}, label=label)
 
         for i, (_, place, k) in enumerate(inner):
             label, marker = (str(history.sites[place]), MARKERS[named.index(i)]) if i in named else ("_", "")
@@ -89,7 +92,10 @@ def monitor(
             draw(history.output, history.entropy_se[:, -1], "output", color="black", linestyle="-")
             axes.lines[-1].set_linewidth(2.5)
         if loss:
-            draw(history.loss, history.loss_se, "loss", color="black", linestyle="--")
+            draw(history.loss, None, "loss", color="black", linestyle="--")
+            low, high = (history.loss + sign * NORMAL_95 * history.loss_se for sign in (-1, 1))
+            if bool(low.isfinite().any()):  # hatched, as in grey it would pass for that of the output
+                axes.fill_between(steps, low, high, facecolor="none", edgecolor="0.5", hatch="/////", linewidth=0)
         if log:
             axes.set_xscale("symlog", linthresh=1, linscale=0.5)
         axes.set_xlim(steps[0], steps[-1])

@@ -11,15 +11,13 @@ Refused: ends of a scale that are no numbers or the wrong way round; colour maps
 from __future__ import annotations
 
 import math
-from numbers import Real
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import FuncNorm, Normalize, TwoSlopeNorm
 from matplotlib.ticker import MaxNLocator
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, check_number
 from tl_entropy.plots.predictions import is_rank
 from tl_entropy.results.tokens import TokenRows
 
@@ -64,7 +62,7 @@ def scale(name: str, values: np.ndarray, vmin: float | None = None, vmax: float 
     >>> type(scale("excess", np.array([-2.0, 1.0]))).__name__, scale("surprisal", np.array([1.0, 4.0, np.inf])).vmax
     ('TwoSlopeNorm', 4.0)
     """
-    low, high = _end("vmin", vmin), _end("vmax", vmax)
+    low, high = (None if end is None else check_number(argument, end) for argument, end in (("vmin", vmin), ("vmax", vmax)))
     finite = values[np.isfinite(values)]
     least, most = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     if least < 0:
@@ -134,13 +132,3 @@ def colours(cmap: str, n: int, *, both_signs: bool, dark: bool = False) -> np.nd
     if (brightness[0] < brightness[1]) != dark:
         map_ = map_[::-1]
     return np.asarray(page + np.clip(0.1 + 2.3 * place, 0, 1) * (map_ - page))
-
-
-def _end(argument: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InputTypeError(f"{argument} must be a number or None; got {value!r}")
-    if not math.isfinite(value):
-        raise InputError(f"{argument} must be a finite number; got {value}")
-    return float(value)

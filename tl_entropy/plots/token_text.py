@@ -25,7 +25,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import FuncNorm, ListedColormap, TwoSlopeNorm
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_number
 from tl_entropy.plots.cells import ink, map_title, shown_part
 from tl_entropy.plots.style import canvas, only
 from tl_entropy.plots.token_parts import OUTSIDE, colours, places, scale, text_pieces, ticks
@@ -75,7 +75,7 @@ def token_text(
     Raises:
         InputError: a quantity, document or position that is not there, several documents and none chosen, ends of the scale
             that make no scale, a width for axes that have one, or too little room.
-        InputTypeError: something that is no such result.
+        InputTypeError: something that is no such result, or a width or an end that is no number.
 
     >>> import matplotlib; matplotlib.use("agg")
     >>> import tl_entropy as tle
@@ -89,8 +89,7 @@ def token_text(
         )
     if ax is not None and width is not None:
         raise InputError("width is that of a new figure; leave it out for axes that are given")
-    if width is not None and not 1 <= width <= 100:
-        raise InputError(f"width must be 1 to 100 inches; got {width}")
+    inches = 6.8 if width is None else check_number("width (in inches)", width, 1, 100)
     whole = result.select(documents=only("document", document, result.documents))
     part = shown_part(whole, start, max_tokens)
     quantities = part.columns()
@@ -99,11 +98,11 @@ def token_text(
     values = quantities[of].values.double().numpy()
     norm = scale(of, values, vmin, vmax)
     map_ = ListedColormap(colours(cmap, 256, both_signs=isinstance(norm, TwoSlopeNorm)))
-    with canvas(ax, (6.8 if width is None else width, 3.0)) as axes:
+    with canvas(ax, (inches, 3.0)) as axes:
         axes.set_axis_off()
         axes.set_title(map_title(whole, part), parse_math=False, loc="left", fontsize=9)
         wide, high = _room(axes)
-        lines = _lines(_cells(part), wide)
+        lines = _lines(_cells(whole, part), wide)
         needed = LINE * len(lines) + _BAR
         if ax is None:
             figure: Any = axes.figure
@@ -129,10 +128,12 @@ def _room(axes: Axes) -> tuple[float, float]:
     return box.width * points, box.height * points
 
 
-def _cells(part: TokenRows) -> Iterator[Cell]:
+def _cells(whole: TokenRows, part: TokenRows) -> Iterator[Cell]:
     """The characters to set, those of the tokens and those between them; a line feed ends a line."""
     pieces = text_pieces(part, part.documents[0])
-    if pieces[0][0] == OUTSIDE and int(part.position[0]) > 1:  # more than a first token that nothing predicts
+    first = int(part.position[0])
+    # Plain text before the first row is a first token that nothing predicts; anything else was not asked for.
+    if pieces[0][0] == OUTSIDE and (first > 1 or first > int(whole.position[0])):
         del pieces[0]
     for row, piece in pieces[:-1] if pieces[-1][0] == OUTSIDE else pieces:
         plain = "".join(map(_plain, piece.replace("\r\n", "\n"))) or "·"

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.errors import InputError, check_int, check_number
 from tl_entropy.functional.coding import perplexity
 from tl_entropy.functional.statistics import clustered_mean, document_sums
 from tl_entropy.results.base import PER_NAT, Provenance, Result, Unit
@@ -73,10 +73,7 @@ class _Rates(Printed):
 
     def _code(self, memory_bits: float, memory_tokens: int | None) -> dict[str, float]:
         """The totals that make a code length: the surprisal, and a memory for each document or for so many tokens."""
-        if isinstance(memory_bits, bool) or not isinstance(memory_bits, int | float):
-            raise InputTypeError(f"memory_bits must be a number of bits; got {memory_bits!r}")
-        if not 0 <= memory_bits < math.inf:
-            raise InputError(f"memory_bits must be a number of at least 0; got {memory_bits}")
+        memory_bits = check_number("memory_bits", memory_bits, 0)
         if memory_tokens is None:
             return {"surprisal": 1.0, "documents": memory_bits * _LN2}
         return {"surprisal": 1.0, "tokens": memory_bits * _LN2 / check_int("memory_tokens", memory_tokens, 1)}
