@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model
@@ -9,7 +10,8 @@ from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model
 import tl_entropy as tle
 from tl_entropy.analyses.gradient_reliance import GradientRelianceAccumulator, gradient_reliance
 from tl_entropy.capture.adapter import Adapter, hook_name
-from tl_entropy.capture.interventions import ablate_heads
+from tl_entropy.capture.interventions import ablate_heads, steer
+from tl_entropy.capture.occlusion import mask_attention, occlude
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
 from tl_entropy.sites import Site
 
@@ -93,7 +95,12 @@ def test_heads_of_z_are_summed(gpt2):
     each = [gradient_reliance(gpt2, TEXT, "z.1", heads=head, **QUIET).values for head in range(4)]
     whole = gradient_reliance(gpt2, TEXT, "z.1", **QUIET).values
     close(sum(each), whole, atol=1e-5)
-    close(gradient_reliance(gpt2, TEXT, "z.1", heads=(3, 0), **QUIET).values, each[0] + each[3], atol=1e-5)
+    both = gradient_reliance(gpt2, TEXT, "z.1", heads=(3, 0), **QUIET).values
+    close(both, each[0] + each[3], atol=1e-5)
+    for heads in ([0, 3, 3], torch.tensor([3, 0]), np.array([0, 3])):
+        assert torch.equal(gradient_reliance(gpt2, TEXT, "z.1", heads=heads, **QUIET).values.nan_to_num(), both.nan_to_num())
+    one = gradient_reliance(gpt2, TEXT, "z.1", heads=torch.tensor(1), **QUIET).values
+    assert torch.equal(one.nan_to_num(), each[1].nan_to_num())
 
 
 def test_single_heads_against_finite_differences(gpt2):
@@ -197,6 +204,34 @@ def test_the_model_is_left_as_it_was(gpt2):
     gpt2.eval()
 
 
+EDITS = {
+    "as it is": lambda: None,
+    "occluded": lambda: occlude("embed", 1),
+    "at a mean": lambda: occlude("attn_out.1", 1, means=torch.ones(32)),
+    "masked": lambda: mask_attention(2),
+    "heads": lambda: ablate_heads([(1, 0)], means={1: torch.ones(4, 8)}),
+    "steered": lambda: steer(torch.ones(32), layer=1, scale=0.5),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_inside_inference_mode(gpt2, edit):
+    expected = gradient_reliance(gpt2, TEXT, "z.1", interventions=edit(), **QUIET).values
+    with torch.inference_mode():
+        for inputs in (TEXT, ids_of(gpt2)):
+            found = gradient_reliance(gpt2, inputs, "z.1", interventions=edit(), **QUIET).values
+            assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+        assert torch.is_inference_mode_enabled()
+    assert bool(expected.nan_to_num().any())
+
+
+def test_a_model_made_inside_inference_mode_is_refused():
+    with torch.inference_mode():
+        model = make_model("gpt2", kinds()[0])
+    with pytest.raises(ModelError, match=r"the model was made inside torch\.inference_mode, so it has no gradients"):
+        gradient_reliance(model, TEXT, "embed", **QUIET)
+
+
 def test_parameters_that_are_frozen(gpt2):
     expected = gradient_reliance(gpt2, TEXT, "embed", **QUIET).values
     for parameter in gpt2.parameters():
@@ -251,10 +286,12 @@ def test_refusals(gpt2):
         gradient_reliance(gpt2, TEXT, "z.7", **QUIET)
     with pytest.raises(InputError, match=r"heads are of z, such as 'z\.2'; embed has none"):
         gradient_reliance(gpt2, TEXT, "embed", heads=0, **QUIET)
-    with pytest.raises(InputError, match="heads must be an int from 0 to 3; got 4"):
+    with pytest.raises(InputError, match="heads: 4 does not exist; the model has heads 0 to 3"):
         gradient_reliance(gpt2, TEXT, "z.0", heads=[0, 4], **QUIET)
-    for wrong in ([], [1, 1]):
-        with pytest.raises(InputError, match="heads must be one or more different heads"):
+    with pytest.raises(InputError, match="heads is empty"):
+        gradient_reliance(gpt2, TEXT, "z.0", heads=[], **QUIET)
+    for wrong in ("1", 1.0, torch.tensor(1.0)):
+        with pytest.raises(InputTypeError, match="heads must be an int of at least 0; got"):
             gradient_reliance(gpt2, TEXT, "z.0", heads=wrong, **QUIET)
     with pytest.raises(InputError, match="more than a window"):
         gradient_reliance(gpt2, TEXT * 4, "embed", window=8, **QUIET)
@@ -267,7 +304,7 @@ def test_refusals(gpt2):
 
 def test_provenance(gpt2):
     settings = gradient_reliance(gpt2, TEXT, Site("z", 1), heads=(1, 0), of="entropy", **QUIET).provenance.settings
-    assert (settings["site"], settings["of"], settings["heads"]) == ("z.1", "entropy", (1, 0))
+    assert (settings["site"], settings["of"], settings["heads"]) == ("z.1", "entropy", (0, 1))
 
 
 def test_in_half_precision():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import cached_model, kinds, make_model
@@ -152,8 +153,9 @@ def test_tokens_are_each_masked_in_turn(gpt2, texts):
     result = token_reliance(gpt2, texts, "tokens", metrics=("kl", "loss"), **QUIET)
     assert result.over == "tokens"
     n = max(int(result.position[result.document == d].max()) for d in result.documents)
-    assert result.sources == tuple(map(str, range(n)))
-    after = torch.arange(n) < result.position[:, None]
+    # The token right before the one predicted still sees itself, so that hiding it says nothing: the last one is no source.
+    assert result.sources == tuple(map(str, range(n - 1)))
+    after = torch.arange(n - 1) < result.position[:, None] - 1
     assert torch.equal(result.values.isnan().any(-1), ~after)
     for position in (0, 3):
         one = token_reliance(gpt2, texts, mask_attention(position), metrics=("kl", "loss"), **QUIET).values[:, 0]
@@ -161,17 +163,30 @@ def test_tokens_are_each_masked_in_turn(gpt2, texts):
         close(result.values[there, position], one[there], rtol=1e-5, atol=1e-7)
         assert torch.equal(one[~there], torch.zeros_like(one[~there]))
     table = result.matrix("kl", document=1)
-    assert table.shape == (len(table.columns) - 1, len(table.columns))
-    assert (table.to_numpy()[table.index == 0, 2:] > 0).all()
+    assert table.shape == (len(table.columns) - 2, len(table.columns))
+    assert table.index.tolist() == table.columns[:-2].tolist()
+    assert (table.loc[0].iloc[2:] > 0).all()
+    assert table.loc[0].iloc[:2].isna().all()
+    assert (result.values[~result.values.isnan()] != 0).all()
+    short = result.select(documents=0).mean_profile()
+    assert short["tokens"].tolist()[0] == len(result.matrix("kl", document=0).columns) - 2
 
 
 def test_positions_are_those_of_the_tokens_predicted(gpt2, texts):
     whole = token_reliance(gpt2, texts, "tokens", metrics=("kl",), **QUIET)
     part = token_reliance(gpt2, texts, "tokens", metrics=("kl",), positions=slice(2, 4), **QUIET)
     assert set(part.position.tolist()) == {2, 3}
-    assert part.sources == ("0", "1", "2")
+    assert part.sources == ("0", "1")
     rows = whole.rows(positions=[2, 3])
-    close(part.values, whole.values[rows][:, :3], rtol=1e-5, atol=1e-6)
+    close(part.values, whole.values[rows][:, :2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_tokens_that_no_source_can_change(gpt2, texts, position):
+    none = token_reliance(gpt2, texts, "tokens", positions=position, **QUIET)
+    assert none.sources == ()
+    assert "0 tokens as sources" in repr(none)
+    assert none.to_pandas().empty
 
 
 def test_windows_of_long_texts(gpt2):
@@ -198,6 +213,11 @@ def test_the_users_interventions_hold_for_both_runs(gpt2):
         for source in (0, 1):
             close(found.values[found.document == document, source], expected, rtol=1e-3, atol=1e-3)
     assert found.provenance.settings["interventions"] == ("ablate heads 1.0",)
+    # Given the model and not an adapter, the accumulator makes one of its own.
+    alone = RelianceAccumulator(gpt2, {"a": inner, "b": inner})
+    tle.stream(gpt2, TEXT, [alone], interventions=outer, count="predicted", **QUIET)
+    for source in (0, 1):
+        close(alone.compute().values[:, source], expected, rtol=1e-3, atol=1e-3)
     masked = token_reliance(gpt2, TEXT, inner, interventions=occlude("embed", 0), **QUIET)
     by_hand = tle.token_surprisal(gpt2, TEXT, interventions=[occlude("embed", 0), inner], **QUIET).surprisal
     by_hand = by_hand - tle.token_surprisal(gpt2, TEXT, interventions=occlude("embed", 0), **QUIET).surprisal
@@ -253,8 +273,12 @@ def test_a_run_without_a_source_that_is_not_finite(gpt2, texts):
         return activation / 0 if activation.shape[1] > 6 else activation
 
     on = Intervention("break it", (("blocks.1.hook_mlp_out", broken),))
-    with pytest.raises(NonFiniteError, match=r"resid_post has a NaN.* at document 0, position -1 .*with 'break it' taken out"):
+    with pytest.raises(
+        NonFiniteError, match=r"resid_post has a NaN.* at document 0, the begin token when .*run with 'break it'$"
+    ):
         token_reliance(gpt2, texts, on, batch_size=1, **QUIET)
+    with pytest.raises(NonFiniteError, match="at document 0, position 4 when"):
+        token_reliance(gpt2, texts, on, batch_size=1, positions=5, **QUIET)
     with pytest.raises(NonFiniteError) as error:
         token_reliance(gpt2, ["the", *texts], on, batch_size=1, **QUIET)
     assert error.value.partial.documents == (0,)
@@ -264,7 +288,7 @@ def test_refusals(gpt2):
     ask = {**QUIET, "metrics": ("kl",)}
     with pytest.raises(InputTypeError, match=r"on must be an intervention, .* or 'tokens'; got 'heads'"):
         token_reliance(gpt2, TEXT, "heads", **ask)
-    for wrong in (3, [3], ["mlp_out.0"], None):
+    for wrong in (3, [3], ["mlp_out.0"], None, np.array([1, 2]), np.array("tokens")):
         with pytest.raises(InputTypeError, match="on must be an intervention"):
             token_reliance(gpt2, TEXT, wrong, **ask)
     for none in ([], {}, {"nothing": []}):
@@ -272,6 +296,8 @@ def test_refusals(gpt2):
             token_reliance(gpt2, TEXT, none, **ask)
     with pytest.raises(InputError, match=r"on: two sources are called 'ablate mlp_out\.0'"):
         token_reliance(gpt2, TEXT, [ablate("mlp_out.0"), ablate("mlp_out.0")], **ask)
+    with pytest.raises(InputError, match="on: two sources have the same name; got 1, '1'"):
+        token_reliance(gpt2, TEXT, {1: ablate("mlp_out.0"), "1": ablate("mlp_out.1")}, **ask)
     with pytest.raises(InputError, match=r"metrics must be one of 'l1'.*; got 'L2'"):
         token_reliance(gpt2, TEXT, ablate("mlp_out.0"), metrics=("L2",), **QUIET)
     with pytest.raises(InputError, match="does not exist"):
@@ -294,3 +320,16 @@ def test_token_ids_and_files_keep_their_names(gpt2, tmp_path):
     (tmp_path / "cat.txt").write_text(TEXT)
     assert token_reliance(gpt2, tmp_path / "cat.txt", on, **QUIET).names == {0: "cat.txt"}
     assert math.isclose(ids.mean_profile()["mean"][0], float(ids.value("l1").mean()), rel_tol=1e-12)
+
+
+def test_positions_that_no_document_has_are_warned_of(gpt2):
+    far = occlude("embed", 40)
+    with pytest.warns(UserWarning, match="'occlude embed at 40 to 0' edited nothing"):
+        found = token_reliance(gpt2, TEXT, [far, ablate("mlp_out.0")], metrics=("kl",), **QUIET)
+    assert torch.equal(found.value("kl", far.name), torch.zeros(found.n_tokens, dtype=torch.float64))
+    # Another one may have seen documents that have them, and the whole is not at 0.
+    accumulators = [RelianceAccumulator(gpt2, occlude("embed", 5), metrics=("kl",)) for _ in range(2)]
+    for one, text in zip(accumulators, ("the cat", TEXT), strict=True):
+        tle.stream(gpt2, text, [one], count="predicted", **QUIET)
+    accumulators[0].merge(accumulators[1])
+    assert accumulators[0].compute().values.any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,7 +78,12 @@ def test_columns_are_one_for_each_source_and_metric():
     assert torch.equal(columns["cosine, mlp"].values, parts().values[:, 1, 1])
     assert "without mlp" in columns["kl, mlp"].about
     assert list(parts().select(sources="mlp").columns()) == ["kl", "cosine"]
-    assert list(tokens().columns()) == ["loss, token 0", "loss, token 1"]
+    # Not by the name of what token_surprisal has a column of: a loss is no change of the loss.
+    assert list(tokens().columns()) == ["change of loss, token 0", "change of loss, token 1"]
+    assert list(tokens().select(sources=0).columns()) == ["change of loss"]
+    both = parts(metrics=("entropy", "kl")).select(sources="mlp").columns()
+    assert list(both) == ["change of entropy", "kl"]
+    assert torch.equal(both["change of entropy"].values, parts().values[:, 1, 0])
 
 
 def test_means_are_over_tokens_with_errors_over_documents():
@@ -99,6 +105,18 @@ def test_means_leave_out_tokens_that_do_not_come_after_the_source():
     assert math.isnan(none["mean"][1])
 
 
+def test_a_metric_without_a_value_does_not_take_the_others_with_it():
+    values = parts().values.clone()
+    values[1, 0, 1] = NAN
+    profile = parts(values=values).mean_profile()
+    assert profile["tokens"].tolist() == [5, 4, 5, 5]
+    there = [0, 2, 3, 4]
+    mean, error = token_means(values[:, 0, 0], parts().document)
+    assert (profile["mean"][0], profile["se"][0]) == (mean, error)
+    mean, error = token_means(values[there, 0, 1], parts().document[there])
+    assert (profile["mean"][1], profile["se"][1]) == (mean, error)
+
+
 def test_the_matrix_of_a_document():
     table = tokens().matrix(document=0)
     assert table.index.tolist() == [0, 1]
@@ -107,6 +125,10 @@ def test_the_matrix_of_a_document():
     assert tokens().select(documents=1).matrix("loss").columns.tolist() == [1, 2]
     short = tokens().select(positions=[0, 1])  # source 1 comes before none of these
     assert short.matrix(document=0).index.tolist() == [0]
+    late = torch.tensor([[False, False], [False, False], [True, False], [False, False], [True, False]])
+    masked = dataclasses.replace(tokens(), values=torch.where(late, 1.0, NAN).double()[..., None])
+    assert masked.matrix(document=0).fillna(9).to_numpy().tolist() == [[9, 9, 1]]  # as where the token before still sees itself
+    assert masked.matrix(document=0).index.tolist() == [0]
     with pytest.raises(InputError, match=r"document: choose one of the 2 in this result \(0, 1\)"):
         tokens().matrix()
     with pytest.raises(InputError, match="document: 7 not in this result"):
@@ -146,6 +168,24 @@ def test_select():
     assert torch.equal(turned.value("kl"), result.value("kl"))
     assert turned.units == ("", "nats")
     assert tokens().select(sources=[1]).sources == ("1",)
+    for one in (1, "1", np.int64(1), np.array(1), torch.tensor(1), [np.int64(1)], np.array([1]), torch.tensor([1]), {"1"}):
+        assert tokens().select(sources=one).sources == ("1",)
+    assert tokens().select(sources=[torch.tensor(1), 0]).sources == ("1", "0")
+    for one in (np.int64(1), torch.tensor(1)):
+        assert torch.equal(tokens().value("loss", one)[2:3], torch.tensor([0.5], dtype=torch.float64))
+    for wrong in (1.0, [1.0], torch.tensor(1.0), [None]):
+        with pytest.raises(InputError, match=r"sources: .* not in this result; it has 0, 1"):
+            tokens().select(sources=wrong)
+    for wrong, shown in (([], "none"), (torch.tensor([], dtype=torch.long), "none"), ([1, 1], "1, 1"), ([1, "1"], "1, 1")):
+        with pytest.raises(InputError, match=f"sources must be one or several, each once; got {shown}"):
+            tokens().select(sources=wrong)
+    for wrong, shown in (([], "none"), (("kl", "kl"), "kl, kl")):
+        with pytest.raises(InputError, match=f"metrics must be one or several, each once; got {shown}"):
+            result.select(metrics=wrong)
+    with pytest.raises(InputError, match="metrics: 3 not in this result"):
+        result.select(metrics=3)
+    with pytest.raises(InputError, match=r"metric: .* not in this result"):
+        result.value(["kl", "cosine"])
     with pytest.raises(InputError, match="sources: attention not in this result"):
         result.select(sources=["attention"])
     with pytest.raises(InputError, match="metrics: l1 not in this result; it has kl, cosine"):
@@ -178,7 +218,8 @@ def test_printed():
     assert "reliance is not entropy" in shown
     assert "reliance is not entropy" in parts()._repr_html_()
     assert "2 tokens as sources" in repr(tokens())
-    assert "mean over the tokens that come after the source" in repr(tokens())
+    assert repr(tokens().select(sources=1)).startswith("TokenReliance: 1 token as source, ")
+    assert "mean over the tokens that the source can change" in repr(tokens())
     assert repr(parts().select(sources="mlp")).startswith("TokenReliance: 1 source, ")
 
 
@@ -190,6 +231,18 @@ def test_printed_sources_are_those_with_the_largest_means():
     assert "head 19" in shown
     assert "head 8 " in shown
     assert "head 7 " not in shown
+
+
+def test_without_a_source():
+    none = dataclasses.replace(tokens(), values=torch.zeros(5, 0, 1, dtype=torch.float64), sources=())
+    assert repr(none).startswith("TokenReliance: 0 tokens as sources, 5 tokens of 2 documents; m")
+    assert "kl" not in repr(none)
+    assert none._repr_html_()
+    assert none.columns() == {}
+    assert none.mean_profile().empty
+    assert none.to_pandas().empty
+    assert none.normalized().shape == (5, 0)
+    assert none.matrix(document=0).shape == (0, 3)
 
 
 def test_without_a_token():

@@ -27,8 +27,9 @@ from tl_entropy.analyses.reliance import SourceRows, check_one_window, only_befo
 from tl_entropy.analyses.rows import measure
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
-from tl_entropy.capture.stream import CorpusOptions, check_options, split_cache
-from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, check_int
+from tl_entropy.capture.occlusion import check_heads, numbers_from_0
+from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.entropies import in_double
 from tl_entropy.results.reliance import TokenReliance
 from tl_entropy.sites import Site
@@ -40,6 +41,8 @@ SITES = ("embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "z")
 
 class GradientRelianceAccumulator:
     """Gathers gradients times activations; arguments as for ``gradient_reliance``. ``compute`` gives a ``TokenReliance``."""
+
+    runs_model = True
 
     def __init__(
         self, model: Any, site: str | Site, *, of: Of = "loss", heads: int | Iterable[int] | None = None, progress: bool = False
@@ -66,7 +69,7 @@ class GradientRelianceAccumulator:
             return
         check_one_window(batch)
         values = self._attributed(batch)[..., None]
-        self._rows.update(batch, {"values": only_before(values, batch)})
+        self._rows.update(batch, {"values": only_before(values, batch, own=True)})
 
     def merge(self, other: GradientRelianceAccumulator) -> None:
         """Take in what another accumulator of the same settings has seen of other documents, which are numbered on.
@@ -93,10 +96,11 @@ class GradientRelianceAccumulator:
         real = batch.position >= 0
         columns = batch.counted.any(0).nonzero()[:, 0].tolist()
         for column in tqdm(columns, unit="token", desc="backward", leave=False, disable=not self._progress):
-            with torch.enable_grad():
-                value = _numbers_of(self.of, logits[:, column], target[:, column])[counted[:, column]].sum()
-            # Windows do not see each other: the gradient of their sum is that of each.
-            [gradient] = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)
+            with torch.inference_mode(False), torch.enable_grad():
+                here = counted[:, column].clone()  # kept for the way back, which what was made in inference mode cannot be
+                value = _numbers_of(self.of, logits[:, column], target[:, column])[here].sum()
+                # Windows do not see each other: the gradient of their sum is that of each.
+                [gradient] = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)
             if gradient is None:
                 raise ModelError(f"site: the model's logits do not depend on what passes {self.site}; take another site")
             product = in_double(gradient.detach()) * in_double(leaf.detach())
@@ -121,10 +125,9 @@ class GradientRelianceAccumulator:
             return None
         if self.site.name != "z":
             raise InputError(f"heads are of z, such as 'z.2'; {self.site} has none")
-        given = list(heads) if isinstance(heads, Iterable) else [heads]
-        if not given or len(set(given)) < len(given):
-            raise InputError(f"heads must be one or more different heads; got {given}")
-        return tuple(check_int("heads", head, 0, self.adapter.n_heads - 1) for head in given)
+        chosen = numbers_from_0("heads", heads)
+        check_heads(chosen, self.adapter)
+        return chosen
 
 
 def _numbers_of(of: Of, logits: Tensor, target: Tensor) -> Tensor:
@@ -197,8 +200,6 @@ def gradient_reliance(
     (['import', ' sys'], (4, 2))
     """
     check_options(gradient_reliance, options, CorpusOptions)
-    if split_cache(inputs)[0] is not None:
-        raise InputError("inputs: nothing runs on a cache; pass the texts or tokens themselves")
     accumulator = GradientRelianceAccumulator(model, site, of=of, heads=heads, progress=progress)
     settings = {"site": str(accumulator.site), "of": of, "heads": accumulator.heads}
     result: TokenReliance = measure(

@@ -31,7 +31,7 @@ from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions, intervention_names
 from tl_entropy.capture.occlusion import mask_attention
-from tl_entropy.capture.stream import CorpusOptions, check_options, split_cache
+from tl_entropy.capture.stream import CorpusOptions, check_options, row_place
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.logit_changes import CHANGE_UNITS, Change, check_changes, vocabulary_changes
 from tl_entropy.results.reliance import TokenReliance
@@ -48,6 +48,8 @@ class RelianceAccumulator:
     BOS.
     """
 
+    runs_model = True
+
     def __init__(
         self,
         model: Any,
@@ -61,7 +63,7 @@ class RelianceAccumulator:
         check_changes(metrics)
         self.metrics, self.precision = tuple(metrics), precision
         self.sites = self.adapter.sites((f"resid_post.{self.adapter.n_layers - 1}",))
-        self.parts = None if on == "tokens" else _parts(on)
+        self.parts = None if isinstance(on, str) and on == "tokens" else _parts(on)
         given = {"tokens": mask_attention(0)} if self.parts is None else self.parts
         self._edits = {name: Edits(self.adapter, one, self.sites) for name, one in given.items()}  # refuses before a pass does
         self.reading = Reading(self.adapter, self.sites, lens=None, precision=precision, compiled=None)
@@ -76,7 +78,7 @@ class RelianceAccumulator:
         before = batch.rows(activations[self.sites[0]])
         changes = [self._change(batch, before, source, edits) for source, edits in self._sources(batch)]
         values = torch.stack(changes, 1) if changes else self._nothing(batch.n_rows)["values"]
-        self._rows.update(batch, {"values": values if self.parts is not None else only_before(values, batch)})
+        self._rows.update(batch, {"values": values if self.parts is not None else only_before(values, batch, own=False)})
 
     def merge(self, other: RelianceAccumulator) -> None:
         """Take in what another accumulator of the same settings has seen of other documents, which are numbered on.
@@ -94,11 +96,15 @@ class RelianceAccumulator:
     def compute(self, **origin: Any) -> TokenReliance:
         """The result of what was seen so far; ``origin`` goes into its provenance."""
         settings = {**self.reading.settings(), **origin.pop("settings", {})}
-        return self._rows.result(
+        result = self._rows.result(
             None if self.parts is None else tuple(self.parts),
             {metric: CHANGE_UNITS[metric] for metric in self.metrics},
             self.adapter.provenance(settings=settings, **origin),
         )
+        for i, edits in enumerate(self._edits.values() if self.parts is not None else ()):
+            if not bool(result.values[:, i].any()):  # of several that were merged, another may have had the positions
+                edits.warn_of_unmeant()
+        return result
 
     @property
     def sources(self) -> Any:
@@ -110,10 +116,10 @@ class RelianceAccumulator:
             yield from self._edits.items()
             return
         check_one_window(batch)
-        positions = range(int(batch.row_position.max()) + 1)
+        positions = range(int(batch.row_position.max()))  # the last only reads itself
         for position in tqdm(positions, unit="token", desc="masked", leave=False, disable=not self._progress):
             masked = replace(mask_attention(position), check=None)  # the model has been checked at the start
-            yield f"token {position}", Edits(self.adapter, masked, self.sites)
+            yield f"token {position} masked", Edits(self.adapter, masked, self.sites)
 
     def _change(self, batch: Batch, before: Tensor, source: str, edits: Edits) -> Tensor:
         """How each row's prediction changes without the source: [row, metric] in float64, on the CPU."""
@@ -124,10 +130,9 @@ class RelianceAccumulator:
         edits.check_fired()
         bad = (~after.isfinite()).any(1).nonzero()
         if len(bad):
-            document, position = (int(of_row[bad[0, 0]]) for of_row in (batch.row_document, batch.row_position))
             raise NonFiniteError(
-                f"{hook_name(site)} has a NaN or an infinity at document {document}, position {position} when the model is run "
-                f"with {source!r} taken out; look at what is put in its place"
+                f"{hook_name(site)} has a NaN or an infinity at {row_place(batch, int(bad[0, 0]))} when the model is run with "
+                f"{source!r}"
             )
         changes = torch.zeros(batch.n_rows, len(self.metrics), dtype=torch.float64)
         moved = (after != before).any(1)
@@ -170,19 +175,22 @@ class SourceRows(PredictedRows):
         )  # fmt: skip
 
 
-def only_before(values: Tensor, batch: Batch) -> Tensor:
-    """``values`` [row, source, metric] of tokens as sources; NaN where a source does not come before the token of the row."""
-    source = torch.arange(values.shape[1])
-    return values.masked_fill((source > batch.row_position[:, None])[..., None], torch.nan)
+def only_before(values: Tensor, batch: Batch, *, own: bool) -> Tensor:
+    """``values`` [row, source, metric] of tokens as sources; NaN where a source does not come before the token of the row.
+
+    The token right before it is the row's own, at whose position the prediction is made: without ``own`` it is NaN, too.
+    """
+    source, position = torch.arange(values.shape[1]), batch.row_position[:, None]
+    return values.masked_fill((source > position if own else source >= position)[..., None], torch.nan)
 
 
 def check_one_window(batch: Batch) -> None:
     """Raise InputError for a document that is longer than a window."""
-    longer = (batch.position >= 0).sum(1) < batch.length
+    longer = (batch.position >= 0).sum(1) < torch.tensor(batch.lengths)
     if bool(longer.any()):
         first = int(longer.nonzero()[0, 0])
         raise InputError(
-            f"inputs: document {int(batch.document[first])} has {int(batch.length[first])} tokens, more than a window; where "
+            f"inputs: document {int(batch.document[first])} has {batch.lengths[first]} tokens, more than a window; where "
             "tokens are the sources, each document has to fit into one: pass shorter texts, or a larger window"
         )
 
@@ -191,6 +199,8 @@ def _parts(on: Any) -> dict[str, Interventions]:
     """The sources by name: each an intervention, or several that make one."""
     if isinstance(on, Mapping):
         parts = {str(name): one for name, one in on.items()}
+        if len(parts) < len(on):
+            raise InputError(f"on: two sources have the same name; got {', '.join(map(repr, on))}")
     elif isinstance(on, list) or (isinstance(on, tuple) and not _is_single(on)):
         parts = {}
         for one in on:
@@ -254,9 +264,10 @@ def token_reliance(
     don't.
 
     The model is run once as it is, and once for each source. With ``on="tokens"`` each token of the document in turn is masked
-    from attention at every layer (``mask_attention``), so a document of n tokens takes n runs and n² numbers for each metric. A
-    token still sees itself: the token right after it, which is predicted at its own position, is not changed by that. To take
-    out what it reads altogether, give ``{position: occlude("embed", position), ...}``.
+    from attention at every layer (``mask_attention``), so a document of n tokens takes some n runs and n² numbers for each
+    metric. A token still sees itself, and the token right after it is predicted at its own position, which masking does not
+    change: there the value is NaN. To take out what a token reads altogether, give
+    ``{position: occlude("embed", position), ...}``.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
@@ -293,8 +304,6 @@ def token_reliance(
     [0.19, 0.41]
     """
     check_options(token_reliance, options, CorpusOptions)
-    if split_cache(inputs)[0] is not None:
-        raise InputError("inputs: nothing runs on a cache; pass the texts or tokens themselves")
     accumulator = RelianceAccumulator(model, on, metrics=metrics, precision=precision, progress=progress)
     result: TokenReliance = measure(
         accumulator, inputs, settings={"on": accumulator.sources, "metrics": accumulator.metrics}, positions=positions,

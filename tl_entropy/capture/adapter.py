@@ -15,6 +15,7 @@ Hooks are added at a level of their own on the hook points asked for, so that re
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -34,7 +35,8 @@ from tl_entropy.results.base import Provenance
 from tl_entropy.sites import HEAD_SITES, Site, expand_sites
 
 _NEEDED = ("cfg", "blocks", "ln_final", "unembed", "W_U", "hook_dict")
-_LEVEL = 7_300_000  # of our hooks: TransformerLens's own contexts count up from 1
+_LEVEL = 7_300_000  # of hooks that capture: TransformerLens's own contexts count up from 1
+_edit_levels = itertools.count(_LEVEL + 1)  # of hooks that edit: every ``edited`` removes its own, whichever adapter's
 
 
 class _AllSeen(Exception):
@@ -57,7 +59,6 @@ class Adapter(Vocabulary):
             )
         self.model = model
         self.n_layers = len(model.blocks)
-        self._edit_level = _LEVEL  # of hooks that edit: one lower for each ``edited`` inside another
 
     @property
     def n_heads(self) -> int:
@@ -121,9 +122,12 @@ class Adapter(Vocabulary):
     def differentiable(self, tokens: Tensor, mask: Tensor, site: Site) -> tuple[Tensor, Tensor]:
         """A site's activation, as a leaf, and the model's own logits [batch, pos, d_vocab] as they are made from it.
 
-        For ``torch.autograd.grad``, which leaves the parameters' gradients alone.
+        For ``torch.autograd.grad``, which leaves the parameters' gradients alone. Inside ``torch.inference_mode``, too: tokens
+        are copied, since what was made there cannot be kept for the way back.
         """
         self._check_ids(tokens)
+        if any(parameter.is_inference() for parameter in self.model.parameters()):
+            raise ModelError("the model was made inside torch.inference_mode, so it has no gradients; load it outside")
         leaves: list[Tensor] = []
 
         def replace(activation: Tensor, hook: Any) -> Tensor:
@@ -131,8 +135,9 @@ class Adapter(Vocabulary):
             return leaves[-1]
 
         device = self.model.W_U.device
-        with self._as_found(), torch.enable_grad(), self._hooked({site: replace}):
-            out: Tensor = self.model(tokens.to(device), attention_mask=mask.to(device, torch.long), return_type="logits")
+        with self._as_found(), torch.inference_mode(False), torch.enable_grad(), self._hooked({site: replace}):
+            tokens, mask = tokens.to(device, copy=True), mask.to(device, torch.long)
+            out: Tensor = self.model(tokens, attention_mask=mask, return_type="logits")
         if not leaves:
             raise ModelError(f"the hook {hook_name(site)} never fired in a forward pass, so {site} has no gradient here")
         return leaves[-1], out
@@ -142,18 +147,18 @@ class Adapter(Vocabulary):
         """``hooks``, pairs of a hook's name and ``function(activation, hook)``, in place inside, and gone afterwards.
 
         They fire behind the hooks of the model's user and before those that capture, so that what they return is measured.
-        Proofs and lenses stay those of the unedited model. Edits inside edits fire behind them, and leave them in place.
+        Proofs and lenses stay those of the unedited model. Edits inside edits, of this adapter or of another of the same model,
+        fire behind them, and leave them in place.
         """
         points = [(self.model.hook_dict[name], function) for name, function in hooks]
-        self._edit_level -= 1
+        level = next(_edit_levels)
         try:
             for point, function in points:
-                point.add_hook(function, level=self._edit_level)
+                point.add_hook(function, level=level)
             yield
         finally:
             for point, _ in points:
-                point.remove_hooks("fwd", including_permanent=False, level=self._edit_level)
-            self._edit_level += 1
+                point.remove_hooks("fwd", including_permanent=False, level=level)
 
     def generate(self, tokens: Tensor, max_new_tokens: int, *, temperature: float, seed: int) -> Tensor:
         """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; greedy where ``temperature`` is 0.

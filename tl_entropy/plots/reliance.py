@@ -1,7 +1,8 @@
 """How much the tokens of one document rely on parts of the model, along the text, or on each other, as a map.
 
 Rows of a map are the sources, from the top down as the text is read, and its columns the tokens predicted; a token can rely on
-earlier ones alone, so what is not above the diagonal stays blank.
+earlier ones alone, so what is not above the diagonal stays blank, in grey; so does the token right before it where tokens are
+masked from attention, since it still sees itself.
 
 Refused: what is no ``TokenReliance``, a metric or document that is not there or was left open, more sources than lines can be
 told apart, a document without a value.
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -34,6 +36,7 @@ _NAMES = {
     "gradient": "Gradient times activation",
 }
 _SIGNED = ("loss", "entropy", "gradient")
+_BLANK = "0.88"
 _MOST_LINES = 8
 _SMALLEST = 5.5  # points of a token's label; where there is no room for that, positions are written instead
 
@@ -84,13 +87,19 @@ def _map(part: TokenReliance, metric: str, label: str, title: str, ax: Axes | No
     table = part.matrix(metric)
     values = table.to_numpy()
     if not np.isfinite(values).any():
-        raise InputError("result: no source comes before a token predicted, so there is no value to draw")
+        raise InputError("result: no source can change a token predicted here, so there is no value to draw")
     highest = float(np.nanmax(np.abs(values))) or 1.0
-    colours: dict[str, Any] = {"cmap": "viridis", "vmin": 0.0, "vmax": highest}
+    colours: dict[str, Any] = {"vmin": 0.0, "vmax": highest}
     if metric in _SIGNED:
-        colours = {"cmap": "PuOr_r", "vmin": -highest, "vmax": highest}
+        colours["vmin"] = -highest
+    # Dark is far from 0, as on a page: a value near 0 is not to be taken for a blank.
+    colours["cmap"] = plt.get_cmap("PuOr_r" if metric in _SIGNED else "viridis_r").with_extremes(bad=_BLANK)
     texts = dict(zip(part.position.tolist(), part.tokens(), strict=True))
-    sources = [visible(texts[i], LONGEST_LABEL) if i in texts else str(i) for i in table.index]
+    if 0 not in texts and 1 in texts and part.texts:  # without a BOS the first token is not predicted: it is what comes before
+        [text] = part.texts.values()
+        texts[0] = text[: int(part.span[part.position == 1, 0])]
+    known = all(i in texts for i in table.index)
+    sources = [visible(texts[i], LONGEST_LABEL) if known else str(i) for i in table.index]
     columns = [visible(texts[i], LONGEST_LABEL) for i in table.columns]
     wide, high = (float(np.clip(0.17 * n, 2.6, 8.0)) for n in (len(columns), len(sources)))
     size = (wide + 1.0 + 0.08 * max(map(len, sources)) + 1.0, high + 0.9 + 0.08 * max(map(len, columns)))
@@ -105,7 +114,7 @@ def _map(part: TokenReliance, metric: str, label: str, title: str, ax: Axes | No
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_xlabel("Token predicted")
-        axes.set_ylabel("Source")
+        axes.set_ylabel("Source" if known else "Source: position")
         axes.set_title(title, parse_math=False)
         wide, high = cell_size(axes, len(columns), len(sources))
         _fit(axes.xaxis, wide, list(table.columns))
@@ -163,4 +172,4 @@ def _fit(axis: Axis, room: float, positions: Sequence[int]) -> None:
     step = next(n for n in (5, 10, 20, 50, 100, 200, 500, 10**6) if n * room > 30)
     chosen = [i for i, position in enumerate(positions) if position % step == 0]
     axis.set_ticks(axis.get_ticklocs()[chosen], [str(positions[i]) for i in chosen], rotation=0)
-    axis.set_label_text(f"{axis.get_label_text()}: position")
+    axis.set_label_text(f"{axis.get_label_text().removesuffix(': position')}: position")

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, SupportsInt
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -41,6 +42,7 @@ _ABOUT = {
     "entropy": "how much more uncertain the model was without it; below 0 less",
     "gradient": "gradient times activation: to first order, the value less that with the activation at 0",
 }
+_CHANGES = {"loss": "change of loss", "entropy": "change of entropy"}  # which by their metric's name are the values themselves
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +53,9 @@ class TokenReliance(TokenRows, Result):
     source is a part of the model, or with ``over="tokens"`` another token of the same document, named by its position.
 
     Attributes:
-        values: [row, source, metric] float64, in ``units``; NaN where a source is a token that does not come before the row's.
+        values: [row, source, metric] float64, in ``units``; NaN where a source is a token that cannot change the row's:
+            one that does not come before it or, where sources are masked from attention, the one right before it, which still
+            sees itself.
         sources: their names.
         metrics: their names: l1, cosine, kl, reverse_kl, jsd, fisher_rao, total_variation, loss, entropy; or gradient.
         units: the unit of each metric: "nats", "bits", "rad" or "".
@@ -79,28 +83,27 @@ class TokenReliance(TokenRows, Result):
         *,
         documents: SupportsInt | Iterable[int] | None = None,
         positions: SupportsInt | slice | Iterable[int] | None = None,
-        sources: str | int | Iterable[str | int] | None = None,
+        sources: str | SupportsInt | Iterable[str | SupportsInt] | None = None,
         metrics: str | Iterable[str] | None = None,
     ) -> Self:
         """The part of the result of these documents and positions (of the tokens predicted), sources and metrics.
 
         Raises:
-            InputError: something asked for is not in the result; the message lists what is.
+            InputError: something asked for is not in the result (the message lists what is), or asked for twice, or nothing is.
         """
         part = super().select(documents=documents, positions=positions)
         if sources is not None:
-            asked = [sources] if isinstance(sources, str | int) else sources
-            chosen = chosen_from("sources", map(str, asked), self.sources)
+            chosen = _names("sources", sources, self.sources)
             columns = [self.sources.index(source) for source in chosen]
             part = dataclasses.replace(part, values=part.values[:, columns], sources=tuple(chosen))
         if metrics is not None:
-            chosen = chosen_from("metrics", metrics, self.metrics)
+            chosen = _names("metrics", metrics, self.metrics)
             columns = [self.metrics.index(metric) for metric in chosen]
             units = tuple(self.units[i] for i in columns)
             part = dataclasses.replace(part, values=part.values[:, :, columns], metrics=tuple(chosen), units=units)
         return part
 
-    def value(self, metric: str | None = None, source: str | int | None = None) -> Float[Tensor, "row ..."]:
+    def value(self, metric: str | None = None, source: str | SupportsInt | None = None) -> Float[Tensor, "row ..."]:
         """One metric [row, source], or with a source [row].
 
         Args:
@@ -110,11 +113,11 @@ class TokenReliance(TokenRows, Result):
         Raises:
             InputError: it is not in this result.
         """
-        [name] = self.metrics[:1] if metric is None else chosen_from("metric", metric, self.metrics)
+        [name] = self.metrics[:1] if metric is None else chosen_from("metric", str(metric), self.metrics)
         values = self.values[:, :, self.metrics.index(name)]
         if source is None:
             return values
-        [chosen] = chosen_from("source", str(source), self.sources)
+        [chosen] = chosen_from("source", _name(source), self.sources)
         return values[:, self.sources.index(chosen)]
 
     def normalized(self, metric: str | None = None) -> Float[Tensor, "row source"]:
@@ -132,10 +135,13 @@ class TokenReliance(TokenRows, Result):
         return scaled
 
     def columns(self) -> dict[str, Column]:
-        """Every metric of every source, named "metric, source"; by the metric alone where there is one source."""
+        """Every metric of every source, named "metric, source"; by the metric alone where there is one source.
+
+        "loss" and "entropy" are "change of loss" and "change of entropy" here: other results have columns of the bare names.
+        """
         several = len(self.sources) > 1
         return {
-            f"{metric}, {self._called(source)}" if several else metric: Column(
+            _CHANGES.get(metric, metric) + (f", {self._called(source)}" if several else ""): Column(
                 self.values[:, i, j], self.units[j], f"without {self._called(source)}: {_ABOUT[metric]}"
             )
             for i, source in enumerate(self.sources)
@@ -150,19 +156,19 @@ class TokenReliance(TokenRows, Result):
         """
         lines: list[tuple[Any, ...]] = []
         for i, source in enumerate(self.sources):
-            there = ~self.values[:, i].isnan().any(-1)
-            if there.any() or not self.n_tokens:
-                mean, error = token_means(self.values[there, i], self.document[there])
-            else:
-                mean = error = self.values.new_full((len(self.metrics),), torch.nan)
-            numbers = zip(self.metrics, self.units, mean.tolist(), error.tolist(), strict=True)
-            lines += [(source, *line, int(there.sum())) for line in numbers]
+            for j, (metric, unit) in enumerate(zip(self.metrics, self.units, strict=True)):
+                values = self.values[:, i, j]
+                there = ~values.isnan()
+                mean = error = math.nan
+                if there.any() or not self.n_tokens:
+                    mean, error = (number.item() for number in token_means(values[there], self.document[there]))
+                lines.append((source, metric, unit, mean, error, int(there.sum())))
         return pd.DataFrame(lines, columns=["source", "metric", "unit", "mean", "se", "tokens"])
 
     def matrix(self, metric: str | None = None, document: int | None = None) -> pd.DataFrame:
-        """One metric of one document: a line for each token before the last, a column for each token predicted, by positions.
+        """One metric of one document, by positions: a line for each source with a value, a column for each token predicted.
 
-        NaN where the source does not come before the token predicted.
+        NaN where the source cannot change the token predicted; see ``values``.
 
         Args:
             metric: its name; None is the first.
@@ -177,9 +183,10 @@ class TokenReliance(TokenRows, Result):
             raise InputError(f"document: choose one of the {len(self.documents)} in this result ({_few(self.documents)})")
         chosen = self.documents[0] if document is None else chosen_from("document", document, self.documents)[0]
         here = self.document == chosen
-        values, columns = self.value(metric)[here].T, self.position[here].tolist()
-        index = [position for position in map(int, self.sources) if position < max(columns)]
-        table = pd.DataFrame(values[[self.sources.index(str(i)) for i in index]].numpy(), index=index, columns=columns)
+        values = self.value(metric)[here].T
+        there = values.isfinite().any(-1)
+        index = [int(source) for source, kept in zip(self.sources, there.tolist(), strict=True) if kept]
+        table = pd.DataFrame(values[there].numpy(), index=index, columns=self.position[here].tolist())
         return table.rename_axis(index="source", columns="position")
 
     def to_pandas(self) -> pd.DataFrame:
@@ -208,7 +215,8 @@ class TokenReliance(TokenRows, Result):
 
     def _title(self) -> list[str]:
         n, stopped = len(self.sources), ", interrupted" if self.provenance.interrupted else ""
-        what = "tokens as sources" if self.over == "tokens" else "source" if n == 1 else "sources"
+        kind = "token as source" if self.over == "tokens" else "source"
+        what = kind if n == 1 else kind.replace("token", "tokens") + "s"
         shape = f"{n} {what}, {self.n_tokens} tokens of {len(self.documents)} documents"
         return [f"TokenReliance: {shape}; {self.provenance.model}{stopped}"]
 
@@ -220,7 +228,7 @@ class TokenReliance(TokenRows, Result):
         return profile[profile["source"].isin(chosen)] if len(first) > _MOST_SHOWN else profile
 
     def _table(self) -> pd.DataFrame | None:
-        if not self.n_tokens:
+        if not self.n_tokens or not self.sources:
             return None
         shown = self._shown()
         metrics = [f"{name} ({unit})" if unit else name for name, unit in zip(self.metrics, self.units, strict=True)]
@@ -229,11 +237,26 @@ class TokenReliance(TokenRows, Result):
         return pd.DataFrame(dict(zip(metrics, lines, strict=True)), index=index)
 
     def _notes(self) -> list[str]:
-        counted = "the tokens that come after the source" if self.over == "tokens" else "tokens"
+        counted = "the tokens that the source can change" if self.over == "tokens" else "tokens"
         notes = [f"mean over {counted} ± standard error over documents", "reliance is not entropy, nor an estimate of it"]
         if len(self.sources) > _MOST_SHOWN:
             notes.insert(0, f"{_MOST_SHOWN} of {len(self.sources)} sources: those with the largest mean {self.metrics[0]}")
         return notes
+
+
+def _name(one: Any) -> str:
+    """A source's name, also where it is given as a token's position."""
+    return str(one.tolist() if isinstance(one, np.ndarray | Tensor) else one)
+
+
+def _names(argument: str, asked: Any, present: tuple[str, ...]) -> list[str]:
+    """One or several names, each once and each one of those ``present``."""
+    plain = asked.tolist() if isinstance(asked, np.ndarray | Tensor) else asked
+    several = list(plain) if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain]
+    names = chosen_from(argument, map(_name, several), present)
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"{argument} must be one or several, each once; got {', '.join(names) or 'none'}")
+    return names
 
 
 def _written(profile: pd.DataFrame) -> list[str]:
