@@ -142,7 +142,9 @@ class TokenReliance(TokenRows, Result):
         several = len(self.sources) > 1
         return {
             _CHANGES.get(metric, metric) + (f", {self._called(source)}" if several else ""): Column(
-                self.values[:, i, j], self.units[j], f"without {self._called(source)}: {_ABOUT[metric]}"
+                self.values[:, i, j],
+                self.units[j],
+                f"{'from' if metric == 'gradient' else 'without'} {self._called(source)}: {_ABOUT[metric]}",
             )
             for i, source in enumerate(self.sources)
             for j, metric in enumerate(self.metrics)
