@@ -106,8 +106,8 @@ def align_tokens(
         values=aligned, quantities=tuple(names), units=units,
         abouts=tuple(columns[name].about for name in names), how=how if spread else None,
         document=target.document, position=target.position, token=target.token, span=target.span, strings=target.strings,
-        texts=target.texts, lengths=target.lengths, names=target.names, generated=target.generated, provenance=source.provenance,
-        target=target.provenance, unit=unit,
+        texts=target.texts, lengths=target.lengths, names=target.names, generated=target.generated,
+        provenance=source.provenance, target=target.provenance, unit=unit,
     )  # fmt: skip
 
 

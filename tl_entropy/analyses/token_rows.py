@@ -60,7 +60,7 @@ class PredictedRows(Rows):
             self._given |= {document + first: given for document, given in other._given.items()}
 
     def whole(self) -> dict[str, Any]:
-        """All rows, by document and position, with ``span``, ``n_bytes``, ``n_characters``, and the ``texts`` and ``lengths``."""
+        """All rows, by document and position, with ``span``, ``n_bytes``, ``n_characters``, ``texts`` and ``lengths``."""
         whole = super().whole()
         predicted = whole["token"] >= 0
         whole = {name: value[predicted] for name, value in whole.items()}
@@ -79,9 +79,8 @@ class PredictedRows(Rows):
             # A text may itself begin with the BOS, which is no token of the document.
             position = whole["position"][here] + len(covering) - self._lengths[document]
             span[here], sizes[0, here], sizes[1, here] = covering[position], n_bytes[position], n_characters[position]
-        return {
-            **whole, "span": span, "n_bytes": sizes[0], "n_characters": sizes[1], "texts": texts, "lengths": dict(self._lengths),
-        }  # fmt: skip
+        found = {"span": span, "n_bytes": sizes[0], "n_characters": sizes[1]}
+        return {**whole, **found, "texts": texts, "lengths": dict(self._lengths)}
 
     def pop(self, documents: Iterable[int]) -> dict[str, Any]:
         """The rows of these documents, as ``whole`` gives them, which are then forgotten here."""
