@@ -83,3 +83,17 @@ def check_number(argument: str, value: object, low: float = -math.inf, high: flo
     if not math.isfinite(number) or not low <= number <= high:
         raise InputError(f"{argument} must be a finite number{span}; got {number}")
     return number
+
+
+def check_positive(argument: str, value: object) -> float:
+    """Return ``value``, a finite number of Python or NumPy above 0, as a float, else raise an error.
+
+    >>> check_positive("bandwidth", 0)
+    Traceback (most recent call last):
+    tl_entropy.errors.InputError: bandwidth must be a positive number; got 0
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputTypeError(f"{argument} must be a positive number; got {value!r}")
+    if not 0 < (number := float(value)) < math.inf:
+        raise InputError(f"{argument} must be a positive number; got {value!r}")
+    return number

@@ -104,7 +104,7 @@ def test_provenance_holds_the_batch_size_where_text_is_sampled():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"temperature": -0.1}, InputError, "temperature must be a finite number, 0 .greedy. or more; got -0.1"),
+        ({"temperature": -0.1}, InputError, "temperature must be a finite number of at least 0; got -0.1"),
         ({"temperature": math.nan}, InputError, "temperature must be .* got nan"),
         ({"temperature": math.inf}, InputError, "temperature must be .* got inf"),
         ({"temperature": "1"}, InputTypeError, "temperature must be .* got '1'"),

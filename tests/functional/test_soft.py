@@ -293,7 +293,7 @@ def test_rows_without_a_direction_are_named_or_dropped_and_counted():
         ({"invalid": "ignore"}, InputError, "'error', 'drop'"),
         ({"temperature": 0.0}, InputError, "temperature must be a positive number"),
         ({"temperature": math.nan}, InputError, "temperature must be a positive number"),
-        ({"temperature": "warm"}, InputTypeError, "temperature must be a positive number; got str"),
+        ({"temperature": "warm"}, InputTypeError, "temperature must be a positive number; got 'warm'"),
         ({"center": torch.zeros(7)}, InputError, r"shape \[8\].*got \[7\]"),
         ({"center": "mean"}, InputTypeError, r"center must be a tensor of shape \[8\], True or False; got str"),
         ({"anchors": torch.ones(1, 8)}, InputError, "two bins or more"),

@@ -12,10 +12,8 @@ of its own. Refused: a temperature below 0 or not finite, and prompts without ro
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
-from numbers import Real
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Window
-from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.errors import InputError, check_int, check_number
 
 AT_ONCE = 16
 """Prompts to generate for at once, where no batch size is given."""
@@ -107,11 +105,7 @@ def check_sampling(temperature: Any = 0.0, seed: Any = 0) -> tuple[float, int]:
     >>> check_sampling(1, 7)
     (1.0, 7)
     """
-    if isinstance(temperature, bool) or not isinstance(temperature, Real):
-        raise InputTypeError(f"temperature must be a finite number, 0 (greedy) or more; got {temperature!r}")
-    if not 0 <= (value := float(temperature)) < math.inf:
-        raise InputError(f"temperature must be a finite number, 0 (greedy) or more; got {temperature}")
-    return value, check_int("seed", seed, 0)
+    return check_number("temperature", temperature, 0), check_int("seed", seed, 0)
 
 
 def group_seed(seed: int, document: int) -> int:

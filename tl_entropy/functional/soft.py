@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int, check_positive
 from tl_entropy.functional.information import (
     MIN_CEILING,
     SAMPLE,
@@ -345,16 +344,7 @@ def _kernel(
         anchors = anchors.double() / length
     if temperature is None:
         temperature = calibrate_temperature(d, len(anchors), method=calibration)
-    return anchors.to(rows.device), _positive("temperature", temperature)
-
-
-def _positive(argument: str, value: object) -> float:
-    if not isinstance(value, Real):
-        raise InputTypeError(f"{argument} must be a positive number; got {_described(value)}")
-    number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{argument} must be a positive number; got {value}")
-    return number
+    return anchors.to(rows.device), check_positive("temperature", temperature)
 
 
 def _whole_numbers(argument: str, values: Any, rows: int) -> Tensor:

@@ -143,10 +143,10 @@ def test_umap_keeps_far_groups_apart():
         ({"method": "tsne", "n_neighbors": 5}, "n_neighbors is not an option of method='tsne', which has seed, perplexity"),
         ({"method": "tsne", "min_dist": 0.5}, "min_dist is not an option"),
         ({"method": "umap", "perplexity": 5}, "perplexity is not an option of method='umap'"),
-        ({"method": "tsne", "perplexity": 0.5}, "perplexity must be a number of at least 1; got 0.5"),
-        ({"method": "tsne", "perplexity": float("nan")}, "perplexity must be a number of at least 1; got nan"),
+        ({"method": "tsne", "perplexity": 0.5}, "perplexity must be a finite number of at least 1; got 0.5"),
+        ({"method": "tsne", "perplexity": float("nan")}, "perplexity must be a finite number of at least 1; got nan"),
         ({"method": "umap", "n_neighbors": 1}, "n_neighbors must be an int of at least 2"),
-        ({"method": "umap", "min_dist": 1.5}, "min_dist must be a number from 0 to 1"),
+        ({"method": "umap", "min_dist": 1.5}, "min_dist must be a finite number from 0 to 1"),
         ({"method": "umap", "seed": -1}, "seed must be an int from 0"),
     ],
 )
@@ -160,7 +160,7 @@ def test_options_that_are_refused(options, message):
     ("option", "method", "span"), [("perplexity", "tsne", "of at least 1"), ("min_dist", "umap", "from 0 to 1")]
 )
 def test_options_that_are_no_numbers(option, method, span, value):
-    with pytest.raises(InputTypeError, match=f"{option} must be a number {span}; got"):
+    with pytest.raises(InputTypeError, match=f"{option} must be a finite number {span}; got"):
         profile_embedding(two_groups(6), method=method, **{option: value})
 
 

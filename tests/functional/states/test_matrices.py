@@ -272,7 +272,7 @@ def test_a_median_distance_of_0_is_refused():
         (InputError, [torch.ones(3, 3)], {"kernel": "linear", "bandwidth": 1.0}, "belongs to kernel='gaussian'"),
         (InputError, [torch.ones(3, 3)], {"bandwidth": 0.0}, "bandwidth must be a positive number"),
         (InputError, [torch.ones(3, 3)], {"bandwidth": math.nan}, "bandwidth must be a positive number"),
-        (InputTypeError, [torch.ones(3, 3)], {"bandwidth": "median"}, "bandwidth must be a number"),
+        (InputTypeError, [torch.ones(3, 3)], {"bandwidth": "median"}, "bandwidth must be a positive number"),
     ],
 )
 def test_rows_that_have_no_gram_matrix(error, arguments, options, message):

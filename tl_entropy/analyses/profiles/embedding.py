@@ -10,16 +10,14 @@ Refused: distances that are all 0; fewer than 4 profiles for t-SNE and UMAP, who
 from __future__ import annotations
 
 import importlib
-import math
 import warnings
 from collections.abc import Mapping
-from numbers import Real
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
 from tl_entropy.results.distances import Method, PairwiseDistances, ProfileEmbedding
 
 FEWEST = 4  # profiles for t-SNE and UMAP
@@ -70,8 +68,8 @@ def profile_embedding(
     check_choice("method", method, OPTIONS)
     check_int("seed", seed, 0, 2**32 - 1)
     check_int("n_neighbors", n_neighbors, 2)
-    _check_number("perplexity", perplexity, "of at least 1", 1, math.inf)
-    _check_number("min_dist", min_dist, "from 0 to 1", 0, 1)
+    check_number("perplexity", perplexity, 1)
+    check_number("min_dist", min_dist, 0, 1)
     given = {"seed": seed, "perplexity": perplexity, "n_neighbors": n_neighbors, "min_dist": min_dist}
     for name, value in given.items():
         if name not in OPTIONS[method] and value != DEFAULTS[name]:
@@ -97,13 +95,6 @@ def profile_embedding(
         aggregate=distances.aggregate, order=distances.order, tokens=distances.tokens, explained=explained, negative=negative,
         seed=None if method == "pca" else seed, settings=settings, provenance=distances.provenance, unit=distances.unit,
     )  # fmt: skip
-
-
-def _check_number(argument: str, value: Any, span: str, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InputTypeError(f"{argument} must be a number {span}; got {value!r}")
-    if not low <= cast(float, value) <= high:
-        raise InputError(f"{argument} must be a number {span}; got {value!r}")
 
 
 def _principal(far: Tensor) -> tuple[Tensor, tuple[float, float], float]:

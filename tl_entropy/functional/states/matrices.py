@@ -25,9 +25,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, NonFiniteError, check_choice
+from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_positive
 from tl_entropy.functional.entropies import check_floating, in_double, renyi_entropy
-from tl_entropy.functional.states.rows import check_positive, checked_rows, spread_floor, squared_distances
+from tl_entropy.functional.states.rows import checked_rows, spread_floor, squared_distances
 from tl_entropy.functional.tiles import check_orders
 
 Kernel = Literal["gaussian", "linear"]

@@ -9,7 +9,6 @@ Refused: what is no finite matrix of floats, and numbers that are none.
 
 from __future__ import annotations
 
-import math
 from numbers import Real
 from typing import Any
 
@@ -67,14 +66,6 @@ def check_real(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputTypeError(f"{name} must be a number; got {value!r}")
     return float(value)
-
-
-def check_positive(name: str, value: object) -> float:
-    """``value`` as a float, where it is a finite number above 0."""
-    number = check_real(name, value)
-    if not 0 < number < math.inf:
-        raise InputError(f"{name} must be a positive number; got {value!r}")
-    return number
 
 
 def squared_distances(x: Tensor, floor: float = 0.0) -> Tensor:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, check_positive
 from tl_entropy.functional.information import entropy
 from tl_entropy.functional.states.geometry import ROUNDING, unit_rows
-from tl_entropy.functional.states.rows import check_positive, checked_rows, spread_floor
+from tl_entropy.functional.states.rows import checked_rows, spread_floor
 from tl_entropy.functional.statistics import group_sums
 
 _COLDEST = 1e-300
