@@ -518,7 +518,7 @@ def test_numbers_must_be_numbers():
         lambda: lidar(x, labels, delta=None),
         lambda: info_nce(x, labels, temperature=True),
     ):
-        with pytest.raises(InputTypeError, match="must be a (positive )?number; got"):
+        with pytest.raises(InputTypeError, match=r"must be a (positive )?number; got"):
             call()
 
 
