@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans
 from tl_entropy.analyses.lens import Keep
+from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.reading import Precision, Reading
 from tl_entropy.analyses.rows import Rows, closed, measure
 from tl_entropy.capture.adapter import Adapter
@@ -71,7 +72,7 @@ class DivergenceAccumulator:
         measured = self.adapter.sites(sites, layers)
         self.lens, self.surprisal, self.keep, self.precision = lens, surprisal, keep, precision
         self.against, reference = _reference(self.adapter, against)
-        self._output = Site("resid_post", self.adapter.n_layers - 1)
+        self._output = self.adapter.last_site
         # What is read through the lens; after it comes the model's own output, which without a lens is the last site's.
         through = measured if reference is None or reference in measured else (*measured, reference)
         self._through = tuple(site for site in through if lens is not None or site != self._output)
@@ -112,10 +113,9 @@ class DivergenceAccumulator:
         Raises:
             InputError: the settings differ.
         """
-        for name in ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        check_same(
+            self, other, ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision")
+        )
         self._means.merge(other._means)
         self._rows.merge(other._rows)
         self._tokens += other._tokens

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.reliance import SourceRows, check_one_window, only_before
 from tl_entropy.analyses.rows import measure
 from tl_entropy.capture.adapter import Adapter
@@ -57,7 +58,7 @@ class GradientRelianceAccumulator:
             raise InputError(f"site must be one site, such as '{site}.0'; got {site!r}, which is {len(sites)}")
         self.site = sites[0]
         # What a pass is to hand on: edits behind the site take part in the gradient, too.
-        self.sites = self.adapter.sites((f"resid_post.{self.adapter.n_layers - 1}",))
+        self.sites = (self.adapter.last_site,)
         self.of, self.heads = of, self._checked(heads)
         self._progress = progress
         self._rows = SourceRows(self.adapter, self._nothing())
@@ -77,10 +78,7 @@ class GradientRelianceAccumulator:
         Raises:
             InputError: the site, heads or what the gradient is of differ.
         """
-        for name in ("site", "of", "heads"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        check_same(self, other, ("site", "of", "heads"))
         self._rows.merge(other._rows)
 
     def compute(self, **origin: Any) -> TokenReliance:

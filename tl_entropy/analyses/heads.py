@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from tl_entropy.accumulators import DocumentMeans
 from tl_entropy.analyses.head_values import frozen_entropies, pattern_values, recomputed_entropies
 from tl_entropy.analyses.lens import Keep
+from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.reading import Precision, Reading
 from tl_entropy.analyses.rows import Rows, closed, measure
 from tl_entropy.capture.adapter import Adapter, hook_name
@@ -73,7 +74,7 @@ class HeadAccumulator:
         self.norm = norm if of == "readout" else None
         measured = self.adapter.sites("pattern" if of == "pattern" else "z", layers)
         self.layers = tuple(site.layer for site in measured)
-        self._last = Site("resid_post", self.adapter.n_layers - 1)
+        self._last = self.adapter.last_site
         self.sites = measured if self.norm != "frozen" else (*measured, self._last)
         if of == "readout":
             self.reading = Reading(self.adapter, (self._last,), lens=None, precision=precision, compiled=compiled)
@@ -105,10 +106,7 @@ class HeadAccumulator:
         Raises:
             InputError: the settings differ.
         """
-        for name in ("of", "norm", "layers", "orders", "keep", "precision"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        check_same(self, other, ("of", "norm", "layers", "orders", "keep", "precision"))
         for name, means in self._means.items():
             means.merge(other._means[name])
         self._rows.merge(other._rows)

@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans, Histogram
+from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.reading import Precision, Reading
 from tl_entropy.analyses.rows import Rows, closed, measure
 from tl_entropy.capture.adapter import Adapter
@@ -99,10 +100,7 @@ class LensAccumulator:
         Raises:
             InputError: sites, orders, lens, precision or what is kept differ.
         """
-        for name in ("sites", "orders", "keep", "surprisal", "top_k", "lens", "precision"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        check_same(self, other, ("sites", "orders", "keep", "surprisal", "top_k", "lens", "precision"))
         self._means.merge(other._means)
         self._squares += other._squares
         self._histogram.merge(other._histogram)

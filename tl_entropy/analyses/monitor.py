@@ -93,7 +93,7 @@ class EntropyMonitor:
                 "texts must be readable again at every measurement; a generator can be read once: pass a list of its texts"
             )
         adapter = Adapter(model)
-        last = Site("resid_post", adapter.n_layers - 1)
+        last = adapter.last_site
         self.model, self.texts = model, texts
         self.sites = adapter.sites((*adapter.sites(sites, layers), last))
         self._batch_size, self._precision, self._options = batch_size, precision, cast("CorpusOptions", options)

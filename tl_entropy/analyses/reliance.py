@@ -3,7 +3,7 @@
 For every token the model's prediction of it is taken twice, as the model is and with an intervention: a head ablated, a layer's
 output at 0, a token masked from attention. How far the two are apart, by the logits or by the distributions, is the token's
 reliance on what was taken out (occlusion: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2). It is not entropy, nor an
-estimate of it: on a source of known entropy, reliance explains none of it.
+estimate of it: a prediction may be certain because of a part, or uncertain whatever it relies on.
 
 Both runs are of the same padded batch, and both are read in tiles of the vocabulary (``functional/logit_changes.py``): logits
 are never stored. A token whose last residual stream is the same in both to the last bit is at exactly 0.
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
+from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.reading import Precision, Reading
 from tl_entropy.analyses.rows import measure
 from tl_entropy.analyses.token_rows import PredictedRows
@@ -62,7 +63,7 @@ class RelianceAccumulator:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
         check_changes(metrics)
         self.metrics, self.precision = tuple(metrics), precision
-        self.sites = self.adapter.sites((f"resid_post.{self.adapter.n_layers - 1}",))
+        self.sites = (self.adapter.last_site,)
         self.parts = None if isinstance(on, str) and on == "tokens" else _parts(on)
         given = {"tokens": mask_attention(0)} if self.parts is None else self.parts
         self._edits = {name: Edits(self.adapter, one, self.sites) for name, one in given.items()}  # refuses before a pass does
@@ -86,10 +87,7 @@ class RelianceAccumulator:
         Raises:
             InputError: sources, metrics or the precision differ.
         """
-        for name in ("sources", "metrics", "precision"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        check_same(self, other, ("sources", "metrics", "precision"))
         self._rows.merge(other._rows)
         self.reading.ran_compiled |= other.reading.ran_compiled
 

@@ -21,8 +21,7 @@ A document longer than the window is read with the window that ends at each toke
 BOS stays in front, and a token is given what is in its window.
 
 The difference is an entropy only as far as the total loss is a code length. A memory that was made from the sequence leaks what
-it is asked for: against a source of known entropy (fair coins, then a copy of them) the differences of such a model followed
-the truth with an R² of .04, where a plain causal model's loss had .65. They may be negative.
+it is asked for, and differences of such losses may have little to do with the entropy of a token. They may be negative.
 
 Refused: windows in which nothing is predicted; losses of another shape than the tokens, or not finite; for ``pad_shift``, a
 model whose positions do not follow its attention mask; a loss that changes with the padding of its batch.
@@ -49,7 +48,6 @@ from tl_entropy.capture.stream import MAX_TOKENS, read_corpus, split_cache
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.readout import vocabulary_statistics
 from tl_entropy.results.conditional import ConditionalEntropy
-from tl_entropy.sites import Site
 
 Method = Literal["truncation", "pad_shift"]
 SequenceLoss = Callable[[Tensor, Tensor], Tensor]
@@ -157,7 +155,7 @@ class ModelLoss:
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self._last = Site("resid_post", adapter.n_layers - 1)
+        self._last = adapter.last_site
         self.reading = Reading(adapter, (self._last,), lens=None, precision="float32", compiled=None)
 
     def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:

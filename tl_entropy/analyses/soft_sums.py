@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.soft_places import BY_HEAD, Place, captured_for
 from tl_entropy.capture.adapter import Adapter, hook_name
 from tl_entropy.capture.batches import Batch
@@ -166,10 +167,7 @@ class SoftAccumulator:
         Raises:
             InputError: plans or settings differ, or both have seen the same positions.
         """
-        for name in ("measured", "draws", "calibration", "invalid", "folds"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        check_same(self, other, ("measured", "draws", "calibration", "invalid", "folds"))
         if not _same_plan(self.plan, other.plan):
             raise InputError("cannot merge: the label plans differ; make one plan of the whole corpus for all parts")
         if self.centers.keys() != other.centers.keys() or not all(

@@ -16,6 +16,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.reading import Precision, Reading
 from tl_entropy.analyses.rows import closed, measure
 from tl_entropy.analyses.token_rows import PredictedRows
@@ -54,7 +55,7 @@ class SurprisalAccumulator:
             raise InputError("top_k belongs to single tokens; use keep='positions', or leave it out")
         default = 0 if keep == "summary" else min(TOP_K, self.adapter.d_vocab)
         self.top_k = default if top_k is None else check_int("top_k", top_k, 0, self.adapter.d_vocab)
-        self.sites = self.adapter.sites((f"resid_post.{self.adapter.n_layers - 1}",))
+        self.sites = (self.adapter.last_site,)
         self.reading = Reading(self.adapter, self.sites, lens=None, precision=precision, compiled=compiled)
         self._rows = PredictedRows(self.adapter, self._nothing())
         self._sums = torch.zeros(N_TOTALS, dtype=torch.float64)
@@ -73,10 +74,7 @@ class SurprisalAccumulator:
         Raises:
             InputError: what is kept, top_k or the precision differ.
         """
-        for name in ("keep", "top_k", "precision"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise InputError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
+        check_same(self, other, ("keep", "top_k", "precision"))
         self._rows.merge(other._rows)
         self._sums, self._products = self._sums + other._sums, self._products + other._products
         self.reading.ran_compiled |= other.reading.ran_compiled

@@ -61,6 +61,11 @@ class Adapter(Vocabulary):
         self.n_layers = len(model.blocks)
 
     @property
+    def last_site(self) -> Site:
+        """The last block's ``resid_post``, from which the model's own output is read."""
+        return Site("resid_post", self.n_layers - 1)
+
+    @property
     def n_heads(self) -> int:
         """Number of attention heads in a layer."""
         return int(self.model.cfg.n_heads)
@@ -267,13 +272,12 @@ class Adapter(Vocabulary):
         bias = None if bias is None or not bool(bias.any()) else bias.detach()
         cap = float(getattr(cfg, "output_logits_soft_cap", None) or 0.0)
         ids = self._short_row()
-        last = Site("resid_post", self.n_layers - 1)
         seen: dict[str, Tensor] = {}
         with silent(model), self._as_found():
-            with self._hooked({last: lambda activation, hook: seen.update(x=activation.detach())}):
+            with self._hooked({self.last_site: lambda activation, hook: seen.update(x=activation.detach())}):
                 own = model(ids.to(unembedding.device), return_type="logits").flatten(0, -2)
             if "x" not in seen:
-                raise ModelError(f"the hook {hook_name(last)} never fired, so the residual stream can't be read")
+                raise ModelError(f"the hook {hook_name(self.last_site)} never fired, so the residual stream can't be read")
             if seen["x"].shape[-1] != unembedding.shape[0] or own.shape[-1] != unembedding.shape[1]:
                 raise ModelError(
                     f"the residual stream {tuple(seen['x'].shape)} does not fit the unembedding {tuple(unembedding.shape)}: "

@@ -258,7 +258,7 @@ def _prove_hiding(adapter: Adapter) -> None:
     column = min(1, n - 2)
     tokens = torch.linspace(0, adapter.d_vocab - 1, n).long().repeat(2, 1)
     tokens[1, column] = (tokens[1, column] + adapter.d_vocab // 2) % adapter.d_vocab
-    last = Site("resid_post", adapter.n_layers - 1)
+    last = adapter.last_site
     names = [scores_hook(layer) for layer in range(adapter.n_layers) if scores_hook(layer) in adapter.model.hook_dict]
 
     def hide(scores: Tensor, hook: Any) -> Tensor:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.page_parts import Quantity, page_markup
 from tl_entropy.plots.token_parts import scale, shown, ticks
+from tl_entropy.results.base import replacing
 from tl_entropy.results.tokens import TokenRows
 
 _LONGEST_TOKEN = 60  # characters, in the panel
@@ -48,13 +48,8 @@ class TokenPage:
     def save(self, path: str | Path) -> Path:
         """Write the page to a file and return its path; folders on the way are made, and an old file stays until then."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        waiting = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(target) as waiting:
             waiting.write_text(self.html, encoding="utf-8", newline="")
-            waiting.replace(target)
-        finally:
-            waiting.unlink(missing_ok=True)
         return target
 
     def __repr__(self) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -89,7 +90,6 @@ class Result(Printed):
     def save(self, path: str | Path) -> Path:
         """Write the result to one safetensors file and return its path; folders on the way are made."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         tensors, header = {}, {}
         stored: set[int] = set()
         for item in dataclasses.fields(self):
@@ -102,21 +102,32 @@ class Result(Printed):
             else:
                 header[item.name] = _plain(value)
         whole = {"schema": SCHEMA, "kind": type(self).__name__, "fields": header}
-        waiting = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(target) as waiting:
             waiting.touch()
             mode = waiting.stat().st_mode  # what the user's umask gives; safetensors makes files that only the owner can read
             save_file(tensors, waiting, metadata={"tl_entropy": json.dumps(whole)})
             waiting.chmod(mode)
-            waiting.replace(target)
-        finally:
-            waiting.unlink(missing_ok=True)
         return target
 
     @classmethod
     def _restore(cls, tensors: dict[str, Any], header: dict[str, Any]) -> Self:
         """Build the result from a file's parts; a subclass turns plain JSON values back into its own types."""
         return cls(**tensors, **header)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A name beside ``target`` to write to, which takes its place afterwards; what fails leaves the old file whole.
+
+    Folders on the way are made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    waiting = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield waiting
+        waiting.replace(target)
+    finally:
+        waiting.unlink(missing_ok=True)
 
 
 def in_unit(units: Iterable[str], unit: Unit) -> tuple[torch.Tensor, tuple[str, ...]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any, Self
 import pandas as pd
 
 from tl_entropy.errors import FileError
-from tl_entropy.results.base import SCHEMA, Result, Unit, load
+from tl_entropy.results.base import SCHEMA, Result, Unit, load, replacing
 from tl_entropy.results.distances import PairwiseDistances
 from tl_entropy.results.dynamics import LayerDynamics
 from tl_entropy.results.lens import LensEntropy
@@ -112,12 +111,8 @@ class ModelComparison(Printed):
                 index[kind] = file
             else:
                 index[kind].append([of, file])
-        waiting = target / f".{INDEX}.{os.getpid()}.tmp"
-        try:
+        with replacing(target / INDEX) as waiting:
             waiting.write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
-            waiting.replace(target / INDEX)
-        finally:
-            waiting.unlink(missing_ok=True)
         return target
 
     def _parts(self) -> Iterator[tuple[str, Any, str, Result]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -51,9 +52,9 @@ class _Rates(Printed):
     unit: Unit
     provenance: Provenance
 
+    @abstractmethod
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Σ x and Σ x xᵀ over documents."""
-        raise NotImplementedError
 
     def _rate(self, top: Mapping[str, float], per: str) -> tuple[float, float]:
         """Σ of a combination of totals over Σ of another, with its standard error over documents."""
@@ -63,12 +64,8 @@ class _Rates(Printed):
         weights = torch.tensor([top.get(name, 0.0) for name in _TOTALS], dtype=torch.float64)
         chosen = weights != 0  # bytes that are not known are NaN, and stay out where they are not asked for
         weights, j, documents = weights[chosen], _TOTALS.index(per), int(sums[0])
-        sum_, cross, square = (
-            weights @ sums[chosen],
-            weights @ products[chosen, j],
-            weights @ products[chosen][:, chosen] @ weights,
-        )
-        value, error = clustered_mean(sums[j], sum_, products[j, j], cross, square, documents)
+        cross, square = weights @ products[chosen, j], weights @ products[chosen][:, chosen] @ weights
+        value, error = clustered_mean(sums[j], weights @ sums[chosen], products[j, j], cross, square, documents)
         return value.item(), error.item()
 
     def _code(self, memory_bits: float, memory_tokens: int | None) -> dict[str, float]:

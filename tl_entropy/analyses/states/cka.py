@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from tl_entropy.analyses.states.merging import check_alike
+from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedStates
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch

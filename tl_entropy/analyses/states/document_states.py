@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from tl_entropy.analyses.states.merging import check_alike
+from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Massive, PairedStates
 from tl_entropy.analyses.states.pooled import PooledDocuments
 from tl_entropy.capture.adapter import Adapter

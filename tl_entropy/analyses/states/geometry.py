@@ -19,6 +19,7 @@ from typing import Any, Unpack, cast
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.rows import measure
 from tl_entropy.analyses.states.geometry_options import N_SAMPLES, OF_LABELS, check_used, chosen_measures
 from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, Texts
@@ -32,7 +33,6 @@ from tl_entropy.analyses.states.geometry_values import (
     effective_ranks,
     of_views,
 )
-from tl_entropy.analyses.states.merging import check_alike
 from tl_entropy.analyses.states.pooled import PooledDocuments, vector_sites
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.capture.adapter import Adapter

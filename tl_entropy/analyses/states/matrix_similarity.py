@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_entropy.analyses.states.merging import check_alike
+from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedStates
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.capture.adapter import Adapter

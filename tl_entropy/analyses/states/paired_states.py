@@ -188,7 +188,7 @@ def compared_with(
 ) -> tuple[tuple[Site, ...], str]:
     """The sites that are compared with, and what they are called."""
     if against == "output":
-        return (Site("resid_post", adapter.n_layers - 1),), "output"
+        return (adapter.last_site,), "output"
     try:
         if against == "all":
             return vector_sites(adapter, sites, layers), "all"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.states.merging import check_alike
+from tl_entropy.analyses.merging import check_alike
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.batches import Batch
 from tl_entropy.errors import InputError

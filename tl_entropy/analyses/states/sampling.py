@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.merging import check_same
 from tl_entropy.errors import InputError, check_int
 
 # A number that nobody picks for a seed.
@@ -88,9 +89,7 @@ class TokenSample:
         Raises:
             InputError: another size or seed, values of other names, or the same tokens: their ``first_document`` is wrong.
         """
-        for name in ("size", "seed"):
-            if getattr(self, name) != getattr(other, name):
-                raise InputError(f"cannot merge: {name} is {getattr(self, name)} here and {getattr(other, name)} there")
+        check_same(self, other, ("size", "seed"))
         self._take(other._keys, {key: value[: len(other._keys)] for key, value in other._values.items()})
         self.seen += other.seen
 

@@ -5,7 +5,7 @@ Refused: parts of which a setting differs, or a model's weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tl_entropy.errors import InputError
@@ -21,3 +21,9 @@ def check_alike(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     for name, value in mine.items():
         if value != theirs[name]:
             raise InputError(f"cannot merge: {name} is {value!r} here and {theirs[name]!r} there")
+
+
+def check_same(mine: object, theirs: object, names: Iterable[str]) -> None:
+    """Raise InputError unless the attributes of these names are equal in both accumulators."""
+    wanted = tuple(names)
+    check_alike({name: getattr(mine, name) for name in wanted}, {name: getattr(theirs, name) for name in wanted})
