@@ -16,11 +16,9 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
-from layers import FIGURES as LAYER_FIGURES
-from layers import beginnings
+from layers import FIGURES as LAYER_FIGURES, beginnings
 from matplotlib.axes import Axes
-from tokens import FIGURES as TOKEN_FIGURES
-from tokens import function
+from tokens import FIGURES as TOKEN_FIGURES, function
 
 import tl_entropy as tle
 

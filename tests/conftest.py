@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
 # since there the package's own errors are tested.
-install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens"], "beartype.beartype")
+install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens.entropy"], "beartype.beartype")
 
 
 @pytest.fixture(params=ARCHITECTURES, ids=lambda p: f"{p[0]}-{p[1]}-{'compatible' if p[2] else 'raw'}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from tl_entropy.analyses.dynamics import layer_dynamics
 from tl_entropy.analyses.profiles.distances import pairwise_distances
-from tl_entropy.functional.characters import token_sizes
+from tl_entropy.analyses.profiles.dynamics import layer_dynamics
+from tl_entropy.functional.tokens.characters import token_sizes
 from tl_entropy.results import LayerDivergence, LensEntropy, Provenance
-from tl_entropy.results.comparison import ModelComparison
-from tl_entropy.results.similarity import LayerSimilarity
-from tl_entropy.results.surprisal import TokenSurprisal
+from tl_entropy.results.models.comparison import ModelComparison
+from tl_entropy.results.states.similarity import LayerSimilarity
+from tl_entropy.results.tokens.surprisal import TokenSurprisal
 from tl_entropy.sites import Site
 
 LENGTHS = (3, 4, 2, 5)  # tokens of the documents

@@ -13,10 +13,12 @@ import tl_entropy
 
 ROOT = Path(tl_entropy.__file__).parent
 
-# A file imports only from levels below its own, or from its own folder.
-LEVELS = {
+# Floors, and the wings that every one of them may have. A file imports from lower floors, from its own floor's root, and from
+# its own wing; on one floor the wing ``lens`` serves all others, and the wing ``models`` may use them all.
+FLOORS = {
     "errors": 0,
     "sites": 1,
+    "batches": 1,
     "functional": 1,
     "results": 2,
     "labels": 2,
@@ -29,6 +31,8 @@ LEVELS = {
     "cli": 8,
     "__init__": 9,
 }
+WINGS = {"lens", "heads", "information", "states", "profiles", "tokens", "models"}
+WINGED = {"functional", "results", "analyses", "plots"}
 ONLY_HERE = {  # a library, and the files or folders that may import it
     "transformer_lens": {"capture/loading.py"},
     "transformers": {"capture/loading.py", "demo/train.py"},
@@ -67,14 +71,28 @@ def imports(tree, *, typing_too=False):
     return found
 
 
+def place_of(module):
+    """(floor, wing) of a dotted name below the package; the wing is "" at a floor's root."""
+    floor, *rest = module.split(".")
+    return floor, rest[0] if floor in WINGED and rest and rest[0] in WINGS else ""
+
+
+def may_import(mine, other):
+    (floor, wing), (other_floor, other_wing) = mine, other
+    if floor != other_floor:
+        return FLOORS[other_floor] < FLOORS[floor]
+    return other_wing in ("", wing) or (wing != "" and other_wing == "lens") or wing == "models"
+
+
 def violations(path, source):
     part, relative = part_of(path), path.relative_to(ROOT).as_posix()
-    for module, at_top in imports(ast.parse(source)):
+    mine = place_of(relative.removesuffix(".py").replace("/", "."))
+    for module, at_top in imports(ast.parse(source), typing_too=True):
         head, *rest = module.split(".")
-        if head == "tl_entropy" and rest:
-            other = rest[0]
-            if other in LEVELS and other != part and LEVELS[other] >= LEVELS[part]:
-                yield f"{relative} (level {LEVELS[part]}) imports {module} (level {LEVELS[other]})"
+        inside = head == "tl_entropy" and rest and rest[0] in FLOORS
+        gathers = path.name == "__init__.py" and rest[:1] == [part]  # a floor's public names
+        if inside and not gathers and not may_import(mine, place_of(".".join(rest))):
+            yield f"{relative} imports {module}, which is not below it"
         if head in ONLY_HERE and not {relative, part} & ONLY_HERE[head]:
             yield f"{relative} imports {module}"
         if head == "transformer_lens" and at_top:
@@ -83,22 +101,79 @@ def violations(path, source):
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_imports_go_downwards(path):
-    assert part_of(path) in LEVELS, f"{path.name} has no level: add it to LEVELS and to the README's picture"
+    assert part_of(path) in FLOORS, f"{path.name} is on no floor: add it to FLOORS and to the picture of the house"
     assert list(violations(path, path.read_text())) == []
+
+
+def module_of(path):
+    return ".".join(("tl_entropy", *path.relative_to(ROOT).with_suffix("").parts))
+
+
+def circles(arrows):
+    """Modules that import each other, directly or on a detour; each as the way around."""
+    done, found = set(), []
+
+    def walk(module, way):
+        if module in way:
+            found.append(way[way.index(module) :])
+        elif module not in done:
+            for other in sorted(arrows.get(module, ())):
+                walk(other, [*way, module])
+            done.add(module)
+
+    for module in sorted(arrows):
+        walk(module, [])
+    return found
+
+
+def arrows_of(sources):
+    """Every module's imports inside the package; a name taken from a package counts as an import of the module behind it."""
+    arrows = {}
+    for module, source in sources.items():
+        arrows[module] = set()
+        for node in ast.walk(ast.parse(source)):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            arrows[module] |= {name for name in names if name in sources and name != module}
+    return arrows
+
+
+def test_no_modules_import_each_other():
+    sources = {module_of(path): path.read_text() for path in files() if path.name != "__init__.py"}
+    arrows = arrows_of(sources)
+    assert sum(map(len, arrows.values())) > 300, "this test sees the imports"
+    assert circles(arrows) == []
+    lower, upper = "tl_entropy.results.base", "tl_entropy.results.loading"
+    sources[lower] += f"\ndef f():\n    from {upper} import load\n"
+    assert [{lower, upper}] == [set(way) for way in circles(arrows_of(sources))]
 
 
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        ("functional/entropies.py", "from tl_entropy.capture import adapter"),
+        ("functional/lens/entropies.py", "from tl_entropy.capture import adapter"),
         ("results/base.py", "from tl_entropy import plots"),
         ("capture/loading.py", "import transformer_lens"),
-        ("analyses/lens.py", "def f():\n    import transformer_lens"),
+        ("analyses/lens/entropy.py", "def f():\n    import transformer_lens"),
         ("results/base.py", "import pickle"),
     ],
 )
 def test_this_test_can_fail(path, line):
     assert list(violations(ROOT / path, line))
+
+
+def test_wings_may_use_their_root_the_lens_and_models_all():
+    for path, line in (
+        ("analyses/tokens/rows.py", "from tl_entropy.analyses.rows import Rows"),
+        ("analyses/tokens/rows.py", "from tl_entropy.analyses.lens.reading import Reading"),
+        ("analyses/models/comparison.py", "from tl_entropy.analyses.states.cka import CKAAccumulator"),
+        ("plots/__init__.py", "from tl_entropy.plots.heads.maps import heads"),
+        ("plots/heads/maps.py", "from tl_entropy.results.tokens.rows import TokenRows"),
+    ):
+        assert not list(violations(ROOT / path, line)), (path, line)
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -132,5 +207,5 @@ def test_analyses_pull_in_no_plots_and_no_transformer_lens():
 def test_public_names_exist():
     for name in tl_entropy.__all__:
         assert getattr(tl_entropy, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="attribute nonsense"):
         tl_entropy.nonsense  # noqa: B018

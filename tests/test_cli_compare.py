@@ -12,7 +12,7 @@ from tiny_models import hf_model, tiny_tokenizer
 
 import tl_entropy as tle
 from tl_entropy import demo
-from tl_entropy.analyses.models import compare_models
+from tl_entropy.analyses.models.comparison import compare_models
 
 pytestmark = pytest.mark.model
 

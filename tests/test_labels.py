@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, reject, settings
-from hypothesis import strategies as st
+from hypothesis import given, reject, settings, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.labels import NAMES, DocumentTokens, LabelPlan, NGram, ngram

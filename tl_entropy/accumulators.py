@@ -8,17 +8,15 @@ Its state is sums in float64, so that any split of a corpus over batches, shards
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from tl_entropy.batches import Batch
 from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import document_sums
 from tl_entropy.sites import Site
-
-if TYPE_CHECKING:
-    from tl_entropy.capture.batches import Batch
 
 
 class Accumulator(Protocol):

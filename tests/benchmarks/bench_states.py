@@ -25,7 +25,7 @@ from shared import D_VOCAB, medians, random_bridge, run_parts, show
 from torch import Tensor
 
 import tl_entropy as tle
-from tl_entropy.capture.batches import Batch, batches
+from tl_entropy.batches import Batch, batches
 from tl_entropy.capture.stream import read_corpus
 from tl_entropy.functional.states.similarity import cka_table, linear_cka
 

@@ -23,7 +23,7 @@ from shared import D_VOCAB, medians, random_bridge, run_parts, show
 from torch import Tensor
 
 import tl_entropy as tle
-from tl_entropy.functional.characters import transfer
+from tl_entropy.functional.tokens.characters import transfer
 
 DOCUMENTS, LENGTH, CHARACTERS = 8, 128, 1_000_000
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.capture.corpus import Corpus
 from tl_entropy.errors import InputError, InputTypeError

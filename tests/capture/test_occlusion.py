@@ -9,8 +9,8 @@ import transformers as tr
 from tiny_models import ARCHITECTURES, CONTEXT, VOCAB, cached_model, hf_model, kinds, make_model, tiny_tokenizer
 
 import tl_entropy as tle
+from tl_entropy.batches import batches
 from tl_entropy.capture.adapter import Adapter, hook_name
-from tl_entropy.capture.batches import batches
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.head_means import head_means, site_means
 from tl_entropy.capture.interventions import Intervention, intervention_names, steer

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.capture.interventions import intervention_names
 from tl_entropy.capture.positions import AtPositions, at_positions, checked_positions, shown_positions

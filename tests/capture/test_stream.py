@@ -7,9 +7,9 @@ import torch
 from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
-from tl_entropy.analyses.gradient_reliance import GradientRelianceAccumulator
-from tl_entropy.analyses.lens import LensAccumulator
-from tl_entropy.analyses.reliance import RelianceAccumulator
+from tl_entropy.analyses.lens.entropy import LensAccumulator
+from tl_entropy.analyses.tokens.gradient_reliance import GradientRelianceAccumulator
+from tl_entropy.analyses.tokens.reliance import RelianceAccumulator
 from tl_entropy.errors import InputError, NonFiniteError
 
 pytestmark = pytest.mark.model

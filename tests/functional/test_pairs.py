@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from tl_entropy.functional.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
+from tl_entropy.functional.lens.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
+from tl_entropy.functional.lens.tiles import MASKED
 from tl_entropy.functional.pairs import combine_pairs, mixture_sums, pair_sums, pair_up
-from tl_entropy.functional.tiles import MASKED
 
 
 def random_logits(sites=4, rows=3, d_vocab=50, spread=3.0, seed=0):

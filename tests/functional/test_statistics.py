@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tl_entropy.functional.statistics import balanced_folds, clustered_mean, document_sums, group_sums, jackknife_error
 

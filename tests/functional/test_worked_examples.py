@@ -12,10 +12,9 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from tl_entropy.functional.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
+from tl_entropy.functional.lens.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
 
 STEPS = [2.0, 1.0, 0.5, 0.3]  # the logits of the example that is worked step by step
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_entropy.capture.batches import Batch
+from tl_entropy.batches import Batch
 from tl_entropy.capture.corpus import Count
 from tl_entropy.capture.stream import CorpusOptions, StreamReport, described, stream
 from tl_entropy.errors import NonFiniteError

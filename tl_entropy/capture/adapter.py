@@ -31,7 +31,7 @@ from tl_entropy.capture.heads import HEADS_REFUSED, prove_heads
 from tl_entropy.capture.readout_proof import Readout, proved_scale
 from tl_entropy.capture.vocabulary import Vocabulary
 from tl_entropy.errors import InputError, InputTypeError, ModelError
-from tl_entropy.results.base import Provenance
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import HEAD_SITES, Site, expand_sites
 
 _NEEDED = ("cfg", "blocks", "ln_final", "unembed", "W_U", "hook_dict")

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tl_entropy.capture.batches import Window
+from tl_entropy.batches import Window
 from tl_entropy.capture.inputs import Piece, at_hand, pieces, read_text, repeatable
 from tl_entropy.capture.positions import Positions, at_positions, checked_positions
 from tl_entropy.errors import InputError, check_choice, check_int

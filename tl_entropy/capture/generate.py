@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_entropy.batches import Window
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Window
 from tl_entropy.errors import InputError, check_int, check_number
 
 AT_ONCE = 16

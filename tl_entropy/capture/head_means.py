@@ -14,8 +14,8 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.stream import CorpusOptions, check_options, stream
 from tl_entropy.errors import InputError
 from tl_entropy.sites import Site

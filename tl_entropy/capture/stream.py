@@ -30,8 +30,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_entropy.accumulators import Accumulator
+from tl_entropy.batches import Batch, batches
 from tl_entropy.capture.adapter import Adapter, hook_name
-from tl_entropy.capture.batches import Batch, batches
 from tl_entropy.capture.corpus import Corpus, Count
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.generate import AT_ONCE, Continuations, check_sampling

@@ -31,12 +31,12 @@ def compare(
     sites: Sites = "embed,resid_post",
 ) -> None:
     """Several models (--model A --model B): entropies, layer dynamics, similarities of layers, distances between the models."""
-    from tl_entropy.analyses.models import check_measures, compare_models
-    from tl_entropy.plots.dynamics import importance
-    from tl_entropy.plots.layer_similarity import similarity as layers
-    from tl_entropy.plots.model_comparison import comparison
-    from tl_entropy.plots.profile_distances import distances
-    from tl_entropy.results.comparison import INDEX, file_stems
+    from tl_entropy.analyses.models.comparison import check_measures, compare_models
+    from tl_entropy.plots.models.comparison import comparison
+    from tl_entropy.plots.profiles.distances import distances
+    from tl_entropy.plots.profiles.dynamics import importance
+    from tl_entropy.plots.states.similarity import similarity as layers
+    from tl_entropy.results.models.comparison import INDEX, file_stems
 
     check_choice("--similarity", similarity, ("cka", "none"))
     measures: dict[str, Any] = {

@@ -32,7 +32,7 @@ def tokens(
 ) -> None:
     """Surprisal, entropy and rank of every token of a text, bits per byte, and a page that shows them token by token."""
     import tl_entropy as tle
-    from tl_entropy.results.surprisal import COLUMNS
+    from tl_entropy.results.tokens.surprisal import COLUMNS
 
     check_choice("--of", of, COLUMNS)
     check_choice("--precision", precision, ("float32", "bfloat16"))

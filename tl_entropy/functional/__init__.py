@@ -1,13 +1,18 @@
 """Tensors in, tensors out: no model, no files, no state."""
 
-from tl_entropy.functional.characters import covering_spans, token_sizes, transfer
-from tl_entropy.functional.coding import bits_per_byte, bits_per_character, memory_loss, normalized_loss, perplexity
-from tl_entropy.functional.comparison import VocabularyDivergences, vocabulary_divergences
-from tl_entropy.functional.compiling import compiler_available
-from tl_entropy.functional.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
-from tl_entropy.functional.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
-from tl_entropy.functional.logit_changes import VocabularyChanges, vocabulary_changes
-from tl_entropy.functional.losses import entropy_bonus, entropy_matching_loss, entropy_weighted_loss, min_max, token_losses
+from tl_entropy.functional.information.soft import (
+    SoftMutualInformation,
+    soft_anchors,
+    soft_assignments,
+    soft_entropy,
+    soft_mutual_information,
+)
+from tl_entropy.functional.information.temperature import calibrate_temperature
+from tl_entropy.functional.lens.comparison import VocabularyDivergences, vocabulary_divergences
+from tl_entropy.functional.lens.compiling import compiler_available
+from tl_entropy.functional.lens.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
+from tl_entropy.functional.lens.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
+from tl_entropy.functional.lens.readout import VocabularyStatistics, vocabulary_statistics
 from tl_entropy.functional.profiles.chance import adjusted_jsd, histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import (
     common_depth,
@@ -18,14 +23,6 @@ from tl_entropy.functional.profiles.curves import (
     wasserstein_distance,
 )
 from tl_entropy.functional.profiles.pairwise import pairwise_curves, pairwise_samples
-from tl_entropy.functional.readout import VocabularyStatistics, vocabulary_statistics
-from tl_entropy.functional.soft import (
-    SoftMutualInformation,
-    soft_anchors,
-    soft_assignments,
-    soft_entropy,
-    soft_mutual_information,
-)
 from tl_entropy.functional.states.geometry import (
     anisotropy,
     curvature,
@@ -38,7 +35,16 @@ from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy, m
 from tl_entropy.functional.states.matrix_information import MatrixInformation, dime, matrix_renyi_mutual_information
 from tl_entropy.functional.states.similarity import linear_cka, unbiased_hsic
 from tl_entropy.functional.states.views import info_nce, lidar
-from tl_entropy.functional.temperature import calibrate_temperature
+from tl_entropy.functional.tokens.characters import covering_spans, token_sizes, transfer
+from tl_entropy.functional.tokens.coding import bits_per_byte, bits_per_character, memory_loss, normalized_loss, perplexity
+from tl_entropy.functional.tokens.logit_changes import VocabularyChanges, vocabulary_changes
+from tl_entropy.functional.tokens.losses import (
+    entropy_bonus,
+    entropy_matching_loss,
+    entropy_weighted_loss,
+    min_max,
+    token_losses,
+)
 
 __all__ = [
     "MatrixInformation",

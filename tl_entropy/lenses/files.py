@@ -13,7 +13,8 @@ import torch
 
 from tl_entropy.errors import FileError, InputError
 from tl_entropy.lenses.tuned import LENS_TYPE, TunedLens
-from tl_entropy.results.base import Provenance, load
+from tl_entropy.results.loading import load
+from tl_entropy.results.provenance import Provenance
 
 
 def load_tuned_lens(path: str | Path) -> TunedLens:

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_entropy.batches import Window, batches
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Window, batches
 from tl_entropy.capture.stream import MAX_TOKENS, WindowOptions, check_options, read_corpus, split_cache
 from tl_entropy.errors import InputError, NonFiniteError, check_int
-from tl_entropy.functional.products import full_precision
+from tl_entropy.functional.lens.products import full_precision
 from tl_entropy.lenses.identity import norm_ignores_mean, signature
 from tl_entropy.lenses.objective import Objective
 from tl_entropy.lenses.regression import Regression

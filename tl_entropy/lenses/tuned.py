@@ -31,9 +31,10 @@ from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError
-from tl_entropy.functional.products import full_precision
+from tl_entropy.functional.lens.products import full_precision
 from tl_entropy.lenses.identity import signature, stream_has_mean
-from tl_entropy.results.base import Provenance, Result, Unit
+from tl_entropy.results.base import Result, Unit
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
 LENS_TYPE = "linear_tuned_lens"

@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
 from tl_entropy.plots.naming import halving, name_points
-from tl_entropy.plots.soft import axis_name, means, reason, results_by_name
+from tl_entropy.plots.soft_values import axis_name, means, reason, results_by_name
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles
 from tl_entropy.results import SoftInformation
 

@@ -1,20 +1,22 @@
 """Frozen results: labelled axes, unit, origin; save, load and tables."""
 
-from tl_entropy.results.base import Provenance, Result, Unit, load
-from tl_entropy.results.conditional import ConditionalEntropy
-from tl_entropy.results.contrast import Contrast
-from tl_entropy.results.distances import PairwiseDistances, ProfileDistance, ProfileEmbedding
-from tl_entropy.results.divergence import DivergenceSummary, LayerDivergence
-from tl_entropy.results.dynamics import LayerDynamics
-from tl_entropy.results.geometry import LayerGeometry
-from tl_entropy.results.heads import HeadEntropy, HeadSummary
-from tl_entropy.results.lens import LensEntropy, LensSummary
-from tl_entropy.results.monitor import EntropyHistory
-from tl_entropy.results.reliance import TokenReliance
-from tl_entropy.results.similarity import LayerSimilarity
-from tl_entropy.results.soft import SoftInformation
-from tl_entropy.results.surprisal import SurprisalSummary, TokenSurprisal
-from tl_entropy.results.token_correlation import AlignedValues, TokenCorrelation
+from tl_entropy.results.base import Result, Unit
+from tl_entropy.results.heads.entropy import HeadEntropy, HeadSummary
+from tl_entropy.results.information.soft import SoftInformation
+from tl_entropy.results.lens.divergence import DivergenceSummary, LayerDivergence
+from tl_entropy.results.lens.entropy import LensEntropy, LensSummary
+from tl_entropy.results.loading import load
+from tl_entropy.results.models.contrast import Contrast
+from tl_entropy.results.models.monitor import EntropyHistory
+from tl_entropy.results.profiles.distances import PairwiseDistances, ProfileDistance, ProfileEmbedding
+from tl_entropy.results.profiles.dynamics import LayerDynamics
+from tl_entropy.results.provenance import Provenance
+from tl_entropy.results.states.geometry import LayerGeometry
+from tl_entropy.results.states.similarity import LayerSimilarity
+from tl_entropy.results.tokens.conditional import ConditionalEntropy
+from tl_entropy.results.tokens.correlation import AlignedValues, TokenCorrelation
+from tl_entropy.results.tokens.reliance import TokenReliance
+from tl_entropy.results.tokens.surprisal import SurprisalSummary, TokenSurprisal
 
 __all__ = [
     "AlignedValues",

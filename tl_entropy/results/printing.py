@@ -6,14 +6,12 @@ import html
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
-
-if TYPE_CHECKING:
-    from tl_entropy.results.base import Provenance
 
 
 class Printed(ABC):

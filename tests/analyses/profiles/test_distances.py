@@ -9,15 +9,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from tl_entropy.analyses.profiles.distances import pairwise_distances, profile_distance
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.results import LensEntropy, LensSummary, Provenance
-from tl_entropy.results.distances import BY_LAYER, POWERS
+from tl_entropy.results.profiles.distances import BY_LAYER, POWERS
 from tl_entropy.sites import Site
 
 ORIGIN = Provenance("tiny", "abc", "raw", "float32", "cpu", versions={}, created="then")

@@ -12,7 +12,7 @@ from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.profiles.embedding import profile_embedding
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.results import LensEntropy, Provenance
-from tl_entropy.results.distances import PairwiseDistances
+from tl_entropy.results.profiles.distances import PairwiseDistances
 from tl_entropy.sites import Site
 
 ORIGIN = Provenance("tiny", "abc", "raw", "float32", "cpu", versions={}, created="then")

@@ -18,7 +18,7 @@ from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.states.geometry import anisotropy, curvature, effective_rank, prompt_entropy, two_nn
 from tl_entropy.functional.states.rows import spread_floor
 from tl_entropy.functional.states.views import info_nce, lidar
-from tl_entropy.results.geometry import MEASURES
+from tl_entropy.results.states.geometry import MEASURES
 from tl_entropy.sites import Site
 
 pytestmark = pytest.mark.model

@@ -18,7 +18,7 @@ from tl_entropy.analyses.states.matrix_similarity import (
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.matrix_information import dime
-from tl_entropy.results.similarity import LayerSimilarity
+from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 
 QUIET = {"progress": False}

@@ -8,7 +8,7 @@ from tiny_models import VOCAB, cached_model, kinds
 
 import tl_entropy as tle
 from tl_entropy.analyses.states.paired_states import PairedStates, check_shared_tokens, massive_rows
-from tl_entropy.capture.batches import Batch
+from tl_entropy.batches import Batch
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.sites import Site
 

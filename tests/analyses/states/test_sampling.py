@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.errors import InputError

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.profiles.chance import adjusted_jsd, histogram_jsd_chance, wasserstein_chance

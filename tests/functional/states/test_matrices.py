@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import scipy.spatial.distance
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy, matrix_renyi_entropy

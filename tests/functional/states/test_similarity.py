@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.similarity import cka_table, linear_cka, unbiased_hsic

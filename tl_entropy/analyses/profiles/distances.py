@@ -31,8 +31,8 @@ from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserst
 from tl_entropy.functional.profiles.curves import common_depth, elastic_srvf_distance, histogram_jsd, wasserstein_distance
 from tl_entropy.functional.profiles.pairwise import CurveMetric, SampleMetric, pairwise_curves, pairwise_samples
 from tl_entropy.results import LensEntropy
-from tl_entropy.results.contrast import run_names
-from tl_entropy.results.distances import (
+from tl_entropy.results.models.contrast import run_names
+from tl_entropy.results.profiles.distances import (
     BY_LAYER,
     POWERS,
     Aggregate,

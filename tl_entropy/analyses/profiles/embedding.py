@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
-from tl_entropy.results.distances import Method, PairwiseDistances, ProfileEmbedding
+from tl_entropy.results.profiles.distances import Method, PairwiseDistances, ProfileEmbedding
 
 FEWEST = 4  # profiles for t-SNE and UMAP
 DEFAULTS: dict[str, float] = {"seed": 0, "perplexity": 30.0, "n_neighbors": 15, "min_dist": 0.1}

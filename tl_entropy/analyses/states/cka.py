@@ -21,12 +21,12 @@ from torch import Tensor
 
 from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedStates
+from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Batch
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.states.similarity import MIN_ROWS
 from tl_entropy.functional.states.similarity_sums import BlockSums, CrossSums
-from tl_entropy.results.similarity import LayerSimilarity
+from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 
 Estimator = Literal["exact", "minibatch"]

@@ -15,9 +15,9 @@ from torch import Tensor
 from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Massive, PairedStates
 from tl_entropy.analyses.states.pooled import PooledDocuments
+from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Batch
-from tl_entropy.results.base import Provenance
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
 

@@ -35,15 +35,15 @@ from tl_entropy.analyses.states.geometry_values import (
 )
 from tl_entropy.analyses.states.pooled import PooledDocuments, vector_sites
 from tl_entropy.analyses.states.sampling import TokenSample
+from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Batch
 from tl_entropy.capture.stream import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int
-from tl_entropy.functional.entropies import in_double
+from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import NORMALISE, Normalise
 from tl_entropy.functional.states.rows import check_real
 from tl_entropy.functional.states.views import label_list
-from tl_entropy.results.geometry import OF_DOCUMENTS, LayerGeometry, Measure
+from tl_entropy.results.states.geometry import OF_DOCUMENTS, LayerGeometry, Measure
 from tl_entropy.sites import Site
 
 

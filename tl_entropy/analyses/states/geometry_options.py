@@ -10,7 +10,7 @@ from typing import Any
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.functional.states.geometry import Normalise
-from tl_entropy.results.geometry import MEASURES, OF_GRAM, Measure
+from tl_entropy.results.states.geometry import MEASURES, OF_GRAM, Measure
 
 OF_LABELS = ("lidar", "info_nce")
 

@@ -16,8 +16,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tl_entropy.capture.batches import Batch
-from tl_entropy.functional.entropies import in_double
+from tl_entropy.batches import Batch
+from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import ROUNDING, Normalise, directed_rows, mean_cosine, smaller_gram, turning_angles
 from tl_entropy.functional.states.matrices import matrix_entropy
 from tl_entropy.functional.states.rows import spread_floor, varies

@@ -26,13 +26,13 @@ from tqdm.auto import tqdm
 from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedStates
 from tl_entropy.analyses.states.sampling import TokenSample
+from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Batch
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.states.matrices import Kernel, check_order, matrix_entropy, named_gram_matrix
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations
 from tl_entropy.functional.states.rows import checked_rows
-from tl_entropy.results.similarity import LayerSimilarity
+from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 
 QUANTITIES = ("dime", "mutual_information", "entropy", "joint_entropy", "permuted_joint_entropy", "deviation")

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.merging import check_alike
+from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.batches import Batch
 from tl_entropy.errors import InputError
-from tl_entropy.functional.entropies import in_double
+from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import ROUNDING
 from tl_entropy.functional.states.rows import spread_floor, varies
 from tl_entropy.functional.statistics import document_sums

@@ -33,7 +33,7 @@ from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_in
 from tl_entropy.functional.states.matrices import check_order
 from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
-from tl_entropy.results.similarity import LayerSimilarity, Method
+from tl_entropy.results.states.similarity import LayerSimilarity, Method
 from tl_entropy.sites import Site
 
 _OWN = {"cka": ("debiased", "estimator"), "matrix_renyi": ("order", "n_samples", "permutations")}

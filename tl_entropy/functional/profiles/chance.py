@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError
-from tl_entropy.functional.entropies import check_floating
+from tl_entropy.functional.lens.entropies import check_floating
 from tl_entropy.functional.profiles.samples import (
     Limits,
     bin_counts,

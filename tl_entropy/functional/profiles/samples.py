@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_int
-from tl_entropy.functional.entropies import check_floating, in_double
+from tl_entropy.functional.lens.entropies import check_floating, in_double
 
 Limits = tuple[float | Tensor, float | Tensor]
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.functional.information import entropy
+from tl_entropy.functional.probabilities import entropy
 from tl_entropy.functional.states.matrices import matrix_entropy
 from tl_entropy.functional.states.rows import check_real, checked_rows, from_median, spread_floor, squared_distances, varies
 

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_positive
-from tl_entropy.functional.entropies import check_floating, in_double, renyi_entropy
+from tl_entropy.functional.lens.entropies import check_floating, in_double, renyi_entropy
+from tl_entropy.functional.lens.tiles import check_orders
 from tl_entropy.functional.states.rows import checked_rows, spread_floor, squared_distances
-from tl_entropy.functional.tiles import check_orders
 
 Kernel = Literal["gaussian", "linear"]
 
@@ -102,7 +102,7 @@ def matrix_entropy(a: Tensor, order: float) -> Tensor:
         NonFiniteError: a NaN or an infinity.
 
     Source: Sánchez Giraldo, Rao and Príncipe (2015), arXiv 1211.2459. Near order 1 the power sum has its leading
-    term taken out by algebra (``functional/tiles.py``).
+    term taken out by algebra (``functional/lens/tiles.py``).
 
     >>> matrix_entropy(torch.eye(8) / 8, 1.01).exp()
     tensor(8.0000, dtype=torch.float64)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, check_int
-from tl_entropy.functional.entropies import in_double
+from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.matrices import Kernel, check_order, matrix_entropy, named_gram_matrix
 
 # A number that nobody picks for a seed.

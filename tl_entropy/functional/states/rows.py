@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
-from tl_entropy.functional.entropies import check_floating, in_double
+from tl_entropy.functional.lens.entropies import check_floating, in_double
 
 # Squared distances below this share of the rows' own squares are rounding: two equal rows differ by some 1e-15 of them.
 _EQUAL = 1e-13

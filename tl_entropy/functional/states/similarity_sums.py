@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice, check_int
-from tl_entropy.functional.entropies import check_floating
+from tl_entropy.functional.lens.entropies import check_floating
 from tl_entropy.functional.states.rows import spread_floor, varies
 from tl_entropy.functional.states.similarity import MIN_ROWS, centred, cka_of, hsic_of_centred, hsic_table, resolved
 

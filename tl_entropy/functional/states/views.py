@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_positive
-from tl_entropy.functional.information import entropy
+from tl_entropy.functional.probabilities import entropy
 from tl_entropy.functional.states.geometry import ROUNDING, unit_rows
 from tl_entropy.functional.states.rows import checked_rows, spread_floor
 from tl_entropy.functional.statistics import group_sums

@@ -1,0 +1,115 @@
+"""Compiled sums: the same numbers, compiled once whatever the sizes, and no warnings from inside torch.compile."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import partial
+
+import pytest
+import torch
+
+from tl_entropy.errors import InputError
+from tl_entropy.functional.lens import compiling, readout
+from tl_entropy.functional.lens.compiling import compiled_sums, compiler_available
+from tl_entropy.functional.lens.readout import vocabulary_statistics
+from tl_entropy.functional.lens.tiles import MASKED, tile_sums
+from tl_entropy.functional.pairs import mixture_sums, pair_sums
+
+ORDERS = (0.0, 0.5, 0.9, 1.0, 3.7, math.inf)  # one choice for all tests: compiling takes seconds
+
+needs_compiler = pytest.mark.skipif(not compiler_available(), reason="torch.compile finds no C++ compiler here")
+
+
+@needs_compiler
+def test_the_same_sums_compiled_once_for_all_sizes():
+    def sums(logits, *thresholds, orders):
+        return tile_sums(logits, orders, thresholds)
+
+    compiled = compiled_sums(sums, orders=ORDERS)
+    generator = torch.Generator().manual_seed(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for attempt, (rows, width) in enumerate([(40, 960), (7, 960), (512, 960), (96, 333), (2, 960)]):
+            logits = torch.randn(rows, width, generator=generator) * 5
+            logits[0, 3:] = MASKED
+            thresholds = logits[:, 2:4].unbind(-1)
+            with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=attempt > 0):
+                found = compiled(logits, *thresholds)
+            torch.testing.assert_close(found, tile_sums(logits, ORDERS, thresholds), rtol=2e-6, atol=1e-6)
+    assert caught == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("reference", ["previous", 1])
+def test_pairs_are_the_same_compiled_once_for_all_sizes(reference):
+    one_pass, mixed = compiled_sums(pair_sums, reference=reference), compiled_sums(mixture_sums, reference=reference)
+    generator = torch.Generator().manual_seed(0)
+    for attempt, (sites, rows, width) in enumerate([(3, 40, 960), (13, 7, 960), (4, 5, 333)]):
+        logits = torch.randn(sites, rows, width, generator=generator) * 5
+        logits[..., 7:20] = MASKED
+        before, maximum = logits.clone(), logits.amax(-1)
+        log_total = (logits - maximum[..., None]).exp().sum(-1).log()
+        with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=attempt > 0):
+            found = one_pass(logits, maximum), mixed(logits, maximum, log_total)
+        assert torch.equal(logits, before)
+        expected = (
+            pair_sums(logits, maximum, reference=reference),
+            mixture_sums(logits, maximum, log_total, reference=reference),
+        )
+        torch.testing.assert_close(found, expected, rtol=4e-6, atol=1e-5)
+
+
+@needs_compiler
+def test_sizes_of_one_compile_for_themselves():
+    compiled = compiled_sums(pair_sums, reference=0)
+    for dtype in (torch.float32, torch.float64):
+        for sites, rows in ((1, 1), (1, 3), (3, 1), (3, 3), (4, 2)):
+            logits = torch.randn(sites, rows, 48, generator=torch.Generator().manual_seed(rows)).to(dtype)
+            found, expected = compiled(logits, logits.amax(-1)), pair_sums(logits, logits.amax(-1), reference=0)
+            torch.testing.assert_close(found, expected, rtol=4e-6, atol=1e-5)
+
+
+@needs_compiler
+def test_statistics_say_that_they_were_compiled():
+    generator = torch.Generator().manual_seed(1)
+    hidden, unembedding = torch.randn(30, 16, generator=generator), torch.randn(16, 2100, generator=generator)
+    targets = torch.arange(30)
+    found, expected = (
+        vocabulary_statistics(hidden, unembedding, orders=ORDERS, targets=targets, compiled=compiled)
+        for compiled in (True, False)
+    )
+    assert found.compiled
+    assert not expected.compiled
+    torch.testing.assert_close(found.entropies, expected.entropies, rtol=0, atol=5e-6)
+    assert torch.equal(found.rank, expected.rank)
+
+
+def test_large_jobs_are_compiled_where_there_is_a_compiler(monkeypatch):
+    asked = []
+    monkeypatch.setattr(compiling, "_WORTH_COMPILING", 10 * 9)
+    monkeypatch.setattr(
+        readout, "compiled_sums", lambda sums, orders, **more: asked.append(orders) or partial(sums, orders=orders, **more)
+    )
+
+    for there, rows, expected in ((True, 10, True), (True, 9, False), (False, 10, False)):
+        monkeypatch.setattr(compiling, "compiler_available", lambda device, there=there: there)
+        assert vocabulary_statistics(torch.zeros(rows, 4), torch.zeros(4, 9)).compiled is expected
+    assert asked == [(1.0,)]
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    assert not compiler_available()
+    with pytest.raises(InputError, match="compiled=True needs a C"):
+        vocabulary_statistics(torch.zeros(2, 4), torch.zeros(4, 9), compiled=True)
+
+
+def test_a_compiler_that_fails_is_an_error(monkeypatch):
+    def broken(logits):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(compiling, "_compiled", lambda *choice: broken)
+    with pytest.raises(InputError, match=r"pass compiled=False.*no space left"):
+        compiled_sums(tile_sums, orders=(1.0,))(torch.zeros(2, 4))

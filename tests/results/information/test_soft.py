@@ -1,0 +1,385 @@
+"""Results of soft information: quantities and their errors, selection, tables, units and files."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tl_entropy as tle
+from tl_entropy.errors import InputError
+from tl_entropy.functional.information.estimates import SoftSums, estimates, label_information
+from tl_entropy.functional.statistics import jackknife_error
+from tl_entropy.results import Provenance, SoftInformation, load
+from tl_entropy.results.information.soft import QUANTITIES, UNITLESS
+from tl_entropy.sites import Site
+
+ORIGIN = Provenance("tiny", "abc", "raw", "float32", "cpu", settings={"n_bins": (10, 20), "flag": True})
+EMBED, POST, Z = Site("embed", -1), Site("resid_post", 0), Site("z", 0)
+FOLDS, LABELS = 3, ("token", "next_token", "kind")
+PLACES = ((EMBED, -1), (Z, 0), (Z, 1), (POST, -1))
+DRAWS = ((10, 0), (10, 7), (20, 0))
+TEXTS = (("a", " b", "c"), ("x", "y"), ("one", "two", "three", "four"))
+
+
+def soft_result(**changes):
+    """Made-up values with ceiling > plug-in > null, all different, so that a wrong cell shows."""
+    draw = torch.Generator().manual_seed(0)
+    shape = (1 + FOLDS, len(PLACES), len(LABELS), len(DRAWS))
+
+    def between(low, high, *size):
+        return low + (high - low) * torch.rand(*(size or shape), generator=draw, dtype=torch.float64)
+
+    parts = {
+        "entropy": between(2.0, 2.2), "plug_in": between(0.5, 0.7), "null": between(0.1, 0.3), "ceiling": between(0.9, 1.0),
+        "sites": tuple(site for site, _ in PLACES), "heads": tuple(head for _, head in PLACES), "labels": LABELS,
+        "sides": ("input", "output", "other"), "n_bins": tuple(b for b, _ in DRAWS), "seeds": tuple(s for _, s in DRAWS),
+        "temperatures": between(0.1, 0.2, len(PLACES), len(DRAWS)),
+        "fold_tokens": torch.tensor([[30, 20, 50], [10, 30, 30], [60, 40, 10]], dtype=torch.float64),
+        "tokens": torch.tensor([100, 90, 90]), "coverage": torch.tensor([1.0, 0.9, 0.9], dtype=torch.float64),
+        "classes": torch.tensor([3, 2, 4]), "singletons": torch.tensor([1 / 3, 0.0, 0.5], dtype=torch.float64),
+        "documents": 5, "dropped": 0, "provenance": ORIGIN, "label_texts": TEXTS,
+        "label_counts": torch.tensor([50, 1, 49, 30, 60, 1, 1, 44, 44]),
+        "label_information": between(0.0, 1.0, len(PLACES), 9, len(DRAWS)),
+    }  # fmt: skip
+    return SoftInformation(**{**parts, **changes})
+
+
+def without_labels(**changes):
+    return soft_result(label_texts=(), label_counts=None, label_information=None, **changes)
+
+
+def same(a, b):
+    for item in dataclasses.fields(a):
+        mine, theirs = getattr(a, item.name), getattr(b, item.name)
+        if isinstance(mine, torch.Tensor):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
+            assert mine.dtype == theirs.dtype
+        else:
+            assert mine == theirs, item.name
+
+
+# --- quantities ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", ["nats", "bits"])
+def test_quantities_are_what_they_are_called(unit):
+    r = soft_result().to(unit)
+    log = math.log(2) if unit == "bits" else 1.0
+    expected = {
+        "information": r.ceiling * (r.plug_in - r.null) / (r.ceiling - r.null),
+        "share": (r.plug_in - r.null) / (r.ceiling - r.null),
+        "entropy": r.entropy,
+        "efficiency": r.entropy * log / torch.tensor([10.0, 10.0, 20.0], dtype=torch.float64).log(),
+        "plug_in": r.plug_in,
+        "null": r.null,
+        "ceiling": r.ceiling,
+        "regularity": r.plug_in / r.entropy,
+    }
+    assert expected.keys() == QUANTITIES.keys()
+    for of, values in expected.items():
+        torch.testing.assert_close(r.values(of), values, msg=lambda m, name=of: f"{name}: {m}")
+        torch.testing.assert_close(r.value(of), values[0])
+    torch.testing.assert_close(r.values(), expected["information"])
+    with pytest.raises(InputError, match="of must be one of 'information', 'share'"):
+        r.values("surprise")
+
+
+def test_units_change_what_has_a_unit_and_nothing_else():
+    nats = soft_result(ceiling=torch.full((4, 4, 3, 3), 0.305, dtype=torch.float64))  # some of it hardly above chance
+    bits = nats.to("bits")
+    for of in QUANTITIES:
+        factor = 1.0 if of in UNITLESS else 1 / math.log(2)
+        torch.testing.assert_close(bits.values(of), nats.values(of) * factor, equal_nan=True)
+        torch.testing.assert_close(bits.error(of), nats.error(of) * factor, equal_nan=True)
+    torch.testing.assert_close(bits.label_information, nats.label_information / math.log(2))
+    assert (bits.unit, nats.unit) == ("bits", "nats")
+    torch.testing.assert_close(bits.to("nats").plug_in, nats.plug_in)
+    assert without_labels().to("bits").label_information is None
+    with pytest.raises(InputError, match="unit must be one of 'nats', 'bits'"):
+        nats.to("hartleys")
+
+
+def test_errors_weigh_the_folds_of_each_label():
+    r = soft_result()
+    for of in QUANTITIES:
+        for j in range(3):
+            expected = jackknife_error(r.values(of)[:, :, j], r.fold_tokens[:, j])
+            torch.testing.assert_close(r.error(of)[:, j], expected, rtol=0, atol=0)
+    step = r.values()[:, 3:] - r.values()[:, :1]
+    torch.testing.assert_close(r.error_of(step)[0, 1], jackknife_error(step[:, 0, 1], r.fold_tokens[:, 1]))
+    alone = without_labels(**{name: getattr(r, name)[:1] for name in ("entropy", "plug_in", "null", "ceiling")})
+    assert alone.error("entropy").shape == (4, 3, 3)
+    assert bool(alone.error("entropy").isnan().all())
+
+
+def test_labels_too_rare_are_nan_with_the_reason():
+    r = soft_result()
+    null, ceiling = r.null.clone(), r.ceiling.clone()
+    null[:, :, 1] = ceiling[:, :, 1] - 0.005 * ceiling[:, :, 1]
+    ceiling[:, 0, 2] = null[:, 0, 2] = 1e-9
+    for unit in ("nats", "bits"):
+        r = soft_result(null=null, ceiling=ceiling).to(unit)
+        assert bool(r.value()[:, 1].isnan().all())
+        assert bool(r.value()[0, 2].isnan().all())
+        assert not bool(r.value()[:, 0].isnan().any())
+        assert bool(r.value("share")[:, 1].isnan().all())
+        frame = r.to_pandas()
+        rare = frame[frame.label == "next_token"]
+        assert rare["information"].isna().all()
+        assert set(rare["reason"]) == {"labels too rare: chance alone reaches nearly the ceiling"}
+        flat = frame[(frame.label == "kind") & (frame.site == "embed")]
+        assert set(flat["reason"]) == {"the ceiling is 0: all states are assigned alike"}
+        assert set(frame[frame.label == "token"]["reason"]) == {""}
+        assert "nan (next_token): labels too rare: chance alone reaches nearly the ceiling" in repr(r)
+        assert "nan (kind): the ceiling is 0: all states are assigned alike" in repr(r)
+    assert "nan" not in repr(soft_result())
+
+
+# --- selection -----------------------------------------------------------------------------------------------------------
+
+
+def test_selection():
+    r = soft_result()
+    assert r.select(layers=-1).sites == (EMBED,)
+    assert r.select(sites="z").heads == (0, 1)
+    assert r.select(sites=("embed", "resid_post"), layers=[0]).sites == (POST,)
+    assert r.select(heads=-1).sites == (EMBED, POST)
+    assert r.select(sites="z", heads=np.int64(1)).heads == (1,)
+    assert r.select(n_bins=10).seeds == (0, 7)
+    assert r.select(seeds=0).n_bins == (10, 20)
+    assert r.select(n_bins=20, seeds=[0]).n_bins == (20,)
+    part = r.select(sites="z", labels=["kind", "token"], seeds=0)
+    assert part.labels == ("token", "kind"), "in the order of the result"
+    assert part.sides == ("input", "other")
+    for name in ("entropy", "plug_in", "null", "ceiling"):
+        assert torch.equal(getattr(part, name), getattr(r, name)[:, 1:3][:, :, [0, 2]][..., [0, 2]])
+    assert torch.equal(part.temperatures, r.temperatures[1:3][:, [0, 2]])
+    assert torch.equal(part.fold_tokens, r.fold_tokens[:, [0, 2]])
+    for name in ("tokens", "coverage", "classes", "singletons"):
+        assert torch.equal(getattr(part, name), getattr(r, name)[[0, 2]])
+    assert part.label_texts == (TEXTS[0], TEXTS[2])
+    assert torch.equal(part.label_counts, r.label_counts[[0, 1, 2, 5, 6, 7, 8]])
+    assert torch.equal(part.label_information, r.label_information[1:3][:, [0, 1, 2, 5, 6, 7, 8]][..., [0, 2]])
+    torch.testing.assert_close(part.error(), r.error()[1:3][:, [0, 2]][..., [0, 2]])
+    same(r.select(), r)
+    plain = without_labels().select(labels="kind")
+    assert plain.label_information is None
+    assert plain.plug_in.shape == (4, 4, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sites": "mlp_out"}, "sites: mlp_out not in this result; it has embed, z, resid_post"),
+        ({"layers": [0, 4]}, "layers: 4 not in this result; it has -1, 0"),
+        ({"sites": "z", "layers": -1}, "layers: -1 not in this result; it has 0"),
+        ({"heads": 2}, "heads: 2 not in this result; it has -1, 0, 1"),
+        ({"labels": "bigram"}, "labels: bigram not in this result; it has token, next_token, kind"),
+        ({"n_bins": 30}, "n_bins: 30 not in this result; it has 10, 20"),
+        ({"seeds": 1}, "seeds: 1 not in this result; it has 0, 7"),
+        ({"n_bins": 20, "seeds": 7}, "seeds: 7 not in this result; it has 0"),
+    ],
+)
+def test_what_is_not_there_cannot_be_selected(arguments, message):
+    with pytest.raises(InputError) as caught:
+        soft_result().select(**arguments)
+    assert str(caught.value) == message
+
+
+# --- tables --------------------------------------------------------------------------------------------------------------
+
+
+def test_long_form():
+    r = soft_result(dropped=4)
+    frame = r.to_pandas()
+    assert list(frame.columns) == [
+        "site", "layer", "head", "label", "n_bins", "seed", "information", "information_se", "share", "share_se", "entropy",
+        "entropy_se", "efficiency", "plug_in", "plug_in_se", "null", "ceiling", "regularity", "tokens", "coverage", "classes",
+        "singletons", "documents", "dropped", "temperature", "reason",
+    ]  # fmt: skip
+    assert len(frame) == 4 * 3 * 3
+    line = frame[(frame.site == "z") & (frame["head"] == 1) & (frame.label == "kind") & (frame.seed == 7)].iloc[0]
+    assert (line["layer"], line["n_bins"], line["tokens"], line["classes"], line["documents"], line["dropped"]) == (
+        0,
+        10,
+        90,
+        4,
+        5,
+        4,
+    )
+    assert (line["coverage"], line["singletons"]) == (0.9, 0.5)
+    assert line["temperature"] == r.temperatures[2, 1].item()
+    for of in QUANTITIES:
+        assert line[of] == r.value(of)[2, 2, 1].item()
+    for of in ("information", "share", "entropy", "plug_in"):
+        assert line[f"{of}_se"] == r.error(of)[2, 2, 1].item()
+
+
+def test_optimality_is_the_ratio_of_expressivity_to_complexity():
+    r = soft_result().select(labels=["kind", "token", "next_token"])
+    frame = r.optimality()
+    assert len(frame) == 4 * 3
+    assert list(frame.columns[:5]) == ["site", "layer", "head", "n_bins", "seed"]
+    line = frame[(frame.site == "z") & (frame["head"] == 0) & (frame.n_bins == 20)].iloc[0]
+    x, y = r.values()[:, 1, 0, 2], r.values()[:, 1, 1, 2]
+    assert line["complexity"] == pytest.approx(x[0].item())
+    assert line["expressivity"] == pytest.approx(y[0].item())
+    assert line["optimality"] == pytest.approx((y / x)[0].item())
+    assert line["plug_in_optimality"] == pytest.approx((r.plug_in[0, 1, 1, 2] / r.plug_in[0, 1, 0, 2]).item())
+    assert line["complexity_se"] == pytest.approx(r.error()[1, 0, 2].item())
+    assert line["expressivity_se"] == pytest.approx(r.error()[1, 1, 2].item()), "with the folds of its own label set"
+    assert line["optimality_se"] == pytest.approx(jackknife_error(y / x, r.fold_tokens[:, 0]).item())
+    bits = r.to("bits").optimality()
+    np.testing.assert_allclose(bits["complexity"], frame["complexity"] / math.log(2))
+    np.testing.assert_allclose(bits["optimality"], frame["optimality"])
+    other = r.optimality(output="kind")
+    np.testing.assert_allclose(other["expressivity"], r.value()[:, 2].flatten())
+
+
+def test_optimality_needs_one_label_set_on_each_side():
+    r = soft_result(sides=("input", "input", "other"), labels=("token", "bigram", "kind"))
+    with pytest.raises(InputError, match="input: name one of the label sets; this result has token, bigram on that side"):
+        r.optimality()
+    with pytest.raises(InputError, match="output: name one of the label sets; this result has none on that side"):
+        r.optimality("token")
+    with pytest.raises(InputError, match="output must be one of 'token', 'bigram', 'kind'; got 'next'"):
+        r.optimality("token", "next")
+    np.testing.assert_allclose(r.optimality("bigram", "kind")["complexity"], r.value()[:, 1].flatten())
+
+
+def test_label_table():
+    r = soft_result()
+    frame = r.label_table("kind")
+    assert list(frame.columns) == ["site", "layer", "head", "n_bins", "seed", "text", "count", "information"]
+    assert len(frame) == 4 * 3 * 2, "labels seen once are left out"
+    part = frame[(frame.site == "z") & (frame["head"] == 1) & (frame.n_bins == 10) & (frame.seed == 7)]
+    assert part["text"].tolist() == ["three", "four"]
+    assert part["count"].tolist() == [44, 44]
+    assert part["information"].tolist() == r.label_information[2, [7, 8], 1].tolist()
+    first = r.select(sites="embed", n_bins=20).label_table("token")
+    assert first["text"].tolist() == ["a", "c"], "the most frequent first"
+    assert first["information"].tolist() == r.label_information[0, [0, 2], 2].tolist()
+    pd.testing.assert_frame_equal(r.select(labels="kind").label_table(), frame)
+    for label in (None, "verb"):
+        with pytest.raises(InputError, match=f"label must be one of token, next_token, kind; got {label!r}"):
+            r.label_table(label)
+    with pytest.raises(InputError, match=r"holds no single labels; measure with soft_information\(..., keep_labels=True\)"):
+        without_labels().label_table("token")
+
+
+def test_single_labels_average_to_the_whole():
+    """Weighted by their counts, and with the labels seen once, they are the plug-in information."""
+    draw = torch.Generator().manual_seed(3)
+    p = torch.softmax(3 * torch.randn(40, 6, generator=draw, dtype=torch.float64), -1)
+    label = torch.arange(40).clamp_max(9)  # nine labels seen once, one seen 31 times
+    label[30:] = 10
+    own = -(p * p.log()).sum(-1)
+    repeated = label >= 9
+    mass = torch.stack([p[label == 9].sum(0), p[label == 10].sum(0), p[~repeated].sum(0)])[:, None]
+    owns = torch.stack([own[label == 9].sum(), own[label == 10].sum(), own[~repeated].sum()])[:, None]
+    sums = SoftSums(mass, owns, torch.tensor([21.0, 10.0, 9.0]).double(), torch.tensor([0, 1, -1]), torch.zeros(3).long())
+    information, sizes = label_information(sums)
+    mean = p.mean(0)
+    singles = (p[~repeated] * (p[~repeated] / mean).log()).sum()
+    plug_in = estimates(sums, [lambda n: torch.ones_like(n)], folds=1).plug_in[0, 0]
+    assert ((information[:, 0] * sizes).sum() + singles).item() / 40 == pytest.approx(plug_in.item(), abs=1e-12)
+
+
+@pytest.mark.model
+def test_label_table_of_a_model_averages_to_the_whole():
+    from tiny_models import cached_model, kinds
+
+    model = cached_model("gpt2", kinds()[0])
+    texts = ["the cat sat on the mat and the cat sat", "the dog and the cat and the dog", "def f(x): return x and x"]
+    labels = {"now": "token", "then": "next_token", "kind": ["prose", "prose", "code"]}
+    r = tle.soft_information(model, texts, labels=labels, layers=[1], keep_labels=True, progress=False)
+    assert tuple(map(len, r.label_texts)) == tuple(r.classes.tolist())
+    counts = r.label_counts.split(r.classes.tolist())
+    for j, label in enumerate(labels):
+        table = r.select(sites="resid_post").label_table(label)
+        once = int((counts[j] == 1).sum())
+        assert counts[j].sum() == r.tokens[j]
+        assert r.singletons[j].item() == pytest.approx(once / len(counts[j]))
+        rest = r.plug_in[0, 1, j, 0].item() * int(r.tokens[j]) - (table["information"] * table["count"]).sum()
+        # What is left is that of the labels seen once; each says at most what a single state can.
+        assert (0 < rest <= once * math.log(100)) if once else rest == pytest.approx(0, abs=1e-9)
+    table = r.select(sites="embed").label_table("then").set_index("text")
+    assert table["count"][" cat"] == " ".join(texts).count(" cat")
+    assert r.select(sites="embed").label_table("kind")["text"].tolist() == ["prose", "code"]
+
+
+# --- files and printing --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", [soft_result(), without_labels(dropped=3), soft_result().to("bits").select(sites="z")])
+def test_a_file_gives_back_the_whole_result(result, tmp_path):
+    path = result.save(tmp_path / "r.safetensors")
+    back = load(path)
+    assert type(back) is SoftInformation
+    same(result, back)
+    same(back.select(seeds=0), result.select(seeds=0))
+    assert repr(back) == repr(result)
+
+
+def test_results_print_well():
+    text = repr(soft_result())
+    lines = text.splitlines()
+    assert lines[0] == "SoftInformation: 4 places x 3 label sets x 3 draws, nats; tiny"
+    assert "H(Z)" in lines[1]
+    assert "I(next_token;Z)" in lines[1]
+    places = ["embed, 10 bins", "resid_post.0, 10 bins", "embed, 20 bins", "resid_post.0, 20 bins"]
+    assert [line.split("bins")[0] + "bins" for line in lines[2:6]] == places, "heads are not in the table"
+    r = soft_result()
+    assert (
+        f"{r.value()[0, 1, :2].mean():.3f} ± {r.error_of(r.values()[..., :2].mean(-1, keepdim=True))[0, 1, 0]:.3f}" in lines[2]
+    )
+    assert "information corrected for chance ± standard error over 5 documents, means over 2 seeds of anchors" in text
+    assert "next_token: 90 positions (90.0% of those read), 2 labels, 0.0% of them seen once" in text
+    assert "2 heads not shown: see to_pandas(), select(sites=...), plots.heads()" in text
+    assert "dropped" not in text
+    assert "3 positions dropped: a state there was zero or not finite" in repr(soft_result(dropped=3))
+    alone = repr(soft_result().select(sites="embed", n_bins=20))
+    assert "seeds of anchors" not in alone
+    assert "heads not shown" not in alone
+    heads = repr(soft_result().select(sites="z"))
+    assert "z.0 head 1" in heads
+    assert "heads not shown" not in heads
+    many = without_labels(
+        sites=(Z,) * 15, heads=tuple(range(15)), temperatures=torch.full((15, 3), 0.1),
+        **{name: getattr(soft_result(), name)[:, [1] * 15] for name in ("entropy", "plug_in", "null", "ceiling")},
+    )  # fmt: skip
+    assert "3 heads not shown" in repr(many)
+    assert "z.0 head 12" not in repr(many)
+    stopped = repr(soft_result(provenance=dataclasses.replace(ORIGIN, interrupted=True)))
+    assert stopped.splitlines()[0].endswith("; tiny, interrupted")
+    single = without_labels(**{name: getattr(r, name)[:1] for name in ("entropy", "plug_in", "null", "ceiling")})
+    assert "±" not in repr(single).splitlines()[2], "no error of a single fold"
+
+
+def test_a_single_fold_has_no_errors_and_says_so():
+    whole = {name: getattr(soft_result(), name)[:1] for name in ("entropy", "plug_in", "null", "ceiling", "fold_tokens")}
+    assert soft_result(**whole).error().isnan().all()
+    assert "corrected for chance; one fold, so no standard errors" in repr(soft_result(**whole))
+    assert "corrected for chance; one document, so no standard errors" in repr(soft_result(**whole, documents=1))
+    assert "standard errors" not in repr(soft_result())
+
+
+def test_notebooks_get_a_table_in_which_names_are_escaped():
+    r = soft_result(labels=("<b>", "next_token", "kind"), provenance=dataclasses.replace(ORIGIN, model="<i>tiny</i>"))
+    page = r._repr_html_()
+    assert "<table" in page
+    assert "2 heads not shown" in page
+    assert "&lt;b&gt;" in page
+    assert "&lt;i&gt;tiny" in page
+    assert "<b>" not in page
+    assert "<i>" not in page
+
+
+def test_results_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        soft_result().unit = "bits"

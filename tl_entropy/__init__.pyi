@@ -1,0 +1,72 @@
+"""The public names, once: type checkers and editors read them here, and ``__init__.py`` imports each when it is first used."""
+
+from . import functional as functional, plots as plots
+from .analyses.heads.entropy import HeadAccumulator as HeadAccumulator, head_entropy as head_entropy
+from .analyses.information.soft import label_plan as label_plan, soft_information as soft_information
+from .analyses.information.sums import SoftAccumulator as SoftAccumulator
+from .analyses.lens.divergence import DivergenceAccumulator as DivergenceAccumulator, layer_divergence as layer_divergence
+from .analyses.lens.entropy import LensAccumulator as LensAccumulator, lens_entropy as lens_entropy
+from .analyses.models.comparison import compare_models as compare_models
+from .analyses.models.monitor import EntropyMonitor as EntropyMonitor
+from .analyses.profiles.distances import pairwise_distances as pairwise_distances, profile_distance as profile_distance
+from .analyses.profiles.dynamics import layer_dynamics as layer_dynamics
+from .analyses.profiles.embedding import profile_embedding as profile_embedding
+from .analyses.states.cka import CKAAccumulator as CKAAccumulator
+from .analyses.states.geometry import GeometryAccumulator as GeometryAccumulator, layer_geometry as layer_geometry
+from .analyses.states.matrix_similarity import MatrixAccumulator as MatrixAccumulator
+from .analyses.states.similarity import layer_similarity as layer_similarity
+from .analyses.tokens.alignment import align_tokens as align_tokens, token_correlation as token_correlation
+from .analyses.tokens.gradient_reliance import (
+    GradientRelianceAccumulator as GradientRelianceAccumulator,
+    gradient_reliance as gradient_reliance,
+)
+from .analyses.tokens.reliance import RelianceAccumulator as RelianceAccumulator, token_reliance as token_reliance
+from .analyses.tokens.sequence_loss import conditional_entropy as conditional_entropy
+from .analyses.tokens.surprisal import SurprisalAccumulator as SurprisalAccumulator, token_surprisal as token_surprisal
+from .capture.adapter import Adapter as Adapter
+from .capture.head_means import head_means as head_means, site_means as site_means
+from .capture.interventions import Intervention as Intervention, ablate as ablate, ablate_heads as ablate_heads, steer as steer
+from .capture.loading import load_model as load_model
+from .capture.occlusion import mask_attention as mask_attention, occlude as occlude
+from .capture.positions import AtPositions as AtPositions
+from .capture.stream import StreamReport as StreamReport, stream as stream
+from .demo import demo_lens as demo_lens, demo_model as demo_model, demo_names as demo_names, demo_texts as demo_texts
+from .errors import (
+    FileError as FileError,
+    InputError as InputError,
+    InputTypeError as InputTypeError,
+    ModelError as ModelError,
+    NonFiniteError as NonFiniteError,
+    TLEntropyError as TLEntropyError,
+)
+from .labels import LabelPlan as LabelPlan, ngram as ngram
+from .lenses.files import load_tuned_lens as load_tuned_lens
+from .lenses.training import train_tuned_lens as train_tuned_lens
+from .lenses.tuned import TunedLens as TunedLens
+from .results import (
+    LensEntropy as LensEntropy,
+    LensSummary as LensSummary,
+    Provenance as Provenance,
+    SoftInformation as SoftInformation,
+    load as load,
+)
+from .results.heads.entropy import HeadEntropy as HeadEntropy, HeadSummary as HeadSummary
+from .results.lens.divergence import DivergenceSummary as DivergenceSummary, LayerDivergence as LayerDivergence
+from .results.models.comparison import ModelComparison as ModelComparison
+from .results.models.contrast import Contrast as Contrast, contrast as contrast
+from .results.models.monitor import EntropyHistory as EntropyHistory
+from .results.profiles.distances import (
+    PairwiseDistances as PairwiseDistances,
+    ProfileDistance as ProfileDistance,
+    ProfileEmbedding as ProfileEmbedding,
+)
+from .results.profiles.dynamics import LayerDynamics as LayerDynamics
+from .results.states.geometry import LayerGeometry as LayerGeometry
+from .results.states.similarity import LayerSimilarity as LayerSimilarity
+from .results.tokens.conditional import ConditionalEntropy as ConditionalEntropy
+from .results.tokens.correlation import AlignedValues as AlignedValues, TokenCorrelation as TokenCorrelation
+from .results.tokens.reliance import TokenReliance as TokenReliance
+from .results.tokens.surprisal import SurprisalSummary as SurprisalSummary, TokenSurprisal as TokenSurprisal
+from .sites import Site as Site
+
+__version__: str

@@ -1,0 +1,257 @@
+r"""Head entropy: how widely a head looks, and how sharp a prediction its output alone would make.
+
+``of="pattern"``: a head's attention at a query is a distribution over the keys that the query sees; its Shannon or Rényi
+entropy is 0 for a head that looks at one token, and log n for one that looks at all n alike. Keys that the query cannot see
+(padding, later tokens, tokens beyond a layer's sliding window) are taken out before any logarithm, and what is left is
+renormalised, since rows of half precision add up to 1 within 2e-3 only. Attention sinks that are no key (gpt-oss) are left out
+likewise; their weight is told as ``sink_share``.
+
+``of="readout"``: what head h writes into the residual stream, c_h = z_h @ W_O[h], is read through the unembedding. With
+``norm="frozen"`` that is direct logit attribution (Elhage et al. 2021): c_h goes through the final norm with the scale that
+the whole last residual stream has at the same position, s · c̄_h · w @ W_U, and no bias, so that over all heads, MLPs, their
+biases and the embedding these logits add up to the model's own, less the readout's biases and before its soft cap. With
+``norm="recomputed"`` c_h is read like a residual stream of its own, its size normalised away and all biases added. A soft cap,
+where the model has one, is applied to the logits of the single head, as to any.
+
+Deviation from common practice: a pattern's entropy is normalised by the log of the number of keys that its query sees, not by
+that of the length of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_entropy.accumulators import DocumentMeans
+from tl_entropy.analyses.heads.values import frozen_entropies, pattern_values, recomputed_entropies
+from tl_entropy.analyses.lens.entropy import Keep
+from tl_entropy.analyses.lens.reading import Precision, Reading
+from tl_entropy.analyses.merging import check_same
+from tl_entropy.analyses.rows import Rows, closed, measure
+from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.attention import visible_keys
+from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.errors import InputError, check_choice
+from tl_entropy.functional.lens.tiles import check_orders
+from tl_entropy.results.heads.entropy import HeadEntropy, HeadSummary, Norm, Of, normalized, valued
+from tl_entropy.sites import Site
+
+
+class HeadAccumulator:
+    """Gathers head entropies, of every position (``keep="positions"``) or as sums over the corpus (``keep="summary"``).
+
+    Arguments as for ``head_entropy``. ``compute`` gives a ``HeadEntropy`` or a ``HeadSummary`` of what was seen so far.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        of: Of = "pattern",
+        orders: float | Sequence[float] = (1.0,),
+        layers: Sequence[int] | None = None,
+        norm: Norm = "frozen",
+        keep: Keep = "positions",
+        precision: Precision = "float32",
+        compiled: bool | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        check_choice("of", of, ("pattern", "readout"))
+        check_choice("norm", norm, ("frozen", "recomputed"))
+        check_choice("keep", keep, ("positions", "summary"))
+        self.orders = check_orders(orders)
+        if len(set(self.orders)) < len(self.orders):
+            raise InputError(f"orders must be different numbers; got {orders!r}")
+        if of == "pattern" and (norm != "frozen" or precision != "float32" or compiled is not None):
+            raise InputError("norm, precision and compiled belong to of='readout'; leave them out, or read the heads out")
+        self.of, self.keep, self.precision, self.progress = of, keep, precision, progress
+        self.norm = norm if of == "readout" else None
+        measured = self.adapter.sites("pattern" if of == "pattern" else "z", layers)
+        self.layers = tuple(site.layer for site in measured)
+        self._last = self.adapter.last_site
+        self.sites = measured if self.norm != "frozen" else (*measured, self._last)
+        if of == "readout":
+            self.reading = Reading(self.adapter, (self._last,), lens=None, precision=precision, compiled=compiled)
+            self._weights = {layer: self.adapter.head_weights(layer) for layer in self.layers}
+        shape = (len(self.layers), self.adapter.n_heads)
+        quantities: dict[str, tuple[int, ...]] = {"entropy": (*shape, len(self.orders))}
+        if of == "pattern":
+            quantities |= {"normalized": quantities["entropy"], "bos_share": shape, "sink_share": shape}
+        self._means = {name: DocumentMeans(size) for name, size in quantities.items()}
+        self._rows = Rows(self._nothing())
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch."""
+        found = self._nothing()
+        if batch.n_rows:
+            found = self._patterns(batch, activations) if self.of == "pattern" else self._readouts(batch, activations)
+        if self.keep == "positions":
+            self._rows.update(batch, found)
+            return
+        if self.of == "pattern":
+            found["normalized"] = normalized(found["entropy"], found["visible"])
+        for name, means in self._means.items():
+            known = valued(found[name])
+            means.update(found[name][known], batch.row_document[known], closed(batch))
+
+    def merge(self, other: HeadAccumulator) -> None:
+        """Take in what another accumulator of the same settings has seen of other documents, numbered on from this one's.
+
+        Raises:
+            InputError: the settings differ.
+        """
+        check_same(self, other, ("of", "norm", "layers", "orders", "keep", "precision"))
+        for name, means in self._means.items():
+            means.merge(other._means[name])
+        self._rows.merge(other._rows)
+        if self.of == "readout":
+            self.reading.ran_compiled |= other.reading.ran_compiled
+
+    def compute(self, **origin: Any) -> HeadEntropy | HeadSummary:
+        """The result of what was seen so far; ``origin`` goes into its provenance."""
+        settings = {"of": self.of, "orders": self.orders, "layers": self.layers, **origin.pop("settings", {})}
+        if self.of == "readout":
+            settings = {"norm": self.norm, **self.reading.settings(), **settings}
+            if self.norm == "frozen":
+                settings["frozen_norm_error"] = self.adapter.frozen_norm.error
+        axes: dict[str, Any] = {
+            "layers": self.layers, "heads": tuple(range(self.adapter.n_heads)), "orders": self.orders, "of": self.of,
+            "norm": self.norm, "provenance": self.adapter.provenance(settings=settings, **origin),
+        }  # fmt: skip
+        if self.keep == "summary":
+            sums = {f"{name}_sums": _six_sums(means) for name, means in self._means.items()}
+            return HeadSummary(**axes, **sums)  # type: ignore[arg-type]
+        whole = self._rows.whole()
+        strings = self.adapter.strings(whole["token"].unique().tolist())
+        return HeadEntropy(**axes, strings=strings, names=dict(self._rows.names), **whole)
+
+    def _patterns(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        """Name to [row, layer, ...], on the CPU."""
+        found = []
+        for site in self.sites:
+            visible = visible_keys(self.adapter.model, site.layer, batch.attention_mask)
+            found.append(pattern_values(batch, activations[site], visible, self.orders, hook_name(site)))
+        return {name: torch.stack([part[name] for part in found], 1) for name in found[0]}
+
+    def _readouts(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        """The same, of what each head writes."""
+        reading = self.reading
+        options = {
+            "orders": self.orders, "precision": self.precision,
+            "compiled": reading.compiles(batch.n_rows * len(self.layers) * self.adapter.n_heads),
+        }  # fmt: skip
+        reading.ran_compiled |= bool(options["compiled"])
+        if self.norm == "frozen":
+            scale = self.adapter.frozen_norm.scale(batch.rows(activations[self._last]).to(reading.device))
+        found = []
+        # A batch takes long: each row is read as often as there are heads.
+        for layer in tqdm(self.layers, desc="layers of this batch", delay=2, leave=False, disable=not self.progress):
+            z = batch.rows(activations[Site("z", layer)]).to(reading.device)
+            weights = self._weights[layer].to(reading.device)
+            if self.norm == "frozen":
+                parts = frozen_entropies(z, weights, scale, self.adapter.frozen_norm, reading.readout, **options)
+            else:
+                parts = recomputed_entropies(z, weights, reading.readout, **options)
+            found.append(torch.cat(list(parts)))
+        return {"entropy": torch.stack(found, 1)}
+
+    def _nothing(self) -> dict[str, Tensor]:
+        shape = (0, len(self.layers), self.adapter.n_heads)
+        part = {"entropy": torch.zeros(*shape, len(self.orders))}
+        if self.of == "pattern":
+            part |= {"visible": torch.zeros(shape[:2], dtype=torch.long)}
+            part |= {"bos_share": torch.zeros(shape), "sink_share": torch.zeros(shape)}
+        return part
+
+
+def head_entropy(
+    model: Any,
+    inputs: Any,
+    *,
+    of: Of = "pattern",
+    orders: float | Sequence[float] = (1.0,),
+    layers: Sequence[int] | None = None,
+    positions: int | slice | Sequence[int] | None = None,
+    norm: Norm = "frozen",
+    keep: Keep = "positions",
+    max_new_tokens: int = 0,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+    compiled: bool | None = None,
+    progress: bool = True,
+    **options: Unpack[CorpusOptions],
+) -> Any:
+    r"""Entropy of every head's attention, or of the prediction that its output alone would make, at every position.
+
+    ``of="pattern"`` says how widely a head looks: from 0 (one key) to the log of the number of keys that the query sees.
+    ``of="readout"`` says how sharply a head's own contribution to the residual stream points at tokens: from 0 to log d_vocab,
+    which a head that writes nothing has. The choice of ``norm`` decides what that means: frozen, a small contribution gives
+    almost equal logits and so almost the highest entropy; recomputed, only its direction counts.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge. Patterns need attention_implementation "eager" on Hugging Face models.
+        inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
+        of: "pattern" for the attention over keys, "readout" for the head's contribution read through the unembedding.
+        orders: Rényi orders from 0 to infinity, one or several; 1 is Shannon entropy. Order 0 of a pattern is the log of the
+            number of keys whose weight has not underflowed.
+        layers: blocks to measure; None is all.
+        positions: positions of each document to count (of patterns: as queries); None is all. Padding, BOS and special tokens
+            never count as queries; BOS and special tokens do as keys.
+        norm: of readouts, "frozen" for the final norm with the scale of the whole last residual stream at the same position
+            (direct logit attribution: no norm's bias, no b_U), "recomputed" for the full readout of the contribution alone.
+        keep: "positions" for every position, or "summary" for sums in constant memory, for corpora of any size.
+        max_new_tokens: generate this many tokens after each text, and measure both.
+        batch_size: windows a batch; None takes as many as fit in 4096 tokens. Patterns of all layers are held for one batch:
+            layers · heads · batch_size · window² numbers, so long windows need fewer at a time.
+        precision: of readouts, "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off).
+        compiled: of readouts, compile the statistics; None does so for large jobs where a compiler is found.
+        progress: show a progress bar.
+        options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, temperature, seed,
+            interventions.
+
+    Returns:
+        ``HeadEntropy``, or ``HeadSummary`` with ``keep="summary"``; in nats. Error against float64 at most 2e-5 nats. Of
+        patterns it also holds the number of visible keys, the share of the attention on BOS and on sinks, and ``normalized``,
+        the entropy as a share of its largest value.
+
+    Raises:
+        InputError, InputTypeError: an argument or an item of the input that can't be measured.
+        ModelError: a hook never fires; attention on keys that should not be visible; of readouts, a model whose heads are no
+            contributions to the residual stream (a norm follows them: Gemma 2, OLMo 2), whose logits can't be reproduced, or
+            whose final norm is not linear up to a scale.
+        NonFiniteError: a NaN or infinity inside the model, or a head without any attention; its ``partial`` holds the result so
+            far.
+
+    >>> import tl_entropy as tle
+    >>> result = head_entropy(tle.demo_model(), "import os\n", progress=False)
+    >>> tuple(result.entropy.shape), result.visible[:, 0].tolist()  # token, layer, head, order; keys seen, BOS included
+    ((3, 6, 6, 1), [2, 3, 4])
+    """
+    check_options(head_entropy, options, CorpusOptions)
+    accumulator = HeadAccumulator(
+        model,
+        of=of,
+        orders=orders,
+        layers=layers,
+        norm=norm,
+        keep=keep,
+        precision=precision,
+        compiled=compiled,
+        progress=progress,
+    )
+    return measure(
+        accumulator, inputs, settings={}, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        progress=progress, options=options,
+    )  # fmt: skip
+
+
+def _six_sums(means: DocumentMeans) -> Tensor:
+    """The number of documents, and the five sums: [6, ...]."""
+    sums = means.sums()
+    return torch.cat([torch.full_like(sums[:1], means.seen_documents), sums])

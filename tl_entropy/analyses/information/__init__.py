@@ -1,0 +1,1 @@
+"""How much states say of labels."""

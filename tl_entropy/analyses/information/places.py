@@ -1,0 +1,94 @@
+"""How the activations at one site, or those of each head there, become soft assignments for several draws of anchors at once.
+
+States become assignments in float32 (float64 for float64 models). A head's output in d_model is never formed: with W its part
+of W_O, the score of an anchor w is (z W) · w = z · (W w), and the length of z W is that of z Rᵀ, with R the triangular factor
+of Wᵀ. Anchors for fewer bins are the first of those for more, so that several numbers of bins share their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.functional.information.soft import soft_anchors
+from tl_entropy.functional.information.temperature import Calibration, calibrate_temperature
+from tl_entropy.functional.probabilities import entropy
+from tl_entropy.sites import Site
+
+BY_HEAD = ("z", "result")
+"""Sites that are measured head by head."""
+
+
+def captured_for(site: Site) -> Site:
+    """The site to capture for a site: ``z`` for ``result``."""
+    return Site("z", site.layer) if site.name == "result" else site
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One site, and how its activations are assigned.
+
+    Attributes:
+        site: the site measured.
+        draws: (number of bins, seed) of each draw of anchors.
+        directions: [head, d, seed · bin] the anchors, seen through W_O for a head's output in d_model.
+        metric: [head, d, d] gives the length of that output from z; None where the activation is itself what is measured.
+        temperatures: [draw].
+    """
+
+    site: Site
+    draws: tuple[tuple[int, int], ...]
+    directions: Tensor
+    metric: Tensor | None
+    temperatures: tuple[float, ...]
+
+    @classmethod
+    def like(
+        cls, activation: Tensor, site: Site, adapter: Adapter, draws: Sequence[tuple[int, int]], calibration: Calibration
+    ) -> Self:
+        """The place of ``site``, for activations as wide as this one of ``captured_for(site)``, [batch, pos, ...]."""
+        dtype = torch.float64 if activation.dtype == torch.float64 else torch.float32
+        weights = adapter.head_weights(site.layer).double().cpu() if site.name == "result" else None
+        d = activation.shape[-1] if weights is None else weights.shape[-1]
+        most = max(bins for bins, _ in draws)
+        anchors = torch.cat([soft_anchors(d, most, seed=seed) for seed in _seeds(draws)]).double().mT  # [d, seed · bin]
+        metric = None
+        if weights is None:
+            directions = anchors.expand(activation.shape[2] if site.name in BY_HEAD else 1, -1, -1)
+        else:
+            directions = weights @ anchors
+            # ‖z W‖ = ‖z Rᵀ‖ with Wᵀ = Q R: as exact as forming z W, at a fraction of the work.
+            metric = torch.linalg.qr(weights.mT).R.mT.to(activation.device, dtype)
+        temperatures = tuple(calibrate_temperature(d, bins, method=calibration) for bins, _ in draws)
+        return cls(site, tuple(draws), directions.to(activation.device, dtype), metric, temperatures)
+
+    @property
+    def n_heads(self) -> int:
+        """Number of heads; 1 for a site without heads."""
+        return len(self.directions)
+
+    def lengths(self, rows: Tensor) -> Tensor:
+        """‖state‖ of rows [row, head, d] as [row, head, 1]."""
+        seen = rows if self.metric is None else torch.matmul(rows.transpose(0, 1), self.metric).transpose(0, 1)
+        lengths: Tensor = seen.norm(dim=-1, keepdim=True)
+        return lengths
+
+    def assign(self, rows: Tensor, lengths: Tensor) -> list[Tensor]:
+        """For every draw [row, head, bin + 1]: soft assignments, and the entropy of each as the last."""
+        scores = torch.matmul(rows.transpose(0, 1), self.directions).transpose(0, 1) / lengths
+        seeds = _seeds(self.draws)
+        by_seed = scores.unflatten(-1, (len(seeds), -1))
+        found = []
+        for (bins, seed), temperature in zip(self.draws, self.temperatures, strict=True):
+            p = torch.softmax(by_seed[:, :, seeds.index(seed), :bins] / temperature, dim=-1)
+            found.append(torch.cat([p, entropy(p)[..., None]], dim=-1))
+        return found
+
+
+def _seeds(draws: Sequence[tuple[int, int]]) -> list[int]:
+    return list(dict.fromkeys(seed for _, seed in draws))

@@ -1,0 +1,260 @@
+r"""Soft entropy and mutual information at every place of a model, for several label sets, in one pass.
+
+At every position read, the state at each site (or of each head) is assigned softly to random anchors on its unit sphere
+(``functional/information/soft.py``); sums of these assignments by label give H(Z) and I(X;Z) (Conklin 2025, arXiv 2505.23960),
+with chance level, ceiling and standard errors over documents (``functional/information/estimates.py``).
+
+Labels are known before the model runs, since they follow from the tokens (``labels/``): one ``label_plan`` serves every
+layer, head and checkpoint. What the sums need of memory is in ``analyses/information/sums.py``; it is shown before a large run.
+
+Deviations from Conklin (2025): the headline is corrected for chance; the temperature is exact, not a bound; nothing is divided
+by log n_bins unless asked for as ``efficiency``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_entropy.analyses.information.sums import Heads, SoftAccumulator
+from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.corpus import Corpus
+from tl_entropy.capture.inputs import repeatable
+from tl_entropy.capture.stream import WindowOptions, check_options, read_corpus, split_cache, stream
+from tl_entropy.errors import InputError, NonFiniteError
+from tl_entropy.functional.information.soft import Invalid
+from tl_entropy.functional.information.temperature import Calibration
+from tl_entropy.labels import DocumentTokens, LabelPlan
+from tl_entropy.results import SoftInformation
+from tl_entropy.sites import Site
+
+LARGE = 2**30
+"""Bytes of sums from which on their size is shown before the run."""
+
+
+def label_plan(
+    model: Any,
+    inputs: Any,
+    *,
+    labels: Any = ("token", "next_token"),
+    positions: int | slice | Sequence[int] | None = None,
+    valid: Literal["common", "own"] = "common",
+    **options: Unpack[WindowOptions],
+) -> LabelPlan:
+    r"""Label every position of a corpus, from its tokens alone: made once, it serves all models that share a tokenizer.
+
+    Args:
+        model: a model with the tokenizer.
+        inputs: as for ``stream``; a generator is used up.
+        labels: as for ``soft_information``.
+        positions: positions of each document to count; None is all.
+        valid: "common" leaves out positions where any label is undefined; "own" lets each label set use all it has.
+        options: see ``WindowOptions``; the same are needed for measuring.
+
+    Returns:
+        The plan, for ``soft_information(..., labels=plan)``.
+
+    Raises:
+        InputError: labels that are unknown or fit nothing in the corpus.
+
+    >>> import tl_entropy as tle
+    >>> tle.label_plan(tle.demo_model(), "a = b\na = c\n", labels=("token", "next_token"))
+    LabelPlan: 8 tokens counted in 1 document, valid="common"
+    label        side   tokens  coverage  classes  seen once
+    token       input        7     87.5%        5          3
+    next_token  output       7     87.5%        5          3
+    """
+    check_options(label_plan, options, WindowOptions)
+    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    _, rest = split_cache(inputs)
+    corpus = read_corpus(adapter, rest, positions=positions, **options)
+    special = frozenset() if options.get("include_special") else adapter.special_ids
+    return LabelPlan.from_documents(_documents(corpus, special), labels, valid=valid)
+
+
+def soft_information(
+    model: Any,
+    inputs: Any,
+    *,
+    labels: Any = ("token", "next_token"),
+    sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+    layers: Sequence[int] | None = None,
+    heads: Heads = False,
+    positions: int | slice | Sequence[int] | None = None,
+    valid: Literal["common", "own"] = "common",
+    n_bins: int | Sequence[int] = 100,
+    seed: int | Sequence[int] = 0,
+    calibration: Calibration = "exact",
+    center: bool | Mapping[Site | str, Tensor] = False,
+    invalid: Invalid = "error",
+    folds: int = 20,
+    keep_labels: bool = False,
+    batch_size: int | None = None,
+    progress: bool = True,
+    **options: Unpack[WindowOptions],
+) -> SoftInformation:
+    r"""How evenly states fill their space, H(Z), and what they say about tokens and other labels, I(X;Z), all over a model.
+
+    Information comes corrected for chance, since the plug-in value of labels that say nothing is far from 0 where labels are
+    rare; the result has both, with chance level, ceiling, coverage and standard errors over documents. Where labels are rare
+    and yet informative, the corrected value is low, the plug-in value high; more text brings them together. Information about
+    the tokens up to a position is the states' complexity, about those after it their expressivity (``result.optimality()``).
+
+    Chance is that of labels dealt to positions. For labels of whole documents it is too low, since the positions of a document
+    are alike; compare those with the same labels shuffled between documents.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``. They are read twice, for
+            labels and for states; the texts of a generator are kept for that.
+        labels: "token", "bigram", "trigram" (the n tokens up to a position), "next_token", "next_bigram", "next_trigram" (the
+            next n), ``ngram(n, side)``, "position"; one, several, or a mapping from a name to any of these, to values (one for
+            each document, or for each position), or to a function of a document's tokens; or a ``label_plan``.
+        sites: short names: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, result.
+        layers: blocks to measure; None is all.
+        heads: add the heads: "z" (their outputs before W_O), "result" (in d_model), True for both.
+        positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
+        valid: "common" counts only positions where all labels are defined; "own" all that each label set has.
+        n_bins: number of anchors m, one or several.
+        seed: of the anchors, one or several.
+        calibration: of the temperature: "exact" or "leading_order".
+        center: subtract the corpus's mean state at each site (this takes a pass of its own), or given means [d] or [head, d],
+            by ``Site`` or its text, such as "resid_post.0".
+        invalid: "error" at the first state that is zero or not finite, or "drop" to leave such positions out and count them.
+        folds: groups of documents that are left out in turn, for standard errors; 1 for none, which needs the least memory.
+        keep_labels: also give the information of every single label that is seen twice or more.
+        batch_size: windows a batch; None takes as many as fit in 4096 tokens.
+        progress: show progress, and the memory that the sums need where it is much.
+        options: see ``WindowOptions``: window, stride, prepend_bos, include_special, text_column.
+
+    Returns:
+        ``SoftInformation``, in nats.
+
+    Raises:
+        InputError, InputTypeError: an argument or an item of the input that can't be measured, or sums larger than memory.
+        ModelError: ``result`` of a model whose heads are not contributions to the residual stream.
+        NonFiniteError: a NaN or infinity inside the model; its ``partial`` holds the result so far.
+
+    Source: Conklin (2025), arXiv 2505.23960; "Learning is Forgetting: LLM Training as Lossy Compression" (ICLR 2026).
+
+    >>> import tl_entropy as tle
+    >>> result = tle.soft_information(tle.demo_model(), tle.demo_texts(2), layers=[0, 5], progress=False)
+    >>> result.value("information")[:, result.labels.index("token"), 0].argmax().item()  # of embed, resid_post.0, resid_post.5
+    0
+    """
+    check_options(soft_information, options, WindowOptions)
+    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    inputs = inputs if repeatable(inputs) else list(inputs)
+    if isinstance(labels, LabelPlan):
+        plan = labels
+        if valid not in ("common", plan.valid):
+            raise InputError(
+                f"valid: the plan was made with valid={plan.valid!r}; make one with label_plan(..., valid={valid!r})"
+            )
+    else:
+        plan = label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
+    accumulator = SoftAccumulator(
+        adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
+        centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
+    )  # fmt: skip
+    _announce(accumulator.memory(), adapter.model.W_U.device, progress)
+    reading: dict[str, Any] = {"positions": positions, "batch_size": batch_size, "progress": progress, **options}
+    if center is True:
+        means = _Means(accumulator)
+        if stream(adapter, inputs, [means], **reading).interrupted:
+            raise KeyboardInterrupt  # the mean of a part would be another quantity
+        accumulator.centers |= means.compute()
+    bins, seeds = (tuple(dict.fromkeys(part)) for part in zip(*accumulator.draws, strict=True))
+    settings = {
+        "n_bins": bins, "seed": seeds, "sites": tuple(map(str, accumulator.measured)), "positions": repr(positions),
+        "prepend_bos": adapter.prepends_begin, **{name: value for name, value in options.items() if value is not None},
+    }  # fmt: skip
+    try:
+        report = stream(adapter, inputs, [accumulator], **reading)
+    except NonFiniteError as error:
+        error.partial = accumulator.compute(settings=settings) if accumulator.started else None
+        raise
+    return accumulator.compute(progress=progress, settings=settings, corpus=report.counts(), interrupted=report.interrupted)
+
+
+class _Means:
+    """The mean state at each site over the positions that have a label, for centring."""
+
+    def __init__(self, of: SoftAccumulator) -> None:
+        self.sites, self.takes_non_finite = of.sites, of.takes_non_finite
+        self._plan = of.plan
+        self._sums: dict[Site, Tensor] = {}
+        self._count = 0
+
+    @torch.no_grad()
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Add the batch's states."""
+        if not batch.n_rows:
+            return
+        slots = self._plan.slots(batch.row_document, batch.row_position)
+        states = {site: batch.rows(activations[site]).cpu().double() for site in self.sites}
+        kept = (self._plan.ids[:, slots] >= 0).any(0)
+        for rows in states.values():
+            kept &= rows.flatten(1).isfinite().all(1)
+        for site, rows in states.items():
+            self._sums[site] = self._sums.get(site, 0) + rows[kept].sum(0)
+        self._count += int(kept.sum())
+
+    def merge(self, other: _Means) -> None:
+        """Add what another has seen."""
+        for site, total in other._sums.items():
+            self._sums[site] = self._sums.get(site, 0) + total
+        self._count += other._count
+
+    def compute(self) -> dict[Site, Tensor]:
+        """Site to mean state, [d] or [head, d]."""
+        return {site: total / self._count for site, total in self._sums.items()}
+
+
+def _documents(corpus: Corpus, special: frozenset[int]) -> Iterator[DocumentTokens]:
+    """Every document's tokens, put together from its windows; documents without a token are empty."""
+    special_ids = torch.tensor(sorted(special), dtype=torch.long)
+    nothing = DocumentTokens(torch.tensor([-1]), torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool))
+    number, windows = 0, []
+    for window in corpus:
+        windows.append(window)
+        if not window.last:
+            continue
+        while number < window.document:  # empty documents have no window
+            yield nothing
+            number += 1
+        slots = torch.cat([w.position for w in windows]) + 1
+        tokens, counted = (torch.cat([getattr(w, name) for w in windows]) for name in ("tokens", "counted"))
+        whole = torch.full((int(slots.max()) + 1,), -1)
+        whole[slots] = tokens
+        counts = torch.zeros(len(whole), dtype=torch.bool)
+        counts[slots[counted]] = True
+        yield DocumentTokens(whole, counts, (whole >= 0) & ~torch.isin(whole, special_ids))
+        number, windows = number + 1, []
+    for _ in range(number, corpus.report.documents + corpus.report.n_empty):  # empty documents at the end
+        yield nothing
+
+
+def _announce(size: int, device: torch.device, progress: bool) -> None:
+    """Say how much memory the sums take on ``device``, where it is much; refuse what is not there at all."""
+    try:
+        if device.type == "cuda":
+            machine = torch.cuda.get_device_properties(device).total_memory
+        else:
+            machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        machine = 0
+    if machine and size > machine:
+        raise InputError(
+            f"the sums would take {size / 2**30:.1f} GiB, and this machine has {machine / 2**30:.1f}: use fewer sites, heads, "
+            "seeds or label sets, smaller n_bins, or folds=1"
+        )
+    if progress and size >= LARGE:
+        tqdm.write(f"tl_entropy: sums take {size / 2**30:.1f} GiB", file=sys.stderr)

@@ -1,0 +1,376 @@
+"""The sums behind ``soft_information``: soft assignments by label and fold, at every site, head and draw of anchors at once.
+
+Assignments (``analyses/information/places.py``) are added up in float64 as each batch comes.
+
+The sums need, in bytes,
+
+    8 · Σ_places Σ_draws (n_bins + 1) · Σ_labels rows  +  4 · Σ_places Σ_draws n_bins · 4096,
+
+where the rows of a label set are its pairs of a label seen twice or more and a fold of documents in which it occurs, one for
+each fold, and one for what has no label; the second part is the sample on which chance is measured (8 instead of 4 for float64
+models). Nothing else is kept of a position.
+
+Refused: tokens that the label plan was not made from; states without a direction, unless they are to be dropped; merging sums
+of different plans or settings, or of the same positions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
+from tl_entropy.analyses.merging import check_same
+from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.functional.information.estimates import SAMPLE, SoftSums, chance_curve, estimates, label_information
+from tl_entropy.functional.information.soft import Invalid
+from tl_entropy.functional.information.temperature import Calibration
+from tl_entropy.functional.statistics import group_sums
+from tl_entropy.labels import LabelPlan
+from tl_entropy.results import SoftInformation
+from tl_entropy.sites import Site
+
+Heads = bool | Literal["z", "result"]
+
+
+class SoftAccumulator:
+    """Sums of soft assignments by label, fold, site, head and draw; arguments as for ``soft_information``.
+
+    ``compute`` gives a ``SoftInformation`` of what was seen so far. Accumulators of parts of a corpus merge exactly, where they
+    share one plan of the whole; ``first_document`` is then the number of the part's first document in it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plan: LabelPlan,
+        *,
+        sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+        layers: Sequence[int] | None = None,
+        heads: Heads = False,
+        n_bins: int | Sequence[int] = 100,
+        seed: int | Sequence[int] = 0,
+        calibration: Calibration = "exact",
+        centers: Mapping[Site | str, Tensor] | None = None,
+        invalid: Invalid = "error",
+        folds: int = 20,
+        keep_labels: bool = False,
+        first_document: int = 0,
+    ) -> None:
+        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        if not isinstance(plan, LabelPlan):
+            raise InputTypeError(f"plan must be a LabelPlan, as label_plan(...) gives; got {type(plan).__name__}")
+        check_choice("heads", heads, (False, True, "z", "result"))
+        check_choice("invalid", invalid, ("error", "drop"))
+        check_choice("calibration", calibration, ("exact", "leading_order"))
+        self.folds, self.first_document = check_int("folds", folds, 1), check_int("first_document", first_document, 0)
+        self.plan, self.invalid, self.keep_labels, self.calibration = plan, invalid, keep_labels, calibration
+        asked = [sites] if isinstance(sites, str) else list(sites)
+        asked += {False: [], True: ["z", "result"], "z": ["z"], "result": ["result"]}[heads]
+        self.measured = self.adapter.sites(asked, layers)
+        if any(site.name == "pattern" for site in self.measured):
+            raise InputError(
+                "sites: pattern holds no states but attention weights; choose from embed, resid_post, z, result, ..."
+            )
+        self.centers = _checked_centers(centers, self.sites)
+        bins = _several("n_bins", n_bins, 2)
+        seeds = _several("seed", seed, 0)
+        self.draws = tuple(itertools.product(bins, seeds))
+        self.takes_non_finite = invalid == "drop"
+        self._tables = plan.tables(self.folds)
+        self._sample_place = _sample_places(plan)
+        self._places: list[Place] = []  # made when the first batch shows how wide each site is
+        # [site][draw][label]: [row + 1, head, bin + 1], the last row for what has no label, the last bin being Σ H(p_i)
+        self._mass: list[list[list[Tensor]]] = []
+        self._samples: list[list[Tensor]] = []  # [site][draw]: [SAMPLE, head, bin]
+        self._count = [torch.zeros(table.n_rows, dtype=torch.float64) for table in self._tables]
+        self._sampled = torch.zeros(min(SAMPLE, int((self._sample_place >= 0).sum())), dtype=torch.bool)
+        self._documents = torch.zeros(plan.n_documents, dtype=torch.bool)  # those seen
+        self._read = self._dropped = 0
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """What has to be captured: a head's output in d_model is computed from its z."""
+        return tuple(dict.fromkeys(captured_for(site) for site in self.measured))
+
+    @property
+    def started(self) -> bool:
+        """Whether a position with a label was seen."""
+        return any(bool(count.sum() > 0) for count in self._count)
+
+    def memory(self) -> int:
+        """Bytes of the sums, all of which are there from the first batch on."""
+        heads = sum(self.adapter.n_heads if site.name in BY_HEAD else 1 for site in self.measured)
+        rows = sum(table.n_rows + 1 for table in self._tables)
+        sample = (8 if self.adapter.model.W_U.dtype == torch.float64 else 4) * len(self._sampled)
+        return heads * sum((bins + 1) * 8 * rows + bins * sample for bins, _ in self.draws)
+
+    @torch.no_grad()
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch; all or nothing."""
+        if not batch.n_rows:
+            return
+        slots = self.plan.slots(batch.row_document + self.first_document, batch.row_position)
+        if not torch.equal(self.plan.tokens[slots].long(), batch.row_token):
+            raise InputError(
+                "labels: the plan was made from other tokens than those that are read; make it from the same inputs"
+            )
+        rows = torch.stack([table.rows[slots].long() for table in self._tables])  # [label, row]
+        kept = (rows >= 0).any(0)
+        if not self._places:
+            self._prepare(activations)
+        states = {site: self._states(batch, activations[site], site, kept) for site in self.sites}
+        lengths = [place.lengths(states[captured_for(place.site)]) for place in self._places]
+        directed = self._directed(batch, lengths, kept)
+        if not bool(directed.all()):
+            states = {site: value[directed.to(value.device)] for site, value in states.items()}
+            lengths = [length[directed.to(length.device)] for length in lengths]
+            kept[kept.clone()] = directed
+        assigned = [p.assign(states[captured_for(p.site)], n) for p, n in zip(self._places, lengths, strict=True)]
+        sampled = self._sample_place[slots[kept]].long()
+        here = sampled >= 0
+        if bool(self._sampled[sampled[here]].any()):
+            raise InputError("inputs: these positions were counted before; every document goes into an accumulator once")
+        for sample, assignments in zip(_flat(self._samples), _flat(assigned), strict=True):  # counts once it is marked, below
+            sample[sampled[here]] = assignments[here, :, :-1].to(sample)
+        unlabelled = torch.tensor([[table.n_rows] for table in self._tables])
+        rows = torch.where(rows >= 0, rows, unlabelled)[:, kept]
+        pairs = [pair for draws, tables in zip(assigned, self._mass, strict=True) for pair in zip(draws, tables, strict=True)]
+        most: dict[torch.device, int] = {}
+        for assignments, tables in pairs:
+            most[tables[0].device] = max(most.get(tables[0].device, 0), assignments.numel())
+        rooms = {d: (torch.empty(size, dtype=torch.float64, device=d), rows.to(d)) for d, size in most.items()}
+        counts = [torch.bincount(row, minlength=table.n_rows + 1)[:-1] for row, table in zip(rows, self._tables, strict=True)]
+        # From here on no memory is asked for and nothing can fail: an update that raised before has changed nothing.
+        for assignments, tables in pairs:
+            room, places = rooms[tables[0].device]
+            doubles = room[: assignments.numel()].view(assignments.shape).copy_(assignments)
+            for table, place in zip(tables, places, strict=True):
+                table.index_add_(0, place, doubles)
+        for count, more in zip(self._count, counts, strict=True):
+            count += more
+        self._sampled[sampled[here]] = True
+        self._documents[batch.row_document[kept] + self.first_document] = True
+        self._read += batch.n_rows
+        self._dropped += int((~directed).sum())
+
+    def merge(self, other: SoftAccumulator) -> None:
+        """Take in what another accumulator has seen of other documents of the same plan.
+
+        Raises:
+            InputError: plans or settings differ, or both have seen the same positions.
+        """
+        check_same(self, other, ("measured", "draws", "calibration", "invalid", "folds"))
+        if not _same_plan(self.plan, other.plan):
+            raise InputError("cannot merge: the label plans differ; make one plan of the whole corpus for all parts")
+        if self.centers.keys() != other.centers.keys() or not all(
+            torch.equal(mean.cpu(), other.centers[site].cpu()) for site, mean in self.centers.items()
+        ):
+            raise InputError("cannot merge: centers differ; give all parts the means of the whole corpus")
+        if bool((self._sampled & other._sampled).any()):
+            raise InputError("cannot merge: both parts have seen the same positions; each must be read once")
+        if other._places and not self._places:
+            self._places = other._places
+            self._mass = [[[table.clone() for table in tables] for tables in draws] for draws in other._mass]
+            self._samples = [[sample.clone() for sample in draws] for draws in other._samples]
+        elif other._places:
+            for mine, theirs in zip(_flat(self._mass), _flat(other._mass), strict=True):
+                mine += theirs.to(mine.device)
+            for mine, theirs in zip(_flat(self._samples), _flat(other._samples), strict=True):
+                mine[other._sampled] = theirs[other._sampled].to(mine.device)
+        for mine, theirs in zip(self._count, other._count, strict=True):
+            mine += theirs
+        self._sampled |= other._sampled
+        self._documents |= other._documents
+        self._read += other._read
+        self._dropped += other._dropped
+
+    def compute(self, *, progress: bool = False, **origin: Any) -> SoftInformation:
+        """The result of what was seen so far; ``origin`` goes into its provenance.
+
+        Raises:
+            InputError: no position with a label was seen yet.
+        """
+        if not self.started:
+            raise InputError("nothing to compute: no position with a label was seen")
+        n_folds = int(max(table.row_fold.max() for table in self._tables)) + 1
+        values: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "plug_in", "null", "ceiling")}
+        single: list[Tensor] = []
+        with tqdm(total=len(self._places), desc="statistics", unit="site", disable=not progress, dynamic_ncols=True) as bar:
+            for i in range(len(self._places)):
+                found, labels = self._site(i, n_folds)
+                for name, value in found.items():
+                    values[name].append(value)
+                single += [] if labels is None else [labels]
+                bar.update()
+        whole = {name: torch.cat(parts, dim=1) for name, parts in values.items()}
+        heads = [(p, h if p.site.name in BY_HEAD else -1) for p in self._places for h in range(p.n_heads)]
+        folds = torch.stack([group_sums(c, t.row_fold, n_folds) for t, c in zip(self._tables, self._count, strict=True)], dim=1)
+        sizes = [self._sizes(label) for label in range(len(self.plan.names))]
+        tokens = folds.sum(0)
+        settings = {
+            "calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
+            "centered": bool(self.centers), "constant_in_documents": self.plan.constant_in_documents(),
+            "chance_sample": int(self._sampled.sum()), **origin.pop("settings", {}),
+        }  # fmt: skip
+        return SoftInformation(
+            entropy=whole["entropy"], plug_in=whole["plug_in"], null=whole["null"], ceiling=whole["ceiling"],
+            sites=tuple(p.site for p, _ in heads), heads=tuple(h for _, h in heads), labels=self.plan.names,
+            sides=self.plan.sides, n_bins=tuple(b for b, _ in self.draws), seeds=tuple(s for _, s in self.draws),
+            temperatures=torch.tensor([p.temperatures for p, _ in heads], dtype=torch.float64), fold_tokens=folds,
+            tokens=tokens.long(), coverage=tokens / self._read, classes=torch.stack([(s > 0).sum() for s in sizes]),
+            singletons=torch.stack([(s == 1).sum() / (s > 0).sum() for s in sizes]).double(),
+            documents=int(self._documents.sum()), dropped=self._dropped, label_texts=self._texts() if self.keep_labels else (),
+            label_counts=torch.cat(sizes) if self.keep_labels else None,
+            label_information=torch.cat(single) if single else None,
+            provenance=self.adapter.provenance(settings=settings, **origin),
+        )  # fmt: skip
+
+    def _prepare(self, activations: Mapping[Site, Tensor]) -> None:
+        """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""
+        places, masses, samples = [], [], []
+        for site in self.measured:
+            activation = activations[captured_for(site)]
+            center = self.centers.get(captured_for(site))
+            if center is not None and center.shape != activation.shape[2:]:
+                raise InputError(
+                    f"center: the mean of {captured_for(site)} must have shape {list(activation.shape[2:])}; "
+                    f"got {list(center.shape)}"
+                )
+            place = Place.like(activation, site, self.adapter, self.draws, self.calibration)
+            device = activation.device if activation.device.type != "mps" else "cpu"  # which has no float64
+
+            def empty(rows: int, bins: int, dtype: torch.dtype, heads: int = place.n_heads, on: Any = device) -> Tensor:
+                return torch.zeros(rows, heads, bins, dtype=dtype, device=on)
+
+            masses.append([[empty(t.n_rows + 1, b + 1, torch.float64) for t in self._tables] for b, _ in self.draws])
+            samples.append([empty(len(self._sampled), b, place.directions.dtype) for b, _ in self.draws])
+            places.append(place)
+        self._places, self._mass, self._samples = places, masses, samples
+
+    def _states(self, batch: Batch, activation: Tensor, site: Site, kept: Tensor) -> Tensor:
+        """The rows with a label, [row, head, d] or [row, 1, d], centred, in float32 or float64."""
+        rows = batch.rows(activation)
+        rows = rows if bool(kept.all()) else rows[kept.to(rows.device)]
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        rows = rows - self.centers[site].to(rows) if site in self.centers else rows
+        return rows if rows.ndim == 3 else rows[:, None]
+
+    def _directed(self, batch: Batch, lengths: Sequence[Tensor], kept: Tensor) -> Tensor:
+        """Which rows have a direction at every place [row]; where they must, an error names the first that has none."""
+        good = torch.ones(int(kept.sum()), dtype=torch.bool)
+        for place, length in zip(self._places, lengths, strict=True):
+            fine = ((length > 0) & length.isfinite()).flatten(1).all(1).cpu()
+            if self.invalid == "error" and not bool(fine.all()):
+                first = kept.nonzero()[:, 0][~fine][0]
+                raise InputError(
+                    f"{hook_name(place.site)} is zero or not finite, and so has no direction, at document "
+                    f"{int(batch.row_document[first])}, "
+                    f"position {int(batch.row_position[first])} (and {int((~fine).sum()) - 1} more of this batch); pass "
+                    "invalid='drop' to leave such positions out"
+                )
+            good &= fine
+        return good
+
+    def _site(self, i: int, n_folds: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Values of one site, each [left, head, label, draw], and [head, label + class, draw] where labels are kept."""
+        values: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "plug_in", "null", "ceiling")}
+        single = []
+        for j in range(len(self.draws)):
+            sample = self._samples[i][j][self._sampled.to(self._samples[i][j].device)]
+            whole = int((self.plan.ids >= 0).any(0).sum()) <= SAMPLE  # so that the sample has every position
+            curves = [chance_curve(sample[:, head].contiguous(), whole=whole) for head in range(sample.shape[1])]
+            by_label, by_class = [], []
+            for mass, count, table in zip(self._mass[i][j], self._count, self._tables, strict=True):
+                mass = mass[:-1].cpu()
+                sums = SoftSums(mass[..., :-1], mass[..., -1], count, table.row_class, table.row_fold)
+                by_label.append(estimates(sums, curves, folds=n_folds))
+                if self.keep_labels:
+                    by_class.append(label_information(sums))
+            for name, parts in values.items():
+                parts.append(torch.stack([getattr(found, name) for found in by_label], dim=2))
+            single += [by_class]
+        kept = None
+        if self.keep_labels:
+            kept = torch.stack(
+                [torch.cat([self._padded(k, c) for k, c in enumerate(by_class)]).T for by_class in single], dim=-1
+            )
+        return {name: torch.stack(parts, dim=-1) for name, parts in values.items()}, kept
+
+    def _sizes(self, label: int) -> Tensor:
+        """How often each class of a set was seen [class]; where reading was stopped, of those seen once any will do."""
+        table, count, planned = self._tables[label], self._count[label], self.plan.sizes(label)
+        repeated = table.row_class >= 0
+        sizes = group_sums(count[repeated], table.row_class[repeated], len(planned)).long()
+        sizes[(planned == 1).nonzero()[: int(count[~repeated].sum()), 0]] = 1
+        return sizes
+
+    def _padded(self, label: int, found: tuple[Tensor, Tensor]) -> Tensor:
+        """Information of the labels of a set [class, head]; those seen once, and not yet, are NaN."""
+        information, sizes = found
+        whole = torch.full((len(self.plan.sizes(label)), information.shape[1]), torch.nan, dtype=torch.float64)
+        whole[: len(sizes)][sizes > 0] = information[sizes > 0]
+        return whole
+
+    def _texts(self) -> tuple[tuple[str, ...], ...]:
+        """The text of every label of every set."""
+        strings = self.adapter.strings([i for i in self.plan.tokens.unique().tolist() if i >= 0])
+        return tuple(tuple(self.plan.texts(label, strings)) for label in self.plan.names)
+
+
+def _checked_centers(centers: Mapping[Site | str, Tensor] | None, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """Given means, of which there is one for each site captured, under the site or its text."""
+    if centers is None:
+        return {}
+    expected = "center must be True, False or a mapping from Site to tensor"
+    if not isinstance(centers, Mapping):
+        raise InputTypeError(f"{expected}; got {type(centers).__name__}")
+    for key, mean in centers.items():
+        if not isinstance(mean, Tensor):
+            raise InputTypeError(f"{expected}; got {type(mean).__name__} for {key}")
+    found = {site: centers[key] for site in sites for key in (str(site), site) if key in centers}
+    missing = [site for site in sites if site not in found]
+    if missing:
+        raise InputError(
+            f"center must have the mean state of every site captured; it lacks {', '.join(map(str, missing))}: give it keys "
+            f"such as {missing[0]!r} or '{missing[0]}'; got {', '.join(map(repr, centers)) or 'none'}"
+        )
+    return found
+
+
+def _same_plan(one: LabelPlan, other: LabelPlan) -> bool:
+    return one is other or (
+        (one.names, one.sides, one.valid, one.counted) == (other.names, other.sides, other.valid, other.counted)
+        and all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("starts", "tokens", "ids"))
+    )
+
+
+def _sample_places(plan: LabelPlan) -> Tensor:
+    """For each slot its place in the sample that chance is measured on, or -1 [slot]; drawn from all slots with a label."""
+    used = (plan.ids >= 0).any(0).nonzero()[:, 0]
+    chosen = used[torch.randperm(len(used), generator=torch.Generator().manual_seed(0))[:SAMPLE]]
+    places = torch.full((plan.ids.shape[1],), -1, dtype=torch.int32)
+    places[chosen] = torch.arange(len(chosen), dtype=torch.int32)
+    return places
+
+
+def _several(argument: str, values: int | Sequence[int], low: int) -> tuple[int, ...]:
+    given = tuple(check_int(argument, value, low) for value in (values if isinstance(values, Iterable) else [values]))
+    if not given or len(set(given)) < len(given):
+        raise InputError(f"{argument} must be one or more different whole numbers; got {values!r}")
+    return given
+
+
+def _flat(nested: Sequence[Any]) -> Iterator[Tensor]:
+    for item in nested:
+        if isinstance(item, Tensor):
+            yield item
+        else:
+            yield from _flat(item)

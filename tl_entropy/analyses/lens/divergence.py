@@ -1,0 +1,327 @@
+"""Layer divergence: how far the prediction at each site is from the model's output, and where the output is decided.
+
+At every position the lens distribution of each site (``analyses/lens/entropy.py``) is compared with that of the model's own
+output, of the site before, or of any other site. Divergences to the output over depth are the usual figure of the quality of a
+lens (Belrose et al. 2023, arXiv 2303.08112); those between neighbouring sites say where the distribution moves.
+
+Nothing of shape [site, position, vocabulary] is stored: all sites' logits of some rows pass through one tile of the vocabulary
+at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from tl_entropy.accumulators import DocumentMeans
+from tl_entropy.analyses.lens.entropy import Keep
+from tl_entropy.analyses.lens.reading import Precision, Reading
+from tl_entropy.analyses.merging import check_same
+from tl_entropy.analyses.rows import Rows, closed, measure
+from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.functional.lens.comparison import METRICS, Metric, vocabulary_divergences
+from tl_entropy.lenses.protocol import Lens
+from tl_entropy.results.lens.divergence import STREAM_SITES, DivergenceSummary, LayerDivergence, first_to_stay, stream_columns
+from tl_entropy.sites import Site
+
+# Rows that are normed at once, of all sites: few enough to be small beside the activations, enough for large products.
+ROWS_AT_ONCE = 1024
+
+
+class DivergenceAccumulator:
+    """Gathers divergences, of every position (``keep="positions"``) or as sums over the corpus (``keep="summary"``).
+
+    Arguments as for ``layer_divergence``. ``compute`` gives a ``LayerDivergence`` or a ``DivergenceSummary``.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        metrics: Metric | Sequence[Metric] = ("kl", "jsd", "fisher_rao"),
+        against: str | Site = "output",
+        sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+        layers: Sequence[int] | None = None,
+        lens: Lens | None = None,
+        surprisal: bool = False,
+        targets: str | int | Sequence[str | int] = (),
+        top_k: int = 1,
+        keep: Keep = "positions",
+        precision: Precision = "float32",
+        compiled: bool | None = None,
+    ) -> None:
+        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        if not isinstance(metrics, Iterable):
+            raise InputTypeError(f"metrics must be one or several of {', '.join(METRICS)}; got {metrics!r}")
+        self.metrics: tuple[Metric, ...] = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+        for metric in self.metrics:
+            check_choice("metrics", metric, METRICS)
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise InputError(f"metrics must hold at least one of {', '.join(METRICS)}, each once; got {metrics!r}")
+        check_choice("keep", keep, ("positions", "summary"))
+        self.top_k = check_int("top_k", top_k, 1, self.adapter.d_vocab)
+        self.targets = _target_ids(self.adapter, targets)
+        if keep == "summary" and (surprisal or self.targets or self.top_k > 1):
+            raise InputError("surprisal, targets and top_k belong to single positions; use keep='positions', or leave them out")
+        measured = self.adapter.sites(sites, layers)
+        self.lens, self.surprisal, self.keep, self.precision = lens, surprisal, keep, precision
+        self.against, reference = _reference(self.adapter, against)
+        self._output = self.adapter.last_site
+        # What is read through the lens; after it comes the model's own output, which without a lens is the last site's.
+        through = measured if reference is None or reference in measured else (*measured, reference)
+        self._through = tuple(site for site in through if lens is not None or site != self._output)
+        place = {site: i for i, site in enumerate(self._through)}
+        self._compared_with: Any = len(place) if reference is None else place.get(reference, len(place))
+        self.asked_sites = self.measured = measured
+        if self.against == "previous":
+            parts = [site for site in measured if site.name not in STREAM_SITES]
+            if parts:
+                raise InputError(
+                    f"against: {parts[0]} is no state of the residual stream, and has none before it; with 'previous' give "
+                    f"sites among {', '.join(sorted(STREAM_SITES))}"
+                )
+            if len(measured) < 2:
+                raise InputError(f"against: there is no site before {measured[0]}; ask for more sites than one")
+            self._compared_with, self.measured = "previous", measured[1:]
+        self._at = torch.tensor([place.get(site, len(place)) for site in self.measured])
+        self.sites = tuple(sorted({*self._through, self._output}, key=lambda site: site.depth))
+        self.reading = Reading(self.adapter, self._through, lens=lens, precision=precision, compiled=compiled)
+        self._stream = stream_columns(self.measured, required=False)
+        self._columns = (*self.metrics, "agreement", *(("decided",) if self._stream else ()))
+        self._means = DocumentMeans((len(self.measured), len(self._columns)))
+        self._tokens = 0
+        self._rows = Rows(self._nothing())
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch."""
+        found = self._read(batch, activations) if batch.n_rows else self._nothing()
+        if self.keep == "summary":
+            self._means.update(self._sums(found), batch.row_document, closed(batch))
+        else:
+            self._rows.update(batch, found)
+        self._tokens += batch.n_rows
+
+    def merge(self, other: DivergenceAccumulator) -> None:
+        """Take in what another accumulator of the same settings has seen of other documents, numbered on from this one's.
+
+        Raises:
+            InputError: the settings differ.
+        """
+        check_same(
+            self, other, ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision")
+        )
+        self._means.merge(other._means)
+        self._rows.merge(other._rows)
+        self._tokens += other._tokens
+        self.reading.ran_compiled |= other.reading.ran_compiled
+
+    def compute(self, **origin: Any) -> LayerDivergence | DivergenceSummary:
+        """The result of what was seen so far; ``origin`` goes into its provenance."""
+        settings = {**self.reading.settings(), **origin.pop("settings", {})}
+        provenance = self.adapter.provenance(settings=settings, **origin)
+        if self.keep == "summary":
+            return DivergenceSummary(
+                sites=self.measured, columns=self._columns, against=self.against, tokens=self._tokens,
+                documents=self._means.seen_documents, sums=self._means.sums(), provenance=provenance,
+            )  # fmt: skip
+        whole = self._rows.whole()
+        ids = torch.cat([whole["token"], whole["output_token"], whole["top_tokens"].flatten(), torch.tensor(self.targets)])
+        return LayerDivergence(
+            sites=self.measured, metrics=self.metrics, against=self.against, targets=self.targets, provenance=provenance,
+            strings=self.adapter.strings(ids.long().unique().tolist()), names=dict(self._rows.names), **whole,
+        )  # fmt: skip
+
+    def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        rows = {site: batch.rows(activations[site]) for site in self.sites}
+        compiled = self.reading.compiles(batch.n_rows * (len(self._through) + 1))
+        targets = self._targets(batch)
+        parts = []
+        for first in range(0, batch.n_rows, ROWS_AT_ONCE):
+            part = slice(first, first + ROWS_AT_ONCE)
+            parts.append(self._compared({site: x[part] for site, x in rows.items()}, targets[part], compiled))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _compared(self, rows: Mapping[Site, Tensor], targets: Tensor, compiled: bool) -> dict[str, Tensor]:
+        """What is found at some rows: name to [row, site, ...], on the CPU."""
+        reading = self.reading
+        normed = [reading.normed(site, rows[site]) for site in self._through]
+        normed.append(reading.readout.norm(rows[self._output].to(reading.device)))
+        found = vocabulary_divergences(
+            torch.stack(normed), reading.readout.unembedding, reference=self._compared_with, metrics=self.metrics,
+            targets=targets.to(reading.device) if targets.shape[1] else None, top_k=self.top_k, compiled=compiled,
+            **reading.options(),
+        )  # fmt: skip
+        reading.ran_compiled |= found.compiled
+        statistics, at = found.statistics, self._at
+        # Compared with the site before, the first of the divergences is the second site's.
+        divergences = found.divergences.cpu()[at - int(self._compared_with == "previous")]
+        top_tokens = statistics.top_tokens.cpu()  # type: ignore[union-attr]
+        output_token = top_tokens[-1, :, 0]
+        named = {
+            "divergence": divergences,
+            "top_tokens": top_tokens[at],
+            "top_log_probs": statistics.top_log_probs.cpu()[at],  # type: ignore[union-attr]
+            "agreement": top_tokens[at, :, 0] == output_token,
+        }
+        if targets.shape[1]:
+            surprisal, rank = statistics.surprisal.cpu()[at], statistics.rank.cpu()[at]  # type: ignore[union-attr]
+            if self.surprisal:
+                named |= {"surprisal": surprisal[..., 0], "rank": rank[..., 0]}
+            if self.targets:
+                given = slice(-len(self.targets), None)
+                named |= {"target_surprisal": surprisal[..., given], "target_rank": rank[..., given]}
+        return {"output_token": output_token} | {name: value.transpose(0, 1) for name, value in named.items()}
+
+    def _targets(self, batch: Batch) -> Tensor:
+        """[row, target]: the next token where asked for, then the tokens given."""
+        given = torch.tensor(self.targets, dtype=torch.long).expand(batch.n_rows, -1)
+        return torch.cat([batch.row_target[:, None], given], 1) if self.surprisal else given
+
+    def _sums(self, found: Mapping[str, Tensor]) -> Tensor:
+        """What a summary is over: [row, site, column]."""
+        agreement = found["agreement"]
+        columns = [*found["divergence"].unbind(2), agreement]
+        if self._stream:
+            stream = torch.tensor([*self._stream, len(self.measured)])
+            first = stream[first_to_stay(agreement[:, self._stream])]
+            columns.append(torch.arange(len(self.measured)) >= first[:, None])
+        return torch.stack([column.double() for column in columns], 2)
+
+    def _nothing(self) -> dict[str, Tensor]:
+        sites = len(self.measured)
+        part = {
+            "divergence": torch.zeros(0, sites, len(self.metrics)),
+            "agreement": torch.zeros(0, sites, dtype=torch.bool),
+            "output_token": torch.zeros(0, dtype=torch.long),
+            "top_tokens": torch.zeros(0, sites, self.top_k, dtype=torch.long),
+            "top_log_probs": torch.zeros(0, sites, self.top_k),
+        }
+        if self.surprisal:
+            part |= {"surprisal": torch.zeros(0, sites), "rank": torch.zeros(0, sites, dtype=torch.long)}
+        if self.targets:
+            shape = (0, sites, len(self.targets))
+            part |= {"target_surprisal": torch.zeros(shape), "target_rank": torch.zeros(shape, dtype=torch.long)}
+        return part
+
+
+def layer_divergence(
+    model: Any,
+    inputs: Any,
+    *,
+    metrics: Metric | Sequence[Metric] = ("kl", "jsd", "fisher_rao"),
+    against: str | Site = "output",
+    sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+    layers: Sequence[int] | None = None,
+    positions: int | slice | Sequence[int] | None = None,
+    lens: Lens | None = None,
+    surprisal: bool = False,
+    targets: str | int | Sequence[str | int] = (),
+    top_k: int = 1,
+    keep: Keep = "positions",
+    max_new_tokens: int = 0,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+    compiled: bool | None = None,
+    progress: bool = True,
+    **options: Unpack[CorpusOptions],
+) -> Any:
+    r"""Divergence of the lens distribution at every site from the model's output, or from another site's, at every position.
+
+    The number says how far the model's prediction of the next token, were the residual stream at that site its last, is from
+    what it puts out in the end. The result says, too, at which site the output is decided: from where on the most probable
+    token stays.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
+        metrics: any of kl, reverse_kl, jsd, fisher_rao, total_variation; with r the distribution compared with and p that of
+            the site, kl is KL(r ‖ p) and reverse_kl KL(p ‖ r). jsd and total_variation take a second pass over the vocabulary.
+        against: "output" (the model's own), "previous" (of each state of the residual stream the one before it among ``sites``;
+            the first has none and is left out), or a site, such as "resid_post.3".
+        sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
+        layers: blocks to measure; None is all.
+        positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
+        lens: what turns the residual stream at a site into what the last one would be: None (the logit lens), a ``TunedLens``,
+            or any function of a site and its rows [row, d_model]. The model's own output is never read through it.
+        surprisal: give the surprisal and rank of the document's next token at every site as well.
+        targets: tokens, as ids or as texts of one token each, whose surprisal and rank at every site are wanted as well.
+        top_k: give this many of the most probable tokens at every site.
+        keep: "positions" for every position, or "summary" for sums in constant memory, for corpora of any size.
+        max_new_tokens: generate this many tokens after each text, and measure both.
+        batch_size: windows a batch; None takes as many as fit in 4096 tokens.
+        precision: "float32", or "bfloat16" for products in reduced precision.
+        compiled: compile the statistics; None does so for large jobs where a compiler is found. The provenance says.
+        progress: show a progress bar.
+        options: see ``CorpusOptions``.
+
+    Returns:
+        ``LayerDivergence``, or ``DivergenceSummary`` with ``keep="summary"``; in nats and radians. Errors against
+        float64: 2e-5 nats and 2e-6 of the value, 5e-5 rad.
+
+    Raises:
+        InputError, InputTypeError: an argument or an item of the input that can't be measured.
+        ModelError: the model's own logits can't be reproduced from its residual stream, or a hook never fires.
+        NonFiniteError: a NaN or infinity inside the model; its ``partial`` holds the result so far.
+
+    >>> import tl_entropy as tle
+    >>> result = tle.layer_divergence(tle.demo_model(), "import os\n", metrics="kl", progress=False)
+    >>> result.metric("kl")[:, -1].tolist()  # the last residual stream is the output
+    [0.0, 0.0, 0.0]
+    """
+    check_options(layer_divergence, options, CorpusOptions)
+    accumulator = DivergenceAccumulator(
+        model, metrics=metrics, against=against, sites=sites, layers=layers, lens=lens, surprisal=surprisal, targets=targets,
+        top_k=top_k, keep=keep, precision=precision, compiled=compiled,
+    )  # fmt: skip
+    settings = {
+        "metrics": accumulator.metrics, "against": accumulator.against, "sites": tuple(map(str, accumulator.asked_sites)),
+    }  # fmt: skip
+    return measure(
+        accumulator, inputs, settings=settings, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        progress=progress, options=options,
+    )  # fmt: skip
+
+
+def _reference(adapter: Adapter, against: str | Site) -> tuple[str, Site | None]:
+    """The name of what is compared with, and its site where it is one."""
+    if isinstance(against, str):
+        if against in ("output", "previous"):
+            return against, None
+        try:
+            against = Site.parse(against)
+        except InputError as error:
+            raise InputError(
+                f"against must be 'output', 'previous' or one site, such as 'resid_post.3'; got {against!r}"
+            ) from error
+    elif not isinstance(against, Site):
+        raise InputTypeError(f"against must be 'output', 'previous' or one site; got {type(against).__name__}")
+    [site] = adapter.sites([against])
+    return str(site), site
+
+
+def _target_ids(adapter: Adapter, targets: str | int | Sequence[str | int]) -> tuple[int, ...]:
+    """Token ids of the targets; a text must be one token."""
+    found = []
+    given: Any = targets.tolist() if hasattr(targets, "tolist") else targets
+    if given is not None and not isinstance(given, str | int | Iterable):
+        raise InputTypeError(f"targets must be texts of one token or ids, one or several; got {targets!r}")
+    for target in [given] if isinstance(given, str | int) else given or ():
+        if isinstance(target, str):
+            if not adapter.has_tokenizer:
+                raise InputError("targets: this model has no tokenizer; give token ids")
+            ids = adapter.encode(target)
+            if len(ids) != 1:
+                parts = [adapter.strings([i])[i] for i in ids]
+                raise InputError(f"targets: {target!r} is {len(ids)} tokens ({parts}), not one; a leading space often decides")
+            found.append(ids[0])
+        else:
+            found.append(check_int("targets", target, 0, adapter.d_vocab - 1))
+    if len(set(found)) < len(found):
+        raise InputError(f"targets holds the same token twice: {targets!r}")
+    return tuple(found)

@@ -1,0 +1,232 @@
+"""Logit-lens entropy: how uncertain the model would be if it stopped at each site.
+
+At every position and site the residual stream x is read through the model's own final norm and unembedding,
+p = softmax(cap(scale · (ln_final(x) @ W_U + b_U))), and p's Shannon or Rényi entropies are taken (nostalgebraist 2020,
+"interpreting GPT: the logit lens"; Rényi profiles: Entropy-Lens, arXiv 2502.16570). The norm is computed anew for each site,
+so that the last block's ``resid_post`` gives the entropy of the model's own output; this is proved on a short pass before
+anything is measured, and a model that fails is refused.
+
+Deviation from common practice: nothing of shape [position, vocabulary] is stored; the vocabulary is read in tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Unpack
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from tl_entropy.accumulators import DocumentMeans, Histogram
+from tl_entropy.analyses.lens.reading import Precision, Reading
+from tl_entropy.analyses.merging import check_same
+from tl_entropy.analyses.rows import Rows, closed, measure
+from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.functional.lens.readout import vocabulary_statistics
+from tl_entropy.lenses.protocol import Lens
+from tl_entropy.results import LensEntropy, LensSummary
+from tl_entropy.sites import Site
+
+Keep = Literal["positions", "summary"]
+BINS = 512
+"""Bins of a summary's histograms, over 0 to log d_vocab."""
+
+# Rows that go through the unembedding at once, at least: with few, reading the matrix takes longer than multiplying with it.
+ROWS_AT_ONCE = 512
+
+
+class LensAccumulator:
+    """Gathers lens entropies, of every position (``keep="positions"``) or as sums over the corpus (``keep="summary"``).
+
+    Arguments as for ``lens_entropy``. ``compute`` gives a ``LensEntropy`` or a ``LensSummary`` of what was seen so far.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        orders: float | Sequence[float] = (1.0,),
+        sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+        layers: Sequence[int] | None = None,
+        lens: Lens | None = None,
+        surprisal: bool = False,
+        top_k: int = 0,
+        keep: Keep = "positions",
+        precision: Precision = "float32",
+        compiled: bool | None = None,
+    ) -> None:
+        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        asked: Any = orders  # whatever a user hands in
+        if isinstance(asked, str) or not isinstance(asked, int | float | Iterable):
+            raise InputTypeError(f"orders must be one or several numbers; got {orders!r}")
+        self.orders = tuple(float(order) for order in ([asked] if isinstance(asked, int | float) else asked))
+        if not self.orders or not all(order >= 0 for order in self.orders) or len(set(self.orders)) < len(self.orders):
+            raise InputError(f"orders must be one or more different numbers from 0 to infinity; got {orders!r}")
+        check_choice("keep", keep, ("positions", "summary"))
+        check_int("top_k", top_k, 0, self.adapter.d_vocab)
+        if keep == "summary" and (surprisal or top_k):
+            raise InputError("surprisal and top_k belong to single positions; use keep='positions', or leave them out")
+        self.sites = self.adapter.sites(sites, layers)
+        self.surprisal, self.top_k, self.keep, self.lens, self.precision = surprisal, top_k, keep, lens, precision
+        self.reading = Reading(self.adapter, self.sites, lens=lens, precision=precision, compiled=compiled)
+        shape = (len(self.sites), len(self.orders))
+        self._ceiling = float(torch.tensor(self.adapter.d_vocab, dtype=torch.float64).log())
+        self._means = DocumentMeans(shape)
+        self._squares = torch.zeros(shape, dtype=torch.float64)
+        self._histogram = Histogram(shape, high=self._ceiling, bins=BINS)
+        self._tokens = 0
+        self._rows = Rows(self._nothing())
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch."""
+        found = self._read(batch, activations) if batch.n_rows else self._nothing()
+        if self.keep == "summary":
+            self._means.update(found["entropy"], batch.row_document, closed(batch))
+            self._squares += (found["entropy"] ** 2).sum(0)
+            self._histogram.update(found["entropy"])
+        else:
+            self._rows.update(batch, found)
+        self._tokens += batch.n_rows
+
+    def merge(self, other: LensAccumulator) -> None:
+        """Take in what another accumulator of the same settings has seen of other documents.
+
+        Its documents are numbered on from this one's, since every pass numbers its own from 0.
+
+        Raises:
+            InputError: sites, orders, lens, precision or what is kept differ.
+        """
+        check_same(self, other, ("sites", "orders", "keep", "surprisal", "top_k", "lens", "precision"))
+        self._means.merge(other._means)
+        self._squares += other._squares
+        self._histogram.merge(other._histogram)
+        self._tokens += other._tokens
+        self._rows.merge(other._rows)
+        self.reading.ran_compiled |= other.reading.ran_compiled
+
+    def compute(self, **origin: Any) -> LensEntropy | LensSummary:
+        """The result of what was seen so far; ``origin`` goes into its provenance."""
+        settings = {**self.reading.settings(), **origin.pop("settings", {})}
+        provenance = self.adapter.provenance(settings=settings, **origin)
+        if self.keep == "summary":
+            return LensSummary(
+                sites=self.sites, orders=self.orders, tokens=self._tokens, documents=self._means.seen_documents,
+                sums=self._means.sums(), squares=self._squares.clone(), counts=self._histogram.counts.clone(),
+                ceiling=self._ceiling, provenance=provenance,
+            )  # fmt: skip
+        whole = self._rows.whole()
+        ids = torch.cat([whole["token"], whole["top_tokens"].flatten()] if "top_tokens" in whole else [whole["token"]])
+        strings = self.adapter.strings(ids.unique().tolist())
+        return LensEntropy(
+            sites=self.sites, orders=self.orders, strings=strings, names=dict(self._rows.names), provenance=provenance, **whole
+        )
+
+    def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        """Statistics of all sites' rows: name to [row, site, ...], on the CPU."""
+        readout, reading = self.reading.readout, self.reading
+        targets = batch.row_target.to(reading.device) if self.surprisal else None
+        compiled = reading.compiles(batch.n_rows * len(self.sites))
+        groups = []
+        together = max(1, ROWS_AT_ONCE // batch.n_rows)
+        for first in range(0, len(self.sites), together):
+            sites = self.sites[first : first + together]
+            found = vocabulary_statistics(
+                torch.cat([reading.normed(site, batch.rows(activations[site])) for site in sites]), readout.unembedding,
+                orders=self.orders, targets=None if targets is None else targets.repeat(len(sites)), top_k=self.top_k,
+                compiled=compiled, **reading.options(),
+            )  # fmt: skip
+            reading.ran_compiled |= found.compiled
+            named = {"entropy": found.entropies, "surprisal": found.surprisal, "rank": found.rank}
+            named |= {"top_tokens": found.top_tokens, "top_log_probs": found.top_log_probs}
+            groups.append(
+                {
+                    name: rearrange(value.cpu(), "(site row) ... -> row site ...", site=len(sites))
+                    for name, value in named.items()
+                    if value is not None
+                }
+            )
+        return {name: torch.cat([group[name] for group in groups], dim=1) for name in groups[0]}
+
+    def _nothing(self) -> dict[str, Tensor]:
+        sites = len(self.sites)
+        part = {"entropy": torch.zeros(0, sites, len(self.orders))}
+        if self.surprisal:
+            part |= {"surprisal": torch.zeros(0, sites), "rank": torch.zeros(0, sites, dtype=torch.long)}
+        if self.top_k:
+            part["top_tokens"] = torch.zeros(0, sites, self.top_k, dtype=torch.long)
+            part["top_log_probs"] = torch.zeros(0, sites, self.top_k)
+        return part
+
+
+def lens_entropy(
+    model: Any,
+    inputs: Any,
+    *,
+    orders: float | Sequence[float] = (1.0,),
+    sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+    layers: Sequence[int] | None = None,
+    positions: int | slice | Sequence[int] | None = None,
+    lens: Lens | None = None,
+    surprisal: bool = False,
+    top_k: int = 0,
+    keep: Keep = "positions",
+    max_new_tokens: int = 0,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+    compiled: bool | None = None,
+    progress: bool = True,
+    **options: Unpack[CorpusOptions],
+) -> Any:
+    r"""Entropy of the lens distribution at every site, of every order, at every real position.
+
+    The number says how spread out the model's prediction of the next token would be if the residual stream at that site were
+    its last: from 0 (certain) to log d_vocab (uniform). The entry for the last ``resid_post`` is the entropy of the model's
+    own output.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
+        orders: Rényi orders from 0 to infinity, one or several; 1 is Shannon entropy.
+        sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
+        layers: blocks to measure; None is all.
+        positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
+        lens: a function of a site and its rows [rows, d_model] that gives what the last residual stream would be, applied
+            before the final norm; None is the logit lens, which changes nothing.
+        surprisal: give the surprisal and rank of the document's next token at every site as well.
+        top_k: give this many of the most probable tokens at every site as well.
+        keep: "positions" for every position, or "summary" for sums in constant memory, for corpora of any size.
+        max_new_tokens: generate this many tokens after each text, and measure both.
+        batch_size: windows a batch; None takes as many as fit in 4096 tokens.
+        precision: "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off, much faster where the
+            processor has bfloat16 units).
+        compiled: compile the statistics; None does so for large jobs where a compiler is found. The provenance says.
+        progress: show a progress bar.
+        options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, temperature, seed.
+
+    Returns:
+        ``LensEntropy``, or ``LensSummary`` with ``keep="summary"``; in nats. Error against float64 at most 2e-5 nats.
+
+    Raises:
+        InputError, InputTypeError: an argument or an item of the input that can't be measured.
+        ModelError: the model's own logits can't be reproduced from its residual stream, or a hook never fires.
+        NonFiniteError: a NaN or infinity inside the model; its ``partial`` holds the result so far.
+
+    >>> import tl_entropy as tle
+    >>> result = tle.lens_entropy(tle.demo_model(), "import os\n", progress=False)
+    >>> [str(site) for site in result.sites[:2]], result.tokens()[:2]
+    (['embed', 'resid_post.0'], ['import', ' os'])
+    """
+    check_options(lens_entropy, options, CorpusOptions)
+    accumulator = LensAccumulator(
+        model, orders=orders, sites=sites, layers=layers, lens=lens, surprisal=surprisal, top_k=top_k, keep=keep,
+        precision=precision, compiled=compiled,
+    )  # fmt: skip
+    settings = {"orders": accumulator.orders, "sites": tuple(map(str, accumulator.sites))}
+    return measure(
+        accumulator, inputs, settings=settings, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        progress=progress, options=options,
+    )  # fmt: skip

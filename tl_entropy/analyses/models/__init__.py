@@ -1,0 +1,1 @@
+"""Several models, or one model while it is trained."""

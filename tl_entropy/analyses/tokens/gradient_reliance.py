@@ -1,0 +1,207 @@
+"""Gradient times activation: to first order, how much each token's prediction owes to each token before it.
+
+With f_i a number that is made from the prediction of token i (its surprisal, its entropy, or the L1 norm of its logits), and
+a_j the activation of position j at a site,
+
+    G_ij = Σ_d a_jd · ∂f_i / ∂a_jd    ≈ f_i(a) - f_i(a with a_j at 0)
+
+("gradient × input": Shrikumar et al. 2016, arXiv 1605.01713). Exact where f_i is linear in a_j, and as far off as f_i is bent
+between a_j and 0 otherwise: at the last ``resid_post``, which only the final norm reads, every share is near 0, since the norm
+ignores the scale. It needs one pass back for each token predicted, whatever the number of sources; runs with and without each
+source (``reliance.py``) are exact, and need one pass for each source.
+
+Refused: sites of which positions are no part, or at which gradients differ between kinds of models; documents longer than a
+window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_entropy.analyses.merging import check_same
+from tl_entropy.analyses.rows import measure
+from tl_entropy.analyses.tokens.reliance import SourceRows, check_one_window, only_before
+from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.occlusion import check_heads, numbers_from_0
+from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
+from tl_entropy.functional.lens.entropies import in_double
+from tl_entropy.results.tokens.reliance import TokenReliance
+from tl_entropy.sites import Site
+
+Of = Literal["loss", "l1", "entropy"]
+SITES = ("embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "z")
+"""Where gradients are taken. Not at ``resid_mid``: on a TransformerBridge, though not on others, those see the MLP alone."""
+
+
+class GradientRelianceAccumulator:
+    """Gathers gradients times activations; arguments as for ``gradient_reliance``. ``compute`` gives a ``TokenReliance``."""
+
+    runs_model = True
+
+    def __init__(
+        self, model: Any, site: str | Site, *, of: Of = "loss", heads: int | Iterable[int] | None = None, progress: bool = False
+    ) -> None:
+        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        check_choice("of", of, ("loss", "l1", "entropy"))
+        if not isinstance(site, str | Site):
+            raise InputTypeError(f"site must be one site, such as 'resid_post.3'; got {site!r}")
+        check_choice("site", str(site).partition(".")[0], SITES)
+        sites = self.adapter.sites((str(site),))
+        if len(sites) != 1:
+            raise InputError(f"site must be one site, such as '{site}.0'; got {site!r}, which is {len(sites)}")
+        self.site = sites[0]
+        # What a pass is to hand on: edits behind the site take part in the gradient, too.
+        self.sites = (self.adapter.last_site,)
+        self.of, self.heads = of, self._checked(heads)
+        self._progress = progress
+        self._rows = SourceRows(self.adapter, self._nothing())
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch: one pass forward, and one back for each column that a counted position is in."""
+        if not batch.n_rows:
+            self._rows.update(batch, self._nothing())
+            return
+        check_one_window(batch)
+        values = self._attributed(batch)[..., None]
+        self._rows.update(batch, {"values": only_before(values, batch, own=True)})
+
+    def merge(self, other: GradientRelianceAccumulator) -> None:
+        """Take in what another accumulator of the same settings has seen of other documents, which are numbered on.
+
+        Raises:
+            InputError: the site, heads or what the gradient is of differ.
+        """
+        check_same(self, other, ("site", "of", "heads"))
+        self._rows.merge(other._rows)
+
+    def compute(self, **origin: Any) -> TokenReliance:
+        """The result of what was seen so far; ``origin`` goes into its provenance."""
+        metrics = {"gradient": "" if self.of == "l1" else "nats"}
+        return self._rows.result(None, metrics, self.adapter.provenance(**origin))
+
+    def _attributed(self, batch: Batch) -> Tensor:
+        """Gradient times activation [row, source] in float64, on the CPU; 0 where there is no such position."""
+        leaf, logits = self.adapter.differentiable(batch.tokens, batch.attention_mask, self.site)
+        counted, target = batch.counted.to(logits.device), batch.target.to(logits.device)
+        found = torch.zeros(*batch.tokens.shape, int(batch.row_position.max()) + 1, dtype=torch.float64)
+        real = batch.position >= 0
+        columns = batch.counted.any(0).nonzero()[:, 0].tolist()
+        for column in tqdm(columns, unit="token", desc="backward", leave=False, disable=not self._progress):
+            with torch.inference_mode(False), torch.enable_grad():
+                here = counted[:, column].clone()  # kept for the way back, which what was made in inference mode cannot be
+                value = _numbers_of(self.of, logits[:, column], target[:, column])[here].sum()
+                # Windows do not see each other: the gradient of their sum is that of each.
+                [gradient] = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)
+            if gradient is None:
+                raise ModelError(f"site: the model's logits do not depend on what passes {self.site}; take another site")
+            product = in_double(gradient.detach()) * in_double(leaf.detach())
+            product = product if self.heads is None else product[:, :, list(self.heads)]
+            shares = product.flatten(2).sum(-1).cpu()
+            if not bool(shares.isfinite().all()):
+                document = int(batch.document[int((~shares.isfinite()).any(1).nonzero()[0, 0])])
+                raise NonFiniteError(
+                    f"the gradient at {self.site} has a NaN or an infinity at document {document}, column {column} of its "
+                    "window; check the weights and the dtype"
+                )
+            for window in batch.counted[:, column].nonzero()[:, 0].tolist():
+                own = shares[window, real[window]][: found.shape[2]]
+                found[window, column, : len(own)] = own
+        return batch.rows(found)
+
+    def _nothing(self) -> dict[str, Tensor]:
+        return {"values": torch.zeros(0, 0, 1, dtype=torch.float64)}
+
+    def _checked(self, heads: int | Iterable[int] | None) -> tuple[int, ...] | None:
+        if heads is None:
+            return None
+        if self.site.name != "z":
+            raise InputError(f"heads are of z, such as 'z.2'; {self.site} has none")
+        chosen = numbers_from_0("heads", heads)
+        check_heads(chosen, self.adapter)
+        return chosen
+
+
+def _numbers_of(of: Of, logits: Tensor, target: Tensor) -> Tensor:
+    """The number [batch] that the gradient is of, from logits [batch, d_vocab]."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if of == "l1":
+        return logits.masked_fill(logits == -torch.inf, 0.0).abs().sum(-1)  # of tokens that can come
+    log_p = logits.log_softmax(-1)
+    if of == "loss":
+        return -log_p.gather(-1, target.clamp(min=0)[:, None])[:, 0]
+    return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
+
+
+def gradient_reliance(
+    model: Any,
+    inputs: Any,
+    site: str | Site,
+    *,
+    of: Of = "loss",
+    heads: int | Iterable[int] | None = None,
+    positions: int | slice | Sequence[int] | None = None,
+    batch_size: int | None = 1,
+    progress: bool = True,
+    **options: Unpack[CorpusOptions],
+) -> TokenReliance:
+    r"""Gradient times activation: what the prediction of every token owes, to first order, to each token before it.
+
+    The number of token i and source j is Σ_d a_jd · ∂f_i / ∂a_jd, with a_j the activation of position j at the site and f_i
+    made from the prediction of token i. It estimates f_i less what f_i would be with a_j at 0, and keeps its sign: below 0,
+    f_i would be larger without the source. That is the other way round than the "loss" and "entropy" of ``token_reliance``,
+    which are f_i without the source less f_i. Like these, it is not entropy.
+
+    | of | f_i | unit |
+    |---|---|---|
+    | "loss" | surprisal of token i | nats |
+    | "entropy" | entropy of its prediction | nats |
+    | "l1" | Σ abs(l) over the vocabulary, the L1 norm of its logits | |
+
+    One pass forward, and one back for each token predicted, for all sources at once: many times slower than reading a text.
+    Ctrl-C waits for the end of the document; a second one does not. Parameters' gradients and the model's flags are left
+    alone.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        inputs: texts, tokens, files or data sets; see ``stream``. Each document has to fit into a window.
+        site: where the sources' activations are: "embed" (the stream that enters block 0), "resid_pre.3", "resid_post.3",
+            "attn_out.2", "mlp_out.0" or "z.2".
+        of: what the gradient is of.
+        heads: of "z", the heads that are summed; None is all.
+        positions: positions of each document, of the tokens predicted; None is all. Sources are all tokens before them, but not
+            the BOS, whose share is left out.
+        batch_size: windows a batch. The pass backward keeps everything that the model computes, and logits of all positions.
+        progress: show progress bars, of documents and of tokens.
+        options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, interventions.
+
+    Returns:
+        ``TokenReliance`` with the one metric "gradient" and tokens as sources. As exact as the model's own arithmetic.
+
+    Raises:
+        InputError, InputTypeError: an argument or an item of the input that can't be measured, or a document longer than a
+            window.
+        ModelError: the site's hook never fires, or the logits do not depend on it.
+        NonFiniteError: a NaN or infinity inside the model or its gradients; its ``partial`` holds the result so far.
+
+    Source: Shrikumar et al. 2016, "Not just a black box", arXiv 1605.01713, for each token of a causal model.
+
+    >>> import tl_entropy as tle
+    >>> result = gradient_reliance(tle.demo_model(), "import os\nimport sys\n", "embed", positions=[3, 4], progress=False)
+    >>> result.tokens(), result.matrix().shape
+    (['import', ' sys'], (4, 2))
+    """
+    check_options(gradient_reliance, options, CorpusOptions)
+    accumulator = GradientRelianceAccumulator(model, site, of=of, heads=heads, progress=progress)
+    settings = {"site": str(accumulator.site), "of": of, "heads": accumulator.heads}
+    result: TokenReliance = measure(
+        accumulator, inputs, settings=settings, positions=positions, max_new_tokens=0, batch_size=batch_size,
+        progress=progress, options=options, count="predicted",
+    )  # fmt: skip
+    return result

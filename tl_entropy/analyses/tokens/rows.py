@@ -1,0 +1,112 @@
+"""Rows of tokens predicted: which token each is of, where in its text it stands, how many bytes and characters it is.
+
+A position that is counted reads a token and predicts the next one; its row here is about that next one. The pass that gathers
+them therefore counts "predicted" tokens (``stream``), so that a BOS predicts a document's first token. Given a pass that counts
+the tokens read, a row is about the token after each of them, and a document's first token has none.
+
+A document that came as token ids has the text that they decode to where the tokenizer splits that text into the same ids;
+otherwise, and where the tokenizer gives no offsets in the order of the text, its text is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_entropy.analyses.rows import Rows
+from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.errors import InputError
+from tl_entropy.functional.tokens.characters import covering_spans, token_sizes
+from tl_entropy.results.positions import by_document
+from tl_entropy.results.tokens.rows import no_spans
+
+
+class PredictedRows(Rows):
+    """``Rows`` about the token after each position counted; those with none after them are left out.
+
+    Args:
+        adapter: of the model.
+        empty: as for ``Rows``.
+    """
+
+    def __init__(self, adapter: Adapter, empty: Mapping[str, Tensor]) -> None:
+        super().__init__(empty)
+        self._adapter = adapter
+        self._lengths: dict[int, int] = {}
+        self._given: dict[int, str | Tensor] = {}  # the text or, where none came, the ids
+
+    def places(self, batch: Batch) -> dict[str, Tensor]:
+        """Where the tokens predicted are: document, position and token of each row."""
+        return {"document": batch.row_document, "position": batch.row_position + 1, "token": batch.row_target}
+
+    def update(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
+        """Take in a batch: ``values`` [row, ...] by name, with a row for each position counted."""
+        super().update(batch, values)
+        documents = batch.document.tolist()
+        self._lengths |= dict(zip(documents, batch.lengths, strict=True))
+        came = zip(documents, batch.texts, batch.bodies, strict=True)
+        self._given |= {document: body if text is None else text for document, text, body in came}
+
+    def merge(self, other: Rows) -> None:
+        """Take in another's rows, its documents numbered on from this one's."""
+        first = self._documents
+        super().merge(other)
+        if isinstance(other, PredictedRows):
+            self._lengths |= {document + first: length for document, length in other._lengths.items()}
+            self._given |= {document + first: given for document, given in other._given.items()}
+
+    def whole(self) -> dict[str, Any]:
+        """All rows, by document and position, with ``span``, ``n_bytes``, ``n_characters``, ``texts`` and ``lengths``."""
+        whole = super().whole()
+        predicted = whole["token"] >= 0
+        whole = {name: value[predicted] for name, value in whole.items()}
+        rows = len(whole["token"])
+        span, sizes = no_spans(rows), torch.full((2, rows), torch.nan, dtype=torch.float64)
+        texts: dict[int, str] = {}
+        places = by_document(whole["document"])
+        for document, given in sorted(self._given.items()):
+            text = given if isinstance(given, str) else self._adapter.text(given.tolist())
+            covering = None if text is None else self._covering(text)
+            if text is None or covering is None:
+                continue
+            texts[document] = text
+            n_characters, n_bytes = token_sizes(text, covering)
+            here = places.get(document, slice(0))
+            # A text may itself begin with the BOS, which is no token of the document.
+            position = whole["position"][here] + len(covering) - self._lengths[document]
+            span[here], sizes[0, here], sizes[1, here] = covering[position], n_bytes[position], n_characters[position]
+        found = {"span": span, "n_bytes": sizes[0], "n_characters": sizes[1]}
+        return {**whole, **found, "texts": texts, "lengths": dict(self._lengths)}
+
+    def pop(self, documents: Iterable[int]) -> dict[str, Any]:
+        """The rows of these documents, as ``whole`` gives them, which are then forgotten here."""
+        chosen = frozenset(documents)
+        numbers = torch.tensor(sorted(chosen), dtype=torch.long)
+        parts, lengths, given = self._parts, self._lengths, self._given
+
+        def only(wanted: bool) -> None:
+            self._parts = [_cells(part, torch.isin(part["document"], numbers) == wanted) for part in parts]
+            self._lengths = {document: length for document, length in lengths.items() if (document in chosen) == wanted}
+            self._given = {document: came for document, came in given.items() if (document in chosen) == wanted}
+
+        only(True)
+        whole = self.whole()
+        only(False)
+        self._parts = [self._parts[0], *(part for part in self._parts[1:] if len(part["token"]))]
+        return whole
+
+    def _covering(self, text: str) -> Tensor | None:
+        """The spans of a text's tokens; None where the tokenizer has no offsets, or none that are in the order of the text."""
+        spans = self._adapter.spans(text)
+        try:
+            return None if spans is None else covering_spans(torch.tensor(spans, dtype=torch.long).reshape(-1, 2), len(text))
+        except InputError:
+            return None
+
+
+def _cells(part: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    return {name: value[chosen] for name, value in part.items()}

@@ -1,0 +1,173 @@
+"""Surprisal of every token, and how unsure the model was before it: what a text costs, token by token.
+
+With p the model's distribution after the tokens before t_i, the surprisal -log p(t_i) is its loss on t_i, the entropy
+-Σ p log p is what it expected to lose, and the varentropy the variance of that (Shannon 1948; Kontoyiannis and Verdú 2014). All
+are of the model's own output: the last residual stream through its final norm and unembedding, read in tiles of the vocabulary.
+
+Every token is predicted once: with ``stride`` at its default, a token behind a window's end is predicted from the window before
+it, in full view of it. A document's first token is predicted from a BOS, and where there is none, it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from tl_entropy.analyses.lens.reading import Precision, Reading
+from tl_entropy.analyses.merging import check_same
+from tl_entropy.analyses.rows import closed, measure
+from tl_entropy.analyses.tokens.rows import PredictedRows
+from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.functional.lens.readout import vocabulary_statistics
+from tl_entropy.results.tokens.surprisal import N_TOTALS, SurprisalSummary, TokenSurprisal, document_totals, moments
+from tl_entropy.sites import Site
+
+TOP_K = 5
+"""Most probable tokens that are kept for each token, where not asked otherwise."""
+
+
+class SurprisalAccumulator:
+    """Gathers what every token cost (``keep="positions"``), or documents' totals as sums (``keep="summary"``).
+
+    Arguments as for ``token_surprisal``. ``compute`` gives a ``TokenSurprisal`` or a ``SurprisalSummary`` of what was seen so
+    far. For a document's first token to be among them, ``stream(..., count="predicted")`` has to hand on its BOS.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        top_k: int | None = None,
+        keep: Literal["positions", "summary"] = "positions",
+        precision: Precision = "float32",
+        compiled: bool | None = None,
+    ) -> None:
+        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        check_choice("keep", keep, ("positions", "summary"))
+        self.keep, self.precision = keep, precision
+        if keep == "summary" and top_k:
+            raise InputError("top_k belongs to single tokens; use keep='positions', or leave it out")
+        default = 0 if keep == "summary" else min(TOP_K, self.adapter.d_vocab)
+        self.top_k = default if top_k is None else check_int("top_k", top_k, 0, self.adapter.d_vocab)
+        self.sites = (self.adapter.last_site,)
+        self.reading = Reading(self.adapter, self.sites, lens=None, precision=precision, compiled=compiled)
+        self._rows = PredictedRows(self.adapter, self._nothing())
+        self._sums = torch.zeros(N_TOTALS, dtype=torch.float64)
+        self._products = torch.zeros(N_TOTALS, N_TOTALS, dtype=torch.float64)
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch."""
+        self._rows.update(batch, self._read(batch, activations) if batch.n_rows else self._nothing())
+        if self.keep == "summary":
+            sums, products = self._moments(self._rows.pop(closed(batch)))
+            self._sums, self._products = self._sums + sums, self._products + products
+
+    def merge(self, other: SurprisalAccumulator) -> None:
+        """Take in what another accumulator of the same settings has seen of other documents, which are numbered on.
+
+        Raises:
+            InputError: what is kept, top_k or the precision differ.
+        """
+        check_same(self, other, ("keep", "top_k", "precision"))
+        self._rows.merge(other._rows)
+        self._sums, self._products = self._sums + other._sums, self._products + other._products
+        self.reading.ran_compiled |= other.reading.ran_compiled
+
+    def compute(self, **origin: Any) -> TokenSurprisal | SurprisalSummary:
+        """The result of what was seen so far; ``origin`` goes into its provenance."""
+        settings = {**self.reading.settings(), **origin.pop("settings", {})}
+        provenance = self.adapter.provenance(settings=settings, **origin)
+        whole = self._rows.whole()
+        if self.keep == "summary":  # what is left here is of documents that the pass has not seen to their end
+            sums, products = self._moments(whole)
+            return SurprisalSummary(sums=self._sums + sums, products=self._products + products, provenance=provenance)
+        ids = torch.cat([whole["token"], whole["top_tokens"].flatten()] if self.top_k else [whole["token"]])
+        strings = self.adapter.strings(ids.unique().tolist())
+        return TokenSurprisal(strings=strings, names=dict(self._rows.names), provenance=provenance, **whole)
+
+    @staticmethod
+    def _moments(whole: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        return moments(document_totals(whole)[0])
+
+    def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        """Statistics of each row's prediction, on the CPU."""
+        reading, [site] = self.reading, self.sites
+        found = vocabulary_statistics(
+            reading.normed(site, batch.rows(activations[site])), reading.readout.unembedding,
+            targets=batch.row_target.to(reading.device), top_k=self.top_k, varentropy=True,
+            compiled=reading.compiles(batch.n_rows), **reading.options(),
+        )  # fmt: skip
+        reading.ran_compiled |= found.compiled
+        values = {
+            "surprisal": found.surprisal, "entropy": found.entropies[:, 0], "varentropy": found.varentropy, "rank": found.rank,
+            "top_tokens": found.top_tokens, "top_log_probs": found.top_log_probs,
+        }  # fmt: skip
+        return {name: value.cpu() for name, value in values.items() if value is not None}
+
+    def _nothing(self) -> dict[str, Tensor]:
+        part = {name: torch.zeros(0, dtype=torch.float64) for name in ("surprisal", "entropy", "varentropy")}
+        part["rank"] = torch.zeros(0, dtype=torch.long)
+        if self.top_k:
+            part["top_tokens"] = torch.zeros(0, self.top_k, dtype=torch.long)
+            part["top_log_probs"] = torch.zeros(0, self.top_k, dtype=torch.float64)
+        return part
+
+
+def token_surprisal(
+    model: Any,
+    inputs: Any,
+    *,
+    top_k: int | None = None,
+    positions: int | slice | Any = None,
+    keep: Literal["positions", "summary"] = "positions",
+    max_new_tokens: int = 0,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+    compiled: bool | None = None,
+    progress: bool = True,
+    **options: Unpack[CorpusOptions],
+) -> Any:
+    r"""What every token of a text costs the model, how unsure it was before each, and what it expected instead.
+
+    Everything is aligned to the token that it speaks of: the surprisal of a token is the model's loss on it, and the entropy in
+    its row is that of the distribution from which it came.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
+        top_k: how many of the most probable tokens to keep for each token; None is 5, and 0 for a summary.
+        positions: positions of each document, of the tokens predicted; None is all. Padding and special tokens never count.
+        keep: "positions" for every token, or "summary" for rates over the corpus alone, in constant memory.
+        max_new_tokens: generate this many tokens after each text, and measure both.
+        batch_size: windows a batch; None takes as many as fit in 4096 tokens.
+        precision: "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off).
+        compiled: compile the statistics; None does so for large jobs where a compiler is found. The provenance says.
+        progress: show a progress bar.
+        options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, temperature, seed,
+            interventions.
+
+    Returns:
+        ``TokenSurprisal``, or ``SurprisalSummary`` with ``keep="summary"``; in nats. Error against float64 at most 2e-5 nats.
+
+    Raises:
+        InputError, InputTypeError: an argument or an item of the input that can't be measured.
+        ModelError: the model's own logits can't be reproduced from its residual stream.
+        NonFiniteError: a NaN or infinity inside the model; its ``partial`` holds the result so far.
+
+    >>> import tl_entropy as tle
+    >>> result = tle.token_surprisal(tle.demo_model(), "import os\nimport sys\n", progress=False)
+    >>> result.tokens()[:3], bool(result.surprisal[4] < result.surprisal[0])
+    (['import', ' os', '\n'], True)
+    """
+    check_options(token_surprisal, options, CorpusOptions)
+    accumulator = SurprisalAccumulator(model, top_k=top_k, keep=keep, precision=precision, compiled=compiled)
+    return measure(
+        accumulator, inputs, settings={"top_k": accumulator.top_k}, positions=positions, max_new_tokens=max_new_tokens,
+        batch_size=batch_size, progress=progress, options=options, count="predicted",
+    )  # fmt: skip

@@ -1,0 +1,27 @@
+"""Entropies of probabilities and of masses as they come, over the last axis; several wings build on them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def entropy(p: Tensor) -> Tensor:
+    """-Σ p log p over the last axis, nats; 0 log 0 is 0, and so is its gradient's share."""
+    return -_p_log_p(p)
+
+
+def extensive(mass: Tensor) -> Tensor:
+    """The extensive entropy n H(mass / n) = n log n - Σ_j mass_j log mass_j with n = Σ_j mass_j, over the last axis, nats.
+
+    The total is summed, not counted: so a rounding of the assignments cancels in differences. Masses below 0 are roundings
+    of 0.
+    """
+    mass = mass.clamp_min(0)
+    total = mass.sum(-1, keepdim=True)
+    return _p_log_p(total) - _p_log_p(mass)
+
+
+def _p_log_p(p: Tensor) -> Tensor:
+    # Not xlogy: its gradient at 0 is infinite, and it is several times slower.
+    return (p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(-1)

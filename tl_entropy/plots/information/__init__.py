@@ -1,0 +1,1 @@
+"""Figures of soft entropy and mutual information."""

@@ -1,0 +1,153 @@
+"""Soft entropy and mutual information against depth; ``head_maps`` draws those of single heads.
+
+A figure only reads a result (``SoftInformation``): values, standard errors, label sets and units are the result's, and where a
+result holds several draws of anchors, what is drawn is the mean over them. ``result.select(n_bins=..., seeds=...)`` narrows it.
+
+Refused: two units in one figure; a chance level or ceiling beside a quantity that it does not belong to; places and label sets
+that are not there, or of which there is no value at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from tl_entropy.errors import InputError, check_choice
+from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
+from tl_entropy.plots.soft_values import axis_name, means, reason, results_by_name, same_for_all
+from tl_entropy.plots.style import canvas, line_styles, subset
+from tl_entropy.results import SoftInformation
+from tl_entropy.results.information.soft import QUANTITIES, Quantity
+
+MOST_INSIDE = 4  # entries of a legend that stands among the lines
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One curve; ``ceiling`` and ``null`` are those of its label set along it."""
+
+    source: str
+    site: str
+    label: str
+    depth: np.ndarray
+    value: np.ndarray
+    se: np.ndarray
+    ceiling: np.ndarray
+    null: np.ndarray
+
+
+def information(
+    results: SoftInformation | Sequence[SoftInformation] | Mapping[str, SoftInformation],
+    *,
+    of: Quantity = "information",
+    labels: str | Iterable[str] | None = None,
+    sites: str | Iterable[str] | None = None,
+    band: Literal["se"] | None = "se",
+    ceiling: bool = False,
+    null: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""A quantity of soft information against depth, one line for each result, site name and label set.
+
+    Tick l of the x axis is the residual stream after block l; sites inside that block stand between l - 1 and l. The line of
+    the residual stream begins at ``embed``. Heads are not drawn: see ``heads``. Several draws of anchors (seeds, n_bins) give
+    their mean, unless the result was narrowed with ``select``. Where a value is NaN the line has a gap; a line without any
+    value says why in the legend. H(Z) and the ceiling are one line for all label sets that share their positions.
+
+    Args:
+        results: one result, several, or a mapping from names to results.
+        of: what to draw: information, share, entropy, efficiency, plug_in, null, ceiling, regularity.
+        labels: label sets to draw; None is all.
+        sites: short names to draw; None is all that are not heads.
+        band: "se" shades ±1.96 standard errors over documents (nothing for a single document); None shades nothing.
+        ceiling: a dashed line at the most that any labels could say, layer by layer (at 1 where ``of`` is "share").
+        null: a dotted line at the value that shuffled labels have; only of "plug_in", since the others are corrected for it.
+        ax: axes to draw on; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: a quantity, label set or site that is not there, results in different units or of equal names, no value
+            at all, nothing but heads, or a ceiling or chance level of a quantity that has none.
+        InputTypeError: something that is no result of ``soft_information``.
+
+    >>> import matplotlib; matplotlib.use("agg")
+    >>> import tl_entropy as tle
+    >>> texts = [text[:600] for text in tle.demo_texts(2)]
+    >>> result = tle.soft_information(tle.demo_model(), texts, layers=[0, 5], progress=False)
+    >>> axes = tle.plots.information(result)
+    >>> axes.get_ylabel(), [text.get_text() for text in axes.get_legend().get_texts()]
+    ('I(X;Z) (nats)', ['token', 'next_token'])
+    """
+    check_choice("of", of, QUANTITIES)
+    check_choice("band", band, ("se", None))
+    if ceiling and of not in ("information", "plug_in", "null", "share"):
+        raise InputError(f"ceiling: bounds information, plug_in, null and share, not {of}; leave it out, or draw of='ceiling'")
+    if null and of != "plug_in":
+        raise InputError(f"null: the chance level of the plug-in value says nothing of {of}; draw it with of='plug_in'")
+    by_name = results_by_name(results, of)
+    alike = all(same_for_all(result, of, subset("labels", labels, result.labels)) for result in by_name.values())
+    lines = [line for name, result in by_name.items() for line in _lines(name, result, of, labels, sites, alike)]
+    reasons = {id(line): reason(by_name[line.source].select(labels=line.label)) for line in lines if np.isnan(line.value).all()}
+    if len(reasons) == len(lines):
+        raise InputError(f"of={of!r}: no value to draw; {'; '.join(dict.fromkeys(reasons.values()))}")
+    styles = line_styles([(line.source, line.site, "" if alike else line.label) for line in lines])
+    label_sets = set() if alike else {line.label for line in lines}
+    name = axis_name(of, next(iter(by_name.values())).unit, label_sets.pop() if len(label_sets) == 1 else None)
+    with canvas(ax, (4.8, 3.4)) as axes:
+        for line, (style, label) in zip(lines, styles, strict=True):
+            label = name.partition(" (")[0] if len(lines) == 1 else label
+            label += f" (nan: {reasons[id(line)].partition(':')[0]})" if id(line) in reasons else ""
+            draw_course(axes, line.depth, line.value, line.se if band else None, style=style, label=label)
+        if ceiling:
+            _references(axes, lines, styles, "ceiling", "ceiling", (0, (6, 4)))
+        if null:
+            _references(axes, lines, styles, "null", "chance level", (0, (1, 1.5)))
+        axes.set_xticks(*depth_ticks([line.depth for line in lines]))
+        axes.set_xlabel("Layer")
+        axes.set_ylabel(name, parse_math=False)
+        axes.autoscale_view()
+        if axes.dataLim.y0 >= 0:
+            axes.set_ylim(bottom=0, auto=None)  # without switching off the scaling to what is drawn on these axes later
+        else:
+            axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1 or ceiling or null:
+            entries = len(axes.get_legend_handles_labels()[0])
+            above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
+            axes.legend(frameon=False, handlelength=3, **(above if entries > MOST_INSIDE else {}))
+    return axes
+
+
+def _lines(
+    name: str, result: SoftInformation, of: Quantity, labels: str | Iterable[str] | None, sites: Any, alike: bool
+) -> Iterator[_Line]:
+    """The curves of one result, by site and label set; only the first label set's where they are alike."""
+    places = [(i, site) for i, (site, head) in enumerate(zip(result.sites, result.heads, strict=True)) if head < 0]
+    if not places:
+        raise InputError(f"results: {name} holds nothing but heads; draw them with plots.heads(result)")
+    (values, errors), ceilings, nulls = means(result, of), means(result, "ceiling")[0], means(result, "null")[0]
+    if of == "share":
+        ceilings = np.ones_like(ceilings)
+    for site, (rows, depth) in depth_lines(places, sites).items():
+        for label in subset("labels", labels, result.labels)[: 1 if alike else None]:
+            of_it = (rows, result.labels.index(label))
+            yield _Line(name, site, label, depth, values[of_it], errors[of_it], ceilings[of_it], nulls[of_it])
+
+
+def _references(axes: Axes, lines: Sequence[_Line], styles: Sequence[Any], what: str, label: str, dash: Any) -> None:
+    """The ceiling or chance level along each line, one where several lines share it: grey if it is the only one."""
+    kept: list[tuple[_Line, Any]] = []
+    for line, (style, _) in zip(lines, styles, strict=True):
+        same = [k for k, _ in kept if (k.source, k.site) == (line.source, line.site)]
+        if not any(np.allclose(getattr(k, what), getattr(line, what), rtol=1e-9) for k in same):
+            kept.append((line, style["color"]))
+    for i, (line, colour) in enumerate(kept):
+        colour = "0.4" if len(kept) == 1 else colour
+        shown = label if i == 0 else None
+        axes.plot(line.depth, getattr(line, what), color=colour, linestyle=dash, linewidth=1, zorder=1.5, label=shown)

@@ -1,0 +1,1 @@
+"""Figures of lens entropies and divergences."""

@@ -1,0 +1,1 @@
+"""Figures of profiles: what layers do, and distances."""

@@ -1,0 +1,1 @@
+"""Figures of layers' similarity and geometry."""

@@ -1,0 +1,1 @@
+"""Texts token by token: figures and pages."""

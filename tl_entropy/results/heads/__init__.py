@@ -1,0 +1,1 @@
+"""Entropies of single attention heads."""

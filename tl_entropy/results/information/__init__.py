@@ -1,0 +1,1 @@
+"""Soft entropy and mutual information of states."""

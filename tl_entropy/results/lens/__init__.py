@@ -1,0 +1,1 @@
+"""What lenses read: entropies and divergences of the distribution over the vocabulary, site by site."""

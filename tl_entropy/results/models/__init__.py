@@ -1,0 +1,1 @@
+"""Several models or passes beside each other: comparisons, contrasts, histories."""

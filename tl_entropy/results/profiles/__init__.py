@@ -1,0 +1,1 @@
+"""Profiles over depth: distances between them, and what each layer adds."""

@@ -1,0 +1,368 @@
+"""How far entropy profiles are from each other: one pair, all pairs, and a map of them in the plane.
+
+An *entropy profile* is E [token, layer]: the lens entropy of each token at each state of the residual stream. Its distances are
+of entropies alone: two layers that are equally uncertain about quite different tokens are at 0.
+
+| metric | definition | unit |
+|---|---|---|
+| jsd | Jensen-Shannon divergence of the histograms of token entropies, layer by layer | ``unit``, 0 to log 2 |
+| wasserstein | Wasserstein-1 between the token entropies, layer by layer | ``unit`` |
+| fisher_rao | arccos Σ √(p·q) of the mean curves, each divided by its sum | rad, 0 to π/2 |
+| srvf | L2 between the square-root velocities sign(f')·√abs(f') of the mean curves | √``unit`` |
+| elastic_srvf | the same, after the warping of depth that brings the curves nearest | √``unit`` |
+| euclidean | root of the mean over depth of the squared difference of the mean curves | ``unit`` |
+
+Clusters are those of agglomerative clustering (scipy). Ward's criterion needs squared distances between points of a Euclidean
+space, and is refused where there is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.functional.profiles.chance import adjusted_jsd
+from tl_entropy.results.base import PER_NAT, Result, Unit
+from tl_entropy.results.provenance import Provenance
+
+Metric = Literal["jsd", "wasserstein", "fisher_rao", "srvf", "elastic_srvf", "euclidean"]
+Aggregate = Literal["mean", "max", "sum"]
+Linkage = Literal["average", "complete", "single", "weighted", "ward"]
+Method = Literal["pca", "tsne", "umap"]
+
+# The power of nats in which each metric comes.
+POWERS = {"jsd": 1.0, "wasserstein": 1.0, "fisher_rao": 0.0, "srvf": 0.5, "elastic_srvf": 0.5, "euclidean": 1.0}
+BY_LAYER = frozenset({"jsd", "wasserstein"})
+"""Metrics with a value at each layer; the others compare whole curves."""
+LINKAGES = ("average", "complete", "single", "weighted", "ward")
+
+MOST_PRINTED = 12  # profiles
+MOST_UNEVEN = 1.5  # times as many tokens as the shortest profile, beyond which a note says what that does to distances
+
+
+class Scaled:
+    """Base of these results, beside ``Result``: values in a power of ``unit``."""
+
+    metric: str
+    unit: Unit
+    in_units: ClassVar[tuple[str, ...]]
+
+    @property
+    def _power(self) -> float:
+        return POWERS[self.metric]
+
+    @property
+    def value_unit(self) -> str:
+        """The unit of the distances: that of the entropies, its root ("√nats") for square-root velocities, or "rad"."""
+        return {1.0: self.unit, 0.5: f"√{self.unit}"}.get(self._power, "rad")
+
+    def to(self, unit: Unit) -> Self:
+        """The same result in ``"nats"`` or ``"bits"``; square-root velocities change by the root, radians stay."""
+        check_choice("unit", unit, PER_NAT)
+        factor = (PER_NAT[unit] / PER_NAT[self.unit]) ** self._power
+        values = {name: getattr(self, name) for name in self.in_units}
+        changed = {name: value * factor for name, value in values.items() if value is not None}
+        return dataclasses.replace(self, **{**changed, "unit": unit})  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ProfileDistance(Scaled, Result):
+    """The distance between two entropy profiles.
+
+    ``chance`` is what two samples of one law would show at these numbers of tokens, and a distance near it says nothing. Where
+    both profiles are of the same tokens (``paired``), as of one text before and after an intervention, it is the mean over all
+    exchanges of a token's two entropies. Else it is the mean over all ways of dealing the pooled entropies of a layer into two
+    samples of these sizes. Either takes tokens as independent; those of running text are less than that, so that chance is
+    somewhat more.
+
+    Attributes:
+        metric: "jsd", "wasserstein", "fisher_rao", "srvf", "elastic_srvf" or "euclidean".
+        aggregate: how layers become one number: "mean", "max", "sum"; None for metrics of whole curves.
+        value: the distance, in ``value_unit``.
+        by_depth: [depth], the distance at each layer, in ``value_unit``; None for metrics of whole curves.
+        chance: [depth], what of it is chance, on average.
+        paired: whether both profiles have the same rows (document, position and token), so that chance is that of pairs.
+        n_bins: bins of the histograms; None where there are none.
+        order: Rényi order of the entropies.
+        names: what the two profiles are called.
+        tokens: how many tokens each has.
+        depths: how many states of the residual stream each has; the deeper one's are the axis of ``by_depth``.
+        provenance: where the first comes from.
+        other: where the second comes from.
+        unit: "nats" or "bits".
+    """
+
+    metric: str
+    aggregate: str | None
+    value: float
+    by_depth: Float[Tensor, "depth"] | None
+    chance: Float[Tensor, "depth"] | None
+    paired: bool
+    n_bins: int | None
+    order: float
+    names: tuple[str, str]
+    tokens: tuple[int, int]
+    depths: tuple[int, int]
+    provenance: Provenance
+    other: Provenance
+    unit: Unit = "nats"
+
+    in_units = ("value", "by_depth", "chance")
+
+    def adjusted(self) -> Float[Tensor, "depth"]:
+        """The JSD of each layer without its chance, log 2 · (value - chance) / (log 2 - chance): [depth] in ``unit``.
+
+        0 on average where only chance is at work, log 2 for laws that share no bin; NaN where samples this small leave nothing
+        but chance, and noisy near that. For one number over layers, compare the means of ``by_depth`` and ``chance``.
+
+        Raises:
+            InputError: another metric, which has no upper end to scale by.
+        """
+        if self.metric != "jsd" or self.by_depth is None or self.chance is None:
+            raise InputError(
+                f"adjusted() is of the jsd, which ends at log 2; this is {self.metric}: read chance beside by_depth"
+            )
+        factor = PER_NAT[self.unit]
+        return adjusted_jsd(self.by_depth / factor, self.chance / factor) * factor
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One line for each layer, depth (0 to 1), distance, chance; for metrics of whole curves a single line, distance."""
+        if self.by_depth is None or self.chance is None:
+            return pd.DataFrame({"distance": [self.value]})
+        depth = torch.linspace(0, 1, len(self.by_depth), dtype=torch.float64)
+        columns = {"depth": depth, "distance": self.by_depth, "chance": self.chance}
+        return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+
+    def _title(self) -> list[str]:
+        over = "" if self.aggregate is None else f", {self.aggregate} over layers"
+        lines = [f"ProfileDistance: {self.metric} {self.value:.4g} {self.value_unit}{over}"]
+        if self.aggregate is not None and self.chance is not None:
+            level = float(getattr(self.chance, self.aggregate)())
+            at_least = "at least " if self.aggregate == "max" else ""  # the largest of means lies below the mean largest
+            lines[0] += f"; {at_least}{level:.4g} by chance"
+        for name, tokens, depth in zip(self.names, self.tokens, self.depths, strict=True):
+            lines.append(f"{name}: {tokens} tokens x {depth} sites, order {self.order:g}")
+        if len(set(self.depths)) > 1:
+            lines.append(f"compared at {max(self.depths)} relative depths, linear between the layers of the shallower one")
+        return lines
+
+    def _table(self) -> pd.DataFrame | None:
+        if self.by_depth is None:
+            return None
+        shown = self.to_pandas().set_index("depth").map(lambda value: f"{value:.4f}")
+        shown.index = pd.Index([f"{depth:.2f}" for depth in shown.index], name="depth")
+        return shown.rename(columns={"distance": f"{self.metric} ({self.value_unit})", "chance": f"chance ({self.value_unit})"})
+
+    def _notes(self) -> list[str]:
+        if self.paired:
+            return ["chance: mean over exchanges within tokens, since both profiles are of the same tokens"]
+        return ["chance: mean over independent samples of one law with these numbers of tokens; running text has somewhat more"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PairwiseDistances(Scaled, Result):
+    """The distances between all pairs of several entropy profiles, with their clusters.
+
+    Attributes:
+        distances: [profile, profile] float64 in ``value_unit``, symmetric, 0 on the diagonal.
+        names: what the profiles are called, all different.
+        groups: what each profile belongs to; the model, unless given.
+        metric: as in ``ProfileDistance``.
+        aggregate: "mean", "max", "sum" over layers; None for metrics of whole curves.
+        n_bins: bins of the histograms; None where there are none.
+        order: Rényi order of the entropies.
+        tokens: how many tokens each profile has.
+        depths: how many states of the residual stream each has.
+        models: the model of each.
+        provenance: where the first profile comes from.
+        unit: "nats" or "bits".
+    """
+
+    distances: Float[Tensor, "profile profile"]
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    metric: str
+    aggregate: str | None
+    n_bins: int | None
+    order: float
+    tokens: tuple[int, ...]
+    depths: tuple[int, ...]
+    models: tuple[str, ...]
+    provenance: Provenance
+    unit: Unit = "nats"
+
+    in_units = ("distances",)
+
+    def linkage(self, method: Linkage = "average") -> Any:
+        """The hierarchical clustering as an array [profile - 1, 4] of ``scipy.cluster.hierarchy``, lower merges first.
+
+        Args:
+            method: the distance between two clusters: "average", "complete" or "single" over pairs of their members,
+                "weighted" (each half of a cluster counts the same), "ward" (growth of the variance within clusters).
+
+        Raises:
+            InputError: an unknown method; or "ward" for distances that are not those of points in a Euclidean space.
+        """
+        from scipy.cluster import hierarchy
+        from scipy.spatial.distance import squareform
+
+        check_choice("method", method, LINKAGES)
+        if method == "ward":
+            if self.metric not in ("euclidean", "srvf"):
+                raise InputError(
+                    f"method: 'ward' adds up variances, which {self.metric} distances have none of; use 'average', or the "
+                    "metric 'euclidean' or 'srvf'"
+                )
+            if len(set(self.depths)) > 1:
+                raise InputError(
+                    "method: 'ward' needs all profiles in one space, and these of different depth are compared pair by pair; "
+                    "use 'average'"
+                )
+        return hierarchy.linkage(squareform(self.distances.numpy(), checks=False), method=method)
+
+    def clusters(self, n: int, method: Linkage = "average") -> tuple[int, ...]:
+        """The cluster of each profile, from 0 on in the order of the profiles, when the hierarchy is cut into ``n``.
+
+        Raises:
+            InputError: fewer than one cluster, more than there are profiles, or as ``linkage``.
+            InputTypeError: ``n`` is no int.
+        """
+        from scipy.cluster import hierarchy
+
+        check_int("n", n, 1, len(self.names))
+        return tuple(hierarchy.cut_tree(self.linkage(method), n_clusters=n)[:, 0].tolist())
+
+    def matrix(self) -> pd.DataFrame:
+        """The distances with the names of the profiles down and across."""
+        return pd.DataFrame(self.distances.numpy(), index=list(self.names), columns=list(self.names))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The long form, one line for each pair: a, b, distance."""
+        rows, columns = torch.triu_indices(len(self.names), len(self.names), 1)
+        return pd.DataFrame(
+            {
+                "a": [self.names[i] for i in rows.tolist()],
+                "b": [self.names[i] for i in columns.tolist()],
+                "distance": self.distances[rows, columns].numpy(),
+            }
+        )
+
+    def _title(self) -> list[str]:
+        over = "" if self.aggregate is None else f", {self.aggregate} over layers"
+        models = ", ".join(dict.fromkeys(self.models))
+        return [f"PairwiseDistances: {len(self.names)} profiles, {self.metric} ({self.value_unit}){over}; {models}"]
+
+    def _table(self) -> pd.DataFrame:
+        shown = self.matrix().iloc[:MOST_PRINTED, :MOST_PRINTED].map(lambda value: f"{value:.4g}")
+        if len(self.names) > MOST_PRINTED:
+            shown["..."] = "..."
+            shown.loc["..."] = "..."
+        return shown
+
+    def _notes(self) -> list[str]:
+        if self.metric not in BY_LAYER:
+            return []
+        if notes := _of_unequal_lengths(self.metric, self.tokens):
+            return notes
+        few, many = min(self.tokens), max(self.tokens)
+        tokens = str(few) if few == many else f"{few} to {many}"
+        return [f"profiles have {tokens} tokens; equal laws differ, too, and more with fewer tokens: see profile_distance"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ProfileEmbedding(Result):
+    """Entropy profiles as points of a plane, so that near profiles are near each other.
+
+    Attributes:
+        coordinates: [profile, 2] float64. Of "pca", in the unit of the distances (for the jsd, of their roots); of "tsne" and
+            "umap", without a unit: there neither the axes nor the distances between far clusters mean anything.
+        names: what the profiles are called.
+        groups: what each belongs to.
+        method: "pca" (principal coordinates), "tsne" or "umap".
+        metric: the metric of the distances, as in ``ProfileDistance``.
+        aggregate: "mean", "max", "sum" over layers; None for metrics of whole curves.
+        order: Rényi order of the entropies.
+        tokens: how many tokens each profile has.
+        explained: of "pca", each axis's share of all variance (its eigenvalue over the sum of absolute eigenvalues).
+        negative: of "pca", the share of negative eigenvalues, which no plane or space can show; 0 for Euclidean distances.
+        seed: of the random numbers; None where there are none.
+        settings: the method's own settings as they were used.
+        provenance: where the first profile comes from.
+        unit: "nats" or "bits".
+    """
+
+    coordinates: Float[Tensor, "profile 2"]
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    method: str
+    metric: str
+    aggregate: str | None
+    order: float
+    tokens: tuple[int, ...]
+    explained: tuple[float, float] | None
+    negative: float | None
+    seed: int | None
+    settings: Mapping[str, float]
+    provenance: Provenance
+    unit: Unit = "nats"
+
+    def to(self, unit: Unit) -> Self:
+        """The same result in ``"nats"`` or ``"bits"``; only principal coordinates have a unit."""
+        check_choice("unit", unit, PER_NAT)
+        power = POWERS[self.metric] / (2 if self.metric == "jsd" else 1) if self.method == "pca" else 0.0
+        factor = (PER_NAT[unit] / PER_NAT[self.unit]) ** power
+        return dataclasses.replace(self, coordinates=self.coordinates * factor, unit=unit)
+
+    @property
+    def axis_names(self) -> tuple[str, str]:
+        """What to call the two axes, such as "PC 1 (61 %)"."""
+        if self.explained is None:
+            name = {"tsne": "t-SNE", "umap": "UMAP"}[self.method]
+            return f"{name} 1", f"{name} 2"
+        first, second = (f"PC {i} ({share:.0%})".replace("%", " %") for i, share in enumerate(self.explained, 1))
+        return first, second
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One line for each profile: name, group, x, y."""
+        x, y = self.coordinates.T.numpy()
+        return pd.DataFrame({"name": self.names, "group": self.groups, "x": x, "y": y})
+
+    def _title(self) -> list[str]:
+        settings = "".join(f", {name} {value:g}" for name, value in self.settings.items())
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        of = f"the root of {self.metric}" if self.metric == "jsd" else self.metric
+        name = {"pca": "principal coordinates", "tsne": "t-SNE", "umap": "UMAP"}[self.method]
+        return [f"ProfileEmbedding: {len(self.names)} profiles, {name} of {of}{settings}{seed}; {self.provenance.model}"]
+
+    def _table(self) -> pd.DataFrame:
+        shown = self.to_pandas().set_index("name").rename(columns=dict(zip("xy", self.axis_names, strict=True)))
+        shown.index.name = None
+        return shown.head(MOST_PRINTED)
+
+    def _notes(self) -> list[str]:
+        notes = [f"{MOST_PRINTED} of {len(self.names)} profiles; to_pandas() has all"] * (len(self.names) > MOST_PRINTED)
+        notes += _of_unequal_lengths(self.metric, self.tokens)
+        if self.negative is None:
+            return [*notes, "neither axes nor distances between far clusters mean anything by themselves"]
+        if self.negative > 1e-6:
+            notes.append(f"{self.negative:.1%} of the eigenvalues are negative: no Euclidean space has these distances")
+        return notes
+
+
+def _of_unequal_lengths(metric: str, tokens: Sequence[int]) -> list[str]:
+    """What to say of distances between samples of such different sizes that these decide much of them."""
+    few, many = min(tokens), max(tokens)
+    if metric not in BY_LAYER or many <= MOST_UNEVEN * few:
+        return []
+    return [
+        f"profiles have {few} to {many} tokens, and short ones lie far from the others by chance alone: give equal numbers of "
+        f"tokens, such as result.select(positions=slice(0, {few})); profile_distance has the chance of a pair"
+    ]

@@ -1,0 +1,1 @@
+"""How alike the layers' states are, and how they fill their space."""

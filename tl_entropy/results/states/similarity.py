@@ -1,0 +1,148 @@
+"""How alike the representations at any two sites are: a table of sites against sites, of one model or of two."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
+from tl_entropy.results.provenance import Provenance
+from tl_entropy.sites import Site
+
+Method = Literal["cka", "matrix_renyi"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerSimilarity(Result):
+    """Similarities between the states at sites (rows) and at the sites that they are compared with (columns).
+
+    | method | quantity | meaning | unit, range |
+    |---|---|---|---|
+    | cka | cka | linear CKA; 1 for states alike up to rotation, scale and shift | -1 to 1 debiased, 0 to 1 biased |
+    | matrix_renyi | dime | matrix-based information less that of shuffled states | ``unit``, about 0 for independent states |
+    | matrix_renyi | mutual_information | S(A) + S(B) - S(A, B); large for independent states, too | ``unit`` |
+    | matrix_renyi | entropy | S(A), of the row's site | ``unit``, 0 to log samples |
+    | matrix_renyi | joint_entropy | S(A, B) | ``unit``, 0 to log samples |
+    | matrix_renyi | permuted_joint_entropy | S(A, B) of shuffled states, mean over shufflings | ``unit`` |
+    | matrix_renyi | deviation | standard deviation of that over shufflings | ``unit`` |
+
+    Attributes:
+        method: "cka" or "matrix_renyi".
+        rows: sites asked about.
+        columns: sites they are compared with; of the other model, where there is one.
+        quantities: what the first axis of ``values`` means; the first is the headline.
+        units: the unit of each quantity: "nats", "bits" or "".
+        values: [quantity, row, column]; NaN where there is no value.
+        against: "output" (the last residual stream), "all", or the names of the columns.
+        over: "tokens", or "documents" (each one the mean of its states).
+        count: tokens or documents used.
+        documents: documents that they come from.
+        massive: what became of massive states: "keep", "drop" (their tokens are left out), "normalise" (every state is divided
+            by its norm).
+        massive_tokens: tokens of which a compared state is massive.
+        provenance: model, settings, corpus, versions.
+        other: where the columns come from, if from another model.
+        unit: "nats" or "bits", for quantities that have a unit.
+    """
+
+    method: Method
+    rows: tuple[Site, ...]
+    columns: tuple[Site, ...]
+    quantities: tuple[str, ...]
+    units: tuple[str, ...]
+    values: Float[Tensor, "quantity row column"]
+    against: str
+    over: Literal["tokens", "documents"]
+    count: int
+    documents: int
+    massive: str
+    massive_tokens: int
+    provenance: Provenance
+    other: Provenance | None = None
+    unit: Unit = "nats"
+
+    def to(self, unit: Unit) -> Self:
+        """The same result in ``"nats"`` or ``"bits"``; quantities in neither stay."""
+        factors, units = in_unit(self.units, unit)
+        return dataclasses.replace(self, values=self.values * factors[:, None, None], units=units, unit=unit)
+
+    def value(self, quantity: str | None = None) -> Float[Tensor, "row column"]:
+        """One quantity [row, column]; None is the headline.
+
+        Raises:
+            InputError: it is not in this result.
+        """
+        [name] = self.quantities[:1] if quantity is None else chosen_from("quantity", quantity, self.quantities)
+        return self.values[self.quantities.index(name)]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The long form: row_site, row_layer, column_site, column_layer, quantity, unit, value."""
+        return pd.DataFrame(
+            {
+                "row_site": row.name, "row_layer": row.layer, "column_site": column.name, "column_layer": column.layer,
+                "quantity": quantity, "unit": unit, "value": self.values[q, i, j].item(),
+            }
+            for q, (quantity, unit) in enumerate(zip(self.quantities, self.units, strict=True))
+            for i, row in enumerate(self.rows)
+            for j, column in enumerate(self.columns)
+        )  # fmt: skip
+
+    def _title(self) -> list[str]:
+        sites = f"{len(self.rows)} x {len(self.columns)} sites, against {self.against}"
+        counted = f"{self.count} {self.over}" + ("" if self.over == "documents" else f" of {self.documents} documents")
+        stopped = ", interrupted" if self.provenance.interrupted else ""
+        models = self.provenance.model if self.other is None else f"{self.provenance.model} against {self.other.model}"
+        return [f"LayerSimilarity: {self._name()}, {sites}; {counted}; {models}{stopped}"]
+
+    def _table(self) -> pd.DataFrame:
+        index = [str(site) for site in self.rows]
+        if len(self.columns) > 1:
+            table: Any = self.value().numpy()
+            return pd.DataFrame(table, index=index, columns=[str(site) for site in self.columns]).round(3)
+        names = [f"{name} ({unit})" if unit else name for name, unit in zip(self.quantities, self.units, strict=True)]
+        return pd.DataFrame(self.values[:, :, 0].T.numpy(), index=index, columns=names).round(3)
+
+    def _notes(self) -> list[str]:
+        """What the numbers are, and what became of massive states."""
+        headline = f"{self.quantities[0]} ({self.units[0]})" if self.units[0] else self.quantities[0]
+        shown = [f"{headline}: rows of {self.provenance.model}, columns of {(self.other or self.provenance).model}"]
+        notes = shown if len(self.columns) > 1 else []
+        settings = self.provenance.settings
+        if self.method == "matrix_renyi":
+            notes.append("dime: joint entropy of shuffled states less that of the states; about 0 where they are independent")
+        elif settings.get("debiased", True):
+            notes.append("debiased: about 0 for independent states, 1 for states alike up to rotation, scale and shift")
+        else:
+            notes.append("biased: near 1 for independent states, too, where tokens are few beside d_model")
+        if settings.get("estimator") == "minibatch":
+            left_out = settings.get("left_out_rows", 0)
+            notes.append(
+                f"within blocks of {settings.get('block')} rows in the order of the corpus"
+                + (f"; {left_out} rows too few for a block are left out" if left_out else "")
+            )
+        if bool(self.values.isnan().any()):
+            notes.append(self._without_value())
+        treated = {"keep": "kept", "drop": "left out", "normalise": "kept; every state is divided by its norm"}[self.massive]
+        if self.massive_tokens or self.massive != "keep":
+            notes.append(f"{self.massive_tokens} tokens with massive states, {treated}")
+        return notes
+
+    def _without_value(self) -> str:
+        """Why there are NaN, and the sites that they come from where these can be told."""
+        why = "more than half of the states are equal" if self.method == "matrix_renyi" else "states that do not vary"
+        nan = self.values.isnan()
+        rows = [i for i in range(len(self.rows)) if not bool(nan[:, i].all())]
+        named = [site for i, site in enumerate(self.rows) if i not in rows] if rows else []
+        named += [site for j, site in enumerate(self.columns) if rows and bool(nan[0, rows, j].all())]
+        return f"NaN: too few rows, or {why}" + (f", at {', '.join(map(str, dict.fromkeys(named)))}" if named else "")
+
+    def _name(self) -> str:
+        if self.method == "cka":
+            return "debiased CKA" if self.provenance.settings.get("debiased", True) else "biased CKA"
+        order = self.provenance.settings.get("order")
+        return "matrix-based Rényi information" + (f" of order {order:g}" if isinstance(order, int | float) else "")

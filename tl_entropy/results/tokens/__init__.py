@@ -1,0 +1,1 @@
+"""A text token by token: surprisal, reliance, values across tokenizers, conditional entropy."""
