@@ -76,6 +76,11 @@ class DocumentMeans:
         return self._closed + sum((_five_sums(s, n) for s, n in self._open.values()), torch.zeros_like(self._closed))
 
     @property
+    def tokens(self) -> int:
+        """Number of rows taken in."""
+        return int(self.sums()[0].amax())
+
+    @property
     def seen_documents(self) -> int:
         """Number of documents, open ones included."""
         return self.documents + len(self._open)

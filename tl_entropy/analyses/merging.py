@@ -1,4 +1,4 @@
-"""When the parts of a corpus can be merged: where they were measured alike, and in the same models.
+"""When the parts of a corpus can be merged: where they were measured alike, and in the same models; and how.
 
 Refused: parts of which a setting differs, or a model's weights.
 """
@@ -27,3 +27,21 @@ def check_same(mine: object, theirs: object, names: Iterable[str]) -> None:
     """Raise InputError unless the attributes of these names are equal in both accumulators."""
     wanted = tuple(names)
     check_alike({name: getattr(mine, name) for name in wanted}, {name: getattr(theirs, name) for name in wanted})
+
+
+def merged(mine: Any, theirs: Any) -> Any:
+    """What two have seen, as one: by the ``merge`` of the first, item by item in a mapping or list, and else their sum.
+
+    >>> merged({"tokens": 3, "sums": [1.0, 2.0], "lens": None}, {"tokens": 4, "sums": [0.5, 0.5], "lens": None})
+    {'tokens': 7, 'sums': [1.5, 2.5], 'lens': None}
+    """
+    if mine is None:
+        return None
+    if isinstance(mine, Mapping):
+        return {name: merged(part, theirs[name]) for name, part in mine.items()}
+    if isinstance(mine, list):
+        return [merged(*pair) for pair in zip(mine, theirs, strict=True)]
+    if not hasattr(mine, "merge"):
+        return mine + theirs
+    mine.merge(theirs)
+    return mine

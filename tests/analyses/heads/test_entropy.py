@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model, tiny_tokenizer
 
-from tl_entropy.analyses import head_values
+from tl_entropy.analyses.heads import entropy as head_module, values as head_values
 from tl_entropy.analyses.heads.entropy import HeadAccumulator, head_entropy
 from tl_entropy.analyses.heads.values import frozen_entropies, pattern_values
 from tl_entropy.batches import Batch
@@ -558,9 +558,7 @@ def test_bad_arguments(gpt2):
 
 @pytest.mark.model
 def test_long_readouts_show_their_layers(gpt2, monkeypatch, capsys):
-    from tl_entropy.analyses import heads
-
-    plain = heads.tqdm
-    monkeypatch.setattr(heads, "tqdm", lambda *args, delay, **kwargs: plain(*args, **kwargs))
+    plain = head_module.tqdm
+    monkeypatch.setattr(head_module, "tqdm", lambda *args, delay, **kwargs: plain(*args, **kwargs))
     head_entropy(gpt2, "the cat", of="readout")
     assert "layers of this batch" in capsys.readouterr().err

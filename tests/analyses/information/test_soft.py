@@ -12,7 +12,7 @@ import torch
 from tiny_models import cached_model, make_model
 
 import tl_entropy as tle
-from tl_entropy.analyses import soft, soft_places, soft_sums
+from tl_entropy.analyses.information import places as soft_places, soft, sums as soft_sums
 from tl_entropy.batches import Window, batches
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
 from tl_entropy.functional.information.soft import soft_mutual_information

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -368,7 +369,7 @@ def test_memory_does_not_grow_with_the_corpus():
 
     peaks = []
     for n in (200, 2000):
-        code = textwrap.dedent(MEASURE.format(tests=os.path.dirname(os.path.dirname(__file__)), n=n, kind=kinds()[0]))
+        code = textwrap.dedent(MEASURE.format(tests=str(Path(__file__).parents[2]), n=n, kind=kinds()[0]))
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=one_thread)
         documents, peak = map(int, run.stdout.split()[-2:])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model
 
-from tl_entropy.analyses import sequence_loss
+from tl_entropy.analyses.tokens import sequence_loss
 from tl_entropy.analyses.tokens.sequence_loss import ModelLoss, conditional_entropy
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError

@@ -28,25 +28,28 @@ from tqdm.auto import tqdm
 
 from tl_entropy.accumulators import DocumentMeans
 from tl_entropy.analyses.heads.values import frozen_entropies, pattern_values, recomputed_entropies
-from tl_entropy.analyses.lens.entropy import Keep
 from tl_entropy.analyses.lens.reading import Precision, Reading
-from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.rows import Rows, closed, measure
+from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.adapter import hook_name
 from tl_entropy.capture.attention import visible_keys
 from tl_entropy.capture.stream import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.lens.tiles import check_orders
 from tl_entropy.results.heads.entropy import HeadEntropy, HeadSummary, Norm, Of, normalized, valued
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
 
-class HeadAccumulator:
+class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
     """Gathers head entropies, of every position (``keep="positions"``) or as sums over the corpus (``keep="summary"``).
 
     Arguments as for ``head_entropy``. ``compute`` gives a ``HeadEntropy`` or a ``HeadSummary`` of what was seen so far.
     """
+
+    alike = ("of", "norm", "layers", "orders", "keep", "precision")
+    gathered = ("_means", "_rows", "reading")
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class HeadAccumulator:
         compiled: bool | None = None,
         progress: bool = False,
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        super().__init__(model)
         check_choice("of", of, ("pattern", "readout"))
         check_choice("norm", norm, ("frozen", "recomputed"))
         check_choice("keep", keep, ("positions", "summary"))
@@ -76,6 +79,7 @@ class HeadAccumulator:
         self.layers = tuple(site.layer for site in measured)
         self._last = self.adapter.last_site
         self.sites = measured if self.norm != "frozen" else (*measured, self._last)
+        self.reading = None
         if of == "readout":
             self.reading = Reading(self.adapter, (self._last,), lens=None, precision=precision, compiled=compiled)
             self._weights = {layer: self.adapter.head_weights(layer) for layer in self.layers}
@@ -86,13 +90,27 @@ class HeadAccumulator:
         self._means = {name: DocumentMeans(size) for name, size in quantities.items()}
         self._rows = Rows(self._nothing())
 
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Take in one batch."""
-        found = self._nothing()
-        if batch.n_rows:
-            found = self._patterns(batch, activations) if self.of == "pattern" else self._readouts(batch, activations)
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"of": self.of, "orders": self.orders, "layers": self.layers}
+        if self.reading is not None:
+            settings = {"norm": self.norm, **self.reading.settings(), **settings}
+        if self.norm == "frozen":
+            settings["frozen_norm_error"] = self.adapter.frozen_norm.error
+        return settings
+
+    def _result(self, provenance: Provenance) -> HeadEntropy | HeadSummary:
+        axes: dict[str, Any] = {
+            "layers": self.layers, "heads": tuple(range(self.adapter.n_heads)), "orders": self.orders, "of": self.of,
+            "norm": self.norm, "provenance": provenance,
+        }  # fmt: skip
+        if self.keep == "summary":
+            axes |= {f"{name}_sums": _six_sums(means) for name, means in self._means.items()}
+            return HeadSummary(**axes)
+        return HeadEntropy(**axes, **row_fields(self._rows, self.adapter))
+
+    def _add(self, batch: Batch, found: dict[str, Tensor]) -> None:
         if self.keep == "positions":
-            self._rows.update(batch, found)
+            super()._add(batch, found)
             return
         if self.of == "pattern":
             found["normalized"] = normalized(found["entropy"], found["visible"])
@@ -100,36 +118,10 @@ class HeadAccumulator:
             known = valued(found[name])
             means.update(found[name][known], batch.row_document[known], closed(batch))
 
-    def merge(self, other: HeadAccumulator) -> None:
-        """Take in what another accumulator of the same settings has seen of other documents, numbered on from this one's.
-
-        Raises:
-            InputError: the settings differ.
-        """
-        check_same(self, other, ("of", "norm", "layers", "orders", "keep", "precision"))
-        for name, means in self._means.items():
-            means.merge(other._means[name])
-        self._rows.merge(other._rows)
-        if self.of == "readout":
-            self.reading.ran_compiled |= other.reading.ran_compiled
-
-    def compute(self, **origin: Any) -> HeadEntropy | HeadSummary:
-        """The result of what was seen so far; ``origin`` goes into its provenance."""
-        settings = {"of": self.of, "orders": self.orders, "layers": self.layers, **origin.pop("settings", {})}
-        if self.of == "readout":
-            settings = {"norm": self.norm, **self.reading.settings(), **settings}
-            if self.norm == "frozen":
-                settings["frozen_norm_error"] = self.adapter.frozen_norm.error
-        axes: dict[str, Any] = {
-            "layers": self.layers, "heads": tuple(range(self.adapter.n_heads)), "orders": self.orders, "of": self.of,
-            "norm": self.norm, "provenance": self.adapter.provenance(settings=settings, **origin),
-        }  # fmt: skip
-        if self.keep == "summary":
-            sums = {f"{name}_sums": _six_sums(means) for name, means in self._means.items()}
-            return HeadSummary(**axes, **sums)  # type: ignore[arg-type]
-        whole = self._rows.whole()
-        strings = self.adapter.strings(whole["token"].unique().tolist())
-        return HeadEntropy(**axes, strings=strings, names=dict(self._rows.names), **whole)
+    def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        if self.reading is None:
+            return self._patterns(batch, activations)
+        return self._readouts(batch, activations, self.reading)
 
     def _patterns(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         """Name to [row, layer, ...], on the CPU."""
@@ -139,9 +131,8 @@ class HeadAccumulator:
             found.append(pattern_values(batch, activations[site], visible, self.orders, hook_name(site)))
         return {name: torch.stack([part[name] for part in found], 1) for name in found[0]}
 
-    def _readouts(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+    def _readouts(self, batch: Batch, activations: Mapping[Site, Tensor], reading: Reading) -> dict[str, Tensor]:
         """The same, of what each head writes."""
-        reading = self.reading
         options = {
             "orders": self.orders, "precision": self.precision,
             "compiled": reading.compiles(batch.n_rows * len(self.layers) * self.adapter.n_heads),

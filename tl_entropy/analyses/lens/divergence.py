@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans
-from tl_entropy.analyses.lens.entropy import Keep
 from tl_entropy.analyses.lens.reading import Precision, Reading
-from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.rows import Rows, closed, measure
+from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.stream import CorpusOptions, check_options
@@ -28,17 +27,21 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice, check_in
 from tl_entropy.functional.lens.comparison import METRICS, Metric, vocabulary_divergences
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results.lens.divergence import STREAM_SITES, DivergenceSummary, LayerDivergence, first_to_stay, stream_columns
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
 # Rows that are normed at once, of all sites: few enough to be small beside the activations, enough for large products.
 ROWS_AT_ONCE = 1024
 
 
-class DivergenceAccumulator:
+class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]):
     """Gathers divergences, of every position (``keep="positions"``) or as sums over the corpus (``keep="summary"``).
 
     Arguments as for ``layer_divergence``. ``compute`` gives a ``LayerDivergence`` or a ``DivergenceSummary``.
     """
+
+    alike = ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision")
+    gathered = ("_means", "_rows", "reading")
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class DivergenceAccumulator:
         precision: Precision = "float32",
         compiled: bool | None = None,
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        super().__init__(model)
         if not isinstance(metrics, Iterable):
             raise InputTypeError(f"metrics must be one or several of {', '.join(METRICS)}; got {metrics!r}")
         self.metrics: tuple[Metric, ...] = (metrics,) if isinstance(metrics, str) else tuple(metrics)
@@ -95,47 +98,27 @@ class DivergenceAccumulator:
         self._stream = stream_columns(self.measured, required=False)
         self._columns = (*self.metrics, "agreement", *(("decided",) if self._stream else ()))
         self._means = DocumentMeans((len(self.measured), len(self._columns)))
-        self._tokens = 0
         self._rows = Rows(self._nothing())
 
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Take in one batch."""
-        found = self._read(batch, activations) if batch.n_rows else self._nothing()
-        if self.keep == "summary":
-            self._means.update(self._sums(found), batch.row_document, closed(batch))
-        else:
-            self._rows.update(batch, found)
-        self._tokens += batch.n_rows
+    def _settings(self) -> dict[str, Any]:
+        return self.reading.settings()
 
-    def merge(self, other: DivergenceAccumulator) -> None:
-        """Take in what another accumulator of the same settings has seen of other documents, numbered on from this one's.
-
-        Raises:
-            InputError: the settings differ.
-        """
-        check_same(
-            self, other, ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision")
-        )
-        self._means.merge(other._means)
-        self._rows.merge(other._rows)
-        self._tokens += other._tokens
-        self.reading.ran_compiled |= other.reading.ran_compiled
-
-    def compute(self, **origin: Any) -> LayerDivergence | DivergenceSummary:
-        """The result of what was seen so far; ``origin`` goes into its provenance."""
-        settings = {**self.reading.settings(), **origin.pop("settings", {})}
-        provenance = self.adapter.provenance(settings=settings, **origin)
+    def _result(self, provenance: Provenance) -> LayerDivergence | DivergenceSummary:
         if self.keep == "summary":
             return DivergenceSummary(
-                sites=self.measured, columns=self._columns, against=self.against, tokens=self._tokens,
+                sites=self.measured, columns=self._columns, against=self.against, tokens=self._means.tokens,
                 documents=self._means.seen_documents, sums=self._means.sums(), provenance=provenance,
             )  # fmt: skip
-        whole = self._rows.whole()
-        ids = torch.cat([whole["token"], whole["output_token"], whole["top_tokens"].flatten(), torch.tensor(self.targets)])
         return LayerDivergence(
             sites=self.measured, metrics=self.metrics, against=self.against, targets=self.targets, provenance=provenance,
-            strings=self.adapter.strings(ids.long().unique().tolist()), names=dict(self._rows.names), **whole,
+            **row_fields(self._rows, self.adapter, *self.targets),
         )  # fmt: skip
+
+    def _add(self, batch: Batch, found: dict[str, Tensor]) -> None:
+        if self.keep == "positions":
+            super()._add(batch, found)
+        else:
+            self._means.update(self._sums(found), batch.row_document, closed(batch))
 
     def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         rows = {site: batch.rows(activations[site]) for site in self.sites}

@@ -12,7 +12,7 @@ Deviation from common practice: nothing of shape [position, vocabulary] is store
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import torch
 from einops import rearrange
@@ -20,18 +20,17 @@ from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans, Histogram
 from tl_entropy.analyses.lens.reading import Precision, Reading
-from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.rows import Rows, closed, measure
+from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.stream import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results import LensEntropy, LensSummary
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
-Keep = Literal["positions", "summary"]
 BINS = 512
 """Bins of a summary's histograms, over 0 to log d_vocab."""
 
@@ -39,11 +38,14 @@ BINS = 512
 ROWS_AT_ONCE = 512
 
 
-class LensAccumulator:
+class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
     """Gathers lens entropies, of every position (``keep="positions"``) or as sums over the corpus (``keep="summary"``).
 
     Arguments as for ``lens_entropy``. ``compute`` gives a ``LensEntropy`` or a ``LensSummary`` of what was seen so far.
     """
+
+    alike = ("sites", "orders", "keep", "surprisal", "top_k", "lens", "precision")
+    gathered = ("_means", "_squares", "_histogram", "_rows", "reading")
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class LensAccumulator:
         precision: Precision = "float32",
         compiled: bool | None = None,
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        super().__init__(model)
         asked: Any = orders  # whatever a user hands in
         if isinstance(asked, str) or not isinstance(asked, int | float | Iterable):
             raise InputTypeError(f"orders must be one or several numbers; got {orders!r}")
@@ -78,52 +80,30 @@ class LensAccumulator:
         self._means = DocumentMeans(shape)
         self._squares = torch.zeros(shape, dtype=torch.float64)
         self._histogram = Histogram(shape, high=self._ceiling, bins=BINS)
-        self._tokens = 0
         self._rows = Rows(self._nothing())
 
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Take in one batch."""
-        found = self._read(batch, activations) if batch.n_rows else self._nothing()
-        if self.keep == "summary":
-            self._means.update(found["entropy"], batch.row_document, closed(batch))
-            self._squares += (found["entropy"] ** 2).sum(0)
-            self._histogram.update(found["entropy"])
-        else:
-            self._rows.update(batch, found)
-        self._tokens += batch.n_rows
+    def _settings(self) -> dict[str, Any]:
+        return self.reading.settings()
 
-    def merge(self, other: LensAccumulator) -> None:
-        """Take in what another accumulator of the same settings has seen of other documents.
-
-        Its documents are numbered on from this one's, since every pass numbers its own from 0.
-
-        Raises:
-            InputError: sites, orders, lens, precision or what is kept differ.
-        """
-        check_same(self, other, ("sites", "orders", "keep", "surprisal", "top_k", "lens", "precision"))
-        self._means.merge(other._means)
-        self._squares += other._squares
-        self._histogram.merge(other._histogram)
-        self._tokens += other._tokens
-        self._rows.merge(other._rows)
-        self.reading.ran_compiled |= other.reading.ran_compiled
-
-    def compute(self, **origin: Any) -> LensEntropy | LensSummary:
-        """The result of what was seen so far; ``origin`` goes into its provenance."""
-        settings = {**self.reading.settings(), **origin.pop("settings", {})}
-        provenance = self.adapter.provenance(settings=settings, **origin)
+    def _result(self, provenance: Provenance) -> LensEntropy | LensSummary:
         if self.keep == "summary":
             return LensSummary(
-                sites=self.sites, orders=self.orders, tokens=self._tokens, documents=self._means.seen_documents,
-                sums=self._means.sums(), squares=self._squares.clone(), counts=self._histogram.counts.clone(),
-                ceiling=self._ceiling, provenance=provenance,
+                sites=self.sites, orders=self.orders, tokens=self._means.tokens, documents=self._means.seen_documents,
+                sums=self._means.sums(), squares=self._squares, counts=self._histogram.counts.clone(), ceiling=self._ceiling,
+                provenance=provenance,
             )  # fmt: skip
-        whole = self._rows.whole()
-        ids = torch.cat([whole["token"], whole["top_tokens"].flatten()] if "top_tokens" in whole else [whole["token"]])
-        strings = self.adapter.strings(ids.unique().tolist())
-        return LensEntropy(
-            sites=self.sites, orders=self.orders, strings=strings, names=dict(self._rows.names), provenance=provenance, **whole
-        )
+        return LensEntropy(sites=self.sites, orders=self.orders, provenance=provenance, **row_fields(self._rows, self.adapter))
+
+    def _add(self, batch: Batch, found: dict[str, Tensor]) -> None:
+        if self.keep == "positions":
+            super()._add(batch, found)
+            return
+        entropy = found["entropy"]
+        squares, counts = self._squares + (entropy**2).sum(0), Histogram(entropy.shape[1:], high=self._ceiling, bins=BINS)
+        counts.update(entropy)
+        self._means.update(entropy, batch.row_document, closed(batch))
+        self._squares = squares
+        self._histogram.merge(counts)
 
     def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         """Statistics of all sites' rows: name to [row, site, ...], on the CPU."""

@@ -81,6 +81,10 @@ class Reading:
             "readout_error": self.readout.error,
         }
 
+    def merge(self, other: Reading) -> None:
+        """Remember what another has done."""
+        self.ran_compiled |= other.ran_compiled
+
     @staticmethod
     def _translated(lens: Lens, site: Site, rows: Tensor) -> Tensor:
         with torch.no_grad():

@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.rows import measure
+from tl_entropy.analyses.streaming import PositionMeasure
 from tl_entropy.analyses.tokens.reliance import SourceRows, check_one_window, only_before
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.occlusion import check_heads, numbers_from_0
 from tl_entropy.capture.stream import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.entropies import in_double
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.sites import Site
 
@@ -40,15 +40,18 @@ SITES = ("embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "z")
 """Where gradients are taken. Not at ``resid_mid``: on a TransformerBridge, though not on others, those see the MLP alone."""
 
 
-class GradientRelianceAccumulator:
+class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
     """Gathers gradients times activations; arguments as for ``gradient_reliance``. ``compute`` gives a ``TokenReliance``."""
 
     runs_model = True
+    alike = ("site", "of", "heads")
+    gathered = ("_rows",)
+    _rows: SourceRows
 
     def __init__(
         self, model: Any, site: str | Site, *, of: Of = "loss", heads: int | Iterable[int] | None = None, progress: bool = False
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        super().__init__(model)
         check_choice("of", of, ("loss", "l1", "entropy"))
         if not isinstance(site, str | Site):
             raise InputTypeError(f"site must be one site, such as 'resid_post.3'; got {site!r}")
@@ -63,28 +66,13 @@ class GradientRelianceAccumulator:
         self._progress = progress
         self._rows = SourceRows(self.adapter, self._nothing())
 
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Take in one batch: one pass forward, and one back for each column that a counted position is in."""
-        if not batch.n_rows:
-            self._rows.update(batch, self._nothing())
-            return
+    def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        """From one pass forward, and one back for each column that a counted position is in."""
         check_one_window(batch)
-        values = self._attributed(batch)[..., None]
-        self._rows.update(batch, {"values": only_before(values, batch, own=True)})
+        return {"values": only_before(self._attributed(batch)[..., None], batch, own=True)}
 
-    def merge(self, other: GradientRelianceAccumulator) -> None:
-        """Take in what another accumulator of the same settings has seen of other documents, which are numbered on.
-
-        Raises:
-            InputError: the site, heads or what the gradient is of differ.
-        """
-        check_same(self, other, ("site", "of", "heads"))
-        self._rows.merge(other._rows)
-
-    def compute(self, **origin: Any) -> TokenReliance:
-        """The result of what was seen so far; ``origin`` goes into its provenance."""
-        metrics = {"gradient": "" if self.of == "l1" else "nats"}
-        return self._rows.result(None, metrics, self.adapter.provenance(**origin))
+    def _result(self, provenance: Provenance) -> TokenReliance:
+        return self._rows.result(None, {"gradient": "" if self.of == "l1" else "nats"}, provenance)
 
     def _attributed(self, batch: Batch) -> Tensor:
         """Gradient times activation [row, source] in float64, on the CPU; 0 where there is no such position."""

@@ -24,24 +24,25 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from tl_entropy.analyses.lens.reading import Precision, Reading
-from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.rows import measure
+from tl_entropy.analyses.streaming import PositionMeasure, row_fields
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.adapter import hook_name
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions, intervention_names
 from tl_entropy.capture.occlusion import mask_attention
 from tl_entropy.capture.stream import CorpusOptions, check_options, row_place
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.tokens.logit_changes import CHANGE_UNITS, Change, check_changes, vocabulary_changes
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.sites import Site
 
 On = Interventions | Mapping[str, Interventions] | Literal["tokens"]
 
 
-class RelianceAccumulator:
+class RelianceAccumulator(PositionMeasure[TokenReliance]):
     """Gathers reliances; arguments as for ``token_reliance``. ``compute`` gives a ``TokenReliance`` of what was seen so far.
 
     While ``stream`` hands it a batch, it runs the model again, once for each source; interventions of the pass itself hold for
@@ -50,6 +51,9 @@ class RelianceAccumulator:
     """
 
     runs_model = True
+    alike = ("sources", "metrics", "precision")
+    gathered = ("_rows", "reading")
+    _rows: SourceRows
 
     def __init__(
         self,
@@ -60,7 +64,7 @@ class RelianceAccumulator:
         precision: Precision = "float32",
         progress: bool = False,
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        super().__init__(model)
         check_changes(metrics)
         self.metrics, self.precision = tuple(metrics), precision
         self.sites = (self.adapter.last_site,)
@@ -71,34 +75,19 @@ class RelianceAccumulator:
         self._progress = progress
         self._rows = SourceRows(self.adapter, self._nothing())
 
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Take in one batch, which the model is run on once for every source."""
-        if not batch.n_rows:
-            self._rows.update(batch, self._nothing())
-            return
+    def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
+        """From one run of the model for every source."""
         before = batch.rows(activations[self.sites[0]])
         changes = [self._change(batch, before, source, edits) for source, edits in self._sources(batch)]
         values = torch.stack(changes, 1) if changes else self._nothing(batch.n_rows)["values"]
-        self._rows.update(batch, {"values": values if self.parts is not None else only_before(values, batch, own=False)})
+        return {"values": values if self.parts is not None else only_before(values, batch, own=False)}
 
-    def merge(self, other: RelianceAccumulator) -> None:
-        """Take in what another accumulator of the same settings has seen of other documents, which are numbered on.
+    def _settings(self) -> dict[str, Any]:
+        return self.reading.settings()
 
-        Raises:
-            InputError: sources, metrics or the precision differ.
-        """
-        check_same(self, other, ("sources", "metrics", "precision"))
-        self._rows.merge(other._rows)
-        self.reading.ran_compiled |= other.reading.ran_compiled
-
-    def compute(self, **origin: Any) -> TokenReliance:
-        """The result of what was seen so far; ``origin`` goes into its provenance."""
-        settings = {**self.reading.settings(), **origin.pop("settings", {})}
-        result = self._rows.result(
-            None if self.parts is None else tuple(self.parts),
-            {metric: CHANGE_UNITS[metric] for metric in self.metrics},
-            self.adapter.provenance(settings=settings, **origin),
-        )
+    def _result(self, provenance: Provenance) -> TokenReliance:
+        parts = None if self.parts is None else tuple(self.parts)
+        result = self._rows.result(parts, {metric: CHANGE_UNITS[metric] for metric in self.metrics}, provenance)
         for i, edits in enumerate(self._edits.values() if self.parts is not None else ()):
             if not bool(result.values[:, i].any()):  # of several that were merged, another may have had the positions
                 edits.warn_of_unmeant()
@@ -162,14 +151,14 @@ class SourceRows(PredictedRows):
             part["values"] = pad(values, (0, 0, 0, most - values.shape[1]), value=torch.nan)
         return super().whole()
 
-    def result(self, parts: tuple[str, ...] | None, metrics: Mapping[Any, str], provenance: Any) -> TokenReliance:
+    def result(self, parts: tuple[str, ...] | None, metrics: Mapping[Any, str], provenance: Provenance) -> TokenReliance:
         """The result, of sources with these names, or of tokens (None), and of ``metrics`` with their units."""
-        whole = {name: value for name, value in self.whole().items() if name not in ("n_bytes", "n_characters")}
+        fields = row_fields(self, self._adapter)
+        del fields["n_bytes"], fields["n_characters"]
         return TokenReliance(
-            sources=tuple(map(str, range(whole["values"].shape[1]))) if parts is None else parts,
+            sources=tuple(map(str, range(fields["values"].shape[1]))) if parts is None else parts,
             over="tokens" if parts is None else "parts", metrics=tuple(metrics), units=tuple(metrics.values()),
-            strings=self._adapter.strings(whole["token"].unique().tolist()), names=dict(self.names), provenance=provenance,
-            **whole,
+            provenance=provenance, **fields,
         )  # fmt: skip
 
 

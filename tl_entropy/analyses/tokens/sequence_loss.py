@@ -40,6 +40,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_entropy.analyses.lens.reading import Reading
+from tl_entropy.analyses.streaming import row_fields
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture.adapter import Adapter
@@ -220,7 +221,8 @@ class _Measurement:
             counted = document.counted & (document.counted.cumsum(0) <= len(values))
             for batch in batches([dataclasses.replace(document, counted=counted)], batch_size=1, max_tokens=1):
                 rows.update(batch, {"entropy": values})
-        whole = rows.whole()
+        fields = row_fields(rows, self._adapter)
+        del fields["n_bytes"], fields["n_characters"]
         report = self._corpus.report
         counts = {
             "documents": report.documents, "tokens": self.tokens, "bytes": report.bytes, "characters": report.characters,
@@ -233,11 +235,7 @@ class _Measurement:
             name = getattr(self._loss, "__name__", type(self._loss).__name__)
             changed = dict.fromkeys(("weights", "processing", "dtype", "device"), "unknown")
             changed |= {"model": f"{name} on tokens of {provenance.model}", "settings": {**settings, "loss": name}}
-        fields = {name: whole[name] for name in ("entropy", "document", "position", "token", "span", "texts", "lengths")}
-        return ConditionalEntropy(
-            method=method, strings=self._adapter.strings(whole["token"].unique().tolist()), names=dict(rows.names),
-            provenance=dataclasses.replace(provenance, **changed), **fields,
-        )  # fmt: skip
+        return ConditionalEntropy(method=method, provenance=dataclasses.replace(provenance, **changed), **fields)
 
     def _sequences(self, bar: Any) -> Iterator[Window]:
         """Every sequence that is needed, each with the row that it ends in, if any, at its last cell."""

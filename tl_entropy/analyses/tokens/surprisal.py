@@ -11,20 +11,20 @@ it, in full view of it. A document's first token is predicted from a BOS, and wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from tl_entropy.analyses.lens.reading import Precision, Reading
-from tl_entropy.analyses.merging import check_same
 from tl_entropy.analyses.rows import closed, measure
+from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.stream import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.lens.readout import vocabulary_statistics
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.surprisal import N_TOTALS, SurprisalSummary, TokenSurprisal, document_totals, moments
 from tl_entropy.sites import Site
 
@@ -32,23 +32,27 @@ TOP_K = 5
 """Most probable tokens that are kept for each token, where not asked otherwise."""
 
 
-class SurprisalAccumulator:
+class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
     """Gathers what every token cost (``keep="positions"``), or documents' totals as sums (``keep="summary"``).
 
     Arguments as for ``token_surprisal``. ``compute`` gives a ``TokenSurprisal`` or a ``SurprisalSummary`` of what was seen so
     far. For a document's first token to be among them, ``stream(..., count="predicted")`` has to hand on its BOS.
     """
 
+    alike = ("keep", "top_k", "precision")
+    gathered = ("_rows", "_sums", "_products", "reading")
+    _rows: PredictedRows
+
     def __init__(
         self,
         model: Any,
         *,
         top_k: int | None = None,
-        keep: Literal["positions", "summary"] = "positions",
+        keep: Keep = "positions",
         precision: Precision = "float32",
         compiled: bool | None = None,
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        super().__init__(model)
         check_choice("keep", keep, ("positions", "summary"))
         self.keep, self.precision = keep, precision
         if keep == "summary" and top_k:
@@ -61,35 +65,20 @@ class SurprisalAccumulator:
         self._sums = torch.zeros(N_TOTALS, dtype=torch.float64)
         self._products = torch.zeros(N_TOTALS, N_TOTALS, dtype=torch.float64)
 
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Take in one batch."""
-        self._rows.update(batch, self._read(batch, activations) if batch.n_rows else self._nothing())
+    def _settings(self) -> dict[str, Any]:
+        return self.reading.settings()
+
+    def _result(self, provenance: Provenance) -> TokenSurprisal | SurprisalSummary:
+        if self.keep == "summary":  # what is left here is of documents that the pass has not seen to their end
+            sums, products = self._moments(self._rows.whole())
+            return SurprisalSummary(sums=self._sums + sums, products=self._products + products, provenance=provenance)
+        return TokenSurprisal(provenance=provenance, **row_fields(self._rows, self.adapter))
+
+    def _add(self, batch: Batch, found: dict[str, Tensor]) -> None:
+        super()._add(batch, found)
         if self.keep == "summary":
             sums, products = self._moments(self._rows.pop(closed(batch)))
             self._sums, self._products = self._sums + sums, self._products + products
-
-    def merge(self, other: SurprisalAccumulator) -> None:
-        """Take in what another accumulator of the same settings has seen of other documents, which are numbered on.
-
-        Raises:
-            InputError: what is kept, top_k or the precision differ.
-        """
-        check_same(self, other, ("keep", "top_k", "precision"))
-        self._rows.merge(other._rows)
-        self._sums, self._products = self._sums + other._sums, self._products + other._products
-        self.reading.ran_compiled |= other.reading.ran_compiled
-
-    def compute(self, **origin: Any) -> TokenSurprisal | SurprisalSummary:
-        """The result of what was seen so far; ``origin`` goes into its provenance."""
-        settings = {**self.reading.settings(), **origin.pop("settings", {})}
-        provenance = self.adapter.provenance(settings=settings, **origin)
-        whole = self._rows.whole()
-        if self.keep == "summary":  # what is left here is of documents that the pass has not seen to their end
-            sums, products = self._moments(whole)
-            return SurprisalSummary(sums=self._sums + sums, products=self._products + products, provenance=provenance)
-        ids = torch.cat([whole["token"], whole["top_tokens"].flatten()] if self.top_k else [whole["token"]])
-        strings = self.adapter.strings(ids.unique().tolist())
-        return TokenSurprisal(strings=strings, names=dict(self._rows.names), provenance=provenance, **whole)
 
     @staticmethod
     def _moments(whole: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -125,7 +114,7 @@ def token_surprisal(
     *,
     top_k: int | None = None,
     positions: int | slice | Any = None,
-    keep: Literal["positions", "summary"] = "positions",
+    keep: Keep = "positions",
     max_new_tokens: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
