@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import numpy as np
+import pandas
+import pyarrow
 import pytest
 import torch
 
@@ -39,18 +41,75 @@ def test_a_str_is_one_text_even_where_it_looks_like_a_path(tmp_path):
         iter(["a", "b"]),
         (c for c in "ab"),
         {"a": 0, "b": 0}.keys(),
-        np.array(["a", "b"], dtype=object).tolist(),
     ],
 )
 def test_iterables_of_texts(inputs):
     assert taken(inputs) == ["a", "b"]
 
 
-def test_a_pandas_series_is_an_iterable_but_a_table_is_refused():
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame({"text": ["a", "b"], "n": [1, 2]})
-    assert taken(table["text"]) == ["a", "b"]
-    refused(table, InputTypeError, "is a table")
+def arrays_of(texts):
+    """The same texts in every kind of array that tables have."""
+    column, arrow = pandas.Series(texts, name="text"), pyarrow.array(texts)
+    numpy = [np.array(texts), np.array(texts, dtype=object)]
+    if hasattr(np, "dtypes") and hasattr(np.dtypes, "StringDType"):
+        numpy.append(np.array(texts, dtype=np.dtypes.StringDType()))
+    frames = [column, column.astype("string"), column.astype("category"), column.to_numpy(), column.array, pandas.Index(texts)]
+    chunks = pyarrow.chunked_array([texts[:1], texts[1:]])
+    return [*numpy, *frames, arrow, arrow.cast(pyarrow.large_string()), arrow.dictionary_encode(), chunks]
+
+
+@pytest.mark.parametrize(
+    "given", arrays_of(["a", "b"]), ids=lambda given: f"{type(given).__name__}-{getattr(given, 'dtype', '')}"
+)
+def test_arrays_of_texts_are_lists_of_them(given):
+    for inputs in (given, [given], {"text": given}):
+        found = taken(inputs)
+        assert found == ["a", "b"]
+        assert {type(text) for text in found} == {str}, "which every tokenizer takes"
+        assert at_hand(inputs)
+        assert repeatable(inputs)
+
+
+def test_arrays_with_no_or_two_axes_and_scalars():
+    assert taken(np.array([["a", "b"], ["c", "d"]])) == list("abcd")
+    for one in (np.array("a"), np.array("a", dtype=object), np.str_("a"), pyarrow.scalar("a")):
+        assert taken(one) == ["a"]
+        assert at_hand(one)
+
+
+def test_two_arrays_of_texts_are_no_tokens_with_a_mask():
+    assert taken((np.array(["a"]), np.array(["b"]))) == ["a", "b"]
+
+
+def test_columns_of_tokens_are_rows():
+    rows = [[1, 2], [3]]
+    for column in (pandas.Series(rows), np.array(rows, dtype=object), pyarrow.array(rows)):
+        assert taken({"input_ids": column}) == rows
+    assert taken(np.array([torch.tensor([1, 2]), torch.tensor([3])], dtype=object)) == rows
+    for ints in (pandas.Series([1, 2]), pyarrow.array([1, 2]), np.array([1, 2], dtype=object)):
+        refused(ints, InputTypeError, r"inputs\[0\] must be .*; got int; pass token ids as torch\.tensor")
+
+
+@pytest.mark.parametrize("library", ["pandas", "pyarrow"])
+def test_tables_are_refused(library):
+    table = {"pandas": pandas.DataFrame, "pyarrow": pyarrow.table}[library]({"text": ["a", "b"]})
+    refused(table, InputTypeError, r"is a table .*pass its column of texts")
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float32("nan"), pandas.NA, pandas.NaT])
+def test_a_row_without_a_text_says_how_to_leave_it_out(missing):
+    column = np.array(["a", missing], dtype=object)
+    for inputs, where in (
+        (column, r"\[1\]"),
+        ({"text": column}, r"\['text'\]\[1\]"),
+        ([{"text": missing}], r"\[0\]\['text'\]"),
+    ):
+        refused(inputs, InputTypeError, rf"^inputs{where} must be .*row without a text.*dropna")
+
+
+def test_bytes_are_to_be_decoded():
+    for inputs in (b"a", np.array([b"a"]), {"text": b"a"}, pyarrow.array([b"a"])):
+        refused(inputs, InputTypeError, "decode")
 
 
 @pytest.mark.parametrize("bad", [None, 3, 2.5, b"bytes", bytearray(b"x"), True, object()])

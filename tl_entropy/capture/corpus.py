@@ -2,8 +2,9 @@
 
 A document is a text, a file, or a row of tokens (``capture/inputs.py`` lists what may be handed in). Its *body* is its tokens
 without the BOS; positions number the body from 0, and the BOS, if it has one, has position -1. A text has a BOS where
-``prepend_bos`` says so; a row of tokens is taken as it is, and has one where it begins with the id of the BOS. So a text and
-the same text's tokens give the same windows.
+``prepend_bos`` says so, or where it begins with one itself, as what a chat template renders does: the model never sees a second
+one for it. A row of tokens is taken as it is, and has a BOS where it begins with its id. So a text and the same text's tokens
+give the same windows.
 
 A body of more tokens than fit beside the BOS (the *room*) is cut into windows that start at 0, ``stride``, 2 ``stride``, ...,
 each with the document's BOS in front. The first window counts all its tokens; each later one counts those that no window
@@ -11,56 +12,29 @@ before it has counted, and sees the others as context. With ``stride`` equal to 
 a smaller one buys longer context for the tokens behind a cut with more forward passes (the sliding window of
 https://huggingface.co/docs/transformers/perplexity).
 
-Refused: texts for a model without a tokenizer or, with ``prepend_bos``, without a BOS; windows larger than the context; strides
-that would leave tokens out; inputs in which there is nothing to measure; a second pass over a generator.
+Refused: windows larger than the context; strides that would leave tokens out; inputs in which there is nothing to measure; a
+second pass over a generator; and what ``capture/inputs.py`` and ``capture/documents.py`` refuse.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sized
+from collections.abc import Collection, Iterator, Sized
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tl_entropy.batches import Window
-from tl_entropy.capture.inputs import Piece, at_hand, pieces, read_text, repeatable
+from tl_entropy.capture.documents import Document, Rereadable, TextEncoder, checked_ids
+from tl_entropy.capture.inputs import Piece, at_hand, pieces, repeatable
 from tl_entropy.capture.positions import Positions, at_positions, checked_positions
 from tl_entropy.errors import InputError, check_choice, check_int
 
 Count = Literal["read", "predicted"]
 
 _KEPT = 20
-
-
-class TextEncoder(Protocol):
-    """What a corpus has to know of a model: how its tokenizer splits a text, and which ids and lengths it allows."""
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of ``text``, without a BOS."""
-
-    @property
-    def begin(self) -> int | None:
-        """The id of the BOS; None where there is none."""
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """The ids that are never counted: BOS, EOS, padding and the tokenizer's other special tokens."""
-
-    @property
-    def pad_id(self) -> int:
-        """Any id that padding cells may hold."""
-
-    @property
-    def context(self) -> int:
-        """The most tokens that the model sees at once."""
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether ``encode`` works."""
 
 
 @dataclass(slots=True)
@@ -72,11 +46,14 @@ class CorpusReport:
         stride: New tokens from one window's start to the next's; None for as many as fit.
         documents: Documents that have been measured to their end; empty ones are not among them.
         tokens: Counted tokens.
-        bytes: UTF-8 bytes of these documents' texts; None as soon as one came as tokens, of which nobody knows the bytes.
+        bytes: UTF-8 bytes of these documents' texts, a BOS that is written out before one not among them; None as soon as one
+            came as tokens, of which nobody knows the bytes.
         characters: Their characters, likewise.
         cut: Documents that did not fit into one window.
         n_empty: Documents without a token, which were skipped.
         empty: The numbers of the first 20 of them.
+        doubled: Documents that begin with two BOS.
+        digest: The sum of the documents' digests, below 2**64: the same for the same documents in whatever order.
     """
 
     window: int
@@ -88,16 +65,8 @@ class CorpusReport:
     cut: int = 0
     n_empty: int = 0
     empty: list[int] = field(default_factory=list)
-
-
-class _Document(NamedTuple):
-    number: int
-    body: Tensor
-    bos: int | None
-    where: str
-    name: str | None
-    text: str | None
-    n_bytes: int | None
+    doubled: int = 0
+    digest: int = 0
 
 
 class Corpus:
@@ -106,7 +75,7 @@ class Corpus:
     Args:
         inputs: A str (a text, even where it looks like a path); a ``pathlib.Path`` to a text file or a folder of them; a
             tensor of tokens ``[pos]`` or ``[batch, pos]``; ``(tokens, mask)``; a mapping with ``input_ids``; a ``datasets``
-            data set; or an iterable of any of these.
+            data set; or an iterable of any of these. ``Rereadable`` inputs must be the same at every reading.
         encoder: The model's tokenizer and limits.
         prepend_bos: Whether the model is to see a BOS before each text. Tokens never get one that they did not have.
         window: The most tokens in a window, BOS included; None for the model's context.
@@ -114,6 +83,7 @@ class Corpus:
         positions: Which positions of each document are counted: all (None), one, several, or a slice; negative ones are from
             the document's end, and one that a document does not have selects nothing in it. The model sees every token.
         include_special: Whether to count special ids too, and each document's BOS once, where ``positions`` is None.
+        special_ids: Which ids are special; None for those that the encoder knows.
         text_column: The column of a data set that holds the texts.
         count: What ``positions`` and the rule for special ids speak of: the token that a cell reads ("read"), or the one that
             it predicts ("predicted"). The cell that is counted for a predicted token is the one before it, a BOS where there is
@@ -130,7 +100,8 @@ class Corpus:
 
     >>> from types import SimpleNamespace
     >>> letters = SimpleNamespace(
-    ...     encode=lambda text: [ord(c) for c in text], begin=1, special_ids=frozenset({1}), context=4, has_tokenizer=True)
+    ...     encode=lambda text: [ord(c) for c in text], begin=1, special_ids=frozenset({1}), context=4, has_tokenizer=True,
+    ...     n_ids=128)
     >>> corpus = Corpus("ABCDE", letters, prepend_bos=True)
     >>> [(w.tokens.tolist(), w.counted.tolist()) for w in corpus]
     [([1, 65, 66, 67], [False, True, True, True]), ([1, 68, 69], [False, True, True])]
@@ -151,18 +122,21 @@ class Corpus:
         stride: int | None = None,
         positions: Positions = None,
         include_special: bool = False,
+        special_ids: Collection[int] | None = None,
         text_column: str = "text",
         count: Count = "read",
     ) -> None:
         check_choice("count", count, ("read", "predicted"))
-        self._inputs = inputs
+        self._readings = inputs if isinstance(inputs, Rereadable) else None
+        self._inputs = inputs.inputs if isinstance(inputs, Rereadable) else inputs
         self._encoder = encoder
         self._prepend_bos = prepend_bos
         self._window = encoder.context if window is None else check_int("window", window, 1, encoder.context)
         self._stride = None if stride is None else check_int("stride", stride, 1)
         self._selection = checked_positions(positions)
         self._include_special = include_special
-        self._special = torch.tensor(sorted(encoder.special_ids), dtype=torch.long)
+        self._special_ids = encoder.special_ids if special_ids is None else checked_ids(special_ids, encoder.n_ids)
+        self._special = torch.tensor(sorted(self._special_ids), dtype=torch.long)
         self._text_column = text_column
         self._predicted = count == "predicted"
         self._started = False
@@ -186,42 +160,35 @@ class Corpus:
         return len(self._inputs) if is_dataset and isinstance(self._inputs, Sized) else None
 
     def _pieces(self) -> Iterator[Piece]:
-        return pieces(self._inputs, text_column=self._text_column, special_ids=self._encoder.special_ids)
+        return pieces(self._inputs, text_column=self._text_column, special_ids=self._special_ids)
 
     def _pass(self, report: CorpusReport) -> Iterator[Window]:
+        number = -1
         for number, piece in enumerate(self._pieces()):
-            document = self._document(number, piece)
+            document = Document.of(number, piece, self._encoder, prepend_bos=self._prepend_bos)
+            if self._readings is not None:
+                self._readings.check(number, document.digest)
             if len(document.body):
                 yield from self._windows(document, report)
             else:
                 report.n_empty += 1
                 report.empty.extend([number] if len(report.empty) < _KEPT else [])
+        if self._readings is not None:
+            self._readings.check_end(number + 1)
         if not report.documents:
             raise InputError(f"inputs hold nothing to measure: {report.n_empty} documents, none with a token; pass some text")
         if report.n_empty:
             first = ", ".join(map(str, report.empty[:5])) + ", ..." * (report.n_empty > 5)
             warnings.warn(f"{report.n_empty} empty documents were skipped: numbers {first} (from 0)", UserWarning, stacklevel=2)
+        if report.doubled:
+            warnings.warn(
+                f"{report.doubled} documents begin with two begin tokens (id {self._encoder.begin}), and the model sees both; "
+                "tokenise what a chat template rendered with add_special_tokens=False",
+                UserWarning,
+                stacklevel=2,
+            )
 
-    def _document(self, number: int, piece: Piece) -> _Document:
-        value = read_text(piece.value) if isinstance(piece.value, Path) else piece.value
-        if isinstance(value, str):
-            text, n_bytes = value, _utf8_length(value, piece.where)
-            ids = torch.tensor(self._encode(value, piece.where), dtype=torch.long)
-            bos = self._encoder.begin if self._prepend_bos else None
-        else:
-            text, n_bytes, ids, bos = None, None, value, None
-        if bos is None and len(ids) and int(ids[0]) == self._encoder.begin:
-            bos, ids = self._encoder.begin, ids[1:]
-        return _Document(number, ids, bos, piece.where, piece.name, text, n_bytes)
-
-    def _encode(self, text: str, where: str) -> list[int]:
-        if not self._encoder.has_tokenizer:
-            raise InputError(f"{where} is a text, but the model has no tokenizer; pass tokens, as torch.tensor([...])")
-        if self._prepend_bos and self._encoder.begin is None:
-            raise InputError(f"prepend_bos is True, but there is no BOS to put before {where}; pass prepend_bos=False")
-        return self._encoder.encode(text)
-
-    def _windows(self, document: _Document, report: CorpusReport) -> Iterator[Window]:
+    def _windows(self, document: Document, report: CorpusReport) -> Iterator[Window]:
         body, bos, n = document.body, document.bos, len(document.body)
         room, stride = self._room_and_stride(document.where, bos is not None)
         countable = self._countable(body)
@@ -243,8 +210,10 @@ class Corpus:
             if last:
                 report.documents += 1
                 report.cut += start > 0
+                report.doubled += bos is not None and int(body[0]) == bos
+                report.digest = (report.digest + document.digest) % 2**64
                 report.bytes = _sum(report.bytes, document.n_bytes)
-                report.characters = _sum(report.characters, None if document.text is None else len(document.text))
+                report.characters = _sum(report.characters, document.n_characters)
             yield Window(tokens, counted, position, target, document.number, document.name, last, document.text, body)
 
     def _room_and_stride(self, where: str, has_bos: bool) -> tuple[int, int]:
@@ -268,10 +237,3 @@ class Corpus:
 
 def _sum(total: int | None, more: int | None) -> int | None:
     return None if total is None or more is None else total + more
-
-
-def _utf8_length(text: str, where: str) -> int:
-    try:
-        return len(text.encode("utf-8"))
-    except UnicodeEncodeError as error:
-        raise InputError(f"{where} is not a text that UTF-8 can hold: {error}; repair or leave it out") from error

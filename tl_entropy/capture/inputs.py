@@ -8,14 +8,17 @@ a tensor or array of ints, [pos] or [batch, pos]   tokens, one document a row
 (tokens, mask)                                     the same without the cells where the mask is 0: left, right or inside
 a mapping with "input_ids"                         what a Hugging Face tokenizer returns; "attention_mask" is the mask; rows may
                                                    be lists, and differ in length
-a mapping with the text column                     a row of a data set, or a slice of one: a text or a list of them
+a mapping with the text column                     a row of a data set, or a slice of one: a text or several
+an array of texts                                  of NumPy (strings or objects), a pandas Series, a column of Arrow or Polars
 an iterable of any of these                        lists, generators, `datasets` Datasets, streaming or not; also of lists
 =================================================  ==========================================================================
 
-A mapping that holds both "input_ids" and the text column is taken by its "input_ids".
+A mapping that holds both "input_ids" and the text column is taken by its "input_ids". Libraries of tables are known by what
+their columns can do, so that none has to be installed.
 
-Refused: anything else, by its index; tokens that are negative or not integers; several rows of tokens that look padded but
-come without a mask, since a pad id is often also a BOS or an EOS and only the mask tells them apart; a mapping of splits.
+Refused: anything else, by its index; rows without a text, which an empty text is not; tokens that are negative or not integers;
+several rows of tokens that look padded but come without a mask, since a pad id is often also a BOS or an EOS and only the mask
+tells them apart; a mapping of splits; a table, of which nothing says which column is meant.
 """
 
 from __future__ import annotations
@@ -31,6 +34,14 @@ from torch import Tensor
 from tl_entropy.errors import InputError, InputTypeError
 
 ACCEPTED = "a str, a pathlib.Path, a tensor of token ids, (tokens, mask), a mapping with input_ids, or an iterable of these"
+
+_TEXT_KINDS = "OUT"
+"""Kinds of NumPy's dtypes that may hold texts: objects, and strings of one length or of any."""
+
+_LEAVE_OUT = (
+    "it is a row without a text: leave such rows out, as with series.dropna(), dataset.filter(lambda row: row['text'] is not "
+    "None) or [text for text in texts if text is not None]; or give ''"
+)
 
 
 class Piece(NamedTuple):
@@ -62,13 +73,14 @@ def pieces(
     >>> [(piece.where, piece.value if isinstance(piece.value, str) else piece.value.tolist()) for piece in found]
     [('inputs[0]', 'ab'), ('inputs[1][0]', [7, 8]), ('inputs[1][1]', [9, 9])]
     """
+    inputs = _plain(inputs)
     if isinstance(inputs, str):
-        yield Piece(inputs, where)
+        yield Piece(str(inputs), where)
     elif isinstance(inputs, Path):
         yield from _files(inputs, where)
-    elif isinstance(inputs, (Tensor, np.ndarray)):
+    elif _is_numeric(inputs):
         yield from _token_pieces(inputs, None, where, special_ids)
-    elif isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], (Tensor, np.ndarray)):
+    elif isinstance(inputs, tuple) and len(inputs) == 2 and _is_numeric(inputs[0]):
         yield from _token_pieces(inputs[0], inputs[1], where, special_ids)
     elif isinstance(inputs, Mapping):
         if "input_ids" in inputs:
@@ -93,9 +105,11 @@ def pieces(
 
 def at_hand(inputs: object) -> bool:
     """Whether going through ``inputs`` ahead of time costs little and uses nothing up: no generator, no data set."""
-    if isinstance(inputs, (list, tuple)):
-        return all(map(at_hand, inputs))
-    return isinstance(inputs, (str, bytes, Path, Tensor, np.ndarray, Mapping)) or not isinstance(inputs, Iterable)
+    inputs = _plain(inputs)
+    if isinstance(inputs, (str, bytes, Path, Mapping)) or _is_numeric(inputs) or not isinstance(inputs, Iterable):
+        return True
+    several = isinstance(inputs, (list, tuple, np.ndarray)) or _is_column(inputs)
+    return several and all(map(at_hand, map(_plain, inputs)))
 
 
 def repeatable(inputs: object) -> bool:
@@ -129,7 +143,35 @@ def _type(value: object) -> str:
 
 
 def _hint(value: object) -> str:
-    return "; pass token ids as torch.tensor([...])" if isinstance(value, int) and not isinstance(value, bool) else ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "; pass token ids as torch.tensor([...])"
+    if isinstance(value, (bytes, bytearray)):
+        return "; decode it, as with value.decode('utf-8')"
+    return f"; {_LEAVE_OUT}" if _is_missing(value) else ""
+
+
+def _is_missing(value: object) -> bool:
+    """Whether it stands for nothing: None, NaN, or the NA and NaT of pandas, which cannot be compared with anything."""
+    return (
+        value is None or (isinstance(value, (float, np.floating)) and value != value) or _type(value) in ("NAType", "NaTType")
+    )
+
+
+def _is_numeric(value: object) -> bool:
+    """Whether it is a tensor, or an array of NumPy that cannot hold texts."""
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind not in _TEXT_KINDS + "S")
+
+
+def _is_column(value: object) -> bool:
+    """Whether it is a column of a table of pandas, Arrow or Polars, or one by itself."""
+    return isinstance(value, Iterable) and hasattr(value, "to_numpy") and not hasattr(value, "columns")
+
+
+def _plain(value: Any) -> Any:
+    """What a scalar of Arrow, or an array of NumPy without an axis, holds; anything else as it is."""
+    if hasattr(value, "as_py"):
+        return value.as_py()
+    return value.item() if isinstance(value, np.ndarray) and not value.ndim and not _is_numeric(value) else value
 
 
 def _files(path: Path, where: str) -> Iterator[Piece]:
@@ -166,12 +208,13 @@ def _column_pieces(mapping: Mapping[Any, Any], text_column: str, where: str) -> 
         )
     if text_column not in mapping:
         raise InputError(f"{where} has no column {text_column!r}, only {list(mapping)}; name the texts' with text_column=")
-    value, where = mapping[text_column], f"{where}[{text_column!r}]"
-    for index, text in enumerate(value if isinstance(value, (list, tuple)) else [value]):
-        place = f"{where}[{index}]" if isinstance(value, (list, tuple)) else where
+    value, where = _plain(mapping[text_column]), f"{where}[{text_column!r}]"
+    several = not isinstance(value, (str, bytes)) and (isinstance(value, (Sequence, np.ndarray)) or _is_column(value))
+    for index, item in enumerate(value if several else [value]):
+        place, text = f"{where}[{index}]" if several else where, _plain(item)
         if not isinstance(text, str):
-            raise InputTypeError(f"{place} must be a str; got {_type(text)}")
-        yield Piece(text, place)
+            raise InputTypeError(f"{place} must be a str; got {_type(text)}{_hint(text)}")
+        yield Piece(str(text), place)
 
 
 def _token_pieces(tokens: object, mask: object, where: str, special_ids: frozenset[int]) -> Iterator[Piece]:
@@ -193,10 +236,13 @@ def _token_pieces(tokens: object, mask: object, where: str, special_ids: frozens
 
 def _rows(value: object, what: str) -> Sequence[Any]:
     """The rows of ``[pos]`` or ``[batch, pos]``, still to be converted: a big array on disk stays there."""
-    if isinstance(value, (Tensor, np.ndarray)):
-        if value.ndim not in (1, 2):
-            raise InputError(f"{what} must have the shape [pos] or [batch, pos]; got {list(value.shape)}")
-        return cast("Sequence[Any]", value if value.ndim == 2 else value[None])
+    if _is_numeric(value):
+        array = cast("np.ndarray", value)
+        if array.ndim not in (1, 2):
+            raise InputError(f"{what} must have the shape [pos] or [batch, pos]; got {list(array.shape)}")
+        return cast("Sequence[Any]", array if array.ndim == 2 else array[None])
+    if isinstance(value, np.ndarray) or _is_column(value):
+        value = list(map(_plain, cast("Iterable[Any]", value)))
     if isinstance(value, (list, tuple)):
         return value if value and isinstance(value[0], (list, tuple, Tensor, np.ndarray)) else [value]
     raise InputTypeError(f"{what} must be a tensor, an array or lists of integers; got {_type(value)}")

@@ -26,6 +26,11 @@ class Vocabulary:
         return int(self.model.W_U.shape[-1])
 
     @property
+    def n_ids(self) -> int:
+        """Number of tokens that the model can read."""
+        return int(getattr(self.model.cfg, "d_vocab", self.d_vocab))
+
+    @property
     def has_tokenizer(self) -> bool:
         """Whether texts can be given."""
         return getattr(self.model, "tokenizer", None) is not None
