@@ -21,7 +21,7 @@ from shared import D_VOCAB, medians, random_bridge, run_parts, show
 
 import tl_entropy as tle
 from tl_entropy.batches import Batch, batches
-from tl_entropy.capture.stream import read_corpus
+from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.functional import calibrate_temperature, soft_anchors
 
 LABELS = ("token", "bigram", "next_token")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 import tl_entropy as tle
 from tl_entropy.batches import Batch, batches
-from tl_entropy.capture.stream import read_corpus
+from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.functional.states.similarity import cka_table, linear_cka
 
 DOCUMENTS, LENGTH, SAMPLES, PERMUTATIONS = 8, 128, 1000, 20

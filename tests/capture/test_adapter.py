@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, ModelError
 from tl_entropy.sites import Site
 
@@ -146,7 +147,7 @@ def test_the_pass_ends_early_and_leaves_a_working_model(gpt2):
 
 
 def test_silent_hook_is_an_error(gpt2, monkeypatch):
-    from tl_entropy.capture import adapter as module
+    from tl_entropy.capture import runner as module
 
     monkeypatch.setattr(module, "hook_name", lambda site: "blocks.0.attn.hook_result")
     if "blocks.0.attn.hook_result" not in gpt2.hook_dict:
@@ -185,12 +186,12 @@ def test_encoding_is_transformer_lenss(gpt2, texts):
 def test_generation_is_greedy_seeded_and_leaves_the_random_state(gpt2):
     adapter = Adapter(gpt2)
     prompt = TOKENS[:1, :4]
-    whole = adapter.generate(prompt, 6, temperature=0.0, seed=0)[0]
+    whole = adapter.generate(prompt, 6, temperature=0.0, seed=0).tokens[0]
     for i in range(4, len(whole)):
         own = adapter.logits(whole[None, :i], torch.ones(1, i)).squeeze(0)[-1]
         assert own[whole[i]] == own.max()
     state = torch.random.get_rng_state()
-    first, again = (adapter.generate(prompt, 6, temperature=1.0, seed=5) for _ in range(2))
+    first, again = (adapter.generate(prompt, 6, temperature=1.0, seed=5).tokens for _ in range(2))
     assert torch.equal(first, again)
     assert torch.equal(torch.random.get_rng_state(), state)
 

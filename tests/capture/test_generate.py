@@ -12,7 +12,9 @@ import torch
 import tl_entropy as tle
 from tl_entropy.capture.corpus import Corpus
 from tl_entropy.capture.generate import Continuations, check_sampling, group_seed
-from tl_entropy.capture.stream import described, stream
+from tl_entropy.capture.options import described
+from tl_entropy.capture.proofs.generation import Generated
+from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, InputTypeError
 
 END = 2
@@ -24,11 +26,11 @@ def writer(continuation, context=12, end=END):
 
     def generate(tokens, max_new_tokens, *, temperature, seed):
         seen.append((tokens.shape, temperature, seed))
-        return torch.cat([tokens, torch.tensor(continuation[:max_new_tokens]).expand(len(tokens), -1)], dim=1)
+        return Generated(torch.cat([tokens, torch.tensor(continuation[:max_new_tokens]).expand(len(tokens), -1)], dim=1), True)
 
     return SimpleNamespace(
         encode=lambda text: [ord(c) for c in text], begin=1, end=end, special_ids=frozenset({1, END}), context=context,
-        has_tokenizer=True, generate=generate, seen=seen,
+        has_tokenizer=True, n_ids=2**20, generate=generate, seen=seen,
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.head_means import head_means
 from tl_entropy.capture.interventions import Intervention, ablate, ablate_heads, as_interventions, intervention_names, steer
-from tl_entropy.capture.stream import CorpusOptions, check_options, described, stream
+from tl_entropy.capture.options import CorpusOptions, check_options, described
+from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, InputTypeError, ModelError
 from tl_entropy.sites import Site
 

@@ -10,13 +10,15 @@ from tiny_models import ARCHITECTURES, CONTEXT, VOCAB, cached_model, hf_model, k
 
 import tl_entropy as tle
 from tl_entropy.batches import batches
-from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.head_means import head_means, site_means
+from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.interventions import Intervention, intervention_names, steer
 from tl_entropy.capture.occlusion import mask_attention, occlude
 from tl_entropy.capture.positions import AtPositions
-from tl_entropy.capture.stream import read_corpus, stream
+from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, InputTypeError, ModelError
 from tl_entropy.sites import Site
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator, Sized
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from torch import Tensor
 from tl_entropy.batches import Window
 from tl_entropy.capture.documents import Document, Rereadable, TextEncoder, checked_ids
 from tl_entropy.capture.inputs import Piece, at_hand, pieces, repeatable
+from tl_entropy.capture.options import WindowOptions
 from tl_entropy.capture.positions import Positions, at_positions, checked_positions
 from tl_entropy.errors import InputError, check_choice, check_int
 
@@ -237,3 +238,12 @@ class Corpus:
 
 def _sum(total: int | None, more: int | None) -> int | None:
     return None if total is None or more is None else total + more
+
+
+def read_corpus(
+    encoder: TextEncoder, inputs: Any, *, positions: Any = None, count: Count = "read", **options: Unpack[WindowOptions]
+) -> Corpus:
+    """The windows of ``inputs`` (no cache) as ``stream`` reads them for a model."""
+    if options.get("prepend_bos") is None:
+        options["prepend_bos"] = encoder.prepends_begin
+    return Corpus(inputs, encoder, positions=positions, count=count, **options)  # type: ignore[arg-type]

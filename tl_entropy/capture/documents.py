@@ -39,6 +39,10 @@ class TextEncoder(Protocol):
         """The id of the BOS; None where there is none."""
 
     @property
+    def prepends_begin(self) -> bool:
+        """Whether texts begin with the BOS where nothing else is asked for."""
+
+    @property
     def special_ids(self) -> frozenset[int]:
         """The ids that are never counted: BOS, EOS, padding and the tokenizer's other special tokens."""
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter, hook_name, source_site
+from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import scores_hook
+from tl_entropy.capture.hooks import hook_name, source_site
 from tl_entropy.capture.interventions import Edit, HookName, Interventions, as_interventions
 from tl_entropy.capture.positions import AtPositions, at_positions
 from tl_entropy.errors import InputError, ModelError

@@ -40,6 +40,7 @@ class Continuations:
 
     Attributes:
         prompt_lengths: document to the number of its prompt's tokens, without the begin token; filled as rows are drawn.
+        uncached: how many of them were written without the model's cache (``capture/proofs/generation.py``).
 
     Raises:
         InputError: a prompt that leaves no room for the new tokens in the model's context.
@@ -58,6 +59,7 @@ class Continuations:
         self._prompts, self._adapter, self._new = prompts, adapter, max_new_tokens
         self._temperature, self._seed, self._at_once = temperature, seed, batch_size or AT_ONCE
         self.prompt_lengths: dict[int, int] = {}
+        self.uncached = 0
 
     def __iter__(self) -> Iterator[Tensor]:
         expected = 0
@@ -84,7 +86,8 @@ class Continuations:
     def _continue(self, prompts: list[Window]) -> dict[int, Tensor]:
         tokens = torch.stack([window.tokens for window in prompts])
         seed = group_seed(self._seed, prompts[0].document)
-        whole = self._adapter.generate(tokens, self._new, temperature=self._temperature, seed=seed)
+        whole, cached = self._adapter.generate(tokens, self._new, temperature=self._temperature, seed=seed)
+        self.uncached += 0 if cached else len(prompts)
         end = self._adapter.end
         rows = {}
         for window, row in zip(prompts, whole, strict=True):

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.stream import CorpusOptions, check_options, stream
+from tl_entropy.capture.options import CorpusOptions, check_options
+from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError
 from tl_entropy.sites import Site
 

@@ -28,7 +28,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
 from tl_entropy.sites import Site
 

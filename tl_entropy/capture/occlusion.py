@@ -30,8 +30,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tl_entropy.capture.adapter import Adapter, hook_name, silent
+from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import scores_hook
+from tl_entropy.capture.hooks import hook_name, silent
 from tl_entropy.capture.interventions import Intervention, fingerprint
 from tl_entropy.capture.positions import AtPositions, Positions, shown_positions
 from tl_entropy.errors import InputError, InputTypeError, ModelError, check_int

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_entropy.capture.adapter import Adapter, silent
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.hooks import silent
 
 
 def signature(adapter: Adapter) -> Float[Tensor, " value"]:

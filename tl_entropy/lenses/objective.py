@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tl_entropy.capture.adapter import Adapter, silent
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.hooks import silent
 
 CELLS = 2**22
 """Numbers in a tensor [rows, d_vocab] at most: 16 MB in float32."""

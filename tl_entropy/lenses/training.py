@@ -29,7 +29,10 @@ from tqdm.auto import tqdm
 
 from tl_entropy.batches import Window, batches
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.stream import MAX_TOKENS, WindowOptions, check_options, read_corpus, split_cache
+from tl_entropy.capture.caches import split_cache
+from tl_entropy.capture.corpus import read_corpus
+from tl_entropy.capture.options import WindowOptions, check_options
+from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, NonFiniteError, check_int
 from tl_entropy.functional.lens.products import full_precision
 from tl_entropy.lenses.identity import norm_ignores_mean, signature

@@ -15,8 +15,8 @@ from tl_entropy.analyses.heads.entropy import HeadAccumulator, head_entropy
 from tl_entropy.analyses.heads.values import frozen_entropies, pattern_values
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.frozen_norm import FrozenNorm
 from tl_entropy.capture.interventions import ablate_heads
+from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
 from tl_entropy.functional import renyi_entropy

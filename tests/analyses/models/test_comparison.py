@@ -11,10 +11,10 @@ import torch
 from tiny_models import VOCAB, cached_model, kinds, make_model, tiny_tokenizer
 
 import tl_entropy as tle
+from tl_entropy.analyses.measuring import measure_all
 from tl_entropy.analyses.models.comparison import compare_models
 from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.profiles.dynamics import layer_dynamics
-from tl_entropy.analyses.rows import measure_all
 from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
@@ -451,7 +451,7 @@ def test_what_came_before_a_nan_is_kept_of_every_measurement(models, monkeypatch
         if len(seen) == 3:
             raise NonFiniteError("a NaN")
 
-    monkeypatch.setattr(stream_module, "_check_finite", check)
+    monkeypatch.setattr(stream_module, "check_finite", check)
     accumulators = [tle.LensAccumulator(adapter), tle.DivergenceAccumulator(adapter)]
     reading = {"positions": None, "max_new_tokens": 0, "batch_size": 1, "progress": False, "options": {}}
     with pytest.raises(NonFiniteError) as caught:

@@ -316,7 +316,7 @@ def written(model, text, sites):
     """The mean states at ``sites`` of a text and three tokens that the model writes after it, without the begin token."""
     adapter = tle.Adapter(model)
     tokens = model.to_tokens(text, prepend_bos=True)
-    whole = adapter.generate(tokens, 3, temperature=0.0, seed=0)
+    whole = adapter.generate(tokens, 3, temperature=0.0, seed=0).tokens
     _, cache = model.run_with_cache(whole)
     found = adapter.cached_activations(cache, sites)
     counted = ~torch.isin(whole[0], torch.tensor(sorted(adapter.special_ids)))

@@ -29,12 +29,13 @@ from tqdm.auto import tqdm
 from tl_entropy.accumulators import DocumentMeans
 from tl_entropy.analyses.heads.values import frozen_entropies, pattern_values, recomputed_entropies
 from tl_entropy.analyses.lens.reading import Precision, Reading
-from tl_entropy.analyses.rows import Rows, closed, measure
+from tl_entropy.analyses.measuring import measure
+from tl_entropy.analyses.rows import Rows, closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import hook_name
 from tl_entropy.capture.attention import visible_keys
-from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.capture.hooks import hook_name
+from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.lens.tiles import check_orders
 from tl_entropy.results.heads.entropy import HeadEntropy, HeadSummary, Norm, Of, normalized, valued

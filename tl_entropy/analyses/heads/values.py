@@ -14,8 +14,8 @@ from einops import einsum, rearrange
 from torch import Tensor
 
 from tl_entropy.batches import Batch
-from tl_entropy.capture.frozen_norm import FrozenNorm
-from tl_entropy.capture.readout_proof import Readout
+from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
+from tl_entropy.capture.proofs.readout import Readout
 from tl_entropy.errors import ModelError, NonFiniteError
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.functional.lens.tiles import MASKED, combine, tile_sums

@@ -25,9 +25,11 @@ from tqdm.auto import tqdm
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.corpus import Corpus
+from tl_entropy.capture.caches import split_cache
+from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.inputs import repeatable
-from tl_entropy.capture.stream import WindowOptions, check_options, read_corpus, split_cache, stream
+from tl_entropy.capture.options import WindowOptions, check_options
+from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, NonFiniteError
 from tl_entropy.functional.information.soft import Invalid
 from tl_entropy.functional.information.temperature import Calibration

@@ -27,7 +27,8 @@ from tqdm.auto import tqdm
 from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
 from tl_entropy.analyses.merging import check_same
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.information.estimates import SAMPLE, SoftSums, chance_curve, estimates, label_information
 from tl_entropy.functional.information.soft import Invalid

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans
 from tl_entropy.analyses.lens.reading import Precision, Reading
-from tl_entropy.analyses.rows import Rows, closed, measure
+from tl_entropy.analyses.measuring import measure
+from tl_entropy.analyses.rows import Rows, closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.lens.comparison import METRICS, Metric, vocabulary_divergences
 from tl_entropy.lenses.protocol import Lens

@@ -22,15 +22,16 @@ from torch import Tensor
 
 from tl_entropy.analyses.lens.divergence import DivergenceAccumulator
 from tl_entropy.analyses.lens.entropy import LensAccumulator
+from tl_entropy.analyses.measuring import measure_all
 from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.profiles.dynamics import layer_dynamics
-from tl_entropy.analyses.rows import measure_all
 from tl_entropy.analyses.states.cka import CKAAccumulator, Estimator
 from tl_entropy.analyses.states.paired_states import Massive, check_shared_tokens
 from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.inputs import repeatable
-from tl_entropy.capture.stream import CorpusOptions, check_options, split_cache
+from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, TLEntropyError, check_choice
 from tl_entropy.functional.lens.comparison import METRICS, Metric
 from tl_entropy.functional.profiles.curves import elastic_srvf_distance

@@ -23,11 +23,12 @@ import torch
 
 from tl_entropy.analyses.lens.entropy import LensAccumulator
 from tl_entropy.analyses.lens.reading import Precision
-from tl_entropy.analyses.rows import measure_all
+from tl_entropy.analyses.measuring import measure_all
 from tl_entropy.analyses.tokens.surprisal import SurprisalAccumulator
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.inputs import repeatable
-from tl_entropy.capture.stream import CorpusOptions, WindowOptions, check_options, split_cache
+from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, NonFiniteError, check_int
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.sites import Site

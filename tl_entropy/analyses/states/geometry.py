@@ -19,8 +19,8 @@ from typing import Any, Unpack, cast
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.merging import check_alike
-from tl_entropy.analyses.rows import measure
 from tl_entropy.analyses.states.geometry_options import N_SAMPLES, OF_LABELS, check_used, chosen_measures
 from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, Texts
 from tl_entropy.analyses.states.geometry_values import (
@@ -37,7 +37,7 @@ from tl_entropy.analyses.states.pooled import PooledDocuments, vector_sites
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import NORMALISE, Normalise

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from tl_entropy.analyses.states.pooled import vector_sites
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter, hook_name
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
 from tl_entropy.functional.states.rows import spread_floor
 from tl_entropy.sites import Site

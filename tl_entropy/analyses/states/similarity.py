@@ -20,15 +20,16 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.rows import measure
+from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.states.cka import BLOCK, CKAAccumulator, Estimator, check_estimator
 from tl_entropy.analyses.states.document_states import DocumentStates, Pooled
 from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities
 from tl_entropy.analyses.states.paired_states import Against, Massive, check_shared_tokens, compared_with
 from tl_entropy.analyses.states.pooled import means_vary, vector_sites
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.inputs import repeatable
-from tl_entropy.capture.stream import CorpusOptions, check_options, split_cache
+from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_int
 from tl_entropy.functional.states.matrices import check_order
 from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_entropy.analyses.rows import measure
+from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.streaming import PositionMeasure
 from tl_entropy.analyses.tokens.reliance import SourceRows, check_one_window, only_before
 from tl_entropy.batches import Batch
 from tl_entropy.capture.occlusion import check_heads, numbers_from_0
-from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.results.provenance import Provenance

@@ -24,15 +24,16 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from tl_entropy.analyses.lens.reading import Precision, Reading
-from tl_entropy.analyses.rows import measure
+from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.streaming import PositionMeasure, row_fields
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import hook_name
 from tl_entropy.capture.edits import Edits
+from tl_entropy.capture.feeding import row_place
+from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions, intervention_names
 from tl_entropy.capture.occlusion import mask_attention
-from tl_entropy.capture.stream import CorpusOptions, check_options, row_place
+from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.tokens.logit_changes import CHANGE_UNITS, Change, check_changes, vocabulary_changes
 from tl_entropy.results.provenance import Provenance

@@ -44,8 +44,9 @@ from tl_entropy.analyses.streaming import row_fields
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.corpus import Corpus
-from tl_entropy.capture.stream import MAX_TOKENS, read_corpus, split_cache
+from tl_entropy.capture.caches import split_cache
+from tl_entropy.capture.corpus import Corpus, read_corpus
+from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.results.tokens.conditional import ConditionalEntropy

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.lens.reading import Precision, Reading
-from tl_entropy.analyses.rows import closed, measure
+from tl_entropy.analyses.measuring import measure
+from tl_entropy.analyses.rows import closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch
-from tl_entropy.capture.stream import CorpusOptions, check_options
+from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.results.provenance import Provenance

@@ -40,7 +40,7 @@ class ConditionalEntropy(TokenRows, Result):
     The other fields are those of ``TokenRows``.
 
     >>> import torch
-    >>> from tl_entropy.results.base import Provenance
+    >>> from tl_entropy.results import Provenance
     >>> origin = Provenance("m", "0", "raw", "float32", "cpu")
     >>> rows = {"document": torch.tensor([0, 0]), "position": torch.tensor([0, 1]), "token": torch.tensor([5, 6])}
     >>> result = ConditionalEntropy(

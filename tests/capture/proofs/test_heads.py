@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny_models import cached_model, hf_model, kinds, make_model, tiny_tokenizer
 
-from tl_entropy.capture.adapter import Adapter, hook_name
-from tl_entropy.capture.heads import prove_heads
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.hooks import hook_name
+from tl_entropy.capture.proofs.heads import prove_heads
 from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.sites import Site
@@ -302,13 +303,13 @@ def test_shapes_of_another_number_of_heads_are_refused():
 def test_value_biases_are_in_z_until_they_are_folded(kind):
     plain, folded = (make_model("gpt2", kind, compatible=compatible) for compatible in (False, True))
     if kind == "hooked":  # loaded with value biases folded, as TransformerLens does unless told otherwise
-        assert not Adapter(plain).value_biases
+        assert not Adapter(plain).heads.value_biases
         plain.blocks[1].attn.b_V.data += 1.0
-    assert (Adapter(plain).value_biases, Adapter(folded).value_biases) == (True, False)
+    assert (Adapter(plain).heads.value_biases, Adapter(folded).heads.value_biases) == (True, False)
     assert Adapter(plain).provenance().processing.endswith(", value biases in z")
     assert "value biases" not in Adapter(folded).provenance().processing
 
 
 @pytest.mark.skipif("bridge" not in kinds(), reason="the tiny models without biases are bridges")
 def test_models_without_value_biases():
-    assert not Adapter(cached_model("llama", "bridge")).value_biases
+    assert not Adapter(cached_model("llama", "bridge")).heads.value_biases

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tl_entropy.capture.readout_proof import proved_scale
+from tl_entropy.capture.proofs.readout import proved_scale
 from tl_entropy.errors import ModelError, NonFiniteError
 
 ROWS = torch.tensor([[1.0, 0.0], [0.5, -2.0]])

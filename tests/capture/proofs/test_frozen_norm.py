@@ -8,7 +8,7 @@ from tiny_models import kinds, make_model
 from torch import nn
 
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.frozen_norm import FrozenNorm
+from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.errors import ModelError
 
 D = 24

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tl_entropy.capture.hooks import attribute, hook_name, silent
+from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, NonFiniteError
 
 # Largest difference allowed between rebuilt log-probabilities and the model's own. A readout that misses a scale, a cap or a
@@ -40,6 +42,40 @@ class Readout:
     scale: float
     softcap: float | None
     error: float
+
+
+def prove_readout(runner: Runner) -> Readout:
+    """The readout of a model, proved by a short forward pass.
+
+    Raises:
+        ModelError: the model's own log-probabilities can't be reproduced from its last residual stream.
+    """
+    model, last = runner.model, runner.last_site
+    unembedding: Tensor = model.W_U.detach()
+    bias = attribute(model, "b_U")
+    bias = None if bias is None or not bool(bias.any()) else bias.detach()
+    cap = float(getattr(model.cfg, "output_logits_soft_cap", None) or 0.0)
+    with runner.proving():
+        x, own = runner.state_and_logits(runner.short_row(), last)
+        own = own.flatten(0, -2)
+        if x is None:
+            raise ModelError(f"the hook {hook_name(last)} never fired, so the residual stream can't be read")
+        if x.shape[-1] != unembedding.shape[0] or own.shape[-1] != unembedding.shape[1]:
+            raise ModelError(
+                f"the residual stream {tuple(x.shape)} does not fit the unembedding {tuple(unembedding.shape)}: the model "
+                "projects between the two, and its logits can't be reproduced"
+            )
+        with torch.no_grad():
+            rows = model.ln_final(x).flatten(0, -2)
+    scale, error = proved_scale(rows, unembedding, bias, own, cap)
+
+    @torch.no_grad()
+    def norm(x: Tensor) -> Tensor:
+        with runner.turns.held(), silent(model.ln_final):
+            normed: Tensor = model.ln_final(x[None].to(unembedding.dtype))[0]
+        return normed
+
+    return Readout(norm, unembedding, bias, scale, cap if cap > 0 else None, error)
 
 
 def proved_scale(rows: Tensor, unembedding: Tensor, bias: Tensor | None, own: Tensor, cap: float) -> tuple[float, float]:

@@ -1,0 +1,61 @@
+"""ActivationCaches as input: what a model has been run on before is read instead of running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_entropy.batches import Batch, batches
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.corpus import Corpus
+from tl_entropy.capture.hooks import hook_name
+from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.sites import Site
+
+
+def split_cache(inputs: Any) -> tuple[Any, Any]:
+    """(cache, rest) where the input is an ActivationCache with its tokens; (None, inputs) otherwise."""
+    if hasattr(inputs, "cache_dict"):
+        raise InputTypeError("inputs: an ActivationCache needs its tokens: pass (cache, tokens), or (cache, tokens, mask)")
+    if not (isinstance(inputs, tuple) and inputs and hasattr(inputs[0], "cache_dict")):
+        return None, inputs
+    if len(inputs) not in (2, 3) or not isinstance(inputs[1], Tensor):
+        raise InputTypeError("inputs: an ActivationCache comes as (cache, tokens), or as (cache, tokens, mask)")
+    cache, tokens, *mask = inputs
+    tokens = tokens[None] if tokens.ndim == 1 else tokens
+    return cache, (tokens, mask[0]) if mask else tokens
+
+
+def cached_batch(
+    cache: Any, inputs: Tensor | tuple[Tensor, Tensor], corpus: Corpus, adapter: Adapter, sites: Sequence[Site]
+) -> tuple[Batch, Mapping[Site, Tensor]]:
+    """The cache's own layout as one batch: real cells are described by the corpus, padding stays where it is."""
+    tokens, mask = inputs if isinstance(inputs, tuple) else (inputs, torch.ones_like(inputs))
+    mask = (mask[None] if mask.ndim == 1 else mask).bool()
+    activations = adapter.cached_activations(cache, sites)
+    for site, activation in activations.items():
+        where = tuple(activation.shape[:2]) if site.name != "pattern" else (activation.shape[0], activation.shape[2])
+        if where != tuple(tokens.shape):
+            raise InputError(f"inputs: the cache's {hook_name(site)} is {where}, its tokens are {tuple(tokens.shape)}")
+    [batch] = batches(corpus, batch_size=len(tokens), max_tokens=1, pad_id=adapter.pad_id)
+    if len(batch) != len(tokens):
+        raise InputError(f"inputs: {len(tokens) - len(batch)} rows of the cache's tokens are empty or longer than the window")
+
+    def spread(values: Tensor, filler: int) -> Tensor:
+        whole = torch.full(tokens.shape, filler, dtype=values.dtype)
+        whole[mask.cpu()] = values[batch.attention_mask]
+        return whole
+
+    spread_out = replace(
+        batch,
+        tokens=tokens.cpu(),
+        attention_mask=mask.cpu(),
+        counted=spread(batch.counted, 0),
+        position=spread(batch.position, -1),
+        target=spread(batch.target, -1),
+    )
+    return spread_out, activations

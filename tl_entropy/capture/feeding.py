@@ -1,0 +1,104 @@
+"""Batches on their way from the model to the accumulators: whole ones, finite ones, and as large as memory allows.
+
+Where memory runs out, a batch is cut in two and tried again, for the accumulators that have not had it yet, and later batches
+are kept as small. Ctrl-C waits until every accumulator has had the batch.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_entropy.accumulators import Accumulator
+from tl_entropy.batches import Batch
+from tl_entropy.capture.hooks import hook_name
+from tl_entropy.errors import NonFiniteError
+from tl_entropy.sites import Site
+
+
+@contextmanager
+def whole_batches() -> Iterator[None]:
+    """Ctrl-C waits until every accumulator has had the batch, so that none holds half of one; a second Ctrl-C doesn't wait."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: Any) -> None:
+        if held:
+            raise KeyboardInterrupt
+        held.append(number)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
+
+
+class Feeder:
+    """Learns how many cells fit in memory, and cuts batches that do not, if it may (``splits``)."""
+
+    def __init__(self, *, splits: bool) -> None:
+        self._splits = splits
+        self._room: float = float("inf")  # cells of the largest batch that may fit
+
+    def feed(self, batch: Batch, waiting: list[Accumulator], take_in: Callable[[Batch, list[Accumulator]], None]) -> None:
+        """``take_in(batch, waiting)``; where memory runs out, with the batch's halves, for those still in ``waiting``.
+
+        ``take_in`` takes every accumulator that has had the batch out of ``waiting``.
+        """
+        if not self._may_split(batch) or batch.tokens.numel() <= self._room:
+            if self._fits(batch, waiting, take_in):
+                return
+            # Outside the handler, so that the failed attempt's tensors, which its traceback held, are free by now.
+            self._room = batch.tokens.numel() / 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        for half in batch.split():
+            self.feed(half, list(waiting), take_in)
+
+    def _fits(self, batch: Batch, waiting: list[Accumulator], take_in: Callable[[Batch, list[Accumulator]], None]) -> bool:
+        try:
+            take_in(batch, waiting)
+        except RuntimeError as error:
+            if not self._may_split(batch) or not _out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _may_split(self, batch: Batch) -> bool:
+        return self._splits and len(batch) > 1
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def check_finite(batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+    """Raise NonFiniteError at the first NaN or infinity in a counted cell."""
+    for site, activation in activations.items():
+        if site.name == "pattern" or bool(activation.isfinite().all()):
+            continue
+        rows = batch.rows(activation)
+        bad = (~rows.flatten(1).isfinite()).any(1).nonzero()
+        if len(bad):
+            raise NonFiniteError(
+                f"{hook_name(site)} has a NaN or an infinity at {row_place(batch, int(bad[0]))} (and {len(bad) - 1} more of "
+                "this batch); check the weights and the dtype"
+            )
+
+
+def row_place(batch: Batch, row: int) -> str:
+    """Where a row is, for a message: the document, and the position in it or the begin token."""
+    document, position = int(batch.row_document[row]), int(batch.row_position[row])
+    return f"document {document}, {f'position {position}' if position >= 0 else 'the begin token'}"

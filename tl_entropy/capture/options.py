@@ -1,0 +1,84 @@
+"""The options that every function which reads inputs takes, how they are checked, and how a result's provenance tells them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+from tl_entropy.capture.generate import AT_ONCE, check_sampling
+from tl_entropy.capture.interventions import Interventions, intervention_names
+from tl_entropy.errors import InputTypeError
+
+
+class WindowOptions(TypedDict, total=False):
+    """How texts become windows; every function that reads ``inputs`` takes these.
+
+    ``window``: tokens of a window, the begin token included (the model's context); ``stride``: new tokens from one window of
+    a long text to the next (all of them: no overlap), so that every later token has at least window - stride tokens before
+    it; ``prepend_bos``: begin windows with the tokenizer's begin token (as TransformerLens does for this model);
+    ``include_special``: count special tokens, too (no); ``text_column``: column of a dataset that holds the text ("text").
+    """
+
+    window: int | None
+    stride: int | None
+    prepend_bos: bool | None
+    include_special: bool
+    text_column: str
+
+
+class CorpusOptions(WindowOptions, total=False):
+    """The same, for functions that can generate and intervene.
+
+    ``temperature``: 0 (greedy) or more. ``seed``: of the sampling. Prompts of one length among ``batch_size`` (16 where none is
+    given) that follow each other are sampled together, with random numbers of their own, drawn from ``seed`` and the number of
+    the first of them; so a sampled text depends on ``batch_size``, which the provenance then holds. Greedy text needs neither.
+
+    ``interventions``: edits of the model's insides while it is measured, and while it generates: one or several of
+    ``ablate_heads(...)``, ``ablate(...)``, ``steer(...)``, ``occlude(...)``, ``mask_attention(...)`` (these two not while
+    text is generated), or pairs of a hook's name and a ``function(activation, hook)``. Of
+    hooks of one's own (see ``Intervention``): they see columns of a window, BOS included, and while generating the new token
+    alone; what one at ``hook_resid_mid`` of a TransformerBridge changes reaches the MLP and not the stream; two are told apart
+    in results by their function's name, or by an ``Intervention``'s. Heads ablated to 0 are another thing where TransformerLens
+    has folded the value biases: to compare models or processings, ablate to ``head_means``.
+    """
+
+    temperature: float
+    seed: int
+    interventions: Interventions | None
+
+
+def described(options: Mapping[str, Any], *, batch_size: int | None = None) -> dict[str, Any]:
+    """The options that are set, as plain values for a result's provenance: interventions by their names.
+
+    ``batch_size`` is among them where text is sampled, which depends on it.
+
+    >>> described({"temperature": 1, "seed": 3, "window": None}, batch_size=8)
+    {'temperature': 1.0, 'seed': 3, 'batch_size': 8}
+    """
+    sampling = {name: options[name] for name in ("temperature", "seed") if name in options}
+    temperature, seed = check_sampling(**sampling)
+    known = {**options, **{name: {"temperature": temperature, "seed": seed}[name] for name in sampling}}
+    plain = {name: value for name, value in known.items() if value is not None}
+    if temperature > 0:
+        plain["batch_size"] = batch_size or AT_ONCE
+    if "interventions" in plain:
+        plain["interventions"] = intervention_names(plain["interventions"])
+    return plain
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any], known: type) -> None:
+    """Raise InputTypeError for an option that ``function`` does not have: neither a keyword of its own nor one of ``known``.
+
+    >>> check_options(described, {"strid": 8}, WindowOptions)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    tl_entropy.errors.InputTypeError: 'strid' is not an option (did you mean 'stride'?); choose from batch_size, ..., window
+    """
+    own = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    names = sorted({*own, *known.__annotations__})
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise InputTypeError(f"{name!r} is not an option{hint}; choose from {', '.join(names)}")
