@@ -116,3 +116,12 @@ ARCHITECTURES = [
 @cache
 def cached_model(name: str, kind: str, compatible: bool = False):
     return make_model(name, kind, compatible=compatible)
+
+
+@cache
+def indifferent_model():
+    """A model that holds all tokens equally probable at every site, since its unembedding starts at 0."""
+    model = make_model("llama")
+    with torch.no_grad():
+        model.W_U.zero_()
+    return model

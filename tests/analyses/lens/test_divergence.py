@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tiny_models import CONTEXT, VOCAB, cached_model, kinds
+from tiny_models import CONTEXT, VOCAB, cached_model, indifferent_model, kinds, make_model
 
 import tl_entropy as tle
 from tl_entropy import functional
@@ -199,6 +199,31 @@ def test_a_position_is_decided_where_the_top_token_stays(gpt2):
     assert len(set(loop)) > 2, "a text that tells sites apart"
     earlier = result.select(layers=[-1, 0, 1])
     assert max(earlier.decided().tolist()) == len(earlier.sites), "some are decided by the last block only"
+
+
+@pytest.mark.skipif("bridge" not in kinds(), reason="the indifferent model is a bridge")
+def test_where_all_tokens_are_equally_probable_nothing_agrees_and_nothing_is_decided(texts):
+    options = {"surprisal": True, "targets": (120, 7), "top_k": 2, "prepend_bos": True, **QUIET}
+    result = tle.layer_divergence(indifferent_model(), texts, **options)
+    assert not result.agreement.any()
+    assert set(result.decided().tolist()) == {len(result.sites)}
+    assert bool((result.rank[result.rank >= 0] == VOCAB - 1).all())
+    assert bool((result.target_rank == VOCAB - 1).all())
+    assert bool((result.top_tokens == torch.tensor([0, 1])).all())
+    total = tle.layer_divergence(indifferent_model(), texts, keep="summary", prepend_bos=True, **QUIET).mean_profile()
+    assert set(total[total["quantity"].isin(["agreement", "decided"])]["mean"]) == {0.0}
+
+
+@pytest.mark.skipif("bridge" not in kinds(), reason="the indifferent model is a bridge")
+def test_a_site_with_several_most_probable_tokens_agrees_with_no_output(texts):
+    model = make_model("llama")
+    with torch.no_grad():
+        model.W_U.zero_()[0, 0] = 1.0  # the output is token 0 wherever the first normed number is above 0
+    found = tle.layer_divergence(model, texts, sites="resid_post", layers=[2], **QUIET)
+    assert found.agreement.any()
+    nothing = tle.layer_divergence(model, texts, lens=lambda site, rows: 0 * rows, sites="resid_post", layers=[2], **QUIET)
+    assert bool((nothing.top_tokens == 0).all()), "the first of all, which have equal logits"
+    assert not nothing.agreement.any()
 
 
 def test_a_lens_reads_the_sites_and_never_the_output(any_model, texts):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import CONTEXT, VOCAB, cached_model, kinds
+from tiny_models import CONTEXT, VOCAB, cached_model, indifferent_model, kinds
 
 import tl_entropy as tle
 from tl_entropy import functional
@@ -53,6 +53,17 @@ def test_every_number_is_that_of_the_models_own_output(any_model, texts):
         assert torch.equal(mine.rank, (log_p > -expected[:, None] + 1e-9).sum(1))
         torch.testing.assert_close(mine.top_log_probs.double(), log_p.topk(3).values, atol=2e-5, rtol=0)
     assert result.unit == "nats"
+
+
+@pytest.mark.skipif("bridge" not in kinds(), reason="the indifferent model is a bridge")
+@pytest.mark.parametrize("keep", ["positions", "summary"])
+def test_a_model_that_holds_all_tokens_equally_probable_gets_nothing_right(keep, texts):
+    result = tle.token_surprisal(indifferent_model(), texts, keep=keep, **QUIET)
+    rates = result.rates().set_index("quantity")["value"]
+    assert rates["perplexity"] == pytest.approx(VOCAB)
+    assert rates["accuracy"] == 0.0
+    if keep == "positions":
+        assert bool((result.rank == VOCAB - 1).all())
 
 
 def test_the_loss_is_transformer_lenss_own(any_model, texts):

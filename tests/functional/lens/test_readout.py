@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
+from tl_entropy.functional.lens.comparison import vocabulary_divergences
 from tl_entropy.functional.lens.entropies import renyi_entropy, surprisal
 from tl_entropy.functional.lens.readout import VocabularyStatistics, vocabulary_statistics
 
@@ -57,7 +58,7 @@ def test_float64_agrees_with_all_logits_at_once(scale, softcap, with_bias, trans
     found = vocabulary_statistics(hidden, layout, orders=ORDERS, targets=targets, top_k=7, **options)
     logits = all_logits(hidden, unembedding, **options)
     check(found, logits, orders=ORDERS, targets=targets, tolerance=1e-11)
-    assert torch.equal(found.rank, (logits > logits.gather(1, targets[:, None])).sum(-1))
+    assert torch.equal(found.rank, (logits >= logits.gather(1, targets[:, None])).sum(-1) - 1)
     assert found.precision == "float64"
     assert not found.compiled
 
@@ -153,14 +154,15 @@ def test_masked_tokens(precision):
     assert found.surprisal[0].item() == pytest.approx(math.log(2))
     assert found.surprisal[1].isnan()
     assert found.surprisal[2].item() == math.inf
-    assert found.rank[:3].tolist() == [0, -1, 2]
-    assert set(found.top_tokens[0, :2].tolist()) == {1030, 2400}
+    assert found.rank[:3].tolist() == [1, -1, 2499], "of those that are never possible all share the last rank"
+    assert found.top_tokens[0].tolist() == [1030, 2400, 0]
+    assert found.tied.all()
     assert found.top_log_probs[0, 2] == -math.inf
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_argmax_has_rank_zero_even_among_equals(transposed, dtype):
+def test_tokens_with_equal_columns_are_equally_probable_wherever_they_stand(transposed, dtype):
     hidden, unembedding, _, _ = random_case(rows=300, d_model=96, d_vocab=2600, dtype=dtype)
     unembedding[:, 1300:] = unembedding[:, :1300]
     if transposed:
@@ -168,8 +170,38 @@ def test_the_argmax_has_rank_zero_even_among_equals(transposed, dtype):
     best = (hidden @ unembedding)[:, :1300].argmax(-1)
     for targets in (best, best + 1300):
         found = vocabulary_statistics(hidden, unembedding, targets=targets, top_k=1)
-        assert found.rank.eq(0).all()
+        assert found.rank.eq(1).all(), "the other one is as probable"
+        assert torch.equal(found.top_tokens[:, 0], best)
+        assert found.tied.all()
     torch.testing.assert_close(found.top_log_probs[:, 0], -found.surprisal, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("d_vocab", [1, 2, 7, 960, 961, 2500])
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_ranks_and_top_tokens_of_many_equal_logits(d_vocab, top_k):
+    draw = torch.Generator().manual_seed(d_vocab)
+    hidden = torch.randint(-1, 2, (60, 3), generator=draw).float()
+    unembedding = torch.randint(-2, 3, (3, d_vocab), generator=draw).float()  # few different logits, all of them exact
+    bias = torch.zeros(d_vocab).masked_fill(torch.arange(d_vocab) % 3 == 2, -math.inf)
+    logits = hidden @ unembedding + bias
+    targets, top_k = torch.randint(0, d_vocab, (60,), generator=draw), min(top_k, d_vocab)
+    found = vocabulary_statistics(hidden, unembedding, bias=bias, targets=targets, top_k=top_k)
+    assert torch.equal(found.rank, (logits >= logits.gather(1, targets[:, None])).sum(-1) - 1)
+    assert torch.equal(found.top_tokens, logits.sort(dim=-1, descending=True, stable=True).indices[:, :top_k])
+    assert torch.equal(found.tied, (logits == logits.amax(-1, keepdim=True)).sum(-1) > 1)
+    assert found.tied.any() == (d_vocab > 1)
+    of_sites = vocabulary_divergences(hidden.view(2, 30, 3), unembedding, reference=0, bias=bias, top_k=top_k).statistics
+    assert torch.equal(of_sites.tied.flatten(), found.tied)
+    assert torch.equal(of_sites.top_tokens.flatten(0, 1), found.top_tokens)
+
+
+def test_an_unembedding_of_zeros_gets_nothing_right():
+    hidden, targets = torch.randn(5, 8), torch.tensor([0, 1, 2000, 4095, -1])
+    found = vocabulary_statistics(hidden, torch.zeros(8, 4096), targets=targets, top_k=3)
+    assert found.rank.tolist() == [4095, 4095, 4095, 4095, -1]
+    assert found.top_tokens.tolist() == [[0, 1, 2]] * 5
+    assert found.tied.all()
+    assert vocabulary_statistics(hidden, torch.zeros(8, 4096)).tied is None
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -143,6 +143,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         )  # fmt: skip
         reading.ran_compiled |= found.compiled
         statistics, at = found.statistics, self._at
+        single = ~statistics.tied.cpu()  # type: ignore[union-attr]
         # Compared with the site before, the first of the divergences is the second site's.
         divergences = found.divergences.cpu()[at - int(self._compared_with == "previous")]
         top_tokens = statistics.top_tokens.cpu()  # type: ignore[union-attr]
@@ -151,7 +152,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
             "divergence": divergences,
             "top_tokens": top_tokens[at],
             "top_log_probs": statistics.top_log_probs.cpu()[at],  # type: ignore[union-attr]
-            "agreement": top_tokens[at, :, 0] == output_token,
+            "agreement": (top_tokens[at, :, 0] == output_token) & single[at] & single[-1],
         }
         if targets.shape[1]:
             surprisal, rank = statistics.surprisal.cpu()[at], statistics.rank.cpu()[at]  # type: ignore[union-attr]

@@ -49,9 +49,11 @@ class VocabularyStatistics:
         entropies: [rows, n_orders], Rényi entropies in the sequence of the orders asked for.
         log_normalizer: [rows], log Σ exp(l).
         surprisal: of the shape of the targets, -log p(target); NaN where there is no target; None without targets.
-        rank: int64, of the same shape, how many logits exceed the target's (0 is the argmax); -1 where there is no target.
+        rank: int64, of the same shape, how many other tokens are at least as probable as the target (0 for the one that is the
+            most probable alone); -1 where there is no target.
         top_log_probs: [rows, top_k], falling; None without top_k.
-        top_tokens: [rows, top_k] int64, their tokens.
+        top_tokens: [rows, top_k] int64, their tokens; equally probable ones by their ids.
+        tied: [rows] bool, whether several tokens are the most probable, equally; None without top_k.
         compiled: whether the sums ran as compiled code.
         precision: of the product, "float32" ("float64" for float64 hidden states) or "bfloat16".
         varentropy: [rows], the variance of the surprisal, nats²; None unless asked for.
@@ -66,6 +68,7 @@ class VocabularyStatistics:
     compiled: bool
     precision: str
     varentropy: Tensor | None = None
+    tied: Tensor | None = None
 
 
 def vocabulary_statistics(
@@ -112,7 +115,7 @@ def vocabulary_statistics(
 
     >>> found = vocabulary_statistics(torch.zeros(1, 4), torch.ones(4, 16), orders=(0.5, 1, 2), targets=torch.tensor([3]))
     >>> found.entropies.exp(), found.surprisal.exp(), found.rank
-    (tensor([[16.0000, 16.0000, 16.0000]], dtype=torch.float64), tensor([16.0000], dtype=torch.float64), tensor([0]))
+    (tensor([[16.0000, 16.0000, 16.0000]], dtype=torch.float64), tensor([16.0000], dtype=torch.float64), tensor([15]))
     """
     reader = Reader.open(
         hidden,
@@ -256,7 +259,7 @@ class Reader:
         entropies, normalizer = combine(tile_rows, self.orders)
         unreadable = ~(normalizer.isfinite() & entropies.isfinite().all(-1))
         refuse_rows(unreadable, first, "hidden @ unembedding + bias must hold neither NaN nor +inf; it does")
-        surprisal = rank = top_log_probs = top_tokens = variance = None
+        surprisal = rank = top_log_probs = top_tokens = tied = variance = None
         if self.varentropy:
             n_targets = 0 if present is None else present.shape[-1]
             first_moment, second_moment = tile_rows[:, tile_rows.shape[1] - n_targets - 2 :].unbind(1)[:2]
@@ -266,14 +269,15 @@ class Reader:
             shape: tuple[int, ...] = (*hidden.shape[:-2], *targets.shape)
             surprisal = normalizer[..., None] - _unmasked(in_double(target_logits))
             surprisal = surprisal.masked_fill(missing, math.nan).reshape(shape)
-            rank = tile_rows[:, -present.shape[-1] :].sum(0).movedim(0, -1).long()
+            rank = tile_rows[:, -present.shape[-1] :].sum(0).movedim(0, -1).long() - 1  # all but the target itself
             rank = rank.masked_fill(missing, -1).reshape(shape)
         if top is not None:
             shape = (*normalizer.shape, self.top_k)
             top_log_probs = _unmasked(in_double(top.logits)).view(shape) - normalizer[..., None]
             top_tokens = top.tokens.to(normalizer.device).view(shape)
+            tied = top.tied.to(normalizer.device).view(normalizer.shape)
         found = VocabularyStatistics(
-            entropies, normalizer, surprisal, rank, top_log_probs, top_tokens, self.compiled, self.precision, variance
+            entropies, normalizer, surprisal, rank, top_log_probs, top_tokens, self.compiled, self.precision, variance, tied
         )
         return found, tile_rows
 

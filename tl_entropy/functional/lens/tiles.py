@@ -21,6 +21,9 @@ The second line is the power sum with its leading term taken out by algebra, not
 and a relative rounding ε of a tile's sums stays of the order of ε·H, however near to 1 the order is. In the third line it
 becomes ε·(1 + a)/|1 - a|, at most 5·ε at the border.
 
+Tokens are equally probable where their logits are equal, bit for bit, as they were computed. A rank counts all the others that
+are at least as probable, so only a token that is the most probable alone has rank 0.
+
 A masked logit (-inf) enters as `MASKED`, so that 0·log 0 is 0 and not NaN. A NaN or +inf comes out as NaN: callers refuse it.
 """
 
@@ -78,7 +81,7 @@ def tile_sums(
     Args:
         logits: [..., width] in float32 or float64, without -inf (see `MASKED`); left as they are.
         orders: the orders of the entropies wanted.
-        thresholds: [...] each, the logits whose ranks are counted.
+        thresholds: [...] each, the logits whose ranks are counted: how many are at least as large, themselves included.
         scratch: three buffers like ``logits`` to work in; without them the sums are differentiable.
         moments: whether Σ e·z and Σ e·z² are wanted, too, before the counts.
 
@@ -92,7 +95,7 @@ def tile_sums(
     sums = [maximum, e.sum(-1)]
     for order in orders:
         if order < _SMALLEST_ORDER:
-            sums.append(_count_above(logits, MASKED / 2, work))
+            sums.append(torch.gt(logits, MASKED / 2, out=work).sum(-1, dtype=logits.dtype))
         elif order == 1:
             sums.append(torch.mul(e, z, out=work).sum(-1))
         elif abs(order - 1) < 0.5:
@@ -105,13 +108,8 @@ def tile_sums(
         first = torch.mul(e, z, out=work)
         sums.append(first.sum(-1))
         sums.append(torch.mul(first, z, out=work).sum(-1))
-    sums.extend(_count_above(logits, threshold[..., None], work) for threshold in thresholds)
+    sums.extend(torch.ge(logits, least[..., None], out=work).sum(-1, dtype=logits.dtype) for least in thresholds)
     return torch.stack(sums)
-
-
-def _count_above(logits: Tensor, threshold: Tensor | float, work: Tensor | None) -> Tensor:
-    above = torch.gt(logits, threshold, out=work)
-    return above.sum(-1, dtype=logits.dtype)
 
 
 def _power_sum(z: Tensor, e: Tensor, order: float, work: Tensor | None) -> Tensor:
@@ -175,23 +173,36 @@ def combine_moments(sums: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 class Top:
-    """The largest logits of each row so far, the rows of all sites in one sequence."""
+    """The largest logits of each row so far, equal ones by their tokens' ids; the rows of all sites in one sequence.
+
+    ``tied`` [row] says where several tokens share the largest one.
+    """
 
     def __init__(self, hidden: Tensor, k: int, dtype: torch.dtype) -> None:
         rows = math.prod(hidden.shape[:-1])
         self.logits = hidden.new_full((rows, k), -math.inf, dtype=dtype)
         self.tokens = hidden.new_zeros((rows, k), dtype=torch.int64)
+        self.tied = hidden.new_zeros(rows, dtype=torch.bool)
 
     def update(self, logits: Tensor, maximum: Tensor, start: int) -> None:
         """Take in a tile [..., width] of the tokens from ``start``; rows whose maximum is too small are not looked at."""
-        k = self.logits.shape[1]
-        better = (maximum.flatten() > self.logits[:, -1]).nonzero()[:, 0]
-        values, indices = logits.flatten(0, -2)[better].topk(min(k, logits.shape[-1]))
-        values = torch.cat([self.logits[better], values], -1)
-        tokens = torch.cat([self.tokens[better], indices + start], -1)
-        values, ranking = values.topk(k)
-        self.logits[better] = values
-        self.tokens[better] = tokens.gather(1, ranking)
+        k, width, maximum = self.logits.shape[1], logits.shape[-1], maximum.flatten()
+        self.tied |= maximum == self.logits[:, 0]
+        better = (maximum > self.logits[:, -1]).nonzero()[:, 0]
+        rows = logits.flatten(0, -2)[better]
+        values, indices = rows.topk(min(k + 1, width))
+        if width > k and len(cut := (values[:, k - 1] == values[:, k]).nonzero()[:, 0]):
+            # Which of equal ones topk takes is not said. A sort of the whole row says, and few rows need it.
+            values[cut], indices[cut] = (part[:, : k + 1] for part in rows[cut].sort(dim=-1, descending=True, stable=True))
+        if width > 1:
+            higher = maximum[better] > self.logits[better, 0]
+            self.tied[better] = torch.where(higher, values[:, 0] == values[:, 1], self.tied[better])
+        values = torch.cat([self.logits[better], values[:, :k]], -1)
+        tokens = torch.cat([self.tokens[better], indices[:, :k] + start], -1)
+        by_token = tokens.argsort(-1)
+        values, ranking = values.gather(1, by_token).sort(dim=-1, descending=True, stable=True)
+        self.logits[better] = values[:, :k]
+        self.tokens[better] = tokens.gather(1, by_token.gather(1, ranking))[:, :k]
 
 
 def in_double(values: Tensor) -> Tensor:

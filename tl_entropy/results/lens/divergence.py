@@ -2,7 +2,8 @@
 
 Beside the divergences a result holds what each site would have predicted, so that it also says from which layer on the model's
 answer stays: a position is *decided* at the first site of the residual stream from which the most probable token is, there and
-at every later site, the one that the model puts out.
+at every later site, the one that the model puts out. Where several tokens are equally the most probable, there is no answer: it
+agrees with nothing, and nothing is decided.
 """
 
 from __future__ import annotations
@@ -69,21 +70,22 @@ class LayerDivergence(Positions, Result):
 
     Attributes:
         divergence: [row, site, metric].
-        agreement: [row, site], whether the site's most probable token is the one of the model's own output.
+        agreement: [row, site], whether the site's most probable token is the one of the model's own output; False where either
+            has several, equally probable.
         document: [row], number of the text in the input.
         position: [row], index of the token in its document, without BOS.
         token: [row], id of the token read.
-        output_token: [row], the most probable token of the model's own output.
+        output_token: [row], the most probable token of the model's own output; of several the one with the lowest id.
         sites: what the second axis means.
         metrics: what the third axis means.
         against: "output" (the model's own), "previous" (the site before), or a site, such as "resid_post.3".
         strings: text of every token id that occurs.
         provenance: model, settings, corpus, versions.
         names: names of documents that have one (files).
-        top_tokens: [row, site, k], ids of the most probable tokens.
+        top_tokens: [row, site, k], ids of the most probable tokens; equally probable ones by their ids.
         top_log_probs: [row, site, k], their natural log-probabilities, whatever the unit.
         surprisal: [row, site], -log of the probability of the document's next token, in ``unit``; NaN at the end.
-        rank: [row, site], rank of that token (0 = most probable); -1 at the end.
+        rank: [row, site], how many other tokens are at least as probable as that token; -1 at the end.
         targets: ids of the target tokens asked for.
         target_surprisal: [row, site, target], -log of their probabilities, in ``unit``.
         target_rank: [row, site, target], their ranks.

@@ -31,7 +31,7 @@ from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.rows import Column, TokenRows
 
 _TOTALS = ("documents", "tokens", "bytes", "characters", "surprisal", "entropy", "varentropy", "expected")
-"""What is summed over each document's tokens; "documents" is 1 for each, "expected" counts those that were most probable."""
+"""What is summed over each document's tokens; "documents" is 1 for each, "expected" counts those of rank 0."""
 
 N_TOTALS = len(_TOTALS)
 
@@ -119,7 +119,7 @@ class _Rates(Printed):
         """All rates over the corpus: quantity, unit, value, se (over documents; NaN for one), tokens, documents.
 
         ``loss`` and what is computed from it include the memory, where there is one. Rates per byte and character are left out
-        where a text is not known.
+        where a text is not known. ``accuracy`` is the share of tokens of rank 0: each was, alone, the most probable.
         """
         code, factor, unit = self._code(memory_bits, memory_tokens), PER_NAT[self.unit], self.unit
         loss, error = self._rate(code, "tokens")
@@ -172,11 +172,11 @@ class TokenSurprisal(_Rates, TokenRows, Result):
         surprisal: [row], -log p(token), in ``unit``; 0 to infinity.
         entropy: [row], of the distribution, in ``unit``; 0 to log d_vocab.
         varentropy: [row], variance of the surprisal under the distribution, in ``unit``².
-        rank: [row], how many tokens were more probable; 0 is the most probable one.
+        rank: [row], how many other tokens were at least as probable; 0 for the one that was the most probable alone.
         n_bytes: [row], UTF-8 bytes that the token stands for, a shared character's divided among its tokens; NaN where the
             text is not known.
         n_characters: [row], characters, likewise.
-        top_tokens: [row, k], ids of the most probable tokens.
+        top_tokens: [row, k], ids of the most probable tokens; equally probable ones by their ids.
         top_log_probs: [row, k], their natural log-probabilities, whatever the unit.
         unit: "nats" or "bits".
 
@@ -212,7 +212,7 @@ class TokenSurprisal(_Rates, TokenRows, Result):
                 self.surprisal - self.entropy, self.unit, "surprisal above the entropy: more than the model expected"
             ),
             "varentropy": Column(self.varentropy, f"{self.unit}²", "variance of the surprisal that the model expected"),
-            "rank": Column(self.rank.double(), "", "how many tokens were more probable"),
+            "rank": Column(self.rank.double(), "", "how many other tokens were at least as probable"),
         }
 
     def to_pandas(self) -> pd.DataFrame:
@@ -260,7 +260,7 @@ class SurprisalSummary(_Rates, Result):
 
     Attributes:
         sums: [total] float64, Σ over documents of their totals: documents, tokens, bytes, characters, surprisal, entropy,
-            varentropy (in nats), and tokens that were the most probable.
+            varentropy (in nats), and tokens that were the most probable alone.
         products: [total, total] float64, Σ over documents of the products of each two of their totals.
         unit: the unit of what the methods return.
         provenance: model, settings, corpus, versions.
