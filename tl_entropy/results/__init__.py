@@ -6,6 +6,7 @@ from tl_entropy.results.information.soft import SoftInformation
 from tl_entropy.results.lens.divergence import DivergenceSummary, LayerDivergence
 from tl_entropy.results.lens.entropy import LensEntropy, LensSummary
 from tl_entropy.results.loading import load
+from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import Contrast
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.results.profiles.distances import PairwiseDistances, ProfileDistance, ProfileEmbedding
@@ -32,6 +33,7 @@ __all__ = [
     "LayerSimilarity",
     "LensEntropy",
     "LensSummary",
+    "ModelComparison",
     "PairwiseDistances",
     "ProfileDistance",
     "ProfileEmbedding",
