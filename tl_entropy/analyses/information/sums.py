@@ -25,9 +25,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
-from tl_entropy.analyses.merging import check_same
+from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.information.estimates import SAMPLE, SoftSums, chance_curve, estimates, label_information
@@ -36,17 +35,21 @@ from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels import LabelPlan
 from tl_entropy.results import SoftInformation
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
 Heads = bool | Literal["z", "result"]
 
 
-class SoftAccumulator:
+class SoftAccumulator(StreamingMeasure[SoftInformation]):
     """Sums of soft assignments by label, fold, site, head and draw; arguments as for ``soft_information``.
 
     ``compute`` gives a ``SoftInformation`` of what was seen so far. Accumulators of parts of a corpus merge exactly, where they
     share one plan of the whole; ``first_document`` is then the number of the part's first document in it.
     """
+
+    alike = ("measured", "draws", "calibration", "invalid", "folds")
+    gathered = ("_count", "_documents", "_read", "_dropped")
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class SoftAccumulator:
         keep_labels: bool = False,
         first_document: int = 0,
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        super().__init__(model)
         if not isinstance(plan, LabelPlan):
             raise InputTypeError(f"plan must be a LabelPlan, as label_plan(...) gives; got {type(plan).__name__}")
         check_choice("heads", heads, (False, True, "z", "result"))
@@ -80,6 +83,7 @@ class SoftAccumulator:
             raise InputError(
                 "sites: pattern holds no states but attention weights; choose from embed, resid_post, z, result, ..."
             )
+        self.sites = tuple(dict.fromkeys(captured_for(site) for site in self.measured))  # a head's output comes from its z
         self.centers = _checked_centers(centers, self.sites)
         bins = _several("n_bins", n_bins, 2)
         seeds = _several("seed", seed, 0)
@@ -95,11 +99,6 @@ class SoftAccumulator:
         self._sampled = torch.zeros(min(SAMPLE, int((self._sample_place >= 0).sum())), dtype=torch.bool)
         self._documents = torch.zeros(plan.n_documents, dtype=torch.bool)  # those seen
         self._read = self._dropped = 0
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """What has to be captured: a head's output in d_model is computed from its z."""
-        return tuple(dict.fromkeys(captured_for(site) for site in self.measured))
 
     @property
     def started(self) -> bool:
@@ -168,15 +167,7 @@ class SoftAccumulator:
         Raises:
             InputError: plans or settings differ, or both have seen the same positions.
         """
-        check_same(self, other, ("measured", "draws", "calibration", "invalid", "folds"))
-        if not _same_plan(self.plan, other.plan):
-            raise InputError("cannot merge: the label plans differ; make one plan of the whole corpus for all parts")
-        if self.centers.keys() != other.centers.keys() or not all(
-            torch.equal(mean.cpu(), other.centers[site].cpu()) for site, mean in self.centers.items()
-        ):
-            raise InputError("cannot merge: centers differ; give all parts the means of the whole corpus")
-        if bool((self._sampled & other._sampled).any()):
-            raise InputError("cannot merge: both parts have seen the same positions; each must be read once")
+        super().merge(other)
         if other._places and not self._places:
             self._places = other._places
             self._mass = [[[table.clone() for table in tables] for tables in draws] for draws in other._mass]
@@ -186,12 +177,18 @@ class SoftAccumulator:
                 mine += theirs.to(mine.device)
             for mine, theirs in zip(_flat(self._samples), _flat(other._samples), strict=True):
                 mine[other._sampled] = theirs[other._sampled].to(mine.device)
-        for mine, theirs in zip(self._count, other._count, strict=True):
-            mine += theirs
         self._sampled |= other._sampled
-        self._documents |= other._documents
-        self._read += other._read
-        self._dropped += other._dropped
+
+    def _check_alike(self, other: SoftAccumulator) -> None:
+        super()._check_alike(other)
+        if not _same_plan(self.plan, other.plan):
+            raise InputError("cannot merge: the label plans differ; make one plan of the whole corpus for all parts")
+        if self.centers.keys() != other.centers.keys() or not all(
+            torch.equal(mean.cpu(), other.centers[site].cpu()) for site, mean in self.centers.items()
+        ):
+            raise InputError("cannot merge: centers differ; give all parts the means of the whole corpus")
+        if bool((self._sampled & other._sampled).any()):
+            raise InputError("cannot merge: both parts have seen the same positions; each must be read once")
 
     def compute(self, *, progress: bool = False, **origin: Any) -> SoftInformation:
         """The result of what was seen so far; ``origin`` goes into its provenance.
@@ -201,6 +198,16 @@ class SoftAccumulator:
         """
         if not self.started:
             raise InputError("nothing to compute: no position with a label was seen")
+        return self._result(self._provenance(origin), progress=progress)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
+            "centered": bool(self.centers), "constant_in_documents": self.plan.constant_in_documents(),
+            "chance_sample": int(self._sampled.sum()),
+        }  # fmt: skip
+
+    def _result(self, provenance: Provenance, *, progress: bool = False) -> SoftInformation:
         n_folds = int(max(table.row_fold.max() for table in self._tables)) + 1
         values: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "plug_in", "null", "ceiling")}
         single: list[Tensor] = []
@@ -216,11 +223,6 @@ class SoftAccumulator:
         folds = torch.stack([group_sums(c, t.row_fold, n_folds) for t, c in zip(self._tables, self._count, strict=True)], dim=1)
         sizes = [self._sizes(label) for label in range(len(self.plan.names))]
         tokens = folds.sum(0)
-        settings = {
-            "calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
-            "centered": bool(self.centers), "constant_in_documents": self.plan.constant_in_documents(),
-            "chance_sample": int(self._sampled.sum()), **origin.pop("settings", {}),
-        }  # fmt: skip
         return SoftInformation(
             entropy=whole["entropy"], plug_in=whole["plug_in"], null=whole["null"], ceiling=whole["ceiling"],
             sites=tuple(p.site for p, _ in heads), heads=tuple(h for _, h in heads), labels=self.plan.names,
@@ -230,8 +232,7 @@ class SoftAccumulator:
             singletons=torch.stack([(s == 1).sum() / (s > 0).sum() for s in sizes]).double(),
             documents=int(self._documents.sum()), dropped=self._dropped, label_texts=self._texts() if self.keep_labels else (),
             label_counts=torch.cat(sizes) if self.keep_labels else None,
-            label_information=torch.cat(single) if single else None,
-            provenance=self.adapter.provenance(settings=settings, **origin),
+            label_information=torch.cat(single) if single else None, provenance=provenance,
         )  # fmt: skip
 
     def _prepare(self, activations: Mapping[Site, Tensor]) -> None:

@@ -19,13 +19,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from tl_entropy.analyses.merging import check_alike
-from tl_entropy.analyses.states.paired_states import Against, Massive, PairedStates
-from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
+from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.states.similarity import MIN_ROWS
 from tl_entropy.functional.states.similarity_sums import BlockSums, CrossSums
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 
@@ -38,7 +36,7 @@ LARGEST = 8 * 2**30
 """Bytes of sums from which on they are refused."""
 
 
-class CKAAccumulator:
+class CKAAccumulator(PairedMeasure):
     """Gathers what CKA needs, batch by batch; ``compute`` gives a ``LayerSimilarity``.
 
     Args:
@@ -58,6 +56,9 @@ class CKAAccumulator:
         InputTypeError: an argument of another kind.
     """
 
+    alike = ("debiased", "estimator", "block")
+    gathered = ("paired", "_sums", "_massive_tokens")
+
     def __init__(
         self,
         model: Any,
@@ -71,9 +72,7 @@ class CKAAccumulator:
         massive: Massive = "keep",
         block: int = BLOCK,
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
-        self.paired = PairedStates(self.adapter, other=other, sites=sites, layers=layers, against=against, massive=massive)
-        self.sites = self.paired.sites
+        super().__init__(model, other=other, sites=sites, layers=layers, against=against, massive=massive)
         check_estimator(estimator, debiased)
         if estimator == "exact" and block != BLOCK:
             raise InputError(f"block belongs to estimator='minibatch'; got {block} with 'exact', which has no blocks")
@@ -94,7 +93,6 @@ class CKAAccumulator:
                 f"the sums of {len(self._rows)} x {len(self._columns)} sites would take {self.memory() / 2**30:.1f} GiB, more "
                 f"than {LARGEST / 2**30:.0f}; use against='output', fewer layers, or {lighter}"
             )
-        self._massive_tokens = 0
         self._documents: set[int] = set()
         self._merged_documents = 0
 
@@ -105,18 +103,6 @@ class CKAAccumulator:
             return sum(8 * self.block * (widths[side] + self.block) for side, _ in {*self._rows, *self._columns})
         return sum(8 * (widths[a[0]] + 2) * (widths[b[0]] + 2) for a, b in self._sums.pairs)
 
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Take in one batch; all or nothing."""
-        if not batch.n_rows:
-            return
-        own, theirs, kept = self.paired.read(batch, activations)
-        states = {(0, site): own[site] for site in self.sites}
-        if self.paired.other:
-            states |= {(1, site): theirs[site] for site in self.paired.columns}
-        self._sums.update(states)
-        self._massive_tokens += self.paired.massive_here
-        self._documents |= set(batch.row_document[kept].tolist())
-
     def merge(self, other: CKAAccumulator) -> None:
         """Take in what another accumulator of the same settings has seen of other documents.
 
@@ -125,35 +111,27 @@ class CKAAccumulator:
         Raises:
             InputError: the settings or the models differ.
         """
-        check_alike(self._settings(), other._settings())
-        self._sums.merge(other._sums)
-        self._massive_tokens += other._massive_tokens
+        super().merge(other)
         self._merged_documents += len(other._documents) + other._merged_documents
 
-    def compute(self, **origin: Any) -> LayerSimilarity:
-        """The result of what was seen so far; ``origin`` goes into its provenance.
-
-        NaN where that is too little, and of sites where all states are alike up to rounding.
-        """
-        settings: dict[str, Any] = {"debiased": self.debiased, "estimator": self.estimator}
-        count, how = self._sums.rows, {"debiased": self.debiased}
-        if self.estimator == "minibatch":
-            count, how = count - self._sums.left_out, {}
-            settings |= {"block": self.block, "left_out_rows": self._sums.left_out}
-        values = self._sums.cka(self._rows, self._columns, **how)
-        settings |= origin.pop("settings", {})
-        other = self.paired.other
-        return LayerSimilarity(
-            method="cka", rows=self.paired.rows, columns=self.paired.columns, quantities=("cka",), units=("",),
-            values=values[None], against=self.paired.against, over="tokens", count=count,
-            documents=len(self._documents) + self._merged_documents, massive=self.paired.massive,
-            massive_tokens=self._massive_tokens, provenance=self.adapter.provenance(settings=settings, **origin),
-            other=other.provenance() if other else None,
-        )  # fmt: skip
+    def _add(self, documents: Tensor, positions: Tensor, states: Mapping[Any, Tensor]) -> None:
+        self._sums.update(states)
+        self._documents |= set(documents.tolist())
 
     def _settings(self) -> dict[str, Any]:
-        """What must be the same in all parts of a corpus."""
-        return {"debiased": self.debiased, "estimator": self.estimator, "block": self.block, **self.paired.settings()}
+        settings: dict[str, Any] = {"debiased": self.debiased, "estimator": self.estimator}
+        if self.estimator == "minibatch":
+            settings |= {"block": self.block, "left_out_rows": self._sums.left_out}
+        return settings
+
+    def _result(self, provenance: Provenance) -> LayerSimilarity:
+        """NaN where too little was seen, and of sites where all states are alike up to rounding."""
+        how, left_out = ({"debiased": self.debiased}, 0) if self.estimator == "exact" else ({}, self._sums.left_out)
+        return self._similarity(
+            provenance, method="cka", quantities=("cka",), units=("",), count=self._sums.rows - left_out,
+            values=self._sums.cka(self._rows, self._columns, **how)[None],
+            documents=len(self._documents) + self._merged_documents,
+        )  # fmt: skip
 
 
 def check_estimator(estimator: str, debiased: bool) -> None:

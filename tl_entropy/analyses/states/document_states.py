@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
-from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.paired_states import Massive, PairedStates
 from tl_entropy.analyses.states.pooled import PooledDocuments
+from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.results.provenance import Provenance
@@ -39,7 +39,7 @@ class Pooled(NamedTuple):
     provenance: Provenance
 
 
-class DocumentStates:
+class DocumentStates(StreamingMeasure[Pooled]):
     """Gathers the mean state of every document: an accumulator for ``stream``, whose ``compute`` gives a ``Pooled``.
 
     Args:
@@ -49,8 +49,11 @@ class DocumentStates:
             every state by its norm before the mean is taken).
     """
 
+    gathered = ("_paired", "_pooled", "_massive_tokens")
+
     def __init__(self, adapter: Adapter, sites: Sequence[Site], massive: Massive) -> None:
-        self.adapter, self._massive = adapter, massive
+        super().__init__(adapter)
+        self._massive = massive
         self._paired = PairedStates(adapter, sites=sites, against=sites, massive=massive)
         self._pooled = PooledDocuments(adapter, sites=sites)
         self.sites = self._pooled.sites
@@ -69,23 +72,9 @@ class DocumentStates:
         self._pooled.update(batch, activations)
         self._massive_tokens += found
 
-    def merge(self, other: DocumentStates) -> None:
-        """Take in what another has seen of other documents, numbered on from this one's.
-
-        Raises:
-            InputError: the settings or the models differ.
-        """
-        check_alike(self._paired.settings(), other._paired.settings())
-        self._pooled.merge(other._pooled)
-        self._paired.floor = max(self._paired.floor, other._paired.floor)
-        self._massive_tokens += other._massive_tokens
-
-    def compute(self, **origin: Any) -> Pooled:
-        """What was seen so far; ``origin`` goes into its provenance."""
+    def _result(self, provenance: Provenance) -> Pooled:
         floor = max(self._pooled.floor, self._paired.floor)  # normalised states are wider than those that were read
-        return Pooled(
-            self._pooled.compute(), self._pooled.documents, self._massive_tokens, floor, self.adapter.provenance(**origin)
-        )  # fmt: skip
+        return Pooled(self._pooled.compute(), self._pooled.documents, self._massive_tokens, floor, provenance)
 
 
 def _spread(counted: Tensor, rows: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.measuring import measure
-from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.geometry_options import N_SAMPLES, OF_LABELS, check_used, chosen_measures
 from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, Texts
 from tl_entropy.analyses.states.geometry_values import (
@@ -35,24 +34,28 @@ from tl_entropy.analyses.states.geometry_values import (
 )
 from tl_entropy.analyses.states.pooled import PooledDocuments, vector_sites
 from tl_entropy.analyses.states.sampling import TokenSample
+from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import NORMALISE, Normalise
 from tl_entropy.functional.states.rows import check_real
 from tl_entropy.functional.states.views import label_list
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.geometry import OF_DOCUMENTS, LayerGeometry, Measure
 from tl_entropy.sites import Site
 
 
-class GeometryAccumulator:
+class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
     """Gathers what the measures need; ``compute`` gives a ``LayerGeometry``.
 
     Arguments as for ``layer_geometry``, and ``first_document``: how many documents come before the first one here, where the
     parts of a corpus are read apart and merged. ``labels`` are those of the documents read here.
     """
+
+    alike = ("sites", "measures", "order", "normalise", "n_samples", "seed")
+    gathered = ("_sample", "_pooled")
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class GeometryAccumulator:
         seed: int = 0,
         first_document: int = 0,
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        super().__init__(model)
         self.sites = vector_sites(self.adapter, sites, layers)
         self.measures = chosen_measures(measures, labels)
         if not check_real("order", order) >= 0:
@@ -127,11 +130,8 @@ class GeometryAccumulator:
             InputError: the settings or the models differ; or, for two_nn, its ``first_document`` is not the number of documents
                 here.
         """
-        check_alike(self._settings(), other._settings())
+        super().merge(other)
         first = self._next
-        if self._wants("two_nn"):
-            self._sample.merge(other._sample)
-        self._pooled.merge(other._pooled)
         self._tokens.update({first + document: n for document, n in other._tokens.items()})
         self._texts.merge(other._texts, first)
         self._add_moments([Moments(m.n, m.mean.clone(), m.scatter.clone(), m.floor) for m in other._moments])
@@ -140,12 +140,11 @@ class GeometryAccumulator:
         self._label_of |= {first + document: label for document, label in other._label_of.items()}
         self._next += other._next
 
-    def compute(self, **origin: Any) -> LayerGeometry:
-        """The result of what was seen so far; ``origin`` goes into its provenance."""
-        own = {"measures": self.measures, "order": self.order, "normalise": self.normalise}
-        if self._wants("two_nn"):
-            own |= {"n_samples": self.n_samples, "sample_seed": self.seed}
-        provenance = self.adapter.provenance(settings={**own, **origin.pop("settings", {})}, **origin)
+    def _settings(self) -> dict[str, Any]:
+        sample = {"n_samples": self.n_samples, "sample_seed": self.seed} if self._wants("two_nn") else {}
+        return {"measures": self.measures, "order": self.order, "normalise": self.normalise, **sample}
+
+    def _result(self, provenance: Provenance) -> LayerGeometry:
         noted = Noted(self.sites)
         known = self._texts.known()
         by_document = torch.zeros(len(self._tokens), len(self._parts), len(self.sites), dtype=torch.float64)
@@ -184,11 +183,6 @@ class GeometryAccumulator:
             return dataset_entropies(means, self.order, self.normalise, self._pooled.floor, noted)
         labels = [self._label_of[document] for document in self._pooled.documents]
         return of_views(name, means, labels, self._pooled.floor, noted)
-
-    def _settings(self) -> dict[str, Any]:
-        """What must be the same in all parts of a corpus."""
-        named = {name: getattr(self, name) for name in ("sites", "measures", "order", "normalise", "n_samples", "seed")}
-        return {"model": self.adapter.fingerprint, **named}
 
     def _add_moments(self, moments: list[Moments]) -> None:
         if not self._moments:

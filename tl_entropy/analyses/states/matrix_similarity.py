@@ -23,15 +23,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_entropy.analyses.merging import check_alike
-from tl_entropy.analyses.states.paired_states import Against, Massive, PairedStates
+from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure
 from tl_entropy.analyses.states.sampling import TokenSample
-from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.states.matrices import Kernel, check_order, matrix_entropy, named_gram_matrix
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations
 from tl_entropy.functional.states.rows import checked_rows
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 
@@ -94,7 +92,7 @@ def matrix_similarities(
     return _tables(rows, columns, n=len(x[0]), order=order, permutations=permutations, seed=seed, progress=progress)
 
 
-class MatrixAccumulator:
+class MatrixAccumulator(PairedMeasure):
     """Gathers a sample of tokens with their states at every site, and compares sites by matrix-based information.
 
     Args:
@@ -120,6 +118,9 @@ class MatrixAccumulator:
         InputError, InputTypeError: an argument that doesn't fit.
     """
 
+    alike = ("order", "permutations")
+    gathered = ("paired", "sample", "_massive_tokens")
+
     def __init__(
         self,
         model: Any,
@@ -136,67 +137,35 @@ class MatrixAccumulator:
         first_document: int = 0,
         progress: bool = False,
     ) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
-        self.paired = PairedStates(self.adapter, other=other, sites=sites, layers=layers, against=against, massive=massive)
-        self.sites = self.paired.sites
+        super().__init__(model, other=other, sites=sites, layers=layers, against=against, massive=massive)
         self.order = check_order(order)
         self.permutations = check_int("permutations", permutations, 2)
         self.sample = TokenSample(check_int("n_samples", n_samples, 2), seed, first_document=first_document)
         self.progress = progress
-        self._massive_tokens = 0
 
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Take in one batch; all or nothing."""
-        if not batch.n_rows:
-            return
-        own, theirs, kept = self.paired.read(batch, activations)
-        states: dict[Any, Tensor] = {(0, site): own[site] for site in self.sites}
-        if self.paired.other:
-            states |= {(1, site): theirs[site] for site in self.paired.columns}
-        self.sample.update(batch.row_document[kept], batch.row_position[kept], states)
-        self._massive_tokens += self.paired.massive_here
+    def _add(self, documents: Tensor, positions: Tensor, states: Mapping[Any, Tensor]) -> None:
+        self.sample.update(documents, positions, states)
 
-    def merge(self, other: MatrixAccumulator) -> None:
-        """Take in what another accumulator of the same settings has seen of other documents of the corpus.
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "order": self.order, "kernel": "gaussian", "n_samples": self.sample.size, "permutations": self.permutations,
+            "seed": self.sample.seed,
+        }  # fmt: skip
 
-        Raises:
-            InputError: the settings or the models differ, or the documents are numbered alike; see ``first_document``.
-        """
-        check_alike(self._settings(), other._settings())
-        self.sample.merge(other.sample)
-        self._massive_tokens += other._massive_tokens
-
-    def compute(self, **origin: Any) -> LayerSimilarity:
-        """The result of what was seen so far; ``origin`` goes into its provenance.
-
-        NaN where that is fewer than two tokens, and of sites where more than half of the sampled states are equal.
-        """
-        paired, count = self.paired, len(self.sample.documents)
-        shape = len(paired.rows), len(paired.columns)
+    def _result(self, provenance: Provenance) -> LayerSimilarity:
+        """NaN where fewer than two tokens were seen, and of sites where more than half of the sampled states are equal."""
+        count, shape = len(self.sample.documents), (len(self.paired.rows), len(self.paired.columns))
         values = torch.full((len(QUANTITIES), *shape), torch.nan, dtype=torch.float64)
         if count > 1:
-            rows, columns = self._grams()
             tables = _tables(
-                rows,
-                columns,
-                n=count,
-                order=self.order,
-                permutations=self.permutations,
-                seed=self.sample.seed,
+                *self._grams(), n=count, order=self.order, permutations=self.permutations, seed=self.sample.seed,
                 progress=self.progress,
-            )
+            )  # fmt: skip
             tables["entropy"] = tables["row_entropy"][:, None].expand(shape)
             values = torch.stack([tables[name] for name in QUANTITIES])
-        settings = {
-            "order": self.order, "kernel": "gaussian", "n_samples": self.sample.size, "permutations": self.permutations,
-            "seed": self.sample.seed, **origin.pop("settings", {}),
-        }  # fmt: skip
-        return LayerSimilarity(
-            method="matrix_renyi", rows=paired.rows, columns=paired.columns, quantities=QUANTITIES,
-            units=("nats",) * len(QUANTITIES), values=values, against=paired.against, over="tokens", count=count,
-            documents=len(self.sample.documents.unique()), massive=paired.massive, massive_tokens=self._massive_tokens,
-            provenance=self.adapter.provenance(settings=settings, **origin),
-            other=paired.other.provenance() if paired.other else None,
+        return self._similarity(
+            provenance, method="matrix_renyi", quantities=QUANTITIES, units=("nats",) * len(QUANTITIES), values=values,
+            count=count, documents=len(self.sample.documents.unique()),
         )  # fmt: skip
 
     def _grams(self) -> tuple[_Grams, _Grams]:
@@ -208,10 +177,6 @@ class MatrixAccumulator:
         made = _gram_matrices({str(site): states[0, site] for site in self.sites})
         rows = {name: made[name] for name in map(str, paired.rows)}
         return rows, rows if paired.columns == paired.rows else {name: made[name] for name in map(str, paired.columns)}
-
-    def _settings(self) -> dict[str, Any]:
-        """What must be the same in all parts of a corpus."""
-        return {"order": self.order, "permutations": self.permutations, **self.paired.settings()}
 
 
 def _gram_matrices(states: Mapping[str, Tensor], kernel: Kernel = "gaussian") -> _Grams:

@@ -14,18 +14,23 @@ Refused: sites with a head axis; two models with different tokens, or of a conte
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.pooled import vector_sites
+from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
 from tl_entropy.functional.states.rows import spread_floor
+from tl_entropy.results.provenance import Provenance
+from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 
 Massive = Literal["keep", "drop", "normalise"]
@@ -89,12 +94,16 @@ class PairedStates:
         if self.other:
             check_shared_tokens(adapter, self.other)
 
-    def settings(self) -> dict[str, Any]:
-        """What must be the same in parts of a corpus that are merged: the models, and what is compared of them."""
-        return {
-            "model": self.adapter.fingerprint, "other": self.other.fingerprint if self.other else None, "rows": self.rows,
-            "columns": self.columns, "against": self.against, "massive": self.massive,
-        }  # fmt: skip
+    def merge(self, other: PairedStates) -> None:
+        """Take in how precise the states were that another has read; InputError where it compares others."""
+        mine, theirs = (
+            {
+                "model": part.adapter.fingerprint, "other": part.other.fingerprint if part.other else None, "rows": part.rows,
+                "columns": part.columns, "against": part.against, "massive": part.massive,
+            } for part in (self, other)
+        )  # fmt: skip
+        check_alike(mine, theirs)
+        self.floor = max(self.floor, other.floor)
 
     def read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> tuple[dict[Site, Tensor], dict[Site, Tensor], Tensor]:
         """The states at the batch's rows, in the dtype and on the device of the activations.
@@ -145,6 +154,48 @@ class PairedStates:
                     f"{len(bad) - 1} more of this batch); check the weights and the dtype"
                 )
         return states
+
+
+class PairedMeasure(StreamingMeasure[LayerSimilarity]):
+    """A similarity of ``PairedStates`` over tokens.
+
+    Args:
+        model: a HookedTransformer, TransformerBridge or ``Adapter``.
+        compared: the arguments of ``PairedStates``.
+
+    Attributes:
+        paired: the states compared.
+    """
+
+    def __init__(self, model: Any, **compared: Any) -> None:
+        super().__init__(model)
+        self.paired = PairedStates(self.adapter, **compared)
+        self.sites = self.paired.sites
+        self._massive_tokens = 0
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Take in one batch; all or nothing."""
+        if not batch.n_rows:
+            return
+        own, theirs, kept = self.paired.read(batch, activations)
+        states = {(0, site): own[site] for site in self.sites}
+        if self.paired.other:
+            states |= {(1, site): theirs[site] for site in self.paired.columns}
+        self._add(batch.row_document[kept], batch.row_position[kept], states)
+        self._massive_tokens += self.paired.massive_here
+
+    @abstractmethod
+    def _add(self, documents: Tensor, positions: Tensor, states: Mapping[Any, Tensor]) -> None:
+        """Take in the ``states`` [row, d_model] by (0, site), or (1, site) of the other model, of rows of these documents."""
+
+    def _similarity(self, provenance: Provenance, **values: Any) -> LayerSimilarity:
+        """The result, with what all similarities have in common."""
+        paired = self.paired
+        return LayerSimilarity(
+            rows=paired.rows, columns=paired.columns, against=paired.against, over="tokens", massive=paired.massive,
+            massive_tokens=self._massive_tokens, provenance=provenance,
+            other=paired.other.provenance() if paired.other else None, **values,
+        )  # fmt: skip
 
 
 def massive_rows(x: Tensor) -> Tensor:
