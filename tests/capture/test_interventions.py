@@ -294,7 +294,10 @@ def test_an_interruption_keeps_what_was_read_before(gpt2):
 def test_text_is_generated_by_the_edited_model(any_model):
     prompt = torch.tensor([[17, 80, 120, 33]])
     push = steer(VECTOR, layer=1, scale=100.0 if any_model.cfg.model_name.endswith("gemma2") else 4.0)
-    options = {"max_new_tokens": 6, "do_sample": False, "return_type": "tokens", "verbose": False, "stop_at_eos": True}
+    options = {
+        "max_new_tokens": 6, "do_sample": False, "return_type": "tokens", "verbose": False, "stop_at_eos": True,
+        "use_past_kv_cache": False,
+    }  # fmt: skip
     with torch.no_grad():
         plain = any_model.generate(prompt, **options)[0].tolist()
         with any_model.hooks(fwd_hooks=list(push.hooks)):
