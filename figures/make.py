@@ -2,6 +2,7 @@
 
     python figures/make.py                                draw all, next to this file
     python figures/make.py token_heatmap --out /tmp       draw one, elsewhere
+    python figures/make.py lens_profile --model FOLDER    draw one of another model; not those with the bundled one's lens or heads
 
 Every figure is written as PNG and as PDF. They hold no date, so equal numbers give equal files.
 """
@@ -219,13 +220,14 @@ def main() -> None:
         "figures", nargs="*", metavar="figure", help=f"which to draw: {', '.join(FIGURES)}; all if none is named"
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: this file's)")
+    parser.add_argument("--model", type=Path, help="a model's folder; without it, the bundled model")
     arguments = parser.parse_args()
     unknown = set(arguments.figures) - set(FIGURES)
     if unknown:
         parser.error(f"no figure {', '.join(sorted(unknown))}; choose from {', '.join(FIGURES)}")
     mpl.use("agg")  # a canvas that needs no screen
     arguments.out.mkdir(parents=True, exist_ok=True)
-    model = tle.demo_model()
+    model = tle.load_model(arguments.model) if arguments.model else tle.demo_model()
     for name in arguments.figures or FIGURES:
         with mpl.rc_context({"pdf.fonttype": 42}):  # TrueType, which publishers accept
             figure = FIGURES[name](model).figure
