@@ -2,7 +2,7 @@
 
     python figures/make.py                                draw all, next to this file
     python figures/make.py token_heatmap --out /tmp       draw one, elsewhere
-    python figures/make.py lens_profile --model FOLDER    draw one of another model; not those with the bundled one's lens or heads
+    python figures/make.py lens_profile --model FOLDER    draw one of another model, if it needs no part of the bundled one
 
 Every figure is written as PNG and as PDF. They hold no date, so equal numbers give equal files.
 """
