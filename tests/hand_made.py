@@ -6,7 +6,7 @@ import torch
 
 from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.profiles.dynamics import layer_dynamics
-from tl_entropy.functional.tokens.characters import token_sizes
+from tl_entropy.functional.tokens.sizes import token_sizes
 from tl_entropy.results import LayerDivergence, LensEntropy, Provenance
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.states.similarity import LayerSimilarity

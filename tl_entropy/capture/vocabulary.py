@@ -1,13 +1,21 @@
 """What a model's tokenizer and configuration say of texts: ids, special tokens, the longest input.
 
-Models without a tokenizer are fine where tokens are given instead of texts.
+Models without a tokenizer are fine where tokens are given instead of texts. Their special tokens are those of their
+configuration: TransformerLens's, or that of the Hugging Face model inside and what it says of generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_entropy.capture.pieces import piece_reader
+
+_CONFIGURED = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class Vocabulary:
@@ -39,15 +47,26 @@ class Vocabulary:
         """Token ids of a text, nothing added."""
         return list(self.model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def spans(self, text: str) -> list[tuple[int, int]] | None:
-        """Characters [start, end) of a text that each of its tokens stands for; None where the tokenizer does not know.
+    def tokenised(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """Token ids of a text, and the characters [start, end) that each stands for; None where the tokenizer does not know.
 
         Tokens of one character that is several bytes long share its span; spaces that a tokenizer trims belong to none.
         """
         if not getattr(self.model.tokenizer, "is_fast", False):
-            return None
+            return self.encode(text), None
         given = self.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return [(int(start), int(end)) for start, end in given["offset_mapping"]]
+        return list(given["input_ids"]), [(int(start), int(end)) for start, end in given["offset_mapping"]]
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes] | None:
+        """The bytes that each of these tokens stands for; None where the tokenizer's tokens are no bytes."""
+        if self._piece_of is None:
+            return None
+        known = {i: self._piece_of(i) for i in set(ids)}
+        return None if None in known.values() else [known[i] or b"" for i in ids]
+
+    @cached_property
+    def _piece_of(self) -> Any:
+        return piece_reader(getattr(self.model, "tokenizer", None))
 
     def text(self, ids: Sequence[int]) -> str | None:
         """The text of which these are the tokens; None where the text that they decode to has others.
@@ -62,12 +81,19 @@ class Vocabulary:
     @property
     def begin(self) -> int | None:
         """Id of the token that begins a text, or None."""
-        return getattr(getattr(self.model, "tokenizer", None), "bos_token_id", None)
+        return self._special("bos_token_id")
 
     @property
     def end(self) -> int | None:
         """Id of the token that ends a text, or None."""
-        return getattr(getattr(self.model, "tokenizer", None), "eos_token_id", None)
+        return self._special("eos_token_id")
+
+    @property
+    def unknown(self) -> tuple[int, str] | None:
+        """Id and text of the token that stands for what the tokenizer does not know, or None."""
+        tokenizer = getattr(self.model, "tokenizer", None)
+        number = getattr(tokenizer, "unk_token_id", None)
+        return None if number is None else (number, str(tokenizer.unk_token))  # type: ignore[union-attr]
 
     @property
     def prepends_begin(self) -> bool:
@@ -76,17 +102,50 @@ class Vocabulary:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of the tokenizer's special tokens (begin, end, padding, ...)."""
-        return frozenset(getattr(getattr(self.model, "tokenizer", None), "all_special_ids", ()))
+        """Ids of the tokenizer's special tokens (begin, end, padding, ...); without one, those of the configuration."""
+        if self.has_tokenizer:
+            return frozenset(getattr(self.model.tokenizer, "all_special_ids", ()))
+        return frozenset(i for name in _CONFIGURED for i in self._configured(name))
 
     @property
     def pad_id(self) -> int:
         """An id that fills padding cells; they are masked, so that any legal id will do."""
-        pad = getattr(getattr(self.model, "tokenizer", None), "pad_token_id", None)
+        pad = self._special("pad_token_id")
         return pad if pad is not None and pad < self.d_vocab else 0
 
-    def strings(self, ids: Sequence[int]) -> dict[int, str]:
-        """The text of each token id; the id in angle brackets where there is no tokenizer."""
+    def _special(self, name: str) -> int | None:
+        """A special token's id, by the name that Hugging Face gives it."""
+        if self.has_tokenizer:
+            number: int | None = getattr(self.model.tokenizer, name, None)
+            return number
+        return next(self._configured(name), None)
+
+    def _configured(self, name: str) -> Iterator[int]:
+        """What the configurations of a model say of such an id: one, several, or none; what the model lacks is no token."""
+        source = getattr(self.model, "original_model", None)
+        config = getattr(source, "config", None)
+        for one in (self.model.cfg, config, getattr(config, "text_config", None), getattr(source, "generation_config", None)):
+            value = getattr(one, name, None)
+            yield from (i for i in (value if isinstance(value, Iterable) else [value]) if i is not None and 0 <= i < self.n_ids)
+
+    @cached_property
+    def token_ids(self) -> Tensor | None:
+        """Ids [token] of the tokens that the model predicts and its tokenizer has, in order; None without a tokenizer.
+
+        An unembedding may have more rows: many are padded to a multiple of 64 or 128.
+        """
         if not self.has_tokenizer:
-            return {i: f"<{i}>" for i in ids}
-        return {i: self.model.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids}
+            return None
+        found = torch.tensor(sorted(set(self.model.tokenizer.get_vocab().values())), dtype=torch.long)
+        return found[(found >= 0) & (found < self.d_vocab)]
+
+    def strings(self, ids: Sequence[int]) -> dict[int, str]:
+        """The text of each token id; the id in angle brackets where there is no tokenizer, or no such token in it."""
+        known = [i for i in ids if i in self._named]
+        return {i: f"<{i}>" for i in ids} | {
+            i: self.model.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in known
+        }
+
+    @cached_property
+    def _named(self) -> frozenset[int]:
+        return frozenset() if self.token_ids is None else frozenset(self.token_ids.tolist())

@@ -35,7 +35,7 @@ from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy, m
 from tl_entropy.functional.states.matrix_information import MatrixInformation, dime, matrix_renyi_mutual_information
 from tl_entropy.functional.states.similarity import linear_cka, unbiased_hsic
 from tl_entropy.functional.states.views import info_nce, lidar
-from tl_entropy.functional.tokens.characters import covering_spans, token_sizes, transfer
+from tl_entropy.functional.tokens.characters import covering_spans, transfer
 from tl_entropy.functional.tokens.coding import bits_per_byte, bits_per_character, memory_loss, normalized_loss, perplexity
 from tl_entropy.functional.tokens.logit_changes import VocabularyChanges, vocabulary_changes
 from tl_entropy.functional.tokens.losses import (
@@ -45,6 +45,7 @@ from tl_entropy.functional.tokens.losses import (
     min_max,
     token_losses,
 )
+from tl_entropy.functional.tokens.sizes import piece_spans, token_sizes
 
 __all__ = [
     "MatrixInformation",
@@ -87,6 +88,7 @@ __all__ = [
     "pairwise_curves",
     "pairwise_samples",
     "perplexity",
+    "piece_spans",
     "prompt_entropy",
     "renyi_entropy",
     "shannon_entropy",

@@ -185,20 +185,22 @@ def test_a_text_that_begins_with_the_begin_token_itself(gpt2):
     text = "<|endoftext|>the cat"
     result = tle.token_surprisal(gpt2, text, prepend_bos=False, **QUIET)
     assert result.token.tolist() == ids(gpt2, "the cat")
-    assert [text[start:end] for start, end in result.span.tolist()] == [result.strings[i] for i in result.token.tolist()]
-    assert result.n_bytes.sum() == len("the cat")
+    assert result.texts == {0: "the cat"}, "the begin token is no part of it"
+    assert ["the cat"[start:end] for start, end in result.span.tolist()] == result.tokens()
+    assert result.n_bytes.sum() == len("the cat") == result.provenance.corpus["bytes"]
+    for inputs, prepend_bos in (("the cat", True), (text, True), (torch.tensor([0, *ids(gpt2, "the cat")]), False)):
+        same(tle.token_surprisal(gpt2, inputs, prepend_bos=prepend_bos, **QUIET), result)
 
 
-def test_offsets_that_are_missing_or_out_of_order_leave_the_text_unknown(gpt2, monkeypatch):
+def test_places_that_are_not_known_leave_the_text_unknown(gpt2, monkeypatch):
     expected = tle.token_surprisal(gpt2, "the cat", **QUIET)
-    for spans in (None, [(4, 7), (0, 3), *[(0, 1)] * 20][: expected.n_tokens]):
-        monkeypatch.setattr(tle.Adapter, "spans", lambda self, text, spans=spans: spans)
-        result = tle.token_surprisal(gpt2, "the cat", **QUIET)
-        assert (result.span == -1).all()
-        assert result.texts == {}
-        assert torch.equal(result.surprisal, expected.surprisal)
-        with pytest.raises(InputError, match="on a model with a fast tokenizer"):
-            result.bits_per_byte()
+    monkeypatch.setattr("tl_entropy.analyses.tokens.rows.placed", lambda *_: None)
+    result = tle.token_surprisal(gpt2, "the cat", **QUIET)
+    assert (result.span == -1).all()
+    assert result.texts == {}
+    assert torch.equal(result.surprisal, expected.surprisal)
+    with pytest.raises(InputError, match="on a model with a fast tokenizer"):
+        result.bits_per_byte()
 
 
 @pytest.mark.parametrize("batch_size", [1, None])

@@ -5,52 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction
-from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from spans import MAKERS, TEXTS, any_spans, exact_covering, lengths, made, offsets, sharers, tensor, tilings
 from tiny_models import tiny_tokenizer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.functional.tokens.characters import covering_spans, token_sizes, transfer
-
-TEXTS = (
-    "the cat sat on the mat",
-    "a 😀b",
-    "👨‍👩‍👧 sat",
-    "שלום עולם and the mat",
-    "e\u0301a q\u0323\u0301 cat\u0301",
-    "the cat\n\n\tsat\r\n  on \r\nthe mat\n",
-    "naïve ﬁne ㎏ 각 𝔘",
-    " the  cat ",
-    "\n",
-    "x",
-)
-PROSE = ["the cat sat on the mat, and the dog sat on the cat", "a cat and the mat"] * 3
-
-
-def tensor(spans):
-    return torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
-
-
-# Plain loops, in fractions.
-
-
-def exact_covering(spans, length):
-    """Which characters each token has, character by character."""
-    own = [set(range(start, end)) for start, end in spans]
-    covered = set().union(*own)
-    for c in set(range(length)) - covered:
-        later = [i for i, (start, _) in enumerate(spans) if start > c]
-        last = max(end for _, end in spans)
-        own[later[0] if later else max(i for i, (_, end) in enumerate(spans) if end == last)].add(c)
-    return [part or {min(start, length - 1)} for part, (start, _) in zip(own, spans, strict=True)]
-
-
-def sharers(spans, length):
-    return [[i for i, (start, end) in enumerate(spans) if start <= c < end] for c in range(length)]
+from tl_entropy.functional.tokens.characters import covering_spans, transfer
+from tl_entropy.functional.tokens.sizes import token_sizes
 
 
 def exact_transfer(values, source, target, length, how):
@@ -79,24 +43,6 @@ def assert_same(found, expected, tolerance=1e-12):
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-# Spans of every kind: gaps, zero width, sharing, overlaps, one inside another.
-
-
-@st.composite
-def any_spans(draw, length, least=0):
-    pair = st.tuples(st.integers(0, length), st.integers(0, length)).map(sorted)
-    narrow = st.integers(0, max(length - 1, 0)).map(lambda c: [c, min(c + 1, length)])
-    return sorted(draw(st.lists(pair | narrow, min_size=least, max_size=12)), key=lambda span: span[0])
-
-
-@st.composite
-def tilings(draw, length):
-    """Tokens side by side, with no character shared."""
-    cuts = sorted(draw(st.sets(st.integers(1, length - 1)))) if length > 1 else []
-    return [[a, b] for a, b in itertools.pairwise([0, *cuts, length])]
-
-
-lengths = st.integers(1, 14)
 values_of = st.floats(-50, 50, allow_subnormal=False)
 
 
@@ -129,6 +75,32 @@ def test_covering_is_what_plain_loops_find(data):
     assert found.dtype == torch.long
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.text("ab \u0301\u0323\u1112\u1161\u11ab", min_size=1, max_size=12), st.data())
+def test_what_continues_a_character_goes_with_it(text, data):
+    spans = data.draw(any_spans(len(text), 1))
+    found = covering_spans(tensor(spans), text)
+    assert [set(range(start, end)) for start, end in found.tolist()] == exact_covering(spans, len(text), text)
+    assert torch.equal(covering_spans(found, text), found), "nothing is left to be done"
+
+
+@pytest.mark.parametrize(
+    ("text", "spans", "expected"),
+    [
+        ("cafe\u0301 on", [[0, 3], [3, 4], [3, 4], [5, 8]], [[0, 3], [3, 5], [3, 5], [5, 8]]),
+        ("e\u0301", [[0, 1], [0, 1]], [[0, 2], [0, 2]]),
+        ("e\u0301 a", [[0, 1], [3, 4]], [[0, 2], [2, 4]]),  # the space is not part of the letter
+        ("\u1112\u1161\u11ab\u1100", [[0, 1], [0, 1], [3, 4]], [[0, 3], [0, 3], [3, 4]]),
+        ("e\u0301", [[0, 1], [1, 2]], [[0, 1], [1, 2]]),  # an accent that is a token keeps its place
+        ("\u0301e", [[1, 2]], [[0, 2]]),  # one that continues nothing goes to what follows, as anything does
+        ("ae\u0301", [[0, 0], [2, 2]], [[0, 1], [0, 3]]),
+        ("x\ufe0f y", [[0, 1], [2, 4]], [[0, 2], [2, 4]]),  # a variation selector
+    ],
+)
+def test_continued_characters_by_hand(text, spans, expected):
+    assert covering_spans(tensor(spans), text).tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("spans", "length", "expected"),
     [
@@ -148,35 +120,6 @@ def test_covering_by_hand(spans, length, expected):
     given_spans = tensor(spans)
     assert covering_spans(given_spans, length).tolist() == expected
     assert given_spans.tolist() == spans, "the argument is left alone"
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=14), st.data())
-def test_sizes_add_up_to_the_text(text, data):
-    spans = covering_spans(tensor(data.draw(any_spans(len(text), 1))), len(text))
-    characters, n_bytes = token_sizes(text, spans)
-    owners = sharers(spans.tolist(), len(text))
-    for i, (start, end) in enumerate(spans.tolist()):
-        shares = {c: Fraction(1, len(owners[c])) for c in range(start, end)}
-        assert characters[i].item() == pytest.approx(float(sum(shares.values())), rel=1e-14)
-        expected = sum(share * len(text[c].encode()) for c, share in shares.items())
-        assert n_bytes[i].item() == pytest.approx(float(expected), rel=1e-14)
-    assert characters.sum().item() == pytest.approx(len(text), rel=1e-14)
-    assert n_bytes.sum().item() == pytest.approx(len(text.encode()), rel=1e-14)
-
-
-def test_bytes_of_every_code_point():
-    text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
-    each = torch.arange(len(text))
-    _, n_bytes = token_sizes(text, torch.stack([each, each + 1], 1))
-    assert n_bytes.tolist() == [len(character.encode()) for character in text]
-
-
-def test_what_no_token_covers_counts_nowhere():
-    characters, n_bytes = token_sizes("a é b", tensor([[0, 0], [0, 1], [2, 3]]))
-    assert characters.tolist() == [0, 1, 1]
-    assert n_bytes.tolist() == [0, 1, 2]
-    assert [sizes.tolist() for sizes in token_sizes("", tensor([]))] == [[], []]
 
 
 @settings(max_examples=300, deadline=None)
@@ -294,65 +237,6 @@ def test_a_long_text():
     assert_same(found, cumulated[target[:, 1]] - cumulated[target[:, 0]], 1e-8)
 
 
-# Real tokenizers.
-
-
-def byte_level(*, prefix, trim):
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(PROSE, trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False))
-    return tokenizer
-
-
-def decomposing():
-    """Its normaliser makes several characters of one, so that tokens share also what is no split of bytes."""
-    tokenizer = byte_level(prefix=False, trim=False)
-    tokenizer.normalizer = normalizers.NFKD()
-    return tokenizer
-
-
-def unigram():
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=40, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(PROSE, trainer)
-    return tokenizer
-
-
-def word_piece():
-    """Lower-cases, strips accents and drops spaces; what it does not know is one token a word."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=60, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False)
-    tokenizer.train_from_iterator(PROSE, trainer)
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    return tokenizer
-
-
-MAKERS = {
-    "byte-level": lambda: byte_level(prefix=False, trim=False),
-    "byte-level, trimmed": lambda: byte_level(prefix=False, trim=True),
-    "byte-level, prefixed": lambda: byte_level(prefix=True, trim=False),
-    "byte-level, prefixed and trimmed": lambda: byte_level(prefix=True, trim=True),
-    "byte-level, decomposing": decomposing,
-    "unigram": unigram,
-    "word piece": word_piece,
-}
-
-
-@cache
-def made(name):
-    return MAKERS[name]()
-
-
-def offsets(name, text):
-    return tensor(made(name).encode(text, add_special_tokens=False).offsets)
-
-
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_real_offsets_can_be_made_to_cover(name, text):
@@ -361,19 +245,9 @@ def test_real_offsets_can_be_made_to_cover(name, text):
         assert name == "word piece"
         assert text.isspace(), "it drops them"
         return
-    spans = covering_spans(raw, len(text))
-    assert [set(range(*span)) for span in spans.tolist()] == exact_covering(raw.tolist(), len(text))
-    characters, n_bytes = token_sizes(text, spans)
-    assert characters.sum().item() == pytest.approx(len(text), rel=1e-14)
-    assert n_bytes.sum().item() == pytest.approx(len(text.encode()), rel=1e-14)
-
-
-@pytest.mark.parametrize("text", TEXTS, ids=ascii)
-def test_sizes_are_the_bytes_of_byte_level_tokens(text):
-    """This tokenizer has learnt ASCII alone and splits all else into its bytes, so a token has a byte a letter of its name."""
-    tokens = made("byte-level").encode(text).tokens
-    _, n_bytes = token_sizes(text, covering_spans(offsets("byte-level", text), len(text)))
-    assert n_bytes.tolist() == pytest.approx([len(token) for token in tokens], rel=1e-14)
+    for given_as, known in ((len(text), ""), (text, text)):
+        spans = covering_spans(raw, given_as)
+        assert [set(range(*span)) for span in spans.tolist()] == exact_covering(raw.tolist(), len(text), known)
 
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if not text.startswith(" ")], ids=ascii)
@@ -455,10 +329,6 @@ def test_errors():
         covering_spans(whole, 5.0)
     with pytest.raises(InputError, match="length must be an int of at least 0"):
         transfer(torch.ones(1), whole, whole, -1)
-    with pytest.raises(InputTypeError, match="text must be a string; got bytes"):
-        token_sizes(b"12345", whole)
-    with pytest.raises(InputError, match="UTF-8 can encode; got a lone surrogate at character 1"):
-        token_sizes("a\ud800b", tensor([[0, 3]]))
     with pytest.raises(InputError, match="how must be one of 'sum', 'mean'; got 'max'"):
         transfer(torch.ones(1), whole, whole, 5, how="max")
     with pytest.raises(InputError, match=r"values must be \[1\], one a token of source_spans; got the shape \[2\]"):

@@ -5,7 +5,7 @@ them therefore counts "predicted" tokens (``stream``), so that a BOS predicts a 
 the tokens read, a row is about the token after each of them, and a document's first token has none.
 
 A document that came as token ids has the text that they decode to where the tokenizer splits that text into the same ids;
-otherwise, and where the tokenizer gives no offsets in the order of the text, its text is not known.
+otherwise, and where nothing says where in the text its tokens are (``analyses/tokens/placing.py``), its text is not known.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.rows import Rows
+from tl_entropy.analyses.tokens.placing import placed
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.errors import InputError
-from tl_entropy.functional.tokens.characters import covering_spans, token_sizes
 from tl_entropy.results.positions import by_document
 from tl_entropy.results.tokens.rows import no_spans
 
@@ -70,17 +69,17 @@ class PredictedRows(Rows):
         places = by_document(whole["document"])
         for document, given in sorted(self._given.items()):
             text = given if isinstance(given, str) else self._adapter.text(given.tolist())
-            covering = None if text is None else self._covering(text)
-            if text is None or covering is None:
-                continue
-            texts[document] = text
-            n_characters, n_bytes = token_sizes(text, covering)
+            found = None if text is None else placed(self._adapter, text, self._lengths[document])
             here = places.get(document, slice(0))
-            # A text may itself begin with the BOS, which is no token of the document.
-            position = whole["position"][here] + len(covering) - self._lengths[document]
-            span[here], sizes[0, here], sizes[1, here] = covering[position], n_bytes[position], n_characters[position]
-        found = {"span": span, "n_bytes": sizes[0], "n_characters": sizes[1]}
-        return {**whole, **found, "texts": texts, "lengths": dict(self._lengths)}
+            position = whole["position"][here]
+            if found is None or not torch.equal(found.tokens[position], whole["token"][here]):
+                continue
+            texts[document] = found.text
+            span[here], sizes[0, here], sizes[1, here] = (
+                part[position] for part in (found.span, found.n_bytes, found.n_characters)
+            )
+        sized = {"span": span, "n_bytes": sizes[0], "n_characters": sizes[1]}
+        return {**whole, **sized, "texts": texts, "lengths": dict(self._lengths)}
 
     def pop(self, documents: Iterable[int]) -> dict[str, Any]:
         """The rows of these documents, as ``whole`` gives them, which are then forgotten here."""
@@ -98,14 +97,6 @@ class PredictedRows(Rows):
         only(False)
         self._parts = [self._parts[0], *(part for part in self._parts[1:] if len(part["token"]))]
         return whole
-
-    def _covering(self, text: str) -> Tensor | None:
-        """The spans of a text's tokens; None where the tokenizer has no offsets, or none that are in the order of the text."""
-        spans = self._adapter.spans(text)
-        try:
-            return None if spans is None else covering_spans(torch.tensor(spans, dtype=torch.long).reshape(-1, 2), len(text))
-        except InputError:
-            return None
 
 
 def _cells(part: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:

@@ -8,20 +8,21 @@ decoded pieces: byte-level pieces are no text, and a normaliser may have changed
     zero-width  a prefix token, such as a lone "▁", can have start = end: it stands for no character of its own
     uncovered   spaces that were trimmed, or what a normaliser dropped, belong to no token
 
-``covering_spans`` settles the last two. A token's value x is then spread over its characters as x·w_c / Σ w_c, with the weights
-w_c = 1/n_c, and the sum over characters is the sum over tokens. Below a character nothing is known: what n tokens share, they
-share evenly.
+``covering_spans`` settles the last two. What continues a character (a combining mark, a vowel or final of Hangul) and has no
+token, because a normaliser has composed it with the character before, goes with that one. A token's value x is then spread over
+its characters as x·w_c / Σ w_c, with the weights w_c = 1/n_c, and the sum over characters is the sum over tokens. Below a
+character nothing is known of a value: what n tokens share, they share evenly.
 
 Special tokens (beginning, end, padding) stand for no text, although their offsets say (0, 0): leave them out first.
 
-Refused: spans that are no integers, run backwards, leave the text or are not in its order; text that UTF-8 cannot encode.
+Refused: spans that are no integers, run backwards, leave the text or are not in its order.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,72 +31,67 @@ from tl_entropy.functional.lens.entropies import check_floating, in_double
 from tl_entropy.functional.statistics import group_sums
 
 
-def covering_spans(spans: Tensor, length: int) -> Tensor:
-    """Return spans that cover every character of a text, each with at least one character: the least change that does it.
+def covering_spans(spans: Tensor, text: str | int) -> Tensor:
+    r"""Return spans that cover every character of a text, each with at least one character: the least change that does it.
 
     Characters that no token covers go to the next token that begins after them; at the end of the text, to the token that ends
-    last. A token that still is of zero width takes the character at its place (at the end of the text the last one) and shares
-    it with those that cover it. What is shared stays shared.
+    last. But those at their beginning that continue the character before go to all tokens that end with it. A token that still
+    is of zero width takes the character at its place (at the end of the text the last one) and shares it with those that cover
+    it. What is shared stays shared.
 
     Args:
         spans: [token, 2] integers, [start, end) in characters, in the order of the text, without special tokens.
-        length: number of characters of the text, ``len(text)``.
+        text: the text, or the number of its characters, which does not tell what continues a character.
 
     Returns:
         [token, 2] int64, in the order of the text; none is of zero width, except in an empty text.
 
     Raises:
         InputError: spans of another shape, outside the text, backwards or not in order; no token for a text that is not empty.
-        InputTypeError: spans that are no integer tensor, or a length that is no int.
+        InputTypeError: spans that are no integer tensor, or a text that is neither a string nor an int.
 
-    >>> covering_spans(torch.tensor([[0, 3], [4, 7], [7, 7]]), 9).tolist()  # "the cat  " with its spaces trimmed
+    >>> covering_spans(torch.tensor([[0, 3], [4, 7], [7, 7]]), "the cat  ").tolist()  # with its spaces trimmed
     [[0, 3], [3, 7], [7, 9]]
-    >>> covering_spans(torch.tensor([[0, 0], [0, 3]]), 3).tolist()  # a prefix token shares the first character
+    >>> covering_spans(torch.tensor([[0, 0], [0, 3]]), "the").tolist()  # a prefix token shares the first character
     [[0, 1], [0, 3]]
+    >>> covering_spans(torch.tensor([[0, 1], [2, 3]]), "e\u0301!").tolist()  # the accent goes with its letter
+    [[0, 2], [2, 3]]
     """
-    spans = _checked_spans("spans", spans, check_int("length", length, 0))
+    length = len(text) if isinstance(text, str) else check_int("length", text, 0)
+    spans = checked_spans("spans", spans, length)
     if length == 0:
         return spans
     if not len(spans):
         raise InputError(f"spans must hold at least one token for a text of {length} characters; got none")
-    starts, ends = spans.unbind(1)
+    starts, ends = (spans if isinstance(text, int) else _with_continuations(spans, text)).clone().unbind(1)
     covered = ends.cummax(0).values  # the text up to here belongs to a token, or will
     starts = torch.minimum(starts, torch.cat([covered.new_zeros(1), covered[:-1]]))
-    ends = ends.clone()
     ends[(ends == covered[-1]).nonzero()[-1]] = length
     empty = starts == ends
     starts = torch.where(empty, starts.clamp(max=length - 1), starts)
     return torch.stack([starts, torch.where(empty, starts + 1, ends)], 1)
 
 
-def token_sizes(text: str, spans: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many characters and how many UTF-8 bytes each token stands for; of what n tokens share, each has 1/n.
+def _with_continuations(spans: Tensor, text: str) -> Tensor:
+    """The spans, their ends moved over what no token covers and continues the character that they end with."""
+    spans = spans.clone()
+    starts, ends = spans.unbind(1)  # views, which see what is changed below
+    covered = ends.cummax(0).values
+    following = torch.cat([starts[1:], starts.new_tensor([len(text)])])
+    for i in ((covered < following) & (covered > 0)).nonzero()[:, 0].tolist():
+        end = place = int(covered[i])
+        while place < int(following[i]) and _continues(text[place]):
+            place += 1
+        here = spans[: i + 1]
+        if bool(((here[:, 0] < end) & (here[:, 1] == end)).any()):
+            here[here == end] = place  # a token of zero width goes along, to stay behind the character
+    return spans
 
-    Args:
-        text: the text that was tokenized.
-        spans: [token, 2] integers, [start, end) in characters, in the order of the text.
 
-    Returns:
-        Characters [token] and bytes [token], float64. From ``covering_spans`` they sum to ``len(text)`` and
-        ``len(text.encode())``; a character that no token covers counts nowhere.
-
-    Raises:
-        InputError: spans of another shape, outside the text, backwards or not in order; a lone surrogate in the text.
-        InputTypeError: spans that are no integer tensor, or a text that is no string.
-
-    >>> [sizes.tolist() for sizes in token_sizes("é!", torch.tensor([[0, 1], [0, 1], [1, 2]]))]
-    [[0.5, 0.5, 1.0], [1.0, 1.0, 1.0]]
-    """
-    spans = _checked_spans("spans", spans, len(_checked_text(text)))
-    try:
-        code = torch.from_numpy(np.frombuffer(text.encode("utf-32-le"), np.int32).astype(np.int64))
-    except UnicodeEncodeError as error:
-        raise InputError(f"text must be what UTF-8 can encode; got a lone surrogate at character {error.start}") from error
-    n_bytes = 1.0 + (code > 0x7F).double() + (code > 0x7FF).double() + (code > 0xFFFF).double()
-    token, character = _cells(spans.cpu())
-    weight = _weights(character, len(text))
-    characters = group_sums(weight, token, len(spans))
-    return characters, group_sums(weight * n_bytes[character], token, len(spans))
+def _continues(character: str) -> bool:
+    """Whether it is a part of the character before it: a combining mark, or a vowel or final of Hangul."""
+    hangul = "\u1160" <= character <= "\u11ff" or "\ud7b0" <= character <= "\ud7ff"
+    return hangul or unicodedata.category(character).startswith("M")
 
 
 def transfer(
@@ -135,8 +131,8 @@ def transfer(
     check_floating("values", values)
     length = check_int("length", length, 0)
     values = in_double(values)
-    source = _checked_spans("source_spans", source_spans, length).to(values.device)
-    target = _checked_spans("target_spans", target_spans, length).to(values.device)
+    source = checked_spans("source_spans", source_spans, length).to(values.device)
+    target = checked_spans("target_spans", target_spans, length).to(values.device)
     if values.shape != source.shape[:1]:
         raise InputError(f"values must be [{len(source)}], one a token of source_spans; got the shape {list(values.shape)}")
     empty = source[:, 0] == source[:, 1]
@@ -145,19 +141,19 @@ def transfer(
             f"source_spans must give every token a character; token {int(empty.nonzero()[0])} has none, so its value would "
             "be lost: pass covering_spans(source_spans, length), or leave special tokens out"
         )
-    token, character = _cells(source)
-    weight = _weights(character, length)
+    token, character = cells(source)
+    weight = weights(character, length)
     portion = weight / group_sums(weight, token, len(source))[token] if how == "sum" else weight
     on_text = group_sums(values[token] * portion, character, length)
     on_text = torch.where(torch.bincount(character, minlength=length) > 0, on_text, torch.nan)
 
-    token, character = _cells(target)
-    weight = _weights(character, length)
+    token, character = cells(target)
+    weight = weights(character, length)
     gathered = group_sums(on_text[character] * weight, token, len(target))
     return gathered if how == "sum" else gathered / group_sums(weight, token, len(target))
 
 
-def _cells(spans: Tensor) -> tuple[Tensor, Tensor]:
+def cells(spans: Tensor) -> tuple[Tensor, Tensor]:
     """Every pair of a token and a character that it covers, token by token."""
     starts, ends = spans.unbind(1)
     widths = ends - starts
@@ -166,18 +162,12 @@ def _cells(spans: Tensor) -> tuple[Tensor, Tensor]:
     return token, torch.arange(len(token), device=spans.device) + (starts - first)[token]
 
 
-def _weights(character: Tensor, length: int) -> Tensor:
+def weights(character: Tensor, length: int) -> Tensor:
     """1/n for each of the n cells of a character."""
     return torch.bincount(character, minlength=length).double().reciprocal()[character]
 
 
-def _checked_text(text: str) -> str:
-    if not isinstance(text, str):
-        raise InputTypeError(f"text must be a string; got {type(text).__name__}")
-    return text
-
-
-def _checked_spans(name: str, spans: Tensor, length: int) -> Tensor:
+def checked_spans(name: str, spans: Tensor, length: int) -> Tensor:
     """``spans`` as int64, or an error that names the first token that is wrong."""
     recipe = "build it as torch.tensor(offsets, dtype=torch.long).reshape(-1, 2)"
     if not isinstance(spans, Tensor) or spans.is_floating_point() or spans.is_complex() or spans.dtype == torch.bool:

@@ -1,0 +1,112 @@
+"""Where tokens stand in their texts, of real tokenizers of every kind, against what their own bytes and offsets say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from spans import MAKERS, TEXTS, made
+from transformers import PreTrainedTokenizerFast
+
+from tl_entropy.analyses.tokens.placing import placed
+from tl_entropy.capture.vocabulary import Vocabulary
+
+
+class Speaker(Vocabulary):
+    """A vocabulary without a model behind it."""
+
+    def __init__(self, tokenizer):
+        size = 10**4
+        self.model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(d_vocab=size), W_U=torch.zeros(1, size))
+
+
+def speaker(name, **special):
+    return Speaker(PreTrainedTokenizerFast(tokenizer_object=made(name), **special))
+
+
+def place(adapter, text):
+    return placed(adapter, text, len(adapter.encode(text)))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_sizes_add_up_to_the_text_with_every_tokenizer(name, text):
+    adapter = speaker(name)
+    if not adapter.encode(text):
+        return
+    found = place(adapter, text)
+    assert found.text == text
+    assert found.tokens.tolist() == adapter.encode(text)
+    assert found.n_bytes.sum().item() == pytest.approx(len(text.encode()), rel=1e-14)
+    assert found.n_characters.sum().item() == pytest.approx(len(text), rel=1e-14)
+
+
+@pytest.mark.parametrize("name", ["byte-level", "byte-level, trimmed", "byte-level, prefixed", "bytes to fall back to"])
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_tokens_that_are_bytes_have_as_many_as_they_are(name, text):
+    """Also where offsets leave out spaces, or there are none; a space that was put before the text is none of its bytes."""
+    adapter = speaker(name)
+    found, pieces = place(adapter, text), adapter.pieces(adapter.encode(text))
+    added = len(b"".join(pieces)) - len(text.encode())
+    assert found.n_bytes.tolist() == [len(pieces[0]) - added, *map(len, pieces[1:])]
+    adapter.tokenised = lambda text: (adapter.encode(text), None)
+    assert torch.equal(place(adapter, text).span, found.span)
+    assert torch.equal(place(adapter, text).n_bytes, found.n_bytes)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cafe\u0301 on", {"Ã": 1.5, "©": 1.5, "Ġon": 3}),
+        ("\u1112\u1161\u11ab\u1100\u116e\u11a8", dict.fromkeys("íķľêµŃ", 3)),
+        ("é€", {"Ã": 1, "©": 1, "â": 1, "Ĥ": 1, "¬": 1}),
+    ],
+)
+def test_composed_letters_have_their_accents(text, expected):
+    adapter = speaker("byte-level, composing")
+    found = place(adapter, text)
+    sizes = dict(zip(adapter.model.tokenizer.convert_ids_to_tokens(found.tokens), found.n_bytes.tolist(), strict=True))
+    assert {piece: size for piece, size in sizes.items() if piece in expected} | expected == expected
+
+
+def test_offsets_are_checked_before_they_are_used():
+    adapter = speaker("word piece")
+    text, ids = "the cat sat", adapter.encode("the cat sat")
+    right = adapter.tokenised(text)[1]
+    assert place(adapter, text).span.tolist() == [[0, 3], [3, 7], [7, 11]]
+    wrong = [
+        None,
+        right[:-1],
+        [*right, right[-1]],
+        right[::-1],
+        [(0, 99)] * len(ids),
+        [(3, 1)] * len(ids),
+        [(-1, 2)] * len(ids),
+    ]
+    for offsets in wrong:
+        adapter.tokenised = lambda _, offsets=offsets: (ids, offsets)
+        assert place(adapter, text) is None, offsets
+    adapter.tokenised = lambda _: (ids, right)
+    assert placed(adapter, text, len(ids) + 1) is None, "other tokens than were read"
+    assert placed(adapter, text, len(ids) - 1) is None, "the first is no BOS"
+
+
+@pytest.mark.parametrize("name", ["byte-level", "bytes to fall back to", "word piece"])
+def test_a_bos_in_front_is_no_part_of_the_text(name):
+    adapter = speaker(name, bos_token="<s>")
+    text = "the cat"
+    found = placed(adapter, f"<s>{text}", len(adapter.encode(f"<s>{text}")) - 1)
+    assert found.text == text
+    assert found.n_bytes.sum() == len(text)
+    assert found.span[0, 0] == 0
+    assert found.span[-1, 1] == len(text)
+
+
+def test_an_unknown_word_is_no_code_of_its_letters():
+    adapter = speaker("word piece", unk_token="[UNK]")
+    found = place(adapter, "the 日本 cat [UNK]")
+    pieces = adapter.model.tokenizer.convert_ids_to_tokens(found.tokens)
+    assert pieces == ["the", "[UNK]", "[UNK]", "cat", "[UNK]"]
+    assert found.n_bytes.isnan().tolist() == [False, True, True, False, False], "one that is written out is known"
+    assert found.n_characters.isnan().tolist() == found.n_bytes.isnan().tolist()
