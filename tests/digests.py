@@ -28,7 +28,7 @@ def digests(value, name: str = "") -> dict[str, str]:
     if isinstance(value, torch.Tensor):
         return {name: _of_tensor(value.detach().cpu())}
     if isinstance(value, np.ndarray):
-        return {name: _of_tensor(torch.from_numpy(np.ascontiguousarray(value)))}
+        return {name: _of_tensor(torch.tensor(value))}
     if isinstance(value, pd.DataFrame):
         columns = {"index": value.index.to_series(), **{str(column): value[column] for column in value}}
         return digests({column: _of_column(series) for column, series in columns.items()}, name)
