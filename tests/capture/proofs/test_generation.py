@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import kinds, make_model
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
@@ -65,15 +66,20 @@ def test_sampled_text_does_not_depend_on_the_way(gpt2, monkeypatch):
     assert torch.equal(Adapter(gpt2).generate(PROMPTS, NEW, **options).tokens, slow)
 
 
-def test_text_that_is_not_the_models_own_is_refused(gpt2, monkeypatch):
-    own = gpt2.generate
+def mistaken(model):
+    """A model's generate that writes another token than it meant to."""
+    own = model.generate
 
     def generate(tokens, **options):
         whole = own(tokens, **options)
         whole[0, -2] = (whole[0, -2] + 1) % 300
         return whole
 
-    monkeypatch.setattr(gpt2, "generate", generate)
+    return generate
+
+
+def test_text_that_is_not_the_models_own_is_refused(gpt2, monkeypatch):
+    monkeypatch.setattr(gpt2, "generate", mistaken(gpt2))
     with pytest.raises(ModelError, match=r"not its own most probable text: .* the logit of a token is \d.* below the highest"):
         Adapter(gpt2).generate(PROMPTS, NEW, temperature=0.0, seed=0)
     Adapter(gpt2).generate(PROMPTS, NEW, temperature=1.0, seed=0)  # of sampled text nothing of the kind can be said
@@ -98,3 +104,13 @@ def test_an_edited_model_that_writes_what_it_is_not_measured_to_say_is_refused(g
 
     with pytest.raises(ModelError, match=r"not its own most probable text: .* or an intervention, does something else"):
         written_rank(gpt2, interventions=("blocks.1.hook_mlp_out", last_column))
+
+
+@pytest.mark.skipif("bridge" not in kinds(), reason="the tiny model with a bias is a bridge")
+def test_a_mask_of_a_part_of_the_vocabulary_lets_no_other_text_through(monkeypatch):
+    model = make_model("phi")
+    with torch.no_grad():
+        model.b_U[::7] = -1e9
+    monkeypatch.setattr(model, "generate", mistaken(model))
+    with pytest.raises(ModelError, match="not its own most probable text"):
+        Adapter(model).generate(PROMPTS, NEW, temperature=0.0, seed=0)

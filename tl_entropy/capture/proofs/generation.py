@@ -23,6 +23,8 @@ _TOKENS = 4
 
 # Largest difference allowed between states with and without a cache, relative to their size.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+# Logits that far below the highest are masks, by -inf or by -1e9, whose size says nothing of the others' rounding.
+_MASKED = 1e5
 
 
 class Generated(NamedTuple):
@@ -83,8 +85,9 @@ def _shortfall(runner: Runner, rows: Tensor, prompt: int) -> float:
         ended = (new == runner.end).nonzero() if runner.end is not None else new[:0]
         new = new[: int(ended[0]) + 1] if len(ended) else new
         logits = runner.logits(row, torch.ones_like(row))[0, prompt - 1 : prompt - 1 + len(new)]
-        size = logits.masked_fill(~logits.isfinite(), 0).abs().amax(-1)
+        best = logits.amax(-1, keepdim=True)
+        size = logits.masked_fill(logits < best - _MASKED, 0).abs().amax(-1)
         rounding = 8 * torch.finfo(logits.dtype).eps * size
-        below = logits.amax(-1) - logits.gather(-1, new[:, None].to(logits.device))[:, 0]
+        below = best[:, 0] - logits.gather(-1, new[:, None].to(logits.device))[:, 0]
         worst = max(worst, float((below - rounding).max())) if len(new) else worst
     return worst

@@ -7,7 +7,7 @@ With l the logits of a row before the change, l' those after it, p and p' their 
 
 and the divergences of ``comparison.py`` with p as the reference. ``l1`` and ``cosine`` compare logits, not distributions: a
 number added to all logits of a row, which changes no prediction, counts in both. Tokens that cannot come (a bias of -inf)
-count in neither.
+count in neither; a bias of -1e9 is a number like others, beside which a cosine sees nothing else.
 
 All of it comes from one pass over the vocabulary (Jensen-Shannon and total variation take a second), in the tiles of
 ``readout.py``: both rows' logits of a tile stand side by side, and are never stored. The angle is not taken from the cosine,
