@@ -8,12 +8,21 @@ import signal
 import matplotlib
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
+from threadpoolctl import threadpool_limits
 from tiny_models import ARCHITECTURES, cached_model, kinds
 
+LONG = os.environ.get("TL_ENTROPY_TESTS") == "long"
+"""Whether to run everything, with many examples: what a gate wants, and nobody before a commit."""
+
+settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True, database=None)
+settings.register_profile("long", max_examples=300, deadline=None, database=None)
+settings.load_profile("long" if LONG else "quick")
 matplotlib.use("Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     torch.set_num_threads(1)
+    threadpool_limits(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background jobs; Ctrl-C is tested, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
@@ -34,3 +43,10 @@ def gpt2(request):
 @pytest.fixture
 def texts():
     return ["the cat sat on the mat", "def f(x):\n    return x + 1", "the", "dog and cat and dog and the mat sat"]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out tests marked ``long`` unless they are asked for."""
+    left = [item for item in items if not LONG and item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in set(left)]

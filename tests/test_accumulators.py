@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.accumulators import DocumentMeans, Histogram
 from tl_entropy.errors import InputError
@@ -29,7 +29,6 @@ def expected(values, document):
     return mean, ((residual**2).sum(0) * d / (d - 1)).sqrt() / n.sum()
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.lists(st.integers(1, 40), max_size=6))
 def test_any_split_gives_the_mean_and_error_of_the_whole(seed, cuts):
     values, document = corpus(seed)
@@ -43,7 +42,6 @@ def test_any_split_gives_the_mean_and_error_of_the_whole(seed, cuts):
     assert not means._open
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.permutations(range(7)), st.integers(1, 6))
 def test_shards_merge_in_any_order_empty_ones_too(order, cut):
     values, document = corpus(3)

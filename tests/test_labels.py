@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, reject, settings, strategies as st
+from hypothesis import given, reject, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.labels import NAMES, DocumentTokens, LabelPlan, NGram, ngram
@@ -76,7 +76,6 @@ def ids(plan, label):
 GRAMS = st.lists(st.builds(ngram, st.integers(1, 7), st.sampled_from(["input", "output"])), min_size=1, max_size=4, unique=True)
 
 
-@settings(max_examples=300, deadline=None)
 @given(documents(), GRAMS, st.sampled_from(["common", "own"]))
 def test_classes_are_those_of_tuples(found, grams, valid):
     wanted = expected(found, grams, valid)
@@ -352,7 +351,6 @@ def test_a_wrong_valid_is_refused():
         LabelPlan.from_documents([document([1])], "token", valid="all")
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=30).filter(any), st.integers(1, 40))
 def test_folds_are_balanced_and_none_is_empty(lengths, number):
     plan = LabelPlan.from_documents([document([1] * n) for n in lengths], "token")
@@ -392,7 +390,6 @@ def test_numbers_of_folds_that_mean_nothing(number, error):
         plan.tables(number)
 
 
-@settings(max_examples=150, deadline=None)
 @given(documents(), st.integers(1, 6), st.sampled_from(["common", "own"]))
 def test_tables_have_a_row_for_each_class_and_fold_and_pool_what_is_seen_once(found, number, valid):
     try:

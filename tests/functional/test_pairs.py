@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.functional.lens.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
 from tl_entropy.functional.lens.tiles import MASKED
@@ -62,7 +62,6 @@ def test_pairs_are_views(axis):
     widths=st.lists(st.integers(1, 20), min_size=1, max_size=6),
     reference=st.sampled_from(["previous", 0, 2, -1]),
 )
-@settings(max_examples=60, deadline=None)
 def test_any_tiles_give_the_divergences_of_all_logits(seed, spread, widths, reference):
     logits = random_logits(d_vocab=sum(widths), spread=spread, seed=seed)
     found, expected = by_tiles(logits, reference, widths), at_once(logits, reference)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.functional.statistics import balanced_folds, clustered_mean, document_sums, group_sums, jackknife_error
 
@@ -86,7 +86,6 @@ def test_one_document_has_no_error():
     assert error.isnan()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(2, 12), st.integers(0, 10_000))
 def test_jackknife_of_equal_groups_is_the_classic_one(groups, seed):
     values = torch.randn(1 + groups, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -95,7 +94,6 @@ def test_jackknife_of_equal_groups_is_the_classic_one(groups, seed):
     torch.testing.assert_close(jackknife_error(values, torch.full((groups,), 7)), expected)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=12), st.integers(0, 10_000))
 def test_jackknife_of_unequal_groups(sizes, seed):
     """Busing, Meijer and van der Leeden (1999), equations 3 to 5, written group by group."""
@@ -131,7 +129,6 @@ def test_jackknife_of_a_mean_matches_replicates(sizes):
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(means, ddof=1), rel=0.12)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=40), st.integers(1, 25))
 def test_folds_are_balanced(sizes, number):
     folds = balanced_folds(torch.tensor(sizes), number)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
@@ -301,7 +301,6 @@ def test_the_elastic_distance_shows_its_progress(capsys):
     assert bool((found.distances <= pairwise_distances(some, metric="srvf").distances + 1e-9).all())
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**20), st.sampled_from(PLAIN))
 def test_order_of_tokens_and_profiles_is_no_matter(seed, metric):
     draw = np.random.default_rng(seed)

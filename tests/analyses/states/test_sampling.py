@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.errors import InputError
@@ -87,7 +87,6 @@ def test_fewer_tokens_than_asked_for_are_all_there():
     assert (empty.seen, empty.whole(), empty.documents.tolist()) == (0, {}, [])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=8),
     st.integers(1, 30),

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy import stats
 from tiny_models import cached_model, kinds
 
@@ -83,7 +83,6 @@ def by_loops(values, source, target, text, how):
     return found
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(texts_, cuts_, cuts_), min_size=1, max_size=3), st.sampled_from(("sum", "mean")))
 def test_any_two_cuts_of_texts(documents, how):
     texts = [text for text, *_ in documents]
@@ -103,7 +102,6 @@ def test_any_two_cuts_of_texts(documents, how):
                 assert here.min() - 1e-12 <= there.min() <= there.max() <= here.max() + 1e-12
 
 
-@settings(deadline=None, max_examples=100)
 @given(texts_, cuts_, cuts_, st.sets(st.integers(0, 6)), st.booleans(), st.sampled_from(("sum", "mean")))
 def test_with_tokens_missing_what_has_a_value_has_the_right_one(text, cuts, other_cuts, missing, in_source, how):
     whole = made([cut(text, cuts)], texts=[text]), made([cut(text, other_cuts, ids=100)], texts=[text], seed=1)

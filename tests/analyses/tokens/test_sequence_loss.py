@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model
 
 from tl_entropy.analyses.tokens import sequence_loss
@@ -227,7 +227,6 @@ def test_a_leaking_loss_against_loops(method, batch_size, bos):
 
 
 @given(st.lists(st.lists(st.integers(1, VOCAB - 1), min_size=2, max_size=12), min_size=1, max_size=4), st.booleans())
-@settings(max_examples=25, deadline=None)
 def test_differences_telescope_to_the_loss_of_the_whole(rows, bos):
     rows = [[0] * bos + row for row in rows]
     result = conditional_entropy(

@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.stats import hypergeom
 
 from tl_entropy.functional.information.estimates import (
@@ -148,7 +148,6 @@ def test_where_one_row_or_none_is_left():
     assert alone.plug_in[1].isnan().all()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 30), st.integers(2, 9), st.floats(0.01, 8), st.integers(1, 40))
 def test_information_lies_between_0_and_the_ceiling(seed, types, bins, spread, rows):
     p, label = drawn(rows, bins, seed, spread=spread), np.random.default_rng(seed).integers(0, types, rows)
@@ -159,7 +158,6 @@ def test_information_lies_between_0_and_the_ceiling(seed, types, bins, spread, r
         assert -1e-9 <= found.null.item() <= found.ceiling.item() * (1 + 1e-9) + 1e-9
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 30), st.booleans())
 def test_label_information_averages_to_the_plug_in(seed, types, pooled):
     label = np.random.default_rng(seed).integers(0, types, 50)

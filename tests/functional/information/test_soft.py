@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.stats import kstest
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
@@ -156,7 +156,6 @@ def test_half_precision_is_raised_before_anything_is_computed(dtype, scale):
     assert soft_mutual_information(z, [0, 1] * 100).ceiling.item() == pytest.approx(plain_ceiling(p), abs=2e-6)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(-120, 120), min_size=20, max_size=20), st.randoms(use_true_random=False))
 def test_lengths_and_order_of_rows_do_not_matter(exponents, random):
     z = states(20, 8, dtype=torch.float32)
@@ -173,7 +172,6 @@ def test_lengths_and_order_of_rows_do_not_matter(exponents, random):
     assert scaled.null == pytest.approx(whole.null, rel=0.02)  # measured on random groups of rows
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 30), st.integers(2, 40), st.integers(2, 60), st.floats(1e-3, 100), st.integers(0, 1000))
 def test_entropy_lies_between_0_and_log_bins(rows, d, n_bins, temperature, seed):
     z = states(rows, d, seed, torch.float32)
@@ -373,7 +371,6 @@ def test_every_value_is_that_of_the_definition(dtype, d, n_bins):
     assert math.isnan(found.plug_in_se)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50), st.floats(0.01, 10), st.integers(0, 1000))
 def test_information_lies_between_0_and_the_ceiling(rows, types, temperature, seed):
     label = np.random.default_rng(seed).integers(0, types, rows)

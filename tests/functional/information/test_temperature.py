@@ -7,7 +7,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
@@ -43,7 +43,6 @@ def test_it_solves_the_equation(d, n_bins):
     assert_solves(calibrate_temperature(d, n_bins), d, n_bins)
 
 
-@settings(max_examples=200, deadline=None)
 @given(d=dimensions, n_bins=bins)
 def test_it_solves_the_equation_anywhere(d, n_bins):
     assert_solves(calibrate_temperature(d, n_bins), d, n_bins)
@@ -103,7 +102,6 @@ def test_the_long_series_is_left_to_the_expansion(monkeypatch):
 
 
 @given(d=dimensions, n_bins=bins, more=st.integers(1, 1000))
-@settings(deadline=None)
 def test_more_bins_are_colder(d, n_bins, more):
     for method in ("exact", "leading_order"):
         assert calibrate_temperature(d, n_bins + more, method=method) < calibrate_temperature(d, n_bins, method=method)
@@ -115,13 +113,11 @@ def warmth(d, n_bins):
 
 
 @given(d=dimensions, n_bins=bins, more=st.integers(1, 1000))
-@settings(deadline=None)
 def test_the_leading_order_is_too_warm_and_less_so_in_more_dimensions(d, n_bins, more):
     assert warmth(d, n_bins) < warmth(d + more, n_bins) < 1
 
 
 @given(d=dimensions, more=st.integers(1, 1000), n_bins=bins)
-@settings(deadline=None)
 def test_two_bins_and_the_leading_order_are_colder_in_more_dimensions(d, more, n_bins):
     assert calibrate_temperature(d + more, 2) < calibrate_temperature(d, 2)
     leading = [calibrate_temperature(size, n_bins, method="leading_order") for size in (d, d + more)]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional import compiler_available
@@ -203,7 +203,6 @@ def test_masked_tokens_weigh_nothing(precision):
 
 
 @given(seed=st.integers(0, 999), spread=st.floats(1e-3, 60), d_vocab=st.integers(1, 1500))
-@settings(max_examples=50, deadline=None)
 def test_ranges_symmetry_and_triangles(seed, spread, d_vocab):
     hidden, unembedding, _ = random_case(3, 4, 5, d_vocab, spread, dtype=torch.float32, seed=seed)
     hidden[2] = hidden[0] + hidden[2] * 10.0 ** -(seed % 8)

@@ -9,7 +9,7 @@ import sys
 import mpmath
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.lens.comparison import vocabulary_divergences
@@ -114,7 +114,6 @@ def test_any_split_of_the_rows_gives_the_same_numbers():
 
 
 @given(order=st.floats(0, 60), spread=st.floats(0.01, 40), d_vocab=st.integers(1, 2500), seed=st.integers(0, 999))
-@settings(max_examples=60, deadline=None)
 def test_any_order_and_vocabulary(order, spread, d_vocab, seed):
     hidden, unembedding, bias, _ = random_case(rows=3, d_model=5, d_vocab=d_vocab, spread=spread, seed=seed)
     found = vocabulary_statistics(hidden, unembedding, bias=bias, orders=order)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.profiles.chance import adjusted_jsd, histogram_jsd_chance, wasserstein_chance
@@ -80,7 +80,6 @@ small = st.lists(st.integers(-3, 3), min_size=1, max_size=5).map(lambda drawn: t
 
 
 @both
-@settings(max_examples=40, deadline=None)
 @given(small, small)
 def test_agrees_with_every_deal_of_any_small_samples(distance, chance, a, b):
     assert chance(a, b).item() == pytest.approx(mean_over(every_deal(a, b), distance), rel=1e-12, abs=1e-13)

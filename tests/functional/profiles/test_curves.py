@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
 
@@ -252,14 +252,12 @@ def check_axioms(distance, a, b, c):
 
 
 @pytest.mark.parametrize("distance", [wasserstein_distance, root_jsd], ids=lambda f: f.__name__)
-@settings(max_examples=60, deadline=None)
 @given(triples)
 def test_distances_of_samples_are_metrics(distance, given):
     check_axioms(distance, *(torch.from_numpy(sample) for sample in given))
 
 
 @pytest.mark.parametrize("distance", [curve_fisher_rao_distance, srvf_distance], ids=lambda f: f.__name__)
-@settings(max_examples=60, deadline=None)
 @given(curve_triples)
 def test_distances_of_curves_are_metrics(distance, given):
     curves = torch.from_numpy(given)
@@ -267,7 +265,6 @@ def test_distances_of_curves_are_metrics(distance, given):
     check_axioms(distance, *curves)
 
 
-@settings(max_examples=60, deadline=None)
 @given(triples)
 def test_distances_of_samples_do_not_depend_on_the_sequence_and_stay_in_range(given):
     a, b, _ = (torch.from_numpy(sample) for sample in given)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
@@ -62,7 +62,6 @@ def test_near_curves_keep_their_digits(metric):
 
 
 @curve_metrics
-@settings(max_examples=40, deadline=None)
 @given(st.integers(2, 8).flatmap(lambda depth: arrays(np.float64, (3, depth), elements=st.floats(0, 10))))
 def test_curves_obey_the_triangle_inequality(metric, curves):
     curves[:, 0] += 1.0  # not 0 everywhere

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.geometry import (
@@ -98,7 +98,6 @@ def test_a_row_at_the_mean_adds_nothing_rather_than_a_nan():
     assert prompt_entropy(torch.cat([with_centre + 1e5])).item() == pytest.approx(math.log(2))
 
 
-@settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-6, 1e6), n=st.integers(2, 12), shift=st.floats(-3000, 3000))
 def test_geometry_does_not_depend_on_rotation_scale_or_where_it_may_not_shift(seed, scale, n, shift):
     x = normal(n, 6, seed=seed)
@@ -118,7 +117,6 @@ def test_geometry_does_not_depend_on_rotation_scale_or_where_it_may_not_shift(se
     assert -1 / (n - 1) - 1e-9 <= anisotropy(x) <= 1 + 1e-9
 
 
-@settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), low=st.floats(0, 4), high=st.floats(0, 4))
 def test_prompt_entropy_never_rises_with_the_order(seed, low, high):
     x = normal(7, 5, seed=seed)
@@ -388,7 +386,6 @@ def test_info_nce_from_a_sure_find_to_a_guess():
 
 
 @pytest.mark.parametrize("measure", [lidar, info_nce])
-@settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 10**6))
 def test_views_may_come_in_any_order_and_turned(measure, seed):
     x = normal(8, 5, seed=seed)

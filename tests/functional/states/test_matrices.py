@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.spatial.distance
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy, matrix_renyi_entropy
@@ -126,7 +126,6 @@ def test_small_errors_of_the_trace_do_not_count():
         torch.testing.assert_close(matrix_entropy(a * (1 + 5e-7), order), matrix_entropy(a, order), rtol=0, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(2, 12), st.integers(1, 8))
 def test_entropy_never_rises_with_the_order_and_stays_in_its_range(seed, n, d):
     a = gram_matrix(normal(n, d, seed=seed))
@@ -136,7 +135,6 @@ def test_entropy_never_rises_with_the_order_and_stays_in_its_range(seed, n, d):
     assert found[0] <= math.log(n) + 1e-12
 
 
-@settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(1, 8), st.integers(1, 8), st.integers(1, 5), st.sampled_from(["gaussian", "linear"]))
 def test_zeros_that_rounding_made_count_at_no_order(seed, distinct, d, copies, kernel):
     a = gram_matrix(
@@ -186,7 +184,6 @@ def test_a_linear_gram_matrix_is_not_centred():
     torch.testing.assert_close(matrix_entropy(a, 1.01), matrix_entropy(moments / moments.trace(), 1.01), rtol=1e-10, atol=0)
 
 
-@settings(max_examples=30, deadline=None)
 @given(seeds, st.floats(-3000, 3000), st.floats(1e-3, 1e3))
 def test_neither_rotation_nor_shift_nor_scale_changes_the_entropy(seed, shift, scale):
     x = normal(15, 6, seed=seed)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy, matrix_renyi_entropy
@@ -136,7 +136,6 @@ def test_a_shift_by_3000_is_nothing(dtype):
     assert abs(after - before).item() / BIT < 1e-3
 
 
-@settings(max_examples=30, deadline=None)
 @given(seeds, st.integers(2, 10), st.sampled_from(ORDERS))
 def test_joint_entropies_are_never_below_the_largest_and_at_order_1_never_above_the_sum(seed, n, order):
     a, b = gram_matrix(normal(n, 3, seed=seed)), gram_matrix(normal(n, 2, seed=seed + 1))
@@ -162,7 +161,6 @@ def test_with_a_linear_kernel_it_can_be_negative_at_order_1():
     assert matrix_renyi_mutual_information(x, x.flip(0, 1), order=1, kernel="linear").item() == pytest.approx(expected)
 
 
-@settings(max_examples=20, deadline=None)
 @given(seeds)
 def test_both_sides_are_alike_and_the_order_of_items_does_not_matter(seed):
     x, y = normal(12, 3, seed=seed), normal(12, 5, seed=seed + 1)

@@ -6,14 +6,13 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.similarity import cka_table, linear_cka, unbiased_hsic
 from tl_entropy.functional.states.similarity_sums import BlockSums, CrossSums
 
 seeds = st.integers(0, 10_000)
-few = settings(max_examples=30, deadline=None)
 
 
 def normal(*shape, seed=0):
@@ -81,7 +80,6 @@ def test_representations_alike_up_to_rotation_scale_and_shift_are_the_same(rows,
 
 
 @given(seed=seeds, rows=st.integers(4, 40), d1=st.integers(1, 30), d2=st.integers(1, 30), debiased=st.booleans())
-@few
 def test_rotation_scale_and_shift_change_nothing(seed, rows, d1, d2, debiased):
     x, y = related(rows, d1, d2, seed)
     whole = linear_cka(x, y, debiased=debiased)
@@ -92,7 +90,6 @@ def test_rotation_scale_and_shift_change_nothing(seed, rows, d1, d2, debiased):
 
 
 @given(seed=seeds, rows=st.integers(4, 12), d1=st.integers(1, 12), d2=st.integers(1, 12))
-@few
 def test_no_value_leaves_its_range(seed, rows, d1, d2):
     x, y = related(rows, d1, d2, seed)
     assert -1 - 1e-9 <= linear_cka(x, y) <= 1 + 1e-9
@@ -247,7 +244,6 @@ def cuts(draw, rows):
 
 
 @given(seed=seeds, sizes=cuts(25), merged=st.integers(0, 5), d=st.integers(1, 12))
-@few
 def test_exact_sums_are_those_of_all_rows_whatever_the_batches_and_shards(seed, sizes, merged, d):
     x, y = related(25, d, 7, seed)
     x, y = x + 3000, 50 * y - 3000  # far from 0
@@ -362,7 +358,6 @@ def by_blocks(x, y, block):
 
 
 @given(seed=seeds, sizes=cuts(26), block=st.integers(4, 30))
-@few
 def test_blocks_are_the_same_whatever_the_batches(seed, sizes, block):
     x, y = related(26, 6, 9, seed)
     sums = BlockSums(["x", "y"], block)

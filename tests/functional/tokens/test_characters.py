@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from spans import MAKERS, TEXTS, any_spans, exact_covering, lengths, made, offsets, sharers, tensor, tilings
 from tiny_models import tiny_tokenizer
 
@@ -63,7 +63,6 @@ def move(values, source, target, length, how="sum"):
     return transfer(torch.tensor(values, dtype=torch.float64), tensor(source), tensor(target), length, how=how)
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_covering_is_what_plain_loops_find(data):
     length = data.draw(lengths)
@@ -75,7 +74,6 @@ def test_covering_is_what_plain_loops_find(data):
     assert found.dtype == torch.long
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.text("ab \u0301\u0323\u1112\u1161\u11ab", min_size=1, max_size=12), st.data())
 def test_what_continues_a_character_goes_with_it(text, data):
     spans = data.draw(any_spans(len(text), 1))
@@ -122,20 +120,17 @@ def test_covering_by_hand(spans, length, expected):
     assert given_spans.tolist() == spans, "the argument is left alone"
 
 
-@settings(max_examples=300, deadline=None)
 @given(problems(nan=True), st.sampled_from(["sum", "mean"]))
 def test_transfer_is_what_plain_loops_find(problem, how):
     assert_same(move(*problem, how=how), exact_transfer(*problem, how))
 
 
-@settings(max_examples=300, deadline=None)
 @given(problems(covering=True))
 def test_sums_are_conserved(problem):
     values = problem[0]
     assert move(*problem).sum().item() == pytest.approx(math.fsum(values), rel=1e-12, abs=1e-11)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data(), st.sampled_from(["sum", "mean"]))
 def test_a_tokenizer_gives_its_own_values_back(data, how):
     length = data.draw(lengths)
@@ -144,7 +139,6 @@ def test_a_tokenizer_gives_its_own_values_back(data, how):
     assert_same(move(values, spans, spans, length, how), torch.tensor(values, dtype=torch.float64), 1e-14)
 
 
-@settings(max_examples=200, deadline=None)
 @given(problems(covering=True), values_of)
 def test_the_mean_of_a_constant_is_the_constant(problem, constant):
     values, source, target, length = problem
@@ -152,7 +146,6 @@ def test_the_mean_of_a_constant_is_the_constant(problem, constant):
     assert_same(found, torch.full((len(target),), constant, dtype=torch.float64), 1e-13)
 
 
-@settings(max_examples=200, deadline=None)
 @given(problems(covering=True), st.sampled_from(["sum", "mean"]))
 def test_a_detour_through_the_characters_changes_nothing(problem, how):
     values, source, target, length = problem
@@ -161,7 +154,6 @@ def test_a_detour_through_the_characters_changes_nothing(problem, how):
     assert_same(move(on_text.tolist(), characters, target, length, how), move(*problem, how=how), 1e-11)
 
 
-@settings(max_examples=100, deadline=None)
 @given(problems(covering=True))
 def test_sums_of_sizes_are_sizes(problem):
     """What a target token stands for is what it is given of what the source tokens stand for."""

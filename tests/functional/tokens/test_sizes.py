@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from spans import MAKERS, TEXTS, any_spans, made, offsets, sharers, tensor
 
 from tl_entropy.errors import InputError, InputTypeError
@@ -26,7 +26,6 @@ def lengths_of(found):
     return torch.tensor([len(piece) for piece in found])
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=14), st.data())
 def test_sizes_add_up_to_the_text(text, data):
     spans = covering_spans(tensor(data.draw(any_spans(len(text), 1))), len(text))
@@ -55,7 +54,6 @@ def test_what_no_token_covers_counts_nowhere():
     assert [sizes.tolist() for sizes in token_sizes("", tensor([]))] == [[], []]
 
 
-@settings(max_examples=100, deadline=None)
 @given(texts, st.data())
 def test_sizes_by_own_bytes_add_up_to_the_text(text, data):
     spans = covering_spans(tensor(data.draw(any_spans(len(text), 1))), len(text))
@@ -71,7 +69,6 @@ def test_sizes_by_own_bytes_add_up_to_the_text(text, data):
             assert n_bytes[i] == plain[i], "what it shares with no other token is its own"
 
 
-@settings(max_examples=100, deadline=None)
 @given(texts, st.data())
 def test_pieces_that_spell_the_text_have_their_own_bytes(text, data):
     whole = text.encode()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from browser import dom, needs_browser, with_script
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.tokens.characters import covering_spans
@@ -356,7 +356,6 @@ def test_numbers_on_a_scale_keep_apart():
 
 
 @given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("<>&\"'\r\n\t\0\u2028\u200b\ufeff"))))
-@settings(max_examples=150, deadline=None)
 def test_any_text_comes_back_from_markup_and_json(text):
     page = type("Any", (), {})()
     page.html = (
@@ -373,7 +372,6 @@ def test_any_text_comes_back_from_markup_and_json(text):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
 def test_pieces_are_the_whole_text_in_its_order(data):
     text = data.draw(st.text(min_size=1, max_size=20))
     starts = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=1, max_size=8)))

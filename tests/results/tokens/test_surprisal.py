@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import tl_entropy as tle
 from tl_entropy.errors import InputError, InputTypeError
@@ -150,7 +150,6 @@ def test_memories_that_make_no_sense(memory, error, message):
             getattr(made(), method)(**memory)
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 99))
 def test_moments_of_any_split_add_up(lengths, seed):
     result = made(tuple(lengths), seed=seed)
