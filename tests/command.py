@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 
 import pytest
 
+import tl_entropy as tle
 from tl_entropy import cli
+
+load_once = cache(tle.load_model)  # most commands here read the bundled model, and none changes it
 
 
 def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(tle, "load_model", load_once)
     monkeypatch.setattr(sys, "argv", ["tl-entropy", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
