@@ -11,10 +11,7 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
-from tiny_models import ARCHITECTURES, cached_model, kinds
-
-LONG = os.environ.get("TL_ENTROPY_TESTS") == "long"
-"""Whether to run everything, with many examples: what a gate wants, and nobody before a commit."""
+from tiny_models import ARCHITECTURES, LONG, cached_model, kinds
 
 settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True, database=None)
 settings.register_profile("long", max_examples=300, deadline=None, database=None)

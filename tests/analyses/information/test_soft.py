@@ -215,7 +215,7 @@ def test_double_precision_agrees_to_ten_digits():
 
 
 def test_padding_on_either_side_and_a_cache_give_the_same_as_texts(gpt2):
-    expected = tle.soft_information(gpt2, TEXTS, heads="z", **QUIET)
+    expected = tle.soft_information(gpt2, TEXTS, heads="z", layers=[1], **QUIET)
     rows = [[0, *gpt2.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in TEXTS]
     width = max(map(len, rows))
     for side in ("left", "right"):
@@ -224,16 +224,16 @@ def test_padding_on_either_side_and_a_cache_give_the_same_as_texts(gpt2):
         pairs = list(zip(pads, rows, real, strict=True))
         tokens = torch.tensor([p + r if side == "left" else r + p for p, r, _ in pairs])
         mask = torch.tensor([p + m if side == "left" else m + p for p, _, m in pairs])
-        assert_same(tle.soft_information(gpt2, (tokens, mask), heads="z", **QUIET), expected, 1e-6)
+        assert_same(tle.soft_information(gpt2, (tokens, mask), heads="z", layers=[1], **QUIET), expected, 1e-6)
         _, kept = gpt2.run_with_cache(tokens, attention_mask=mask)
         for activation in kept.cache_dict.values():  # as some TransformerLens leave them
             activation.requires_grad_(activation.is_floating_point())
-        accumulator = tle.SoftAccumulator(gpt2, tle.label_plan(gpt2, (tokens, mask)), heads="z")
+        accumulator = tle.SoftAccumulator(gpt2, tle.label_plan(gpt2, (tokens, mask)), heads="z", layers=[1])
         tle.stream(gpt2, (kept, tokens, mask), [accumulator], **QUIET)
         assert_same(accumulator.compute(), expected, 1e-6)
         held = [accumulator._count, accumulator._mass, accumulator._samples]
         assert not any(tensor.requires_grad for tensor in soft_sums._flat(held))
-        assert_same(tle.soft_information(gpt2, (kept, tokens, mask), heads="z", **QUIET), expected, 1e-6)
+        assert_same(tle.soft_information(gpt2, (kept, tokens, mask), heads="z", layers=[1], **QUIET), expected, 1e-6)
 
 
 @pytest.mark.parametrize("stride", [None, 5])

@@ -410,11 +410,11 @@ def test_what_comes_after_the_end_is_not_counted(gpt2, texts, monkeypatch):
     plain = tle.Adapter.generate
 
     def ends_early(self, tokens, new, **options):
-        whole = plain(self, tokens, new, **options)
-        if len(whole) > 1:
-            whole[0, tokens.shape[1] + 2] = 0  # the first row ends after two tokens, and is filled up with whatever
-            whole[0, tokens.shape[1] + 3 :] = 7
-        return whole
+        written = plain(self, tokens, new, **options)
+        if len(written.tokens) > 1:
+            written.tokens[0, tokens.shape[1] + 2] = 0  # the first row ends after two tokens, and is filled up with whatever
+            written.tokens[0, tokens.shape[1] + 3 :] = 7
+        return written
 
     free = tle.layer_divergence(gpt2, prompts, max_new_tokens=5, **QUIET)
     monkeypatch.setattr(tle.Adapter, "generate", ends_early)

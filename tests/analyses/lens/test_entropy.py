@@ -364,6 +364,7 @@ MEASURE = """
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_corpus():
     from tiny_models import kinds
 

@@ -269,7 +269,7 @@ def test_what_comes_before_the_site_is_no_part_of_the_graph(gpt2):
 
 
 def test_a_hook_that_never_fires(gpt2, monkeypatch):
-    monkeypatch.setattr(Adapter, "_hooked", lambda self, hooks: torch.no_grad())
+    monkeypatch.setattr(gpt2.hook_dict["blocks.1.hook_resid_post"], "add_hook", lambda *args, **kwargs: None)
     with pytest.raises(ModelError, match=r"blocks\.1\.hook_resid_post never fired in a forward pass"):
         Adapter(gpt2).differentiable(ids_of(gpt2), torch.ones_like(ids_of(gpt2)), Site("resid_post", 1))
 

@@ -322,7 +322,7 @@ def test_arguments_out_of_range(gpt2):
         conditional_entropy(gpt2, "the cat", batch_size=0, **QUIET)
     with pytest.raises(InputError, match="nothing to measure"):
         conditional_entropy(gpt2, "", **QUIET)
-    with pytest.raises(InputError, match="tokens must lie between"):
+    with pytest.raises(InputError, match="tokens must be ids from 0 to 299"):
         conditional_entropy(gpt2, torch.tensor([5, VOCAB + 3]), **QUIET)
     with pytest.raises(InputTypeError, match="TransformerLens model"):
         conditional_entropy(object(), "the cat", **QUIET)
