@@ -60,7 +60,9 @@ def hf_model(name: str, *, std: float = 0.12, seed: int = 0):
     elif name == "cohere":
         model = tr.CohereForCausalLM(tr.CohereConfig(**grouped, **common))
     else:
-        raise ValueError(name)
+        architecture, options = further_models()[name]
+        made = getattr(tr, architecture)
+        model = made(made.config_class(**common, **options))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * std + (0 if parameter.ndim > 1 else parameter * (parameter != 0)))
@@ -70,6 +72,34 @@ def hf_model(name: str, *, std: float = 0.12, seed: int = 0):
     model.config.architectures = [type(model).__name__]
     model.config._attn_implementation = "eager"
     return model.eval()
+
+
+@cache
+def further_models():
+    """Models of single tests by name: an architecture and what its configuration has beside the common; made when asked for."""
+    body = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    grouped = {**body, "num_key_value_heads": 2, "head_dim": 8}
+    old = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": CONTEXT}
+    state_space = {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "time_step_rank": 4}
+    hybrid = {
+        "num_experts": 2, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8,
+        "mamba_dt_rank": 4, "use_mamba_kernels": False,
+    }  # fmt: skip
+    return {
+        "gpt1": ("OpenAIGPTLMHeadModel", old),
+        "codegen": ("CodeGenForCausalLM", {**old, "rotary_dim": 4}),
+        "opt projecting": (
+            "OPTForCausalLM", {**body, "ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False}
+        ),
+        "mamba": ("MambaForCausalLM", state_space),
+        "jamba": ("JambaForCausalLM", {**grouped, **hybrid}),
+        "olmo": ("OlmoForCausalLM", {**grouped}),
+        "t5": (
+            "T5ForConditionalGeneration",
+            {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
+        ),
+        "bert": ("BertForMaskedLM", body),
+    }  # fmt: skip
 
 
 def make_model(name: str, kind: str = "bridge", *, compatible: bool = False, dtype=torch.float32):

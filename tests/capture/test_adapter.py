@@ -147,13 +147,13 @@ def test_the_pass_ends_early_and_leaves_a_working_model(gpt2):
 
 
 def test_silent_hook_is_an_error(gpt2, monkeypatch):
-    from tl_entropy.capture import runner as module
+    from tl_entropy.capture import places as module
 
     monkeypatch.setattr(module, "hook_name", lambda site: "blocks.0.attn.hook_result")
     if "blocks.0.attn.hook_result" not in gpt2.hook_dict:
         pytest.skip("this model has no hook that stays silent")
     with pytest.raises(ModelError, match="exist but never fired"):
-        Adapter(gpt2).activations(TOKENS, MASK, [Site("resid_post", 0)])
+        Adapter(gpt2).activations(TOKENS, MASK, [Site("attn_out", 0)])
 
 
 def test_a_model_with_another_output_is_refused():
@@ -167,7 +167,7 @@ def test_a_model_with_another_output_is_refused():
 
 
 def test_what_is_not_a_model_is_refused():
-    with pytest.raises(InputTypeError, match="lacks cfg, blocks"):
+    with pytest.raises(InputTypeError, match="lacks cfg, hook_dict"):
         Adapter(torch.nn.Linear(2, 2))
 
 

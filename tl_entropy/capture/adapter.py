@@ -30,8 +30,14 @@ from tl_entropy.sites import Site
 class Adapter(Runner):
     """A TransformerLens model, seen through the few things that a measurement needs.
 
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        stack: of an encoder-decoder, the "decoder" (as for None) or the "encoder".
+
     Raises:
+        InputError: a stack that the model does not have.
         InputTypeError: the object lacks a part that every TransformerLens model has.
+        ModelError: the model has no single stack of blocks.
     """
 
     def activations(self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
@@ -78,7 +84,7 @@ class Adapter(Runner):
     @cached_property
     def frozen_norm(self) -> FrozenNorm:
         """The final norm, linear once its scale is known; proved on random rows (ModelError where it is something else)."""
-        return FrozenNorm.probe(self.readout.norm, self.model.W_U)
+        return FrozenNorm.probe(self.readout.norm, self.readout.unembedding)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -87,12 +93,11 @@ class Adapter(Runner):
 
     def provenance(self, **parts: Any) -> Provenance:
         """The model's part of a result's provenance, with the other parts given."""
-        unembedding: Tensor = self.model.W_U
         return Provenance(
             model=str(getattr(self.model.cfg, "model_name", "unnamed")),
             weights=self.fingerprint,
             processing=origin.processing(self.model, value_biases=self.heads.value_biases),
-            dtype=str(unembedding.dtype).removeprefix("torch."),
-            device=str(unembedding.device.type),
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device.type),
             **parts,
         )

@@ -71,7 +71,7 @@ class Feeder:
         try:
             take_in(batch, waiting)
         except RuntimeError as error:
-            if not self._may_split(batch) or not _out_of_memory(error):
+            if not self._may_split(batch) or not out_of_memory(error):
                 raise
             return False
         return True
@@ -80,8 +80,13 @@ class Feeder:
         return self._splits and len(batch) > 1
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error is that of memory that ran out, on whatever device."""
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "can't allocate memory" in str(error)
+        or "out of memory" in str(error)
+    )
 
 
 def check_finite(batch: Batch, activations: Mapping[Site, Tensor]) -> None:

@@ -1,10 +1,13 @@
 """Running a TransformerLens model: the one place that knows how.
 
-A model is taken by its structure, never by its class: whatever has ``cfg``, ``blocks``, ``ln_final``, ``unembed``, ``W_U``
-and ``hook_dict`` will do, which covers HookedTransformer (2.x, 3.x) and TransformerBridge (3.x, 4.x). The runner maps sites to
-hook names, runs the model for their activations and stops the pass once the last of them has come; it gives the model's own
-logits, their gradients, and text that the model writes. It believes the model: what is proved of one is in
-``capture/proofs``. The model stays as it was: training flags, gradients, and the hooks of others (``capture/hooks.py``).
+A model is taken by its structure, never by its class: whatever has ``cfg``, ``hook_dict`` and a stack of blocks will do, which
+covers HookedTransformer (2.x, 3.x) and TransformerBridge (3.x, 4.x); a norm and an unembedding are asked for where they are
+read. The runner maps sites to hook names, runs the model for their activations and stops the pass once the last of them has
+come; it gives the model's own logits, their gradients, and text that the model writes. It believes the model: what is proved of
+one is in ``capture/proofs``. The model stays as it was: training flags, gradients, and hooks of others (``capture/hooks.py``).
+
+Where a pass fails, a short one without anybody's hooks is tried: if that fails, too, it is TransformerLens that cannot run the
+model, and the error says so. Otherwise the error is left as it is: that of a hook, or of memory.
 """
 
 from __future__ import annotations
@@ -17,40 +20,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_entropy.capture.hooks import as_found, attribute, hook_name, hooked, silent, source_site, turns
+from tl_entropy.capture.feeding import out_of_memory
+from tl_entropy.capture.hooks import as_found, attribute, hooked, silent, source_site, turns
+from tl_entropy.capture.places import Places, StackName
 from tl_entropy.capture.vocabulary import Vocabulary
-from tl_entropy.errors import InputError, InputTypeError, ModelError
-from tl_entropy.sites import Site, expand_sites
+from tl_entropy.errors import InputError, InputTypeError, ModelError, TLEntropyError
+from tl_entropy.results.provenance import library_versions
+from tl_entropy.sites import Site
 
-_NEEDED = ("cfg", "blocks", "ln_final", "unembed", "W_U", "hook_dict")
+_NEEDED = ("cfg", "hook_dict")
 
 
 class _AllSeen(Exception):
     """Raised inside the last hook needed, to end a forward pass whose rest nobody reads."""
 
 
-class Runner(Vocabulary):
+class Runner(Vocabulary, Places):
     """A TransformerLens model, seen through the few things that a measurement needs.
 
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        stack: of an encoder-decoder, the "decoder" (as for None) or the "encoder".
+
     Raises:
+        InputError: a stack that the model does not have.
         InputTypeError: the object lacks a part that every TransformerLens model has.
+        ModelError: the model has no single stack of blocks.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, stack: StackName | None = None) -> None:
         missing = [name for name in _NEEDED if attribute(model, name) is None]
         if missing:
             raise InputTypeError(
                 f"model must be a TransformerLens model (HookedTransformer or TransformerBridge); {type(model).__name__} "
-                f"lacks {', '.join(missing)}. Models without a final norm and unembedding of their own cannot be read"
+                f"lacks {', '.join(missing)}"
             )
-        self.model = model
-        self.n_layers = len(model.blocks)
+        Places.__init__(self, model, stack)
         self.turns = turns(model)
 
     @property
-    def last_site(self) -> Site:
-        """The last block's ``resid_post``, from which the model's own output is read."""
-        return Site("resid_post", self.n_layers - 1)
+    def device(self) -> torch.device:
+        """Where the model wants its tokens."""
+        return self._like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its weights."""
+        return self._like.dtype
+
+    @property
+    def _like(self) -> Tensor:
+        """The unembedding, or the first of the weights in a model without one."""
+        unembedding: Tensor | None = attribute(self.model, "W_U")
+        return next(p for p in self.model.parameters() if p.is_floating_point()) if unembedding is None else unembedding
 
     @property
     def n_heads(self) -> int:
@@ -58,16 +80,6 @@ class Runner(Vocabulary):
         return int(self.model.cfg.n_heads)
 
     # --- running the model -----------------------------------------------------------------------------------------------
-
-    def sites(self, names: Any, layers: Sequence[int] | None = None) -> tuple[Site, ...]:
-        """Short names to sites of this model; InputError for a site that it does not have."""
-        sites = expand_sites(names, self.n_layers, layers)
-        for site in sites:
-            name = hook_name(source_site(site))
-            if name not in self.model.hook_dict:
-                reason = " (its attention and MLP run in parallel)" if site.name == "resid_mid" else ""
-                raise InputError(f"sites: this model has no {site.name} at layer {site.layer}{reason}: no hook {name}")
-        return sites
 
     def activations(self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """One forward pass over ``tokens`` [batch, pos] with its attention mask; what came past each site's hook.
@@ -90,13 +102,15 @@ class Runner(Vocabulary):
 
             return look
 
-        device = self.model.W_U.device
-        with self._running({site: keep(site) for site in sites}), suppress(_AllSeen):
-            self.model(tokens.to(device), attention_mask=mask.to(device, torch.long))
-        missing = [hook_name(site) for site in sorted(set(sites) - set(seen), key=lambda site: site.depth)]
+        with suppress(_AllSeen), self._running({site: keep(site) for site in sites}):
+            self.model(tokens.to(self.device), attention_mask=mask.to(self.device, torch.long))
+        missing = sorted(set(sites) - set(seen), key=lambda site: site.depth)
+        if missing and self.found_elsewhere(missing):
+            return self.activations(tokens, mask, sites)
         if missing:
+            names = ", ".join(self.hook_of(site) for site in missing)
             raise ModelError(
-                f"the hooks {', '.join(missing)} exist but never fired in a forward pass, so these sites can't be measured on "
+                f"the hooks {names} exist but never fired in a forward pass, so these sites can't be measured on "
                 "this model; attention patterns need attn_implementation='eager' on models loaded from Hugging Face"
             )
         return {site: seen[site] for site in sites}
@@ -104,16 +118,19 @@ class Runner(Vocabulary):
     def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The model's own logits [batch, pos, d_vocab]."""
         self.check_ids(tokens)
-        device = self.model.W_U.device
         with self._running():
-            out: Tensor = self.model(tokens.to(device), attention_mask=mask.to(device, torch.long), return_type="logits")
+            tokens, mask = tokens.to(self.device), mask.to(self.device, torch.long)
+            out: Tensor = self.model(tokens, attention_mask=mask, return_type="logits")
         return out
 
     def state_and_logits(self, tokens: Tensor, site: Site) -> tuple[Tensor | None, Tensor]:
-        """A site's activation (None where its hook never fired) and the model's own logits, from one unpadded pass."""
+        """A site's activation (None where it has no hook that fires) and the model's own logits, from one unpadded pass."""
         seen: dict[str, Tensor] = {}
-        with self._running({site: lambda activation, hook: seen.update(x=activation.detach())}):
-            out: Tensor = self.model(tokens.to(self.model.W_U.device), return_type="logits")
+        hooks = {site: lambda activation, hook: seen.update(x=activation.detach())}
+        with self._running(hooks if self.hook_of(site) in self.points else {}):
+            out: Tensor = self.model(tokens.to(self.device), return_type="logits")
+        if not seen and self.found_elsewhere([site]):
+            return self.state_and_logits(tokens, site)
         return seen.get("x"), out
 
     def differentiable(self, tokens: Tensor, mask: Tensor, site: Site) -> tuple[Tensor, Tensor]:
@@ -131,12 +148,11 @@ class Runner(Vocabulary):
             leaves.append(activation.detach().clone().requires_grad_())
             return leaves[-1]
 
-        device = self.model.W_U.device
         with self._running({site: replace}), torch.inference_mode(False), torch.enable_grad():
-            tokens, mask = tokens.to(device, copy=True), mask.to(device, torch.long)
+            tokens, mask = tokens.to(self.device, copy=True), mask.to(self.device, torch.long)
             out: Tensor = self.model(tokens, attention_mask=mask, return_type="logits")
         if not leaves:
-            raise ModelError(f"the hook {hook_name(site)} never fired in a forward pass, so {site} has no gradient here")
+            raise ModelError(f"the hook {self.hook_of(site)} never fired in a forward pass, so {site} has no gradient here")
         return leaves[-1], out
 
     @contextmanager
@@ -147,7 +163,8 @@ class Runner(Vocabulary):
         Proofs and lenses stay those of the unedited model. Edits inside edits, of this adapter or of another of the same model,
         fire behind them, and leave them in place.
         """
-        points = [(self.model.hook_dict[name], function) for name, function in hooks]
+        known = self.points if hooks else {}
+        points = [(known[name], function) for name, function in hooks]
         with self.turns.held() if points else nullcontext(), hooked(points):
             yield
 
@@ -158,8 +175,10 @@ class Runner(Vocabulary):
         without, the model reads the whole text again for every one.
         """
         self.check_ids(tokens)
+        if not callable(attribute(self.model, "generate")):
+            raise ModelError(f"generation: this {type(self.model).__name__} has no generate of its own, so it writes no text")
         options: dict[str, Any] = {"do_sample": False} if temperature == 0 else {"do_sample": True, "temperature": temperature}
-        device = self.model.W_U.device
+        device = self.device
         seeded = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with self._running(), seeded, warnings.catch_warnings():
             # How TransformerLens calls Hugging Face's models is nothing that the user of either could mend.
@@ -178,9 +197,9 @@ class Runner(Vocabulary):
 
     def cached_activations(self, cache: Any, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The same as ``activations``, out of an ActivationCache; InputError names what the cache lacks."""
-        found: dict[Site, Tensor] = {}
+        found, points = {}, self.points
         for site in sites:
-            name = hook_name(source_site(site))
+            name = self.hook_of(source_site(site), points)
             try:
                 value = cache[name]
             except KeyError as error:
@@ -213,6 +232,31 @@ class Runner(Vocabulary):
     @contextmanager
     def _running(self, hooks: Mapping[Site, Callable[..., Any]] | None = None) -> Iterator[None]:
         """One pass of the model as its user left it, but for evaluation mode, no gradients, and these hooks at these sites."""
-        points = [(self.model.hook_dict[hook_name(site)], look) for site, look in (hooks or {}).items()]
-        with self.turns.running(), as_found(self.model), hooked(points):
-            yield
+        known = self.points if hooks else {}
+        points = [(known[self.hook_of(site, known)], look) for site, look in (hooks or {}).items()]
+        try:
+            with self.turns.running(), as_found(self.model), hooked(points):
+                yield
+        except (_AllSeen, TLEntropyError):
+            raise
+        except Exception as error:
+            if not out_of_memory(error):
+                self._refuse_what_fails_by_itself()
+            raise
+
+    def _refuse_what_fails_by_itself(self) -> None:
+        """Raise ModelError where a short pass fails without anybody's hooks, too; nothing is said of memory that runs out."""
+        row = self.short_row().to(self.device)
+        try:
+            with self.proving(), self.turns.running(), as_found(self.model):
+                self.model(row, attention_mask=torch.ones_like(row))
+        except Exception as error:
+            if isinstance(error, TLEntropyError) or out_of_memory(error):
+                return
+            versions = library_versions()
+            said = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise ModelError(
+                f"TransformerLens's own forward pass fails on this model, without anybody's hooks ({said}), so nothing can be "
+                f"measured on it with transformer-lens {versions['transformer-lens']}, transformers {versions['transformers']} "
+                f"and weights in {str(self.dtype).removeprefix('torch.')}"
+            ) from error

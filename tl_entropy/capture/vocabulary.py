@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_entropy.capture.hooks import attribute
 from tl_entropy.capture.pieces import piece_reader
 
 _CONFIGURED = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -31,7 +32,8 @@ class Vocabulary:
     @property
     def d_vocab(self) -> int:
         """Number of tokens that the model predicts over."""
-        return int(self.model.W_U.shape[-1])
+        unembedding = attribute(self.model, "W_U")
+        return int(self.model.cfg.d_vocab if unembedding is None else unembedding.shape[-1])
 
     @property
     def n_ids(self) -> int:

@@ -31,7 +31,7 @@ def stream_has_mean(adapter: Adapter) -> bool:
     means = states.mean(-1).square().mean((1, 2)).sqrt() * states.shape[-1] ** 0.5
     sizes = states.square().mean((1, 2, 3)).sqrt()
     # Independent values would have 1 here, a centred stream has the roundings that were added up in it.
-    return bool((means > max(1e-3, 16 * torch.finfo(adapter.model.W_U.dtype).eps) * sizes).any())
+    return bool((means > max(1e-3, 16 * torch.finfo(adapter.dtype).eps) * sizes).any())
 
 
 def norm_ignores_mean(adapter: Adapter) -> bool:

@@ -146,7 +146,7 @@ class TunedLens(Result):
             InputError: another number of layers or another width, a site without a translator, or a lens that reads the
                 residual stream's mean on a model that has it centred.
         """
-        shape = adapter.n_layers, int(adapter.model.W_U.shape[0])
+        shape = adapter.n_layers, adapter.d_model
         if shape != (self.n_layers, self.d_model):
             raise InputError(
                 f"lens: {self.name} is for {self.n_layers} layers of d_model {self.d_model}; this model has {shape[0]} of "
@@ -210,7 +210,7 @@ class TunedLens(Result):
             return
         # A token that a model masks has no probability to compare, whether its logit is -inf or -1e9.
         found, known = signature(adapter).clamp(min=-100), self.signature.clamp(min=-100)
-        rough = adapter.model.W_U.dtype.itemsize < 4 or self.provenance.dtype in ("bfloat16", "float16")
+        rough = adapter.dtype.itemsize < 4 or self.provenance.dtype in ("bfloat16", "float16")
         if found.shape != known.shape or not float((found - known).abs().mean()) <= (0.2 if rough else 0.01):
             self._warned.add(adapter.fingerprint)
             warnings.warn(

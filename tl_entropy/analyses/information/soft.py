@@ -166,7 +166,7 @@ def soft_information(
         adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
         centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
     )  # fmt: skip
-    _announce(accumulator.memory(), adapter.model.W_U.device, progress)
+    _announce(accumulator.memory(), adapter.device, progress)
     reading: dict[str, Any] = {"positions": positions, "batch_size": batch_size, "progress": progress, **options}
     if center is True:
         means = _Means(accumulator)

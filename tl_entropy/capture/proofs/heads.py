@@ -59,7 +59,7 @@ class Heads:
 
         Then what a head writes, and what the model does with z at zero, is not the same as before folding.
         """
-        found = (attribute(getattr(block, "attn", None), "b_V") for block in self._runner.model.blocks)
+        found = (attribute(self._runner.attention(i), "b_V") for i in range(self._runner.n_layers))
         return any(isinstance(bias, Tensor) and bool(bias.any()) for bias in found)
 
     @cached_property

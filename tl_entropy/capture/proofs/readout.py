@@ -1,7 +1,8 @@
 """How a model's logits follow from its last residual stream, and how far a model may be from that.
 
-A lens is the model's own only if final norm, unembedding, soft cap and a constant scale give the model's own logits. The scale
-is measured, since what a configuration says of it is not always what the model does. All arithmetic is in float64 on the CPU.
+A lens is the model's own only if final norm, unembedding, soft cap and a constant scale give the model's own logits; of a model
+without a final norm, the others alone. The scale is measured, since what a configuration says of it is not always what the
+model does. All arithmetic is in float64 on the CPU.
 
 The model's own logits are rounded, and what is rebuilt may miss them by that much and no more. One rounding, which moves a
 number x by at most u·|x| in a dtype, moves a logit by at most a *unit*, for which
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tl_entropy.capture.hooks import attribute, hook_name, silent
+from tl_entropy.capture.hooks import attribute, silent
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, NonFiniteError
 
@@ -67,31 +68,48 @@ def prove_readout(runner: Runner) -> Readout:
         ModelError: the model's own log-probabilities can't be reproduced from its last residual stream.
     """
     model, last = runner.model, runner.last_site
-    unembedding: Tensor = model.W_U.detach()
+    final = attribute(model, runner.stack.norm)
+    unembedding = _unembedding(runner)
     bias = attribute(model, "b_U")
     bias = None if bias is None or not bool(bias.any()) else bias.detach()
     cap = float(getattr(model.cfg, "output_logits_soft_cap", None) or 0.0)
-    with runner.proving():
-        x, own = runner.state_and_logits(runner.short_row(), last)
-        own = own.flatten(0, -2)
-        if x is None:
-            raise ModelError(f"the hook {hook_name(last)} never fired, so the residual stream can't be read")
-        if x.shape[-1] != unembedding.shape[0] or own.shape[-1] != unembedding.shape[1]:
-            raise ModelError(
-                f"the residual stream {tuple(x.shape)} does not fit the unembedding {tuple(unembedding.shape)}: the model "
-                "projects between the two, and its logits can't be reproduced"
-            )
-        with torch.no_grad():
-            rows = model.ln_final(x).flatten(0, -2)
-    scale, error = proved_scale(rows, unembedding, bias, own, cap)
 
     @torch.no_grad()
     def norm(x: Tensor) -> Tensor:
-        with runner.turns.held(), silent(model.ln_final):
-            normed: Tensor = model.ln_final(x[None].to(unembedding.dtype))[0]
-        return normed
+        if final is None:
+            return x.to(unembedding.dtype)
+        with runner.turns.held(), silent(final):
+            normed: Tensor = final(x[None].to(runner.dtype))[0]
+        return normed.to(unembedding.dtype)
 
+    with runner.proving():
+        x, own = runner.state_and_logits(runner.short_row(), last)
+    if x is None:
+        raise ModelError(
+            f"this model has no hook {runner.hook_of(last)}, or one that never fires, so its residual stream can't be read"
+        )
+    x, own = x.flatten(0, -2), own.flatten(0, -2)
+    if x.shape[-1] != unembedding.shape[0] or own.shape[-1] != unembedding.shape[1]:
+        raise ModelError(
+            f"the residual stream {tuple(x.shape)} does not fit the unembedding {tuple(unembedding.shape)}: the model "
+            "projects between the two, and its logits can't be reproduced"
+        )
+    scale, error = proved_scale(norm(x), unembedding, bias, own, cap)
     return Readout(norm, unembedding, bias, scale, cap if cap > 0 else None, error)
+
+
+def _unembedding(runner: Runner) -> Tensor:
+    """W_U [d_model, d_vocab]; where the model projects to another width in front of it (OPT), the product of both."""
+    unembedding: Tensor | None = attribute(runner.model, "W_U")
+    if unembedding is None:
+        raise ModelError("this model has no unembedding, so nothing of it can be read as logits")
+    project = attribute(runner.model, "project_out")
+    if project is None:
+        return unembedding.detach()
+    with torch.no_grad(), runner.turns.held(), silent(project):
+        weights: Tensor = project(torch.eye(runner.d_model, dtype=unembedding.dtype, device=unembedding.device)[None])[0]
+        exact = torch.promote_types(unembedding.dtype, torch.float32)
+        return weights.to(exact) @ unembedding.detach().to(exact)
 
 
 def proved_scale(rows: Tensor, unembedding: Tensor, bias: Tensor | None, own: Tensor, cap: float) -> tuple[float, float]:

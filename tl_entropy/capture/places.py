@@ -1,0 +1,169 @@
+"""Where sites are in a model: in which stack of blocks, and at which hooks.
+
+Nearly all models have one stack, ``blocks``, with a norm behind it, ``ln_final``, or none. An encoder-decoder has two, of which
+a measurement is of one: the decoder's unless the encoder's is asked for (``Adapter(model, stack="encoder")``). TransformerLens
+runs such a model on a text with the text as the encoder's input, and the same tokens, one place later and with the start token
+in front, as the decoder's: at a token's place the decoder has read the tokens before it, and the whole text by its memory.
+
+Refused: models whose blocks stand in other stacks than these; sites that a model has no hook for, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from tl_entropy.capture.hooks import attribute, hook_name, source_site
+from tl_entropy.errors import InputError, ModelError, check_choice
+from tl_entropy.sites import HEAD_SITES, Site, expand_sites
+
+StackName = Literal["decoder", "encoder"]
+
+
+class Stack(NamedTuple):
+    """One stack of blocks.
+
+    Attributes:
+        blocks: name of the blocks in the model, and in the names of its hooks.
+        norm: name of the norm behind them.
+        of: "decoder" or "encoder" where the model has both; None where it is the model's only stack.
+    """
+
+    blocks: str
+    norm: str
+    of: StackName | None
+
+    @classmethod
+    def of_model(cls, model: Any, asked: StackName | None) -> Stack:
+        """The stack to measure.
+
+        Raises:
+            InputError: the model does not have the stack that is asked for.
+            ModelError: the model's blocks stand in other stacks.
+        """
+        if asked is not None:
+            check_choice("stack", asked, ("decoder", "encoder"))
+        if attribute(model, "blocks") is not None:
+            if asked is not None:
+                raise InputError(f"stack: this model has one stack of blocks and no {asked} of its own; leave stack out")
+            return cls("blocks", "ln_final", None)
+        of: StackName = asked or "decoder"
+        if attribute(model, f"{of}_blocks") is not None:
+            return cls(f"{of}_blocks", f"{of}_ln_final", of)
+        children: Iterable[tuple[str, Any]] = getattr(model, "named_children", list)()
+        stacks = [name for name, _ in children if name.endswith("blocks") or name in ("encoder", "decoder")]
+        raise ModelError(
+            f"model: this {type(model).__name__} has no single stack of blocks, one after the other, of which layers could be "
+            f"measured; it has {', '.join(stacks) or 'none'}"
+        )
+
+    def hook(self, name: str, points: Mapping[str, Any]) -> str:
+        """What this model calls a hook that is called ``name`` where there is one stack, among its hook ``points``.
+
+        >>> Stack("decoder_blocks", "decoder_ln_final", "decoder").hook("blocks.1.attn.hook_z", {})
+        'decoder_blocks.1.attn.hook_z'
+        >>> Stack("blocks", "ln_final", None).hook("blocks.1.attn.hook_z", {"blocks.1.self_attn.hook_z": None})
+        'blocks.1.self_attn.hook_z'
+        """
+        own = f"{self.blocks}{name.removeprefix('blocks')}" if name.startswith("blocks.") else name
+        other = own.replace(".attn.", ".self_attn.")
+        return other if own not in points and other in points else own
+
+
+class Places:
+    """The part of an adapter that knows where a model's sites are.
+
+    Attributes:
+        model: the TransformerLens model.
+        stack: the stack of blocks that is measured.
+        n_layers: number of its blocks.
+    """
+
+    def __init__(self, model: Any, stack: StackName | None) -> None:
+        self.model = model
+        self.stack = Stack.of_model(model, stack)
+        self.n_layers = len(getattr(model, self.stack.blocks))
+        self._silent: set[Site] = set()  # whose own hooks were seen not to fire
+
+    @property
+    def last_site(self) -> Site:
+        """The last block's ``resid_post``, from which the model's own output is read."""
+        return Site("resid_post", self.n_layers - 1)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.cfg.d_model)
+
+    def block(self, layer: int) -> Any:
+        """A block of the stack that is measured."""
+        return getattr(self.model, self.stack.blocks)[layer]
+
+    def attention(self, layer: int) -> Any:
+        """The attention of a block, or None."""
+        found = (attribute(self.block(layer), name) for name in ("attn", "self_attn"))
+        return next((part for part in found if part is not None), None)
+
+    @property
+    def points(self) -> Mapping[str, Any]:
+        """The model's hook points by their names; made anew each time, which on a TransformerBridge takes a while."""
+        points: Mapping[str, Any] = self.model.hook_dict
+        return points
+
+    def hook_of(self, site: Site, points: Mapping[str, Any] | None = None) -> str:
+        """The name of the hook at which a site is seen, among the model's hook ``points``.
+
+        Where the hook of a ``resid_post`` is known to be silent, it is that of what comes next and reads it.
+        """
+        points = self.points if points is None else points
+        behind = self._behind(site, points) if site in self._silent else None
+        return self.stack.hook(behind or hook_name(site), points)
+
+    def sites(self, names: Any, layers: Sequence[int] | None = None) -> tuple[Site, ...]:
+        """Short names to sites of this model; InputError for a site that it does not have."""
+        sites, points = expand_sites(names, self.n_layers, layers), self.points
+        for site in sites:
+            if self.hook_of(source_site(site), points) not in points:
+                raise InputError(f"sites: this model has no {site.name} at layer {site.layer}{self._reason(site, points)}")
+        return sites
+
+    def layers_with(self, name: str, points: Mapping[str, Any] | None = None) -> list[int]:
+        """The layers that have a hook for a site."""
+        points = self.points if points is None else points
+        return [i for i in range(self.n_layers) if self.hook_of(Site(name, i), points) in points]
+
+    def _reason(self, site: Site, points: Mapping[str, Any]) -> str:
+        """Why a site is not there, and where it is."""
+        source = source_site(site)
+        having, hook = self.layers_with(source.name, points), f"no hook {self.hook_of(source, points)}"
+        if having:
+            return f": {hook}; layers that have one: {', '.join(map(str, having))} (layers={having})"
+        heads = any(self.layers_with(name, points) for name in ("pattern", "z"))
+        why = ""
+        if site.name in HEAD_SITES and not heads:
+            why = " (it has no attention heads, or none that TransformerLens shows)"
+        elif site.name == "resid_mid" and getattr(self.model.cfg, "parallel_attn_mlp", False):
+            why = " (its attention and MLP run in parallel)"
+        elif site.name == "resid_mid":
+            why = " (its blocks are single layers, or TransformerLens shows no state within them)"
+        return f"{why}: {hook}"
+
+    def found_elsewhere(self, silent: Sequence[Site]) -> bool:
+        """Whether each of these sites, whose hooks did not fire, has another hook to be seen at; which is then taken."""
+        points = self.points
+        other = [self.stack.hook(self._behind(site, points) or hook_name(site), points) for site in silent]
+        if self._silent.intersection(silent) or not all(
+            name in points and name != self.hook_of(site, points) for site, name in zip(silent, other, strict=True)
+        ):
+            return False
+        self._silent |= set(silent)
+        return True
+
+    def _behind(self, site: Site, points: Mapping[str, Any]) -> str | None:
+        """The hook that comes next behind a block's end, and sees the same; None for other sites."""
+        if site.name != "resid_post":
+            return None
+        if site != self.last_site:
+            return hook_name(Site("resid_pre", site.layer + 1))
+        ends = (f"{part}.hook_in" for part in (self.stack.norm, "project_out", "unembed"))
+        return next((name for name in ends if name in points), None)
