@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from tl_entropy.analyses.profiles.distances import pairwise_distances
@@ -112,3 +114,14 @@ def surprisal(*documents, model="tiny", seed=0, top_k=3, **changes):
         "top_log_probs": tops.values, "provenance": origin(model),
     }  # fmt: skip
     return TokenSurprisal(**{**parts, **changes})
+
+
+def same(a, b):
+    """Two results are equal field by field, to the last bit."""
+    for item in dataclasses.fields(a):
+        mine, theirs = getattr(a, item.name), getattr(b, item.name)
+        if isinstance(mine, torch.Tensor):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
+            assert mine.dtype == theirs.dtype
+        else:
+            assert mine == theirs, item.name

@@ -102,6 +102,18 @@ def further_models():
     }  # fmt: skip
 
 
+def booted(source, name: str, *, std: float):
+    """A TransformerBridge of a Hugging Face model whose parameters are drawn anew."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.copy_(torch.randn_like(parameter) * std + (0 if parameter.ndim > 1 else parameter * (parameter != 0)))
+    source.config.architectures = [type(source).__name__]
+    source.config._attn_implementation = "eager"
+    return TransformerBridge.boot_transformers(f"tiny/{name}", hf_model=source.eval(), tokenizer=tiny_tokenizer(), device="cpu")
+
+
 def make_model(name: str, kind: str = "bridge", *, compatible: bool = False, dtype=torch.float32):
     """A tiny model; ``kind="hooked"`` knows GPT-2 only, folded where ``compatible``."""
     source = hf_model(name).to(dtype)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers as tr
-from tiny_models import CONTEXT, VOCAB, cached_model, kinds, tiny_tokenizer
+from tiny_models import CONTEXT, VOCAB, booted, cached_model, kinds
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import attention_window, visible_keys
@@ -22,7 +22,6 @@ GROUPED = {**COMMON, **BODY, "num_key_value_heads": 2}
 
 
 def windowed(name):
-    from transformer_lens.model_bridge import TransformerBridge
 
     torch.manual_seed(0)
     if name == "gemma2":
@@ -40,12 +39,7 @@ def windowed(name):
         source = tr.GPTNeoForCausalLM(
             tr.GPTNeoConfig(**COMMON, hidden_size=32, intermediate_size=64, window_size=WINDOW, **kinds_of_layers)
         )
-    with torch.no_grad():
-        for parameter in source.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.2 + (0 if parameter.ndim > 1 else parameter * (parameter != 0)))
-    source.config.architectures = [type(source).__name__]
-    source.config._attn_implementation = "eager"
-    return TransformerBridge.boot_transformers(f"tiny/{name}", hf_model=source.eval(), tokenizer=tiny_tokenizer(), device="cpu")
+    return booted(source, name, std=0.2)
 
 
 WINDOWS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tr
-from tiny_models import ARCHITECTURES, CONTEXT, VOCAB, cached_model, hf_model, kinds, make_model, tiny_tokenizer
+from tiny_models import ARCHITECTURES, CONTEXT, VOCAB, booted, cached_model, hf_model, kinds, make_model
 
 import tl_entropy as tle
 from tl_entropy.batches import batches
@@ -450,7 +450,6 @@ BODY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num
 
 def bridged(name):
     """Models with sliding windows, attention sinks, or an attention that no hook can change."""
-    from transformer_lens.model_bridge import TransformerBridge
 
     torch.manual_seed(0)
     if name == "gemma2":
@@ -465,12 +464,7 @@ def bridged(name):
     else:
         some = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 4}
         source = tr.GPTNeoForCausalLM(tr.GPTNeoConfig(**SHAPE, hidden_size=32, intermediate_size=64, **some))
-    with torch.no_grad():
-        for parameter in source.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.2 + (0 if parameter.ndim > 1 else parameter * (parameter != 0)))
-    source.config.architectures = [type(source).__name__]
-    source.config._attn_implementation = "eager"
-    return TransformerBridge.boot_transformers(f"tiny/{name}", hf_model=source.eval(), tokenizer=tiny_tokenizer(), device="cpu")
+    return booted(source, name, std=0.2)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gpt-oss"])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model, tiny_tokenizer
+from tiny_models import CONTEXT, VOCAB, booted, cached_model, kinds, make_model
 
 from tl_entropy.analyses.heads import entropy as head_module, values as head_values
 from tl_entropy.analyses.heads.entropy import HeadAccumulator, head_entropy
@@ -52,7 +52,6 @@ def mask_of(tokens):
 def windowed_model(name, window=5):
     """Layers 0 and 2 see ``window`` tokens; gpt-oss has sinks as well."""
     import transformers as tr
-    from transformer_lens.model_bridge import TransformerBridge
 
     torch.manual_seed(0)
     body = {
@@ -63,12 +62,7 @@ def windowed_model(name, window=5):
         source = tr.Gemma2ForCausalLM(tr.Gemma2Config(**body))
     else:
         source = tr.GptOssForCausalLM(tr.GptOssConfig(**body, num_local_experts=2, num_experts_per_tok=1))
-    with torch.no_grad():
-        for parameter in source.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.2 + (0 if parameter.ndim > 1 else parameter * (parameter != 0)))
-    source.config.architectures = [type(source).__name__]
-    source.config._attn_implementation = "eager"
-    return TransformerBridge.boot_transformers(f"tiny/{name}", hf_model=source.eval(), tokenizer=tiny_tokenizer(), device="cpu")
+    return booted(source, name, std=0.2)
 
 
 # --- patterns ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from drawn import ticks
 from matplotlib.collections import QuadMesh
 
 from tl_entropy.errors import InputError, InputTypeError
@@ -16,12 +17,6 @@ from tl_entropy.plots import heads
 from tl_entropy.results import HeadEntropy, HeadSummary, Provenance, SoftInformation
 
 ORIGIN = Provenance("tiny", "abc", "raw", "float32", "cpu", versions={}, created="then")
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def heads_result(*, layers=(0, 2, 3), n_heads=4, orders=(1.0, 2.0), of="pattern", **changes):
@@ -49,10 +44,6 @@ def heads_result(*, layers=(0, 2, 3), n_heads=4, orders=(1.0, 2.0), of="pattern"
 def mesh_of(axes):
     [mesh] = [artist for artist in axes.get_children() if isinstance(artist, QuadMesh)]
     return mesh
-
-
-def ticks(axis):
-    return [label.get_text() for label in axis.get_ticklabels()]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from drawn import legend, of_kind, ticks
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection, QuadMesh
 
 from tl_entropy.errors import InputError, InputTypeError
@@ -18,12 +19,6 @@ from tl_entropy.sites import HEAD_SITES, expand_sites
 ORIGIN = {"weights": "0", "processing": "none", "dtype": "float32", "device": "cpu", "versions": {}, "created": "then"}
 SIDES = {"token": "input", "bigram": "input", "next_token": "output", "next_bigram": "output", "language": "other"}
 RARE = "labels too rare"
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def soft(
@@ -88,18 +83,6 @@ def whole(result, of, label):
     frame = result.to_pandas()
     frame = frame[frame["label"] == label]
     return frame.groupby(["layer", "head"], sort=True)[of].mean().to_numpy()
-
-
-def of_kind(axes, kind):
-    return [artist for artist in axes.get_children() if isinstance(artist, kind)]
-
-
-def legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def ticks(axis):
-    return [label.get_text() for label in axis.get_ticklabels()]
 
 
 def named_lines(axes):

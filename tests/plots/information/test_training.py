@@ -16,12 +16,6 @@ from tl_entropy.sites import Site
 SITES = (Site("embed", -1), Site("resid_post", 0), Site("resid_post", 1), Site("z", 0))
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 def result(level, *, labels=("token", "next_token"), sites=SITES, unit="nats", null=0.2):
     shape = (4, len(sites), len(labels), 2)  # the whole and three folds; two draws of anchors
     draw = torch.Generator().manual_seed(int(level * 100))

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from drawn import legend, of_kind, ticks
 from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
 from matplotlib.colors import to_hex
 
@@ -28,12 +29,6 @@ STRINGS = {
     7: " $y",
     8: "@" * 20,
 }
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def lens(
@@ -83,18 +78,6 @@ def summary(result, ceiling=7.0):
         ceiling=ceiling,
         provenance=result.provenance,
     )
-
-
-def of_kind(axes, kind):
-    return [artist for artist in axes.get_children() if isinstance(artist, kind)]
-
-
-def legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def ticks(axis):
-    return [label.get_text() for label in axis.get_ticklabels()]
 
 
 # --- profile: what is drawn

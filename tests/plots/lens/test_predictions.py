@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from drawn import legend, of_kind, ticks
 from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
 from matplotlib.colors import LogNorm
 
@@ -24,12 +25,6 @@ from tl_entropy.sites import expand_sites
 ORIGIN = {"weights": "0", "processing": "none", "dtype": "float32", "device": "cpu", "versions": {}, "created": "then"}
 STRINGS = {0: "def", 1: " f", 2: "\n        ", 3: "$x$", 4: "\ufffd", 5: "a_very_long_identifier_indeed", 6: "\ufffd", 7: " $y"}
 METRICS = ("kl", "jsd", "fisher_rao")
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def result_of(
@@ -86,18 +81,6 @@ def entropies():
         token=torch.arange(3), sites=expand_sites(("embed", "resid_post"), 3), orders=(1.0,), strings=STRINGS,
         provenance=Provenance(model="tiny", **ORIGIN),
     )  # fmt: skip
-
-
-def of_kind(axes, kind):
-    return [artist for artist in axes.get_children() if isinstance(artist, kind)]
-
-
-def legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def ticks(axis):
-    return [label.get_text() for label in axis.get_ticklabels()]
 
 
 def bar(axes):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hand_made import compared, lens
@@ -14,12 +13,6 @@ from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.models.comparison import comparison
 
 DEEP = (("EleutherAI/pythia-1.4b-deduped", 24), ("gpt2-medium", 12), ("gpt2", 6))
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

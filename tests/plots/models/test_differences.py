@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from drawn import legend
 from matplotlib.collections import PolyCollection, QuadMesh
 
 from tl_entropy.errors import InputError, InputTypeError
@@ -17,12 +18,6 @@ from tl_entropy.results import Contrast, Provenance
 from tl_entropy.sites import expand_sites
 
 ORIGIN = Provenance("tiny", "0", "none", "float32", "cpu", versions={}, created="then")
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def made(
@@ -42,10 +37,6 @@ def made(
 
 def curves(axes):
     return [line for line in axes.get_lines() if len(line.get_xdata()) > 2]
-
-
-def legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_the_line_is_the_mean_difference_and_the_band_its_error():

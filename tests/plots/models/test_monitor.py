@@ -18,12 +18,6 @@ from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.sites import Site
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 def history(n_layers=3, steps=(0, 1, 10, 100), sites=None):
     sites = sites or stream(n_layers)
     draw = torch.Generator().manual_seed(n_layers)

@@ -19,12 +19,6 @@ from tl_entropy.results.profiles.distances import PairwiseDistances, ProfileEmbe
 ORIGIN = Provenance("tiny", "0", "none", "float32", "cpu", versions={}, created="then")
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 def pairs(n=5, metric="euclidean", name="run {}", **changes):
     draw = torch.Generator().manual_seed(n)
     points = torch.randn(n, 3, generator=draw, dtype=torch.float64) + 4 * (torch.arange(n) % 2)[:, None]

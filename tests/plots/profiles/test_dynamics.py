@@ -22,12 +22,6 @@ CURVE = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 def made(n_layers=4, *, model="tiny", seed=0, curve=True, metrics=("kl", "jsd", "fisher_rao"), names=("embed", "resid_post"),
          documents=3, **changes):  # fmt: skip
     draw, sites = torch.Generator().manual_seed(seed), expand_sites(names, n_layers)

@@ -19,12 +19,6 @@ from tl_entropy.results.states.geometry import MEASURES, OF_DOCUMENTS, LayerGeom
 from tl_entropy.sites import expand_sites
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 def result_of(*, site_names=("embed", "resid_post"), layers=3, model="tiny", seed=0, measures=tuple(MEASURES), **rest):
     draw = torch.Generator().manual_seed(seed)
     sites = expand_sites(site_names, layers)

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from drawn import ticks
 from hand_made import lens, origin, similarities
 from matplotlib.collections import QuadMesh
 
@@ -19,19 +20,9 @@ from tl_entropy.plots.states.similarity import similarity
 from tl_entropy.sites import Site
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 def mesh_of(axes):
     [mesh] = [artist for artist in axes.get_children() if isinstance(artist, QuadMesh)]
     return mesh
-
-
-def ticks(axis):
-    return [label.get_text() for label in axis.get_ticklabels()]
 
 
 def renyi(n_rows=2, against="output", unit="bits", **changes):

@@ -6,18 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from drawn import legend
 from matplotlib.collections import PathCollection, PolyCollection
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.tokens.correlation import MOST_POINTS, token_correlation
 from tl_entropy.results import Provenance
 from tl_entropy.results.tokens.correlation import TokenCorrelation
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def made(n=50, **changes):
@@ -34,10 +29,6 @@ def made(n=50, **changes):
         "x_provenance": Provenance("a-maker-of-models/model-70m-deduped", "w", "p", "float32", "cpu"),
     }  # fmt: skip
     return TokenCorrelation(**{**parts, **changes})
-
-
-def legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_points_line_and_identity():

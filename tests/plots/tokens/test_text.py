@@ -23,12 +23,6 @@ LINES = ["The", " cat", " sat", " on", ".", "\n", "    return", " x", "\n"]
 PROSE = [" word", " longer", ",", " and", " so", " on"] * 12
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 def drawn(axes):
     """The texts with their places, without the colour bar's label; and the boxes with their colours."""
     (boxes,) = [collection for collection in axes.collections if isinstance(collection, PolyCollection)]

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from hand_made import same
 
 from tl_entropy.accumulators import DocumentMeans
 from tl_entropy.errors import InputError
@@ -64,16 +65,6 @@ def summary_of(result):
         **axes, entropy_sums=six(result.entropy), normalized_sums=six(result.normalized),
         bos_share_sums=six(result.bos_share), sink_share_sums=six(result.sink_share),
     )  # fmt: skip
-
-
-def same(a, b):
-    for item in dataclasses.fields(a):
-        mine, theirs = getattr(a, item.name), getattr(b, item.name)
-        if isinstance(mine, torch.Tensor):
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
-            assert mine.dtype == theirs.dtype
-        else:
-            assert mine == theirs, item.name
 
 
 @pytest.mark.parametrize("make", [heads_result, readout_result])

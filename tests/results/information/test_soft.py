@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hand_made import same
 
 import tl_entropy as tle
 from tl_entropy.errors import InputError
@@ -51,16 +52,6 @@ def soft_result(**changes):
 
 def without_labels(**changes):
     return soft_result(label_texts=(), label_counts=None, label_information=None, **changes)
-
-
-def same(a, b):
-    for item in dataclasses.fields(a):
-        mine, theirs = getattr(a, item.name), getattr(b, item.name)
-        if isinstance(mine, torch.Tensor):
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
-            assert mine.dtype == theirs.dtype
-        else:
-            assert mine == theirs, item.name
 
 
 # --- quantities ----------------------------------------------------------------------------------------------------------

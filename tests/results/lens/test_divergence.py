@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hand_made import same
 
 from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import document_sums
@@ -77,16 +78,6 @@ def summary_of(result):
         sites=result.sites, columns=columns, against=result.against, tokens=result.n_tokens,
         documents=len(result.documents), sums=torch.stack([n, s, n * n, n * s, s * s]).sum(1), provenance=result.provenance,
     )  # fmt: skip
-
-
-def same(a, b):
-    for item in dataclasses.fields(a):
-        mine, theirs = getattr(a, item.name), getattr(b, item.name)
-        if isinstance(mine, torch.Tensor):
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
-            assert mine.dtype == theirs.dtype
-        else:
-            assert mine == theirs, item.name
 
 
 @pytest.mark.parametrize(

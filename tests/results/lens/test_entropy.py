@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from hand_made import same
 from safetensors.torch import save_file
 
 import tl_entropy as tle
@@ -44,16 +45,6 @@ def summary_result():
     sums = torch.tensor([4.0, 8.0, 8.0, 16.0, 34.0], dtype=torch.float64)[:, None, None]
     squares = torch.tensor([[18.0]], dtype=torch.float64)
     return LensSummary((Site("embed", -1),), (1.0,), 4, 2, sums, squares, counts, 4.0, ORIGIN)
-
-
-def same(a, b):
-    for item in dataclasses.fields(a):
-        mine, theirs = getattr(a, item.name), getattr(b, item.name)
-        if isinstance(mine, torch.Tensor):
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
-            assert mine.dtype == theirs.dtype
-        else:
-            assert mine == theirs, item.name
 
 
 @pytest.mark.parametrize("result", [lens_result(), lens_result(surprisal=None, rank=None).to("bits"), summary_result()])
