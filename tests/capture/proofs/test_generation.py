@@ -71,7 +71,7 @@ def mistaken(model):
     own = model.generate
 
     def generate(tokens, **options):
-        whole = own(tokens, **options)
+        whole = own(tokens, **options).clone()
         whole[0, -2] = (whole[0, -2] + 1) % 300
         return whole
 
