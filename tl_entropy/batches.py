@@ -211,22 +211,30 @@ def batches(windows: Iterable[Window], *, batch_size: int | None, max_tokens: in
 
 
 def _groups(windows: Iterable[Window], batch_size: int | None, max_tokens: int) -> Iterator[list[Window]]:
-    """Cut the sequence of windows; a group that can take no further window goes out before another is asked for."""
+    """Cut the sequence of windows; a group that can take no further window goes out before another is asked for.
+
+    What came before an error in the source goes out, too, before the error.
+    """
 
     def fits(n_windows: int, longest: int) -> bool:
         return n_windows * longest <= max_tokens if batch_size is None else n_windows <= batch_size
 
     group: list[Window] = []
     longest = 0
-    for window in windows:
-        if group and not fits(len(group) + 1, max(longest, len(window))):
+    try:
+        for window in windows:
+            if group and not fits(len(group) + 1, max(longest, len(window))):
+                yield group
+                group, longest = [], 0
+            group.append(window)
+            longest = max(longest, len(window))
+            if not fits(len(group) + 1, longest):
+                yield group
+                group, longest = [], 0
+    except Exception:
+        if group:
             yield group
-            group, longest = [], 0
-        group.append(window)
-        longest = max(longest, len(window))
-        if not fits(len(group) + 1, longest):
-            yield group
-            group, longest = [], 0
+        raise
     if group:
         yield group
 

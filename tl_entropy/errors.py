@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -39,6 +40,33 @@ class NonFiniteError(TLEntropyError, ValueError):
 
 class FileError(TLEntropyError, ValueError):
     """A file that is not what it should be: damaged, of another kind, or of a newer schema."""
+
+
+@contextmanager
+def keeping(partial: Callable[[Exception], Any]) -> Iterator[None]:
+    """Whatever error ends a pass inside, leave what was gathered at hand as its ``partial``, and raise it on as it is.
+
+    An error from elsewhere, such as a user's generator, gets a note that says so.
+
+    Args:
+        partial: what was gathered, from the error; None for nothing.
+
+    >>> try:
+    ...     with keeping(lambda error: "half of it"):
+    ...         raise OSError("the disk is gone")
+    ... except OSError as error:
+    ...     print(error, "|", error.partial, "|", error.__notes__[0])
+    the disk is gone | half of it | tl_entropy: what was measured before this error is its attribute 'partial'
+    """
+    try:
+        yield
+    except Exception as error:
+        found = partial(error)
+        if found is not None:
+            error.partial = found  # type: ignore[attr-defined]
+            if not isinstance(error, TLEntropyError):
+                error.add_note("tl_entropy: what was measured before this error is its attribute 'partial'")
+        raise
 
 
 def check_choice(argument: str, value: object, choices: Iterable[object]) -> None:

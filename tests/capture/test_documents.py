@@ -3,7 +3,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from letters import BOS, Letters, corpus_of, ids
+from letters import BOS, Letters, Shuffled, corpus_of, ids
 
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.errors import InputError, InputTypeError
@@ -38,19 +38,6 @@ def test_special_ids_by_hand_take_the_place_of_the_tokenizers():
 
 
 # --- documents that are read several times
-
-
-class Shuffled:
-    """As a data loader that shuffles: another order at each reading."""
-
-    def __init__(self, *orders):
-        self.orders = iter(orders)
-
-    def __len__(self):
-        return 3
-
-    def __iter__(self):
-        return iter(next(self.orders))
 
 
 @pytest.mark.parametrize(

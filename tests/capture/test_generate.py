@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,12 +16,13 @@ from tl_entropy.capture.generate import Continuations, check_sampling, group_see
 from tl_entropy.capture.options import described
 from tl_entropy.capture.proofs.generation import Generated
 from tl_entropy.capture.stream import stream
+from tl_entropy.capture.vocabulary import Vocabulary
 from tl_entropy.errors import InputError, InputTypeError
 
 END = 2
 
 
-def writer(continuation, context=12, end=END):
+def writer(continuation, context=12, ends=(END,)):
     """Letters for tokens, 1 to begin, and always the same continuation."""
     seen = []
 
@@ -29,8 +31,9 @@ def writer(continuation, context=12, end=END):
         return Generated(torch.cat([tokens, torch.tensor(continuation[:max_new_tokens]).expand(len(tokens), -1)], dim=1), True)
 
     return SimpleNamespace(
-        encode=lambda text: [ord(c) for c in text], begin=1, end=end, special_ids=frozenset({1, END}), context=context,
-        has_tokenizer=True, n_ids=2**20, generate=generate, seen=seen,
+        encode=lambda text: [ord(c) for c in text], begin=1, special_ids=frozenset({1, END}), context=context,
+        until_end=partial(Vocabulary.until_end, SimpleNamespace(ends=ends)), has_tokenizer=True, n_ids=2**20,
+        strings=lambda ids: {i: chr(i) for i in ids}, generate=generate, seen=seen,
     )  # fmt: skip
 
 
@@ -50,8 +53,10 @@ def test_order_is_kept_and_prompts_of_one_length_go_together():
 def test_a_text_that_ends_keeps_its_end_and_loses_what_fills_up_behind():
     rows, _ = rows_of(["ab"], writer([90, END, END, END]))
     assert rows == [[1, 97, 98, 90, END]]
-    rows, _ = rows_of(["ab"], writer([90, END, 91, 92], end=None))
+    rows, _ = rows_of(["ab"], writer([90, END, 91, 92], ends=()))
     assert rows == [[1, 97, 98, 90, END, 91, 92]], "without an end token nothing ends early"
+    rows, _ = rows_of(["ab"], writer([90, 91, END, END], ends=(END, 91)))
+    assert rows == [[1, 97, 98, 90, 91]], "the end of a turn ends it, too"
 
 
 def test_empty_documents_keep_their_number():
@@ -66,6 +71,21 @@ def test_no_room():
     for text in ("a" * 8, "a" * 30):
         with pytest.raises(InputError, match="document 0 leaves no room for 4 new tokens in the model's context of 12"):
             rows_of([text], writer([90] * 4))
+
+
+def test_prompts_before_one_that_fails_are_continued():
+    adapter = writer([90] * 4)
+    for texts in (["a", "b", "a" * 30, "c"], (text for text in ("a", "b", None))):
+        rows = iter(Continuations(Corpus(texts, adapter, prepend_bos=True), adapter, 4))
+        assert [next(rows).tolist(), next(rows).tolist()] == [[1, ord(letter), 90, 90, 90, 90] for letter in "ab"]
+        with pytest.raises((InputError, InputTypeError), match=r"leaves no room|inputs\[2\] must be"):
+            next(rows)
+
+
+def test_a_prompt_that_begins_with_the_begin_token_is_that_prompt():
+    rows, continuations = rows_of(["\x01ab", "ab"], writer([90] * 4))
+    assert rows == [[1, 97, 98, 90, 90, 90, 90]] * 2
+    assert continuations.prompt_lengths == {0: 2, 1: 2}
 
 
 def texts_of(model, prompts, **options):

@@ -5,51 +5,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import torch
+from torch import Tensor
 
+from tl_entropy.batches import Batch
 from tl_entropy.capture.corpus import Count
 from tl_entropy.capture.options import CorpusOptions, described
 from tl_entropy.capture.stream import StreamReport, stream
-from tl_entropy.errors import NonFiniteError
+from tl_entropy.errors import InputError, NonFiniteError, keeping
+from tl_entropy.results.base import Result
+from tl_entropy.sites import Site
 
 
-def measure(
-    accumulator: Any,
-    inputs: Any,
-    *,
-    settings: Mapping[str, Any],
-    positions: Any,
-    max_new_tokens: int,
-    batch_size: int | None,
-    progress: bool,
-    options: CorpusOptions,
-    count: Count = "read",
-) -> Any:
+class _Reading(TypedDict):
+    """How a pass reads its inputs: what functions that measure hand on as they got it."""
+
+    positions: Any
+    max_new_tokens: int
+    batch_size: int | None
+    progress: bool
+    options: CorpusOptions
+    count: NotRequired[Count]
+
+
+class _Begun:
+    """An accumulator that only counts the positions that came by: whether a pass has begun to measure."""
+
+    sites: tuple[Site, ...] = ()
+    takes_non_finite = True
+    rows = 0
+
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Count the rows of a batch."""
+        self.rows += batch.n_rows
+
+    def merge(self, other: _Begun) -> None:
+        """Add what another has counted."""
+        self.rows += other.rows
+
+    def compute(self) -> int:
+        """The number of rows."""
+        return self.rows
+
+
+def measure(accumulator: Any, inputs: Any, *, settings: Mapping[str, Any], **reading: Unpack[_Reading]) -> Any:
     """The result of one pass over ``inputs``, with its provenance and, where text was generated, what of it was.
 
     Raises:
-        NonFiniteError: as ``stream``; its ``partial`` holds the result of what came before.
+        Whatever ends the pass, as ``stream`` says; its ``partial`` holds the result of what came before.
     """
-    try:
-        [result] = measure_all(
-            [accumulator], inputs, settings=[settings], positions=positions, max_new_tokens=max_new_tokens,
-            batch_size=batch_size, progress=progress, options=options, count=count,
-        )  # fmt: skip
-    except NonFiniteError as error:
-        [error.partial] = error.partial
-        raise
+    [result] = _measured([accumulator], inputs, [settings], lambda results: results[0], **reading)
     return result
 
 
 def measure_all(
+    accumulators: Sequence[Any], inputs: Any, *, settings: Sequence[Mapping[str, Any]], **reading: Unpack[_Reading]
+) -> list[Any]:
+    """The results of several accumulators of one model from one pass, each as ``measure`` gives it with its ``settings``.
+
+    Raises:
+        Whatever ends the pass, as ``stream`` says; its ``partial`` lists the results of what came before.
+    """
+    return _measured(accumulators, inputs, settings, lambda results: results, **reading)
+
+
+def _measured(
     accumulators: Sequence[Any],
     inputs: Any,
-    *,
     settings: Sequence[Mapping[str, Any]],
+    shown: Callable[[list[Any]], Any],
+    *,
     positions: Any,
     max_new_tokens: int,
     batch_size: int | None,
@@ -57,30 +86,34 @@ def measure_all(
     options: CorpusOptions,
     count: Count = "read",
 ) -> list[Any]:
-    """The results of several accumulators of one model from one pass, each as ``measure`` gives it with its ``settings``.
-
-    Raises:
-        NonFiniteError: as ``stream``; its ``partial`` lists the results of what came before.
-    """
-    adapter = accumulators[0].adapter
+    adapter, begun = accumulators[0].adapter, _Begun()
     common = {
         "positions": repr(positions), "max_new_tokens": max_new_tokens, "prepend_bos": adapter.prepends_begin,
+        **({} if adapter.has_tokenizer else {"special_ids": tuple(sorted(adapter.special_ids))}),
         **described(options, batch_size=batch_size),
     }  # fmt: skip
-    settings = [{**own, **common} for own in settings]
-    try:
+
+    def results(**origin: Any) -> list[Any]:
+        return [one.compute(settings={**own, **common}, **origin) for one, own in zip(accumulators, settings, strict=True)]
+
+    def partial(error: Exception) -> Any:
+        if not begun.rows and not isinstance(error, NonFiniteError):
+            return None
+        try:
+            found = results(interrupted=True)
+        except InputError:  # what came before is too little for a result
+            return None
+        return shown(found) if all(isinstance(one, Result) for one in found) else None
+
+    with keeping(partial):
         # Texts to tokens, to batches, to hidden states, to rows.
         report = stream(
-            adapter, inputs, accumulators, positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens,
-            count=count, progress=progress, **options,
+            adapter, inputs, [*accumulators, begun], positions=positions, batch_size=batch_size,
+            max_new_tokens=max_new_tokens, count=count, progress=progress, **options,
         )  # fmt: skip
-    except NonFiniteError as error:
-        error.partial = [one.compute(settings=own) for one, own in zip(accumulators, settings, strict=True)]
-        raise
     # Rows to results.
-    origin = {"corpus": report.counts(), "interrupted": report.interrupted}
-    results = [one.compute(settings=own, **origin) for one, own in zip(accumulators, settings, strict=True)]
-    return [_with_generated(result, report) if max_new_tokens else result for result in results]
+    found = results(corpus=report.counts(), interrupted=report.interrupted)
+    return [_with_generated(result, report) if max_new_tokens else result for result in found]
 
 
 def _with_generated(result: Any, report: StreamReport) -> Any:

@@ -1,4 +1,8 @@
-"""ActivationCaches as input: what a model has been run on before is read instead of running it."""
+"""ActivationCaches as input: what a model has been run on before is read instead of running it.
+
+Refused: caches of other tokens than those given with them, as far as their shapes tell, and those of some positions alone
+(``pos_slice``), as attention patterns in them show: where in the text a cache begins is not written in it.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +34,24 @@ def split_cache(inputs: Any) -> tuple[Any, Any]:
     return cache, (tokens, mask[0]) if mask else tokens
 
 
+def _check_whole(cache: Any, width: int, adapter: Adapter) -> None:
+    """Raise InputError for a cache of some of a text's positions, if there is a pattern in it to see that by."""
+    for name in (hook_name(Site("pattern", layer)) for layer in range(adapter.n_layers)):
+        queries, keys = cache.cache_dict[name].shape[-2:] if name in cache.cache_dict else (width, width)
+        if (queries, keys) != (width, width):
+            raise InputError(
+                f"inputs: the cache's {name} has {queries} queries and {keys} keys, its tokens are {width} a row: a cache of "
+                "some positions (pos_slice) does not say which they are; run the model on the whole text and take positions=..."
+            )
+
+
 def cached_batch(
     cache: Any, inputs: Tensor | tuple[Tensor, Tensor], corpus: Corpus, adapter: Adapter, sites: Sequence[Site]
 ) -> tuple[Batch, Mapping[Site, Tensor]]:
     """The cache's own layout as one batch: real cells are described by the corpus, padding stays where it is."""
     tokens, mask = inputs if isinstance(inputs, tuple) else (inputs, torch.ones_like(inputs))
     mask = (mask[None] if mask.ndim == 1 else mask).bool()
+    _check_whole(cache, tokens.shape[1], adapter)
     activations = adapter.cached_activations(cache, sites)
     for site, activation in activations.items():
         where = tuple(activation.shape[:2]) if site.name != "pattern" else (activation.shape[0], activation.shape[2])

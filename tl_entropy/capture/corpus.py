@@ -84,7 +84,8 @@ class Corpus:
         positions: Which positions of each document are counted: all (None), one, several, or a slice; negative ones are from
             the document's end, and one that a document does not have selects nothing in it. The model sees every token.
         include_special: Whether to count special ids too, and each document's BOS once, where ``positions`` is None.
-        special_ids: Which ids are special; None for those that the encoder knows.
+        special_ids: Which ids are special; None for those that the encoder knows. Without a tokenizer a BOS is one only where
+            it is among them.
         text_column: The column of a data set that holds the texts.
         count: What ``positions`` and the rule for special ids speak of: the token that a cell reads ("read"), or the one that
             it predicts ("predicted"). The cell that is counted for a predicted token is the one before it, a BOS where there is
@@ -92,6 +93,7 @@ class Corpus:
 
     Attributes:
         report: What the latest pass has seen so far; each pass starts a new one.
+        special_ids: The ids that are special here.
         n_documents: How many documents there are, where that is known beforehand; None for generators and streams.
 
     Raises:
@@ -136,8 +138,10 @@ class Corpus:
         self._stride = None if stride is None else check_int("stride", stride, 1)
         self._selection = checked_positions(positions)
         self._include_special = include_special
-        self._special_ids = encoder.special_ids if special_ids is None else checked_ids(special_ids, encoder.n_ids)
-        self._special = torch.tensor(sorted(self._special_ids), dtype=torch.long)
+        self.special_ids = encoder.special_ids if special_ids is None else checked_ids(special_ids, encoder.n_ids)
+        self._special = torch.tensor(sorted(self.special_ids), dtype=torch.long)
+        # A configuration may name a BOS that is none, as a class of models does for all of them; a tokenizer puts it there.
+        self._begin = encoder.begin if encoder.has_tokenizer or encoder.begin in self.special_ids else None
         self._text_column = text_column
         self._predicted = count == "predicted"
         self._started = False
@@ -161,12 +165,12 @@ class Corpus:
         return len(self._inputs) if is_dataset and isinstance(self._inputs, Sized) else None
 
     def _pieces(self) -> Iterator[Piece]:
-        return pieces(self._inputs, text_column=self._text_column, special_ids=self._special_ids)
+        return pieces(self._inputs, text_column=self._text_column, special_ids=self.special_ids)
 
     def _pass(self, report: CorpusReport) -> Iterator[Window]:
         number = -1
         for number, piece in enumerate(self._pieces()):
-            document = Document.of(number, piece, self._encoder, prepend_bos=self._prepend_bos)
+            document = Document.of(number, piece, self._encoder, begin=self._begin, prepend_bos=self._prepend_bos)
             if self._readings is not None:
                 self._readings.check(number, document.digest)
             if len(document.body):
@@ -183,7 +187,7 @@ class Corpus:
             warnings.warn(f"{report.n_empty} empty documents were skipped: numbers {first} (from 0)", UserWarning, stacklevel=2)
         if report.doubled:
             warnings.warn(
-                f"{report.doubled} documents begin with two begin tokens (id {self._encoder.begin}), and the model sees both; "
+                f"{report.doubled} documents begin with two begin tokens (id {self._begin}), and the model sees both; "
                 "tokenise what a chat template rendered with add_special_tokens=False",
                 UserWarning,
                 stacklevel=2,
@@ -211,7 +215,7 @@ class Corpus:
             if last:
                 report.documents += 1
                 report.cut += start > 0
-                report.doubled += bos is not None and int(body[0]) == bos
+                report.doubled += bos is not None and int(body[0]) == bos and bool(countable.any())
                 report.digest = (report.digest + document.digest) % 2**64
                 report.bytes = _sum(report.bytes, document.n_bytes)
                 report.characters = _sum(report.characters, document.n_characters)

@@ -89,14 +89,14 @@ class Document(NamedTuple):
     digest: int
 
     @classmethod
-    def of(cls, number: int, piece: Piece, encoder: TextEncoder, *, prepend_bos: bool) -> Document:
-        """The document that a piece of the input is to a model.
+    def of(cls, number: int, piece: Piece, encoder: TextEncoder, *, begin: int | None, prepend_bos: bool) -> Document:
+        """The document that a piece of the input is to a model, whose BOS is ``begin``.
 
         Raises:
             InputError: a text that the model cannot be given, or ids that it does not have.
         """
         value = read_text(piece.value) if isinstance(piece.value, Path) else piece.value
-        begin, where = encoder.begin, piece.where
+        where = piece.where
         if isinstance(value, Tensor):
             ids, bos, text, own = value, None, None, None
         else:
@@ -121,6 +121,9 @@ class Rereadable:
     Args:
         inputs: what is read.
 
+    Attributes:
+        changed: whether they were found not to be the same.
+
     Raises:
         InputError: ``inputs`` can be read only once.
 
@@ -138,6 +141,7 @@ class Rereadable:
                 "inputs are read several times, and hold an iterator, which can be read only once; pass list(inputs)"
             )
         self.inputs = inputs
+        self.changed = False
         self._digests = array("Q")
         self._whole = False  # whether some reading came to the end, so that no more documents may come
 
@@ -162,6 +166,7 @@ class Rereadable:
         self._whole = True
 
     def _refuse(self, what: str) -> NoReturn:
+        self.changed = True
         raise InputError(
             f"inputs changed between two readings: {what}; pass a list, or a loader that gives the same documents in the same "
             "order each time (shuffle=False, or shuffled once with a fixed seed)"

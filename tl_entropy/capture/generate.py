@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -63,10 +63,7 @@ class Continuations:
 
     def __iter__(self) -> Iterator[Tensor]:
         expected = 0
-        source = iter(self._prompts)
-        while chunk := list(islice(source, self._at_once)):
-            for window in chunk:
-                self._check(window)
+        for chunk in _chunks(map(self._checked, self._prompts), self._at_once):
             rows: dict[int, Tensor] = {}
             for _, group in groupby(sorted(chunk, key=len), key=len):
                 rows |= self._continue(list(group))
@@ -75,27 +72,42 @@ class Continuations:
                 expected = number + 1
                 yield rows[number]
 
-    def _check(self, window: Window) -> None:
+    def _checked(self, window: Window) -> Window:
         context = self._adapter.context
         if not window.last or int(window.position[0]) > 0 or len(window) + self._new > context:
             raise InputError(
                 f"max_new_tokens: document {window.document} leaves no room for {self._new} new tokens in the model's "
                 f"context of {context}; pass a shorter prompt or fewer tokens"
             )
+        return window
 
     def _continue(self, prompts: list[Window]) -> dict[int, Tensor]:
         tokens = torch.stack([window.tokens for window in prompts])
         seed = group_seed(self._seed, prompts[0].document)
         whole, cached = self._adapter.generate(tokens, self._new, temperature=self._temperature, seed=seed)
         self.uncached += 0 if cached else len(prompts)
-        end = self._adapter.end
         rows = {}
         for window, row in zip(prompts, whole, strict=True):
             self.prompt_lengths[window.document] = int((window.position >= 0).sum())
-            new = row[len(window) :]
-            ended = (new == end).nonzero() if end is not None else new[:0]
-            rows[window.document] = row[: len(window) + int(ended[0]) + 1] if len(ended) else row
+            rows[window.document] = torch.cat([row[: len(window)], self._adapter.until_end(row[len(window) :])])
         return rows
+
+
+def _chunks(prompts: Iterable[Window], size: int) -> Iterator[list[Window]]:
+    """Up to ``size`` prompts that follow each other; what came before an error in the source goes out before the error."""
+    chunk: list[Window] = []
+    try:
+        for prompt in prompts:
+            chunk.append(prompt)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except Exception:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
 
 
 def check_sampling(temperature: Any = 0.0, seed: Any = 0) -> tuple[float, int]:

@@ -18,7 +18,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.capture.stream import stream
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, keeping
 from tl_entropy.sites import Site
 
 
@@ -28,25 +28,25 @@ class _Sums:
     def __init__(self, sites: Sequence[Site]) -> None:
         self.sites = tuple(sites)
         self._sums: dict[Site, Tensor] = {}
-        self._tokens = 0
+        self.tokens = 0
 
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch."""
         found = {site: batch.rows(activations[site]).cpu().sum(0, dtype=torch.float64) for site in self.sites}
         self._sums = {site: self._sums.get(site, 0) + value for site, value in found.items()}
-        self._tokens += batch.n_rows
+        self.tokens += batch.n_rows
 
     def merge(self, other: _Sums) -> None:
         """Take in what another has seen."""
         for site, value in other._sums.items():
             self._sums[site] = self._sums.get(site, 0) + value
-        self._tokens += other._tokens
+        self.tokens += other.tokens
 
     def compute(self) -> dict[Site, Tensor]:
         """Site to mean."""
-        if not self._tokens:
+        if not self.tokens:
             raise InputError("inputs: no position was counted, so there is no mean")
-        return {site: value / self._tokens for site, value in self._sums.items()}
+        return {site: value / self.tokens for site, value in self._sums.items()}
 
 
 def site_means(
@@ -90,10 +90,11 @@ def site_means(
     if any(site.name == "pattern" for site in chosen):
         raise InputError("sites: pattern is of pairs of positions, and has no mean that could stand at one of them")
     sums = _Sums(chosen)
-    stream(
-        adapter, inputs, [sums], positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens,
-        progress=progress, **options,
-    )  # fmt: skip
+    with keeping(lambda _: sums.compute() if sums.tokens else None):
+        stream(
+            adapter, inputs, [sums], positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens,
+            progress=progress, **options,
+        )  # fmt: skip
     return sums.compute()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypedDict
 
 from tl_entropy.capture.generate import AT_ONCE, check_sampling
@@ -18,13 +18,16 @@ class WindowOptions(TypedDict, total=False):
     ``window``: tokens of a window, the begin token included (the model's context); ``stride``: new tokens from one window of
     a long text to the next (all of them: no overlap), so that every later token has at least window - stride tokens before
     it; ``prepend_bos``: begin windows with the tokenizer's begin token (as TransformerLens does for this model);
-    ``include_special``: count special tokens, too (no); ``text_column``: column of a dataset that holds the text ("text").
+    ``include_special``: count special tokens, too (no); ``special_ids``: which these are (the tokenizer's, or without one those
+    that the model's configuration names as its begin, end and padding tokens); ``text_column``: column of a dataset that holds
+    the text ("text").
     """
 
     window: int | None
     stride: int | None
     prepend_bos: bool | None
     include_special: bool
+    special_ids: Collection[int] | None
     text_column: str
 
 
@@ -63,6 +66,8 @@ def described(options: Mapping[str, Any], *, batch_size: int | None = None) -> d
     plain = {name: value for name, value in known.items() if value is not None}
     if temperature > 0:
         plain["batch_size"] = batch_size or AT_ONCE
+    if "special_ids" in plain:
+        plain["special_ids"] = tuple(sorted(map(int, plain["special_ids"])))
     if "interventions" in plain:
         plain["interventions"] = intervention_names(plain["interventions"])
     return plain

@@ -171,7 +171,7 @@ class Runner(Vocabulary, Places):
     def write(self, tokens: Tensor, max_new_tokens: int, *, temperature: float, seed: int, cached: bool) -> Tensor:
         """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; greedy where ``temperature`` is 0.
 
-        Rows that end early are filled up with the tokenizer's end token. ``cached`` keeps keys and values from token to token;
+        Rows that end early are filled up with an end token. ``cached`` keeps keys and values from token to token;
         without, the model reads the whole text again for every one.
         """
         self.check_ids(tokens)
@@ -187,7 +187,8 @@ class Runner(Vocabulary, Places):
             out: Tensor = self.model.generate(
                 tokens.to(device),
                 max_new_tokens=max_new_tokens,
-                stop_at_eos=self.end is not None,
+                stop_at_eos=bool(self.ends),
+                eos_token_id=list(self.ends) or None,
                 use_past_kv_cache=cached,
                 return_type="tokens",
                 verbose=False,

@@ -58,6 +58,7 @@ class StreamReport:
         prompt_lengths: document to tokens of its prompt, where texts were generated.
         uncached: documents that were generated without the model's cache, since what it wrote with it was not its own.
         ids: whether a document, or a prompt, was given as token ids, which may be other texts to another model.
+        digest: a hash of the documents, or prompts, as they were given, in whatever order: 16 digits.
     """
 
     documents: int
@@ -73,10 +74,11 @@ class StreamReport:
     prompt_lengths: Mapping[int, int]
     uncached: int
     ids: bool
+    digest: str
 
     def counts(self) -> dict[str, Any]:
         """The counts, for a result's provenance."""
-        names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride", "ids")
+        names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride", "ids", "digest")
         counts = {name: getattr(self, name) for name in names}
         return {**counts, "uncached": self.uncached} if self.uncached else counts
 
@@ -191,6 +193,7 @@ def stream(
         prompt_lengths=continuations.prompt_lengths if continuations else {},
         uncached=continuations.uncached if continuations else 0,
         ids=given.report.bytes is None,
+        digest=f"{given.report.digest:016x}",
     )
 
 

@@ -86,9 +86,15 @@ class Vocabulary:
         return self._special("bos_token_id")
 
     @property
-    def end(self) -> int | None:
-        """Id of the token that ends a text, or None."""
-        return self._special("eos_token_id")
+    def ends(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a text: those of TransformerLens's configuration, or else the tokenizer's; may be none."""
+        own = self._special("eos_token_id")
+        return tuple(self._ids_in(self.model.cfg, "eos_token_id")) or (() if own is None else (own,))
+
+    def until_end(self, new: Tensor) -> Tensor:
+        """Of tokens [pos] that a model wrote and that were filled up, those that it wrote: up to the first that ends a text."""
+        ended = torch.isin(new, torch.tensor(self.ends, dtype=new.dtype, device=new.device)).nonzero()
+        return new[: int(ended[0]) + 1] if len(ended) else new
 
     @property
     def unknown(self) -> tuple[int, str] | None:
@@ -127,8 +133,11 @@ class Vocabulary:
         source = getattr(self.model, "original_model", None)
         config = getattr(source, "config", None)
         for one in (self.model.cfg, config, getattr(config, "text_config", None), getattr(source, "generation_config", None)):
-            value = getattr(one, name, None)
-            yield from (i for i in (value if isinstance(value, Iterable) else [value]) if i is not None and 0 <= i < self.n_ids)
+            yield from self._ids_in(one, name)
+
+    def _ids_in(self, config: Any, name: str) -> Iterator[int]:
+        value = getattr(config, name, None)
+        yield from (i for i in (value if isinstance(value, Iterable) else [value]) if i is not None and 0 <= i < self.n_ids)
 
     @cached_property
     def token_ids(self) -> Tensor | None:
@@ -143,10 +152,9 @@ class Vocabulary:
 
     def strings(self, ids: Sequence[int]) -> dict[int, str]:
         """The text of each token id; the id in angle brackets where there is no tokenizer, or no such token in it."""
-        known = [i for i in ids if i in self._named]
-        return {i: f"<{i}>" for i in ids} | {
-            i: self.model.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in known
-        }
+        named = (i for i in ids if i in self._named)
+        texts = {i: self.model.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in named}
+        return {i: texts.get(i, f"<{i}>") for i in ids}
 
     @cached_property
     def _named(self) -> frozenset[int]:

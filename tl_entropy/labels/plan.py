@@ -165,6 +165,17 @@ class LabelPlan:
         ids = self.ids[self._index(label)]
         return torch.bincount(ids[ids >= 0])
 
+    def check_bodies(self, documents: Iterable[int], bodies: Iterable[Tensor]) -> None:
+        """Raise InputError unless these documents, by number, have these tokens ``[pos]`` (the BOS not counted) in the plan."""
+        for document, body in zip(documents, bodies, strict=True):
+            known = 0 <= document < self.n_documents
+            planned = self.tokens[self.starts[document] + 1 : self.starts[document + 1]] if known else self.tokens[:0]
+            if not torch.equal(planned.long().cpu(), body.cpu()):
+                raise InputError(
+                    f"labels: the plan was made from other tokens than those that are read, of document {document}; make it "
+                    "from the same inputs, in the same order: from a list, or a loader that does not shuffle"
+                )
+
     def slots(self, document: Tensor, position: Tensor) -> Tensor:
         """The slots, on the plan's device, of rows given by their document's number and their position there (-1 for the BOS).
 

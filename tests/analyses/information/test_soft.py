@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from tiny_models import cached_model, make_model
+from letters import Shuffled
+from tiny_models import VOCAB, cached_model, make_model
 
 import tl_entropy as tle
 from tl_entropy.analyses.information import places as soft_places, soft, sums as soft_sums
@@ -297,6 +298,38 @@ def test_one_plan_serves_models_that_share_a_tokenizer(gpt2):
         expected = tle.soft_information(model, TEXTS, labels=("bigram", "next_token"), **QUIET)
         assert_same(tle.soft_information(model, TEXTS, labels=plan, **QUIET), expected, 0)
     assert_same(tle.soft_information(gpt2, (text for text in TEXTS), labels=plan, batch_size=1, **QUIET), expected, 1, of=())
+
+
+def test_inputs_that_change_between_readings_are_refused(gpt2):
+    ids = torch.randint(1, VOCAB, (4, 9), generator=torch.Generator().manual_seed(0))
+    for again in (ids.flip(0), ids[:3], torch.cat([ids, ids[:1]])):
+        with pytest.raises(InputError, match=r"inputs changed between two readings: .*pass a list"):
+            tle.soft_information(gpt2, Shuffled(ids, again), **QUIET)
+        plan = tle.label_plan(gpt2, ids)
+        with pytest.raises(InputError, match=r"inputs changed between two readings|in the same order|make the plan from"):
+            tle.soft_information(gpt2, Shuffled(ids, again), labels=plan, center=True, **QUIET)
+    assert_same(
+        tle.soft_information(gpt2, Shuffled(ids, ids, ids), center=True, **QUIET),
+        tle.soft_information(gpt2, ids, center=True, **QUIET), 0,
+    )  # fmt: skip
+
+
+def test_a_plan_holds_for_what_is_not_counted_too(gpt2):
+    """The tokens counted are the same, but those before them, which their bigrams need, are not."""
+    one, other = torch.tensor([[5, 6, 7], [8, 9, 10]]), torch.tensor([[6, 5, 7], [9, 8, 10]])
+    plan = tle.label_plan(gpt2, one, positions=-1, labels="token")
+    with pytest.raises(InputError, match=r"other tokens than those that are read, of document 0; .*in the same order"):
+        tle.soft_information(gpt2, other, positions=-1, labels=plan, **QUIET)
+
+
+def test_a_plan_of_texts_serves_their_tokens(gpt2):
+    tokens = [torch.tensor([0, *gpt2.tokenizer(text, add_special_tokens=False)["input_ids"]]) for text in TEXTS]
+    rendered = ["<|endoftext|>" + text for text in TEXTS]
+    plan = tle.label_plan(gpt2, TEXTS)
+    expected = tle.soft_information(gpt2, TEXTS, labels=plan, **QUIET)
+    for inputs in (tokens, rendered):
+        assert_same(tle.soft_information(gpt2, inputs, labels=plan, **QUIET), expected, 0)
+        assert_same(tle.soft_information(gpt2, inputs, **QUIET), expected, 0)
 
 
 def test_a_plan_of_other_inputs_is_refused(gpt2):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from letters import Shuffled
 from tiny_models import VOCAB, cached_model, kinds, make_model, tiny_tokenizer
 
 import tl_entropy as tle
@@ -374,6 +375,17 @@ def test_refusals_come_before_the_first_pass(models, monkeypatch, given, options
     monkeypatch.setattr("tl_entropy.analyses.measuring.stream", stream)
     with pytest.raises(error, match=match):
         compare_models(models if given is None else given, TEXTS, **options, **QUIET)
+
+
+def test_inputs_that_change_between_readings_are_refused(models):
+    model = next(iter(models.values()))
+    pair = {"one": model, "again": model}
+    with pytest.raises(InputError, match=r"^again: inputs changed between two readings: document 0 .*pass a list"):
+        compare_models(pair, Shuffled(TEXTS, TEXTS[::-1]), **QUIET)
+    with pytest.raises(InputError, match=r"^one, again: inputs changed between two readings"):
+        compare_models(pair, Shuffled(TEXTS, TEXTS, TEXTS[::-1]), **QUIET)
+    found = compare_models(pair, Shuffled(TEXTS, TEXTS, TEXTS), **QUIET)
+    assert torch.allclose(found.across["one", "again"].value().diagonal(), torch.ones(()).double())
 
 
 def test_inputs_that_can_be_read_once_are_refused(models):

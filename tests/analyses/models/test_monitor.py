@@ -226,8 +226,12 @@ def test_texts_that_change_are_refused(gpt2):
     with pytest.raises(InputError, match=r"tokens is .* at step 0 and .* at step 1"):
         monitor(1)
     texts.pop()
+    texts[0] = texts[0].replace("cat", "dog")  # as many tokens as before
+    with pytest.raises(InputError, match=r"corpus is .* at step 0 and .* at step 1"):
+        monitor(1)
+    texts[:] = TEXTS[::-1]
     monitor(1)
-    assert monitor.history.steps.tolist() == [0, 1]
+    assert monitor.history.steps.tolist() == [0, 1], "means over the same texts, in whatever order"
 
 
 class Interrupted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from letters import Shuffled
 from tiny_models import cached_model, kinds, make_model
 
 import tl_entropy as tle
@@ -298,6 +299,16 @@ def test_models_of_different_tokens_are_compared_over_documents(model):
     for once in (iter(texts), [iter(texts)]):
         with pytest.raises(InputError, match="neither an iterator nor a cache"):
             layer_similarity(model, once, other=demo, rows="documents", **QUIET)
+
+
+def test_documents_are_paired_with_themselves(model, texts):
+    orders = [texts, texts[::-1]]
+    for again in (texts[::-1], texts[1:], [*texts, "more"]):
+        with pytest.raises(InputError, match=r"inputs changed between two readings: .*pass a list"):
+            layer_similarity(model, Shuffled(texts, again), other=tle.demo_model(), rows="documents", **QUIET)
+    found = layer_similarity(model, Shuffled(texts, texts), other=model, rows="documents", **QUIET)
+    close(found.value(), layer_similarity(model, texts, rows="documents", **QUIET).value())
+    assert layer_similarity(model, Shuffled(*orders), rows="documents", **QUIET).documents == len(texts), "read once"
 
 
 def test_what_models_of_different_tokens_write_is_compared_over_documents(model):

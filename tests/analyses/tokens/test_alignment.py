@@ -201,6 +201,10 @@ def test_texts_that_are_not_known_need_the_same_tokens():
     changed = made([tokens[0], [(5, "a", -1, -1)]])
     with pytest.raises(InputError, match="different tokens in document 1, and its text is not known to both"):
         align_tokens(source, changed)
+    longer = made([[*tokens[0], (6, "b", -1, -1)], tokens[1]])
+    for pair in ((source, longer), (longer, source)):
+        with pytest.raises(InputError, match="different tokens in document 0, and its text is not known to both"):
+            align_tokens(*pair)
     other = made([[(t, s.upper(), *rest) for t, s, *rest in document] for document in tokens])
     with pytest.raises(InputError, match="different tokens in document 0"):
         align_tokens(source, other)

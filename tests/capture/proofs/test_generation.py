@@ -89,7 +89,7 @@ def test_what_stands_behind_the_end_is_not_judged(gpt2, monkeypatch):
     adapter = Adapter(gpt2)
     whole = adapter.write(PROMPTS, 3, temperature=0.0, seed=0, cached=False)
     end = int(whole[0, 4])  # let the first token written be the one that ends a text
-    monkeypatch.setattr(type(adapter), "end", end)
+    monkeypatch.setattr(type(adapter), "ends", (end,))
     ended = torch.cat([whole[:1, :5], torch.full((1, 2), end)], dim=1)
     monkeypatch.setattr(type(adapter), "write", lambda self, tokens, *args, **options: ended)
     assert torch.equal(adapter.generate(PROMPTS[:1], 3, temperature=0.0, seed=0).tokens, ended)

@@ -18,6 +18,10 @@ from tl_entropy.sites import Site
 ERRORS = ("entropy_se", "loss_se")
 
 
+def read(**corpus):
+    return dataclasses.replace(origin("tiny"), corpus=corpus)
+
+
 def history(steps=(0, 10, 20), n_layers=2, **changes):
     n_steps = len(steps)
     sites = stream(n_layers)
@@ -123,3 +127,8 @@ def test_joined_histories_are_one():
 def test_what_is_not_joined(parts, error, message):
     with pytest.raises(error, match=message):
         EntropyHistory.joined(parts)
+
+
+def test_a_history_of_before_there_were_digests_goes_on():
+    parts = [history((0,), provenance=read(bytes=3)), history((1,), provenance=read(bytes=3, digest="1"))]
+    assert EntropyHistory.joined(parts).steps.tolist() == [0, 1]

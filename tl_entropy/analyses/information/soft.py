@@ -22,15 +22,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_entropy.analyses.information.sums import Heads, SoftAccumulator
+from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
+from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import WindowOptions, check_options
 from tl_entropy.capture.stream import stream
-from tl_entropy.errors import InputError, NonFiniteError
+from tl_entropy.errors import InputError, keeping
 from tl_entropy.functional.information.soft import Invalid
 from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.labels import DocumentTokens, LabelPlan
@@ -77,7 +78,7 @@ def label_plan(
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     _, rest = split_cache(inputs)
     corpus = read_corpus(adapter, rest, positions=positions, **options)
-    special = frozenset() if options.get("include_special") else adapter.special_ids
+    special = frozenset() if options.get("include_special") else corpus.special_ids
     return LabelPlan.from_documents(_documents(corpus, special), labels, valid=valid)
 
 
@@ -115,7 +116,8 @@ def soft_information(
     Args:
         model: a HookedTransformer or TransformerBridge.
         inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``. They are read twice, for
-            labels and for states; the texts of a generator are kept for that.
+            labels and for states, and must be the same both times; the texts of a generator are kept for that. With a
+            ``label_plan`` they are read once, and must be what it was made from.
         labels: "token", "bigram", "trigram" (the n tokens up to a position), "next_token", "next_bigram", "next_trigram" (the
             next n), ``ngram(n, side)``, "position"; one, several, or a mapping from a name to any of these, to values (one for
             each document, or for each position), or to a function of a document's tokens; or a ``label_plan``.
@@ -153,7 +155,8 @@ def soft_information(
     """
     check_options(soft_information, options, WindowOptions)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
-    inputs = inputs if repeatable(inputs) else list(inputs)
+    if (not isinstance(labels, LabelPlan) or center is True) and split_cache(inputs)[0] is None:
+        inputs = Rereadable.of(inputs if repeatable(inputs) else list(inputs))
     if isinstance(labels, LabelPlan):
         plan = labels
         if valid not in ("common", plan.valid):
@@ -178,11 +181,8 @@ def soft_information(
         "n_bins": bins, "seed": seeds, "sites": tuple(map(str, accumulator.measured)), "positions": repr(positions),
         "prepend_bos": adapter.prepends_begin, **{name: value for name, value in options.items() if value is not None},
     }  # fmt: skip
-    try:
+    with keeping(lambda _: accumulator.compute(settings=settings, interrupted=True) if accumulator.started else None):
         report = stream(adapter, inputs, [accumulator], **reading)
-    except NonFiniteError as error:
-        error.partial = accumulator.compute(settings=settings) if accumulator.started else None
-        raise
     return accumulator.compute(progress=progress, settings=settings, corpus=report.counts(), interrupted=report.interrupted)
 
 
@@ -198,9 +198,9 @@ class _Means:
     @torch.no_grad()
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Add the batch's states."""
+        slots = planned_slots(self._plan, batch)
         if not batch.n_rows:
             return
-        slots = self._plan.slots(batch.row_document, batch.row_position)
         states = {site: batch.rows(activations[site]).cpu().double() for site in self.sites}
         kept = (self._plan.ids[:, slots] >= 0).any(0)
         for rows in states.values():

@@ -115,13 +115,9 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
     @torch.no_grad()
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch; all or nothing."""
+        slots = planned_slots(self.plan, batch, self.first_document)
         if not batch.n_rows:
             return
-        slots = self.plan.slots(batch.row_document + self.first_document, batch.row_position)
-        if not torch.equal(self.plan.tokens[slots].long(), batch.row_token):
-            raise InputError(
-                "labels: the plan was made from other tokens than those that are read; make it from the same inputs"
-            )
         rows = torch.stack([table.rows[slots].long() for table in self._tables])  # [label, row]
         kept = (rows >= 0).any(0)
         if not self._places:
@@ -325,6 +321,20 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         """The text of every label of every set."""
         strings = self.adapter.strings([i for i in self.plan.tokens.unique().tolist() if i >= 0])
         return tuple(tuple(self.plan.texts(label, strings)) for label in self.plan.names)
+
+
+def planned_slots(plan: LabelPlan, batch: Batch, first_document: int = 0) -> Tensor:
+    """The plan's slot [row] of each row of a batch.
+
+    Raises:
+        InputError: the plan was made from other tokens than a document has that begins here, or than a row is of.
+    """
+    begins = (batch.position == 0).any(1).nonzero()[:, 0].tolist()
+    slots = plan.slots(batch.row_document + first_document, batch.row_position)
+    plan.check_bodies((batch.document[begins] + first_document).tolist(), (batch.bodies[i] for i in begins))
+    if not torch.equal(plan.tokens[slots].long(), batch.row_token):
+        raise InputError("labels: the plan was made from other tokens than those that are read; make it from the same inputs")
+    return slots
 
 
 def _checked_centers(centers: Mapping[Site | str, Tensor] | None, sites: Sequence[Site]) -> dict[Site, Tensor]:

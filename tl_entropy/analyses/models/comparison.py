@@ -30,6 +30,7 @@ from tl_entropy.analyses.states.paired_states import Massive, check_shared_token
 from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
+from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, TLEntropyError, check_choice
@@ -73,7 +74,8 @@ def compare_models(
 
     Args:
         models: a name for each HookedTransformer or TransformerBridge; of any depth, width and vocabulary, all in memory.
-        inputs: texts, tokens, files or data sets; see ``stream``. They are read several times.
+        inputs: texts, tokens, files or data sets; see ``stream``. They are read several times, and must be the same documents
+            in the same order each time.
         order: Rényi order of the entropies; 1 is Shannon.
         metrics: divergences between distributions over the vocabulary, as in ``layer_divergence``.
         distance: between entropy profiles, as in ``pairwise_distances``.
@@ -91,8 +93,8 @@ def compare_models(
         ``ModelComparison``, in nats.
 
     Raises:
-        InputError: no models, inputs that can be read only once or hold ids of other tokens than a model's, interventions, or
-            as the functions above; ``estimator`` or ``massive`` without ``similarity``.
+        InputError: no models, inputs that can be read only once, change between readings or hold ids of other tokens than a
+            model's, interventions, or as the functions above; ``estimator`` or ``massive`` without ``similarity``.
         ImportError: the distance needs a library that is not installed.
         InputTypeError: ``models`` is not a mapping from names to models; an argument of another kind.
         ModelError: a model's own logits can't be reproduced, or a hook never fires; the message begins with the model's name.
@@ -106,6 +108,7 @@ def compare_models(
     """
     check_options(compare_models, options, CorpusOptions)
     _check(inputs, options)
+    inputs = Rereadable.of(inputs)
     check_measures(order=order, metrics=metrics, distance=distance, similarity=similarity, estimator=estimator, massive=massive)
     adapters = _adapters(models, sites)
     # Before the first pass, so that whatever cannot be measured is refused at once.
@@ -164,6 +167,8 @@ def compare_models(
                     massive=massive, rows="tokens" if alike else "documents", **reading, **together,
                 )  # fmt: skip
         except InputError as error:
+            if inputs.changed:  # and then nothing that was measured of them belongs together
+                raise
             notes.append(f"{error}; so the similarity of their layers is left out")
             continue
         _go_on(found)

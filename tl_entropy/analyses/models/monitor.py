@@ -29,7 +29,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
-from tl_entropy.errors import InputError, NonFiniteError, check_int
+from tl_entropy.errors import InputError, check_int, keeping
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.sites import Site
 
@@ -148,14 +148,11 @@ class EntropyMonitor:
         settings = {"orders": (1.0,), "sites": tuple(map(str, self.sites))}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "interrupted after", UserWarning)  # nothing of this pass is kept
-            try:
+            with keeping(lambda _: self.history if self._parts else None):
                 summary, costs = measure_all(
                     [self._entropies(adapter), losses], self.texts, settings=[settings, {}], positions=None, max_new_tokens=0,
                     batch_size=self._batch_size, progress=False, options=self._options,
                 )  # fmt: skip
-            except NonFiniteError as error:
-                error.partial = self.history if self._parts else None
-                raise
         if summary.provenance.interrupted:
             raise KeyboardInterrupt  # which is to end the training, not just this pass
         profile = summary.mean_profile()

@@ -28,9 +28,10 @@ from tl_entropy.analyses.states.paired_states import Against, Massive, check_sha
 from tl_entropy.analyses.states.pooled import means_vary, vector_sites
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
+from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_int
+from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.states.matrices import check_order
 from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
@@ -80,7 +81,8 @@ def layer_similarity(
         layers: blocks to measure; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         rows: what is one item: "tokens", or "documents", each the mean of its states: for models of different tokenizers, too.
-            Two models then make a pass each, and generate each its own text after the same prompts.
+            Two models then make a pass each over the same documents in the same order, and generate each its own text after the
+            same prompts.
         massive: "keep"; "drop" (leave out tokens where a compared state is massive: a component beyond 100 and 1000 times the
             median, Sun et al. 2024); or "normalise" (divide every state by its norm). A few massive states can make all layers
             look alike. They are counted in any case.
@@ -201,14 +203,11 @@ def _over_documents(
     columns, against = compared_with(other or adapter, compared["against"], compared["sites"], compared["layers"])
     if other and (split_cache(inputs)[0] is not None or not repeatable(inputs)):
         raise InputError("inputs are read by each model in turn, so neither an iterator nor a cache will do; give list(inputs)")
+    inputs = Rereadable.of(inputs) if other else inputs
     settings = _settings(method, rows, against, compared["massive"], "documents")
 
     def passed(model: Adapter, sites: Sequence[Site], reading: dict[str, Any]) -> Pooled:
-        try:
-            found: Pooled = measure(DocumentStates(model, sites, compared["massive"]), inputs, settings=settings, **reading)
-        except NonFiniteError as error:
-            error.partial = None  # which would be no result
-            raise
+        found: Pooled = measure(DocumentStates(model, sites, compared["massive"]), inputs, settings=settings, **reading)
         if other and found.provenance.interrupted:
             raise KeyboardInterrupt  # models that have read different parts can't be compared
         return found

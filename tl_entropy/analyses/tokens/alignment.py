@@ -88,7 +88,9 @@ def align_tokens(
         one, other = _Part.of(source, there[document]), _Part.of(target, to)
         text = target.texts.get(document) if one.placed and other.placed and document in source.texts else None
         row, met = one.meets(other)
-        if one_vocabulary and one.agrees(other, row, met):
+        lengths = source.lengths.get(document, math.inf), target.lengths.get(document, math.inf)
+        same_document = text is not None or lengths[0] == lengths[1]
+        if one_vocabulary and same_document and one.agrees(other, row, met):
             aligned[to] = values[there[document]][row].where(met[:, None], torch.nan)
             continue
         if text is None:
@@ -99,7 +101,6 @@ def align_tokens(
         plain = [name for name in names if not columns[name].unit]
         if how == "sum" and plain:
             raise InputError(f"how='sum' is for what adds up, and {plain[0]} does not; take how='mean', as the tokens differ")
-        lengths = source.lengths.get(document, math.inf), target.lengths.get(document, math.inf)
         aligned[to] = _by_characters(values[there[document]], one, other, text, lengths, how)
         spread = True
     return AlignedValues(

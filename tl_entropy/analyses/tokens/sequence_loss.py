@@ -47,7 +47,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.stream import MAX_TOKENS
-from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, keeping
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
 
@@ -138,15 +138,16 @@ def conditional_entropy(
     measurement = _Measurement(adapter, corpus, losses, width if method == "pad_shift" else None)
     bar = tqdm(total=0, unit="tok", desc="tl_entropy", disable=not progress, dynamic_ncols=True)
     interrupted = False
+
+    def partial(error: Exception) -> ConditionalEntropy | None:
+        return measurement.result(method, settings, interrupted=True) if measurement.tokens else None
+
     try:
-        with bar, torch.no_grad():
+        with keeping(partial), bar, torch.no_grad():
             measurement.run(batch_size, bar)
     except KeyboardInterrupt:
         interrupted = True
         warnings.warn(f"interrupted after {measurement.tokens} tokens; the result covers these", stacklevel=2)
-    except NonFiniteError as error:
-        error.partial = measurement.result(method, settings)
-        raise
     return measurement.result(method, settings, interrupted=interrupted)
 
 

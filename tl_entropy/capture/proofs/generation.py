@@ -60,7 +60,7 @@ def proved_text(
 ) -> Generated:
     """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; greedy, and proved, where ``temperature`` is 0.
 
-    Rows that end early are filled up with the tokenizer's end token. ``cached`` says whether the model's cache can be used.
+    Rows that end early are filled up with an end token. ``cached`` says whether the model's cache can be used.
 
     Raises:
         ModelError: a greedy text is not the model's own, with its cache or without.
@@ -81,9 +81,7 @@ def _shortfall(runner: Runner, rows: Tensor, prompt: int) -> float:
     """By how much more than their rounding the logits of the tokens written stay below the highest; 0 or less for none."""
     worst = 0.0
     for row in rows[:, None]:  # one by one: a batch's logits over the whole vocabulary may be large
-        new = row[0, prompt:]
-        ended = (new == runner.end).nonzero() if runner.end is not None else new[:0]
-        new = new[: int(ended[0]) + 1] if len(ended) else new
+        new = runner.until_end(row[0, prompt:])
         logits = runner.logits(row, torch.ones_like(row))[0, prompt - 1 : prompt - 1 + len(new)]
         best = logits.amax(-1, keepdim=True)
         size = logits.masked_fill(logits < best - _MASKED, 0).abs().amax(-1)

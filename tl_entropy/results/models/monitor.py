@@ -82,7 +82,8 @@ class EntropyHistory(Result):
         for part in whole:
             if not isinstance(part, cls):
                 raise InputTypeError(f"parts must be histories of an EntropyMonitor; got {type(part).__name__}")
-            for name, mine, theirs in zip(_ALIKE, _identity(whole[0]), _identity(part), strict=True):
+            digests = all("digest" in one.provenance.corpus for one in (whole[0], part))  # files before 0.6 have none
+            for name, mine, theirs in zip(_ALIKE, _identity(whole[0], digests), _identity(part, digests), strict=True):
                 if mine != theirs:
                     raise InputError(
                         f"parts must be of one training: {name} is {_shown(mine)} at step {int(whole[0].steps[0])} and "
@@ -129,13 +130,14 @@ class EntropyHistory(Result):
 _ALIKE = ("sites", "unit", "tokens", "loss_tokens", "documents", "corpus", "model", "settings")
 
 
-def _identity(history: EntropyHistory) -> tuple[object, ...]:
+def _identity(history: EntropyHistory, digests: bool) -> tuple[object, ...]:
     """What the parts of one history share, in the order of ``_ALIKE``; what is found out on the way may change."""
     origin = history.provenance
     varying = ("compiled", "readout_error", "readout_scale")
     settings = {name: value for name, value in origin.settings.items() if name not in varying}
     return (
-        history.sites, history.unit, history.tokens, history.loss_tokens, history.documents, dict(origin.corpus),
+        history.sites, history.unit, history.tokens, history.loss_tokens, history.documents, 
+        {name: value for name, value in origin.corpus.items() if digests or name != "digest"},
         origin.model, settings,
     )  # fmt: skip
 

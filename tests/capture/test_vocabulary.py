@@ -1,0 +1,134 @@
+"""What is known of a model's tokens, with a tokenizer and without."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace as Holder
+
+import pytest
+import torch
+from tiny_models import VOCAB, cached_model, hf_model, kinds, make_model
+
+import tl_entropy as tle
+from tl_entropy.capture.vocabulary import Vocabulary
+from tl_entropy.errors import InputError
+
+BRIDGE = kinds()[0]
+
+
+def unnamed(name="gpt2", **ids):
+    """A model without a tokenizer, whose Hugging Face configuration names these ids."""
+    model = make_model(name, BRIDGE)
+    model.tokenizer = None
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for config in (model.cfg, model.original_model.config, model.original_model.generation_config):
+            setattr(config, key, None)
+        setattr(model.original_model.config, key, ids.get(key))
+    return model
+
+
+def speaker(n_ids=100, tokenizer=None, source=None, **cfg):
+    adapter = Vocabulary()
+    adapter.model = Holder(
+        tokenizer=tokenizer, cfg=Holder(d_vocab=n_ids, **cfg), W_U=torch.zeros(1, n_ids), original_model=source
+    )
+    return adapter
+
+
+def test_special_ids_are_the_tokenizers_where_there_is_one():
+    tokenizer = Holder(bos_token_id=5, eos_token_id=6, pad_token_id=None, all_special_ids=[5, 6, 7])
+    adapter = speaker(tokenizer=tokenizer, bos_token_id=1, eos_token_id=2)
+    assert (adapter.begin, adapter.special_ids, adapter.pad_id) == (5, {5, 6, 7}, 0)
+    assert adapter.ends == (2,), "TransformerLens stops where its configuration says"
+    assert speaker(tokenizer=tokenizer).ends == (6,)
+    assert speaker(tokenizer=Holder(bos_token_id=None, eos_token_id=None)).ends == ()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "begin", "special", "ends", "pad"),
+    [
+        (speaker(), None, set(), (), 0),
+        (speaker(bos_token_id=1, eos_token_id=[2, 3]), 1, {1, 2, 3}, (2, 3), 0),
+        (speaker(source=Holder(config=Holder(bos_token_id=1, pad_token_id=4))), 1, {1, 4}, (), 4),
+        (speaker(source=Holder(config=Holder(bos_token_id=None, text_config=Holder(bos_token_id=9)))), 9, {9}, (), 0),
+        (speaker(source=Holder(generation_config=Holder(eos_token_id=(7, 8)))), None, {7, 8}, (7,), 0),
+        (
+            speaker(bos_token_id=50256, eos_token_id=-1),
+            None,
+            set(),
+            (),
+            0,
+        ),  # what a small model inherits from a big one's class
+    ],
+)
+def test_without_a_tokenizer_they_are_the_configurations(adapter, begin, special, ends, pad):
+    assert (adapter.begin, adapter.special_ids, adapter.ends, adapter.pad_id) == (begin, special, ends, pad)
+
+
+def test_what_was_written_ends_with_the_first_token_that_ends_a_text():
+    new = torch.tensor([5, 9, 2, 3, 2])
+    for ends, kept in (((2,), 3), ((3, 2), 3), ((3,), 4), ((), 5), ((7,), 5), ((5,), 1)):
+        assert speaker(eos_token_id=ends).until_end(new).tolist() == new[:kept].tolist()
+    assert speaker(eos_token_id=2).until_end(new[:0]).tolist() == []
+
+
+@pytest.mark.model
+def test_a_model_without_a_tokenizer_counts_what_one_with_it_does():
+    ids = torch.randint(5, VOCAB, (2, 10), generator=torch.Generator().manual_seed(0))
+    begin = torch.zeros(2, 1, dtype=torch.long)
+    rows = torch.cat([begin, ids], 1)
+    padded = torch.cat([rows, begin, begin], 1)
+    with_it, without = cached_model("gpt2", BRIDGE), unnamed(bos_token_id=0, eos_token_id=[0, 3])
+    expected = tle.lens_entropy(with_it, rows, progress=False)
+    found = tle.lens_entropy(without, rows, progress=False)
+    assert torch.equal(found.entropy, expected.entropy)
+    assert found.position.tolist() == list(range(10)) * 2
+    assert found.provenance.settings["special_ids"] == (0, 3), "which is no matter of course"
+    assert "special_ids" not in expected.provenance.settings
+    for model in (with_it, without):
+        with pytest.raises(InputError, match="may be padding"):
+            tle.lens_entropy(model, padded, progress=False)
+        shares = tle.head_entropy(model, rows, progress=False).mean_profile("bos_share")
+        assert (shares["mean"] > 0).all()
+
+
+@pytest.mark.model
+def test_special_ids_by_hand():
+    ids = torch.tensor([[7, 5, 6, 9, 8]])
+    model = unnamed()
+    assert tle.lens_entropy(model, ids, progress=False).n_tokens == 5
+    found = tle.lens_entropy(model, ids, special_ids={9, 7}, progress=False)
+    assert found.token.tolist() == [5, 6, 8]
+    assert found.provenance.settings["special_ids"] == (7, 9)
+    begins = unnamed(bos_token_id=7)
+    assert tle.lens_entropy(begins, ids, progress=False).position.tolist() == [0, 1, 2, 3]
+    assert tle.lens_entropy(begins, ids, special_ids=(), progress=False).token.tolist() == ids[0].tolist(), (
+        "7 is a token as any"
+    )
+    plan = tle.label_plan(model, ids, labels="bigram", special_ids=[9])
+    assert plan.texts("bigram", {i: f"<{i}>" for i in range(10)}) == ["<5><6>", "<7><5>"], "no n-gram goes over a special token"
+
+
+@pytest.mark.model
+def test_text_is_generated_without_a_tokenizer_until_an_end():
+    model = unnamed(eos_token_id=[2, 3])
+    whole = tle.lens_entropy(model, torch.tensor([[5, 6]]), max_new_tokens=4, include_special=True, progress=False)
+    first = int(whole.token[2])
+    model = unnamed(eos_token_id=[first, 3])
+    ended = tle.lens_entropy(model, torch.tensor([[5, 6]]), max_new_tokens=4, include_special=True, progress=False)
+    assert ended.token.tolist() == [5, 6, first]
+
+
+def test_rows_of_the_unembedding_without_a_token():
+    named = Holder(get_vocab=lambda: {"a": 0, "b": 2, "c": 200}, decode=lambda ids, **_: {0: "a", 2: "b"}[ids[0]])
+    adapter = speaker(n_ids=5, tokenizer=named)
+    assert adapter.token_ids.tolist() == [0, 2], "one beyond the unembedding is not predicted"
+    assert adapter.strings([0, 1, 2, 4]) == {0: "a", 1: "<1>", 2: "b", 4: "<4>"}
+    assert speaker().token_ids is None
+    assert speaker().strings([3]) == {3: "<3>"}
+
+
+@pytest.mark.model
+def test_ids_that_the_model_reads():
+    model = cached_model("gpt2", BRIDGE)
+    assert tle.Adapter(model).n_ids == VOCAB
+    assert hf_model("gpt2").config.vocab_size == VOCAB
