@@ -36,7 +36,7 @@ def split_cache(inputs: Any) -> tuple[Any, Any]:
 
 def _check_whole(cache: Any, width: int, adapter: Adapter) -> None:
     """Raise InputError for a cache of some of a text's positions, if there is a pattern in it to see that by."""
-    for name in (hook_name(Site("pattern", layer)) for layer in range(adapter.n_layers)):
+    for name in (adapter.hook_of(Site("pattern", layer)) for layer in range(adapter.n_layers)):
         queries, keys = cache.cache_dict[name].shape[-2:] if name in cache.cache_dict else (width, width)
         if (queries, keys) != (width, width):
             raise InputError(
