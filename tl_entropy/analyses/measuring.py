@@ -12,6 +12,7 @@ from typing import Any, NotRequired, TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.streaming import Found, StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.corpus import Count
 from tl_entropy.capture.options import CorpusOptions, described
@@ -52,31 +53,29 @@ class _Begun:
         return self.rows
 
 
-def measure(accumulator: Any, inputs: Any, *, settings: Mapping[str, Any], **reading: Unpack[_Reading]) -> Any:
+def measure(accumulator: StreamingMeasure[Found], inputs: Any, **reading: Unpack[_Reading]) -> Found:
     """The result of one pass over ``inputs``, with its provenance and, where text was generated, what of it was.
 
     Raises:
         Whatever ends the pass, as ``stream`` says; its ``partial`` holds the result of what came before.
     """
-    [result] = _measured([accumulator], inputs, [settings], lambda results: results[0], **reading)
+    result: Found
+    [result] = _measured([accumulator], inputs, lambda results: results[0], **reading)
     return result
 
 
-def measure_all(
-    accumulators: Sequence[Any], inputs: Any, *, settings: Sequence[Mapping[str, Any]], **reading: Unpack[_Reading]
-) -> list[Any]:
-    """The results of several accumulators of one model from one pass, each as ``measure`` gives it with its ``settings``.
+def measure_all(accumulators: Sequence[StreamingMeasure[Any]], inputs: Any, **reading: Unpack[_Reading]) -> list[Any]:
+    """The results of several accumulators of one model from one pass, each as ``measure`` gives it.
 
     Raises:
         Whatever ends the pass, as ``stream`` says; its ``partial`` lists the results of what came before.
     """
-    return _measured(accumulators, inputs, settings, lambda results: results, **reading)
+    return _measured(accumulators, inputs, lambda results: results, **reading)
 
 
 def _measured(
-    accumulators: Sequence[Any],
+    accumulators: Sequence[StreamingMeasure[Any]],
     inputs: Any,
-    settings: Sequence[Mapping[str, Any]],
     shown: Callable[[list[Any]], Any],
     *,
     positions: Any,
@@ -87,14 +86,14 @@ def _measured(
     count: Count = "read",
 ) -> list[Any]:
     adapter, begun = accumulators[0].adapter, _Begun()
-    common = {
+    settings = {
         "positions": repr(positions), "max_new_tokens": max_new_tokens, "prepend_bos": adapter.prepends_begin,
         **({} if adapter.has_tokenizer else {"special_ids": tuple(sorted(adapter.special_ids))}),
         **described(options, batch_size=batch_size),
     }  # fmt: skip
 
     def results(**origin: Any) -> list[Any]:
-        return [one.compute(settings={**own, **common}, **origin) for one, own in zip(accumulators, settings, strict=True)]
+        return [one.compute(settings=settings, **origin) for one in accumulators]
 
     def partial(error: Exception) -> Any:
         if not begun.rows and not isinstance(error, NonFiniteError):

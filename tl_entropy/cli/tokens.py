@@ -41,7 +41,7 @@ def tokens(
     if html is not None and html.is_dir():
         raise InputError(f"--html must be a file; {html} is a folder")
     result = tle.token_surprisal(
-        source.model, source.inputs, top_k=top_k, keep="summary" if summary else "positions",
+        source.model, source.inputs, top_k=top_k, keep=cast("Any", "summary" if summary else "positions"),
         precision=cast("Any", precision), interventions=changes.interventions(source), **generated, **source.windows,
     ).to(source.unit)  # fmt: skip
     if not summary and not result.n_tokens:

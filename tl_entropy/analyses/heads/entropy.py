@@ -20,7 +20,7 @@ that of the length of the text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -162,6 +162,24 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
         return part
 
 
+@overload
+def head_entropy(
+    model: Any, inputs: Any, *, of: Of = ..., orders: float | Sequence[float] = ..., layers: Sequence[int] | None = ...,
+    positions: int | slice | Sequence[int] | None = ..., norm: Norm = ..., keep: Literal["positions"] = ...,
+    max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
+    progress: bool = ..., **options: Unpack[CorpusOptions],
+) -> HeadEntropy: ...  # fmt: skip
+
+
+@overload
+def head_entropy(
+    model: Any, inputs: Any, *, of: Of = ..., orders: float | Sequence[float] = ..., layers: Sequence[int] | None = ...,
+    positions: int | slice | Sequence[int] | None = ..., norm: Norm = ..., keep: Literal["summary"],
+    max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
+    progress: bool = ..., **options: Unpack[CorpusOptions],
+) -> HeadSummary: ...  # fmt: skip
+
+
 def head_entropy(
     model: Any,
     inputs: Any,
@@ -178,7 +196,7 @@ def head_entropy(
     compiled: bool | None = None,
     progress: bool = True,
     **options: Unpack[CorpusOptions],
-) -> Any:
+) -> HeadEntropy | HeadSummary:
     r"""Entropy of every head's attention, or of the prediction that its output alone would make, at every position.
 
     ``of="pattern"`` says how widely a head looks: from 0 (one key) to the log of the number of keys that the query sees.
@@ -238,7 +256,7 @@ def head_entropy(
         progress=progress,
     )
     return measure(
-        accumulator, inputs, settings={}, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
         progress=progress, options=options,
     )  # fmt: skip
 

@@ -176,10 +176,9 @@ def soft_information(
         if stream(adapter, inputs, [means], **reading).interrupted:
             raise KeyboardInterrupt  # the mean of a part would be another quantity
         accumulator.centers |= means.compute()
-    bins, seeds = (tuple(dict.fromkeys(part)) for part in zip(*accumulator.draws, strict=True))
     settings = {
-        "n_bins": bins, "seed": seeds, "sites": tuple(map(str, accumulator.measured)), "positions": repr(positions),
-        "prepend_bos": adapter.prepends_begin, **{name: value for name, value in options.items() if value is not None},
+        "positions": repr(positions), "prepend_bos": adapter.prepends_begin,
+        **{name: value for name, value in options.items() if value is not None},
     }  # fmt: skip
     with keeping(lambda _: accumulator.compute(settings=settings, interrupted=True) if accumulator.started else None):
         report = stream(adapter, inputs, [accumulator], **reading)

@@ -200,7 +200,8 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         return {
             "calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
             "centered": bool(self.centers), "constant_in_documents": self.plan.constant_in_documents(),
-            "chance_sample": int(self._sampled.sum()),
+            "chance_sample": int(self._sampled.sum()), "n_bins": tuple(dict.fromkeys(bins for bins, _ in self.draws)),
+            "seed": tuple(dict.fromkeys(seed for _, seed in self.draws)), "sites": tuple(map(str, self.measured)),
         }  # fmt: skip
 
     def _result(self, provenance: Provenance, *, progress: bool = False) -> SoftInformation:

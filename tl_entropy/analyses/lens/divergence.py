@@ -11,7 +11,7 @@ at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -102,7 +102,8 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         self._rows = Rows(self._nothing())
 
     def _settings(self) -> dict[str, Any]:
-        return self.reading.settings()
+        own = {"metrics": self.metrics, "against": self.against, "sites": tuple(map(str, self.asked_sites))}
+        return {**self.reading.settings(), **own}
 
     def _result(self, provenance: Provenance) -> LayerDivergence | DivergenceSummary:
         if self.keep == "summary":
@@ -195,6 +196,28 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         return part
 
 
+@overload
+def layer_divergence(
+    model: Any, inputs: Any, *, metrics: Metric | Sequence[Metric] = ..., against: str | Site = ...,
+    sites: str | Sequence[str | Site] = ..., layers: Sequence[int] | None = ...,
+    positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
+    targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["positions"] = ...,
+    max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
+    progress: bool = ..., **options: Unpack[CorpusOptions],
+) -> LayerDivergence: ...  # fmt: skip
+
+
+@overload
+def layer_divergence(
+    model: Any, inputs: Any, *, metrics: Metric | Sequence[Metric] = ..., against: str | Site = ...,
+    sites: str | Sequence[str | Site] = ..., layers: Sequence[int] | None = ...,
+    positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
+    targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["summary"],
+    max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
+    progress: bool = ..., **options: Unpack[CorpusOptions],
+) -> DivergenceSummary: ...  # fmt: skip
+
+
 def layer_divergence(
     model: Any,
     inputs: Any,
@@ -215,7 +238,7 @@ def layer_divergence(
     compiled: bool | None = None,
     progress: bool = True,
     **options: Unpack[CorpusOptions],
-) -> Any:
+) -> LayerDivergence | DivergenceSummary:
     r"""Divergence of the lens distribution at every site from the model's output, or from another site's, at every position.
 
     The number says how far the model's prediction of the next token, were the residual stream at that site its last, is from
@@ -264,11 +287,8 @@ def layer_divergence(
         model, metrics=metrics, against=against, sites=sites, layers=layers, lens=lens, surprisal=surprisal, targets=targets,
         top_k=top_k, keep=keep, precision=precision, compiled=compiled,
     )  # fmt: skip
-    settings = {
-        "metrics": accumulator.metrics, "against": accumulator.against, "sites": tuple(map(str, accumulator.asked_sites)),
-    }  # fmt: skip
     return measure(
-        accumulator, inputs, settings=settings, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
         progress=progress, options=options,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ Deviation from common practice: nothing of shape [position, vocabulary] is store
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from einops import rearrange
@@ -84,7 +84,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         self._rows = Rows(self._nothing())
 
     def _settings(self) -> dict[str, Any]:
-        return self.reading.settings()
+        return {**self.reading.settings(), "orders": self.orders, "sites": tuple(map(str, self.sites))}
 
     def _result(self, provenance: Provenance) -> LensEntropy | LensSummary:
         if self.keep == "summary":
@@ -143,6 +143,26 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         return part
 
 
+@overload
+def lens_entropy(
+    model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] = ...,
+    layers: Sequence[int] | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
+    surprisal: bool = ..., top_k: int = ..., keep: Literal["positions"] = ..., max_new_tokens: int = ...,
+    batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ..., progress: bool = ...,
+    **options: Unpack[CorpusOptions],
+) -> LensEntropy: ...  # fmt: skip
+
+
+@overload
+def lens_entropy(
+    model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] = ...,
+    layers: Sequence[int] | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
+    surprisal: bool = ..., top_k: int = ..., keep: Literal["summary"], max_new_tokens: int = ...,
+    batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ..., progress: bool = ...,
+    **options: Unpack[CorpusOptions],
+) -> LensSummary: ...  # fmt: skip
+
+
 def lens_entropy(
     model: Any,
     inputs: Any,
@@ -161,7 +181,7 @@ def lens_entropy(
     compiled: bool | None = None,
     progress: bool = True,
     **options: Unpack[CorpusOptions],
-) -> Any:
+) -> LensEntropy | LensSummary:
     r"""Entropy of the lens distribution at every site, of every order, at every real position.
 
     The number says how spread out the model's prediction of the next token would be if the residual stream at that site were
@@ -206,8 +226,7 @@ def lens_entropy(
         model, orders=orders, sites=sites, layers=layers, lens=lens, surprisal=surprisal, top_k=top_k, keep=keep,
         precision=precision, compiled=compiled,
     )  # fmt: skip
-    settings = {"orders": accumulator.orders, "sites": tuple(map(str, accumulator.sites))}
     return measure(
-        accumulator, inputs, settings=settings, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
         progress=progress, options=options,
     )  # fmt: skip

@@ -130,7 +130,7 @@ def compare_models(
     for name in adapters:
         accumulators = waiting.pop(name)
         with _named(name):
-            results = measure_all(accumulators, inputs, settings=list(map(_settings, accumulators)), options=options, **reading)
+            results = measure_all(accumulators, inputs, options=options, **reading)
             _go_on(results[0])
             lenses[name], dynamics[name] = results[0], layer_dynamics(*results[:3])
         if len(lenses) == 1:
@@ -257,18 +257,6 @@ def _named(name: str) -> Iterator[None]:
     except TLEntropyError as error:
         error.args = (f"{name}: {error}",)
         raise
-
-
-def _settings(accumulator: Any) -> dict[str, Any]:
-    """What the function of each measurement writes into its result's provenance."""
-    if isinstance(accumulator, CKAAccumulator):
-        paired = accumulator.paired
-        sites = tuple(map(str, paired.rows))
-        return {"method": "cka", "sites": sites, "against": paired.against, "massive": paired.massive, "rows": "tokens"}
-    if isinstance(accumulator, DivergenceAccumulator):
-        sites = tuple(map(str, accumulator.asked_sites))
-        return {"metrics": accumulator.metrics, "against": accumulator.against, "sites": sites}
-    return {"orders": accumulator.orders, "sites": tuple(map(str, accumulator.sites))}
 
 
 def _go_on(result: Any) -> None:

@@ -145,12 +145,11 @@ class EntropyMonitor:
     def _measure(self, step: int) -> EntropyHistory:
         adapter = Adapter(self.model)  # a new one, which has read no weights yet
         losses = SurprisalAccumulator(adapter, keep="summary", precision=self._precision)
-        settings = {"orders": (1.0,), "sites": tuple(map(str, self.sites))}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "interrupted after", UserWarning)  # nothing of this pass is kept
             with keeping(lambda _: self.history if self._parts else None):
                 summary, costs = measure_all(
-                    [self._entropies(adapter), losses], self.texts, settings=[settings, {}], positions=None, max_new_tokens=0,
+                    [self._entropies(adapter), losses], self.texts, positions=None, max_new_tokens=0,
                     batch_size=self._batch_size, progress=False, options=self._options,
                 )  # fmt: skip
         if summary.provenance.interrupted:

@@ -122,7 +122,7 @@ class CKAAccumulator(PairedMeasure):
         settings: dict[str, Any] = {"debiased": self.debiased, "estimator": self.estimator}
         if self.estimator == "minibatch":
             settings |= {"block": self.block, "left_out_rows": self._sums.left_out}
-        return settings
+        return {**settings, "method": "cka", **super()._settings()}
 
     def _result(self, provenance: Provenance) -> LayerSimilarity:
         """NaN where too little was seen, and of sites where all states are alike up to rounding."""

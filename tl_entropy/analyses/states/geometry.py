@@ -142,7 +142,8 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
 
     def _settings(self) -> dict[str, Any]:
         sample = {"n_samples": self.n_samples, "sample_seed": self.seed} if self._wants("two_nn") else {}
-        return {"measures": self.measures, "order": self.order, "normalise": self.normalise, **sample}
+        own = {"measures": self.measures, "order": self.order, "normalise": self.normalise}
+        return {**own, **sample, "sites": tuple(map(str, self.sites))}
 
     def _result(self, provenance: Provenance) -> LayerGeometry:
         noted = Noted(self.sites)
@@ -271,9 +272,9 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
         raise InputError(f"labels: {single[0]!r} is that of one document only; give every label to two documents or more")
     if options.get("temperature"):
         options["seed"] = seed
-    result: LayerGeometry = measure(
-        accumulator, inputs, settings={"sites": tuple(map(str, accumulator.sites))}, positions=positions,
-        max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress, options=cast("CorpusOptions", options),
+    result = measure(
+        accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress,
+        options=cast("CorpusOptions", options),
     )  # fmt: skip
     corpus = result.provenance.corpus
     documents = corpus["documents"] + corpus["empty"]

@@ -149,7 +149,7 @@ class MatrixAccumulator(PairedMeasure):
     def _settings(self) -> dict[str, Any]:
         return {
             "order": self.order, "kernel": "gaussian", "n_samples": self.sample.size, "permutations": self.permutations,
-            "seed": self.sample.seed,
+            "seed": self.sample.seed, "method": "matrix_renyi", **super()._settings(),
         }  # fmt: skip
 
     def _result(self, provenance: Provenance) -> LayerSimilarity:

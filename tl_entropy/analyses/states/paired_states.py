@@ -188,6 +188,10 @@ class PairedMeasure(StreamingMeasure[LayerSimilarity]):
     def _add(self, documents: Tensor, positions: Tensor, states: Mapping[Any, Tensor]) -> None:
         """Take in the ``states`` [row, d_model] by (0, site), or (1, site) of the other model, of rows of these documents."""
 
+    def _settings(self) -> dict[str, Any]:
+        paired = self.paired
+        return {"sites": tuple(map(str, paired.rows)), "against": paired.against, "massive": paired.massive, "rows": "tokens"}
+
     def _similarity(self, provenance: Provenance, **values: Any) -> LayerSimilarity:
         """The result, with what all similarities have in common."""
         paired = self.paired

@@ -162,10 +162,6 @@ def _check_enough(count: int, method: Method, own: Mapping[str, Any], rows: str)
         raise InputError(f"inputs: {method} needs at least {fewest} {rows} to compare; {count} could be counted")
 
 
-def _settings(method: Method, sites: Sequence[Site], against: str, massive: Massive, rows: str) -> dict[str, Any]:
-    return {"method": method, "sites": tuple(map(str, sites)), "against": against, "massive": massive, "rows": rows}
-
-
 def _over_tokens(
     adapter: Adapter,
     other: Adapter | None,
@@ -181,9 +177,7 @@ def _over_tokens(
         accumulator = CKAAccumulator(adapter, other=other, **own, **compared)
     else:
         accumulator = MatrixAccumulator(adapter, other=other, progress=reading["progress"], **own, **compared)
-    paired = accumulator.paired
-    settings = _settings(method, paired.rows, paired.against, paired.massive, "tokens")
-    result: LayerSimilarity = measure(accumulator, inputs, settings=settings, **reading)
+    result = measure(accumulator, inputs, **reading)
     if not result.provenance.interrupted:
         _check_enough(result.count, method, own, "tokens")
     return result
@@ -204,10 +198,9 @@ def _over_documents(
     if other and (split_cache(inputs)[0] is not None or not repeatable(inputs)):
         raise InputError("inputs are read by each model in turn, so neither an iterator nor a cache will do; give list(inputs)")
     inputs = Rereadable.of(inputs) if other else inputs
-    settings = _settings(method, rows, against, compared["massive"], "documents")
 
     def passed(model: Adapter, sites: Sequence[Site], reading: dict[str, Any]) -> Pooled:
-        found: Pooled = measure(DocumentStates(model, sites, compared["massive"]), inputs, settings=settings, **reading)
+        found = measure(DocumentStates(model, sites, compared["massive"]), inputs, **reading)
         if other and found.provenance.interrupted:
             raise KeyboardInterrupt  # models that have read different parts can't be compared
         return found
@@ -228,14 +221,18 @@ def _over_documents(
     _check_enough(len(documents), method, own, "documents")
     x = _of_documents(mine, rows, documents)
     y = x if not other and rows == columns else _of_documents(theirs, columns, documents)
+    settings = {
+        "method": method, "sites": tuple(map(str, rows)), "against": against, "massive": compared["massive"],
+        "rows": "documents",
+    }  # fmt: skip
     quantities, values, how = _compared(x, y, method, own, reading["progress"])
     return LayerSimilarity(
         method=method, rows=rows, columns=columns, quantities=quantities, values=values, against=against, over="documents",
         units=("nats" if method == "matrix_renyi" else "",) * len(quantities),
         count=len(documents) - how.get("left_out_rows", 0), documents=len(documents),
         massive=compared["massive"], massive_tokens=mine.massive_tokens + (theirs.massive_tokens if other else 0),
-        provenance=replace(mine.provenance, settings={**how, **mine.provenance.settings}),
-        other=theirs.provenance if other else None,
+        provenance=replace(mine.provenance, settings={**how, **settings, **mine.provenance.settings}),
+        other=replace(theirs.provenance, settings={**settings, **theirs.provenance.settings}) if other else None,
     )  # fmt: skip
 
 

@@ -71,6 +71,9 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
         check_one_window(batch)
         return {"values": only_before(self._attributed(batch)[..., None], batch, own=True)}
 
+    def _settings(self) -> dict[str, Any]:
+        return {"site": str(self.site), "of": self.of, "heads": self.heads}
+
     def _result(self, provenance: Provenance) -> TokenReliance:
         return self._rows.result(None, {"gradient": "" if self.of == "l1" else "nats"}, provenance)
 
@@ -187,9 +190,7 @@ def gradient_reliance(
     """
     check_options(gradient_reliance, options, CorpusOptions)
     accumulator = GradientRelianceAccumulator(model, site, of=of, heads=heads, progress=progress)
-    settings = {"site": str(accumulator.site), "of": of, "heads": accumulator.heads}
-    result: TokenReliance = measure(
-        accumulator, inputs, settings=settings, positions=positions, max_new_tokens=0, batch_size=batch_size,
-        progress=progress, options=options, count="predicted",
+    return measure(
+        accumulator, inputs, positions=positions, max_new_tokens=0, batch_size=batch_size, progress=progress, options=options,
+        count="predicted",
     )  # fmt: skip
-    return result

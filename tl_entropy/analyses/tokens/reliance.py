@@ -84,7 +84,7 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
         return {"values": values if self.parts is not None else only_before(values, batch, own=False)}
 
     def _settings(self) -> dict[str, Any]:
-        return self.reading.settings()
+        return {**self.reading.settings(), "on": self.sources, "metrics": self.metrics}
 
     def _result(self, provenance: Provenance) -> TokenReliance:
         parts = None if self.parts is None else tuple(self.parts)
@@ -293,8 +293,7 @@ def token_reliance(
     """
     check_options(token_reliance, options, CorpusOptions)
     accumulator = RelianceAccumulator(model, on, metrics=metrics, precision=precision, progress=progress)
-    result: TokenReliance = measure(
-        accumulator, inputs, settings={"on": accumulator.sources, "metrics": accumulator.metrics}, positions=positions,
-        max_new_tokens=0, batch_size=batch_size, progress=progress, options=options, count="predicted",
+    return measure(
+        accumulator, inputs, positions=positions, max_new_tokens=0, batch_size=batch_size, progress=progress, options=options,
+        count="predicted",
     )  # fmt: skip
-    return result

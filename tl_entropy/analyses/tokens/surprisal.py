@@ -10,8 +10,8 @@ it, in full view of it. A document's first token is predicted from a BOS, and wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         self._products = torch.zeros(N_TOTALS, N_TOTALS, dtype=torch.float64)
 
     def _settings(self) -> dict[str, Any]:
-        return self.reading.settings()
+        return {**self.reading.settings(), "top_k": self.top_k}
 
     def _result(self, provenance: Provenance) -> TokenSurprisal | SurprisalSummary:
         if self.keep == "summary":  # what is left here is of documents that the pass has not seen to their end
@@ -109,12 +109,28 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         return part
 
 
+@overload
+def token_surprisal(
+    model: Any, inputs: Any, *, top_k: int | None = ..., positions: int | slice | Sequence[int] | None = ...,
+    keep: Literal["positions"] = ..., max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
+    compiled: bool | None = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
+) -> TokenSurprisal: ...  # fmt: skip
+
+
+@overload
+def token_surprisal(
+    model: Any, inputs: Any, *, top_k: int | None = ..., positions: int | slice | Sequence[int] | None = ...,
+    keep: Literal["summary"], max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
+    compiled: bool | None = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
+) -> SurprisalSummary: ...  # fmt: skip
+
+
 def token_surprisal(
     model: Any,
     inputs: Any,
     *,
     top_k: int | None = None,
-    positions: int | slice | Any = None,
+    positions: int | slice | Sequence[int] | None = None,
     keep: Keep = "positions",
     max_new_tokens: int = 0,
     batch_size: int | None = None,
@@ -122,7 +138,7 @@ def token_surprisal(
     compiled: bool | None = None,
     progress: bool = True,
     **options: Unpack[CorpusOptions],
-) -> Any:
+) -> TokenSurprisal | SurprisalSummary:
     r"""What every token of a text costs the model, how unsure it was before each, and what it expected instead.
 
     Everything is aligned to the token that it speaks of: the surprisal of a token is the model's loss on it, and the entropy in
@@ -158,6 +174,6 @@ def token_surprisal(
     check_options(token_surprisal, options, CorpusOptions)
     accumulator = SurprisalAccumulator(model, top_k=top_k, keep=keep, precision=precision, compiled=compiled)
     return measure(
-        accumulator, inputs, settings={"top_k": accumulator.top_k}, positions=positions, max_new_tokens=max_new_tokens,
-        batch_size=batch_size, progress=progress, options=options, count="predicted",
+        accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress,
+        options=options, count="predicted",
     )  # fmt: skip

@@ -1,0 +1,69 @@
+"""Calls have the types of what they return: mypy reads the lines on it here, pytest compares overloads and functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, assert_type, get_args, get_overloads
+
+import pytest
+
+import tl_entropy as tle
+from tl_entropy.analyses.streaming import Keep
+
+KEEPING = [tle.lens_entropy, tle.layer_divergence, tle.head_entropy, tle.token_surprisal]
+
+if TYPE_CHECKING:
+    model: Any = None
+    keep: Keep = "positions"
+    assert_type(tle.lens_entropy(model, "a"), tle.LensEntropy)
+    assert_type(tle.lens_entropy(model, "a", surprisal=True, keep="positions", window=8), tle.LensEntropy)
+    assert_type(tle.lens_entropy(model, "a", keep="summary"), tle.LensSummary)
+    assert_type(tle.lens_entropy(model, "a", keep=keep), tle.LensEntropy | tle.LensSummary)
+    assert_type(tle.lens_entropy(model, "a").select(layers=0).mean_profile(), Any)
+    assert_type(tle.layer_divergence(model, "a"), tle.LayerDivergence)
+    assert_type(tle.layer_divergence(model, "a", keep="summary"), tle.DivergenceSummary)
+    assert_type(tle.head_entropy(model, "a", of="readout"), tle.HeadEntropy)
+    assert_type(tle.head_entropy(model, "a", keep="summary"), tle.HeadSummary)
+    assert_type(tle.token_surprisal(model, "a"), tle.TokenSurprisal)
+    assert_type(tle.token_surprisal(model, "a", keep="summary"), tle.SurprisalSummary)
+    assert_type(tle.layer_similarity(model, "a"), tle.LayerSimilarity)
+    assert_type(tle.layer_geometry(model, "a"), tle.LayerGeometry)
+    assert_type(tle.soft_information(model, "a"), tle.SoftInformation)
+    assert_type(tle.token_reliance(model, "a", "tokens"), tle.TokenReliance)
+    assert_type(tle.gradient_reliance(model, "a", "embed"), tle.TokenReliance)
+    assert_type(tle.conditional_entropy(model, "a"), tle.ConditionalEntropy)
+    assert_type(tle.LensAccumulator(model).compute(), tle.LensEntropy | tle.LensSummary)
+    assert_type(tle.CKAAccumulator(model).compute(), tle.LayerSimilarity)
+    tle.lens_entropy(model, "a", keep="sums")  # type: ignore[call-overload]
+    tle.lens_entropy(model, "a", widow=8)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("function", KEEPING, ids=lambda function: function.__name__)
+def test_overloads_take_what_their_function_takes(function: Callable[..., Any]) -> None:
+    own = inspect.signature(function)
+    overloads = list(map(inspect.signature, get_overloads(function)))
+    assert [found.parameters["keep"].annotation for found in overloads] == [f"Literal[{keep!r}]" for keep in get_args(Keep)]
+    assert " | ".join(found.return_annotation for found in overloads) == own.return_annotation
+    for found in overloads:
+        assert list(found.parameters) == list(own.parameters)
+        for name, parameter in found.parameters.items():
+            whole = own.parameters[name]
+            assert name == "keep" or (parameter.annotation, parameter.kind) == (whole.annotation, whole.kind)
+            optional = whole.default is not whole.empty and parameter.annotation != "Literal['summary']"
+            assert (parameter.default is ...) == optional, name
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("function", KEEPING, ids=lambda function: function.__name__)
+def test_what_an_overload_promises_comes(gpt2: Any, function: Callable[..., Any]) -> None:
+    for keep, overload in zip(get_args(Keep), get_overloads(function), strict=True):
+        found = function(gpt2, "the cat sat", keep=keep, progress=False)
+        assert type(found).__name__ == inspect.signature(overload).return_annotation
+
+
+def test_no_public_function_returns_just_anything() -> None:
+    stays = {"load", "load_model", "demo_model"}
+    for name in dir(tle):
+        if inspect.isfunction(found := getattr(tle, name)) and name not in stays:
+            assert inspect.signature(found).return_annotation not in ("Any", inspect.Signature.empty), name
