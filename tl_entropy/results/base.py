@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Number
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 import torch
 from safetensors.torch import save_file
@@ -107,3 +108,39 @@ def chosen_from(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
         shown = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
         raise InputError(f"{argument}: {', '.join(map(str, missing))} not in this result; it has {shown}")
     return wanted
+
+
+def places_of(argument: str, asked: Any, present: Sequence[Any]) -> list[int]:
+    """Where in ``present`` the items asked for are, one or several, in its order; None is all.
+
+    Raises:
+        InputError: an item that is not there.
+
+    >>> places_of("layers", (2, -1), [-1, 0, 2, 2])
+    [0, 2, 3]
+    """
+    wanted = present if asked is None else chosen_from(argument, asked, present)
+    return [i for i, item in enumerate(present) if item in wanted]
+
+
+def fields_at(result: Any, **places: torch.Tensor | Sequence[int]) -> dict[str, torch.Tensor | None]:
+    """All tensors of a result, at these places of the axes of these names, as its fields' annotations call them.
+
+    Places are indices, or a mask over the axis.
+    """
+    found = {}
+    for name, axes in _axes(result.__class__).items():
+        found[name] = value = getattr(result, name)
+        for i, axis in enumerate(axes):
+            if axis in places and value is not None:
+                chosen = torch.as_tensor(places[axis])
+                index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen.long()
+                found[name] = value = value.index_select(i, index)
+    return found
+
+
+@cache
+def _axes(kind: type) -> dict[str, tuple[str, ...]]:
+    """Names of the axes of each field of ``kind`` that is a tensor: of ``Float[Tensor, "row site"]`` they are row and site."""
+    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
+    return {name: tuple(o.dim_str.split()) for name, options in hints.items() for o in options if hasattr(o, "dim_str")}

@@ -7,15 +7,17 @@ treats documents, not tokens, as independent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import SupportsInt
+from typing import Any, SupportsInt
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import clustered_mean, document_sums
-from tl_entropy.results.base import chosen_from
+from tl_entropy.results.base import chosen_from, places_of
 from tl_entropy.sites import Site
 
 
@@ -50,6 +52,11 @@ class Positions:
         """Texts of the tokens read, of one document or of all."""
         chosen = self.token if document is None else self.token[self.document == document]
         return [self.strings[i] for i in chosen.tolist()]
+
+    def row_columns(self, row: Any) -> dict[str, Any]:
+        """What a long table says of the rows ``row`` of the result: document, position and text of the token."""
+        texts = pd.Series(self.tokens(), dtype=object).to_numpy()
+        return {"document": self.document.numpy()[row], "position": self.position.numpy()[row], "token": texts[row]}
 
     def rows(
         self,
@@ -99,14 +106,18 @@ def site_columns(
     Raises:
         InputError: a name or layer that is not there.
     """
-    columns = list(range(len(sites)))
-    if names is not None:
-        wanted = chosen_from("sites", names, [site.name for site in sites])
-        columns = [i for i in columns if sites[i].name in wanted]
-    if layers is not None:
-        wanted = chosen_from("layers", layers, [sites[i].layer for i in columns])
-        columns = [i for i in columns if sites[i].layer in wanted]
-    return columns
+    named = places_of("sites", names, [site.name for site in sites])
+    return [named[i] for i in places_of("layers", layers, [sites[i].layer for i in named])]
+
+
+def by_site(result: Any, values: Mapping[str, Tensor]) -> pd.DataFrame:
+    """A long table of ``values`` [row, site] of a result: document, position, token, site, layer, and a column for each."""
+    rows, sites = len(result.token), result.sites
+    row, column = np.arange(rows).repeat(len(sites)), np.tile(np.arange(len(sites)), rows)
+    names = pd.Series([site.name for site in sites], dtype=object).to_numpy()
+    layers = torch.tensor([site.layer for site in sites]).numpy()
+    where = {**result.row_columns(row), "site": names[column], "layer": layers[column]}
+    return pd.DataFrame({**where, **{name: value.flatten().numpy() for name, value in values.items()}})
 
 
 def token_means(values: Tensor, document: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.statistics import clustered_mean
-from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from
+from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
 from tl_entropy.results.positions import Positions, token_means
 from tl_entropy.results.printing import Printed, title
 from tl_entropy.results.provenance import Provenance
@@ -195,19 +195,12 @@ class HeadEntropy(_HeadTable, Positions, Result):
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
         """
-        rows = self.rows(documents, positions)
-        changed: dict[str, Any] = {}
-        for name in ("document", "position", "token", "generated", "entropy", "visible", "bos_share", "sink_share"):
-            value = getattr(self, name)
-            changed[name] = None if value is None else value[rows]
-        for axis, (name, asked) in enumerate((("layers", layers), ("heads", heads), ("orders", orders)), start=1):
-            present = getattr(self, name)
-            wanted = present if asked is None else chosen_from(name, asked, present)
-            kept = [i for i, item in enumerate(present) if item in wanted]
-            changed[name] = tuple(present[i] for i in kept)
-            for part in ("entropy", "visible", "bos_share", "sink_share"):
-                if changed[part] is not None and changed[part].ndim > axis:
-                    changed[part] = changed[part].index_select(axis, torch.tensor(kept, dtype=torch.long))
+        kept = {
+            name: places_of(f"{name}s", asked, getattr(self, f"{name}s"))
+            for name, asked in (("layer", layers), ("head", heads), ("order", orders))
+        }
+        changed: dict[str, Any] = fields_at(self, row=self.rows(documents, positions), **kept)
+        changed |= {f"{name}s": tuple(getattr(self, f"{name}s")[i] for i in places) for name, places in kept.items()}
         return dataclasses.replace(self, **changed)
 
     def to_pandas(self) -> pd.DataFrame:
@@ -219,12 +212,9 @@ class HeadEntropy(_HeadTable, Positions, Result):
             ).numpy()
             for axis, n in sizes.items()
         )
-        texts = pd.Series(self.tokens(), dtype=object).to_numpy()
         frame = pd.DataFrame(
             {
-                "document": self.document.numpy()[row],
-                "position": self.position.numpy()[row],
-                "token": texts[row],
+                **self.row_columns(row),
                 "layer": torch.tensor(self.layers, dtype=torch.long).numpy()[layer],
                 "head": torch.tensor(self.heads, dtype=torch.long).numpy()[head],
                 "order": torch.tensor(self.orders, dtype=torch.float64).numpy()[order],

@@ -21,7 +21,8 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.information.estimates import chance_adjusted
 from tl_entropy.functional.information.soft import unresolved
 from tl_entropy.functional.statistics import jackknife_error
-from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from
+from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
+from tl_entropy.results.positions import site_columns
 from tl_entropy.results.printing import plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
@@ -153,39 +154,18 @@ class SoftInformation(Result):
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
         """
-        places, chosen, draws = list(range(len(self.sites))), list(range(len(self.labels))), list(range(len(self.seeds)))
-        if sites is not None:
-            wanted = chosen_from("sites", sites, [self.sites[i].name for i in places])
-            places = [i for i in places if self.sites[i].name in wanted]
-        if layers is not None:
-            wanted = chosen_from("layers", layers, [self.sites[i].layer for i in places])
-            places = [i for i in places if self.sites[i].layer in wanted]
-        if heads is not None:
-            wanted = chosen_from("heads", heads, [self.heads[i] for i in places])
-            places = [i for i in places if self.heads[i] in wanted]
-        if labels is not None:
-            wanted = chosen_from("labels", labels, self.labels)
-            chosen = [i for i in chosen if self.labels[i] in wanted]
-        if n_bins is not None:
-            wanted = chosen_from("n_bins", n_bins, self.n_bins)
-            draws = [i for i in draws if self.n_bins[i] in wanted]
-        if seeds is not None:
-            wanted = chosen_from("seeds", seeds, [self.seeds[i] for i in draws])
-            draws = [i for i in draws if self.seeds[i] in wanted]
-        changed: dict[str, Any] = {
-            name: getattr(self, name)[:, places][:, :, chosen][..., draws] for name in ("entropy", "plug_in", "null", "ceiling")
-        }
-        changed |= {name: tuple(getattr(self, name)[i] for i in places) for name in ("sites", "heads")}
-        changed |= {name: tuple(getattr(self, name)[i] for i in chosen) for name in ("labels", "sides")}
-        changed |= {name: tuple(getattr(self, name)[i] for i in draws) for name in ("n_bins", "seeds")}
-        changed |= {name: getattr(self, name)[chosen] for name in ("tokens", "coverage", "classes", "singletons")}
-        changed |= {"fold_tokens": self.fold_tokens[:, chosen], "temperatures": self.temperatures[places][:, draws]}
+        places = site_columns(self.sites, sites, layers)
+        places = [places[i] for i in places_of("heads", heads, [self.heads[i] for i in places])]
+        chosen, draws = places_of("labels", labels, self.labels), places_of("n_bins", n_bins, self.n_bins)
+        draws = [draws[i] for i in places_of("seeds", seeds, [self.seeds[i] for i in draws])]
+        at: dict[str, Any] = {"place": places, "label": chosen, "draw": draws}
         if self.label_information is not None:
             parts = [self._classes_of(i) for i in chosen]
-            rows = torch.cat([torch.arange(part.start, part.stop) for part in parts])
-            changed["label_information"] = self.label_information[places][:, rows][:, :, draws]
-            changed["label_counts"] = None if self.label_counts is None else self.label_counts[rows]
-            changed["label_texts"] = tuple(self.label_texts[i] for i in chosen)
+            at["single"] = [row for part in parts for row in range(part.start, part.stop)]
+        changed: dict[str, Any] = fields_at(self, **at)
+        axes = {"sites": places, "heads": places, "labels": chosen, "sides": chosen, "n_bins": draws, "seeds": draws}
+        axes |= {"label_texts": chosen} if self.label_texts else {}
+        changed |= {name: tuple(getattr(self, name)[i] for i in kept) for name, kept in axes.items()}
         return dataclasses.replace(self, **changed)
 
     def to_pandas(self) -> pd.DataFrame:

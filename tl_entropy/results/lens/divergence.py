@@ -21,8 +21,8 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import clustered_mean
-from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from
-from tl_entropy.results.positions import Positions, site_columns, token_means
+from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from, fields_at, places_of
+from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
 from tl_entropy.results.printing import profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
@@ -219,48 +219,22 @@ class LayerDivergence(Positions, Result):
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
         """
-        columns, rows = site_columns(self.sites, sites, layers), self.rows(documents, positions)
-        wanted = list(self.metrics) if metrics is None else chosen_from("metrics", metrics, self.metrics)
-        depth = [i for i, name in enumerate(self.metrics) if name in wanted]
+        columns, depth = site_columns(self.sites, sites, layers), places_of("metrics", metrics, self.metrics)
         if not depth:
             raise InputError(f"metrics is empty; choose from {', '.join(self.metrics)}")
-        changed: dict[str, Any] = {
-            "sites": tuple(self.sites[i] for i in columns),
-            "metrics": tuple(self.metrics[i] for i in depth),
-            "divergence": self.divergence[rows][:, columns][:, :, depth],
-        }
-        for name in ("document", "position", "token", "output_token", "generated"):
-            value = getattr(self, name)
-            changed[name] = None if value is None else value[rows]
-        for name in ("agreement", "top_tokens", "top_log_probs", "surprisal", "rank", "target_surprisal", "target_rank"):
-            value = getattr(self, name)
-            changed[name] = None if value is None else value[rows][:, columns]
+        changed: dict[str, Any] = fields_at(self, row=self.rows(documents, positions), site=columns, metric=depth)
+        changed |= {"sites": tuple(self.sites[i] for i in columns), "metrics": tuple(self.metrics[i] for i in depth)}
         return dataclasses.replace(self, **changed)
 
     def to_pandas(self) -> pd.DataFrame:
         """The long form: document, position, token, site, layer, and a column for every quantity and the top token."""
-        rows, n_sites = self.agreement.shape
-        row = torch.arange(rows).repeat_interleave(n_sites).numpy()
-        column = torch.arange(n_sites).repeat(rows).numpy()
-        texts = pd.Series(self.tokens(), dtype=object).to_numpy()
-        names = pd.Series([site.name for site in self.sites], dtype=object).to_numpy()
-        frame = pd.DataFrame(
-            {
-                "document": self.document.numpy()[row],
-                "position": self.position.numpy()[row],
-                "token": texts[row],
-                "site": names[column],
-                "layer": torch.tensor([site.layer for site in self.sites]).numpy()[column],
-            }
-        )
-        for name, value in self.quantities().items():
-            frame[name] = value.flatten().numpy()
-        frame["agreement"] = self.agreement.flatten().numpy()
+        n_sites = len(self.sites)
+        frame = by_site(self, {**self.quantities(), "agreement": self.agreement})
         if self.top_tokens is not None:
             frame["top_token"] = [self.strings[i] for i in self.top_tokens[:, :, 0].flatten().tolist()]
-        frame["output_token"] = [self.strings[i] for i in self.output_token.numpy()[row].tolist()]
+        frame["output_token"] = [self.strings[i] for i in self.output_token.repeat_interleave(n_sites).tolist()]
         if self.generated is not None:
-            frame["generated"] = self.generated.numpy()[row]
+            frame["generated"] = self.generated.repeat_interleave(n_sites).numpy()
         return frame
 
     def _title(self) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.statistics import clustered_mean
-from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from
+from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
 from tl_entropy.results.positions import Positions, site_columns, token_means
 from tl_entropy.results.printing import profile_table, title
 from tl_entropy.results.provenance import Provenance
@@ -108,22 +108,9 @@ class LensEntropy(Positions, Result):
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
         """
-        columns = site_columns(self.sites, sites, layers)
-        depth = list(range(len(self.orders)))
-        if orders is not None:
-            wanted_orders = chosen_from("orders", orders, self.orders)
-            depth = [j for j in depth if self.orders[j] in wanted_orders]
-        rows = self.rows(documents, positions)
-        changed: dict[str, Any] = {}
-        changed["sites"] = tuple(self.sites[i] for i in columns)
-        changed["orders"] = tuple(self.orders[j] for j in depth)
-        for name in ("document", "position", "token", "generated"):
-            value = getattr(self, name)
-            changed[name] = None if value is None else value[rows]
-        for name in ("entropy", "surprisal", "rank", "top_tokens", "top_log_probs"):
-            value = getattr(self, name)
-            changed[name] = None if value is None else value[rows][:, columns]
-        changed["entropy"] = changed["entropy"][:, :, depth]
+        columns, depth = site_columns(self.sites, sites, layers), places_of("orders", orders, self.orders)
+        changed: dict[str, Any] = fields_at(self, row=self.rows(documents, positions), site=columns, order=depth)
+        changed |= {"sites": tuple(self.sites[i] for i in columns), "orders": tuple(self.orders[j] for j in depth)}
         return dataclasses.replace(self, **changed)
 
     def mean_profile(self, of: Quantity = "entropy") -> pd.DataFrame:
@@ -155,12 +142,9 @@ class LensEntropy(Positions, Result):
             repeat(torch.arange(size), f"{axis} -> (row site order)", **{k: v for k, v in sizes.items() if k != axis}).numpy()
             for axis, size in sizes.items()
         )
-        texts = pd.Series(self.tokens(), dtype=object).to_numpy()
         frame = pd.DataFrame(
             {
-                "document": self.document.numpy()[row],
-                "position": self.position.numpy()[row],
-                "token": texts[row],
+                **self.row_columns(row),
                 "site": pd.Categorical.from_codes(
                     [SITE_NAMES.index(self.sites[i].name) for i in range(n_sites)], list(SITE_NAMES)
                 ).remove_unused_categories()[site],

@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
+from tl_entropy.results.base import Result, Unit, chosen_from, fields_at, in_unit, places_of
 from tl_entropy.results.lens.divergence import LayerDivergence, unit_of
 from tl_entropy.results.lens.entropy import LensEntropy
-from tl_entropy.results.positions import Positions, site_columns, token_means
+from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
 from tl_entropy.results.printing import plus_minus
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
@@ -129,38 +129,16 @@ class Contrast(Positions, Result):
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
         """
-        columns, rows = site_columns(self.sites, sites, layers), self.rows(documents, positions)
-        wanted = list(self.quantities) if quantities is None else chosen_from("quantities", quantities, self.quantities)
-        depth = [i for i, name in enumerate(self.quantities) if name in wanted]
-        return dataclasses.replace(
-            self,
-            difference=self.difference[rows][:, columns][:, :, depth],
-            sites=tuple(self.sites[i] for i in columns),
-            quantities=tuple(self.quantities[i] for i in depth),
-            units=tuple(self.units[i] for i in depth),
-            document=self.document[rows],
-            position=self.position[rows],
-            token=self.token[rows],
-            generated=None if self.generated is None else self.generated[rows],
-        )
+        columns, depth = site_columns(self.sites, sites, layers), places_of("quantities", quantities, self.quantities)
+        changed: dict[str, Any] = fields_at(self, row=self.rows(documents, positions), site=columns, quantity=depth)
+        changed |= {name: tuple(getattr(self, name)[i] for i in depth) for name in ("quantities", "units")}
+        return dataclasses.replace(self, sites=tuple(self.sites[i] for i in columns), **changed)
 
     def to_pandas(self) -> pd.DataFrame:
         """The long form: document, position, token, site, layer, and a column for every quantity."""
-        rows, n_sites = self.difference.shape[:2]
-        row, column = torch.arange(rows).repeat_interleave(n_sites).numpy(), torch.arange(n_sites).repeat(rows).numpy()
-        frame = pd.DataFrame(
-            {
-                "document": self.document.numpy()[row],
-                "position": self.position.numpy()[row],
-                "token": pd.Series(self.tokens(), dtype=object).to_numpy()[row],
-                "site": pd.Series([site.name for site in self.sites], dtype=object).to_numpy()[column],
-                "layer": torch.tensor([site.layer for site in self.sites]).numpy()[column],
-            }
-        )
-        for name in self.quantities:
-            frame[name] = self.values(name).flatten().numpy()
+        frame = by_site(self, {name: self.values(name) for name in self.quantities})
         if self.generated is not None:
-            frame["generated"] = self.generated.numpy()[row]
+            frame["generated"] = self.generated.repeat_interleave(len(self.sites)).numpy()
         return frame
 
     def runs(self) -> tuple[str, str]:

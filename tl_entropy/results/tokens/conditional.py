@@ -53,7 +53,6 @@ class ConditionalEntropy(TokenRows, Result):
     entropy: Float[Tensor, "row"]
     method: str = "truncation"
 
-    per_row = (*TokenRows.per_row, "entropy")
     in_units = ("entropy",)
 
     def columns(self) -> dict[str, Column]:

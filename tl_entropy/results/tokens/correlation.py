@@ -56,8 +56,6 @@ class AlignedValues(TokenRows, Result):
     how: How | None
     target: Provenance
 
-    per_row = (*TokenRows.per_row, "values")
-
     def to(self, unit: Unit) -> Self:
         """The same result in ``"nats"`` or ``"bits"``; what is in neither stays."""
         factors, units = in_unit(self.units, unit)

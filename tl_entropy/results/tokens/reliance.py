@@ -71,8 +71,6 @@ class TokenReliance(TokenRows, Result):
     units: tuple[str, ...]
     over: Literal["parts", "tokens"]
 
-    per_row = (*TokenRows.per_row, "values")
-
     def to(self, unit: Unit) -> Self:
         """The same result in "nats" or "bits"; metrics in neither stay."""
         factors, units = in_unit(self.units, unit)

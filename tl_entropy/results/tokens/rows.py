@@ -15,7 +15,7 @@ from abc import abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self, SupportsInt
+from typing import Any, NamedTuple, Self, SupportsInt
 
 import pandas as pd
 import torch
@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.results.base import Unit
+from tl_entropy.results.base import Unit, fields_at
 from tl_entropy.results.positions import Positions, by_document
 from tl_entropy.results.provenance import Provenance
 
@@ -60,9 +60,6 @@ class TokenRows(Positions):
         provenance: model, settings, corpus, versions.
     """
 
-    per_row: ClassVar[tuple[str, ...]] = ("document", "position", "token", "span", "generated")
-    """Names of the fields with one entry for each row; a subclass adds its own."""
-
     document: Int[Tensor, "row"]
     position: Int[Tensor, "row"]
     token: Int[Tensor, "row"]
@@ -90,11 +87,7 @@ class TokenRows(Positions):
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
         """
-        rows = self.rows(documents, positions)
-        changed: dict[str, Any] = {}
-        for name in self.per_row:
-            value = getattr(self, name)
-            changed[name] = None if value is None else value[rows]
+        changed: dict[str, Any] = fields_at(self, row=self.rows(documents, positions))
         kept = set(changed["document"].tolist())
         for name in ("texts", "lengths"):
             changed[name] = {document: value for document, value in getattr(self, name).items() if document in kept}

@@ -192,10 +192,6 @@ class TokenSurprisal(_Rates, TokenRows, Result):
     top_tokens: Int[Tensor, "row k"] | None = None
     top_log_probs: Float[Tensor, "row k"] | None = None
 
-    per_row = (
-        *TokenRows.per_row, "surprisal", "entropy", "varentropy", "rank", "n_bytes", "n_characters", "top_tokens",
-        "top_log_probs",
-    )  # fmt: skip
     in_units = ("surprisal", "entropy")
 
     def to(self, unit: Unit) -> TokenSurprisal:
