@@ -1,20 +1,7 @@
 """What every measure that is gathered in a stream does alike: a new one adds its sums and its result.
 
-    class Norms(StreamingMeasure[Tensor]):
-        gathered = ("_means",)                                    # what was seen; merges by itself
-
-        def __init__(self, model):
-            super().__init__(model)
-            self.sites = self.adapter.sites("resid_post")         # what ``stream`` is to hand on
-            self._means = DocumentMeans((len(self.sites),))
-
-        def update(self, batch, activations):
-            norms = [batch.rows(activations[site]).norm(dim=1) for site in self.sites]
-            self._means.update(torch.stack(norms, 1), batch.row_document, closed(batch))
-
-        def _result(self, provenance):
-            n, s, *_ = self._means.sums()
-            return s / n
+A subclass says what it wants to see (``sites``), which of its attributes hold what it has seen (``gathered``), takes in a batch
+(``update``), and makes a result of it all (``_result``).
 
 Any split of a corpus then merges to the whole; models of other weights, or other settings, are refused (``alike``).
 """

@@ -112,8 +112,8 @@ def site_columns(
 
 def by_site(result: Any, values: Mapping[str, Tensor]) -> pd.DataFrame:
     """A long table of ``values`` [row, site] of a result: document, position, token, site, layer, and a column for each."""
-    rows, sites = len(result.token), result.sites
-    row, column = np.arange(rows).repeat(len(sites)), np.tile(np.arange(len(sites)), rows)
+    sites = result.sites
+    row, column = np.indices((len(result.token), len(sites))).reshape(2, -1)
     names = pd.Series([site.name for site in sites], dtype=object).to_numpy()
     layers = torch.tensor([site.layer for site in sites]).numpy()
     where = {**result.row_columns(row), "site": names[column], "layer": layers[column]}

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, SupportsFloat, SupportsInt, cast
 
+import numpy as np
 import pandas as pd
 import torch
-from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -205,13 +205,7 @@ class HeadEntropy(_HeadTable, Positions, Result):
 
     def to_pandas(self) -> pd.DataFrame:
         """The long form: document, position, token, layer, head, order, entropy, and for patterns the other quantities."""
-        sizes = dict(zip(("row", "layer", "head", "order"), self.entropy.shape, strict=True))
-        row, layer, head, order = (
-            repeat(
-                torch.arange(n), f"{axis} -> (row layer head order)", **{k: v for k, v in sizes.items() if k != axis}
-            ).numpy()
-            for axis, n in sizes.items()
-        )
+        row, layer, head, order = np.indices(self.entropy.shape).reshape(4, -1)
         frame = pd.DataFrame(
             {
                 **self.row_columns(row),

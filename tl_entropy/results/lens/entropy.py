@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsFloat, SupportsInt
 
+import numpy as np
 import pandas as pd
 import torch
-from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -136,17 +136,12 @@ class LensEntropy(Positions, Result):
 
     def to_pandas(self) -> pd.DataFrame:
         """The long form: document, position, token, site, layer, order, entropy, and what else was asked for."""
-        rows, n_sites, n_orders = self.entropy.shape
-        sizes = {"row": rows, "site": n_sites, "order": n_orders}
-        row, site, order = (
-            repeat(torch.arange(size), f"{axis} -> (row site order)", **{k: v for k, v in sizes.items() if k != axis}).numpy()
-            for axis, size in sizes.items()
-        )
+        row, site, order = np.indices(self.entropy.shape).reshape(3, -1)
         frame = pd.DataFrame(
             {
                 **self.row_columns(row),
                 "site": pd.Categorical.from_codes(
-                    [SITE_NAMES.index(self.sites[i].name) for i in range(n_sites)], list(SITE_NAMES)
+                    [SITE_NAMES.index(s.name) for s in self.sites], list(SITE_NAMES)
                 ).remove_unused_categories()[site],
                 "layer": torch.tensor([s.layer for s in self.sites]).numpy()[site],
                 "order": torch.tensor(self.orders, dtype=torch.float64).numpy()[order],
