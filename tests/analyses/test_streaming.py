@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import tl_entropy as tle
-from tl_entropy.accumulators import DocumentMeans
+from tl_entropy.accumulators import DocumentMeans, Histogram
 from tl_entropy.analyses.merging import merged
 from tl_entropy.analyses.rows import closed
 from tl_entropy.analyses.streaming import StreamingMeasure
@@ -147,3 +147,60 @@ def test_every_kind_of_part_is_merged():
     assert found["means"] is means
     assert means.tokens == means.seen_documents == 1
     assert found["none"] is None
+
+
+EVERY = {
+    "lens_entropy": lambda model, **options: tle.LensAccumulator(model, **options),
+    "layer_divergence": lambda model, **options: tle.DivergenceAccumulator(model, **options),
+    "head_entropy": lambda model, **options: tle.HeadAccumulator(model, **options),
+    "token_surprisal": lambda model, **options: tle.SurprisalAccumulator(model, **options),
+    "layer_similarity": lambda model, **options: tle.CKAAccumulator(model, **options),
+    "layer_geometry": lambda model, **options: tle.GeometryAccumulator(model, measures=["curvature", "two_nn"], **options),
+    "token_reliance": lambda model, **options: tle.RelianceAccumulator(model, tle.ablate("attn_out.0"), **options),
+    "gradient_reliance": lambda model, **options: tle.GradientRelianceAccumulator(model, "embed", **options),
+}
+OWN = {
+    "layer_geometry": {"measures": ["curvature", "two_nn"]},
+    "token_reliance": {"on": tle.ablate("attn_out.0")},
+    "gradient_reliance": {"site": "embed"},
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", EVERY)
+def test_an_accumulator_says_by_itself_what_its_function_says(gpt2, texts, name):
+    found = getattr(tle, name)(gpt2, texts, **OWN.get(name, {}), **QUIET).provenance.settings
+    accumulator = EVERY[name](gpt2)
+    tle.stream(gpt2, texts, [accumulator], **QUIET)
+    own = accumulator.compute().provenance.settings
+    assert own == {key: found[key] for key in own}
+    assert set(found) - set(own) == {"positions", "max_new_tokens", "prepend_bos"}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", EVERY)
+def test_no_accumulator_merges_what_another_model_gave(gpt2, name):
+    layers = {} if "reliance" in name or "surprisal" in name else {"layers": [0, 1]}
+    with pytest.raises(InputError, match="cannot merge: model is"):
+        EVERY[name](gpt2, **layers).merge(EVERY[name](tle.demo_model(), **layers))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("part", [Histogram, DocumentMeans])
+def test_an_update_that_runs_out_of_memory_has_changed_no_sum(gpt2, texts, monkeypatch, part):
+    whole = tle.lens_entropy(gpt2, texts, keep="summary", **QUIET)
+    plain, calls = part.update, []
+
+    def scarce(self, *arguments, **options):
+        calls.append(self)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        plain(self, *arguments, **options)
+
+    monkeypatch.setattr(part, "update", scarce)
+    found = tle.lens_entropy(gpt2, texts, keep="summary", **QUIET)
+    assert len(calls) == 3
+    assert found.tokens == whole.tokens
+    assert int(found.counts.sum()) == int(whole.counts.sum())
+    torch.testing.assert_close(found.sums, whole.sums)
+    torch.testing.assert_close(found.squares, whole.squares)
