@@ -446,8 +446,7 @@ def test_several_measurements_of_one_pass_are_those_of_one_each(models):
     adapter = Adapter(models["gpt2"])
     accumulators = [tle.LensAccumulator(adapter), tle.LensAccumulator(adapter, orders=2.0, keep="summary")]
     reading = {"positions": None, "max_new_tokens": 2, "batch_size": 2, "progress": False, "options": {}}
-    settings = [{"orders": one.orders, "sites": tuple(map(str, one.sites))} for one in accumulators]
-    first, second = measure_all(accumulators, TEXTS, settings=settings, **reading)
+    first, second = measure_all(accumulators, TEXTS, **reading)
     options = {"max_new_tokens": 2, "batch_size": 2, **QUIET}
     same(first, tle.lens_entropy(adapter, TEXTS, **options))
     same(second, tle.lens_entropy(adapter, TEXTS, orders=2.0, keep="summary", **options))
@@ -467,7 +466,7 @@ def test_what_came_before_a_nan_is_kept_of_every_measurement(models, monkeypatch
     accumulators = [tle.LensAccumulator(adapter), tle.DivergenceAccumulator(adapter)]
     reading = {"positions": None, "max_new_tokens": 0, "batch_size": 1, "progress": False, "options": {}}
     with pytest.raises(NonFiniteError) as caught:
-        measure_all(accumulators, TEXTS, settings=[{}, {}], **reading)
+        measure_all(accumulators, TEXTS, **reading)
     lens, divergence = caught.value.partial
     assert (lens.documents, divergence.documents) == ((0, 1), (0, 1))
     assert lens.n_tokens == divergence.n_tokens == sum(seen[:2])
