@@ -29,8 +29,8 @@ def whole(high, *shape, seed=0):
     return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def write_tensors(record):
-    for dtype in DTYPES:
+def write_tensors(record, dtypes=DTYPES):
+    for dtype in dtypes:
         of = str(dtype).removeprefix("torch.")
         _lens(record, of, dtype)
         _readout(record, of, dtype)

@@ -21,12 +21,13 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import Steady
 
 Found = TypeVar("Found")
 Keep = Literal["positions", "summary"]
 
 
-class StreamingMeasure(ABC, Generic[Found]):
+class StreamingMeasure(Steady, ABC, Generic[Found]):
     """An ``Accumulator`` of one model, whose result is a ``Found``.
 
     Args:

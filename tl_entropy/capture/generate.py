@@ -22,6 +22,7 @@ from torch import Tensor
 from tl_entropy.batches import Window
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, check_int, check_number
+from tl_entropy.torch_state import each, plain
 
 AT_ONCE = 16
 """Prompts to generate for at once, where no batch size is given."""
@@ -62,6 +63,9 @@ class Continuations:
         self.uncached = 0
 
     def __iter__(self) -> Iterator[Tensor]:
+        return each(self._rows(), plain)  # whoever reads them as inputs
+
+    def _rows(self) -> Iterator[Tensor]:
         expected = 0
         for chunk in _chunks(map(self._checked, self._prompts), self._at_once):
             rows: dict[int, Tensor] = {}

@@ -20,6 +20,7 @@ from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, keeping
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 
 class _Sums:
@@ -49,6 +50,7 @@ class _Sums:
         return {site: value / self.tokens for site, value in self._sums.items()}
 
 
+@steady
 def site_means(
     model: Any,
     inputs: Any,
@@ -98,6 +100,7 @@ def site_means(
     return sums.compute()
 
 
+@steady
 def head_means(
     model: Any,
     inputs: Any,

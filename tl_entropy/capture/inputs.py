@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.torch_state import each
 
 ACCEPTED = "a str, a pathlib.Path, a tensor of token ids, (tokens, mask), a mapping with input_ids, or an iterable of these"
 
@@ -98,7 +99,7 @@ def pieces(
             f"{where} is nested too deeply: a {_type(inputs)} inside an iterable inside an iterable; flatten it"
         )
     else:
-        for index, item in enumerate(inputs):
+        for index, item in enumerate(each(inputs)):
             place = f"{where}[{index}]"
             yield from pieces(item, text_column=text_column, special_ids=special_ids, where=place, depth=depth + 1)
 

@@ -32,6 +32,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 HookName = str | Callable[[str], bool]
 Edit = Callable[..., Tensor | None]
@@ -75,6 +76,7 @@ class Intervention:
 Interventions = Intervention | tuple[HookName, Edit] | Sequence[Intervention | tuple[HookName, Edit]]
 
 
+@steady
 def ablate_heads(
     heads: Iterable[tuple[int, int]] | np.ndarray | Tensor, *, means: Mapping[int, ArrayLike] | None = None
 ) -> Intervention:
@@ -131,6 +133,7 @@ def ablate_heads(
     return Intervention(name, hooks, check)
 
 
+@steady
 def ablate(sites: str | Site | Iterable[str | Site]) -> Intervention:
     """Set what whole attention or MLP layers write into the residual stream to 0.
 
@@ -159,6 +162,7 @@ def ablate(sites: str | Site | Iterable[str | Site]) -> Intervention:
     return Intervention(f"ablate {', '.join(map(str, chosen))}", tuple((hook_name(site), edit) for site in chosen))
 
 
+@steady
 def steer(
     vector: Tensor,
     *,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from tl_entropy.errors import InputError, ModelError, check_choice
+from tl_entropy.torch_state import steady
 
 Kind = Literal["bridge", "hooked"]
 
@@ -35,6 +36,7 @@ def available_kinds() -> tuple[Kind, ...]:
     return tuple(found)
 
 
+@steady
 def load_model(
     name_or_folder: str | Path, *, kind: Kind | None = None, device: str | None = None, dtype: torch.dtype = torch.float32
 ) -> Any:

@@ -37,6 +37,7 @@ from tl_entropy.capture.interventions import Intervention, fingerprint
 from tl_entropy.capture.positions import AtPositions, Positions, shown_positions
 from tl_entropy.errors import InputError, InputTypeError, ModelError, check_int
 from tl_entropy.sites import SITE_NAMES, Site
+from tl_entropy.torch_state import steady
 
 _INSTEAD = {  # places that are refused, and what to take
     "pattern": "its axes are [batch, head, query, key]; mask_attention hides tokens from attention",
@@ -46,6 +47,7 @@ _INSTEAD = {  # places that are refused, and what to take
 }
 
 
+@steady
 def occlude(
     site: str | Site,
     positions: Positions = None,
@@ -114,6 +116,7 @@ def occlude(
     return Intervention(f"occlude {place}{of} at {shown_positions(at.positions)} to {to}", ((name, at),), check)
 
 
+@steady
 def mask_attention(
     positions: Positions, *, layers: int | Iterable[int] | None = None, heads: int | Iterable[int] | None = None
 ) -> Intervention:

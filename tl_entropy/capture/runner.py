@@ -27,6 +27,7 @@ from tl_entropy.capture.vocabulary import Vocabulary
 from tl_entropy.errors import InputError, InputTypeError, ModelError, TLEntropyError
 from tl_entropy.results.provenance import library_versions
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import yours
 
 _NEEDED = ("cfg", "hook_dict")
 
@@ -232,11 +233,11 @@ class Runner(Vocabulary, Places):
 
     @contextmanager
     def _running(self, hooks: Mapping[Site, Callable[..., Any]] | None = None) -> Iterator[None]:
-        """One pass of the model as its user left it, but for evaluation mode, no gradients, and these hooks at these sites."""
+        """One pass of the model in its user's state, but for evaluation mode, no gradients, and these hooks at these sites."""
         known = self.points if hooks else {}
         points = [(known[self.hook_of(site, known)], look) for site, look in (hooks or {}).items()]
         try:
-            with self.turns.running(), as_found(self.model), hooked(points):
+            with self.turns.running(), yours(self.device), as_found(self.model), hooked(points):
                 yield
         except (_AllSeen, TLEntropyError):
             raise
@@ -249,7 +250,7 @@ class Runner(Vocabulary, Places):
         """Raise ModelError where a short pass fails without anybody's hooks, too; nothing is said of memory that runs out."""
         row = self.short_row().to(self.device)
         try:
-            with self.proving(), self.turns.running(), as_found(self.model):
+            with self.proving(), self.turns.running(), yours(self.device), as_found(self.model):
                 self.model(row, attention_mask=torch.ones_like(row))
         except Exception as error:
             if isinstance(error, TLEntropyError) or out_of_memory(error):

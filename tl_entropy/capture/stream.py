@@ -35,6 +35,7 @@ from tl_entropy.capture.generate import Continuations, check_sampling
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, check_int
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady, yours
 
 MAX_TOKENS = 4096
 """Cells of a batch (windows times longest) where no batch size is given."""
@@ -83,6 +84,7 @@ class StreamReport:
         return {**counts, "uncached": self.uncached} if self.uncached else counts
 
 
+@steady
 def stream(
     model: Any,
     inputs: Any,
@@ -160,7 +162,8 @@ def stream(
             check_finite(batch, hidden)
         # Hidden states to rows: what each accumulator picks, reads and adds up.
         while waiting:
-            waiting[0].update(batch, hidden)
+            with yours():
+                waiting[0].update(batch, hidden)
             waiting.pop(0)
 
     feeder = Feeder(splits=cache is None)

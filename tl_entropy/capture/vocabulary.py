@@ -15,11 +15,12 @@ from torch import Tensor
 
 from tl_entropy.capture.hooks import attribute
 from tl_entropy.capture.pieces import piece_reader
+from tl_entropy.torch_state import Steady
 
 _CONFIGURED = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-class Vocabulary:
+class Vocabulary(Steady):
     """The part of an adapter that turns texts into token ids and back; ``model`` is the TransformerLens model."""
 
     model: Any

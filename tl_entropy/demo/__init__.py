@@ -9,12 +9,14 @@ from typing import Any
 from tl_entropy.capture.loading import Kind, load_model
 from tl_entropy.lenses.files import load_tuned_lens
 from tl_entropy.lenses.tuned import TunedLens
+from tl_entropy.torch_state import steady
 
 _HERE = Path(__file__).parent
 FOLDER = _HERE / "stdlib-gpt2-3m"
 """Of the bundled model: configuration, weights and tokenizer."""
 
 
+@steady
 def demo_model(*, kind: Kind | None = None, device: str = "cpu") -> Any:
     """The bundled model: 6 layers, 6 heads, d_model 192, trained on the source code that ships with Python.
 
@@ -31,6 +33,7 @@ def demo_model(*, kind: Kind | None = None, device: str = "cpu") -> Any:
     return load_model(FOLDER, kind=kind, device=device)
 
 
+@steady
 def demo_lens() -> TunedLens:
     """The tuned lens of the bundled model, trained on the model's own training text; it fits either kind of model.
 
@@ -40,6 +43,7 @@ def demo_lens() -> TunedLens:
     return load_tuned_lens(_HERE / "stdlib-gpt2-3m-lens.safetensors")
 
 
+@steady
 def demo_texts(n: int | None = None) -> list[str]:
     """Source code of Python modules that the bundled model was not trained on; the first ``n`` of thirty.
 
@@ -49,6 +53,7 @@ def demo_texts(n: int | None = None) -> list[str]:
     return [text for _, text in _held_out()[:n]]
 
 
+@steady
 def demo_names(n: int | None = None) -> list[str]:
     """File names of ``demo_texts``, in the same order.
 

@@ -23,10 +23,11 @@ from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.statistics import balanced_folds
 from tl_entropy.labels.sets import Labels, Side, label_set, named
 from tl_entropy.labels.slots import DocumentTokens, Slots
+from tl_entropy.torch_state import Steady
 
 
 @dataclass(frozen=True, eq=False)
-class LabelTable:
+class LabelTable(Steady):
     """Where each slot's soft assignment is added up.
 
     One row for each pair of a class seen at least twice and a fold in which it occurs, by class and then by fold; behind them
@@ -49,7 +50,7 @@ class LabelTable:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelPlan:
+class LabelPlan(Steady):
     """Which class each slot of all documents has, in each label set.
 
     Classes are numbered from 0 in the order of their keys: n-grams by their token ids, first token first, positions and

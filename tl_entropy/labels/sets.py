@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.labels.slots import Slots
+from tl_entropy.torch_state import steady, yours
 
 Side = Literal["input", "output", "other"]
 
@@ -51,6 +52,7 @@ class NGram:
         return short if self.side == "input" else f"next_{short}"
 
 
+@steady
 def ngram(n: int, side: Literal["input", "output"] = "input") -> NGram:
     """The label set of the n tokens up to and including each position ("input"), or of the next n ("output").
 
@@ -152,7 +154,8 @@ def _custom(where: str, values: Any, slots: Slots) -> LabelSet:
     lengths = (slots.starts.diff() - 1).tolist()
     body = slots.place > 0
     if callable(values):
-        rows = [values(tokens) if len(tokens) else [] for tokens in slots.tokens[body].split(lengths)]
+        with yours():
+            rows = [values(tokens) if len(tokens) else [] for tokens in slots.tokens[body].split(lengths)]
     else:
         rows = _listed(values, where)
     nested = callable(values) or bool(rows and _is_row(rows[0]))

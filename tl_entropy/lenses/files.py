@@ -15,8 +15,10 @@ from tl_entropy.errors import FileError, InputError
 from tl_entropy.lenses.tuned import LENS_TYPE, TunedLens
 from tl_entropy.results.loading import load
 from tl_entropy.results.provenance import Provenance
+from tl_entropy.torch_state import steady
 
 
+@steady
 def load_tuned_lens(path: str | Path) -> TunedLens:
     """A tuned lens from a file that ``lens.save`` wrote, or from a folder that the package ``tuned-lens`` wrote.
 

@@ -34,11 +34,11 @@ from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.options import WindowOptions, check_options
 from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, NonFiniteError, check_int
-from tl_entropy.functional.lens.products import full_precision
 from tl_entropy.lenses.identity import norm_ignores_mean, signature
 from tl_entropy.lenses.objective import Objective
 from tl_entropy.lenses.regression import Regression
 from tl_entropy.lenses.tuned import TunedLens
+from tl_entropy.torch_state import steady
 
 START = 64
 """Positions for each dimension of the residual stream from which the start is computed, where there are as many."""
@@ -50,6 +50,7 @@ WARM_UP = 0.1
 """Share of the steps over which the rate rises to its peak, before it falls to zero in a straight line."""
 
 
+@steady
 def train_tuned_lens(
     model: Any,
     inputs: Any,
@@ -180,10 +181,9 @@ class _Translators:
         squares, n_rows = torch.zeros_like(self._sizes), 0
         for inner, last in self._states(windows):
             n_rows += len(last)
-            with full_precision(last.device):
-                for i, rows in enumerate(inner):
-                    squares[i] += rows.square().sum()
-                    fits[i].update(rows, last)
+            for i, rows in enumerate(inner):
+                squares[i] += rows.square().sum()
+                fits[i].update(rows, last)
         self._sizes = (squares / (n_rows * self.d_model)).sqrt().clamp(min=torch.finfo(squares.dtype).tiny)
         before = self.losses(windows)
         for i, fit in enumerate(fits):
@@ -227,16 +227,15 @@ class _Translators:
             n_rows += len(last)
             for first in range(0, len(last), self._objective.rows_at_once):
                 piece = slice(first, first + self._objective.rows_at_once)
-                with full_precision(last.device):
-                    output = self._objective.output(last[piece])
-                    for i, states in enumerate(inner):
-                        rows = states[piece]
-                        translated = rows + (rows @ self.weights[i].T + biases[i])
-                        found, upstream = self._objective.loss(translated, output, gradient=gradient)
-                        kl[i] += float(found.sum())
-                        if upstream is not None and self.weights.grad is not None and self.offsets.grad is not None:
-                            self.weights.grad[i] += upstream.T @ rows
-                            self.offsets.grad[i] += upstream.sum(0)
+                output = self._objective.output(last[piece])
+                for i, states in enumerate(inner):
+                    rows = states[piece]
+                    translated = rows + (rows @ self.weights[i].T + biases[i])
+                    found, upstream = self._objective.loss(translated, output, gradient=gradient)
+                    kl[i] += float(found.sum())
+                    if upstream is not None and self.weights.grad is not None and self.offsets.grad is not None:
+                        self.weights.grad[i] += upstream.T @ rows
+                        self.offsets.grad[i] += upstream.sum(0)
         return kl / n_rows, n_rows
 
 

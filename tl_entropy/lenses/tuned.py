@@ -31,7 +31,6 @@ from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError
-from tl_entropy.functional.lens.products import full_precision
 from tl_entropy.lenses.identity import signature, stream_has_mean
 from tl_entropy.results.base import Result, Unit
 from tl_entropy.results.provenance import Provenance
@@ -119,8 +118,7 @@ class TunedLens(Result):
             self._placed[key] = self.weights.to(*key), self.biases.to(*key)
         weights, biases = self._placed[key]
         wide = rows.to(dtype)
-        with full_precision(rows.device):
-            return (wide + (wide @ weights[index].T + biases[index])).to(rows.dtype)
+        return (wide + (wide @ weights[index].T + biases[index])).to(rows.dtype)
 
     def index(self, site: Site) -> int | None:
         """The number of a site's translator; None for the last ``resid_post``, which needs none.

@@ -25,6 +25,7 @@ from tl_entropy.plots.naming import halving, name_points
 from tl_entropy.plots.soft_values import axis_name, means, reason, results_by_name
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles
 from tl_entropy.results import SoftInformation
+from tl_entropy.torch_state import steady
 
 DEPTHS = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.85, 256)))
 NEAR = 1.4  # a ceiling up to so many times the largest value is brought into view
@@ -52,6 +53,7 @@ class _Path:
 _ARRAYS = ("layer", "depth", "step", "at", "se", "ceiling")
 
 
+@steady
 def information_plane(
     results: SoftInformation | Sequence[SoftInformation] | Mapping[str, SoftInformation],
     *,

@@ -15,11 +15,13 @@ from safetensors import SafetensorError, safe_open
 from tl_entropy.errors import FileError
 from tl_entropy.results.base import Result
 from tl_entropy.results.files import SCHEMA, unplain
+from tl_entropy.torch_state import steady
 
 FOLDERS: dict[str, Callable[[Path], Any]] = {}
 """What reads a folder of results, by the name of the file in it that says which is which; kinds enter themselves here."""
 
 
+@steady
 def load(path: str | Path) -> Any:
     """The result that ``result.save(path)`` wrote: of a file, or the comparison of models in a folder.
 

@@ -19,9 +19,10 @@ from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import clustered_mean, document_sums
 from tl_entropy.results.base import chosen_from, places_of
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import Steady
 
 
-class Positions:
+class Positions(Steady):
     """Base of such results, beside ``Result``; a subclass declares these fields as its own.
 
     Attributes:

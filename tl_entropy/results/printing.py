@@ -12,9 +12,10 @@ import pandas as pd
 
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import Steady
 
 
-class Printed(ABC):
+class Printed(Steady, ABC):
     """Gives ``repr`` and the notebook's view to a class that says what its title, table and notes are."""
 
     printing: ClassVar[Mapping[str, Any]] = {}

@@ -41,6 +41,7 @@ from tl_entropy.functional.lens.tiles import check_orders
 from tl_entropy.results.heads.entropy import HeadEntropy, HeadSummary, Norm, Of, normalized, valued
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 
 class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
@@ -180,6 +181,7 @@ def head_entropy(
 ) -> HeadSummary: ...  # fmt: skip
 
 
+@steady
 def head_entropy(
     model: Any,
     inputs: Any,

@@ -37,11 +37,13 @@ from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.labels import DocumentTokens, LabelPlan
 from tl_entropy.results import SoftInformation
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 LARGE = 2**30
 """Bytes of sums from which on their size is shown before the run."""
 
 
+@steady
 def label_plan(
     model: Any,
     inputs: Any,
@@ -82,6 +84,7 @@ def label_plan(
     return LabelPlan.from_documents(_documents(corpus, special), labels, valid=valid)
 
 
+@steady
 def soft_information(
     model: Any,
     inputs: Any,

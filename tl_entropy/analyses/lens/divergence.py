@@ -30,6 +30,7 @@ from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results.lens.divergence import STREAM_SITES, DivergenceSummary, LayerDivergence, first_to_stay, stream_columns
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 # Rows that are normed at once, of all sites: few enough to be small beside the activations, enough for large products.
 ROWS_AT_ONCE = 1024
@@ -218,6 +219,7 @@ def layer_divergence(
 ) -> DivergenceSummary: ...  # fmt: skip
 
 
+@steady
 def layer_divergence(
     model: Any,
     inputs: Any,

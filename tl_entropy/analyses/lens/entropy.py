@@ -31,6 +31,7 @@ from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 BINS = 512
 """Bins of a summary's histograms, over 0 to log d_vocab."""
@@ -163,6 +164,7 @@ def lens_entropy(
 ) -> LensSummary: ...  # fmt: skip
 
 
+@steady
 def lens_entropy(
     model: Any,
     inputs: Any,

@@ -15,6 +15,7 @@ from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.readout import compiler_available
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
 from tl_entropy.sites import HEAD_SITES, Site
+from tl_entropy.torch_state import yours
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -87,7 +88,7 @@ class Reading:
 
     @staticmethod
     def _translated(lens: Lens, site: Site, rows: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), yours():
             translated = lens(site, rows)
         if not isinstance(translated, Tensor) or translated.shape != rows.shape:
             came = f"shape {list(translated.shape)}" if isinstance(translated, Tensor) else type(translated).__name__

@@ -42,8 +42,10 @@ from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.profiles.distances import Metric as Distance, PairwiseDistances
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 
+@steady
 def compare_models(
     models: Mapping[str, Any],
     inputs: Any,

@@ -32,9 +32,10 @@ from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_optio
 from tl_entropy.errors import InputError, check_int, keeping
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import Steady
 
 
-class EntropyMonitor:
+class EntropyMonitor(Steady):
     r"""Measures, while a model is trained, how uncertain every site is and how well the model predicts.
 
         monitor = EntropyMonitor(model, held_out_texts, every=100)

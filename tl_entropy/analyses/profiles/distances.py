@@ -40,10 +40,12 @@ from tl_entropy.results.profiles.distances import (
     PairwiseDistances,
     ProfileDistance,
 )
+from tl_entropy.torch_state import steady
 
 N_BINS = 50
 
 
+@steady
 def profile_distance(
     a: LensEntropy,
     b: LensEntropy,
@@ -109,6 +111,7 @@ def profile_distance(
     )  # fmt: skip
 
 
+@steady
 def pairwise_distances(
     results: Mapping[str, LensEntropy] | Sequence[LensEntropy] | LensEntropy,
     *,

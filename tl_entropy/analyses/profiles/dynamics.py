@@ -33,6 +33,7 @@ from tl_entropy.results.positions import token_means
 from tl_entropy.results.profiles.dynamics import Family, LayerDynamics
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 Measured = LensEntropy | LayerDivergence
 
@@ -42,6 +43,7 @@ _CURVE_UNITS = {
 _BEYOND = 1e-6  # histograms reach so much beyond the range of the entropies, nats
 
 
+@steady
 def layer_dynamics(*results: Measured, order: float | None = None, n_bins: int = 50, folds: int = 20) -> LayerDynamics:
     r"""How far each layer moves the prediction, and how far it still is from the output.
 

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
 from tl_entropy.results.profiles.distances import Method, PairwiseDistances, ProfileEmbedding
+from tl_entropy.torch_state import steady
 
 FEWEST = 4  # profiles for t-SNE and UMAP
 DEFAULTS: dict[str, float] = {"seed": 0, "perplexity": 30.0, "n_neighbors": 15, "min_dist": 0.1}
 OPTIONS: dict[str, tuple[str, ...]] = {"pca": (), "tsne": ("seed", "perplexity"), "umap": ("seed", "n_neighbors", "min_dist")}
 
 
+@steady
 def profile_embedding(
     distances: PairwiseDistances,
     *,

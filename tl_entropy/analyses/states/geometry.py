@@ -45,6 +45,7 @@ from tl_entropy.functional.states.views import label_list
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.geometry import OF_DOCUMENTS, LayerGeometry, Measure
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 
 class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
@@ -200,6 +201,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         return any(name in self.measures for name in names)
 
 
+@steady
 def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it is one for both
     model: Any,
     inputs: Any,

@@ -37,10 +37,12 @@ from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
 from tl_entropy.results.states.similarity import LayerSimilarity, Method
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 _OWN = {"cka": ("debiased", "estimator"), "matrix_renyi": ("order", "n_samples", "permutations")}
 
 
+@steady
 def layer_similarity(
     model: Any,
     inputs: Any,

@@ -28,11 +28,13 @@ from tl_entropy.results.base import PER_NAT, Unit, chosen_from, in_unit
 from tl_entropy.results.positions import by_document
 from tl_entropy.results.tokens.correlation import AlignedValues, How, TokenCorrelation
 from tl_entropy.results.tokens.rows import TokenRows
+from tl_entropy.torch_state import steady
 
 LEAST_PAIRS = 3
 _CONSTANT = 1e-12  # of their size: values that differ by less differ by rounding
 
 
+@steady
 def align_tokens(
     source: TokenRows, target: TokenRows, *, of: str | Iterable[str] = "surprisal", how: How = "sum"
 ) -> AlignedValues:
@@ -112,6 +114,7 @@ def align_tokens(
     )  # fmt: skip
 
 
+@steady
 def token_correlation(
     x: TokenRows,
     y: TokenRows,

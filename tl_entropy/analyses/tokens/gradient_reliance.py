@@ -34,6 +34,7 @@ from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 Of = Literal["loss", "l1", "entropy"]
 SITES = ("embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "z")
@@ -130,6 +131,7 @@ def _numbers_of(of: Of, logits: Tensor, target: Tensor) -> Tensor:
     return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
 
 
+@steady
 def gradient_reliance(
     model: Any,
     inputs: Any,

@@ -39,6 +39,7 @@ from tl_entropy.functional.tokens.logit_changes import CHANGE_UNITS, Change, che
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 On = Interventions | Mapping[str, Interventions] | Literal["tokens"]
 
@@ -219,6 +220,7 @@ def _refused(on: Any) -> Any:
     )
 
 
+@steady
 def token_reliance(
     model: Any,
     inputs: Any,

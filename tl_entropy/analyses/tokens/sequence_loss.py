@@ -50,12 +50,14 @@ from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, keeping
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
+from tl_entropy.torch_state import steady
 
 Method = Literal["truncation", "pad_shift"]
 SequenceLoss = Callable[[Tensor, Tensor], Tensor]
 """Tokens [batch, pos] and their mask [batch, pos] to losses [batch, pos] in nats, each at the token that it is the loss of."""
 
 
+@steady
 def conditional_entropy(
     model: Any,
     inputs: Any,

@@ -28,6 +28,7 @@ from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.surprisal import N_TOTALS, SurprisalSummary, TokenSurprisal, document_totals, moments
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 TOP_K = 5
 """Most probable tokens that are kept for each token, where not asked otherwise."""
@@ -125,6 +126,7 @@ def token_surprisal(
 ) -> SurprisalSummary: ...  # fmt: skip
 
 
+@steady
 def token_surprisal(
     model: Any,
     inputs: Any,

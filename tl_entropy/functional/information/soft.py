@@ -39,6 +39,7 @@ from tl_entropy.functional.information.estimates import (
 from tl_entropy.functional.information.temperature import Calibration, calibrate_temperature
 from tl_entropy.functional.probabilities import entropy, extensive
 from tl_entropy.functional.statistics import balanced_folds, jackknife_error
+from tl_entropy.torch_state import steady
 
 Invalid = Literal["error", "drop"]
 
@@ -46,6 +47,7 @@ Invalid = Literal["error", "drop"]
 _SALT = int.from_bytes(b"tl_entropy anchors", "big")
 
 
+@steady
 def soft_anchors(d: int, n_bins: int, *, seed: int = 0) -> Tensor:
     """Random directions, uniform on the unit sphere: [n_bins, d] float32 on the CPU, the same numbers everywhere.
 
@@ -59,6 +61,7 @@ def soft_anchors(d: int, n_bins: int, *, seed: int = 0) -> Tensor:
     return torch.from_numpy((draw / np.linalg.norm(draw, axis=1, keepdims=True)).astype(np.float32))
 
 
+@steady
 def soft_assignments(z: Tensor, anchors: Tensor, temperature: float) -> Tensor:
     """softmax(anchors · z / (temperature ‖z‖)): [..., d] to [..., bin], float64 for float64 states, float32 for all others.
 
@@ -72,6 +75,7 @@ def soft_assignments(z: Tensor, anchors: Tensor, temperature: float) -> Tensor:
     return torch.softmax(rows @ anchors.to(rows).mT / scale, dim=-1)
 
 
+@steady
 def soft_entropy(
     z: Tensor,
     *,
@@ -189,6 +193,7 @@ class SoftMutualInformation:
         )
 
 
+@steady
 def soft_mutual_information(
     z: Tensor,
     labels: Any,

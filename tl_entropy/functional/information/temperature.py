@@ -22,10 +22,12 @@ import numpy as np
 from scipy.optimize import brentq
 
 from tl_entropy.errors import check_choice, check_int
+from tl_entropy.torch_state import steady
 
 Calibration = Literal["exact", "leading_order"]
 
 
+@steady
 def calibrate_temperature(d: int, n_bins: int, *, method: Calibration = "exact") -> float:
     """The temperature ε at which a soft assignment of one direction carries log n_bins nats.
 

@@ -25,6 +25,7 @@ from tl_entropy.functional.lens.compiling import compiled_sums
 from tl_entropy.functional.lens.readout import Precision, Reader, VocabularyStatistics, join, refuse_rows
 from tl_entropy.functional.lens.tiles import in_double
 from tl_entropy.functional.pairs import Reference, combine_pairs, mixture_sums, pair_sums, pair_up
+from tl_entropy.torch_state import steady
 
 Metric = Literal["kl", "reverse_kl", "jsd", "fisher_rao", "total_variation"]
 METRICS: tuple[Metric, ...] = ("kl", "reverse_kl", "jsd", "fisher_rao", "total_variation")
@@ -49,6 +50,7 @@ class VocabularyDivergences:
     precision: str
 
 
+@steady
 def vocabulary_divergences(
     hidden: Tensor,
     unembedding: Tensor,
@@ -143,7 +145,7 @@ def vocabulary_divergences(
     _check_reference(reference, len(hidden))
     comparer = Comparer(reader, reference, tuple(metrics))
     divergences, statistics = [], []
-    with reader.exactly():
+    with torch.no_grad():
         for block in reader.blocks(hidden, targets):
             compared, described = comparer.read(*block)
             divergences.append(compared)

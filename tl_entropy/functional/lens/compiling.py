@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError
+from tl_entropy.torch_state import steady
 
 # Compiling takes some 15 s and then saves about 0.5 ns a logit on two threads: below this many logits it does not pay.
 _WORTH_COMPILING = 2**35
 
 
+@steady
 def compiler_available(device: str | torch.device = "cpu") -> bool:
     """Return whether torch.compile has what it builds with: a C++ compiler and Python's headers, or Triton on a GPU.
 

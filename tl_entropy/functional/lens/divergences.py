@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from tl_entropy.errors import InputError
 from tl_entropy.functional.lens.entropies import check_floating, check_rows, in_double
 from tl_entropy.functional.lens.tiles import MASKED
+from tl_entropy.torch_state import steady
 
 # Logits worked on at once: 4 MB in float64 for each of the handful of temporaries.
 _CHUNK = 2**19
@@ -37,6 +38,7 @@ _CHUNK = 2**19
 _SERIES = 1 / 16
 
 
+@steady
 def kl_divergence(logits_p: Tensor, logits_q: Tensor, *, dim: int = -1) -> Tensor:
     """Return how many nats are lost by taking q for p, the relative entropy KL(p ‖ q) = Σ p·log(p / q).
 
@@ -63,6 +65,7 @@ def kl_divergence(logits_p: Tensor, logits_q: Tensor, *, dim: int = -1) -> Tenso
     return _by_rows(logits_p, logits_q, dim, _kl)
 
 
+@steady
 def js_divergence(logits_p: Tensor, logits_q: Tensor, *, dim: int = -1) -> Tensor:
     """Return how well one outcome tells p from q: JS = (KL(p ‖ m) + KL(q ‖ m)) / 2 with the mixture m = (p + q) / 2.
 
@@ -89,6 +92,7 @@ def js_divergence(logits_p: Tensor, logits_q: Tensor, *, dim: int = -1) -> Tenso
     return _by_rows(logits_p, logits_q, dim, _js)
 
 
+@steady
 def fisher_rao_distance(logits_p: Tensor, logits_q: Tensor, *, dim: int = -1) -> Tensor:
     """Return the length of the shortest path from p to q in the Fisher metric, 2·arccos Σ √(p·q).
 
@@ -117,6 +121,7 @@ def fisher_rao_distance(logits_p: Tensor, logits_q: Tensor, *, dim: int = -1) ->
     return _by_rows(logits_p, logits_q, dim, _fisher_rao)
 
 
+@steady
 def total_variation(logits_p: Tensor, logits_q: Tensor, *, dim: int = -1) -> Tensor:
     """Return the largest difference that p and q make to the probability of any event, TV = ½ Σ |p - q|.
 

@@ -22,11 +22,13 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.lens.tiles import MASKED, check_orders, combine, tile_sums
+from tl_entropy.torch_state import steady
 
 # Logits worked on at once: 4 MB in float64 for each of the handful of temporaries.
 _CHUNK = 2**19
 
 
+@steady
 def shannon_entropy(logits: Tensor, *, dim: int = -1) -> Tensor:
     """Return how uncertain softmax(logits) is: H = -Σ p·log p = log s - Σ e·z / s, with z = l - max l, e = exp(z), s = Σ e.
 
@@ -50,6 +52,7 @@ def shannon_entropy(logits: Tensor, *, dim: int = -1) -> Tensor:
     return _by_rows(logits, dim, lambda rows: _entropies(rows, (1.0,))[:, 0])
 
 
+@steady
 def renyi_entropy(logits: Tensor, order: float | Sequence[float], *, dim: int = -1) -> Tensor:
     """Return the Rényi entropy of softmax(logits), H_a = log(Σ p^a) / (1 - a), of one order or of several from one pass.
 
@@ -80,6 +83,7 @@ def renyi_entropy(logits: Tensor, order: float | Sequence[float], *, dim: int = 
     return entropies[..., 0] if isinstance(order, int | float) else entropies
 
 
+@steady
 def surprisal(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:
     """Return how unexpected each target is under softmax(logits): -log p(target).
 
@@ -120,6 +124,7 @@ def surprisal(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:
     return normalizer - logits.gather(dim, index).squeeze(dim).to(normalizer)
 
 
+@steady
 def varentropy(logits: Tensor, *, dim: int = -1) -> Tensor:
     """Return how much the surprisal varies under softmax(logits): the variance Σ p·(log p + H)².
 

@@ -13,7 +13,6 @@ again, relative to the new one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -143,31 +142,6 @@ class TileProducts:
         if self._softcap is not None:
             logits = logits.div_(self._softcap).tanh_().mul_(self._softcap)
         return logits
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep autocast and the global setting for float32 products from rounding what is computed here; restore them after."""
-    switches = [backend.matmul for backend in (torch.backends.cuda, torch.backends.mkldnn) if hasattr(backend, "matmul")]
-    if all(hasattr(switch, "fp32_precision") for switch in switches):
-        # The one global setting must not even be read by who has set these, its successors.
-        before = [switch.fp32_precision for switch in switches]
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        try:
-            with torch.autocast(device.type, enabled=False):
-                yield
-        finally:
-            for switch, value in zip(switches, before, strict=True):
-                switch.fp32_precision = value
-        return
-    setting = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(setting)
 
 
 def check_factors(hidden: Tensor, unembedding: Tensor, bias: Tensor | None, hidden_axes: tuple[str, ...]) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -25,8 +24,9 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.compiling import compiled_sums, compiler_available, decide_compiled
-from tl_entropy.functional.lens.products import TileProducts, check_factors, full_precision
+from tl_entropy.functional.lens.products import TileProducts, check_factors
 from tl_entropy.functional.lens.tiles import MASKED, Top, check_orders, combine, combine_moments, in_double, tile_sums
+from tl_entropy.torch_state import steady
 
 __all__ = ["VocabularyStatistics", "compiler_available", "vocabulary_statistics"]
 
@@ -71,6 +71,7 @@ class VocabularyStatistics:
     tied: Tensor | None = None
 
 
+@steady
 def vocabulary_statistics(
     hidden: Tensor,
     unembedding: Tensor,
@@ -130,7 +131,7 @@ def vocabulary_statistics(
         precision=precision,
         compiled=compiled,
     )
-    with reader.exactly():
+    with torch.no_grad():
         return join([reader.read(*block)[0] for block in reader.blocks(hidden, targets)])
 
 
@@ -207,12 +208,6 @@ class Reader:
             sums = functools.partial(_tile_sums, orders=order_list, moments=varentropy, buffers=buffers)
         name = "float64" if dtype == torch.float64 and precision == "float32" else precision
         return cls(products, sums, order_list, top_k, block, buffers, name, varentropy)
-
-    @contextmanager
-    def exactly(self) -> Iterator[None]:
-        """Keep gradients and the settings that round products out of what is read inside."""
-        with torch.no_grad(), full_precision(self.products.device):
-            yield
 
     def blocks(self, hidden: Tensor, targets: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None, int]]:
         """Yield the rows of each block, their targets and the number of the first."""

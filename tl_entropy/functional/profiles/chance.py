@@ -32,6 +32,7 @@ from tl_entropy.functional.profiles.samples import (
     jsd_terms,
     leading_shape,
 )
+from tl_entropy.torch_state import steady
 
 # Terms of an expectation worked on at once: 4 MB in float64 for each of the handful of temporaries.
 _CHUNK = 2**19
@@ -39,6 +40,7 @@ _CHUNK = 2**19
 _MASS = 1e-15
 
 
+@steady
 def wasserstein_chance(a: Tensor, b: Tensor, *, paired: bool = False) -> Tensor:
     r"""Return the mean Wasserstein-1 distance over all ways of dealing the values of both samples anew.
 
@@ -91,6 +93,7 @@ def wasserstein_chance(a: Tensor, b: Tensor, *, paired: bool = False) -> Tensor:
     return (pooled.diff(dim=-1) * weights).sum(-1)
 
 
+@steady
 def histogram_jsd_chance(
     a: Tensor, b: Tensor, *, n_bins: int = 50, limits: Limits | None = None, paired: bool = False
 ) -> Tensor:
@@ -148,6 +151,7 @@ def histogram_jsd_chance(
     return terms[index.reshape(counts.shape)].sum(-1).clamp(0.0, math.log(2))
 
 
+@steady
 def adjusted_jsd(value: Tensor, chance: Tensor) -> Tensor:
     """Return a Jensen-Shannon divergence with chance taken out: log 2·(value - chance) / (log 2 - chance).
 

@@ -33,8 +33,10 @@ from tl_entropy.functional.profiles.samples import (
     leading_shape,
     sorted_distance,
 )
+from tl_entropy.torch_state import steady
 
 
+@steady
 def wasserstein_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return how far the values of one sample must move, on average, to become the other: Wasserstein-1, the earth mover's.
 
@@ -64,6 +66,7 @@ def wasserstein_distance(a: Tensor, b: Tensor) -> Tensor:
     return sorted_distance(a.sort(-1).values, b.sort(-1).values)
 
 
+@steady
 def histogram_jsd(a: Tensor, b: Tensor, *, n_bins: int = 50, limits: Limits | None = None) -> Tensor:
     """Return the Jensen-Shannon divergence between the histograms of two samples over the same equal bins.
 
@@ -98,6 +101,7 @@ def histogram_jsd(a: Tensor, b: Tensor, *, n_bins: int = 50, limits: Limits | No
     return jsd_terms(p, q).sum(-1).clamp(0.0, math.log(2))
 
 
+@steady
 def curve_fisher_rao_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return the angle between two curves taken as distributions over depth: arccos Σ √(p·q), p and q normalised to sum to 1.
 
@@ -126,6 +130,7 @@ def curve_fisher_rao_distance(a: Tensor, b: Tensor) -> Tensor:
     return chord_angle((root_density("a", a) - root_density("b", b)).norm(dim=-1))
 
 
+@steady
 def srvf_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return how differently two curves rise and fall: the L2 distance √Σ (q_a - q_b)² of their q = sign(f')·√|f'|.
 
@@ -157,6 +162,7 @@ def srvf_distance(a: Tensor, b: Tensor) -> Tensor:
     return distance
 
 
+@steady
 def elastic_srvf_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return how differently two curves rise and fall whatever the depths at which they do: the amplitude distance.
 
@@ -208,6 +214,7 @@ def elastic_srvf_distance(a: Tensor, b: Tensor) -> Tensor:
     return torch.tensor(found, dtype=torch.float64, device=plain.device).reshape(plain.shape).minimum(plain)
 
 
+@steady
 def common_depth(profile: Tensor, n: int) -> Tensor:
     """Return curves of any depth at ``n`` points of relative depth, by linear interpolation between layers.
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.profiles.curves import chord_angle, root_density, square_root_velocity
 from tl_entropy.functional.profiles.samples import check_values, inner_edges, jsd_terms, pooled_limits, sorted_distance
+from tl_entropy.torch_state import steady
 
 CurveMetric = Literal["euclidean", "fisher_rao", "srvf"]
 SampleMetric = Literal["wasserstein", "jsd"]
@@ -28,6 +29,7 @@ SampleMetric = Literal["wasserstein", "jsd"]
 _CHUNK = 2**18
 
 
+@steady
 def pairwise_curves(curves: Tensor, metric: CurveMetric) -> Tensor:
     """Return the distances between all pairs of curves.
 
@@ -59,6 +61,7 @@ def pairwise_curves(curves: Tensor, metric: CurveMetric) -> Tensor:
     return _euclidean(square_root_velocity(curves))
 
 
+@steady
 def pairwise_samples(profiles: Sequence[Tensor], metric: SampleMetric, *, n_bins: int = 50) -> Tensor:
     """Return the distances between the values of all pairs of profiles, layer by layer.
 

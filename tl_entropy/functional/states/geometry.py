@@ -24,6 +24,7 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.probabilities import entropy
 from tl_entropy.functional.states.matrices import matrix_entropy
 from tl_entropy.functional.states.rows import check_real, checked_rows, from_median, spread_floor, squared_distances, varies
+from tl_entropy.torch_state import steady
 
 Normalise = Literal["centred", "length"] | None
 NORMALISE = ("centred", "length", None)
@@ -35,6 +36,7 @@ SAME = 1e-5
 """Rows closer than this share of the median distance to the median are one and the same to ``two_nn``."""
 
 
+@steady
 def prompt_entropy(x: Tensor, *, order: float = 1.0, normalise: Normalise = "centred") -> Tensor:
     r"""How evenly the states of one text spread over directions: the matrix-based Rényi entropy of their Gram matrix.
 
@@ -71,6 +73,7 @@ def prompt_entropy(x: Tensor, *, order: float = 1.0, normalise: Normalise = "cen
     return matrix_entropy(gram / trace, order)
 
 
+@steady
 def effective_rank(x: Tensor, *, center: bool = True) -> Tensor:
     r"""How many directions the rows fill, in effect: exp of the entropy of the normalised singular values.
 
@@ -103,6 +106,7 @@ def effective_rank(x: Tensor, *, center: bool = True) -> Tensor:
     return entropy(sigma / sigma.sum()).exp()
 
 
+@steady
 def effective_rank_of_covariance(c: Tensor) -> Tensor:
     """``effective_rank`` of rows of which only the covariance is known: the singular values are the roots of its eigenvalues.
 
@@ -132,6 +136,7 @@ def effective_rank_of_covariance(c: Tensor) -> Tensor:
     return entropy(kept.sqrt() / kept.sqrt().sum()).exp()
 
 
+@steady
 def curvature(x: Tensor) -> Tensor:
     r"""How much the path of the states through a text bends: the mean angle between successive steps.
 
@@ -163,6 +168,7 @@ def curvature(x: Tensor) -> Tensor:
     return found.mean()
 
 
+@steady
 def anisotropy(x: Tensor) -> Tensor:
     r"""How much all states point one way: the mean cosine between different rows.
 
@@ -187,6 +193,7 @@ def anisotropy(x: Tensor) -> Tensor:
     return mean_cosine(unit_rows(states).sum(0), len(states))
 
 
+@steady
 def two_nn(x: Tensor, *, discard: float = 0.1) -> Tensor:
     r"""The intrinsic dimension of the cloud of rows, from the distances to their two nearest neighbours.
 

@@ -29,6 +29,7 @@ from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_po
 from tl_entropy.functional.lens.entropies import check_floating, in_double, renyi_entropy
 from tl_entropy.functional.lens.tiles import check_orders
 from tl_entropy.functional.states.rows import checked_rows, spread_floor, squared_distances
+from tl_entropy.torch_state import steady
 
 Kernel = Literal["gaussian", "linear"]
 
@@ -36,6 +37,7 @@ Kernel = Literal["gaussian", "linear"]
 _TRACE_ERROR, _ASYMMETRY, _NEGATIVE = 1e-6, 1e-8, -1e-8
 
 
+@steady
 def gram_matrix(x: Tensor, *, kernel: Kernel = "gaussian", bandwidth: float | None = None) -> Tensor:
     r"""How alike every two rows are, as a matrix of trace 1: K / tr K.
 
@@ -81,6 +83,7 @@ def named_gram_matrix(argument: str, x: Tensor, *, kernel: Kernel, bandwidth: fl
     return torch.exp((squares.sqrt() / width).square() / -2) / len(rows)
 
 
+@steady
 def matrix_entropy(a: Tensor, order: float) -> Tensor:
     r"""Rényi entropy of a matrix of trace 1, S_a = log(Σ λ^a) / (1 - a): how evenly its eigenvalues λ are spread.
 
@@ -123,6 +126,7 @@ def matrix_entropy(a: Tensor, order: float) -> Tensor:
     return renyi_entropy(eigenvalues.where(eigenvalues > negligible, 0.0).log(), order)
 
 
+@steady
 def matrix_renyi_entropy(
     x: Tensor, *, order: float = 1.01, kernel: Kernel = "gaussian", bandwidth: float | None = None
 ) -> Tensor:

@@ -32,11 +32,13 @@ from torch import Tensor
 from tl_entropy.errors import InputError, check_int
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.matrices import Kernel, check_order, matrix_entropy, named_gram_matrix
+from tl_entropy.torch_state import steady
 
 # A number that nobody picks for a seed.
 _SALT = int.from_bytes(b"tl_entropy permutations", "big")
 
 
+@steady
 def matrix_renyi_mutual_information(
     x: Tensor, y: Tensor, *, order: float = 1.01, kernel: Kernel = "gaussian", bandwidth: float | None = None
 ) -> Tensor:
@@ -120,6 +122,7 @@ class MatrixInformation:
         )
 
 
+@steady
 def dime(
     x: Tensor,
     y: Tensor,

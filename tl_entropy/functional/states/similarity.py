@@ -31,6 +31,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError
 from tl_entropy.functional.states.rows import checked_rows, spread_floor
+from tl_entropy.torch_state import steady
 
 MIN_ROWS = 4
 """The fewest rows that have an unbiased HSIC."""
@@ -42,6 +43,7 @@ _ASYMMETRY = 1e-5
 _ROUNDING = 1e-13
 
 
+@steady
 def linear_cka(x: Float[Tensor, "row d1"], y: Float[Tensor, "row d2"], *, debiased: bool = True) -> Float[Tensor, ""]:
     """How alike two representations of the same rows are, up to rotation, scale and shift: linear CKA.
 
@@ -95,6 +97,7 @@ def cka_table(x: Sequence[Tensor], y: Sequence[Tensor], *, debiased: bool = True
     return cka_of(hsic_table(a, b, debiased=debiased), own_a[:, None], own_b)
 
 
+@steady
 def unbiased_hsic(k: Float[Tensor, "row row"], l: Float[Tensor, "row row"]) -> Float[Tensor, ""]:  # noqa: E741 (the papers' names)
     """How dependent two variables are, from their kernel matrices: the unbiased estimator of HSIC.
 

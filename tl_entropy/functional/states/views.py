@@ -21,10 +21,12 @@ from tl_entropy.functional.probabilities import entropy
 from tl_entropy.functional.states.geometry import ROUNDING, unit_rows
 from tl_entropy.functional.states.rows import checked_rows, spread_floor
 from tl_entropy.functional.statistics import group_sums
+from tl_entropy.torch_state import steady
 
 _COLDEST = 1e-300
 
 
+@steady
 def lidar(x: Tensor, labels: Tensor | Sequence[Any], *, delta: float = 1e-4) -> Tensor:
     r"""How many directions tell texts apart from their own variants: the effective rank of a linear discriminant analysis.
 
@@ -74,6 +76,7 @@ def lidar(x: Tensor, labels: Tensor | Sequence[Any], *, delta: float = 1e-4) -> 
     return entropy(values / values.sum()).exp()
 
 
+@steady
 def info_nce(x: Tensor, labels: Tensor | Sequence[Any], *, temperature: float = 0.1) -> Tensor:
     r"""A lower bound of the mutual information between two views of a text: how surely a view finds its own text among others.
 

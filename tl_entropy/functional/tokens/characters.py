@@ -29,8 +29,10 @@ from torch import Tensor
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.lens.entropies import check_floating, in_double
 from tl_entropy.functional.statistics import group_sums
+from tl_entropy.torch_state import steady
 
 
+@steady
 def covering_spans(spans: Tensor, text: str | int) -> Tensor:
     r"""Return spans that cover every character of a text, each with at least one character: the least change that does it.
 
@@ -94,6 +96,7 @@ def _continues(character: str) -> bool:
     return hangul or unicodedata.category(character).startswith("M")
 
 
+@steady
 def transfer(
     values: Tensor, source_spans: Tensor, target_spans: Tensor, length: int, *, how: Literal["sum", "mean"] = "sum"
 ) -> Tensor:

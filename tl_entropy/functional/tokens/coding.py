@@ -30,10 +30,12 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.lens.entropies import in_double
+from tl_entropy.torch_state import steady
 
 Number = float | Tensor
 
 
+@steady
 def bits_per_byte(loss: Number, *, tokens: Number, n_bytes: Number) -> Number:
     """Return the code length of a text in bits per byte of UTF-8: (tokens / n_bytes)·loss / ln 2.
 
@@ -56,6 +58,7 @@ def bits_per_byte(loss: Number, *, tokens: Number, n_bytes: Number) -> Number:
     return _by_unit(loss=loss, tokens=tokens, n_bytes=n_bytes)
 
 
+@steady
 def bits_per_character(loss: Number, *, tokens: Number, n_characters: Number) -> Number:
     """Return the code length of a text in bits per character: (tokens / n_characters)·loss / ln 2.
 
@@ -68,6 +71,7 @@ def bits_per_character(loss: Number, *, tokens: Number, n_characters: Number) ->
     return _by_unit(loss=loss, tokens=tokens, n_characters=n_characters)
 
 
+@steady
 def perplexity(loss: Number) -> Number:
     """Return exp(loss), of a loss in nats: the number of equally likely tokens that would be as hard to predict.
 
@@ -81,6 +85,7 @@ def perplexity(loss: Number) -> Number:
     return _measure(torch.exp, loss=loss)
 
 
+@steady
 def memory_loss(*, numbers: Number, bits: Number, tokens: Number) -> Number:
     """Return what a memory beside the model costs: numbers·bits·ln 2 / tokens.
 
@@ -103,6 +108,7 @@ def memory_loss(*, numbers: Number, bits: Number, tokens: Number) -> Number:
     return _measure(_memory, numbers=numbers, bits=bits, tokens=tokens)
 
 
+@steady
 def normalized_loss(loss: Number, *, numbers: Number, bits: Number, tokens: Number) -> Number:
     """Return loss + ``memory_loss``: the nats a token that the text costs when the memory is charged for, too.
 

@@ -33,6 +33,7 @@ from tl_entropy.functional.lens import comparison
 from tl_entropy.functional.lens.compiling import compiled_sums
 from tl_entropy.functional.lens.readout import Precision, Reader, VocabularyStatistics, refuse_rows
 from tl_entropy.functional.lens.tiles import MASKED, in_double
+from tl_entropy.torch_state import steady
 
 Change = Literal["l1", "cosine", "kl", "reverse_kl", "jsd", "fisher_rao", "total_variation", "loss", "entropy"]
 CHANGE_UNITS: dict[Change, str] = {
@@ -58,6 +59,7 @@ class VocabularyChanges:
     precision: str
 
 
+@steady
 def vocabulary_changes(
     before: Tensor,
     after: Tensor,
@@ -148,7 +150,7 @@ def vocabulary_changes(
     compared = tuple(metric for metric in comparison.METRICS if metric in metrics)
     comparer = comparison.Comparer(reader, "previous", compared) if compared else None
     blocks = []
-    with reader.exactly():
+    with torch.no_grad():
         for rows, wanted, first in reader.blocks(hidden, targets if "loss" in metrics else None):
             found: dict[str, Tensor] = {}
             if comparer is None:

@@ -42,10 +42,12 @@ from torch.nn.functional import cross_entropy
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_number
 from tl_entropy.functional.lens.entropies import check_floating, check_rows
+from tl_entropy.torch_state import steady
 
 Reduction = Literal["mean", "sum", "none"]
 
 
+@steady
 def min_max(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return each row on a scale from 0, at its lowest cell, to 1, at its highest: (v - min v) / (max v - min v).
 
@@ -82,6 +84,7 @@ def min_max(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return torch.where(varies, above / torch.where(varies, span, 1), 0)
 
 
+@steady
 def token_losses(logits: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return how badly each token was predicted from those before it: L_i = -log softmax(logits at i - 1)[token i].
 
@@ -125,6 +128,7 @@ def token_losses(logits: Tensor, tokens: Tensor, mask: Tensor | None = None) -> 
     return rows.new_zeros(real.shape).masked_scatter(real, cross_entropy(rows, targets, reduction="none")), real
 
 
+@steady
 def entropy_weighted_loss(
     losses: Tensor,
     entropy: Tensor,
@@ -167,6 +171,7 @@ def entropy_weighted_loss(
     return _reduced((1 - estimate).to(values.dtype) * values, cells, reduction)
 
 
+@steady
 def entropy_matching_loss(
     losses: Tensor, entropy: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
@@ -197,6 +202,7 @@ def entropy_matching_loss(
     return _reduced((values - estimate.to(values.dtype)).abs(), cells, reduction)
 
 
+@steady
 def entropy_bonus(logits: Tensor, *, mask: Tensor | None = None, weight: float = 0.01) -> Tensor:
     """Return the mean entropy of softmax(logits), times -``weight``: added to a loss, it rewards predictions that stay open.
 

@@ -20,8 +20,10 @@ from torch import Tensor
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.statistics import group_sums
 from tl_entropy.functional.tokens.characters import cells, checked_spans, weights
+from tl_entropy.torch_state import steady
 
 
+@steady
 def token_sizes(text: str, spans: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return how many characters and how many UTF-8 bytes each token stands for; of what n tokens share, each has 1/n.
 
@@ -69,6 +71,7 @@ def token_sizes(text: str, spans: Tensor, own: Tensor | None = None) -> tuple[Te
     return torch.where(known, passed[1] - passed[0], characters), shares
 
 
+@steady
 def piece_spans(text: str, pieces: Sequence[bytes]) -> Tensor | None:
     r"""Return the spans of tokens whose pieces, one after the other, are the bytes of a text; None where they are not.
 

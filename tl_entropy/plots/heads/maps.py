@@ -22,6 +22,7 @@ from tl_entropy.plots.soft_values import axis_name, means, reason, same_for_all
 from tl_entropy.plots.style import canvas, number, only
 from tl_entropy.results import HeadEntropy, HeadSummary, SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES
+from tl_entropy.torch_state import steady
 
 MOST_WRITTEN = 12  # heads or layers of a map whose cells are written into
 
@@ -39,6 +40,7 @@ class _Map:
     reason: str = ""
 
 
+@steady
 def heads(
     result: SoftInformation | HeadEntropy | HeadSummary,
     *,

@@ -22,6 +22,7 @@ from tl_entropy.plots.soft_values import axis_name, means, reason, results_by_na
 from tl_entropy.plots.style import canvas, line_styles, subset
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
+from tl_entropy.torch_state import steady
 
 MOST_INSIDE = 4  # entries of a legend that stands among the lines
 
@@ -40,6 +41,7 @@ class _Line:
     null: np.ndarray
 
 
+@steady
 def information(
     results: SoftInformation | Sequence[SoftInformation] | Mapping[str, SoftInformation],
     *,

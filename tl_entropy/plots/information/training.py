@@ -18,8 +18,10 @@ from tl_entropy.plots.soft_values import axis_name, means, reason, results_by_na
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, only
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
+from tl_entropy.torch_state import steady
 
 
+@steady
 def course(
     results: Mapping[float, SoftInformation],
     *,

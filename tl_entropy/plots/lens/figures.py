@@ -28,6 +28,7 @@ from tl_entropy.plots.style import canvas, line_styles, named, number, only, qua
 from tl_entropy.results import LayerDivergence, LensEntropy, LensSummary
 from tl_entropy.results.base import PER_NAT, chosen_from
 from tl_entropy.results.lens.divergence import stream_columns
+from tl_entropy.torch_state import steady
 
 LONGEST_IN_CELL = 9  # characters
 
@@ -47,6 +48,7 @@ class _Line:
     columns: list[int]
 
 
+@steady
 def profile(
     results: Lens | Sequence[Lens] | Mapping[str, Lens],
     *,
@@ -119,6 +121,7 @@ def profile(
     return axes
 
 
+@steady
 def heatmap(
     result: LensEntropy | LayerDivergence,
     *,

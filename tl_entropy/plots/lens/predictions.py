@@ -22,6 +22,7 @@ from tl_entropy.plots.style import canvas, line_styles, named, only
 from tl_entropy.results import DivergenceSummary, LayerDivergence
 from tl_entropy.results.base import PER_NAT
 from tl_entropy.results.lens.divergence import STREAM_SITES, unit_of
+from tl_entropy.torch_state import steady
 
 Divergence = LayerDivergence | DivergenceSummary
 
@@ -40,6 +41,7 @@ class _Line:
     se: np.ndarray
 
 
+@steady
 def divergences(
     results: Divergence | Sequence[Divergence] | Mapping[str, Divergence],
     *,
@@ -97,6 +99,7 @@ def divergences(
     return axes
 
 
+@steady
 def decisions(
     results: Divergence | Sequence[Divergence] | Mapping[str, Divergence],
     *,
@@ -139,6 +142,7 @@ def decisions(
     return axes
 
 
+@steady
 def targets(
     result: LayerDivergence,
     *,

@@ -31,12 +31,14 @@ from tl_entropy.plots.style import NEW_FIGURE, line_styles, quantity
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.profiles.distances import PairwiseDistances
 from tl_entropy.results.states.similarity import LayerSimilarity
+from tl_entropy.torch_state import steady
 
 ACROSS = 3  # panels
 MOST_MATRICES = 4  # similarities of pairs of models
 MOST_WITH_BARS = 2  # models whose points have error bars
 
 
+@steady
 def comparison(result: ModelComparison, *, figsize: tuple[float, float] | None = None) -> list[Axes]:
     r"""Everything of a comparison, in panels of one figure.
 

@@ -19,11 +19,13 @@ from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
 from tl_entropy.plots.style import canvas, line_styles, named, only
 from tl_entropy.results import Contrast
 from tl_entropy.results.models.contrast import run_names
+from tl_entropy.torch_state import steady
 
 # Of the largest change in a map; cells that fall by less are not marked.
 MARKED_FROM = 0.1
 
 
+@steady
 def contrast(
     results: Contrast | Sequence[Contrast] | Mapping[str, Contrast],
     *,
@@ -92,6 +94,7 @@ def contrast(
     return axes
 
 
+@steady
 def contrast_map(
     result: Contrast,
     *,

@@ -20,11 +20,13 @@ from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.depth import depth_lines, draw_course
 from tl_entropy.plots.style import DASHES, MARKERS, NORMAL_95, canvas, quantity
 from tl_entropy.results.models.monitor import EntropyHistory
+from tl_entropy.torch_state import steady
 
 MOST_NAMED = 7
 """Sites in the legend, the output aside; of more, these are spread evenly over depth, and they alone have markers."""
 
 
+@steady
 def monitor(
     history: EntropyHistory,
     *,

@@ -20,6 +20,7 @@ from tl_entropy.plots.cells import cell_size, write
 from tl_entropy.plots.naming import name_points, short_name
 from tl_entropy.plots.style import canvas, line_styles
 from tl_entropy.results.profiles.distances import Linkage, PairwiseDistances, ProfileEmbedding
+from tl_entropy.torch_state import steady
 
 MOST_WRITTEN = 8  # profiles of a matrix whose cells are written into
 MOST_NAMED = 40  # profiles whose names stand at the axes
@@ -33,6 +34,7 @@ TITLES = {
 }  # fmt: skip
 
 
+@steady
 def distances(
     result: PairwiseDistances,
     *,
@@ -105,6 +107,7 @@ def distances(
     return axes
 
 
+@steady
 def clusters(
     embedding: ProfileEmbedding,
     *,

@@ -26,6 +26,7 @@ from tl_entropy.plots.naming import halving, name_points
 from tl_entropy.plots.plane import error_bars
 from tl_entropy.plots.style import NEW_FIGURE, canvas, line_styles, named, quantity as entropy_name
 from tl_entropy.results.profiles.dynamics import FAMILIES, Family, LayerDynamics
+from tl_entropy.torch_state import steady
 
 ARROW = 12.0  # size of an arrow's head, points
 SHORTEST_STEP = 16.0  # that gets an arrow's head, points
@@ -41,6 +42,7 @@ _CURVE_NAMES = {
 }
 
 
+@steady
 def velocity(
     results: LayerDynamics | Sequence[LayerDynamics] | Mapping[str, LayerDynamics],
     *,
@@ -122,6 +124,7 @@ def velocity(
     return axes
 
 
+@steady
 def importance(
     results: LayerDynamics | Sequence[LayerDynamics] | Mapping[str, LayerDynamics],
     *,

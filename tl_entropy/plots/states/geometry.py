@@ -14,8 +14,10 @@ from tl_entropy.errors import InputError
 from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course, finish_courses
 from tl_entropy.plots.style import canvas, line_styles, named, number
 from tl_entropy.results.states.geometry import MEASURES, OF_GRAM, LayerGeometry, Measure, unit_of
+from tl_entropy.torch_state import steady
 
 
+@steady
 def geometry(
     results: LayerGeometry | Sequence[LayerGeometry] | Mapping[str, LayerGeometry],
     *,

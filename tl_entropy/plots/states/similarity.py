@@ -20,12 +20,14 @@ from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course, finish
 from tl_entropy.plots.style import canvas, line_styles, named, number
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 MOST_OUTLINED = 16  # rows or columns of a matrix whose cells are told apart by lines
 ROUNDING = 1e-6  # a value so far beyond the ends of the colours is at the end
 MOST_WRITTEN = 8  # rows or columns of a matrix whose cells are written into
 
 
+@steady
 def similarity(
     results: LayerSimilarity | Sequence[LayerSimilarity] | Mapping[str, LayerSimilarity],
     *,

@@ -17,6 +17,7 @@ from tl_entropy.errors import InputTypeError, check_choice
 from tl_entropy.plots.naming import short_name
 from tl_entropy.plots.style import canvas
 from tl_entropy.results.tokens.correlation import TokenCorrelation
+from tl_entropy.torch_state import steady
 
 MOST_POINTS = 5000
 """Tokens that are drawn as points; of more, hexagons show how many there are."""
@@ -24,6 +25,7 @@ MOST_POINTS = 5000
 _HEXAGONS = 45  # across
 
 
+@steady
 def token_correlation(
     result: TokenCorrelation, *, kind: Literal["auto", "scatter", "hexbin"] = "auto", ax: Axes | None = None
 ) -> Axes:

@@ -28,6 +28,7 @@ from tl_entropy.plots.tokens.page_parts import Quantity, page_markup
 from tl_entropy.plots.tokens.parts import scale, shown, ticks
 from tl_entropy.results.files import replacing
 from tl_entropy.results.tokens.rows import TokenRows
+from tl_entropy.torch_state import steady
 
 _LONGEST_TOKEN = 60  # characters, in the panel
 _FRAME = (430, 720)  # pixels, the least and the greatest height in a notebook
@@ -66,6 +67,7 @@ class TokenPage:
         )
 
 
+@steady
 def tokens(
     result: TokenRows | Mapping[str, TokenRows],
     *,

@@ -22,6 +22,7 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.cells import LINE, LONGEST_LABEL, cell_size, visible
 from tl_entropy.plots.style import canvas, line_styles, only
 from tl_entropy.results.tokens.reliance import TokenReliance
+from tl_entropy.torch_state import steady
 
 _NAMES = {
     "l1": "L1 distance of logits",
@@ -41,6 +42,7 @@ _MOST_LINES = 8
 _SMALLEST = 5.5  # points of a token's label; where there is no room for that, positions are written instead
 
 
+@steady
 def reliance(result: TokenReliance, *, metric: str | None = None, document: int | None = None, ax: Axes | None = None) -> Axes:
     r"""Reliance along one document: a bar for each token where there is one source, a line for each of several, or a map.
 

@@ -30,6 +30,7 @@ from tl_entropy.plots.cells import ink, map_title, shown_part
 from tl_entropy.plots.style import canvas, only
 from tl_entropy.plots.tokens.parts import OUTSIDE, colours, places, scale, text_pieces, ticks
 from tl_entropy.results.tokens.rows import TokenRows
+from tl_entropy.torch_state import steady
 
 FONT = 8.0  # points
 LINE = 13.0
@@ -41,6 +42,7 @@ Cell = tuple[int, str]
 """A character, and the row of its token."""
 
 
+@steady
 def token_text(
     result: TokenRows,
     *,

@@ -28,6 +28,7 @@ from tl_entropy.results.positions import Positions, by_site, site_columns, token
 from tl_entropy.results.printing import plus_minus
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -171,6 +172,7 @@ Compared = LensEntropy | LayerDivergence
 _UNNAMED = ("interventions", "orders", "sites", "metrics", "against", "compiled")
 
 
+@steady
 def contrast(before: Compared, after: Compared) -> Contrast:
     """The change from one result to another of the same kind over the same tokens: after - before, row by row.
 

@@ -1,0 +1,238 @@
+"""What torch keeps for a whole process or thread: numbers of this package do not depend on it.
+
+A caller may have changed torch's default dtype or device, be inside autocast or inference mode, or let products be rounded, for
+reasons of his own. There is one rule for all of it, and this is its one place: every public function and method (``steady``,
+``Steady``) computes as torch comes, and leaves everything as it was.
+
+| state of torch | inside |
+|---|---|
+| default dtype | float32 |
+| default device | the CPU; what has a device, as a model and its activations, stays there |
+| autocast | off: a model computes in the dtype of its weights, which is what a result's provenance says |
+| inference mode | off, with gradients off if they were: what comes back is an ordinary tensor |
+| precision of products of float32 (``torch.set_float32_matmul_precision`` and the switches of backends) | float32 |
+| of convolutions and recurrent layers; of sums in products of half precision | what torch comes with |
+| deterministic algorithms, threads | as set: they change no number beyond its rounding |
+
+Autocast around a model makes another model of it, whose sums of the residual stream are in float32 and whose products are not;
+whoever means to measure a model in bfloat16 loads it in bfloat16.
+
+What is the user's own and only called from here, such as a model with its hooks, an intervention, a lens, a function that gives
+labels, a data set or an accumulator, finds the default dtype and device that its author set (``yours``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cached_property, partial, wraps
+from operator import attrgetter
+from types import FunctionType
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ALSO = frozenset({"__init__", "__post_init__", "__call__", "__repr__", "_repr_html_"})
+"""Methods that are called from outside although their names begin with an underscore."""
+
+
+class _Here(threading.local):
+    """Of this thread: whether it is inside, and the default dtype and device that it came with."""
+
+    inside = False
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+
+_here = _Here()
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """The state in which everything is computed, inside."""
+    if _here.inside:
+        yield
+        return
+    dtype, device = torch.get_default_dtype(), torch.empty(0).device
+    with ExitStack() as stack:
+        stack.enter_context(_switches.plain())
+        stack.enter_context(_default(torch.float32, torch.device("cpu")))
+        for kind in _AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.is_inference_mode_enabled():
+            gradients = torch.is_grad_enabled()
+            stack.enter_context(torch.inference_mode(False))  # which turns them on
+            stack.enter_context(torch.set_grad_enabled(gradients))
+        before = _here.dtype, _here.device
+        try:
+            _here.inside, _here.dtype, _here.device = True, dtype, device
+            yield
+        finally:
+            _here.inside, (_here.dtype, _here.device) = False, before
+
+
+@contextmanager
+def yours(device: torch.device | None = None) -> Iterator[None]:
+    """The default dtype and device that the caller of the package has set, for what is the caller's own.
+
+    A caller's default device other than the CPU stands for that of the models: where ``device`` is given, it is that one.
+    """
+    if not _here.inside:
+        yield
+        return
+    with _default(_here.dtype, _here.device if device is None or _here.device.type == "cpu" else device):
+        _here.inside = False
+        try:
+            yield
+        finally:
+            _here.inside = True
+
+
+def each(items: Iterable[R], state: Callable[[], AbstractContextManager[None]] = yours) -> Iterator[R]:
+    """The items, each of them made in a ``state``: an iterable of the caller's own in that of ``yours``."""
+    with state():
+        iterator = iter(items)
+    while True:
+        with state():
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
+def steady(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, made to run in the ``plain`` state.
+
+    >>> @steady
+    ... def half():
+    ...     return torch.tensor(0.5).dtype, torch.ones(1).device.type
+    >>> torch.set_default_dtype(torch.float64)
+    >>> with torch.device("meta"):
+    ...     half()
+    (torch.float32, 'cpu')
+    >>> torch.set_default_dtype(torch.float32)
+    """
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(f"{function.__qualname__} is a generator, whose state would be its reader's: make steady what it calls")
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _here.inside:
+            return function(*args, **kwargs)
+        with plain():
+            return function(*args, **kwargs)
+
+    return run
+
+
+class Steady:
+    """Base of classes whose public methods and properties all are ``steady``."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, member in list(vars(cls).items()):
+            if name in _ALSO or not name.startswith("_"):
+                _make_steady(cls, name, member)
+
+
+def _make_steady(cls: type, name: str, member: Any) -> None:
+    if isinstance(member, FunctionType):
+        setattr(cls, name, steady(member))
+    elif isinstance(member, classmethod | staticmethod):
+        setattr(cls, name, type(member)(steady(member.__func__)))
+    elif isinstance(member, property):
+        setattr(cls, name, member.getter(steady(member.fget)))  # type: ignore[arg-type]
+    elif isinstance(member, cached_property):
+        member.func = steady(member.func)
+
+
+@contextmanager
+def _default(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    with ExitStack() as stack:
+        if dtype != before:
+            torch.set_default_dtype(dtype)
+            stack.callback(torch.set_default_dtype, before)
+        if device != torch.empty(0).device:
+            stack.enter_context(device)  # a device is a context, in which it is the default
+        yield
+
+
+def _kinds_with_autocast() -> tuple[str, ...]:
+    found = []
+    for kind in ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla"):
+        try:
+            torch.is_autocast_enabled(kind)
+        except RuntimeError:  # this torch has no autocast there
+            continue
+        found.append(kind)
+    return tuple(found)
+
+
+_AUTOCAST = _kinds_with_autocast()
+
+
+class _Switch(NamedTuple):
+    """One setting of the whole process, and the values that are as good as the one that torch comes with."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+    plain: tuple[Any, ...]
+
+
+class _Switches:
+    """Settings of the whole process: the first thread that comes in sets them, and the last one that leaves puts them back."""
+
+    def __init__(self, switches: list[_Switch]) -> None:
+        self._switches, self._lock = switches, threading.Lock()
+        self._inside, self._before = 0, list[tuple[_Switch, Any]]()
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        with self._lock:
+            if self._inside == 0:
+                for switch in self._switches:
+                    value = switch.read()
+                    if value not in switch.plain:
+                        self._before.append((switch, value))
+                        switch.write(switch.plain[0])
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                while self._inside == 0 and self._before:
+                    switch, value = self._before.pop()
+                    switch.write(value)
+
+
+def _switch(path: str, *plain: Any) -> _Switch:
+    """The setting at ``path`` below ``torch.backends``."""
+    above, _, name = path.rpartition(".")
+    owner = attrgetter(above)(torch.backends) if above else torch.backends
+    return _Switch(partial(getattr, owner, name), partial(setattr, owner, name), plain)
+
+
+def _found_switches() -> list[_Switch]:
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):
+        # Those above hand theirs on to those below. The older settings must not even be read by who has set these.
+        found = [_switch(f"{above}fp32_precision", "none") for above in ("", "cudnn.")]
+        found += [_switch(f"{kind}.fp32_precision", "ieee", "none") for kind in ("cuda.matmul", "mkldnn.matmul", "mkldnn.conv")]
+        found += [_switch(f"cudnn.{kind}.fp32_precision", "tf32") for kind in ("conv", "rnn")]
+    else:
+        found = [_Switch(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ("highest",))]
+        found += [_switch("cudnn.allow_tf32", True)]
+    halves = {"fp16_reduced_precision_reduction": True, "bf16_reduced_precision_reduction": True, "fp16_accumulation": False}
+    return found + [_switch(f"cuda.matmul.allow_{n}", plain) for n, plain in halves.items() if hasattr(matmul, f"allow_{n}")]
+
+
+_switches = _Switches(_found_switches())
