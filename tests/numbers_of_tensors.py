@@ -200,6 +200,7 @@ def write_tokens(record):
     values = uniform(len(spans))
     record("covering_spans", f.covering_spans, spans[::2], len(text))
     record("token_sizes", f.token_sizes, text, other)
+    record("piece_spans", f.piece_spans, text, [bytes([byte]) for byte in text.encode()])
     for how in ("sum", "mean"):
         record(f"transfer/{how}", f.transfer, values, spans, other, len(text), how=how)
     for name, loss in {"a number": 2.5, "a tensor": uniform(4) + 1}.items():

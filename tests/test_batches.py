@@ -18,6 +18,7 @@ class Letters:
     special_ids: frozenset[int] = frozenset({0})
     pad_id: int = PAD
     context: int = 6
+    n_ids: int = 0x110000
     has_tokenizer: bool = True
 
     def encode(self, text):

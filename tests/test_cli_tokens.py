@@ -74,7 +74,7 @@ def test_a_summary_writes_rates_alone(monkeypatch, capsys, tmp_path, text):
         (["--text", "a", "--summary", "--html", "x.html"], "--html: a summary keeps no single tokens"),
         (["--text", "a", "--summary", "--top-k", "2"], "--top-k: a summary keeps no single tokens"),
         (["--text", "a", "--html", "."], "--html must be a file"),
-        (["--text", "<|endoftext|>"], "no token that the model predicts"),
+        (["--text", "<|endoftext|>"], "nothing to measure"),
         (["--text", "a", "--file", "b"], "exactly one of --text, --file and --dataset"),
         ([], "exactly one of --text, --file and --dataset"),
         (["--model", "a", "--model", "b", "--text", "a"], "this command measures one model"),

@@ -400,6 +400,22 @@ def test_items_are_made_in_the_state_asked_for():
 # --- the mechanism
 
 
+def test_gradients_are_on_where_they_were():
+    x = torch.randn(5, requires_grad=True)
+    assert tle.functional.shannon_entropy(x).requires_grad
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            assert not tle.functional.shannon_entropy(x).requires_grad
+            with torch.enable_grad():
+                assert steady(torch.is_grad_enabled)()
+
+
+def test_a_warning_names_the_callers_line():
+    with pytest.warns(UserWarning, match="left out of two_nn") as warned:
+        tle.functional.two_nn(torch.randn(12, 3).repeat(2, 1))
+    assert warned[0].filename == __file__
+
+
 def test_everything_is_put_back_after_an_error():
     with all_at_once():
         before = settings()

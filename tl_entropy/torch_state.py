@@ -58,7 +58,7 @@ def plain() -> Iterator[None]:
     if _here.inside:
         yield
         return
-    dtype, device = torch.get_default_dtype(), torch.empty(0).device
+    dtype, device = torch.get_default_dtype(), torch.tensor(()).device
     with ExitStack() as stack:
         stack.enter_context(_switches.plain())
         stack.enter_context(_default(torch.float32, torch.device("cpu")))
@@ -108,7 +108,7 @@ def each(items: Iterable[R], state: Callable[[], AbstractContextManager[None]] =
 
 
 def steady(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, made to run in the ``plain`` state.
+    """The function, made to run in the ``plain`` state; its caller is one frame further up, for warnings.
 
     >>> @steady
     ... def half():
@@ -160,7 +160,7 @@ def _default(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
         if dtype != before:
             torch.set_default_dtype(dtype)
             stack.callback(torch.set_default_dtype, before)
-        if device != torch.empty(0).device:
+        if device != torch.tensor(()).device:
             stack.enter_context(device)  # a device is a context, in which it is the default
         yield
 

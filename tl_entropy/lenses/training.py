@@ -142,7 +142,7 @@ def train_tuned_lens(
                 losses = torch.stack([before, translators.losses(watched)]).float()
         except KeyboardInterrupt:
             interrupted = True
-            warnings.warn(f"interrupted after {done} of {steps} steps; the lens is what was trained until then", stacklevel=2)
+            warnings.warn(f"interrupted after {done} of {steps} steps; the lens is what was trained until then", stacklevel=3)
     settings = {
         "recipe": "least squares, then AdamW with linear warm-up and decay", "steps": done, "steps_asked": steps,
         "tokens_per_step": tokens_per_step, "learning_rate": float(learning_rate), "weight_decay": float(weight_decay),

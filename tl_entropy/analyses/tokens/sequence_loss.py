@@ -149,7 +149,7 @@ def conditional_entropy(
             measurement.run(batch_size, bar)
     except KeyboardInterrupt:
         interrupted = True
-        warnings.warn(f"interrupted after {measurement.tokens} tokens; the result covers these", stacklevel=2)
+        warnings.warn(f"interrupted after {measurement.tokens} tokens; the result covers these", stacklevel=3)
     return measurement.result(method, settings, interrupted=interrupted)
 
 

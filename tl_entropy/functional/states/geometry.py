@@ -224,7 +224,7 @@ def two_nn(x: Tensor, *, discard: float = 0.1) -> Tensor:
         raise InputError(f"discard must be a share of the rows from 0 below 1; got {discard!r}")
     states = different_rows(x)
     if len(states) < len(x):
-        warnings.warn(f"{len(x) - len(states)} of {len(x)} rows repeat others and were left out of two_nn", stacklevel=2)
+        warnings.warn(f"{len(x) - len(states)} of {len(x)} rows repeat others and were left out of two_nn", stacklevel=3)
     if len(states) < 3:
         raise InputError(
             f"x must have at least three different rows [row, d_model], for two neighbours each; got {len(states)}"
