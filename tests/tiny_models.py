@@ -85,12 +85,41 @@ def further_models():
         "num_experts": 2, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8,
         "mamba_dt_rank": 4, "use_mamba_kernels": False,
     }  # fmt: skip
+    beside = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+    experts = {
+        "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
+        "mlp_layer_types": ["dense", "sparse", "sparse"], "layer_types": ["full_attention"] * 3,
+    }  # fmt: skip
+    latent = {  # heads of 16, which is not the width of what is rotated
+        "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+        "v_head_dim": 16,
+    }  # fmt: skip
+    local = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    chunked = {"attention_chunk_size": 5, "layer_types": ["chunked_attention", "full_attention", "chunked_attention"]}
+    routed = {
+        "intermediate_size_mlp": 64, "num_local_experts": 2, "num_experts_per_tok": 1, "no_rope_layers": [1, 0, 1],
+        "interleave_moe_layer_step": 2,
+    }  # fmt: skip
+    chosen = {  # a query sees 6 keys of its own choice
+        "n_routed_experts": 2, "num_experts_per_tok": 1, "n_shared_experts": 1, "moe_intermediate_size": 32, "n_group": 1,
+        "topk_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"], "index_topk": 6, "index_head_dim": 16,
+        "indexer_types": ["full"] * 3, "layer_types": ["indexed_attention"] * 3,
+    }  # fmt: skip
     return {
         "gpt1": ("OpenAIGPTLMHeadModel", old),
         "codegen": ("CodeGenForCausalLM", {**old, "rotary_dim": 4}),
         "opt projecting": (
             "OPTForCausalLM", {**body, "ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False}
         ),
+        "falcon_h1": ("FalconH1ForCausalLM", {**grouped, **beside, "mamba_d_ssm": 64, "attention_out_multiplier": 0.25}),
+        "llama4": ("Llama4ForCausalLM", {**grouped, **routed, **chunked}),
+        "dsa": ("GlmMoeDsaForCausalLM", {**body, **latent, **chosen, "index_n_heads": 16}),
+        "dsa with ties": ("GlmMoeDsaForCausalLM", {**body, **latent, **chosen, "index_n_heads": 1}),
+        "gemma3": ("Gemma3ForCausalLM", {**grouped, **local}),
+        "gemma3 both ways": ("Gemma3ForCausalLM", {**grouped, **local, "use_bidirectional_attention": True}),
+        "bert decoder": ("BertLMHeadModel", {**body, "is_decoder": True}),
+        "laguna": ("LagunaForCausalLM", {**grouped, **experts, "num_attention_heads_per_layer": [2, 4, 2]}),
+        "mla": ("YoutuForCausalLM", {**body, **latent}),
         "mamba": ("MambaForCausalLM", state_space),
         "jamba": ("JambaForCausalLM", {**grouped, **hybrid}),
         "olmo": ("OlmoForCausalLM", {**grouped}),

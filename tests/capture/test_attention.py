@@ -10,7 +10,7 @@ import transformers as tr
 from tiny_models import CONTEXT, VOCAB, booted, cached_model, kinds
 
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.attention import attention_window, visible_keys
+from tl_entropy.capture.attention import Sight, attention_sight, in_sight, visible_keys
 from tl_entropy.errors import ModelError
 from tl_entropy.sites import Site
 
@@ -55,7 +55,7 @@ WINDOWS = {
 @pytest.mark.parametrize("name", WINDOWS)
 def test_windows_are_those_of_the_patterns(name):
     model = windowed(name)
-    assert tuple(attention_window(model, layer) for layer in range(len(model.blocks))) == WINDOWS[name]
+    assert tuple(attention_sight(model, layer).window for layer in range(len(model.blocks))) == WINDOWS[name]
     _check_against_patterns(model)
 
 
@@ -64,15 +64,15 @@ def _check_against_patterns(model, padded=True):
     left = torch.ones_like(TOKENS).index_fill(1, torch.tensor([0, 1]), 0)
     for mask in (torch.ones_like(TOKENS), left, left.flip(1))[: 3 if padded else 1]:
         for site, pattern in adapter.activations(TOKENS, mask, adapter.sites("pattern")).items():
-            visible = visible_keys(model, site.layer, mask)
+            visible = visible_keys(adapter, site.layer, mask, pattern)
             real = mask[0].bool()
             assert torch.equal((pattern[0] > 0).all(0)[real], visible[0][real]), "what is visible has weight, and nothing else"
 
 
 @pytest.mark.model
 def test_every_architecture(any_model):
-    assert attention_window(any_model, 0) in (None, CONTEXT)
-    assert attention_window(any_model, 1) is None
+    assert attention_sight(any_model, 0) in (Sight(), Sight(CONTEXT))
+    assert attention_sight(any_model, 1) == Sight()
     _check_against_patterns(any_model)
 
 
@@ -91,7 +91,7 @@ def test_hooked_transformers_say_it_themselves(direction):
         )
     )  # fmt: skip
     expected = (None, WINDOW, WINDOW) if direction == "causal" else (None, None, None)
-    assert tuple(attention_window(model, layer) for layer in range(3)) == expected
+    assert tuple(attention_sight(model, layer).window for layer in range(3)) == expected
     _check_against_patterns(model, padded=direction == "causal")  # TransformerLens masks no padding where it looks both ways
 
 
@@ -101,19 +101,50 @@ def with_config(**parts):
 
 def test_what_a_query_sees():
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 0]])
-    seen = visible_keys(with_config(sliding_window=2), 0, mask).int().tolist()
+    seen = in_sight(attention_sight(with_config(sliding_window=2), 0), mask, ahead=False).int().tolist()
     assert seen[0] == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
     assert seen[1] == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0]]
 
 
 def test_configurations():
-    assert attention_window(with_config(sliding_window=7, use_sliding_window=False), 0) is None
-    assert attention_window(with_config(text_config=SimpleNamespace(sliding_window=7)), 3) == 7
-    assert attention_window(with_config(), 0) is None
-    with pytest.raises(ModelError, match=r"layer 1 has attention of the kind 'chunked_attention'.*layers=\.\.\."):
-        attention_window(with_config(layer_types=["full_attention", "chunked_attention"]), 1)
-    with pytest.raises(ModelError, match=r"layer 0 has local attention, but .* how wide"):
-        attention_window(with_config(layer_types=["sliding_attention"]), 0)
+    assert attention_sight(with_config(sliding_window=7, use_sliding_window=False), 0) == Sight()
+    assert attention_sight(with_config(text_config=SimpleNamespace(sliding_window=7)), 3) == Sight(7)
+    assert attention_sight(with_config(), 0) == Sight()
+    kinds = ["hybrid", "attention", "chunked_attention", "indexed_attention", "odd_attention"]
+    several = with_config(layer_types=kinds, sliding_window=7, attention_chunk_size=5)
+    assert [attention_sight(several, layer) for layer in range(4)] == [Sight(), Sight(), Sight(chunk=5), Sight(chosen=True)]
+    with pytest.raises(ModelError, match=r"layer 4 has attention of the kind 'odd_attention'.*layers=\.\.\."):
+        attention_sight(several, 4)
+    for kind in ("sliding_attention", "chunked_attention"):
+        with pytest.raises(ModelError, match=r"layer 0 has local attention, but .* how wide"):
+            attention_sight(with_config(layer_types=[kind]), 0)
+    parts = {"decoder": SimpleNamespace(sliding_window=3), "encoder": SimpleNamespace(sliding_window=4)}
+    assert [attention_sight(with_config(**parts), 0, part).window for part in (None, "decoder", "encoder")] == [None, 3, 4]
+
+
+def test_chunks_are_counted_from_the_first_real_token():
+    seen = in_sight(Sight(chunk=2), torch.tensor([[0, 1, 1, 1]]), ahead=False)[0].int().tolist()
+    assert seen == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+
+
+def test_later_tokens_are_seen_within_the_window_too():
+    seen = in_sight(Sight(2), torch.ones(1, 4), ahead=True)[0].int().tolist()
+    assert seen == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]
+
+
+@pytest.mark.model
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", ["falcon_h1", "llama4", "dsa", "gemma3 both ways", "bert", "bert decoder"])
+def test_kinds_of_attention_are_those_of_the_patterns(name):
+    model = cached_model(name, "bridge")
+    kinds_of_model = [attention_sight(model, layer) for layer in range(3)]
+    expected = {
+        "llama4": [Sight(chunk=WINDOW), Sight(), Sight(chunk=WINDOW)], "dsa": [Sight(chosen=True)] * 3,
+        "gemma3 both ways": [Sight(3), Sight(), Sight(3)],  # Hugging Face takes a window of 5 as 3 to either side
+    }  # fmt: skip
+    assert kinds_of_model == expected.get(name, [Sight()] * 3)
+    assert [Adapter(model).looks_ahead(layer) for layer in range(3)] == [name in ("gemma3 both ways", "bert")] * 3
+    _check_against_patterns(model, padded=False)
 
 
 @pytest.mark.model

@@ -425,8 +425,8 @@ def test_what_is_wrong_for_any_model(make, error, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ablate_heads([(3, 0)]), "heads: 3.0 does not exist; the model has layers 0 to 2 with heads 0 to 3"),
-        (lambda: ablate_heads([(2, 1), (2, 4)]), "heads: 2.4 does not exist"),
+        (lambda: ablate_heads([(3, 0)]), "heads: 3.0 does not exist; the model has layers 0 to 2"),
+        (lambda: ablate_heads([(2, 1), (2, 4)]), "heads: 2.4 does not exist; layer 2 has heads 0 to 3"),
         (lambda: ablate_heads([(1, 1)], means={1: torch.ones(4, 7)}), r"\[head, d_head\] = \[4, 8\]; got \[4, 7\]"),
         (lambda: ablate("mlp_out.7"), r"'ablate mlp_out.7' edits blocks.7.hook_mlp_out, a hook that this model does not have"),
         (lambda: steer(VECTOR, layer=3), "layer 3 does not exist; the model has layers 0 to 2"),

@@ -615,13 +615,13 @@ def test_what_is_wrong_for_any_model(make, error, message):
     ("edit", "message"),
     [
         (occlude("resid_post.3", 1), "blocks.3.hook_resid_post, a hook that this model does not have"),
-        (occlude("z.1", 1, heads=4), "heads: 4 does not exist; the model has heads 0 to 3"),
+        (occlude("z.1", 1, heads=4), "heads: 1.4 does not exist; layer 1 has heads 0 to 3"),
         (occlude("embed", 1, means=VECTOR[:-1]), r"put into embed, they must broadcast to \[32\]; got \[31\]"),
         (occlude("z.1", 1, means=MEANS[:3]), r"put into z.1, they must broadcast to \[4, 8\]; got \[3, 8\]"),
         (occlude("embed", 1, means=torch.ones(2, 32)), r"must broadcast to \[32\]; got \[2, 32\]"),
         (occlude("blocks.1.attn.hook_k", 1, means=torch.ones(9)), r"put into blocks.1.attn.hook_k, they must broadcast to"),
         (mask_attention(1, layers=[0, 3]), "layers: 3 does not exist; the model has layers 0 to 2"),
-        (mask_attention(1, heads=[4]), "heads: 4 does not exist"),
+        (mask_attention(1, heads=[4]), "heads: 0.4 does not exist"),
     ],
 )  # fmt: skip
 def test_what_the_model_does_not_allow(gpt2, edit, message):

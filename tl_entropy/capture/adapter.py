@@ -4,7 +4,8 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 (``capture/proofs``) are run once each, when they are first asked for; and nothing is given that a proof has refused:
 
 - ``readout``: the final norm, unembedding, soft cap and scale give the model's own log-probabilities;
-- ``heads``: single heads add up to what the attention writes;
+- ``contributions``: what attention and MLPs write is what they add to the stream, or a constant factor of it;
+- ``heads``: z is cut into the heads of its layer, which add up to what the attention adds;
 - ``generate``: what is written greedily is the model's own most probable token.
 """
 
@@ -18,13 +19,20 @@ from torch import Tensor
 
 from tl_entropy.capture import origin
 from tl_entropy.capture.hooks import source_site
+from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.proofs.generation import Generated, cache_is_sound, proved_text
 from tl_entropy.capture.proofs.heads import Heads
 from tl_entropy.capture.proofs.readout import Readout, prove_readout
+from tl_entropy.capture.proofs.short_pass import PARTS, ShortPass
 from tl_entropy.capture.runner import Runner
+from tl_entropy.capture.views import View, reshaped, scaled
+from tl_entropy.errors import ModelError
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+
+AHEAD = 1e-4
+"""Attention weight on a later token above which it is seen."""
 
 
 class Adapter(Runner):
@@ -50,13 +58,47 @@ class Adapter(Runner):
             ModelError: a hook exists but never fired; or ``result`` of a model whose heads ``head_weights`` refuses.
         """
         sources = tuple(dict.fromkeys(source_site(site) for site in sites))
-        seen = super().activations(tokens, mask, sources)
+        seen = self._viewed(super().activations(tokens, mask, sources))
         return {site: self.heads.from_source(site, seen[source_site(site)]) for site in sites}
 
     def cached_activations(self, cache: Any, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The same as ``activations``, out of an ActivationCache; InputError names what the cache lacks."""
-        found = super().cached_activations(cache, sites)
-        return {site: self.heads.from_source(site, value) for site, value in found.items()}
+        seen = self._viewed(super().cached_activations(cache, sites))
+        return {site: self.heads.from_source(site, value) for site, value in seen.items()}
+
+    def view(self, site: Site) -> View | None:
+        """How what passes the hook of a site becomes what is measured there; None where that is the same.
+
+        Raises:
+            ModelError: z of a layer can't be cut into its heads.
+        """
+        if site not in self._views:
+            self._views[site] = self._view(site)
+        return self._views[site]
+
+    def _view(self, site: Site) -> View | None:
+        if site.name == "z":
+            raw, shape = self._short_pass("z", site.layer), self.heads.shape(site.layer)
+            return None if raw is None or tuple(raw.shape[2:]) == shape else reshaped(shape)
+        if site.name in PARTS:
+            try:
+                factor = self.contributions.factor(site)
+            except ModelError:  # no part of what the block adds: a state like others, which lenses refuse
+                return None
+            return None if factor == 1 else scaled(factor)
+        return None
+
+    def _viewed(self, seen: dict[Site, Tensor]) -> dict[Site, Tensor]:
+        views = {site: self.view(source_site(site)) for site in seen}
+        return {site: value if (view := views[site]) is None else view.out(value) for site, value in seen.items()}
+
+    @cached_property
+    def _views(self) -> dict[Site, View | None]:
+        return {}
+
+    @cached_property
+    def _short_pass(self) -> ShortPass:
+        return ShortPass(self)
 
     def generate(self, tokens: Tensor, max_new_tokens: int, *, temperature: float, seed: int) -> Generated:
         """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; see ``proved_text``."""
@@ -68,9 +110,25 @@ class Adapter(Runner):
         return cache_is_sound(self)
 
     @cached_property
+    def contributions(self) -> Contributions:
+        """What its attention and its MLPs add to the residual stream."""
+        return Contributions(self._short_pass)
+
+    @cached_property
     def heads(self) -> Heads:
-        """Its attention heads, as contributions to the residual stream."""
-        return Heads(self)
+        """Its attention heads: how many there are, and what they write into the residual stream."""
+        return Heads(self._short_pass, self.contributions)
+
+    def heads_of(self, layer: int) -> int:
+        """Number of attention heads of a layer; InputError where it has none."""
+        return self.heads.shape(layer).heads
+
+    def looks_ahead(self, layer: int) -> bool:
+        """Whether queries of a layer put weight on later tokens, as seen in a short pass; as configured where none is seen."""
+        pattern = self._short_pass("pattern", layer)
+        if pattern is None or pattern.ndim != 4 or pattern.shape[2] != pattern.shape[3]:
+            return getattr(self.model.cfg, "attention_dir", "causal") != "causal"
+        return bool(pattern.triu(1).amax() > AHEAD)
 
     def head_weights(self, layer: int) -> Tensor:
         """W_O [head, d_head, d_model] of a layer; see ``Heads.weights``."""

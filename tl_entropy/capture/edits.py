@@ -21,8 +21,8 @@ from torch import Tensor
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import scores_hook
-from tl_entropy.capture.hooks import hook_name, source_site
-from tl_entropy.capture.interventions import Edit, HookName, Interventions, as_interventions
+from tl_entropy.capture.hooks import source_site
+from tl_entropy.capture.interventions import SUBLAYERS, Edit, HookName, Interventions, as_interventions
 from tl_entropy.capture.positions import AtPositions, at_positions
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.sites import SITE_NAMES, Site
@@ -55,15 +55,16 @@ class Edits:
             return
         self._at = {edit: one.name for one in interventions for _, edit in one.hooks if isinstance(edit, AtPositions)}
         self.positioned = tuple(dict.fromkeys(self._at.values()))
-        points: Mapping[str, Any] = adapter.model.hook_dict
-        depths = _depths(adapter.n_layers, points)
-        reading = {id(point) for name, point in points.items() if name.startswith(("ln_final.", "unembed."))}
+        points = adapter.points
+        depths, places = _depths(adapter, points), _viewed_places(adapter, points)
+        readers = tuple(f"{part}." for part in (adapter.stack.norm, "project_out", "unembed"))
+        reading = {id(point) for name, point in points.items() if name.startswith(readers)}
         for intervention in interventions:
             if intervention.check is not None:
                 intervention.check(adapter)
             behind, before = [], len(self.hooks)
             for asked, function in intervention.hooks:
-                names = _matching(asked, points, intervention.name)
+                names = _matching(asked if callable(asked) else adapter.stack.hook(asked, points), points, intervention.name)
                 closed = [name for name in names if id(points[name]) in reading]
                 if closed:
                     raise InputError(
@@ -75,7 +76,7 @@ class Edits:
                     behind.append(names[0])
                     continue
                 edit = self._tracked(function, len(self._unfired), f"{intervention.name!r} at {reached[0]}")
-                self.hooks += [(name, edit) for name in reached]
+                self.hooks += [(name, _through(places.get(id(points[name])), edit, adapter)) for name in reached]
             if len(self.hooks) == before:
                 raise InputError(
                     f"interventions: {intervention.name!r} edits {', '.join(behind)}, behind the last site measured "
@@ -135,18 +136,39 @@ def _cells(edit: AtPositions, batch: Batch) -> Tensor:
     return torch.stack([at_positions(edit.positions, position, length) for position, length in rows])
 
 
-def _depths(n_layers: int, points: Mapping[str, Any]) -> Callable[[str], tuple[int, int]]:
+def _through(site: Site | None, edit: Edit, adapter: Adapter) -> Edit:
+    """An edit at a site's hook, given what is measured there."""
+    view = None if site is None else adapter.view(site)
+    if view is None:
+        return edit
+
+    def through(raw: Tensor, hook: Any) -> Tensor:
+        measured = view.out(raw)
+        new = edit(measured, hook)
+        return view.back(measured if new is None else new, raw)
+
+    return through
+
+
+def _viewed_places(adapter: Adapter, points: Mapping[str, Any]) -> dict[int, Site]:
+    """The sites that may be measured otherwise than TransformerLens gives them, by the identity of their hook points."""
+    sites = (Site(name, layer) for layer in range(adapter.n_layers) for name in ("z", *SUBLAYERS))
+    return {id(points[name]): site for site in sites if (name := adapter.hook_of(site, points)) in points}
+
+
+def _depths(adapter: Adapter, points: Mapping[str, Any]) -> Callable[[str], tuple[int, int]]:
     """A function that says of a hook name how deep it is, at least, in the order of ``Site.depth``."""
     known: dict[int, tuple[int, int]] = {}  # several names may stand for one hook point
-    for site in (Site("embed", -1), *(Site(name, layer) for layer in range(n_layers) for name in SITE_NAMES[1:])):
-        if hook_name(site) in points:
-            known.setdefault(id(points[hook_name(site)]), site.depth)
-    for layer in range(n_layers):  # scores are what the pattern is made of, and no later
-        if (name := scores_hook(layer)) in points:
+    layers = range(adapter.n_layers)
+    for site in (Site("embed", -1), *(Site(name, layer) for layer in layers for name in SITE_NAMES[1:])):
+        if (name := adapter.hook_of(site, points)) in points:
+            known.setdefault(id(points[name]), site.depth)
+    for layer in layers:  # scores are what the pattern is made of, and no later
+        if (name := adapter.stack.hook(scores_hook(layer), points)) in points:
             known.setdefault(id(points[name]), Site("pattern", layer).depth)
 
     def depth(name: str) -> tuple[int, int]:
-        block = re.match(r"blocks\.(\d+)\.", name)
+        block = re.match(rf"{adapter.stack.blocks}\.(\d+)\.", name)
         return known.get(id(points[name]), (int(block[1]) if block else -1, -1))
 
     return depth

@@ -129,7 +129,7 @@ def head_means(
 
     >>> import tl_entropy as tle
     >>> means = head_means(tle.demo_model(), "import os", progress=False)
-    >>> tuple(means[0].shape) == (tle.Adapter(tle.demo_model()).n_heads, tle.demo_model().cfg.d_head)
+    >>> tuple(means[0].shape) == (tle.Adapter(tle.demo_model()).heads_of(0), tle.demo_model().cfg.d_head)
     True
     """
     check_options(head_means, options, CorpusOptions)

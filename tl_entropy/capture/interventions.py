@@ -104,13 +104,13 @@ def ablate_heads(
     put_in = None if means is None else {layer: _mean(means, layer, chosen[-1]) for layer, chosen in layers.items()}
 
     def check(adapter: Adapter) -> None:
-        shape = (adapter.n_heads, int(adapter.model.cfg.d_head))
         for layer, chosen in layers.items():
-            if layer >= adapter.n_layers or chosen[-1] >= adapter.n_heads:
+            if layer >= adapter.n_layers:
                 raise InputError(
-                    f"heads: {layer}.{chosen[-1]} does not exist; the model has layers 0 to {adapter.n_layers - 1} with heads "
-                    f"0 to {adapter.n_heads - 1}"
+                    f"heads: {layer}.{chosen[-1]} does not exist; the model has layers 0 to {adapter.n_layers - 1}"
                 )
+            check_heads(chosen, adapter, layer)
+            shape = adapter.heads.shape(layer)
             if put_in is not None and tuple(put_in[layer].shape) != shape:
                 raise InputError(
                     f"means: those of layer {layer} must be [head, d_head] = {list(shape)}; got {list(put_in[layer].shape)}"
@@ -210,6 +210,14 @@ def steer(
 
     shown = repr(scale).removesuffix(".0")
     return Intervention(f"steer {place} by {shown} x vector {fingerprint(vector)}", ((hook_name(place), edit),), check)
+
+
+def check_heads(heads: Sequence[int], adapter: Adapter, layer: int) -> None:
+    """Raise InputError unless a layer has these heads, given in order."""
+    if heads[-1] >= adapter.heads_of(layer):
+        raise InputError(
+            f"heads: {layer}.{heads[-1]} does not exist; layer {layer} has heads 0 to {adapter.heads_of(layer) - 1}"
+        )
 
 
 def as_interventions(given: Interventions | None) -> tuple[Intervention, ...]:

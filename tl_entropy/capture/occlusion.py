@@ -33,7 +33,7 @@ from torch import Tensor
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import scores_hook
 from tl_entropy.capture.hooks import hook_name, silent
-from tl_entropy.capture.interventions import Intervention, fingerprint
+from tl_entropy.capture.interventions import Intervention, check_heads, fingerprint
 from tl_entropy.capture.positions import AtPositions, Positions, shown_positions
 from tl_entropy.errors import InputError, InputTypeError, ModelError, check_int
 from tl_entropy.sites import SITE_NAMES, Site
@@ -90,11 +90,12 @@ def occlude(
     value = None if means is None else _value(means, place)
 
     def check(adapter: Adapter) -> None:
+        if not isinstance(place, Site) or place.layer >= adapter.n_layers:
+            return
         if chosen is not None:
-            check_heads(chosen, adapter)
-        if value is not None and isinstance(place, Site):
-            d_model, d_head = int(adapter.model.cfg.d_model), int(adapter.model.cfg.d_head)
-            _check_fits(value, (adapter.n_heads, d_head) if place.name == "z" else (d_model,), place)
+            check_heads(chosen, adapter, place.layer)
+        if value is not None:
+            _check_fits(value, adapter.heads.shape(place.layer) if place.name == "z" else (adapter.d_model,), place)
 
     def edit(activation: Tensor, hook: Any, cells: Tensor) -> Tensor:
         if activation.ndim < 3 or activation.shape[:2] != cells.shape:
@@ -154,7 +155,8 @@ def mask_attention(
         if deep is not None and deep[-1] >= adapter.n_layers:
             raise InputError(f"layers: {deep[-1]} does not exist; the model has layers 0 to {adapter.n_layers - 1}")
         if chosen is not None:
-            check_heads(chosen, adapter)
+            for layer in adapter.layers_with("pattern") if deep is None else deep:
+                check_heads(chosen, adapter, layer)
         _prove_hiding(adapter)
 
     def edit(scores: Tensor, hook: Any, cells: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ def mask_attention(
     at = AtPositions(positions, edit)
     of, to = "" if chosen is None else f" of {_listed('head', chosen)}", shown_positions(at.positions)
     name = f"mask attention{of} to {to} in {'all layers' if deep is None else _listed('layer', deep)}"
-    hooks = ((_is_scores, at),) if deep is None else tuple((scores_hook(layer), at) for layer in deep)
+    hooks = ((is_scores, at),) if deep is None else tuple((scores_hook(layer), at) for layer in deep)
     return Intervention(name, hooks, check)
 
 
@@ -226,20 +228,17 @@ def _check_fits(value: Tensor, shape: tuple[int, ...], place: Site | str) -> Non
         raise InputError(f"means: to be put into {place}, they must broadcast to {list(shape)}; got {list(given)}")
 
 
-def check_heads(heads: tuple[int, ...], adapter: Adapter) -> None:
-    """Raise InputError unless the model has these heads, given in order."""
-    if heads[-1] >= adapter.n_heads:
-        raise InputError(f"heads: {heads[-1]} does not exist; the model has heads 0 to {adapter.n_heads - 1}")
-
-
 def _among(numbers: tuple[int, ...], n: int, device: torch.device) -> Tensor:
     return torch.isin(torch.arange(n, device=device), torch.tensor(numbers, device=device))
 
 
-def _is_scores(name: str) -> bool:
-    """Whether a hook sees the attention scores of a block."""
-    layer = re.match(r"blocks\.(\d+)\.", name)
-    return layer is not None and name == scores_hook(int(layer[1]))
+def is_scores(name: str) -> bool:
+    """Whether a hook sees the attention scores of a block.
+
+    >>> is_scores("blocks.2.attn.hook_attn_scores"), is_scores("blocks.2.attn.hook_pattern")
+    (True, False)
+    """
+    return re.fullmatch(r"blocks\.\d+\.(self_)?attn\.hook_attn_scores", name) is not None
 
 
 def _hidden(scores: Tensor, cells: Tensor, heads: tuple[int, ...] | None) -> Tensor:
@@ -263,7 +262,7 @@ def _prove_hiding(adapter: Adapter) -> None:
     tokens = torch.linspace(0, adapter.d_vocab - 1, n).long().repeat(2, 1)
     tokens[1, column] = (tokens[1, column] + adapter.d_vocab // 2) % adapter.d_vocab
     last = adapter.last_site
-    names = [scores_hook(layer) for layer in range(adapter.n_layers) if scores_hook(layer) in adapter.model.hook_dict]
+    names = [name for name in adapter.points if is_scores(name)]
 
     def hide(scores: Tensor, hook: Any) -> Tensor:
         cells = (torch.arange(n, device=scores.device) == column).expand(2, n)

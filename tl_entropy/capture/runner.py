@@ -75,11 +75,6 @@ class Runner(Vocabulary, Places):
         unembedding: Tensor | None = attribute(self.model, "W_U")
         return next(p for p in self.model.parameters() if p.is_floating_point()) if unembedding is None else unembedding
 
-    @property
-    def n_heads(self) -> int:
-        """Number of attention heads in a layer."""
-        return int(self.model.cfg.n_heads)
-
     # --- running the model -----------------------------------------------------------------------------------------------
 
     def activations(self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_models import CONTEXT, VOCAB, booted, cached_model, kinds, make_model
 
+import tl_entropy as tle
 from tl_entropy.analyses.heads import entropy as head_module, values as head_values
 from tl_entropy.analyses.heads.entropy import HeadAccumulator, head_entropy
 from tl_entropy.analyses.heads.values import frozen_entropies, pattern_values
@@ -556,3 +557,39 @@ def test_long_readouts_show_their_layers(gpt2, monkeypatch, capsys):
     monkeypatch.setattr(head_module, "tqdm", lambda *args, delay, **kwargs: plain(*args, **kwargs))
     head_entropy(gpt2, "the cat", of="readout")
     assert "layers of this batch" in capsys.readouterr().err
+
+
+# --- layers of different numbers of heads
+
+
+@pytest.mark.model
+@pytest.mark.skipif("bridge" not in kinds(), reason="the model is a bridge")
+@BOTH
+def test_layers_of_uneven_heads_are_filled_up_with_nan(of, tmp_path):
+    model, ids = cached_model("laguna", "bridge"), torch.tensor([[5, 17, 80, 120, 33, 260, 7], [9, 44, 44, 201, 3, 18, 250]])
+    result = head_entropy(model, ids, of=of, **QUIET)
+    assert result.entropy.shape == (14, 3, 4, 1)
+    there = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
+    assert torch.equal(~result.entropy[..., 0].isnan(), there.expand(14, -1, -1))
+    alike = head_entropy(model, ids, of=of, layers=[0, 2], **QUIET)
+    assert alike.heads == (0, 1)
+    assert torch.equal(alike.entropy, result.entropy[:, [0, 2], :2])
+    if of == "pattern":
+        _, cache = model.run_with_cache(ids, attention_mask=torch.ones_like(ids))
+        for layer in range(3):
+            own = cache[f"blocks.{layer}.attn.hook_pattern"].double()
+            expected = torch.special.entr(own).sum(-1).transpose(1, 2).flatten(0, 1)
+            torch.testing.assert_close(result.entropy[:, layer, : own.shape[1], 0].double(), expected, atol=1e-5, rtol=0)
+    summary = head_entropy(model, ids, of=of, keep="summary", **QUIET)
+    for found in (result, summary, tle.load(result.save(tmp_path / "positions")), tle.load(summary.save(tmp_path / "sums"))):
+        means = found.mean_profile()["mean"].to_numpy().reshape(3, 4)
+        np.testing.assert_allclose(means, result.entropy[..., 0].double().mean(0).numpy(), atol=1e-6)
+        assert "layer 0" in str(found)
+    title = tle.plots.heads(result).get_title()
+    assert title.endswith("hatched: no value, its layer has fewer heads")
+
+
+def test_a_pattern_of_other_axes_is_refused():
+    batch = SimpleNamespace(tokens=torch.zeros(1, 4))
+    with pytest.raises(ModelError, match=r"hook is \[1, 4, 2, 9\], no weights \[batch, head, query, key\]"):
+        pattern_values(batch, torch.zeros(1, 4, 2, 9), torch.ones(1, 4, 4), (1.0,), "hook")

@@ -287,7 +287,7 @@ def test_refusals(gpt2):
         gradient_reliance(gpt2, TEXT, "z.7", **QUIET)
     with pytest.raises(InputError, match=r"heads are of z, such as 'z\.2'; embed has none"):
         gradient_reliance(gpt2, TEXT, "embed", heads=0, **QUIET)
-    with pytest.raises(InputError, match="heads: 4 does not exist; the model has heads 0 to 3"):
+    with pytest.raises(InputError, match=r"heads: 0\.4 does not exist; layer 0 has heads 0 to 3"):
         gradient_reliance(gpt2, TEXT, "z.0", heads=[0, 4], **QUIET)
     with pytest.raises(InputError, match="heads is empty"):
         gradient_reliance(gpt2, TEXT, "z.0", heads=[], **QUIET)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from tiny_models import cached_model, hf_model, kinds, make_model, tiny_tokenizer
 
+import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.hooks import hook_name
-from tl_entropy.capture.proofs.heads import prove_heads
+from tl_entropy.capture.proofs.heads import written
 from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.sites import Site
@@ -42,7 +44,7 @@ def test_heads_add_up_to_the_attentions_output(any_model):
     assert tuple(seen) == sites
     for layer in range(adapter.n_layers):
         result = seen[Site("result", layer)]
-        assert result.shape == (2, 8, adapter.n_heads, 32)
+        assert result.shape == (2, 8, adapter.heads_of(1), 32)
         whole = result.sum(2) + output_bias(any_model, layer)
         torch.testing.assert_close(whole, seen[Site("attn_out", layer)], atol=1e-6, rtol=0)
 
@@ -53,7 +55,7 @@ def test_a_heads_result_is_what_the_attentions_output_loses_without_it(any_model
     adapter = Adapter(any_model)
     result, attn_out = Site("result", 1), Site("attn_out", 1)
     whole = adapter.activations(TOKENS, MASK, [result, attn_out])
-    for head in range(adapter.n_heads):
+    for head in range(adapter.heads_of(1)):
 
         def ablate(z, hook, head=head):
             return torch.where(torch.arange(z.shape[2])[:, None] == head, 0.0, z)
@@ -110,21 +112,28 @@ def test_the_residual_multiplier_scales_weights_and_bias(compatible):
 
 def test_z_can_be_measured_where_heads_are_refused():
     adapter = Adapter(cached_model("gemma2", "bridge"))
-    with pytest.raises(ModelError, match=r"at layer 0 .*\(off by .*a norm \(Gemma 2, OLMo 2\)"):
+    with pytest.raises(ModelError, match=r"at layer 0 .* no part, by any factor, .* a norm \(Gemma 2, OLMo 2\)"):
         adapter.head_weights(0)
     sites = adapter.sites("z")
     assert {tuple(z.shape) for z in adapter.activations(TOKENS, MASK, sites).values()} == {(2, 8, 4, 8)}
 
 
 def test_an_output_that_is_not_the_sum_of_the_heads_is_refused(gpt2, monkeypatch):
-    monkeypatch.setattr(gpt2.hook_dict["blocks.1.hook_attn_out"], "forward", lambda x: x * 1.01)
-    with pytest.raises(ModelError, match=r"at layer 1 their sum and b_O .*\(off by 0\.00"):
+    point = gpt2.hook_dict["blocks.1.hook_attn_out"]
+    monkeypatch.setattr(point, "forward", lambda x: x + 0.01 * x.abs())
+    with pytest.raises(ModelError, match="at layer 1 what attention writes is no part"):
         Adapter(gpt2).head_weights(0)
+    monkeypatch.setattr(point, "forward", lambda x: x * 1.25)
+    torch.testing.assert_close(Adapter(gpt2).head_weights(1), 1.25 * gpt2.blocks[1].attn.W_O.detach())
 
 
-def test_an_output_that_cannot_be_seen_is_refused(gpt2, monkeypatch):
-    monkeypatch.setattr(gpt2.hook_dict["blocks.1.hook_attn_out"], "add_hook", lambda *args, **kwargs: None)
-    with pytest.raises(ModelError, match=r"(?s)can't be seen \(the hooks blocks\.1\.hook_attn_out exist but never fired"):
+def test_heads_or_a_stream_that_cannot_be_seen_are_refused(gpt2, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(gpt2.hook_dict["blocks.1.attn.hook_z"], "add_hook", lambda *args, **kwargs: None)
+        with pytest.raises(ModelError, match=r"the hook blocks\.1\.attn\.hook_z never fired"):
+            Adapter(gpt2).head_weights(0)
+    monkeypatch.setattr(gpt2.hook_dict["blocks.1.hook_resid_pre"], "add_hook", lambda *args, **kwargs: None)
+    with pytest.raises(ModelError, match="what block 1 adds to the residual stream can't be seen"):
         Adapter(gpt2).activations(TOKENS, MASK, [Site("result", 0)])
 
 
@@ -151,8 +160,8 @@ def test_layers_without_heads(gpt2):
     with pytest.raises(InputError, match=r"layer 0 has no attention heads; layers with heads: \[1, 2\]"):
         adapter.head_weights(0)
     torch.testing.assert_close(adapter.head_weights(1), gpt2.blocks[1].attn.W_O.detach())
-    with pytest.raises(ModelError, match=r"can't be seen .*no hook blocks\.2\.hook_attn_out"):
-        Adapter(Without(gpt2, "blocks.2.hook_attn_out")).head_weights(0)
+    with pytest.raises(ModelError, match="what block 2 adds to the residual stream can't be seen"):
+        Adapter(Without(gpt2, "blocks.2.hook_resid_pre")).head_weights(0)
 
 
 def test_weights_that_do_not_fit_or_cannot_be_read(gpt2):
@@ -175,7 +184,7 @@ def test_one_proof_a_model_and_one_capture_a_layer(gpt2, monkeypatch):
     assert len(passes) == 1
     monkeypatch.setattr(point, "add_hook", lambda *args, **kwargs: (added.append(1), add(*args, **kwargs))[1])
     seen = adapter.activations(TOKENS, MASK, adapter.sites(["z", "result"], [1]))
-    assert (len(added), len(passes)) == (1, 2)
+    assert (len(added), len(passes)) == (1, 2), "the proof's pass and the measured one"
     z, result = seen.values()
     expected = torch.stack([z[:, :, h].double() @ adapter.head_weights(1)[h].double() for h in range(4)], dim=2)
     torch.testing.assert_close(result.double(), expected, atol=1e-6, rtol=0)
@@ -243,62 +252,6 @@ def test_a_pass_over_texts(gpt2, texts):
     torch.testing.assert_close(result + sums.rows * gpt2.blocks[1].attn.b_O.detach().double(), attn_out, atol=1e-4, rtol=0)
 
 
-# --- the proof on plain tensors ------------------------------------------------------------------------------------------
-
-
-def proved(z, weights, bias, attn_out):
-    prove_heads(weights, bias, z, attn_out, layer=0, n_heads=weights.shape[0])
-    return True
-
-
-def heads(dtype=torch.float32, d_model=64):
-    generator = torch.Generator().manual_seed(0)
-    z, weights = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((2, 5, 3, 8), (3, 8, d_model)))
-    bias = torch.randn(d_model, generator=generator).to(dtype)
-    return z, weights, bias, (torch.einsum("bphd,hdm->bpm", z.double(), weights.double()) + bias.double()).to(dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_rounding_passes_and_a_missing_bias_or_factor_does_not(dtype):
-    z, weights, bias, attn_out = heads(dtype)
-    assert proved(z, weights, bias, attn_out)
-    for wrong in ((z, weights, None, attn_out), (z, weights, bias, attn_out * 1.2), (z.roll(1, 2), weights, bias, attn_out)):
-        with pytest.raises(ModelError, match="not the attention's output"):
-            proved(*wrong)
-
-
-def test_the_rounding_of_a_large_dimension_is_no_error():
-    z, weights, bias, _ = heads(torch.bfloat16, d_model=4096)
-    bias = bias.clone()
-    bias[3] = 1000.0
-    own = (torch.einsum("bphd,hdm->bpm", z.double(), weights.double()) + bias.double()).bfloat16()
-    assert proved(z, weights, bias, own)
-
-
-def test_an_error_in_one_dimension_is_seen():
-    z, weights, bias, attn_out = heads()
-    attn_out[..., 4] *= 1.002
-    with pytest.raises(ModelError, match="not the attention's output"):
-        proved(z, weights, bias, attn_out)
-
-
-def test_an_attention_that_writes_nothing_passes_and_one_that_writes_nan_does_not():
-    z, weights, _, attn_out = heads()
-    assert proved(z, weights * 0, None, attn_out * 0)
-    with pytest.raises(ModelError, match="off by nan"):
-        proved(z, weights, None, attn_out * float("nan"))
-
-
-def test_shapes_of_another_number_of_heads_are_refused():
-    z, weights, bias, attn_out = heads()
-    with pytest.raises(ModelError, match=r"z \(2, 5, 3, 8\) and W_O \(3, 8, 64\) do not belong to 6 heads"):
-        prove_heads(weights, bias, z, attn_out, layer=0, n_heads=6)
-    with pytest.raises(ModelError, match="do not belong to 3 heads"):
-        prove_heads(weights, bias, z.flatten(2), attn_out, layer=0, n_heads=3)
-    with pytest.raises(ModelError, match=r"z \(2, 5, 6, 8\) and W_O \(3, 8, 64\) do not belong to 3 heads"):
-        prove_heads(weights, bias, z.repeat(1, 1, 2, 1), attn_out, layer=0, n_heads=3)
-
-
 @pytest.mark.parametrize("kind", kinds())
 def test_value_biases_are_in_z_until_they_are_folded(kind):
     plain, folded = (make_model("gpt2", kind, compatible=compatible) for compatible in (False, True))
@@ -313,3 +266,146 @@ def test_value_biases_are_in_z_until_they_are_folded(kind):
 @pytest.mark.skipif("bridge" not in kinds(), reason="the tiny models without biases are bridges")
 def test_models_without_value_biases():
     assert not Adapter(cached_model("llama", "bridge")).heads.value_biases
+
+
+# --- heads of other numbers and widths than TransformerLens cuts z into
+
+BRIDGE = pytest.mark.skipif("bridge" not in kinds(), reason="these models are bridges")
+UNEVEN = {"mla": [(4, 16)] * 3, "laguna": [(2, 8), (4, 8), (2, 8)]}
+
+
+def truth(name):
+    """The Hugging Face model that a tiny model was made from, which nothing edits, and its layers' output projections."""
+    source = hf_model(name)
+    return source, [layer.self_attn.o_proj for layer in source.model.layers]
+
+
+def without_head(name, layer, head, width):
+    """Its logits with a head's part of what enters the output projection at 0."""
+    source, projections = truth(name)
+
+    def hide(module, args):
+        z = args[0].clone()
+        z[..., head * width : (head + 1) * width] = 0
+        return (z,)
+
+    with torch.no_grad(), projections[layer].register_forward_pre_hook(hide):
+        return source(TOKENS).logits
+
+
+@BRIDGE
+@pytest.mark.parametrize("name", UNEVEN)
+def test_z_is_cut_into_the_layers_own_heads(name):
+    adapter, seen = Adapter(cached_model(name, "bridge")), {}
+    assert [tuple(adapter.heads.shape(layer)) for layer in range(3)] == UNEVEN[name]
+    assert [adapter.heads_of(layer) for layer in range(3)] == [heads for heads, _ in UNEVEN[name]]
+    source, projections = truth(name)
+    for layer, projection in enumerate(projections):
+        projection.register_forward_pre_hook(lambda module, args, layer=layer: seen.update({layer: args[0]}))
+    with torch.no_grad():
+        source(TOKENS)
+    sites = adapter.sites("z")
+    _, cache = adapter.model.run_with_cache(TOKENS, attention_mask=MASK.long())
+    for found in (adapter.activations(TOKENS, MASK, sites), adapter.cached_activations(cache, sites)):
+        for (site, z), shape in zip(found.items(), UNEVEN[name], strict=True):
+            torch.testing.assert_close(z, seen[site.layer].reshape(2, 8, *shape), atol=1e-5, rtol=0)
+
+
+@BRIDGE
+@pytest.mark.parametrize(("name", "layer", "head"), [("mla", 1, 1), ("mla", 0, 3), ("laguna", 1, 3), ("laguna", 2, 1)])
+def test_ablated_and_occluded_heads_are_the_layers_own(name, layer, head):
+    adapter = Adapter(cached_model(name, "bridge"))
+    expected = without_head(name, layer, head, UNEVEN[name][layer][1])
+    place = f"z.{layer}"
+    means = {layer: torch.zeros(UNEVEN[name][layer])}
+    for edit in (
+        tle.ablate_heads([(layer, head)]), tle.ablate_heads([(layer, head)], means=means), tle.occlude(place, heads=head),
+        (f"blocks.{layer}.attn.hook_z", lambda z, hook: z.index_fill(2, torch.tensor([head]), 0.0)),
+    ):  # fmt: skip
+        edits = Edits(adapter, edit, [adapter.last_site])
+        edits.begin(whole_batch())
+        with adapter.edited(edits.hooks):
+            found = adapter.logits(TOKENS, MASK)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert float((expected - adapter.logits(TOKENS, MASK)).abs().max()) > 1e-3, "this test has something to find"
+
+
+def whole_batch():
+    from tl_entropy.batches import Window, batches
+
+    places, counted = torch.arange(8), torch.ones(8, dtype=torch.bool)
+    windows = [Window(row, counted, places, row, number, None, True, None, row) for number, row in enumerate(TOKENS)]
+    [batch] = batches(windows, batch_size=2, max_tokens=1)
+    return batch
+
+
+@BRIDGE
+@pytest.mark.parametrize("name", UNEVEN)
+def test_their_results_add_up_to_the_attentions_output(name):
+    adapter = Adapter(cached_model(name, "bridge"))
+    for layer in range(3):
+        result, whole = (Site(site, layer) for site in ("result", "attn_out"))
+        seen = adapter.activations(TOKENS, MASK, [result, whole])
+        assert seen[result].shape == (2, 8, UNEVEN[name][layer][0], 32)
+        torch.testing.assert_close(seen[result].sum(2), seen[whole], atol=1e-5, rtol=0)
+
+
+@BRIDGE
+def test_they_are_counted_by_soft_information_and_in_means():
+    model = cached_model("mla", "bridge")
+    result = tle.soft_information(model, TOKENS, heads="z", sites=(), layers=[1], n_bins=5, folds=1, progress=False)
+    assert result.heads == (0, 1, 2, 3)
+    assert {tuple(mean.shape) for mean in tle.head_means(model, TOKENS, progress=False).values()} == {(4, 16)}
+
+
+@BRIDGE
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda: tle.ablate_heads([(0, 3)]), "heads: 0.3 does not exist; layer 0 has heads 0 to 1"),
+        (lambda: tle.occlude("z.0", heads=3), "heads: 0.3 does not exist; layer 0 has heads 0 to 1"),
+        (lambda: tle.mask_attention(1, heads=3), "heads: 0.3 does not exist; layer 0 has heads 0 to 1"),
+        (lambda: tle.mask_attention(1, layers=2, heads=3), "heads: 2.3 does not exist; layer 2 has heads 0 to 1"),
+        (
+            lambda: tle.ablate_heads([(2, 1)], means={2: torch.zeros(4, 8)}),
+            r"means: those of layer 2 must be \[head, d_head\] = \[2, 8\]; got \[4, 8\]",
+        ),
+    ],
+)
+def test_heads_that_a_layer_does_not_have_are_refused(edit, message):
+    with pytest.raises(InputError, match=message):
+        tle.lens_entropy(cached_model("laguna", "bridge"), TOKENS, interventions=edit(), progress=False)
+
+
+@BRIDGE
+def test_models_without_heads_say_so():
+    for edit in (tle.ablate_heads([(0, 0)]), tle.occlude("z.0", heads=0)):
+        with pytest.raises(InputError, match="heads: layer 0 of this model has no attention heads; nor has any other"):
+            tle.lens_entropy(cached_model("mamba", "bridge"), TOKENS, interventions=edit, progress=False)
+    with pytest.raises(InputError, match="heads: layer 0 of this model has no attention heads; layers that have some: 1"):
+        Adapter(cached_model("jamba", "bridge")).heads_of(0)
+
+
+@BRIDGE
+def test_gradients_of_a_head_are_those_of_the_layers_own():
+    model = cached_model("mla", "bridge")
+    options = {"positions": [3, 5], "progress": False}
+    whole = tle.gradient_reliance(model, TOKENS, "z.1", **options).values
+    single = [tle.gradient_reliance(model, TOKENS, "z.1", heads=head, **options).values for head in range(4)]
+    torch.testing.assert_close(sum(single), whole, atol=1e-6, rtol=0, equal_nan=True)
+
+
+def test_a_z_that_no_number_of_heads_fits_is_refused(gpt2, monkeypatch):
+    point = gpt2.hook_dict["blocks.0.attn.hook_z"]
+    adapter = Adapter(gpt2)
+    raw = adapter._short_pass("z", 0)
+    adapter._short_pass._seen[Site("z", 0)] = raw[..., :3, :3]
+    with pytest.raises(ModelError, match=r"at layer 0, z \(1, \d+, 3, 3\) and W_O \(4, 8, 32\) do not belong to 4 heads"):
+        adapter.activations(TOKENS, MASK, adapter.sites("z", [0]))
+    assert not point.fwd_hooks
+
+
+def test_what_heads_write_together():
+    z, weights, bias = torch.randn(2, 5, 3, 8), torch.randn(3, 8, 16), torch.randn(16)
+    expected = torch.einsum("bphd,hdm->bpm", z.double(), weights.double()) + bias.double()
+    torch.testing.assert_close(written(z, weights, bias), expected.float())

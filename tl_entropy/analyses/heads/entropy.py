@@ -85,7 +85,8 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
         if of == "readout":
             self.reading = Reading(self.adapter, (self._last,), lens=None, precision=precision, compiled=compiled)
             self._weights = {layer: self.adapter.head_weights(layer) for layer in self.layers}
-        shape = (len(self.layers), self.adapter.n_heads)
+        self.heads_of = {layer: self.adapter.heads_of(layer) for layer in self.layers}
+        shape = (len(self.layers), max(self.heads_of.values()))
         quantities: dict[str, tuple[int, ...]] = {"entropy": (*shape, len(self.orders))}
         if of == "pattern":
             quantities |= {"normalized": quantities["entropy"], "bos_share": shape, "sink_share": shape}
@@ -102,7 +103,7 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
 
     def _result(self, provenance: Provenance) -> HeadEntropy | HeadSummary:
         axes: dict[str, Any] = {
-            "layers": self.layers, "heads": tuple(range(self.adapter.n_heads)), "orders": self.orders, "of": self.of,
+            "layers": self.layers, "heads": tuple(range(max(self.heads_of.values()))), "orders": self.orders, "of": self.of,
             "norm": self.norm, "provenance": provenance,
         }  # fmt: skip
         if self.keep == "summary":
@@ -129,15 +130,16 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
         """Name to [row, layer, ...], on the CPU."""
         found = []
         for site in self.sites:
-            visible = visible_keys(self.adapter.model, site.layer, batch.attention_mask)
-            found.append(pattern_values(batch, activations[site], visible, self.orders, hook_name(site)))
-        return {name: torch.stack([part[name] for part in found], 1) for name in found[0]}
+            pattern = activations[site]
+            visible = visible_keys(self.adapter, site.layer, batch.attention_mask, pattern)
+            found.append(pattern_values(batch, pattern, visible, self.orders, hook_name(site)))
+        return {name: self._stacked([part[name] for part in found]) for name in found[0]}
 
     def _readouts(self, batch: Batch, activations: Mapping[Site, Tensor], reading: Reading) -> dict[str, Tensor]:
         """The same, of what each head writes."""
         options = {
             "orders": self.orders, "precision": self.precision,
-            "compiled": reading.compiles(batch.n_rows * len(self.layers) * self.adapter.n_heads),
+            "compiled": reading.compiles(batch.n_rows * sum(self.heads_of.values())),
         }  # fmt: skip
         reading.ran_compiled |= bool(options["compiled"])
         if self.norm == "frozen":
@@ -152,10 +154,18 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
             else:
                 parts = recomputed_entropies(z, weights, reading.readout, **options)
             found.append(torch.cat(list(parts)))
-        return {"entropy": torch.stack(found, 1)}
+        return {"entropy": self._stacked(found)}
+
+    def _stacked(self, found: Sequence[Tensor]) -> Tensor:
+        """Values [row, head, ...] of each layer as [row, layer, head, ...]; NaN at heads that a layer does not have."""
+        if found[0].ndim == 1:  # of the layer's queries, not of its heads
+            return torch.stack(list(found), 1)
+        most = max(self.heads_of.values())
+        missing = [value.new_full((len(value), most - value.shape[1], *value.shape[2:]), torch.nan) for value in found]
+        return torch.stack([torch.cat(pair, 1) for pair in zip(found, missing, strict=True)], 1)
 
     def _nothing(self) -> dict[str, Tensor]:
-        shape = (0, len(self.layers), self.adapter.n_heads)
+        shape = (0, len(self.layers), max(self.heads_of.values()))
         part = {"entropy": torch.zeros(*shape, len(self.orders))}
         if self.of == "pattern":
             part |= {"visible": torch.zeros(shape[:2], dtype=torch.long)}
@@ -230,7 +240,8 @@ def head_entropy(
     Returns:
         ``HeadEntropy``, or ``HeadSummary`` with ``keep="summary"``; in nats. Error against float64 at most 2e-5 nats. Of
         patterns it also holds the number of visible keys, the share of the attention on BOS and on sinks, and ``normalized``,
-        the entropy as a share of its largest value.
+        the entropy as a share of its largest value. Where layers have different numbers of heads, heads that a layer does not
+        have are NaN.
 
     Raises:
         InputError, InputTypeError: an argument or an item of the input that can't be measured.

@@ -44,6 +44,11 @@ def pattern_values(batch: Batch, pattern: Tensor, visible: Tensor, orders: tuple
         ModelError: weight on keys that the query does not see.
         NonFiniteError: weights that are no distribution: not finite, below 0, or all 0.
     """
+    if pattern.ndim != 4 or pattern[:, 0].shape != visible.shape:
+        raise ModelError(
+            f"{hook} is {list(pattern.shape)}, no weights [batch, head, query, key] of every query for every key of "
+            f"{list(visible.shape)}; leave the layer out with layers=..."
+        )
     dtype = torch.float64 if pattern.dtype == torch.float64 else torch.float32
     # The logarithm of 0 takes four times as long as others. The smallest normal number in its place is nothing in any sum of
     # powers from 1/2 on: its root is 1e-19.

@@ -107,7 +107,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
 
     def memory(self) -> int:
         """Bytes of the sums, all of which are there from the first batch on."""
-        heads = sum(self.adapter.n_heads if site.name in BY_HEAD else 1 for site in self.measured)
+        heads = sum(self.adapter.heads_of(site.layer) if site.name in BY_HEAD else 1 for site in self.measured)
         rows = sum(table.n_rows + 1 for table in self._tables)
         sample = (8 if self.adapter.dtype == torch.float64 else 4) * len(self._sampled)
         return heads * sum((bins + 1) * 8 * rows + bins * sample for bins, _ in self.draws)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.interventions import SUBLAYERS
 from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.readout import compiler_available
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
@@ -28,7 +29,7 @@ class Reading:
 
     Args:
         adapter: of the model.
-        sites: what will be read; each must be a vector of the residual stream.
+        sites: what will be read; each must be a vector of the residual stream, or of what is added to it.
         lens: None is the logit lens.
         precision: of the product with the unembedding.
         compiled: whether statistics run as compiled code; None decides by the work.
@@ -47,6 +48,9 @@ class Reading:
                 f"sites: {heads[0]} has a head axis and no lens of its own; the lens reads residual-stream sites, and "
                 "head_entropy reads heads"
             )
+        for site in sites:
+            if site.name in SUBLAYERS:
+                adapter.contributions.factor(site)  # refuses what is no part of the stream that a lens reads
         check_lens(lens, adapter, sites)
         self.adapter, self.lens, self.precision, self.compiled = adapter, lens, precision, compiled
         self.readout = adapter.readout

@@ -27,7 +27,8 @@ from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.streaming import PositionMeasure
 from tl_entropy.analyses.tokens.reliance import SourceRows, check_one_window, only_before
 from tl_entropy.batches import Batch
-from tl_entropy.capture.occlusion import check_heads, numbers_from_0
+from tl_entropy.capture.interventions import check_heads
+from tl_entropy.capture.occlusion import numbers_from_0
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.entropies import in_double
@@ -94,7 +95,8 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
             if gradient is None:
                 raise ModelError(f"site: the model's logits do not depend on what passes {self.site}; take another site")
             product = in_double(gradient.detach()) * in_double(leaf.detach())
-            product = product if self.heads is None else product[:, :, list(self.heads)]
+            if self.heads is not None:
+                product = self.adapter.heads.cut(self.site.layer, product)[:, :, list(self.heads)]
             shares = product.flatten(2).sum(-1).cpu()
             if not bool(shares.isfinite().all()):
                 document = int(batch.document[int((~shares.isfinite()).any(1).nonzero()[0, 0])])
@@ -116,7 +118,7 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
         if self.site.name != "z":
             raise InputError(f"heads are of z, such as 'z.2'; {self.site} has none")
         chosen = numbers_from_0("heads", heads)
-        check_heads(chosen, self.adapter)
+        check_heads(chosen, self.adapter, self.site.layer)
         return chosen
 
 

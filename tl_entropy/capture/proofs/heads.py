@@ -1,50 +1,78 @@
-"""Whether single heads are contributions to the residual stream, head h writing ``z_h @ W_O[h]``.
+"""How many attention heads a layer has, and whether they are contributions to the residual stream.
 
-They are if they add up, with the output bias, to what the attention writes there: Σ_h z_h @ W_O[h] + b_O = attn_out (Elhage et
-al. 2021, "A Mathematical Framework for Transformer Circuits"). A model where they don't is refused: where a norm follows the
-attention (Gemma 2, OLMo 2), a head's share depends on all the other heads, and nothing in d_model is its output alone.
+A layer has as many heads as its attention pattern; without a pattern, as W_O. What TransformerLens gives as ``z`` is cut into
+that many, whatever it was cut into before: by the width of what is rotated (multi-head latent attention), or by the number of
+heads that other layers have. Where that does not come out even, or pattern and W_O disagree, z is refused.
+
+Head h writes ``z_h @ W_O[h]``. Heads are contributions to the stream if these add up, with the output bias, to what attention
+adds there, up to a constant factor (``proofs/contributions.py``): f · (Σ_h z_h @ W_O[h] + b_O) (Elhage et al. 2021, "A
+Mathematical Framework for Transformer Circuits"). A model where they don't is refused: where a norm follows the attention
+(Gemma 2, OLMo 2), a head's share depends on all the other heads, and nothing in d_model is its output alone.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from einops import einsum
 from torch import Tensor
 
-from tl_entropy.capture.hooks import attribute, hook_name
-from tl_entropy.capture.runner import Runner
+from tl_entropy.capture.hooks import attribute, silent
+from tl_entropy.capture.proofs.contributions import Contributions
+from tl_entropy.capture.proofs.short_pass import ShortPass
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.sites import Site
 
 HEADS_REFUSED = "heads of this model are not contributions to the residual stream: {}. The site z can be measured instead"
 """The refusal, open for its reason."""
 
-# Largest error allowed, relative to the output's size. A norm in between is off by about as much as the output itself; reduced
-# precision rounds the output once or twice.
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
+
+class Shape(NamedTuple):
+    """Number of heads of a layer, and the width of each; 0 where no z shows it."""
+
+    heads: int
+    d_head: int
 
 
 class Heads:
-    """A model's attention heads, as contributions to the residual stream; proved on a short pass, run once."""
+    """A model's attention heads: how z is cut into them, and what they write; by a short pass, run once."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, seen: ShortPass, contributions: Contributions) -> None:
+        self._seen, self._contributions = seen, contributions
+        self._runner = seen.runner
+        self._shapes: dict[int, Shape] = {}
+
+    def shape(self, layer: int) -> Shape:
+        """Number and width of the heads of a layer.
+
+        Raises:
+            InputError: it has none.
+            ModelError: z of the layer can't be cut into them.
+        """
+        if layer not in self._shapes:
+            self._shapes[layer] = self._shape(layer)
+        return self._shapes[layer]
+
+    def cut(self, layer: int, z: Tensor) -> Tensor:
+        """A layer's z as [batch, pos, head, d_head]."""
+        return z.reshape(*z.shape[:2], *self.shape(layer))
 
     def weights(self, layer: int) -> Tensor:
         """W_O [head, d_head, d_model]: head h writes ``z_h @ W_O[h]`` into the residual stream, and the layer adds b_O once.
 
-        Where the model scales what its blocks add (Granite), W_O comes scaled. float64 on models of float64, else float32.
+        Where the model scales what its attention adds (Granite, Falcon H1), W_O comes scaled. float64 on models of float64,
+        else float32.
 
         Raises:
             InputError: the layer does not exist, or has no attention heads.
             ModelError: heads of this model are not contributions to the residual stream: on a short forward pass (run once)
-                they do not add up, with b_O, to the attention's output.
+                they do not add up, with b_O, to what the attention adds to it.
         """
-        if layer not in self._proved_layers:
-            raise InputError(f"layer {layer} has no attention heads; layers with heads: {sorted(self._proved_layers)}")
-        return self._output(layer)[0]
+        if layer not in self._factors:
+            raise InputError(f"layer {layer} has no attention heads; layers with heads: {sorted(self._factors)}")
+        return self._output(layer)[0] * self._factors[layer]
 
     def from_source(self, site: Site, value: Tensor) -> Tensor:
         """A site's activation, from that of its source: heads' results are computed, everything else is as captured."""
@@ -63,63 +91,67 @@ class Heads:
         return any(isinstance(bias, Tensor) and bool(bias.any()) for bias in found)
 
     @cached_property
-    def _proved_layers(self) -> frozenset[int]:
-        """The layers that have heads; proved to be contributions to the residual stream, every one of them."""
-        runner = self._runner
-        layers = [i for i in range(runner.n_layers) if hook_name(Site("z", i)) in runner.model.hook_dict]
-        ids = runner.short_row()
-        try:
-            with runner.proving():
-                seen = runner.activations(ids, torch.ones_like(ids), runner.sites(("z", "attn_out"), layers))
-        except (InputError, ModelError) as error:
-            raise ModelError(HEADS_REFUSED.format(f"what its attention writes there can't be seen ({error})")) from error
-        for i in layers:
-            prove_heads(*self._output(i), seen[Site("z", i)], seen[Site("attn_out", i)], layer=i, n_heads=runner.n_heads)
-        return frozenset(layers)
+    def _factors(self) -> dict[int, float]:
+        """Of each layer that has heads, the factor on what they write; proved, every one of them."""
+        found = {}
+        for layer in self._runner.layers_with("z"):
+            z = self._seen("z", layer)
+            if z is None:
+                raise ModelError(HEADS_REFUSED.format(f"the hook {self._runner.hook_of(Site('z', layer))} never fired"))
+            weights, bias = self._output(layer)
+            try:
+                found[layer] = self._contributions.share(Site("attn_out", layer), written(self.cut(layer, z), weights, bias))
+            except ModelError as error:
+                raise ModelError(HEADS_REFUSED.format(error)) from error
+        return found
+
+    def _shape(self, layer: int) -> Shape:
+        pattern, z, weights = self._seen("pattern", layer), self._seen("z", layer), self._own_weights(layer)
+        if pattern is None and z is None:
+            having = [i for i in range(self._runner.n_layers) if not (self._seen("z", i) is self._seen("pattern", i) is None)]
+            raise InputError(
+                f"heads: layer {layer} of this model has no attention heads; "
+                + (f"layers that have some: {', '.join(map(str, having))}" if having else "nor has any other")
+            )
+        known = [pattern.shape[1]] if pattern is not None and pattern.ndim == 4 else []
+        known += [] if weights is None else [weights.shape[0]]
+        n = known[0] if known else 0
+        width = 0 if z is None else z.shape[2:].numel()
+        shape = Shape(n, width // n if n else 0)
+        fits = weights is None or z is None or tuple(weights.shape[:2]) == shape
+        if not n or width % n or len(set(known)) > 1 or not fits:
+            came = f"z {tuple(z.shape)}" if z is not None else "no z"
+            came += "" if weights is None else f" and W_O {tuple(weights.shape)}"
+            raise ModelError(f"heads: at layer {layer}, {came} do not belong to {n or 'any known number of'} heads")
+        return shape
+
+    def _own_weights(self, layer: int) -> Tensor | None:
+        weights = attribute(self._runner.attention(layer), "W_O")
+        return weights.detach() if isinstance(weights, Tensor) and weights.ndim == 3 else None
 
     def _output(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        """W_O and b_O of a layer (None without one), times the factor on what its block adds, if it has one."""
-        block = self._runner.model.blocks[layer]
-        factor = float(getattr(block, "residual_contribution_scale", 1.0))
-        weights, bias = attribute(block.attn, "W_O"), attribute(block.attn, "b_O")
+        """W_O and b_O of a layer (None without one); where TransformerLens does not cut W_O, what its module does."""
+        shape, attention, weights = self.shape(layer), self._runner.attention(layer), self._own_weights(layer)
+        bias = attribute(attention, "b_O")
         if weights is None:
-            raise ModelError(HEADS_REFUSED.format(f"W_O of layer {layer} can't be read"))
-        dtype = torch.promote_types(weights.dtype, torch.float32)
-        return weights.detach().to(dtype) * factor, None if bias is None else bias.detach().to(dtype) * factor
+            project = attribute(attention, "o")
+            if not callable(project):
+                raise ModelError(HEADS_REFUSED.format(f"W_O of layer {layer} can't be read"))
+            rows = torch.eye(shape.heads * shape.d_head, dtype=self._runner.dtype, device=self._runner.device)
+            with torch.no_grad(), self._runner.turns.held(), silent(project):
+                nothing = project(torch.zeros_like(rows[None, :1]))[0, 0]
+                weights = (project(rows[None])[0] - nothing).unflatten(0, shape)
+            bias = nothing if bool(nothing.any()) else None
+        exact = torch.promote_types(weights.dtype, torch.float32)
+        return weights.to(exact), None if bias is None else bias.detach().to(exact)
 
 
-def prove_heads(weights: Tensor, bias: Tensor | None, z: Tensor, attn_out: Tensor, *, layer: int, n_heads: int) -> None:
-    """Raise ModelError unless the heads of a layer add up to what its attention writes into the residual stream.
+def written(z: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+    """What heads write together: Σ_h z_h @ W_O[h] + b_O, [batch, pos, d_model] in float64 on the CPU, rounded as z is.
 
-    Errors are relative to their cell's size, |attn_out| plus the root mean square over all cells: rounding grows with the cell,
-    so that the rounding of a few large dimensions is not taken for an error.
-
-    Args:
-        weights: W_O [head, d_head, d_model].
-        bias: b_O [d_model] or None.
-        z: what the heads read [batch, pos, head, d_head].
-        attn_out: what the attention writes [batch, pos, d_model].
-        layer: for the message.
-        n_heads: heads that the layer has.
-
-    Raises:
-        ModelError: they don't, or the shapes do not belong to that many heads.
-
-    >>> z, W_O = torch.ones(1, 1, 2, 3), torch.ones(2, 3, 4)
-    >>> prove_heads(W_O, None, z, torch.full((1, 1, 4), 6.0), layer=0, n_heads=2)
-    >>> prove_heads(W_O, None, z, torch.full((1, 1, 4), 5.0), layer=0, n_heads=2)
-    Traceback (most recent call last):
-    tl_entropy.errors.ModelError: heads of this model are not contributions ...: at layer 0 ... (off by 0.1 ...
+    >>> written(torch.ones(1, 1, 2, 3), torch.ones(2, 3, 4), None)
+    tensor([[[6., 6., 6., 6.]]])
     """
-    if weights.shape != (n_heads, z.shape[-1], attn_out.shape[-1]) or z.shape[2:-1] != (n_heads,):
-        shapes = f"z {tuple(z.shape)} and W_O {tuple(weights.shape)} do not belong to {n_heads} heads"
-        raise ModelError(HEADS_REFUSED.format(f"at layer {layer}, {shapes}"))
-    double_z, double_weights, own = (x.to("cpu", torch.float64) for x in (z, weights, attn_out))
-    rebuilt = einsum(double_z, double_weights, "batch pos head d_head, head d_head d_model -> batch pos d_model")
-    if bias is not None:
-        rebuilt = rebuilt + bias.to("cpu", torch.float64)
-    size = own.abs() + own.square().mean().sqrt()
-    error = float(((rebuilt - own).abs() / size.clamp_min(torch.finfo(size.dtype).tiny)).max())
-    if not error <= _TOLERANCE.get(attn_out.dtype, 0.05):
-        reason = f"at layer {layer} their sum and b_O are not the attention's output (off by {error:.3g} of its size)"
-        raise ModelError(HEADS_REFUSED.format(f"{reason}, since a norm (Gemma 2, OLMo 2) or another transform follows"))
+    double_z, double_weights = (x.to("cpu", torch.float64) for x in (z, weights))
+    whole = einsum(double_z, double_weights, "batch pos head d_head, head d_head d_model -> batch pos d_model")
+    return (whole if bias is None else whole + bias.to(whole)).to(z.dtype)

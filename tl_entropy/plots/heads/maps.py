@@ -120,7 +120,9 @@ def _of_entropies(result: HeadEntropy | HeadSummary, of: str, order: float | Non
         name = f"Entropy ({result.unit})" if of == "entropy" else "Entropy / log of keys"
         title += "" if chosen == 1 else f", order {number(chosen)}"
     values = values.reshape(len(result.layers), len(result.heads))
-    return _Map(values, result.layers, result.heads, name, title=title, reason="its queries see a single key")
+    uneven = bool(result.mean_profile()["mean"].isna().any())
+    reasons = ["its layer has fewer heads"] * uneven + ["its queries see a single key"] * (of == "normalized" or not uneven)
+    return _Map(values, result.layers, result.heads, name, title=title, reason=" or ".join(reasons))
 
 
 def _of_information(result: SoftInformation, of: Any, label: str | None, site: str | None) -> _Map:

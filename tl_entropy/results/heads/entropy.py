@@ -102,7 +102,7 @@ class HeadEntropy(_HeadTable, Positions, Result):
     Rows are the positions counted, ordered by document and position. With ``of="pattern"`` a position is that of the query,
     and the distribution is the head's attention over the keys that the query sees, BOS among them; it is renormalised over
     these, so that attention sinks which are no key (gpt-oss) don't enter. With ``of="readout"`` the distribution is over the
-    next token.
+    next token. Where layers have different numbers of heads, those that a layer does not have are NaN.
 
     Attributes:
         entropy: [row, layer, head, order], in ``unit``, from 0 to log of the number of keys, or log d_vocab.
