@@ -140,6 +140,12 @@ class Adapter(Runner):
         return prove_readout(self)
 
     @cached_property
+    def readout_of_tokens(self) -> Readout:
+        """The same of the rows of the unembedding that are tokens of the tokenizer, as ``token_ids`` lists them."""
+        ids = self.token_ids
+        return self.readout if ids is None or len(ids) == self.d_vocab else self.readout.of_tokens(ids)
+
+    @cached_property
     def frozen_norm(self) -> FrozenNorm:
         """The final norm, linear once its scale is known; proved on random rows (ModelError where it is something else)."""
         return FrozenNorm.probe(self.readout.norm, self.readout.unembedding)

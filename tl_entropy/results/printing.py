@@ -35,7 +35,8 @@ class Printed(Steady, ABC):
 
     def __repr__(self) -> str:
         table = self._table()
-        return "\n".join([*self._title(), *([] if table is None else [table.to_string(**self.printing), *self._notes()])])
+        shown = [] if table is None else [table.to_string(**self.printing), *self._notes(), *_vocabulary_notes(self)]
+        return "\n".join([*self._title(), *shown])
 
     def _repr_html_(self) -> str:
         """The same for notebooks."""
@@ -44,8 +45,21 @@ class Printed(Steady, ABC):
         title = "<br>".join([f"<strong>{first}</strong>", *others])
         if table is None:
             return f"<div>{title}</div>"
-        notes = "<br>".join(map(html.escape, self._notes()))
+        notes = "<br>".join(map(html.escape, [*self._notes(), *_vocabulary_notes(self)]))
         return f"<div>{title}{table.to_html(**self.printing)}<small>{notes}</small></div>"
+
+
+def _vocabulary_notes(result: Any) -> list[str]:
+    """What is to be said of rows of the unembedding that no token has, where a result is over them or leaves them out."""
+    settings = getattr(getattr(result, "provenance", None), "settings", {})
+    rows, over = settings.get("rows_without_token", 0), settings.get("vocabulary")
+    if not rows:
+        return []
+    if over == "tokenizer":
+        return [f"over the tokenizer's tokens: {rows} rows of the unembedding without a token are left out"]
+    return [
+        f"{rows} rows of the unembedding have no token and count, as in the model's softmax; vocabulary='tokenizer' does not"
+    ]
 
 
 def title(result: Any, shape: str) -> str:

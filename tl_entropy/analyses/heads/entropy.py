@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from tl_entropy.accumulators import DocumentMeans
 from tl_entropy.analyses.heads.values import frozen_entropies, pattern_values, recomputed_entropies
-from tl_entropy.analyses.lens.reading import Precision, Reading
+from tl_entropy.analyses.lens.reading import Over, Precision, Reading
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.rows import Rows, closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
@@ -50,7 +50,7 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
     Arguments as for ``head_entropy``. ``compute`` gives a ``HeadEntropy`` or a ``HeadSummary`` of what was seen so far.
     """
 
-    alike = ("of", "norm", "layers", "orders", "keep", "precision")
+    alike = ("of", "norm", "layers", "orders", "keep", "precision", "vocabulary")
     gathered = ("_means", "_rows", "reading")
 
     def __init__(
@@ -64,6 +64,7 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
         keep: Keep = "positions",
         precision: Precision = "float32",
         compiled: bool | None = None,
+        vocabulary: Over = "model",
         progress: bool = False,
     ) -> None:
         super().__init__(model)
@@ -73,8 +74,11 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
         self.orders = check_orders(orders)
         if len(set(self.orders)) < len(self.orders):
             raise InputError(f"orders must be different numbers; got {orders!r}")
-        if of == "pattern" and (norm != "frozen" or precision != "float32" or compiled is not None):
-            raise InputError("norm, precision and compiled belong to of='readout'; leave them out, or read the heads out")
+        if of == "pattern" and (norm, precision, compiled, vocabulary) != ("frozen", "float32", None, "model"):
+            raise InputError(
+                "norm, precision, compiled and vocabulary belong to of='readout'; leave them out, or read the heads out"
+            )
+        self.vocabulary = vocabulary
         self.of, self.keep, self.precision, self.progress = of, keep, precision, progress
         self.norm = norm if of == "readout" else None
         measured = self.adapter.sites("pattern" if of == "pattern" else "z", layers)
@@ -83,7 +87,9 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
         self.sites = measured if self.norm != "frozen" else (*measured, self._last)
         self.reading = None
         if of == "readout":
-            self.reading = Reading(self.adapter, (self._last,), lens=None, precision=precision, compiled=compiled)
+            self.reading = Reading(
+                self.adapter, (self._last,), lens=None, precision=precision, compiled=compiled, vocabulary=vocabulary
+            )
             self._weights = {layer: self.adapter.head_weights(layer) for layer in self.layers}
         self.heads_of = {layer: self.adapter.heads_of(layer) for layer in self.layers}
         shape = (len(self.layers), max(self.heads_of.values()))
@@ -206,6 +212,7 @@ def head_entropy(
     batch_size: int | None = None,
     precision: Precision = "float32",
     compiled: bool | None = None,
+    vocabulary: Over = "model",
     progress: bool = True,
     **options: Unpack[CorpusOptions],
 ) -> HeadEntropy | HeadSummary:
@@ -233,6 +240,8 @@ def head_entropy(
             layers · heads · batch_size · window² numbers, so long windows need fewer at a time.
         precision: of readouts, "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off).
         compiled: of readouts, compile the statistics; None does so for large jobs where a compiler is found.
+        vocabulary: of readouts, "model" for all rows of the unembedding, "tokenizer" without those that are no token; see
+            ``lens_entropy``.
         progress: show a progress bar.
         options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, temperature, seed,
             interventions.
@@ -266,6 +275,7 @@ def head_entropy(
         keep=keep,
         precision=precision,
         compiled=compiled,
+        vocabulary=vocabulary,
         progress=progress,
     )
     return measure(

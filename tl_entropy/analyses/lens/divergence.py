@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans
-from tl_entropy.analyses.lens.reading import Precision, Reading
+from tl_entropy.analyses.lens.reading import Over, Precision, Reading
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.rows import Rows, closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
@@ -42,7 +42,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
     Arguments as for ``layer_divergence``. ``compute`` gives a ``LayerDivergence`` or a ``DivergenceSummary``.
     """
 
-    alike = ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision")
+    alike = ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision", "vocabulary")
     gathered = ("_means", "_rows", "reading")
 
     def __init__(
@@ -60,6 +60,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         keep: Keep = "positions",
         precision: Precision = "float32",
         compiled: bool | None = None,
+        vocabulary: Over = "model",
     ) -> None:
         super().__init__(model)
         if not isinstance(metrics, Iterable):
@@ -71,6 +72,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
             raise InputError(f"metrics must hold at least one of {', '.join(METRICS)}, each once; got {metrics!r}")
         check_choice("keep", keep, ("positions", "summary"))
         self.top_k = check_int("top_k", top_k, 1, self.adapter.d_vocab)
+        self.vocabulary = vocabulary
         self.targets = _target_ids(self.adapter, targets)
         if keep == "summary" and (surprisal or self.targets or self.top_k > 1):
             raise InputError("surprisal, targets and top_k belong to single positions; use keep='positions', or leave them out")
@@ -96,7 +98,11 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
             self._compared_with, self.measured = "previous", measured[1:]
         self._at = torch.tensor([place.get(site, len(place)) for site in self.measured])
         self.sites = tuple(sorted({*self._through, self._output}, key=lambda site: site.depth))
-        self.reading = Reading(self.adapter, self._through, lens=lens, precision=precision, compiled=compiled)
+        self.reading = Reading(
+            self.adapter, self._through, lens=lens, precision=precision, compiled=compiled, vocabulary=vocabulary
+        )
+        check_int("top_k", top_k, 1, self.reading.n_rows)
+        self.reading.columns(torch.tensor(self.targets, dtype=torch.long))  # refuses what is left out
         self._stream = stream_columns(self.measured, required=False)
         self._columns = (*self.metrics, "agreement", *(("decided",) if self._stream else ()))
         self._means = DocumentMeans((len(self.measured), len(self._columns)))
@@ -140,15 +146,15 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         normed.append(reading.readout.norm(rows[self._output].to(reading.device)))
         found = vocabulary_divergences(
             torch.stack(normed), reading.readout.unembedding, reference=self._compared_with, metrics=self.metrics,
-            targets=targets.to(reading.device) if targets.shape[1] else None, top_k=self.top_k, compiled=compiled,
-            **reading.options(),
+            targets=reading.columns(targets).to(reading.device) if targets.shape[1] else None, top_k=self.top_k,
+            compiled=compiled, **reading.options(),
         )  # fmt: skip
         reading.ran_compiled |= found.compiled
         statistics, at = found.statistics, self._at
         single = ~statistics.tied.cpu()  # type: ignore[union-attr]
         # Compared with the site before, the first of the divergences is the second site's.
         divergences = found.divergences.cpu()[at - int(self._compared_with == "previous")]
-        top_tokens = statistics.top_tokens.cpu()  # type: ignore[union-attr]
+        top_tokens = reading.tokens(statistics.top_tokens.cpu())  # type: ignore[union-attr]
         output_token = top_tokens[-1, :, 0]
         named = {
             "divergence": divergences,
@@ -238,6 +244,7 @@ def layer_divergence(
     batch_size: int | None = None,
     precision: Precision = "float32",
     compiled: bool | None = None,
+    vocabulary: Over = "model",
     progress: bool = True,
     **options: Unpack[CorpusOptions],
 ) -> LayerDivergence | DivergenceSummary:
@@ -267,6 +274,7 @@ def layer_divergence(
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         precision: "float32", or "bfloat16" for products in reduced precision.
         compiled: compile the statistics; None does so for large jobs where a compiler is found. The provenance says.
+        vocabulary: "model" for all rows of the unembedding, "tokenizer" without those that are no token; see ``lens_entropy``.
         progress: show a progress bar.
         options: see ``CorpusOptions``.
 
@@ -287,7 +295,7 @@ def layer_divergence(
     check_options(layer_divergence, options, CorpusOptions)
     accumulator = DivergenceAccumulator(
         model, metrics=metrics, against=against, sites=sites, layers=layers, lens=lens, surprisal=surprisal, targets=targets,
-        top_k=top_k, keep=keep, precision=precision, compiled=compiled,
+        top_k=top_k, keep=keep, precision=precision, compiled=compiled, vocabulary=vocabulary,
     )  # fmt: skip
     return measure(
         accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,

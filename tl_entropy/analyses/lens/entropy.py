@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans, Histogram
-from tl_entropy.analyses.lens.reading import Precision, Reading
+from tl_entropy.analyses.lens.reading import Over, Precision, Reading
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.rows import Rows, closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
@@ -46,7 +46,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
     Arguments as for ``lens_entropy``. ``compute`` gives a ``LensEntropy`` or a ``LensSummary`` of what was seen so far.
     """
 
-    alike = ("sites", "orders", "keep", "surprisal", "top_k", "lens", "precision")
+    alike = ("sites", "orders", "keep", "surprisal", "top_k", "lens", "precision", "vocabulary")
     gathered = ("_means", "_squares", "_histogram", "_rows", "reading")
 
     def __init__(
@@ -62,6 +62,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         keep: Keep = "positions",
         precision: Precision = "float32",
         compiled: bool | None = None,
+        vocabulary: Over = "model",
     ) -> None:
         super().__init__(model)
         asked: Any = orders  # whatever a user hands in
@@ -71,14 +72,17 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         if not self.orders or not all(order >= 0 for order in self.orders) or len(set(self.orders)) < len(self.orders):
             raise InputError(f"orders must be one or more different numbers from 0 to infinity; got {orders!r}")
         check_choice("keep", keep, ("positions", "summary"))
-        check_int("top_k", top_k, 0, self.adapter.d_vocab)
         if keep == "summary" and (surprisal or top_k):
             raise InputError("surprisal and top_k belong to single positions; use keep='positions', or leave them out")
         self.sites = self.adapter.sites(sites, layers)
         self.surprisal, self.top_k, self.keep, self.lens, self.precision = surprisal, top_k, keep, lens, precision
-        self.reading = Reading(self.adapter, self.sites, lens=lens, precision=precision, compiled=compiled)
+        self.vocabulary = vocabulary
+        self.reading = Reading(
+            self.adapter, self.sites, lens=lens, precision=precision, compiled=compiled, vocabulary=vocabulary
+        )
+        check_int("top_k", top_k, 0, self.reading.n_rows)
         shape = (len(self.sites), len(self.orders))
-        self._ceiling = float(torch.tensor(self.adapter.d_vocab, dtype=torch.float64).log())
+        self._ceiling = float(torch.tensor(self.reading.n_rows, dtype=torch.float64).log())
         self._means = DocumentMeans(shape)
         self._squares = torch.zeros(shape, dtype=torch.float64)
         self._histogram = Histogram(shape, high=self._ceiling, bins=BINS)
@@ -110,7 +114,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
     def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         """Statistics of all sites' rows: name to [row, site, ...], on the CPU."""
         readout, reading = self.reading.readout, self.reading
-        targets = batch.row_target.to(reading.device) if self.surprisal else None
+        targets = reading.columns(batch.row_target).to(reading.device) if self.surprisal else None
         compiled = reading.compiles(batch.n_rows * len(self.sites))
         groups = []
         together = max(1, ROWS_AT_ONCE // batch.n_rows)
@@ -123,7 +127,8 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
             )  # fmt: skip
             reading.ran_compiled |= found.compiled
             named = {"entropy": found.entropies, "surprisal": found.surprisal, "rank": found.rank}
-            named |= {"top_tokens": found.top_tokens, "top_log_probs": found.top_log_probs}
+            top = None if found.top_tokens is None else reading.tokens(found.top_tokens)
+            named |= {"top_tokens": top, "top_log_probs": found.top_log_probs}
             groups.append(
                 {
                     name: rearrange(value.cpu(), "(site row) ... -> row site ...", site=len(sites))
@@ -181,6 +186,7 @@ def lens_entropy(
     batch_size: int | None = None,
     precision: Precision = "float32",
     compiled: bool | None = None,
+    vocabulary: Over = "model",
     progress: bool = True,
     **options: Unpack[CorpusOptions],
 ) -> LensEntropy | LensSummary:
@@ -207,6 +213,8 @@ def lens_entropy(
         precision: "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off, much faster where the
             processor has bfloat16 units).
         compiled: compile the statistics; None does so for large jobs where a compiler is found. The provenance says.
+        vocabulary: "model", all rows of the unembedding, as in the model's own softmax; or "tokenizer", without those that are
+            no token of the tokenizer (vocabularies are often padded). The provenance says how many there are.
         progress: show a progress bar.
         options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, temperature, seed.
 
@@ -226,7 +234,7 @@ def lens_entropy(
     check_options(lens_entropy, options, CorpusOptions)
     accumulator = LensAccumulator(
         model, orders=orders, sites=sites, layers=layers, lens=lens, surprisal=surprisal, top_k=top_k, keep=keep,
-        precision=precision, compiled=compiled,
+        precision=precision, compiled=compiled, vocabulary=vocabulary,
     )  # fmt: skip
     return measure(
         accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,

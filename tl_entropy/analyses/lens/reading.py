@@ -1,6 +1,10 @@
 """How vectors of the residual stream are read as predictions: through a lens, the final norm and the unembedding.
 
 Shared by everything that looks at vocabulary distributions, so that all of it reads the same way.
+
+Many unembeddings have more rows than the tokenizer has tokens, since vocabularies are padded to a multiple of 64 or 128. The
+model's own softmax gives these rows probability, and its loss pays for it, so they count (``vocabulary="model"``); over tokens
+alone, the distribution is that of the model given that a token comes (``"tokenizer"``). Ids stay those of the tokenizer.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from tl_entropy.sites import HEAD_SITES, Site
 from tl_entropy.torch_state import yours
 
 Precision = Literal["float32", "bfloat16"]
+Over = Literal["model", "tokenizer"]
+"""What a distribution is over: all rows of the unembedding, or those that are tokens of the tokenizer."""
 
 # Logits read from which on the statistics are compiled: compiling takes some 15 s, once, and then saves part of every tile.
 COMPILE_FROM = 2**35
@@ -33,15 +39,27 @@ class Reading:
         lens: None is the logit lens.
         precision: of the product with the unembedding.
         compiled: whether statistics run as compiled code; None decides by the work.
+        vocabulary: what distributions are over.
 
     Attributes:
+        readout: the model's, of the rows that distributions are over.
         ran_compiled: whether any have.
     """
 
     def __init__(
-        self, adapter: Adapter, sites: tuple[Site, ...], *, lens: Lens | None, precision: Precision, compiled: bool | None
+        self,
+        adapter: Adapter,
+        sites: tuple[Site, ...],
+        *,
+        lens: Lens | None,
+        precision: Precision,
+        compiled: bool | None,
+        vocabulary: Over = "model",
     ) -> None:
         check_choice("precision", precision, ("float32", "bfloat16"))
+        check_choice("vocabulary", vocabulary, ("model", "tokenizer"))
+        if vocabulary == "tokenizer" and not adapter.has_tokenizer:
+            raise InputError("vocabulary='tokenizer' needs to know which rows are tokens, and the model has no tokenizer")
         heads = [site for site in sites if site.name in HEAD_SITES]
         if heads:
             raise InputError(
@@ -53,7 +71,9 @@ class Reading:
                 adapter.contributions.factor(site)  # refuses what is no part of the stream that a lens reads
         check_lens(lens, adapter, sites)
         self.adapter, self.lens, self.precision, self.compiled = adapter, lens, precision, compiled
-        self.readout = adapter.readout
+        self.vocabulary = vocabulary
+        self.readout = adapter.readout if vocabulary == "model" else adapter.readout_of_tokens
+        self._ids = None if self.n_rows == adapter.d_vocab else adapter.token_ids
         self.device = self.readout.unembedding.device
         self.ran_compiled = False
         self._work = 0
@@ -63,9 +83,36 @@ class Reading:
         rows = rows.to(self.device)
         return self.readout.norm(rows if self.lens is None else self._translated(self.lens, site, rows))
 
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of the unembedding that distributions are over."""
+        return self.readout.unembedding.shape[1]
+
+    def columns(self, ids: Tensor) -> Tensor:
+        """Where in a distribution the tokens of these ids are; -1 stays, as of no token.
+
+        Raises:
+            InputError: an id that is no token of the tokenizer, where distributions are over these alone.
+        """
+        if self._ids is None:
+            return ids
+        known = self._ids.to(ids.device)
+        place = torch.searchsorted(known, ids.contiguous().clamp(min=0)).clamp(max=len(known) - 1)
+        missing = (known[place] != ids) & (ids >= 0)
+        if bool(missing.any()):
+            raise InputError(
+                f"vocabulary='tokenizer' leaves out the id {int(ids[missing][0])}, which is asked for and is no token of the "
+                "tokenizer; use vocabulary='model'"
+            )
+        return torch.where(ids < 0, ids, place)
+
+    def tokens(self, columns: Tensor) -> Tensor:
+        """The ids of what is at these places of a distribution."""
+        return columns if self._ids is None else self._ids.to(columns.device)[columns]
+
     def compiles(self, rows: int) -> bool:
         """Whether the statistics of that many more rows are to run as compiled code."""
-        self._work += rows * self.adapter.d_vocab
+        self._work += rows * self.n_rows
         if self.compiled is not None:
             return self.compiled
         return self.ran_compiled or (self._work >= COMPILE_FROM and compiler_available(self.device))
@@ -76,8 +123,11 @@ class Reading:
         return {"bias": readout.bias, "scale": readout.scale, "softcap": readout.softcap, "precision": self.precision}
 
     def settings(self) -> dict[str, Any]:
-        """The same, for a result's provenance."""
+        """The same, for a result's provenance; of the vocabulary, where the unembedding has rows without a token."""
+        ids = self.adapter.token_ids
+        unnamed = 0 if ids is None else self.adapter.d_vocab - len(ids)
         return {
+            **({"vocabulary": self.vocabulary, "rows_without_token": unnamed} if unnamed else {}),
             "lens": lens_name(self.lens),
             "precision": self.precision,
             "compiled": self.ran_compiled,

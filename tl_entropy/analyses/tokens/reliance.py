@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
-from tl_entropy.analyses.lens.reading import Precision, Reading
+from tl_entropy.analyses.lens.reading import Over, Precision, Reading
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.streaming import PositionMeasure, row_fields
 from tl_entropy.analyses.tokens.rows import PredictedRows
@@ -53,7 +53,7 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
     """
 
     runs_model = True
-    alike = ("sources", "metrics", "precision")
+    alike = ("sources", "metrics", "precision", "vocabulary")
     gathered = ("_rows", "reading")
     _rows: SourceRows
 
@@ -64,6 +64,7 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
         *,
         metrics: Sequence[Change] = ("l1", "cosine", "kl", "loss"),
         precision: Precision = "float32",
+        vocabulary: Over = "model",
         progress: bool = False,
     ) -> None:
         super().__init__(model)
@@ -73,7 +74,8 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
         self.parts = None if isinstance(on, str) and on == "tokens" else _parts(on)
         given = {"tokens": mask_attention(0)} if self.parts is None else self.parts
         self._edits = {name: Edits(self.adapter, one, self.sites) for name, one in given.items()}  # refuses before a pass does
-        self.reading = Reading(self.adapter, self.sites, lens=None, precision=precision, compiled=None)
+        self.vocabulary = vocabulary
+        self.reading = Reading(self.adapter, self.sites, lens=None, precision=precision, compiled=None, vocabulary=vocabulary)
         self._progress = progress
         self._rows = SourceRows(self.adapter, self._nothing())
 
@@ -130,7 +132,7 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
         found = vocabulary_changes(
             self.reading.normed(site, before[moved]), self.reading.normed(site, after[moved]),
             self.reading.readout.unembedding, metrics=self.metrics,
-            targets=batch.row_target.to(self.reading.device)[moved.to(self.reading.device)],
+            targets=self.reading.columns(batch.row_target).to(self.reading.device)[moved.to(self.reading.device)],
             compiled=self.reading.compiles(2 * int(moved.sum())), **self.reading.options(),
         )  # fmt: skip
         self.reading.ran_compiled |= found.compiled
@@ -231,6 +233,7 @@ def token_reliance(
     batch_size: int | None = None,
     progress: bool = True,
     precision: Precision = "float32",
+    vocabulary: Over = "model",
     **options: Unpack[CorpusOptions],
 ) -> TokenReliance:
     r"""How much the prediction of every token changes when a part of the model, or another token, is taken out.
@@ -270,6 +273,7 @@ def token_reliance(
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show a progress bar.
         precision: "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off, and "l1" by more).
+        vocabulary: "model" for all rows of the unembedding, "tokenizer" without those that are no token; see ``lens_entropy``.
         options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, interventions; the latter
             hold for both runs.
 
@@ -294,7 +298,7 @@ def token_reliance(
     [0.19, 0.41]
     """
     check_options(token_reliance, options, CorpusOptions)
-    accumulator = RelianceAccumulator(model, on, metrics=metrics, precision=precision, progress=progress)
+    accumulator = RelianceAccumulator(model, on, metrics=metrics, precision=precision, vocabulary=vocabulary, progress=progress)
     return measure(
         accumulator, inputs, positions=positions, max_new_tokens=0, batch_size=batch_size, progress=progress, options=options,
         count="predicted",

@@ -16,7 +16,7 @@ from typing import Any, Literal, Unpack, overload
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.lens.reading import Precision, Reading
+from tl_entropy.analyses.lens.reading import Over, Precision, Reading
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.rows import closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
@@ -41,7 +41,7 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
     far. For a document's first token to be among them, ``stream(..., count="predicted")`` has to hand on its BOS.
     """
 
-    alike = ("keep", "top_k", "precision")
+    alike = ("keep", "top_k", "precision", "vocabulary")
     gathered = ("_rows", "_sums", "_products", "reading")
     _rows: PredictedRows
 
@@ -53,16 +53,19 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         keep: Keep = "positions",
         precision: Precision = "float32",
         compiled: bool | None = None,
+        vocabulary: Over = "model",
     ) -> None:
         super().__init__(model)
         check_choice("keep", keep, ("positions", "summary"))
         self.keep, self.precision = keep, precision
         if keep == "summary" and top_k:
             raise InputError("top_k belongs to single tokens; use keep='positions', or leave it out")
-        default = 0 if keep == "summary" else min(TOP_K, self.adapter.d_vocab)
-        self.top_k = default if top_k is None else check_int("top_k", top_k, 0, self.adapter.d_vocab)
-        self.sites = (self.adapter.last_site,)
-        self.reading = Reading(self.adapter, self.sites, lens=None, precision=precision, compiled=compiled)
+        self.sites, self.vocabulary = (self.adapter.last_site,), vocabulary
+        self.reading = Reading(
+            self.adapter, self.sites, lens=None, precision=precision, compiled=compiled, vocabulary=vocabulary
+        )
+        default = 0 if keep == "summary" else min(TOP_K, self.reading.n_rows)
+        self.top_k = default if top_k is None else check_int("top_k", top_k, 0, self.reading.n_rows)
         self._rows = PredictedRows(self.adapter, self._nothing())
         self._sums = torch.zeros(N_TOTALS, dtype=torch.float64)
         self._products = torch.zeros(N_TOTALS, N_TOTALS, dtype=torch.float64)
@@ -91,13 +94,14 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         reading, [site] = self.reading, self.sites
         found = vocabulary_statistics(
             reading.normed(site, batch.rows(activations[site])), reading.readout.unembedding,
-            targets=batch.row_target.to(reading.device), top_k=self.top_k, varentropy=True,
+            targets=reading.columns(batch.row_target).to(reading.device), top_k=self.top_k, varentropy=True,
             compiled=reading.compiles(batch.n_rows), **reading.options(),
         )  # fmt: skip
         reading.ran_compiled |= found.compiled
         values = {
             "surprisal": found.surprisal, "entropy": found.entropies[:, 0], "varentropy": found.varentropy, "rank": found.rank,
-            "top_tokens": found.top_tokens, "top_log_probs": found.top_log_probs,
+            "top_tokens": None if found.top_tokens is None else reading.tokens(found.top_tokens),
+            "top_log_probs": found.top_log_probs,
         }  # fmt: skip
         return {name: value.cpu() for name, value in values.items() if value is not None}
 
@@ -138,6 +142,7 @@ def token_surprisal(
     batch_size: int | None = None,
     precision: Precision = "float32",
     compiled: bool | None = None,
+    vocabulary: Over = "model",
     progress: bool = True,
     **options: Unpack[CorpusOptions],
 ) -> TokenSurprisal | SurprisalSummary:
@@ -156,6 +161,7 @@ def token_surprisal(
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         precision: "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off).
         compiled: compile the statistics; None does so for large jobs where a compiler is found. The provenance says.
+        vocabulary: "model" for all rows of the unembedding, "tokenizer" without those that are no token; see ``lens_entropy``.
         progress: show a progress bar.
         options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, temperature, seed,
             interventions.
@@ -174,7 +180,9 @@ def token_surprisal(
     (['import', ' os', '\n'], True)
     """
     check_options(token_surprisal, options, CorpusOptions)
-    accumulator = SurprisalAccumulator(model, top_k=top_k, keep=keep, precision=precision, compiled=compiled)
+    accumulator = SurprisalAccumulator(
+        model, top_k=top_k, keep=keep, precision=precision, compiled=compiled, vocabulary=vocabulary
+    )
     return measure(
         accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress,
         options=options, count="predicted",

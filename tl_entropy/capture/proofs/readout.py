@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,13 @@ class Readout:
     scale: float
     softcap: float | None
     error: float
+
+    def of_tokens(self, ids: Tensor) -> Readout:
+        """The readout of these tokens [token] alone, in this order; what was proved is that of all."""
+        leading = torch.equal(ids, torch.arange(len(ids)))
+        chosen: Any = slice(len(ids)) if leading else ids.to(self.unembedding.device)  # a slice copies nothing
+        bias = None if self.bias is None else self.bias[chosen]
+        return replace(self, unembedding=self.unembedding[:, chosen], bias=bias)
 
 
 def prove_readout(runner: Runner) -> Readout:
