@@ -1,8 +1,8 @@
 """Which keys a query may look at: real ones, not later ones, and on layers of local attention those within the window.
 
 A window of w lets a query see itself and the w - 1 tokens before it (Mistral, GPT-Neo, sliding layers of Gemma 2), attention in
-chunks (Llama 4) the tokens of its own chunk, counted from the first real token. Where an index chooses keys (GLM MoE DSA), those
-seen are those that have any weight. Where a model's window stands differs: in the configuration of a HookedTransformer
+chunks (Llama 4) the tokens of its own chunk, counted from the first real token. Where an index chooses keys (GLM MoE DSA),
+those seen are those that have any weight. Where a model's window stands differs: in the configuration of a HookedTransformer
 (``use_local_attn``, ``attn_types``), and in Hugging Face's behind a TransformerBridge (``layer_types`` with ``sliding_window``
 or ``attention_chunk_size``, ``attention_layers`` with ``window_size``). Whether queries see later tokens, too, is not read but
 seen, in the pattern of a short pass.

@@ -184,7 +184,7 @@ def head_entropy(
     model: Any, inputs: Any, *, of: Of = ..., orders: float | Sequence[float] = ..., layers: Sequence[int] | None = ...,
     positions: int | slice | Sequence[int] | None = ..., norm: Norm = ..., keep: Literal["positions"] = ...,
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
-    progress: bool = ..., **options: Unpack[CorpusOptions],
+    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
 ) -> HeadEntropy: ...  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def head_entropy(
     model: Any, inputs: Any, *, of: Of = ..., orders: float | Sequence[float] = ..., layers: Sequence[int] | None = ...,
     positions: int | slice | Sequence[int] | None = ..., norm: Norm = ..., keep: Literal["summary"],
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
-    progress: bool = ..., **options: Unpack[CorpusOptions],
+    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
 ) -> HeadSummary: ...  # fmt: skip
 
 

@@ -210,7 +210,7 @@ def layer_divergence(
     positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
     targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["positions"] = ...,
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
-    progress: bool = ..., **options: Unpack[CorpusOptions],
+    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
 ) -> LayerDivergence: ...  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def layer_divergence(
     positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
     targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["summary"],
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
-    progress: bool = ..., **options: Unpack[CorpusOptions],
+    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
 ) -> DivergenceSummary: ...  # fmt: skip
 
 

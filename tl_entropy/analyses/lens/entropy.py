@@ -154,7 +154,8 @@ def lens_entropy(
     model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] = ...,
     layers: Sequence[int] | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
     surprisal: bool = ..., top_k: int = ..., keep: Literal["positions"] = ..., max_new_tokens: int = ...,
-    batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ..., progress: bool = ...,
+    batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
+    vocabulary: Over = ..., progress: bool = ...,
     **options: Unpack[CorpusOptions],
 ) -> LensEntropy: ...  # fmt: skip
 
@@ -164,7 +165,8 @@ def lens_entropy(
     model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] = ...,
     layers: Sequence[int] | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
     surprisal: bool = ..., top_k: int = ..., keep: Literal["summary"], max_new_tokens: int = ...,
-    batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ..., progress: bool = ...,
+    batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
+    vocabulary: Over = ..., progress: bool = ...,
     **options: Unpack[CorpusOptions],
 ) -> LensSummary: ...  # fmt: skip
 

@@ -118,7 +118,8 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
 def token_surprisal(
     model: Any, inputs: Any, *, top_k: int | None = ..., positions: int | slice | Sequence[int] | None = ...,
     keep: Literal["positions"] = ..., max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
-    compiled: bool | None = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
+    compiled: bool | None = ...,
+    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
 ) -> TokenSurprisal: ...  # fmt: skip
 
 
@@ -126,7 +127,8 @@ def token_surprisal(
 def token_surprisal(
     model: Any, inputs: Any, *, top_k: int | None = ..., positions: int | slice | Sequence[int] | None = ...,
     keep: Literal["summary"], max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
-    compiled: bool | None = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
+    compiled: bool | None = ...,
+    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
 ) -> SurprisalSummary: ...  # fmt: skip
 
 
