@@ -4,6 +4,7 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 (``capture/proofs``) are run once each, when they are first asked for; and nothing is given that a proof has refused:
 
 - ``readout``: the final norm, unembedding, soft cap and scale give the model's own log-probabilities;
+- ``sight``: it looks back only, without which there is no readout, and a mask of ones tells it nothing;
 - ``contributions``: what attention and MLPs write is what they add to the stream, or a constant factor of it;
 - ``heads``: z is cut into the heads of its layer, which add up to what the attention adds;
 - ``generate``: what is written greedily is the model's own most probable token.
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from tl_entropy.capture import origin
 from tl_entropy.capture.hooks import source_site
+from tl_entropy.capture.proofs.causality import Sight, check_causal, sight
 from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.proofs.generation import Generated, cache_is_sound, proved_text
@@ -136,8 +138,18 @@ class Adapter(Runner):
 
     @cached_property
     def readout(self) -> Readout:
-        """The model's readout, proved by a short forward pass (run once); ModelError where it can't be reproduced."""
+        """The model's readout, proved by a short forward pass (run once).
+
+        Raises:
+            ModelError: it can't be reproduced, or the model looks ahead.
+        """
+        check_causal(self.sight)
         return prove_readout(self)
+
+    @cached_property
+    def sight(self) -> Sight:
+        """Whether the model looks ahead, and whether a mask of ones matters to it."""
+        return sight(self)
 
     @cached_property
     def readout_of_tokens(self) -> Readout:

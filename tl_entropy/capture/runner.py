@@ -119,14 +119,15 @@ class Runner(Vocabulary, Places):
             out: Tensor = self.model(tokens, attention_mask=mask, return_type="logits")
         return out
 
-    def state_and_logits(self, tokens: Tensor, site: Site) -> tuple[Tensor | None, Tensor]:
-        """A site's activation (None where it has no hook that fires) and the model's own logits, from one unpadded pass."""
+    def state_and_logits(self, tokens: Tensor, site: Site, *, mask: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
+        """A site's activation (None where it has no hook that fires) and the model's own logits."""
         seen: dict[str, Tensor] = {}
+        options = {} if mask is None else {"attention_mask": mask.to(self.device, torch.long)}
         hooks = {site: lambda activation, hook: seen.update(x=activation.detach())}
         with self._running(hooks if self.hook_of(site) in self.points else {}):
-            out: Tensor = self.model(tokens.to(self.device), return_type="logits")
+            out: Tensor = self.model(tokens.to(self.device), return_type="logits", **options)
         if not seen and self.found_elsewhere([site]):
-            return self.state_and_logits(tokens, site)
+            return self.state_and_logits(tokens, site, mask=mask)
         return seen.get("x"), out
 
     def differentiable(self, tokens: Tensor, mask: Tensor, site: Site) -> tuple[Tensor, Tensor]:

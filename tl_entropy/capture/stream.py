@@ -33,6 +33,7 @@ from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.feeding import Feeder, check_finite, whole_batches
 from tl_entropy.capture.generate import Continuations, check_sampling
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
+from tl_entropy.capture.proofs.causality import check_mask
 from tl_entropy.errors import InputError, check_int
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady, yours
@@ -120,7 +121,7 @@ def stream(
     Raises:
         InputError: nothing to measure, an argument out of range, or an intervention that this model or pass does not allow.
         InputTypeError: an argument of another kind.
-        ModelError: a hook exists but never fires.
+        ModelError: a hook exists but never fires, or a mask of ones changes what the model computes.
         NonFiniteError: a NaN or infinity in an activation; accumulators keep what came before.
     """
     check_options(stream, options, CorpusOptions)
@@ -134,6 +135,8 @@ def stream(
     cache, inputs = split_cache(inputs)
     _check_possible(accumulators, edits, cached=cache is not None, generates=max_new_tokens > 0)
     windows = cast("WindowOptions", options)
+    if cache is None:
+        check_mask(adapter.sight)
 
     # Texts to tokens, cut into windows.
     given = corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, count=count, **windows)
