@@ -41,6 +41,8 @@ def test_a_model_that_looks_both_ways_says_nothing_of_next_tokens():
     for ask in (tle.token_surprisal, tle.lens_entropy, tle.layer_divergence):
         with pytest.raises(ModelError, match=AHEAD):
             ask(model, TOKENS, **QUIET)
+    with pytest.raises(ModelError, match=AHEAD):
+        tle.gradient_reliance(model, TOKENS, "embed", **QUIET)
     assert tle.layer_similarity(model, TOKENS, **QUIET).values.isfinite().any()
     assert tle.head_entropy(model, TOKENS, of="pattern", **QUIET).entropy.isfinite().any()
 
