@@ -180,6 +180,9 @@ def kinds() -> tuple[str, ...]:
 LONG = os.environ.get("TL_ENTROPY_TESTS") == "long"
 """Whether to run everything, with many examples: what a gate wants, and nobody before a commit."""
 
+ALL_MODELS = LONG or os.environ.get("TL_ENTROPY_TESTS") == "models"
+"""Whether to run all models, raw and processed, however few the examples."""
+
 NAMES = ("gpt2", "llama", "neox", "phi", "gemma2", "granite", "cohere")
 ARCHITECTURES = [
     (name, kind, compatible)
@@ -187,7 +190,7 @@ ARCHITECTURES = [
     for i, name in enumerate(NAMES if kind == "bridge" else NAMES[:1])
     for compatible in (False, True)
     # Where it has to be quick: GPT-2 both ways, and of the others every second one processed.
-    if LONG or name == "gpt2" or compatible == bool(i % 2)
+    if ALL_MODELS or name == "gpt2" or compatible == bool(i % 2)
 ]
 
 

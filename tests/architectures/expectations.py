@@ -1,0 +1,39 @@
+"""Expectations that rows of a kind share: true reasons first, then what is to become right."""
+
+from __future__ import annotations
+
+from architectures.row import OK, Expected, outside, refused, wrong
+
+Cells = dict[str, Expected]
+
+# --- refused, and the reason is true ----------------------------------------------------------------------------------------
+
+POST_NORM: Cells = {"readout": refused("not contributions to the residual stream: .* since a norm")}
+NO_MASK: Cells = {"mask": refused("attention cannot be masked on this model: .* no hook can change its attention scores")}
+OTHER_MEANS: Cells = {"mask": refused("attention cannot be masked on this model: .* by other means than attention")}
+SINGLE_LAYERS = refused("no resid_mid at layer 0 .its blocks are single layers, or TransformerLens shows no state within")
+FAILS_ITSELF: Cells = {
+    "all": refused("TransformerLens's own forward pass fails on this model"),
+    "cache": outside("TransformerLens makes no cache"),
+}
+NO_BFLOAT16: Cells = {"bf16": FAILS_ITSELF["all"]}
+DENSE_BETWEEN = refused("logits can't be reproduced from its last residual stream")
+
+# --- to become right --------------------------------------------------------------------------------------------------------
+
+OWN_LOGITS = wrong("^refused: .* logits can't be reproduced", right="ok, by the model's own logits")
+PADS = wrong("^off", right="refused: padding on the left changes what this model computes")
+
+ENCODER_DECODER: Cells = {"all": refused("this model looks ahead"), "soft cka": OK}
+BEHIND_MLP: Cells = {
+    "mid": wrong("^off", right="refused: TransformerLens's hook_resid_mid is not between the sub-layers there")
+}
+NO_ATTENTION: Cells = {
+    **OTHER_MEANS,
+    "pattern": refused("no pattern at layer 0"),
+    "readout soft": refused("no z at layer 0"),
+    "attn": refused("no attn_out at layer 0"),
+    "mlp": refused("no mlp_out at layer 0"),
+    "ablate": refused("a hook that this model does not have"),
+    "mid": SINGLE_LAYERS,
+}
