@@ -545,12 +545,14 @@ def test_where_memory_runs_out_the_batch_is_halved_and_nothing_counted_twice(gpt
     plan = tle.label_plan(gpt2, TEXTS)
     expected = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], heads="z", **QUIET)
     accumulator = tle.SoftAccumulator(gpt2, plan, layers=[1], heads="z")
+    adapter = accumulator.adapter
+    assert adapter.sight.mask < 1, "proved before memory runs out"
     seen = []
     plain = tle.Adapter.activations
     with monkeypatch.context() as patch:
         patch.setattr(tle.Adapter, "activations", lambda s, t, m, sites: seen.append(len(t)) or plain(s, t, m, sites))
         fails_on_call(patch, owner, name, number)
-        tle.stream(gpt2, TEXTS, [accumulator], batch_size=9, **QUIET)
+        tle.stream(adapter, TEXTS, [accumulator], batch_size=9, **QUIET)
     assert seen[0] == 9
     assert sum(seen[1:]) == 9, seen
     assert_same(accumulator.compute(), expected, 1e-6)

@@ -46,7 +46,9 @@ def both(name: str, architecture: str, config: dict, parts: dict, *, quick: bool
     """An encoder-decoder, of which the decoder is measured."""
     if parts is POST_NORM:
         cells = {**BEHIND_MLP, **cells}
-    return Row(f"{name} (encoder-decoder)", architecture, config, {**ENCODER_DECODER, **cells}, parts, quick=quick)
+    return Row(
+        f"{name} (encoder-decoder)", architecture, config, {**ENCODER_DECODER, "pattern": OK, **cells}, parts, quick=quick
+    )
 
 
 # fmt: off
