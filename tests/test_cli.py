@@ -235,6 +235,7 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
         (["lens", "--model", BUNDLED, "--file", "/no/such/file"], "/no/such/file"),
         (["lens", "--model", "/no/such/folder", "--text", "a"], "there is no folder /no/such/folder"),
         (["lens", "--model", BUNDLED, "--text", "a", "--kind", "keras"], "--kind must be one of"),
+        (["lens", "--model", BUNDLED, "--text", "a", "--device", "nowhere"], "device must be one that PyTorch finds"),
         (
             ["lens", "--model", BUNDLED, "--dataset", "no/such/folder", "--config", "x"],
             "--dataset no/such/folder cannot be opened",

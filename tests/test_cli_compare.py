@@ -13,6 +13,7 @@ from tiny_models import hf_model, tiny_tokenizer
 import tl_entropy as tle
 from tl_entropy import demo
 from tl_entropy.analyses.models.comparison import compare_models
+from tl_entropy.errors import ModelError
 
 pytestmark = pytest.mark.model
 
@@ -147,3 +148,17 @@ def test_a_file_in_the_way_is_told_in_one_line(monkeypatch, capsys, tmp_path):
     assert status == 2
     assert "is a file; a comparison is saved as a folder" in err
     assert (tmp_path / "o").read_text() == "mine"
+
+
+def test_code_of_a_model_runs_only_where_it_may(monkeypatch, capsys, tmp_path):
+    asked = []
+
+    def loaded(name, **options):
+        asked.append(options["trust_remote_code"])
+        raise ModelError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--trust-remote-code"]):
+        monkeypatch.setattr("command.load_once", loaded)
+        assert run(monkeypatch, capsys, "compare", "--model", BUNDLED, *TEXTS, *more)[0] == 2
+    assert asked == [False, True]

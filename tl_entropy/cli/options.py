@@ -36,6 +36,7 @@ class Source:
     kind: str | None
     device: str | None
     dtype: str
+    trust_remote_code: bool
     inputs: Iterable[Any]
     windows: dict[str, Any]
     unit: Any
@@ -54,6 +55,7 @@ class Source:
         import tl_entropy as tle
 
         options = {"kind": known_kind(self.kind), "device": self.device, "dtype": getattr(torch, self.dtype)}
+        options["trust_remote_code"] = self.trust_remote_code
         found: dict[str, Any] = {}
         for given in self.names:
             name = Path(given).resolve().name if Path(given).is_dir() else given
@@ -86,6 +88,9 @@ class Source:
         kind: Kind = None,
         device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU where there is one, if not given")] = None,
         dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, of the model")] = "float32",
+        trust_remote_code: Annotated[
+            bool, typer.Option("--trust-remote-code", help="run the code that a model brings")
+        ] = False,
         out: Out = None,
         *,
         folder: str,
@@ -104,7 +109,7 @@ class Source:
         known_kind(kind)
         inputs = _inputs(text or [], file or [], dataset, config, split, limit)
         windows = {"window": window, "stride": stride, "batch_size": batch_size, "text_column": column}
-        return cls(tuple(model), kind, device, dtype, inputs, windows, unit, out or Path(folder))
+        return cls(tuple(model), kind, device, dtype, trust_remote_code, inputs, windows, unit, out or Path(folder))
 
 
 def reads(
