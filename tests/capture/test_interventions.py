@@ -241,6 +241,7 @@ class Oops(Exception):
     pass
 
 
+@pytest.mark.filterwarnings("ignore:hooks that somebody has left on this model")
 def test_hooks_are_gone_and_those_of_the_user_stay(gpt2):
     calls, point = [], gpt2.hook_dict["blocks.1.hook_resid_post"]
     point.add_hook(lambda activation, hook: calls.append(1))
@@ -438,6 +439,7 @@ def test_what_is_wrong_for_any_model(make, error, message):
         (lambda: (lambda name: "hook_normalized" in name, doubled), "ln_final.hook_normalized; sites are read"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:hooks that somebody has left on this model")
 def test_what_the_model_does_not_allow_is_refused_before_it_runs(gpt2, make, message):
     ran = gpt2.hook_dict["hook_embed"]
     ran.add_hook(lambda activation, hook: pytest.fail("the model ran"))

@@ -491,6 +491,7 @@ def test_a_model_whose_attention_no_hook_can_change_is_refused(name):
         kept(bridged(name), TEXT, interventions=mask_attention(1, layers=[0]))
 
 
+@pytest.mark.filterwarnings("ignore:hooks that somebody has left on this model")
 def test_the_proof_is_of_the_model_alone(gpt2):
     """Hooks of the user do not fire in it, and stay."""
     calls, point = [], gpt2.hook_dict["blocks.1.hook_resid_post"]

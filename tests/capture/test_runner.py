@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tiny_models import cached_model, kinds, make_model
@@ -84,3 +86,52 @@ def test_a_part_is_asked_for_where_it_is_read():
     assert (adapter.d_model, adapter.d_vocab, adapter.dtype) == (32, 300, torch.float32)
     with pytest.raises(ModelError, match="no unembedding"):
         adapter.readout  # noqa: B018
+
+
+# --- hooks that somebody has left
+
+
+def measured(model):
+    return tle.token_surprisal(model, TOKENS, progress=False)
+
+
+def test_hooks_that_were_left_are_named_in_a_warning_and_in_the_provenance(gpt2):
+    clean = measured(gpt2)
+    assert not any("hooks of others" in line for line in clean.provenance.state)
+    gpt2.hook_dict["blocks.2.hook_mlp_out"].add_hook(lambda activation, hook: 0 * activation)
+    gpt2.hook_dict["blocks.1.hook_attn_out"].add_hook(partial(zeroed, factor=0), is_permanent=True)
+    try:
+        with pytest.warns(UserWarning, match="hooks that somebody has left .*hook_") as caught:
+            dirty = measured(gpt2)
+        assert len(caught) == 1
+        for name in ("blocks.2.hook_mlp_out", "blocks.1.hook_attn_out"):
+            assert name in str(caught[0].message)
+            assert f"hooks of others ran at {name}" in dirty.provenance.state
+        assert not torch.equal(clean.surprisal, dirty.surprisal)
+    finally:
+        gpt2.reset_hooks(including_permanent=True)
+    assert measured(gpt2).provenance.state == clean.provenance.state
+
+
+def zeroed(activation, hook, factor):
+    return factor * activation
+
+
+def test_hooks_of_an_open_context_are_named_without_a_warning(gpt2):
+    with gpt2.hooks(fwd_hooks=[("blocks.2.hook_mlp_out", lambda activation, hook: 0 * activation)]):
+        found = measured(gpt2)
+    assert "hooks of others ran at blocks.2.hook_mlp_out" in found.provenance.state
+
+
+def test_hooks_of_pytorch_on_a_module_are_named(gpt2):
+    handle = gpt2.blocks[1].mlp.register_forward_pre_hook(lambda module, args: None)
+    try:
+        with pytest.warns(UserWarning, match=r"run in what is measured, and may change it: \S*blocks\.1\.\S*mlp\. model"):
+            measured(gpt2)
+    finally:
+        handle.remove()
+
+
+def test_interventions_and_captures_are_nobody_elses(gpt2):
+    found = tle.lens_entropy(gpt2, TOKENS, interventions=tle.ablate("mlp_out.1"), progress=False)
+    assert not any("hooks of others" in line for line in found.provenance.state)

@@ -24,7 +24,7 @@ def dense_logits(model, readout, rows):
 @pytest.mark.parametrize("compatible", [False, True])
 def test_gradient_is_that_of_the_definition(name, compatible):
     model = make_model(name, compatible=compatible, dtype=torch.float64)
-    adapter = tle.Adapter(model)
+    adapter = tle.Adapter(model, check=False)  # an old Bridge of Cohere is not quite Hugging Face
     draw = torch.Generator().manual_seed(0)
     last, rows = (3 * torch.randn(5, 32, generator=draw, dtype=torch.float64) for _ in range(2))
     rows.requires_grad_()

@@ -3,6 +3,7 @@
 Everything in the package asks the adapter, never the model. Passes are the runner's (``capture/runner.py``); proofs
 (``capture/proofs``) are run once each, when they are first asked for; and nothing is given that a proof has refused:
 
+- ``wrapped``: it gives the logits of the Hugging Face model that it wraps, asked before the first pass;
 - ``readout``: the final norm, unembedding, soft cap and scale give the model's own log-probabilities;
 - ``sight``: it looks back only, without which there is no readout, and a mask of ones tells it nothing;
 - ``contributions``: what attention and MLPs write is what they add to the stream, or a constant factor of it;
@@ -12,6 +13,7 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -19,7 +21,8 @@ from typing import Any
 from torch import Tensor
 
 from tl_entropy.capture import origin
-from tl_entropy.capture.hooks import source_site
+from tl_entropy.capture.hooks import hooks_of_others, is_left, source_site
+from tl_entropy.capture.places import StackName
 from tl_entropy.capture.proofs.causality import Sight, check_causal, sight
 from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
@@ -27,6 +30,7 @@ from tl_entropy.capture.proofs.generation import Generated, cache_is_sound, prov
 from tl_entropy.capture.proofs.heads import Heads
 from tl_entropy.capture.proofs.readout import Readout, prove_readout
 from tl_entropy.capture.proofs.short_pass import PARTS, ShortPass
+from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
 from tl_entropy.capture.runner import Runner
 from tl_entropy.capture.views import View, reshaped, scaled
 from tl_entropy.errors import ModelError
@@ -43,12 +47,20 @@ class Adapter(Runner):
     Args:
         model: a HookedTransformer or TransformerBridge.
         stack: of an encoder-decoder, the "decoder" (as for None) or the "encoder".
+        check: whether the first pass asks if a TransformerBridge gives the logits of the Hugging Face model that it wraps, for
+            which both read a short text; see ``wrapped_logits_proof``. False measures it as it is.
 
     Raises:
         InputError: a stack that the model does not have.
         InputTypeError: the object lacks a part that every TransformerLens model has.
-        ModelError: the model has no single stack of blocks.
+        ModelError: the model has no single stack of blocks; from the first pass on, its logits are not those of the Hugging
+            Face model that it wraps, or adapters and hooks on modules of that one do not run.
     """
+
+    def __init__(self, model: Any, *, stack: StackName | None = None, check: bool = True) -> None:
+        super().__init__(model, stack=stack)
+        self._check = check
+        self._others: dict[str, None] = {}  # places where hooks of others ran
 
     def activations(self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """One forward pass over ``tokens`` [batch, pos] with its attention mask; what came past each site.
@@ -162,18 +174,43 @@ class Adapter(Runner):
         """The final norm, linear once its scale is known; proved on random rows (ModelError where it is something else)."""
         return FrozenNorm.probe(self.readout.norm, self.readout.unembedding)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """A hash over the model's weights."""
+        """A hash over the model's weights, as they were at its first pass."""
+        return self._weights.hash
+
+    @cached_property
+    def _weights(self) -> origin.Fingerprint:
         return origin.fingerprint(self.model)
+
+    @cached_property
+    def wrapped(self) -> str | None:
+        """How its logits compare with those of the Hugging Face model that it wraps; None where it wraps none."""
+        if not self._check:
+            return "logits not compared with Hugging Face's own: check=False"
+        return wrapped_logits_proof(Runner(self.model))
+
+    def _before(self) -> None:
+        self.wrapped, self._weights  # noqa: B018 (asked once, before the first pass)
+        new = {name: module for name, module in hooks_of_others(self.model).items() if name not in self._others}
+        self._others |= dict.fromkeys(new)
+        left = [name for name, module in new.items() if is_left(self.model, module)]
+        if left:
+            warnings.warn(
+                f"hooks that somebody has left on this model run in what is measured, and may change it: {', '.join(left)}. "
+                "model.reset_hooks(including_permanent=True) takes those on hook points off",
+                stacklevel=2,
+            )
 
     def provenance(self, **parts: Any) -> Provenance:
         """The model's part of a result's provenance, with the other parts given."""
+        ran = (f"hooks of others ran at {name}" for name in self._others)
         return Provenance(
             model=str(getattr(self.model.cfg, "model_name", "unnamed")),
             weights=self.fingerprint,
             processing=origin.processing(self.model, value_biases=self.heads.value_biases),
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device.type),
+            state=origin.state(self.given, self._weights, *ran, self.wrapped),
             **parts,
         )

@@ -8,11 +8,13 @@ activations would come past the outer pass's hooks as well.
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +23,14 @@ from torch import nn
 from tl_entropy.errors import ModelError
 from tl_entropy.sites import HEAD_SITES, Site
 
-_levels = itertools.count(7_300_000)  # TransformerLens's own contexts count up from 1
+_FIRST_LEVEL = 7_300_000  # TransformerLens's own contexts count up from 1
+_levels = itertools.count(_FIRST_LEVEL)
+_OWN = (
+    "tl_entropy.", "transformer_lens.model_bridge.", "transformer_lens.hook_points.", "transformer_lens.HookedRootModule.",
+    "transformer_lens.utilities.", "transformers.", "accelerate.", "peft.", "bitsandbytes.", "optimum.", "torchao.", "hqq.",
+    "torch.",
+)  # fmt: skip
+"""Where the functions are written whose hooks belong to a model, or are this package's own."""
 
 
 def hook_name(site: Site) -> str:
@@ -55,13 +64,16 @@ def hooked(points: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
 
 @contextmanager
 def as_found(model: Any) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; every module's training flag as it was afterwards."""
-    roots = [root for root in (model, attribute(model, "original_model")) if isinstance(root, nn.Module)]
-    training = [module for root in roots for module in root.modules() if module.training]
+    """Evaluation mode, no gradients, and nothing compiled inside; every module's training flag as it was afterwards.
+
+    What ``torch.compile`` has made of a model or its parts may have been made before hooks were set, and need not call them.
+    """
+    training = [module for module in modules_of(model) if module.training]
+    dynamo = "torch._dynamo" in sys.modules  # without it nothing was compiled; to import it takes a second
     try:
         for module in training:
             module.training = False
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if dynamo else nullcontext():
             yield
     finally:
         for module in training:
@@ -82,11 +94,75 @@ def silent(root: nn.Module) -> Iterator[None]:
             point._forward_hooks = hooks
 
 
+def uncompiled(model: Any) -> Any:
+    """The model for which one that ``torch.compile`` has returned stands; any other as it is."""
+    inner = getattr(model, "_modules", {}).get("_orig_mod")
+    return model if inner is None else inner
+
+
+def modules_of(model: Any) -> Iterator[nn.Module]:
+    """Every module of a model, once; a Bridge does not hold the Hugging Face model as its child."""
+    seen: set[int] = set()
+    for root in (model, attribute(model, "original_model")):
+        for module in root.modules() if isinstance(root, nn.Module) else ():
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+
+
+def hooks_of_others(model: Any) -> dict[str, nn.Module]:
+    """Modules with forward hooks that neither this package has put there nor what the model is made of, by their names."""
+    held = [module for module in modules_of(model) if _foreign(module)]
+    if not held:
+        return {}
+    # TransformerLens's hook points have several names; the least nested ones are those that people use.
+    names: dict[int, str] = {}
+    points = attribute(model, "hook_dict") or {}
+    for name in sorted(points, key=lambda name: (name.count("."), -len(name))):
+        names.setdefault(id(points[name]), name)
+    for root in (model, attribute(model, "original_model")):
+        for name, module in root.named_modules() if isinstance(root, nn.Module) else ():
+            names.setdefault(id(module), name or type(module).__name__)
+    return {names[id(module)]: module for module in held}
+
+
+def is_left(model: Any, module: nn.Module) -> bool:
+    """Whether a module has hooks of others that stay: any but those of a ``with model.hooks(...)`` that is still open."""
+    inside = range(1, int(attribute(model, "context_level") or 0) + 1)
+    return any(handle is None or handle.is_permanent or handle.context_level not in inside for handle in _foreign(module))
+
+
+def _foreign(module: nn.Module) -> list[Any]:
+    """Of each hook of others on a module: TransformerLens's handle for it, or None on modules that are no hook points."""
+    if not module._forward_hooks and not module._forward_pre_hooks:
+        return []
+    handles = {handle.hook.id: handle for handle in getattr(module, "fwd_hooks", ())}
+    others = []
+    for key, function in (*module._forward_hooks.items(), *module._forward_pre_hooks.items()):
+        handle = handles.get(key)
+        ours = handle is not None and (handle.context_level or 0) >= _FIRST_LEVEL
+        if not ours and not _written_by(function).startswith(_OWN):
+            others.append(handle)
+    return others
+
+
+def _written_by(function: Any) -> str:
+    """The module in which a hook's function was written: of a hook point's, the one that was handed to it."""
+    while True:
+        if isinstance(function, partial):
+            function = function.func
+        elif "hook" in getattr(getattr(function, "__code__", None), "co_freevars", ()) and "add_hook" in function.__qualname__:
+            function = function.__closure__[function.__code__.co_freevars.index("hook")].cell_contents
+        else:
+            written = getattr(function, "__module__", None) or type(function).__module__
+            return f"{written}."
+
+
 def attribute(model: Any, name: str) -> Any:
     """An attribute, or None: some models raise other errors than AttributeError for parts that they lack."""
     try:
         return getattr(model, name, None)
-    except (AttributeError, ImportError, KeyError, ValueError, RuntimeError):
+    except (AttributeError, ImportError, KeyError, ValueError, RuntimeError, TypeError, AssertionError):
         return None
 
 

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_entropy.capture.condition import floating_dtypes, runs_on, unusual
 from tl_entropy.capture.feeding import out_of_memory
-from tl_entropy.capture.hooks import as_found, attribute, hooked, silent, source_site, turns
+from tl_entropy.capture.hooks import as_found, attribute, hooked, silent, source_site, turns, uncompiled
 from tl_entropy.capture.places import Places, StackName
 from tl_entropy.capture.vocabulary import Vocabulary
 from tl_entropy.errors import InputError, InputTypeError, ModelError, TLEntropyError
@@ -43,6 +44,9 @@ class Runner(Vocabulary, Places):
         model: a HookedTransformer or TransformerBridge.
         stack: of an encoder-decoder, the "decoder" (as for None) or the "encoder".
 
+    Attributes:
+        given: the model as it came; ``model`` is what ``torch.compile`` has not yet touched.
+
     Raises:
         InputError: a stack that the model does not have.
         InputTypeError: the object lacks a part that every TransformerLens model has.
@@ -56,24 +60,25 @@ class Runner(Vocabulary, Places):
                 f"model must be a TransformerLens model (HookedTransformer or TransformerBridge); {type(model).__name__} "
                 f"lacks {', '.join(missing)}"
             )
-        Places.__init__(self, model, stack)
-        self.turns = turns(model)
+        Places.__init__(self, uncompiled(model), stack)
+        self.given = model
+        self.turns = turns(self.model)
 
     @property
     def device(self) -> torch.device:
-        """Where the model wants its tokens."""
-        return self._like.device
+        """Where the model wants its tokens: where its first weights are, or where they are brought to when they are needed."""
+        there = (weight.device for weight in self.model.parameters() if weight.device.type != "meta")
+        found = next(there, None) or runs_on(self.model)
+        if found is None:
+            raise ModelError(
+                "the weights of this model are on the device meta, where they hold no numbers; load the model with them"
+            )
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of its weights."""
-        return self._like.dtype
-
-    @property
-    def _like(self) -> Tensor:
-        """The unembedding, or the first of the weights in a model without one."""
-        unembedding: Tensor | None = attribute(self.model, "W_U")
-        return next(p for p in self.model.parameters() if p.is_floating_point()) if unembedding is None else unembedding
+        """The dtype of most of its numbers, packed ones aside."""
+        return next(iter(floating_dtypes(self.model)), torch.float32)
 
     # --- running the model -----------------------------------------------------------------------------------------------
 
@@ -224,12 +229,14 @@ class Runner(Vocabulary, Places):
     @contextmanager
     def proving(self) -> Iterator[None]:
         """For a proof's passes: nobody's hooks fire, and what TransformerLens itself warns of is not the user's concern."""
+        self._before()
         with self.turns.held(), silent(self.model), warnings.catch_warnings(action="ignore"):
             yield
 
     @contextmanager
     def _running(self, hooks: Mapping[Site, Callable[..., Any]] | None = None) -> Iterator[None]:
         """One pass of the model in its user's state, but for evaluation mode, no gradients, and these hooks at these sites."""
+        self._before()
         known = self.points if hooks else {}
         points = [(known[self.hook_of(site, known)], look) for site, look in (hooks or {}).items()]
         try:
@@ -242,6 +249,9 @@ class Runner(Vocabulary, Places):
                 self._refuse_what_fails_by_itself()
             raise
 
+    def _before(self) -> None:
+        """What is to be found out of the model before it is run: here nothing."""
+
     def _refuse_what_fails_by_itself(self) -> None:
         """Raise ModelError where a short pass fails without anybody's hooks, too; nothing is said of memory that runs out."""
         row = self.short_row().to(self.device)
@@ -252,9 +262,12 @@ class Runner(Vocabulary, Places):
             if isinstance(error, TLEntropyError) or out_of_memory(error):
                 return
             versions = library_versions()
+            dtypes = " and ".join(str(dtype).removeprefix("torch.") for dtype in floating_dtypes(self.model))
+            why = unusual(attribute(self.model, "unembed"))
+            also = "" if why is None else f"; of its unembedding: {why}"
             said = f"{type(error).__name__}: {error}".split("\n")[0]
             raise ModelError(
                 f"TransformerLens's own forward pass fails on this model, without anybody's hooks ({said}), so nothing can be "
                 f"measured on it with transformer-lens {versions['transformer-lens']}, transformers {versions['transformers']} "
-                f"and weights in {str(self.dtype).removeprefix('torch.')}"
+                f"and weights in {dtypes}{also}"
             ) from error

@@ -34,7 +34,10 @@ class Vocabulary(Steady):
     def d_vocab(self) -> int:
         """Number of tokens that the model predicts over."""
         unembedding = attribute(self.model, "W_U")
-        return int(self.model.cfg.d_vocab if unembedding is None else unembedding.shape[-1])
+        if isinstance(unembedding, Tensor) and unembedding.ndim == 2 and unembedding.is_floating_point():  # no packed one
+            return int(unembedding.shape[-1])
+        told = attribute(self.model.cfg, "d_vocab_out") or -1  # -1 for as many as it reads
+        return int(told if told > 0 else self.model.cfg.d_vocab)
 
     @property
     def n_ids(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -24,8 +24,10 @@ def library_versions() -> dict[str, str]:
 class Provenance:
     """Where a result comes from.
 
-    ``weights`` is a fingerprint of the parameters: equal for equal weights under the same processing and
-    the same TransformerLens, whatever the model is called.
+    ``weights`` is a fingerprint of the parameters: equal for equal weights under the same processing, with the same adapters on
+    and under the same TransformerLens, whatever the model is called. ``state`` says what else there is to say of the model:
+    weights that are quantised, offloaded, merged with an adapter or from a file of another kind; adapters that are not merged;
+    hooks of others that ran; and how its logits compare with those of the Hugging Face model that it wraps.
     ``settings`` are the arguments that decide the numbers; ``corpus`` counts what was read; ``interrupted`` says that the
     pass was stopped before the input's end.
     """
@@ -38,5 +40,6 @@ class Provenance:
     settings: Mapping[str, Any] = field(default_factory=dict)
     corpus: Mapping[str, Any] = field(default_factory=dict)
     interrupted: bool = False
+    state: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=library_versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))

@@ -417,6 +417,7 @@ def test_sums_beyond_memory_are_refused_with_the_models_name(models, monkeypatch
         compare_models(models, TEXTS, **QUIET)
 
 
+@pytest.mark.filterwarnings("ignore:hooks that somebody has left on this model")
 def test_what_a_model_does_wrong_is_told_with_its_name(models):
     broken = make_model("gpt2", kinds()[0])
 

@@ -116,6 +116,7 @@ def hooks(model):
     return sum(len(point.fwd_hooks) + len(point._forward_hooks) for point in model.hook_dict.values())
 
 
+@pytest.mark.filterwarnings("ignore:hooks that somebody has left on this model")
 @pytest.mark.parametrize("kind", kinds())
 def test_the_model_is_left_as_it_was_found(kind):
     model = make_model("gpt2", kind)

@@ -122,9 +122,9 @@ def test_an_output_that_is_not_the_sum_of_the_heads_is_refused(gpt2, monkeypatch
     point = gpt2.hook_dict["blocks.1.hook_attn_out"]
     monkeypatch.setattr(point, "forward", lambda x: x + 0.01 * x.abs())
     with pytest.raises(ModelError, match="at layer 1 what attention writes is no part"):
-        Adapter(gpt2).head_weights(0)
+        Adapter(gpt2, check=False).head_weights(0)
     monkeypatch.setattr(point, "forward", lambda x: x * 1.25)
-    torch.testing.assert_close(Adapter(gpt2).head_weights(1), 1.25 * gpt2.blocks[1].attn.W_O.detach())
+    torch.testing.assert_close(Adapter(gpt2, check=False).head_weights(1), 1.25 * gpt2.blocks[1].attn.W_O.detach())
 
 
 def test_heads_or_a_stream_that_cannot_be_seen_are_refused(gpt2, monkeypatch):

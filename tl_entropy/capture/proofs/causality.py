@@ -4,7 +4,7 @@ What a measurement says of a *next* token, it says before the model has seen tha
 the last token of a row changes has seen it: attention in both directions, or a decoder whose memory holds the whole text. And
 every pass hands on a mask: a model that a mask of ones changes is not the one that its user runs without.
 
-Both are seen on one short pass with a mask, over two rows that differ in their last token, and one without. Refused: lenses,
+Both are seen on one short pass with a mask, over two rows that differ in their last token, and on one without. Refused: lenses,
 losses and everything else that speaks of a next token, where the model looks ahead; and every pass, where the mask matters.
 """
 
@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tl_entropy.capture.condition import quantised
+from tl_entropy.capture.hooks import modules_of
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError
 
@@ -42,11 +44,14 @@ def sight(runner: Runner) -> Sight:
     both = torch.cat([row, other])
     with runner.proving():
         masked, _ = runner.state_and_logits(both, site, mask=torch.ones_like(both))
-        plain, _ = runner.state_and_logits(row, site)
-    if masked is None or plain is None or masked.shape[:2] != both.shape or plain.shape[:2] != row.shape:
+        plain, _ = runner.state_and_logits(both, site)
+    if masked is None or plain is None or masked.shape[:2] != both.shape or plain.shape[:2] != both.shape:
         return Sight(0.0, 0.0)
+    # What is quantised may round what it reads, too, in steps that depend on all that is read together.
+    coarse = any(map(quantised, modules_of(runner.model)))
+    allowed = _TOLERANCE.get(torch.bfloat16 if coarse else masked.dtype, 0.2)
     first, second = masked.double()
-    return Sight(_movement(first[:-1], second[:-1], masked.dtype), _movement(first, plain[0].double(), masked.dtype))
+    return Sight(_movement(first[:-1], second[:-1]) / allowed, _movement(masked.double(), plain.double()) / allowed)
 
 
 def check_causal(seen: Sight) -> None:
@@ -69,8 +74,8 @@ def check_mask(seen: Sight) -> None:
         )
 
 
-def _movement(one: Tensor, other: Tensor, dtype: torch.dtype) -> float:
+def _movement(one: Tensor, other: Tensor) -> float:
     if not one.numel() or not bool((one.isfinite() & other.isfinite()).all()):
         return 0.0  # what is not finite is told where it is measured
     size = other.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-    return float((one - other).abs().max() / size) / _TOLERANCE.get(dtype, 0.2)
+    return float((one - other).abs().max() / size)

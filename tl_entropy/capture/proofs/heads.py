@@ -19,7 +19,9 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from tl_entropy.capture.hooks import attribute, silent
+from tl_entropy.capture.condition import unusual
+from tl_entropy.capture.hooks import attribute
+from tl_entropy.capture.linear import linear_map
 from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.short_pass import ShortPass
 from tl_entropy.errors import InputError, ModelError
@@ -87,8 +89,14 @@ class Heads:
 
         Then what a head writes, and what the model does with z at zero, is not the same as before folding.
         """
-        found = (attribute(self._runner.attention(i), "b_V") for i in range(self._runner.n_layers))
-        return any(isinstance(bias, Tensor) and bool(bias.any()) for bias in found)
+        return any(bias is not None and bool(bias.any()) for bias in map(self._value_bias, range(self._runner.n_layers)))
+
+    def _value_bias(self, layer: int) -> Tensor | None:
+        attention = self._runner.attention(layer)
+        bias, project = attribute(attention, "b_V"), attribute(attention, "v")
+        if not isinstance(bias, Tensor) or bias.device.type != "meta":
+            return bias if isinstance(bias, Tensor) else None
+        return self._map(project, self._runner.d_model)[1] if isinstance(project, torch.nn.Module) else None
 
     @cached_property
     def _factors(self) -> dict[int, float]:
@@ -102,7 +110,9 @@ class Heads:
             try:
                 found[layer] = self._contributions.share(Site("attn_out", layer), written(self.cut(layer, z), weights, bias))
             except ModelError as error:
-                raise ModelError(HEADS_REFUSED.format(error)) from error
+                why = unusual(attribute(self._runner.attention(layer), "o"))
+                also = "" if why is None else f"; and of its W_O: {why}"
+                raise ModelError(HEADS_REFUSED.format(f"{error}{also}")) from error
         return found
 
     def _shape(self, layer: int) -> Shape:
@@ -130,20 +140,21 @@ class Heads:
         return weights.detach() if isinstance(weights, Tensor) and weights.ndim == 3 else None
 
     def _output(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        """W_O and b_O of a layer (None without one); where TransformerLens does not cut W_O, what its module does."""
+        """W_O and b_O of a layer (None without one), as its module has them, where it is a module (``linear_map``)."""
         shape, attention, weights = self.shape(layer), self._runner.attention(layer), self._own_weights(layer)
-        bias = attribute(attention, "b_O")
+        bias, project = attribute(attention, "b_O"), attribute(attention, "o")
+        if isinstance(project, torch.nn.Module):
+            flat = None if weights is None else weights.flatten(0, 1)
+            found, bias = self._map(project, shape.heads * shape.d_head, flat, bias)
+            weights = found.unflatten(0, shape)
         if weights is None:
-            project = attribute(attention, "o")
-            if not callable(project):
-                raise ModelError(HEADS_REFUSED.format(f"W_O of layer {layer} can't be read"))
-            rows = torch.eye(shape.heads * shape.d_head, dtype=self._runner.dtype, device=self._runner.device)
-            with torch.no_grad(), self._runner.turns.held(), silent(project):
-                nothing = project(torch.zeros_like(rows[None, :1]))[0, 0]
-                weights = (project(rows[None])[0] - nothing).unflatten(0, shape)
-            bias = nothing if bool(nothing.any()) else None
+            raise ModelError(HEADS_REFUSED.format(f"W_O of layer {layer} can't be read"))
         exact = torch.promote_types(weights.dtype, torch.float32)
         return weights.to(exact), None if bias is None else bias.detach().to(exact)
+
+    def _map(self, module: torch.nn.Module, d_in: int, *told: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        with self._runner.turns.held():
+            return linear_map(module, d_in, *told, dtype=self._runner.dtype, device=self._runner.device)
 
 
 def written(z: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:

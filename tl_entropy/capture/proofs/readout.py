@@ -27,7 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_entropy.capture.condition import unusual
 from tl_entropy.capture.hooks import attribute, silent
+from tl_entropy.capture.linear import linear_map
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, NonFiniteError
 
@@ -77,18 +79,7 @@ def prove_readout(runner: Runner) -> Readout:
     """
     model, last = runner.model, runner.last_site
     final = attribute(model, runner.stack.norm)
-    unembedding = _unembedding(runner)
-    bias = attribute(model, "b_U")
-    bias = None if bias is None or not bool(bias.any()) else bias.detach()
     cap = float(getattr(model.cfg, "output_logits_soft_cap", None) or 0.0)
-
-    @torch.no_grad()
-    def norm(x: Tensor) -> Tensor:
-        if final is None:
-            return x.to(unembedding.dtype)
-        with runner.turns.held(), silent(final):
-            normed: Tensor = final(x[None].to(runner.dtype))[0]
-        return normed.to(unembedding.dtype)
 
     with runner.proving():
         x, own = runner.state_and_logits(runner.short_row(), last)
@@ -96,31 +87,61 @@ def prove_readout(runner: Runner) -> Readout:
         raise ModelError(
             f"this model has no hook {runner.hook_of(last)}, or one that never fires, so its residual stream can't be read"
         )
+    (unembedding, bias), dtype = _unembedding(runner), runner.dtype
+
+    @torch.no_grad()
+    def norm(x: Tensor) -> Tensor:
+        if final is None:
+            return x.to(unembedding.dtype)
+        with runner.turns.held(), silent(final):
+            normed: Tensor = final(x[None].to(dtype))[0]
+        return normed.to(unembedding.dtype)
+
     x, own = x.flatten(0, -2), own.flatten(0, -2)
     if x.shape[-1] != unembedding.shape[0] or own.shape[-1] != unembedding.shape[1]:
         raise ModelError(
             f"the residual stream {tuple(x.shape)} does not fit the unembedding {tuple(unembedding.shape)}: the model "
             "projects between the two, and its logits can't be reproduced"
         )
-    scale, error = proved_scale(norm(x), unembedding, bias, own, cap)
+    scale, error = proved_scale(norm(x), unembedding, bias, own, cap, cause=_cause(model))
     return Readout(norm, unembedding, bias, scale, cap if cap > 0 else None, error)
 
 
-def _unembedding(runner: Runner) -> Tensor:
-    """W_U [d_model, d_vocab]; where the model projects to another width in front of it (OPT), the product of both."""
-    unembedding: Tensor | None = attribute(runner.model, "W_U")
-    if unembedding is None:
+def _unembedding(runner: Runner) -> tuple[Tensor, Tensor | None]:
+    """W_U [d_model, d_vocab] and b_U; where the model projects to another width in front of it (OPT), of both together."""
+    model = runner.model
+    unembed, project = attribute(model, "unembed"), attribute(model, "project_out")
+    if unembed is None:
         raise ModelError("this model has no unembedding, so nothing of it can be read as logits")
-    project = attribute(runner.model, "project_out")
-    if project is None:
-        return unembedding.detach()
-    with torch.no_grad(), runner.turns.held(), silent(project):
-        weights: Tensor = project(torch.eye(runner.d_model, dtype=unembedding.dtype, device=unembedding.device)[None])[0]
-        exact = torch.promote_types(unembedding.dtype, torch.float32)
-        return weights.to(exact) @ unembedding.detach().to(exact)
+    weight, bias = attribute(model, "W_U"), attribute(model, "b_U")
+    rows: dict[str, Any] = {"dtype": runner.dtype, "device": runner.device}
+    with runner.turns.held():
+        if project is None:
+            return linear_map(unembed, runner.d_model, weight, bias, **rows)
+        first, shift = linear_map(project, runner.d_model, **rows)
+        second, bias = linear_map(unembed, first.shape[1], weight, bias, **rows)
+    exact = torch.promote_types(second.dtype, torch.float32)
+    second = second.to(exact)
+    shifted = None if shift is None else shift.to(exact) @ second
+    constants = [constant.to(exact) for constant in (bias, shifted) if constant is not None]
+    return first.to(exact) @ second, torch.stack(constants).sum(0) if constants else None
 
 
-def proved_scale(rows: Tensor, unembedding: Tensor, bias: Tensor | None, own: Tensor, cap: float) -> tuple[float, float]:
+def _cause(model: Any) -> str:
+    """Why a model's logits may not be reproduced."""
+    found = unusual(attribute(model, "unembed"))
+    return "it has some other transform on its output" if found is None else f"of its unembedding: {found}"
+
+
+def proved_scale(
+    rows: Tensor,
+    unembedding: Tensor,
+    bias: Tensor | None,
+    own: Tensor,
+    cap: float,
+    *,
+    cause: str = "it has some other transform on its output",
+) -> tuple[float, float]:
     """The factor s with which ``cap(s * (rows @ unembedding + bias))`` gives a model's own logits, and how well it does.
 
     Args:
@@ -129,6 +150,7 @@ def proved_scale(rows: Tensor, unembedding: Tensor, bias: Tensor | None, own: Te
         bias: [d_vocab] or None.
         own: the model's logits [rows, d_vocab].
         cap: c in c·tanh(logits / c); 0 or less for none.
+        cause: for the message, why no factor may do.
 
     Returns:
         The factor, and the largest difference between rebuilt and own log-probabilities, in nats, of tokens whose probability
@@ -165,8 +187,7 @@ def proved_scale(rows: Tensor, unembedding: Tensor, bias: Tensor | None, own: Te
             f"this model's own logits can't be reproduced from its last residual stream by ln_final, the unembedding"
             f"{', its soft cap' if cap > 0 else ''} and a scale (off by {error:.3g} nats; in units of what rounding to "
             f"{str(coarsest).removeprefix('torch.')} does to a logit, by {largest:.3g} at most and {typical:.3g} typically), "
-            "so a lens on it would not be the model's; it has some other transform on its output, or weights there that W_U "
-            "does not hold, such as an adapter's: merge it (merge_and_unload())"
+            f"so a lens on it would not be the model's; {cause}"
         )
     return scale, error
 

@@ -1,0 +1,274 @@
+"""Where numbers come from: weights of every kind are hashed before a pass, and what they are is said."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+
+import pytest
+import torch
+from odd_models import BRIDGE, TOKENS, bridge_of, offloaded, reread, unwrapped, wide_llama, with_lora
+from tiny_models import cached_model, hf_model, make_model
+from torch import nn
+
+import tl_entropy as tle
+from tl_entropy.capture import origin
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.condition import condition, quantised
+
+QUIET = {"progress": False}
+
+
+def measured(model):
+    return tle.token_surprisal(model, TOKENS, **QUIET).provenance
+
+
+def hash_of(model):
+    return origin.fingerprint(model).hash
+
+
+def of_0_5_0(model):
+    """The fingerprint as 0.5.0 made it: lenses and results that were saved then hold it."""
+    parts = set()
+    for parameter in model.parameters():
+        values = parameter.detach().flatten()
+        sample = values[:: max(1, values.numel() // 1024)].float().cpu().numpy().tobytes()
+        parts.add(hashlib.sha256(f"{tuple(parameter.shape)} {parameter.dtype}".encode() + sample).digest())
+    return hashlib.sha256(b"".join(sorted(parts))).hexdigest()[:16]
+
+
+# --- the fingerprint
+
+
+@pytest.mark.model
+def test_of_plain_weights_it_is_that_of_0_5_0(any_model):
+    assert Adapter(any_model).fingerprint == of_0_5_0(any_model)
+    assert origin.fingerprint(any_model).unread == 0
+
+
+class Strange(torch.Tensor):
+    """A tensor of a library's own class, with numbers inside that PyTorch does not see."""
+
+    @staticmethod
+    def __new__(cls, inside):
+        return torch.Tensor._make_wrapper_subclass(cls, inside.shape, dtype=torch.float32)
+
+    def __init__(self, inside):
+        self.inside = inside
+
+    def __tensor_flatten__(self):
+        return ["inside"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].inside)
+        raise NotImplementedError(f"{function} of a packed tensor")
+
+
+def strange_layer(values):
+    layer = nn.Linear(3, 2)
+    layer.weight = nn.Parameter(Strange(values), requires_grad=False)
+    return nn.Sequential(layer)
+
+
+def test_tensors_of_other_classes_count_by_what_is_inside():
+    values = torch.arange(6, dtype=torch.int8).reshape(2, 3)
+    one, same, other = (strange_layer(v) for v in (values, values.clone(), values + 1))
+    for layer in (same, other):
+        layer[0].bias = one[0].bias
+    assert hash_of(one) == hash_of(same) != hash_of(other)
+    assert quantised(one[0]) == {"weight": f"8 bits by {Strange.__module__.partition('.')[0]} (Strange)"}
+
+
+def test_what_cannot_be_read_counts_by_its_shape_and_is_said():
+    layer = nn.Sequential(nn.Linear(3, 2, device="meta"))
+    found = origin.fingerprint(layer)
+    assert found.unread == 2
+    assert origin.state(layer, found)[-1] == "2 weights could not be read: they count in the fingerprint by their shapes alone"
+
+
+def test_packed_integers_count_whichever_way_they_lie():
+    packed = torch.randint(256, (64, 32), dtype=torch.uint8)
+    layers = [nn.Module() for _ in range(3)]
+    for layer, values in zip(layers, (packed, packed.flip(0).reshape(32, 64), packed.roll(1, 0) + 1), strict=True):
+        layer.register_buffer("packed", values)
+    assert hash_of(layers[0]) == hash_of(layers[1]) != hash_of(layers[2])
+
+
+@pytest.mark.model
+def test_it_is_taken_before_the_pass(gpt2, monkeypatch):
+    order, plain, forward = [], origin.fingerprint, gpt2.forward
+    monkeypatch.setattr(origin, "fingerprint", lambda model: (order.append("hash"), plain(model))[1])
+    adapter = Adapter(gpt2, check=False)
+    monkeypatch.setattr(gpt2, "forward", lambda *args, **kwargs: (order.append("pass"), forward(*args, **kwargs))[1])
+    tle.token_surprisal(adapter, TOKENS, **QUIET)
+    assert order[:2] == ["hash", "pass"]
+    assert order.count("hash") == 1
+
+
+# --- how they were processed
+
+
+@BRIDGE
+@pytest.mark.model
+def test_compatibility_mode_is_said_of_what_is_in_it():
+    assert "compatibility mode" in Adapter(cached_model("llama", "bridge", True)).provenance().processing
+    assert "compatibility mode" in Adapter(cached_model("gpt2", "bridge", True)).provenance().processing
+    assert "compatibility" not in Adapter(cached_model("gpt2", "bridge")).provenance().processing
+    model = make_model("llama")
+    model.enable_compatibility_mode(no_processing=True)
+    assert Adapter(model).provenance().processing.endswith("compatibility mode without processing")
+
+
+@BRIDGE
+@pytest.mark.model
+def test_a_processing_that_failed_half_way_is_not_said_to_have_been_done(monkeypatch):
+    from transformer_lens.weight_processing import ProcessWeights
+
+    def fails(*args, **kwargs):
+        raise ValueError("half-way")
+
+    model = make_model("llama")
+    monkeypatch.setattr(ProcessWeights, "distribute_weights_to_components", fails)
+    with pytest.raises(ValueError, match="half-way"):
+        model.enable_compatibility_mode()
+    assert Adapter(model).provenance().processing.endswith("processed in part or not at all")
+
+
+# --- what they are
+
+
+@BRIDGE
+@pytest.mark.model
+def test_several_dtypes_are_said():
+    source = hf_model("llama")
+    source.model.norm.double()
+    assert condition(source) == ("weights of several dtypes: 47,040 numbers in float32, 32 numbers in float64",)
+    assert condition(cached_model("llama", "bridge")) == ()
+
+
+@BRIDGE
+@pytest.mark.model
+def test_weights_on_the_disk_are_hashed_and_said():
+    places = {"": "disk"}
+    one, same = (offloaded(hf_model("llama"), places) for _ in range(2))
+    source = hf_model("llama")
+    with torch.no_grad():
+        source.model.layers[1].mlp.up_proj.weight[0, 0] += 1
+    other = offloaded(source, places)
+    found = measured(one)
+    assert found.weights == hash_of(same) != hash_of(other)
+    [line] = [line for line in found.state if line.startswith("offloaded: ")]
+    assert line.endswith(" weights are loaded where they are needed")
+    assert not any("could not be read" in line for line in found.state)
+
+
+@BRIDGE
+@pytest.mark.model
+def test_notes_of_a_model_are_said():
+    model = copy.deepcopy(cached_model("llama", "bridge"))
+    origin.note(model, "from a file")
+    assert measured(model).state[0] == "from a file"
+
+
+@BRIDGE
+@pytest.mark.model
+def test_a_compiled_model_is_measured_without():
+    plain = make_model("llama")
+    expected = tle.token_surprisal(plain, TOKENS, **QUIET)
+    whole = torch.compile(make_model("llama"), backend="eager")
+    part = make_model("llama")
+    part.blocks[1].compile(backend="eager")
+    for model in (whole, part):
+        found = tle.token_surprisal(model, TOKENS, **QUIET)
+        assert torch.equal(found.surprisal, expected.surprisal)
+        assert found.provenance.weights == expected.provenance.weights
+        assert "compiled by torch.compile, and measured without" in found.provenance.state
+    assert "compiled by torch.compile, and measured without" not in expected.provenance.state
+
+
+# --- libraries
+
+
+@BRIDGE
+@pytest.mark.libraries
+def test_adapters_on_and_off_differ_and_are_said():
+    tuned = with_lora("llama", ["q_proj", "v_proj"])
+    model = bridge_of(unwrapped(tuned))
+    on = measured(model)
+    tuned.base_model.disable_adapter_layers()
+    off = measured(model)
+    assert on.weights != off.weights
+    [line], [line_off] = ([line for line in found.state if line.startswith("adapter ")] for found in (on, off))
+    assert line.startswith("adapter 'default' (")
+    assert line.endswith("), not merged, scaled by 2, on 6 modules")
+    assert line_off.endswith("), switched off, on 6 modules")
+    assert line.split("(")[1].split(")")[0] == line_off.split("(")[1].split(")")[0]
+    tuned.base_model.enable_adapter_layers()
+    assert measured(model).weights == on.weights
+    other = measured(bridge_of(unwrapped(with_lora("llama", ["q_proj", "v_proj"], seed=6))))
+    assert other.weights != on.weights
+    assert line not in other.state
+
+
+@BRIDGE
+@pytest.mark.libraries
+def test_a_failed_compatibility_mode_with_adapters():
+    model = bridge_of(unwrapped(with_lora("llama", ["q_proj"])))
+    with contextlib.suppress(ValueError):
+        model.enable_compatibility_mode()
+    assert "compatibility mode" not in measured(model).processing
+
+
+def quantised_models():
+    def torchao(source):
+        quantization = pytest.importorskip("torchao.quantization")
+        quantization.quantize_(
+            source, quantization.Int8WeightOnlyConfig(), lambda m, name: isinstance(m, nn.Linear) and "lm_head" not in name
+        )
+        return source, "8 bits by torchao (Int8Tensor)"
+
+    def quanto(source):
+        library = pytest.importorskip("optimum.quanto")
+        library.quantize(source, weights=library.qint4, exclude="lm_head")
+        library.freeze(source)
+        return source, "4 bits by optimum"
+
+    def hqq(source):
+        library = pytest.importorskip("hqq.core.quantize")
+        config = library.BaseQuantizeConfig(nbits=4, group_size=32)
+        for layer in source.model.layers:
+            layer.mlp.up_proj = library.HQQLinear(layer.mlp.up_proj, config, compute_dtype=torch.float32, device="cpu")
+        return source, "4 bits by hqq (HQQLinear)"
+
+    def bitsandbytes(bits):
+        def make(source):
+            pytest.importorskip("bitsandbytes")
+            import transformers
+
+            options = {"load_in_8bit": True} if bits == 8 else {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
+            config = transformers.BitsAndBytesConfig(**options, llm_int8_skip_modules=["lm_head"])
+            model = reread(source, quantization_config=config, device_map="cpu", dtype=torch.float32)
+            return model, f"{bits} bits by bitsandbytes"
+
+        return make
+
+    return {"torchao": torchao, "quanto": quanto, "hqq": hqq, "8": bitsandbytes(8), "4": bitsandbytes(4)}
+
+
+@BRIDGE
+@pytest.mark.libraries
+@pytest.mark.parametrize("name", quantised_models())
+def test_quantised_weights_are_hashed_and_said(name):
+    make = quantised_models()[name]
+    changed = wide_llama()
+    with torch.no_grad():
+        changed.model.layers[1].mlp.up_proj.weight.copy_(0.1 * torch.randn(128, 64))
+    (one, kind), (same, _), (other, _) = (make(source) for source in (wide_llama(), wide_llama(), changed))
+    one, same, other = map(bridge_of, (one, same, other))
+    found = measured(one)
+    assert any(line.startswith("quantised: ") and kind in line for line in found.state)
+    assert not any("could not be read" in line for line in found.state)
+    assert found.weights == measured(same).weights == measured(one).weights != measured(other).weights

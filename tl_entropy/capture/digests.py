@@ -1,0 +1,44 @@
+"""A hash of a weight's values, whatever kind of tensor holds them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_SAMPLE = 1024
+"""Values taken of each weight, evenly spaced."""
+
+
+def digest(weight: Tensor) -> bytes:
+    """A hash over a tensor's shape, dtype and up to 1024 evenly spaced values; of bytes, over counts of their halves.
+
+    Bytes hold packed numbers, and bitsandbytes packs them anew in another order and shape when it runs on a CPU.
+
+    >>> digest(torch.ones(2, 3)) == digest(torch.ones(2, 3)) != digest(torch.ones(3, 2))
+    True
+    >>> digest(torch.tensor([1, 2], dtype=torch.uint8)) == digest(torch.tensor([[2], [1]], dtype=torch.uint8))
+    True
+    """
+    values = weight.detach().as_subclass(Tensor)
+    values = values.int_repr() if values.is_quantized else torch.view_as_real(values) if values.is_complex() else values
+    shape, values = tuple(weight.shape), values.flatten()
+    if values.dtype == torch.uint8:
+        header, sample = f"{values.numel()}", _halves(values)
+    else:
+        header, sample = f"{shape} {weight.dtype}", values[:: max(1, values.numel() // _SAMPLE)].float()
+    return hashlib.sha256(header.encode() + sample.cpu().numpy().tobytes()).digest()
+
+
+def combined(parts: list[bytes] | set[bytes]) -> str:
+    """One hash of several, in whatever order: 16 digits."""
+    return hashlib.sha256(b"".join(sorted(parts))).hexdigest()[:16]
+
+
+def _halves(packed: Tensor) -> Tensor:
+    counts = torch.zeros(256, dtype=torch.long)
+    for part in packed.split(1 << 24):
+        counts += torch.bincount(part, minlength=256).cpu()
+    table = counts.view(16, 16)
+    return table.sum(0) + table.sum(1)

@@ -1,0 +1,304 @@
+"""Whether a model gives the logits of the Hugging Face model that it wraps, or was made from.
+
+A TransformerBridge puts modules of its own in the places of the model's, and runs them. Where it takes a projection of several
+things apart (one matrix for queries, keys and values), it goes on with copies of the pieces: an adapter on the whole, or a hook
+of somebody's, is then left out without a word, and a matrix whose pieces lie in another order is cut wrongly. So the original
+modules, which are all still there, are put back into their places for one short pass: that is the Hugging Face model itself,
+with its adapters and hooks, and the Bridge's logits are compared with those.
+
+Once TransformerLens has processed the weights (compatibility mode, HookedTransformer), the original modules are gone or hold
+some of the new weights: then logits are compared with those that the Hugging Face model gave before, if they were noted
+(``Reference``). And where the pieces were trained or edited since they were cut, the whole is out of date, and no comparison
+says anything.
+
+Refused: logits that are not those of the Hugging Face model; adapters and hooks on its modules that do not run.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tl_entropy.capture.condition import has_adapter
+from tl_entropy.capture.feeding import out_of_memory
+from tl_entropy.capture.hooks import as_found, attribute, hooks_of_others
+from tl_entropy.capture.runner import Runner
+from tl_entropy.errors import ModelError
+from tl_entropy.torch_state import yours
+
+# Nats by which logits of a standard deviation of 3 may differ by rounding, all layers long.
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.3}
+_SPREAD, _TOKENS = 3.0, 12
+_IMPOSSIBLE = -100.0
+"""Log-probability of a token that is out of the question, whatever its logit is."""
+AS_IT_IS = "To measure it as it is: tle.Adapter(model, check=False) in the model's place"
+_CUTS = ("split_qkv_matrix", "split_gate_up_matrix")
+"""What a Bridge's modules call the function that cuts a projection into pieces."""
+
+
+class Reference(NamedTuple):
+    """What a Hugging Face model gives for a short text.
+
+    Attributes:
+        ids: the text [1, pos].
+        logits: [1, pos, d_vocab], on the CPU.
+        of: the model's class.
+    """
+
+    ids: Tensor
+    logits: Tensor
+    of: str
+
+
+@dataclass
+class _Known:
+    """What was found out about a model: when (see ``_state``), what, and what its Hugging Face model once gave."""
+
+    state: object = None
+    line: str = ""
+    reference: Reference | None = None
+
+
+_known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+
+
+def reference_of(source: nn.Module, ids: Tensor | None = None) -> Reference | None:
+    """What a Hugging Face model gives for a short text, to be asked before TransformerLens takes it in.
+
+    Args:
+        source: the model.
+        ids: the text [1, pos]; None takes a few tokens from all over the vocabulary.
+
+    Returns:
+        None where it needs more than tokens (an encoder-decoder, code of its own that fails on them).
+    """
+    config: Any = attribute(source, "config")
+    if attribute(config, "is_encoder_decoder"):
+        return None
+    if ids is None:
+        text = config.get_text_config()
+        context = attribute(text, "max_position_embeddings") or _TOKENS
+        ids = torch.linspace(1, text.vocab_size - 1, min(_TOKENS, context, text.vocab_size - 1)).long()[None]
+    device = next((weight.device for weight in source.parameters() if weight.device.type != "meta"), torch.device("cpu"))
+    try:
+        with as_found(source), warnings.catch_warnings(action="ignore"):
+            out = source(input_ids=ids.to(device))
+    except Exception as error:  # of Hugging Face's own code, which may raise what it likes
+        if out_of_memory(error):
+            raise
+        return None
+    logits = attribute(out, "logits")
+    return Reference(ids.cpu(), logits.cpu(), type(source).__name__) if isinstance(logits, Tensor) else None
+
+
+def wrapped_logits_proof(runner: Runner, reference: Reference | None = None) -> str | None:
+    """Compare a model with the Hugging Face model that it wraps, or that it was made from.
+
+    Args:
+        runner: of the model.
+        reference: what the Hugging Face model gave before TransformerLens took it in; None puts its modules back for a pass,
+            where that is possible. It is kept for comparisons after the weights were processed.
+
+    Returns:
+        What was found, for a result's provenance; None where there is nothing to compare with. It is kept, and nothing is run
+        again until a ``reference`` is given, weights are processed, or adapters and hooks are others.
+
+    Raises:
+        ModelError: the model does not give the logits of the Hugging Face model, or leaves out adapters or hooks on it.
+
+    Warns:
+        UserWarning: the logits of processed weights are no longer those that the Hugging Face model gave.
+    """
+    model, source = runner.model, attribute(runner.model, "original_model")
+    source = source if isinstance(source, nn.Module) else None
+    if not isinstance(model, nn.Module):
+        return None
+    known = _known.setdefault(model, _Known())
+    if reference is not None:
+        known.reference = reference
+        known.line = _compare(_own_logits(runner, reference.ids), reference, "TransformerLens computes something else", model)
+    if source is None:
+        return known.line or None
+    with runner.proving():
+        originals = _Originals(source)
+        beside = [name for name, module in hooks_of_others(model).items() if module not in originals.hooked.values()]
+    state = (bool(attribute(model, "_weights_processed")), *originals.adapters, *originals.hooked, *beside)
+    if known.state != state:
+        hooks = f"hooks of somebody's run on {_some(beside)}"
+        known.line = _not_compared(hooks) if beside else _proved(runner, originals, known)
+        known.state = state
+    return known.line
+
+
+class _Originals:
+    """The modules of the wrapped Hugging Face model itself that have something on them which could be left out."""
+
+    def __init__(self, source: nn.Module) -> None:
+        self.source = source
+        with unwrapped(source):
+            self.adapters = {n: m for n, m in source.named_modules() if has_adapter(m) and not m.disable_adapters}
+            self.hooked = hooks_of_others(source)
+
+
+def _proved(runner: Runner, originals: _Originals, known: _Known) -> str:
+    source, watched = originals.source, originals.adapters | originals.hooked
+    if attribute(attribute(source, "config"), "is_encoder_decoder"):
+        return _not_compared("an encoder-decoder reads two texts")
+    ids = runner.short_row()
+    own, ran = _watched(lambda: _own_logits(runner, ids), watched)
+    with runner.proving(), runner.turns.running(), yours(runner.device), unwrapped(source):
+        reference, ran_in_theirs = _watched(lambda: reference_of(source, ids), watched)
+    if reference is None or own.shape != reference.logits.shape:
+        return _not_compared(f"{type(source).__name__} gives no logits for tokens alone")
+    processed = bool(attribute(runner.model, "_weights_processed"))
+    off = not processed and not _close(own, reference)
+    with runner.proving():
+        old = off and _pieces_are_out_of_date(source)
+    left_out = [name for name in watched if name in ran_in_theirs - ran]
+    adapters = [n for n in left_out if n in originals.adapters and (off or not attribute(watched[n], "merged_adapters"))]
+    hooks = [name for name in left_out if name in originals.hooked]
+    if adapters:
+        raise ModelError(
+            f"TransformerLens leaves out the adapters on {_some(adapters)}: it splits these projections, and runs copies of "
+            "pieces of their base weights. Merge the adapters first (hf_model = peft_model.merge_and_unload(), which is then "
+            f"booted), or load their folder with tle.load_model, which merges them. {AS_IT_IS}"
+        )
+    if hooks:
+        raise ModelError(
+            f"TransformerLens leaves out the hooks on {_some(hooks)}: it splits these projections, and runs copies of their "
+            f"pieces. Set them on hook points of the TransformerBridge (model.add_hook), or take them off. {AS_IT_IS}"
+        )
+    if processed:
+        return _as_before(runner, known)
+    if old:
+        return _not_compared("weights were trained or edited since TransformerLens has split them")
+    adapter = type(attribute(runner.model, "adapter")).__name__
+    line = _compare(own, reference, f"TransformerLens's adapter ({adapter}) computes something else", runner.model)
+    known.reference = reference
+    return line
+
+
+def _compare(own: Tensor, reference: Reference, cause: str, model: Any) -> str:
+    if _close(own, reference):
+        return f"logits are those of {reference.of} in transformers (off by {difference(own, reference.logits):.1g} nats)"
+    raise ModelError(
+        f"this {type(model).__name__} does not give the logits of the Hugging Face model that it was made from, {reference.of} "
+        f"(off by {difference(own, reference.logits):.3g} nats on a short text): {cause}. {AS_IT_IS}"
+    )
+
+
+def _as_before(runner: Runner, known: _Known) -> str:
+    """Compare a model of processed weights with what the Hugging Face model gave before; it may be trained later."""
+    if known.reference is None:
+        return _not_compared("its weights were processed before anything was measured")
+    own = _own_logits(runner, known.reference.ids)
+    error = difference(own, known.reference.logits)
+    if not _close(own, known.reference):
+        warnings.warn(
+            f"this model's logits are no longer those that its Hugging Face model gave (off by {error:.3g} nats on a short "
+            "text): TransformerLens's processing of the weights has changed what it computes, or it was trained since. Where "
+            "attention has sinks, enable_compatibility_mode(fold_value_biases=False) is right",
+            stacklevel=2,
+        )
+    return f"logits of the processed weights are off by {error:.1g} nats from what its Hugging Face model gave"
+
+
+def _close(own: Tensor, reference: Reference) -> bool:
+    """Whether logits are within rounding, by their dtype and their spread."""
+    values = reference.logits[reference.logits.isfinite()].double()
+    spread = 1.48 * float((values - values.median()).abs().median()) if values.numel() else 0.0  # of most tokens
+    allowed = _TOLERANCE.get(own.dtype, 0.3) * max(1.0, spread / _SPREAD)
+    return difference(own, reference.logits) <= allowed
+
+
+def difference(own: Tensor, theirs: Tensor) -> float:
+    """How far log-probabilities [..., pos, d_vocab] are from others, in nats.
+
+    At each position the root mean square over tokens, and over tokens by their probability, whichever is larger; of these the
+    median over positions, since rounding may send single tokens to other experts.
+
+    >>> round(difference(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])), 2)
+    0.51
+    """
+    if own.shape != theirs.shape:
+        return math.inf
+    logs = (logits.to("cpu", torch.float64).flatten(0, -2).log_softmax(-1) for logits in (own, theirs))
+    p, q = (log_p.clamp(min=_IMPOSSIBLE) for log_p in logs)
+    square = (p - q).square().nan_to_num()  # a NaN is told where it is measured
+    return float(torch.maximum((q.exp() * square).nan_to_num().sum(-1), square.mean(-1)).sqrt().median())
+
+
+def _own_logits(runner: Runner, ids: Tensor) -> Tensor:
+    with runner.proving():
+        return runner.logits(ids, torch.ones_like(ids)).detach().cpu()
+
+
+@contextmanager
+def unwrapped(source: nn.Module) -> Iterator[None]:
+    """The original modules of a Hugging Face model are in their places inside, where a Bridge has put its own."""
+    swapped: list[tuple[nn.Module, str, nn.Module]] = []
+    seen: set[nn.Module] = set()
+
+    def put_back(parent: nn.Module) -> None:
+        seen.add(parent)
+        for name, child in list(parent._modules.items()):
+            original = child
+            while original is not None and (inner := original._modules.get("_original_component")) is not None:
+                original = inner
+            if original is None or child is None:
+                continue
+            if original is not child:
+                swapped.append((parent, name, child))
+                parent._modules[name] = original
+            if original not in seen:
+                put_back(original)
+
+    try:
+        put_back(source)
+        yield
+    finally:
+        for parent, name, child in swapped:
+            parent._modules[name] = child
+
+
+def _watched(run: Callable[[], Any], modules: Mapping[str, nn.Module]) -> tuple[Any, set[str]]:
+    """What ``run`` gives, and the names of the modules that were called."""
+    ran: set[str] = set()
+
+    def saw(name: str) -> Callable[..., None]:
+        return lambda *_: ran.add(name)
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(saw(name)).remove)
+        return run(), ran
+
+
+def _pieces_are_out_of_date(source: nn.Module) -> bool:
+    """Whether a projection that a Bridge has cut would now be cut into other pieces than those that it runs."""
+    cutting = [(module, name) for module in source.modules() for name in _CUTS if callable(getattr(module, name, None))]
+    held = [[child.weight for child in module.modules() if isinstance(child, nn.Linear)] for module, _ in cutting]
+    with unwrapped(source), torch.no_grad():
+        for (module, name), weights in zip(cutting, held, strict=True):
+            for piece in getattr(module, name)(module._modules["_original_component"]):
+                alike = (weight for weight in weights if weight.shape == piece.weight.shape)
+                if not any(torch.equal(weight, piece.weight.to(weight)) for weight in alike):
+                    return True
+    return False
+
+
+def _not_compared(reason: str) -> str:
+    return f"logits not compared with Hugging Face's own: {reason}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few of many names."""
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
