@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -80,8 +81,8 @@ def test_libraries_for_images_are_not_asked_for(folder, commands, no_torchvision
 
 
 def test_by_name_nothing_is_installed_either(folder, commands, no_torchvision, monkeypatch):
-    def here(name, *args, **options):
-        return bridge_by_name(str(folder[0]), *args, **options)
+    def here(source):
+        return bridge_by_name(dataclasses.replace(source, place=str(folder[0])))
 
     monkeypatch.setattr("tl_entropy.capture.loading.bridge_by_name", here)
     with pytest.warns(UserWarning, match="loaded without its image processor"):

@@ -52,7 +52,7 @@ def test_a_folder_without_a_tokenizer_reads_ids(tmp_path):
 
 
 def test_what_is_not_there_is_refused_before_any_loading(folder, monkeypatch):
-    monkeypatch.setattr("tl_entropy.capture.loading.read_model", lambda *_, **__: pytest.fail("nothing is to be loaded"))
+    monkeypatch.setattr("tl_entropy.capture.loading.Source.read", lambda *_: pytest.fail("nothing is to be loaded"))
     for options, error, said in (
         ({"device": "cuda:77"}, InputError, "device must be one that PyTorch finds on this machine .*cpu.*'cuda:77'"),
         ({"device": "gpu"}, InputError, "device must be one that PyTorch finds"),
@@ -129,7 +129,7 @@ def test_a_name_is_given_on_with_all_that_was_asked_for(monkeypatch):
 
 @pytest.mark.skipif("hooked" not in kinds(), reason="this TransformerLens has no HookedTransformer")
 def test_transformer_lens_trusts_no_code_on_its_own():
-    with pytest.raises(ModelError, match=r"with the code of its repository only.*trust_remote_code=True"):
+    with pytest.raises(ModelError, match=r"only with the code of its repository.*trust_remote_code=True"):
         tle.load_model("microsoft/phi-2", kind="hooked")
 
 
@@ -137,6 +137,18 @@ def test_memory_that_runs_out_is_reported_as_such(folder, monkeypatch):
     def full(*_, **__):
         raise MemoryError("no memory left")
 
-    monkeypatch.setattr("tl_entropy.capture.loading.read_model", full)
+    monkeypatch.setattr("tl_entropy.capture.loading.Source.read", full)
     with pytest.raises(MemoryError):
         tle.load_model(folder)
+
+
+@needs_bridge
+def test_weights_that_are_not_there_are_said_to_be_random(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    place = write_folder(tmp_path / "partly", "llama")
+    weights = load_file(place / "model.safetensors")
+    save_file({name: weight for name, weight in weights.items() if name != "lm_head.weight"}, place / "model.safetensors")
+    with pytest.warns(UserWarning, match=r"has no weights for lm_head\.weight: they were drawn at random") as caught:
+        tle.load_model(place, device="cpu")
+    assert [warning.filename for warning in caught if "at random" in str(warning.message)] == [__file__]

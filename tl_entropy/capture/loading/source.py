@@ -1,48 +1,161 @@
-"""The Hugging Face model and tokenizer of a folder, which TransformerLens wraps."""
+"""Where a model is, and the Hugging Face model that is read from there: with its adapter merged.
+
+Weights of a GGUF file are unpacked to plain numbers. An adapter (PEFT's: LoRA and its like) lies beside the weights of its
+model, or alone, naming its model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tl_entropy.capture.loading.bridges import reading_class
+from tl_entropy.capture.loading.adapters import base_of, merged, with_adapter
 from tl_entropy.errors import InputError
 
 _OF_TOKENIZERS = ("*tokenizer*", "*vocab*", "*.model", "*.tiktoken")
 """How files are called of which a folder with a tokenizer has at least one."""
 
 
-def read_model(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
-    """The Hugging Face model of a folder, of the class that TransformerLens has for its architecture, in evaluation mode."""
-    from transformers import AutoConfig
+@dataclass
+class Source:
+    """A Hugging Face model that is to be read.
 
-    if not (folder / "config.json").is_file():
-        raise InputError(f"model: {folder} has no config.json; a model's folder in Hugging Face's layout is needed")
-    options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(folder, **options)
-    with _no_progress_bar():
+    TransformerLens takes it for a class of transformers, of which it asks ``from_pretrained``.
+
+    Attributes:
+        name: what to call the model.
+        place: its folder, or its name on the hub.
+        gguf: the name of the GGUF file in that folder; None where it has Hugging Face's layout.
+        adapter: folder or name of an adapter that belongs to it; None for none.
+        device: where to put it.
+        dtype: of its weights.
+        trust_remote_code: whether code that it brings may be run.
+        random: weights that were not found when it was read, and drawn at random.
+    """
+
+    name: str
+    place: str
+    gguf: str | None
+    adapter: str | None
+    device: torch.device
+    dtype: torch.dtype
+    trust_remote_code: bool
+    random: str = ""
+
+    @classmethod
+    def of(cls, given: str | Path, **options: Any) -> Source:
+        """What a name, a folder or a file stands for; InputError where it stands for nothing."""
+        path = Path(given).expanduser()
+        if path.is_file():
+            if not _is_gguf(path):
+                raise InputError(f"model: {path} is a file, and no GGUF file (.gguf); give the folder in which the model lies")
+            return cls(path.stem, str(path.parent), path.name, None, **options)
+        if not path.is_dir() and (isinstance(given, Path) or given.startswith((".", "/", "~")) or _is_gguf(path)):
+            raise InputError(f"model: there is no {'file' if _is_gguf(path) else 'folder'} {given}")
+        place = str(path) if path.is_dir() else str(given)
+        name = path.resolve().name if path.is_dir() else place
+        if (base := base_of(place)) is not None:
+            return cls(name, base, None, place, **options)
+        if path.is_dir() and not (path / "config.json").is_file():
+            files = sorted(file.name for file in path.glob("*.gguf"))
+            if len(files) != 1:
+                raise InputError(
+                    f"model: {path} has no config.json, as a model's folder in Hugging Face's layout has, and "
+                    + (f"several GGUF files; give one of them: {', '.join(files)}" if files else "no GGUF file")
+                )
+            return cls(Path(files[0]).stem, place, files[0], None, **options)
+        return cls(name, place, None, None, **options)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the model lies in a folder here."""
+        return Path(self.place).is_dir()
+
+    def read(self, made: Any = None) -> Any:
+        """The model out of its folder, of a class of transformers; None for the class that TransformerLens has for it."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(self.place, **self._options)
+        made = made or (_reading_class(config) if config.architectures else AutoModelForCausalLM)
         # Eager attention, so that attention patterns come past their hooks on every architecture.
-        return (
-            reading_class(config)
-            .from_pretrained(folder, config=config, dtype=dtype, attn_implementation="eager", **options)
-            .eval()
-        )
+        options = {**self._options, "config": config, "dtype": self.dtype, "attn_implementation": "eager"}
+        return self._read(made, self.place, options | self._unpacked)
 
+    def from_pretrained(self, name: str, **options: Any) -> Any:
+        """The model by its name or folder, with the options that TransformerLens has for it."""
+        return self._read(_reading_class(options["config"]), name, options)
 
-def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any | None:
-    """The tokenizer of a folder; None where it has none."""
-    from transformers import AutoTokenizer
+    def tokenizer(self) -> Any | None:
+        """The tokenizer that lies beside the adapter, the weights, or in the file; None where there is none on this machine."""
+        from transformers import AutoTokenizer
 
-    if not any(path.is_file() for pattern in _OF_TOKENIZERS for path in folder.glob(pattern)):
+        for place in filter(None, (self.adapter, self.place)):
+            if self.gguf or any(path.is_file() for kind in _OF_TOKENIZERS for path in Path(place).glob(kind)):
+                tokenizer = AutoTokenizer.from_pretrained(place, **self._options)
+                # TransformerLens reads it a second time, from where it came.
+                tokenizer.init_kwargs |= {"gguf_file": self.gguf} if self.gguf else {}
+                tokenizer.init_kwargs |= {"trust_remote_code": True} if self.trust_remote_code else {}
+                return tokenizer
         return None
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    if trust_remote_code:  # TransformerLens reads it a second time from where it came, and would ask
-        tokenizer.init_kwargs["trust_remote_code"] = True
-    return tokenizer
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        file = {"gguf_file": self.gguf} if self.gguf else {}
+        return {"local_files_only": self.on_disk, "trust_remote_code": self.trust_remote_code, **file}
+
+    @property
+    def _unpacked(self) -> dict[str, Any]:
+        """For weights as plain numbers: newer transformers keep those of a GGUF file packed, and fetch code for it."""
+        import transformers
+
+        config = getattr(transformers, "GgufConfig", None) if self.gguf else None
+        return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+    def _read(self, made: Any, name: str, options: dict[str, Any]) -> Any:
+        if self.adapter == name:  # which transformers would read by itself, and not all of it
+            options = options | {"adapter_kwargs": {"subfolder": "none"}}
+        with _no_progress_bar():
+            model, report = made.from_pretrained(name, output_loading_info=True, **options)
+        if missing := sorted(report["missing_keys"]):
+            self.random = f"{', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}"
+        if self.gguf:
+            _unmark(model)
+        model = model.eval().to(self.device)
+        return model if self.adapter is None else merged(with_adapter(model, self.adapter)).eval()
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
+
+
+def architecture_of(config: Any) -> str:
+    """What TransformerLens calls the architecture of a Hugging Face configuration."""
+    from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
+
+    found: str = determine_architecture_from_hf_config(config)
+    return found
+
+
+def _reading_class(config: Any) -> Any:
+    """The class of transformers with which TransformerLens reads a model of this configuration."""
+    from transformer_lens.model_bridge.sources.transformers import get_hf_model_class_for_architecture
+
+    return get_hf_model_class_for_architecture(architecture_of(config))
+
+
+def _unmark(model: Any) -> None:
+    """Take off the mark of a quantised model, which stays although the weights are plain numbers."""
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if name in vars(model):
+            delattr(model, name)
 
 
 @contextmanager

@@ -1,0 +1,119 @@
+"""Adapters in folders against PEFT's own model with the adapter."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import pytest
+import torch
+from model_folders import IDS, losses, true_losses, write_folder
+from tiny_models import hf_model, kinds
+
+import tl_entropy as tle
+from tl_entropy.errors import InputError, ModelError
+
+pytestmark = pytest.mark.libraries
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
+needs_bridge = pytest.mark.skipif("bridge" not in kinds(), reason="this TransformerLens has no TransformerBridge")
+
+
+def adapted(name, place, **options):
+    """A model with an adapter that says something, saved: its losses with the adapter, and the adapter's folder."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    options = {"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", **options}
+    tuned = get_peft_model(hf_model(name), LoraConfig(**options)).eval()
+    for parameter, weight in tuned.named_parameters():
+        if "lora_B" in parameter or "modules_to_save" in parameter:
+            torch.nn.init.normal_(weight, std=0.1)
+    tuned.save_pretrained(place)
+    with_adapter = true_losses(tuned)
+    assert (with_adapter - true_losses(hf_model(name))).abs().max() > 0.05, "this test sees the adapter"
+    return with_adapter
+
+
+@needs_peft
+@needs_bridge
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gpt2", {}),  # joint projections, which TransformerBridge splits
+        ("neox", {}),
+        ("llama", {}),
+        ("llama", {"target_modules": ["lm_head", "o_proj"]}),
+        ("gpt2", {"target_modules": ["lm_head"]}),  # tied to the embedding
+        ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+        ("llama", {"target_modules": ["q_proj"], "use_dora": True}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("beside", [True, False], ids=["beside the weights", "alone"])
+def test_adapters_are_merged(tmp_path, name, options, beside):
+    model, adapter = write_folder(tmp_path / "model", name), tmp_path / ("model" if beside else "adapter")
+    true = adapted(name, adapter, **options)
+    if not beside:
+        point_to(adapter, str(model))
+    loaded = tle.load_model(adapter, device="cpu", kind="bridge")
+    torch.testing.assert_close(losses(loaded), true, atol=2e-5, rtol=0)
+    assert loaded.cfg.model_name == adapter.name
+    assert tle.lens_entropy(loaded, IDS, progress=False).entropy.isfinite().all()
+
+
+@needs_peft
+@pytest.mark.skipif("hooked" not in kinds(), reason="this TransformerLens has no HookedTransformer")
+def test_adapters_of_a_hooked_transformer(tmp_path):
+    true = adapted("gpt2", write_folder(tmp_path / "model"))
+    torch.testing.assert_close(losses(tle.load_model(tmp_path / "model", kind="hooked", device="cpu")), true, atol=2e-5, rtol=0)
+
+
+def point_to(adapter, name):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": name}))
+
+
+@needs_peft
+@needs_bridge
+def test_an_adapter_names_its_model_from_where_it_lies(tmp_path):
+    write_folder(tmp_path / "model")
+    true = adapted("gpt2", tmp_path / "adapter")
+    point_to(tmp_path / "adapter", "../model")
+    torch.testing.assert_close(losses(tle.load_model(tmp_path / "adapter", device="cpu")), true, atol=2e-5, rtol=0)
+
+
+@needs_peft
+def test_adapters_that_do_not_fit(tmp_path):
+    write_folder(tmp_path / "model", "llama")
+    adapted("gpt2", tmp_path / "adapter")
+    point_to(tmp_path / "adapter", str(tmp_path / "model"))
+    with pytest.raises(ModelError, match="adapter"):
+        tle.load_model(tmp_path / "adapter", device="cpu")
+    point_to(tmp_path / "adapter", None)
+    with pytest.raises(InputError, match="does not say to which model the adapter belongs"):
+        tle.load_model(tmp_path / "adapter", device="cpu")
+
+
+@needs_peft
+@needs_bridge
+def test_weights_of_an_adapter_that_nothing_takes_are_no_adapter(tmp_path):
+    """Names that changed between versions of a library: transformers leaves them out with a line in a log."""
+    from safetensors.torch import load_file, save_file
+
+    place = write_folder(tmp_path / "model", "llama")
+    adapted("llama", place)
+    weights = load_file(place / "adapter_model.safetensors")
+    save_file(
+        {name.replace("self_attn", "attention"): weight for name, weight in weights.items()},
+        place / "adapter_model.safetensors",
+    )
+    with pytest.raises(ModelError, match=r"is none of this model.*missing adapter keys"):
+        tle.load_model(place, device="cpu")
+
+
+def test_without_peft(tmp_path, monkeypatch):
+    monkeypatch.setattr("tl_entropy.capture.loading.adapters.find_spec", lambda name: None)
+    place = write_folder(tmp_path / "model")
+    (place / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"holds an adapter .*which takes the package peft to read: pip install peft"):
+        tle.load_model(place, device="cpu")

@@ -1,0 +1,90 @@
+"""Adapters (LoRA and its like, by PEFT): where they lie, and how they are merged into the weights that they belong to.
+
+A TransformerBridge that takes a projection apart runs copies of its pieces, without the adapter on the whole: so they are
+merged before. They are read and merged by PEFT itself: transformers drops an adapter without a word where PEFT is not
+installed, and reads some kinds only in part where it is (the magnitudes of DoRA).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tl_entropy.errors import InputError, ModelError
+
+
+def base_of(place: str) -> str | None:
+    """Folder or name of the model to which the adapter in a folder or of a name belongs; None where there is no adapter.
+
+    Raises:
+        InputError: the adapter names no model.
+        ModelError: PEFT is not installed.
+    """
+    from transformers.utils import find_adapter_config_file
+
+    try:
+        file = find_adapter_config_file(place)
+    except OSError:  # no such name on the hub: TransformerLens has names of its own
+        return None
+    if file is None:
+        return None
+    if find_spec("peft") is None:
+        raise ModelError(
+            f"model: {place} holds an adapter ({Path(file).name}), which takes the package peft to read: pip install peft"
+        )
+    if (Path(place) / "config.json").is_file():
+        return place
+    named = json.loads(Path(file).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not named:
+        raise InputError(
+            f"model: {file} does not say to which model the adapter belongs (base_model_name_or_path), and {place} holds none; "
+            "put the model's config.json and weights there as well"
+        )
+    beside = Path(place) / named  # where it is written relative to the adapter, not to the working directory
+    return str(beside if beside.is_dir() and not Path(named).is_dir() else Path(named).expanduser())
+
+
+def with_adapter(model: nn.Module, adapter: str) -> Any:
+    """PEFT's model of a Hugging Face model and the adapter in a folder or of a name, not yet merged.
+
+    Raises:
+        ModelError: an adapter of another model.
+    """
+    from peft import PeftModel
+
+    with warnings.catch_warnings(action="ignore"):
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, adapter).eval()
+        except UserWarning as error:
+            raise ModelError(f"model: the adapter in {adapter} is none of this model. {error}"[:500]) from error
+
+
+def merged(tuned: Any) -> Any:
+    """The Hugging Face model inside PEFT's, with the adapter in its weights.
+
+    Raises:
+        ModelError: an adapter that cannot be merged.
+    """
+    # An adapter on the unembedding leaves the embedding as it is, tied or not.
+    held = Counter(id(weight) for module in tuned.modules() for weight in module._parameters.values())
+    for layer in tuned.modules():
+        base = getattr(layer, "base_layer", None)
+        for name, weight in base._parameters.items() if isinstance(base, nn.Module) else ():
+            if weight is not None and held[id(weight)] > 1:
+                setattr(base, name, nn.Parameter(weight.detach().clone(), requires_grad=False))
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return tuned.merge_and_unload(safe_merge=True)
+        except Exception as error:  # each kind of adapter has reasons of its own
+            kind = getattr(tuned.active_peft_config, "peft_type", "unknown")
+            raise ModelError(
+                f"model: an adapter of the kind {kind} cannot be merged into the weights of its model ({error}), and unmerged "
+                "ones are left out by TransformerLens where it splits a projection"
+            ) from error
