@@ -107,6 +107,10 @@ def further_models():
         "indexer_types": ["full"] * 3, "layer_types": ["indexed_attention"] * 3,
     }  # fmt: skip
     return {
+        "falcon of groups": (
+            "FalconForCausalLM",
+            {**body, "new_decoder_architecture": True, "num_kv_heads": 2, "multi_query": False, "alibi": False, "bias": False},
+        ),
         "gpt1": ("OpenAIGPTLMHeadModel", old),
         "codegen": ("CodeGenForCausalLM", {**old, "rotary_dim": 4}),
         "opt projecting": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -58,14 +59,16 @@ def test_adapters_are_merged(tmp_path, name, options, beside):
     loaded = tle.load_model(adapter, device="cpu", kind="bridge")
     torch.testing.assert_close(losses(loaded), true, atol=2e-5, rtol=0)
     assert loaded.cfg.model_name == adapter.name
-    assert tle.lens_entropy(loaded, IDS, progress=False).entropy.isfinite().all()
+    measured = tle.lens_entropy(loaded, IDS, progress=False)
+    assert measured.entropy.isfinite().all()
+    assert re.fullmatch(rf"adapter {adapter.name} \(LORA, rank 4; [0-9a-f]{{16}}\), merged", measured.provenance.state[0])
 
 
 @needs_peft
-@pytest.mark.skipif("hooked" not in kinds(), reason="this TransformerLens has no HookedTransformer")
-def test_adapters_of_a_hooked_transformer(tmp_path):
+@pytest.mark.parametrize("kind", kinds())
+def test_adapters_of_either_kind_of_model(tmp_path, kind):
     true = adapted("gpt2", write_folder(tmp_path / "model"))
-    torch.testing.assert_close(losses(tle.load_model(tmp_path / "model", kind="hooked", device="cpu")), true, atol=2e-5, rtol=0)
+    torch.testing.assert_close(losses(tle.load_model(tmp_path / "model", kind=kind, device="cpu")), true, atol=2e-5, rtol=0)
 
 
 def point_to(adapter, name):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_folders import losses, true_losses
+from model_folders import IDS, losses, true_losses
 from tiny_models import CONTEXT, VOCAB, hf_model, kinds, tiny_tokenizer
 
 import tl_entropy as tle
@@ -86,6 +86,9 @@ def test_a_file_gives_transformers_losses(file, dtype, folder):
     assert model.cfg.model_name == "tiny-llama-Q8_0"
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert model.to_tokens("the cat sat").tolist() == [[0, *tiny_tokenizer().encode("the cat sat")]]
+    said = tle.lens_entropy(model, IDS, progress=False).provenance
+    assert "GGUF file tiny-llama-Q8_0.gguf, unpacked" in said.state
+    assert not any("quantised" in line for line in said.state)
     model.half()  # which what counts as quantised refuses
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 
 import pytest
 import torch
-from model_folders import losses, true_losses, write_folder
+from model_folders import IDS, losses, true_losses, write_folder
 from tiny_models import hf_model, kinds
 
 import tl_entropy as tle
+from tl_entropy.capture.proofs.wrapped import reference_of
 from tl_entropy.errors import InputError, InputTypeError, ModelError
 
 pytestmark = pytest.mark.model
@@ -62,6 +64,7 @@ def test_what_is_not_there_is_refused_before_any_loading(folder, monkeypatch):
         ({"dtype": "float32"}, InputTypeError, r"dtype must be a torch\.dtype"),
         ({"kind": "haiku"}, InputError, "kind must be one of"),
         ({"trust_remote_code": "yes"}, InputTypeError, "trust_remote_code must be True or False"),
+        ({"check": 1}, InputTypeError, "check must be True or False"),
     ):
         with pytest.raises(error, match=said):
             tle.load_model(folder, **options)
@@ -152,3 +155,47 @@ def test_weights_that_are_not_there_are_said_to_be_random(tmp_path):
     with pytest.warns(UserWarning, match=r"has no weights for lm_head\.weight: they were drawn at random") as caught:
         tle.load_model(place, device="cpu")
     assert [warning.filename for warning in caught if "at random" in str(warning.message)] == [__file__]
+
+
+@needs_bridge
+def test_logits_that_are_not_hugging_faces_are_refused(tmp_path):
+    """TransformerLens cuts Falcon's joint projection as if it did not lie group by group."""
+    place = write_folder(tmp_path / "falcon", "falcon of groups")
+    with pytest.raises(
+        ModelError, match=r"does not give the logits .* FalconForCausalLM \(off by [\d.]+ nats.*check=False\) loads it"
+    ):
+        tle.load_model(place, device="cpu")
+    model = tle.load_model(place, device="cpu", check=False)
+    assert (losses(model) - true_losses(hf_model("falcon of groups"))).abs().max() > 0.1, "this test sees the fault"
+
+
+@needs_bridge
+def test_what_was_processed_is_compared_with_what_was_read(folder):
+    model = tle.load_model(folder, device="cpu")
+    model.enable_compatibility_mode()
+    [line] = [line for line in tle.token_surprisal(model, IDS, progress=False).provenance.state if "logits" in line]
+    assert re.match(r"logits of the processed weights are off by \de-0\d nats from what its Hugging Face model gave", line)
+
+
+@pytest.mark.skipif("hooked" not in kinds(), reason="this TransformerLens has no HookedTransformer")
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_hooked_transformer_by_name_is_compared_with_hugging_faces(folder, monkeypatch, sound):
+    from transformer_lens import HookedTransformer
+
+    model = tle.load_model(folder, kind="hooked", device="cpu")
+    if not sound:
+        model.W_U.data.mul_(1.5)
+    read = []
+
+    def from_pretrained(source, made):
+        read.append(source.place)
+        source.reference = reference_of(hf_model("gpt2"))
+
+    monkeypatch.setattr("tl_entropy.capture.loading.Source.read", from_pretrained)
+    monkeypatch.setattr(HookedTransformer, "from_pretrained", classmethod(lambda cls, name, **options: model))
+    if sound:
+        assert tle.load_model("gpt2-small", kind="hooked", device="cpu") is model
+    else:
+        with pytest.raises(ModelError, match=r"this HookedTransformer does not give the logits .* GPT2LMHeadModel"):
+            tle.load_model("gpt2-small", kind="hooked", device="cpu")
+    assert read == ["gpt2"] or read == ["openai-community/gpt2"]

@@ -1,7 +1,8 @@
 """Models by name, from a folder or from a file, as whichever kind the installed TransformerLens has.
 
 Only this folder imports ``transformer_lens``. What is on the disk is read without touching the network; nothing is installed,
-and code that a model brings is run only where the user says so; nothing is asked. Adapters are merged, and GGUF files unpacked.
+and code that a model brings is run only where the user says so; nothing is asked. Adapters are merged, GGUF files
+unpacked; and the model that comes out gives the logits of the Hugging Face model that went in, or is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tl_entropy.capture import origin
 from tl_entropy.capture.feeding import out_of_memory
 from tl_entropy.capture.loading.bridges import bridge_by_name, bridge_of
 from tl_entropy.capture.loading.devices import check_dtype, existing_device
@@ -19,6 +21,8 @@ from tl_entropy.capture.loading.hooked import hooked_by_name, hooked_gpt2
 from tl_entropy.capture.loading.images import without_processor
 from tl_entropy.capture.loading.kinds import Kind, available_kinds
 from tl_entropy.capture.loading.source import Source
+from tl_entropy.capture.proofs.wrapped import Reference, wrapped_logits_proof
+from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import InputTypeError, ModelError, TLEntropyError, check_choice
 from tl_entropy.torch_state import steady
 
@@ -32,6 +36,7 @@ def load_model(
     kind: Kind | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    check: bool = True,
     trust_remote_code: bool = False,
 ) -> Any:
     """A TransformerLens model in evaluation mode.
@@ -44,16 +49,18 @@ def load_model(
             these that is installed.
         device: where to put it; None is the CUDA device where there is one, else the CPU.
         dtype: of its weights: float32, float64, bfloat16 or float16.
+        check: whether a short text must have the logits that it has in the Hugging Face model that TransformerLens was given,
+            with its adapter (two short passes; a HookedTransformer's by name is read once more for them).
         trust_remote_code: whether code that a model brings may be run.
 
     Returns:
-        The model.
+        The model. The provenance of what is measured on it says where its weights come from.
 
     Raises:
         InputError: a kind that the installed TransformerLens does not have, a device that is not there, a dtype that weights
             can't have, or a file or folder without a model.
         ModelError: TransformerLens can't be imported, or can't load the model; the model needs code that it brings; an adapter
-            is none of its model, cannot be merged, or PEFT is not installed.
+            is none of its model, cannot be merged, or PEFT is not installed; or the logits are not those of Hugging Face's.
 
     Warns:
         UserWarning: a model that sees was loaded to read alone, since torchvision is not installed; or some weights were not
@@ -62,11 +69,12 @@ def load_model(
     kinds = available_kinds()
     if kind is not None:
         check_choice("kind", kind, kinds)
-    if not isinstance(trust_remote_code, bool):
-        raise InputTypeError(f"trust_remote_code must be True or False; got {trust_remote_code!r}")
+    for option, value in (("check", check), ("trust_remote_code", trust_remote_code)):
+        if not isinstance(value, bool):
+            raise InputTypeError(f"{option} must be True or False; got {value!r}")
     chosen, place = kind or kinds[0], existing_device(device)
     check_dtype(dtype)
-    source = Source.of(name_or_folder, device=place, dtype=dtype, trust_remote_code=trust_remote_code)
+    source = Source.of(name_or_folder, device=place, dtype=dtype, check=check, trust_remote_code=trust_remote_code)
     try:
         model = _bridge(source) if chosen == "bridge" else _hooked(source)
     except TLEntropyError:
@@ -79,7 +87,17 @@ def load_model(
         warnings.warn(f"{source.name} has no weights for {source.random}: they were drawn at random", stacklevel=3)
     if said := without_processor(model):
         warnings.warn(said, stacklevel=3)
+    if source.reference is not None:
+        _check(model, source.reference)
+    origin.note(model, *source.notes)
     return model
+
+
+def _check(model: Any, reference: Reference) -> None:
+    try:
+        wrapped_logits_proof(Runner(model), reference)
+    except ModelError as error:
+        raise ModelError(f"model: {error}; tle.load_model(..., check=False) loads it all the same") from error
 
 
 def _bridge(source: Source) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from tl_entropy.capture.digests import combined, digest
 from tl_entropy.errors import InputError, ModelError
 
 
@@ -64,6 +65,18 @@ def with_adapter(model: nn.Module, adapter: str) -> Any:
             return PeftModel.from_pretrained(model, adapter).eval()
         except UserWarning as error:
             raise ModelError(f"model: the adapter in {adapter} is none of this model. {error}"[:500]) from error
+
+
+def described(tuned: Any, name: str) -> str:
+    """The adapter of PEFT's model in a line: its kind, its rank and a hash of its weights."""
+    from peft import get_peft_model_state_dict
+
+    config = tuned.active_peft_config
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    rank = f", rank {config.r}" if getattr(config, "r", None) else ""
+    return (
+        f"adapter {name} ({kind}{rank}; {combined({digest(weight) for weight in get_peft_model_state_dict(tuned).values()})})"
+    )
 
 
 def merged(tuned: Any) -> Any:

@@ -5,6 +5,8 @@ TransformerLens itself reads no local folders into this class.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from tl_entropy.capture.loading.source import Source
@@ -18,14 +20,20 @@ def hooked_by_name(source: Source) -> Any:
         ModelError: TransformerLens would run code of the model's repository, and that was not allowed.
     """
     from transformer_lens import HookedTransformer, loading_from_pretrained
+    from transformers import AutoModelForCausalLM
 
     with_code = getattr(loading_from_pretrained, "NEED_REMOTE_CODE_MODELS", ())
-    official = loading_from_pretrained.get_official_model_name(source.place)
+    official: str = loading_from_pretrained.get_official_model_name(source.place)
     if not source.trust_remote_code and official.startswith(tuple(with_code)):
         raise ModelError(
             f"model: TransformerLens loads {source.place} as a HookedTransformer only with the code of its repository; read "
             "that code and pass trust_remote_code=True, or use kind='bridge'"
         )
+    if source.check:  # TransformerLens does not show the model that it reads: it is read here first, and let go
+        twin = replace(source, place=official)
+        with suppress(OSError, ValueError):  # models that TransformerLens has in a format of its own
+            twin.read(AutoModelForCausalLM)
+        source.reference = twin.reference
     options = {"trust_remote_code": True} if source.trust_remote_code else {}
     return HookedTransformer.from_pretrained(source.place, device=str(source.device), dtype=source.dtype, **options).eval()
 

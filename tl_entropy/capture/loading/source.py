@@ -1,4 +1,5 @@
-"""Where a model is, and the Hugging Face model that is read from there: with its adapter merged.
+"""Where a model is, and the Hugging Face model that is read from there: with its adapter merged,
+and its own logits noted down before TransformerLens takes it in.
 
 Weights of a GGUF file are unpacked to plain numbers. An adapter (PEFT's: LoRA and its like) lies beside the weights of its
 model, or alone, naming its model.
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 
-from tl_entropy.capture.loading.adapters import base_of, merged, with_adapter
+from tl_entropy.capture.loading.adapters import base_of, described, merged, with_adapter
+from tl_entropy.capture.proofs.wrapped import Reference, reference_of
 from tl_entropy.errors import InputError
 
 _OF_TOKENIZERS = ("*tokenizer*", "*vocab*", "*.model", "*.tiktoken")
@@ -35,6 +37,9 @@ class Source:
         device: where to put it.
         dtype: of its weights.
         trust_remote_code: whether code that it brings may be run.
+        check: whether to note down its logits.
+        reference: what it gave for a short text; None where that was not asked, or it needs more than tokens.
+        notes: where its weights come from, for the provenance.
         random: weights that were not found when it was read, and drawn at random.
     """
 
@@ -45,6 +50,9 @@ class Source:
     device: torch.device
     dtype: torch.dtype
     trust_remote_code: bool
+    check: bool
+    reference: Reference | None = None
+    notes: tuple[str, ...] = ()
     random: str = ""
 
     @classmethod
@@ -123,10 +131,17 @@ class Source:
             model, report = made.from_pretrained(name, output_loading_info=True, **options)
         if missing := sorted(report["missing_keys"]):
             self.random = f"{', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}"
+        model = model.eval().to(self.device)
         if self.gguf:
             _unmark(model)
-        model = model.eval().to(self.device)
-        return model if self.adapter is None else merged(with_adapter(model, self.adapter)).eval()
+            self.notes = (f"GGUF file {self.gguf}, unpacked",)
+        if self.adapter is None:
+            self.reference = reference_of(model) if self.check else None
+            return model
+        tuned = with_adapter(model, self.adapter)
+        self.reference = reference_of(tuned.get_base_model()) if self.check else None
+        self.notes = (f"{described(tuned, self.name)}, merged",)
+        return merged(tuned).eval()
 
 
 def _is_gguf(path: Path) -> bool:
