@@ -150,6 +150,29 @@ def test_a_packed_unembedding_has_no_vocabulary_of_its_own(kind, monkeypatch):
         assert Adapter(model).d_vocab == 300
 
 
+@BRIDGE
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("dtype", "atol"), [(torch.float64, 1e-6), (torch.float32, 3e-6), (torch.float16, 2e-3), (torch.bfloat16, 0.02)], ids=str
+)
+def test_every_dtype_is_measured(dtype, atol):
+    model = bridge_of(hf_model("llama").to(dtype), dtype=dtype)
+    check_measured(model, hf_model("llama").to(dtype), atol=atol)
+    assert tle.token_surprisal(model, TOKENS, **QUIET).provenance.dtype == str(dtype).removeprefix("torch.")
+
+
+@BRIDGE
+@pytest.mark.model
+@pytest.mark.parametrize("part", ["lm_head", "model.embed_tokens", "model.layers.1"])
+def test_weights_in_two_dtypes_that_do_not_meet_are_refused_by_that_name(part):
+    source = hf_model("llama").to(torch.bfloat16)
+    source.get_submodule(part).float()
+    with pytest.raises(
+        ModelError, match=r"own forward pass fails .* dtype.* and weights in (bfloat16 and float32|float32 and bf)"
+    ):
+        tle.token_surprisal(bridge_of(source, dtype=torch.bfloat16), TOKENS, **QUIET)
+
+
 # --- libraries
 
 
@@ -254,6 +277,28 @@ def test_an_unembedding_that_rounds_what_it_reads_is_refused_by_that_name():
     ):
         tle.lens_entropy(model, TOKENS, **QUIET)
     assert tle.layer_similarity(model, TOKENS, **QUIET).values.isfinite().any()
+
+
+@BRIDGE
+@pytest.mark.libraries
+def test_an_output_projection_that_rounds_what_it_reads_is_refused_by_that_name():
+    model = bridge_of(bitsandbytes(load_in_8bit=True, llm_int8_skip_modules=["lm_head"]))
+    with pytest.raises(ModelError, match=r"not contributions .* of its W_O: it is quantised \(8 bits by bitsandbytes"):
+        tle.head_entropy(model, TOKENS, of="readout", **QUIET)
+    assert tle.head_entropy(model, TOKENS, **QUIET).entropy.isfinite().all()
+
+
+@BRIDGE
+@pytest.mark.libraries
+def test_an_adapter_in_float32_on_weights_in_bfloat16_is_measured():
+    source, same = (
+        unwrapped(with_lora("llama", ["q_proj", "lm_head"], source=hf_model("llama").to(torch.bfloat16))) for _ in "ab"
+    )
+    assert source.lm_head.lora_A.default.weight.dtype == torch.float32
+    model = bridge_of(source, dtype=torch.bfloat16)
+    check_measured(model, same, atol=0.02)
+    state = tle.token_surprisal(model, TOKENS, **QUIET).provenance.state
+    assert any(line.startswith("weights of several dtypes: ") for line in state)
 
 
 @BRIDGE

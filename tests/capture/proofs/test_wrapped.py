@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import pytest
@@ -137,14 +138,17 @@ def test_differences():
 
 @BRIDGE
 @pytest.mark.parametrize("when", ["forward", "before"])
-def test_hooks_on_a_projection_that_is_split_are_refused(when):
-    source = hf_model("gpt2")
-    module = source.transformer.h[1].attn.c_attn
+@pytest.mark.parametrize(
+    ("name", "where"), [("gpt2", "transformer.h.1.attn.c_attn"), ("neox", "gpt_neox.layers.1.attention.query_key_value")]
+)
+def test_hooks_on_a_projection_that_is_split_are_refused(name, where, when):
+    source = hf_model(name)
+    module = source.get_submodule(where)
     if when == "forward":
         module.register_forward_hook(lambda module, args, out: 0.5 * out)
     else:
         module.register_forward_pre_hook(lambda module, args: (0.5 * args[0],))
-    with pytest.raises(ModelError, match=r"leaves out the hooks on transformer\.h\.1\.attn\.c_attn: it splits .*add_hook"):
+    with pytest.raises(ModelError, match=rf"leaves out the hooks on {re.escape(where)}: it runs .*add_hook"):
         losses(bridge_of(source))
 
 

@@ -173,8 +173,8 @@ def _proved(runner: Runner, originals: _Originals, known: _Known) -> str:
         )
     if hooks:
         raise ModelError(
-            f"TransformerLens leaves out the hooks on {_some(hooks)}: it splits these projections, and runs copies of their "
-            f"pieces. Set them on hook points of the TransformerBridge (model.add_hook), or take them off. {AS_IT_IS}"
+            f"TransformerLens leaves out the hooks on {_some(hooks)}: it runs modules of its own in their places, or copies of "
+            f"their pieces. Set hooks on the TransformerBridge's own points (model.add_hook), or take them off. {AS_IT_IS}"
         )
     if processed:
         return _as_before(runner, known)
