@@ -485,12 +485,16 @@ def test_a_class_is_steady_in_all_that_is_called_from_outside():
     assert parts.of_class()[0] is Parts
 
 
-def test_a_generator_is_refused():
-    def numbers():
-        yield torch.zeros(1)
+def test_a_generator_makes_each_item_in_the_plain_state_and_leaves_its_readers_alone():
+    class Parts(Steady):
+        def numbers(self):
+            for _ in range(2):
+                yield torch.zeros(1).dtype
 
-    with pytest.raises(TypeError, match="numbers is a generator, whose state would be its reader's"):
-        steady(numbers)
+    with default_dtype(torch.float64):
+        dtypes = [(dtype, torch.zeros(1).dtype) for dtype in Parts().numbers()]
+    assert dtypes == [(torch.float32, torch.float64)] * 2
+    assert list(steady(lambda: iter(()))()) == []
 
 
 NO_TENSORS = {"AtPositions", "Intervention", "Provenance", "Site", "StreamReport", "TokenPage"}

@@ -12,14 +12,17 @@ Refused: batch sizes below 1, activations of another shape than the batch, split
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tl_entropy.errors import InputError, check_int
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,7 +180,9 @@ class Batch:
         )
 
 
-def batches(windows: Iterable[Window], *, batch_size: int | None, max_tokens: int, pad_id: int = 0) -> Iterator[Batch]:
+def batches(
+    windows: Iterable[Window], *, batch_size: int | None, max_tokens: int, pad_id: int = 0, pads: bool = True
+) -> Iterator[Batch]:
     """Gather consecutive windows into padded batches, in order, taking no more of them than the next batch needs.
 
     Batches in which nothing is counted and no document ends are left out: the model need not see them.
@@ -188,6 +193,7 @@ def batches(windows: Iterable[Window], *, batch_size: int | None, max_tokens: in
             one.
         max_tokens: Cells in a batch at most, padding included, where ``batch_size`` is None.
         pad_id: What padding cells hold: any id the model knows, as nothing reads them.
+        pads: Whether windows of several lengths may share a batch.
 
     Returns:
         A lazy iterator of ``Batch``.
@@ -206,31 +212,44 @@ def batches(windows: Iterable[Window], *, batch_size: int | None, max_tokens: in
     if batch_size is not None:
         check_int("batch_size", batch_size, 1)
     check_int("max_tokens", max_tokens, 1)
-    groups = _groups(windows, batch_size, max_tokens)
+
+    longest = 0  # of the group
+
+    def joins(group: list[Window], window: Window | None) -> bool:
+        nonlocal longest
+        if window is None:  # the group's last has just come
+            longest = max(longest if len(group) > 1 else 0, len(group[-1]))
+        elif not pads and len(window) != longest:
+            return False
+        longer = longest if window is None else max(longest, len(window))
+        return (len(group) + 1) * longer <= max_tokens if batch_size is None else len(group) < batch_size
+
+    groups = gathered(windows, joins)
     return (_collate(group, pad_id) for group in groups if any(window.last or window.counted.any() for window in group))
 
 
-def _groups(windows: Iterable[Window], batch_size: int | None, max_tokens: int) -> Iterator[list[Window]]:
-    """Cut the sequence of windows; a group that can take no further window goes out before another is asked for.
+def gathered(items: Iterable[T], joins: Callable[[list[T], T | None], bool]) -> Iterator[list[T]]:
+    """Cut a sequence into groups; one that can take no further item goes out before another is asked for.
 
     What came before an error in the source goes out, too, before the error.
+
+    Args:
+        items: Any.
+        joins: Whether a group takes the next item. Asked of None behind every item: whether the group could take any.
+
+    >>> list(gathered([1, 1, 2, 3, 3, 3], lambda group, item: len(group) < 2 and item in (None, group[0])))
+    [[1, 1], [2], [3, 3], [3]]
     """
-
-    def fits(n_windows: int, longest: int) -> bool:
-        return n_windows * longest <= max_tokens if batch_size is None else n_windows <= batch_size
-
-    group: list[Window] = []
-    longest = 0
+    group: list[T] = []
     try:
-        for window in windows:
-            if group and not fits(len(group) + 1, max(longest, len(window))):
+        for item in items:
+            if group and not joins(group, item):
                 yield group
-                group, longest = [], 0
-            group.append(window)
-            longest = max(longest, len(window))
-            if not fits(len(group) + 1, longest):
+                group = []
+            group.append(item)
+            if not joins(group, None):
                 yield group
-                group, longest = [], 0
+                group = []
     except Exception:
         if group:
             yield group

@@ -30,7 +30,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial, wraps
 from operator import attrgetter
 from types import FunctionType
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 
@@ -110,6 +110,8 @@ def each(items: Iterable[R], state: Callable[[], AbstractContextManager[None]] =
 def steady(function: Callable[P, R]) -> Callable[P, R]:
     """The function, made to run in the ``plain`` state; its caller is one frame further up, for warnings.
 
+    Of a generator, each item is made in that state, and its reader's is left alone between them.
+
     >>> @steady
     ... def half():
     ...     return torch.tensor(0.5).dtype, torch.ones(1).device.type
@@ -119,8 +121,13 @@ def steady(function: Callable[P, R]) -> Callable[P, R]:
     (torch.float32, 'cpu')
     >>> torch.set_default_dtype(torch.float32)
     """
-    if inspect.isgeneratorfunction(function):
-        raise TypeError(f"{function.__qualname__} is a generator, whose state would be its reader's: make steady what it calls")
+    if inspect.isgeneratorfunction(function):  # its reader's state is another one from item to item
+
+        @wraps(function)
+        def items(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return each(function(*args, **kwargs), plain)
+
+        return cast("Callable[P, R]", items)
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

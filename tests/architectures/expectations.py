@@ -17,23 +17,25 @@ FAILS_ITSELF: Cells = {
     "cache": outside("TransformerLens makes no cache"),
 }
 NO_BFLOAT16: Cells = {"bf16": FAILS_ITSELF["all"]}
+NO_PART = refused("is no part, by any factor, of what the block adds to the residual stream")
+NO_PARTS: Cells = {**POST_NORM, "attn mlp": NO_PART}
+AHEAD = refused("this model looks ahead")
 DENSE_BETWEEN = refused("logits can't be reproduced from its last residual stream")
+
+PADS = refused("padding on the left changes what this model computes")
+BEHIND_MLP: Cells = {"mid": refused("is passed behind the MLP, so it is not the state between attention and MLP")}
 
 # --- to become right --------------------------------------------------------------------------------------------------------
 
 OWN_LOGITS = wrong("^refused: .* logits can't be reproduced", right="ok, by the model's own logits")
-PADS = wrong("^off", right="refused: padding on the left changes what this model computes")
 
-ENCODER_DECODER: Cells = {"all": refused("this model looks ahead"), "soft cka": OK}
-BEHIND_MLP: Cells = {
-    "mid": wrong("^off", right="refused: TransformerLens's hook_resid_mid is not between the sub-layers there")
-}
+ENCODER_DECODER: Cells = {"all": AHEAD, "soft cka": OK}
 NO_ATTENTION: Cells = {
     **OTHER_MEANS,
     "pattern": refused("no pattern at layer 0"),
     "readout soft": refused("no z at layer 0"),
     "attn": refused("no attn_out at layer 0"),
     "mlp": refused("no mlp_out at layer 0"),
-    "ablate": refused("a hook that this model does not have"),
+    "ablate": refused("layer 0 of this model has no attention heads"),
     "mid": SINGLE_LAYERS,
 }

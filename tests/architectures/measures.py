@@ -60,6 +60,12 @@ def largest(found: Tensor, right: Tensor) -> float:
     return float((found.double() - right.double()).abs().max().nan_to_num(nan=torch.inf))
 
 
+def of_heads(found: Tensor, right: Tensor) -> float:
+    """The same for the heads [row, head, ...] of one layer, of which others may have more: those are to be NaN."""
+    n = right.shape[1]
+    return largest(found[:, :n], right) if found[:, n:].isnan().all() else torch.inf
+
+
 class Unavailable(Exception):
     """What a measure would be about does not come about, through no part of the package."""
 
@@ -133,8 +139,8 @@ class Subject:
                 weights = seen["pattern", layer].double()  # [head, query, key]
                 total = weights.sum(-1)
                 right = entropies((weights / total[..., None]).log(), ORDERS).transpose(0, 1)
-                worst = max(worst, largest(found.entropy[rows, place], right))
-                worst = max(worst, largest(found.sink_share[rows, place], 1 - total.T))
+                worst = max(worst, of_heads(found.entropy[rows, place], right))
+                worst = max(worst, of_heads(found.sink_share[rows, place], 1 - total.T))
                 worst = max(worst, largest(found.visible[rows, place], (weights > 0).any(0).sum(-1)))
         return worst
 
@@ -146,8 +152,8 @@ class Subject:
         found = tle.head_entropy(
             self.model, self.texts, of="readout", orders=ORDERS, layers=self.some(self.truth.layers), batch_size=3, **QUIET
         )
-        right = [entropies(self.truth.head_readouts(layer), ORDERS) for layer in self.truth.layers]
-        return largest(found.entropy, torch.stack(right).permute(2, 0, 1, 3))
+        right = [entropies(self.truth.head_readouts(layer), ORDERS).transpose(0, 1) for layer in self.truth.layers]
+        return max((of_heads(found.entropy[:, place], layer) for place, layer in enumerate(right)), default=torch.inf)
 
     def kl(self) -> float:
         found = tle.layer_divergence(self.model, self.texts, metrics="kl", **QUIET).divergence[..., 0].T

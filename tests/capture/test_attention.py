@@ -64,7 +64,8 @@ def _check_against_patterns(model, padded=True):
     left = torch.ones_like(TOKENS).index_fill(1, torch.tensor([0, 1]), 0)
     for mask in (torch.ones_like(TOKENS), left, left.flip(1))[: 3 if padded else 1]:
         for site, pattern in adapter.activations(TOKENS, mask, adapter.sites("pattern")).items():
-            visible = visible_keys(adapter, site.layer, mask, pattern)
+            sight = attention_sight(adapter.model, site.layer, adapter.stack.of)
+            visible = visible_keys(sight, mask, pattern, ahead=adapter.looks_ahead(site.layer))
             real = mask[0].bool()
             assert torch.equal((pattern[0] > 0).all(0)[real], visible[0][real]), "what is visible has weight, and nothing else"
 

@@ -662,3 +662,10 @@ def test_a_hook_with_other_axes_and_another_batch_are_refused(gpt2):
         short = torch.tensor([[5, 6, 7]])
         with adapter.edited(edits.hooks), pytest.raises(InputError, match=r"\[batch, pos\] = \[1, \d+\]"):
             adapter.activations(short, torch.ones_like(short), adapter.sites("resid_post"))
+
+
+@pytest.mark.skipif("bridge" not in kinds(), reason="the model is a bridge")
+def test_where_an_index_chooses_keys_a_hidden_token_takes_part():
+    model = cached_model("dsa", "bridge")
+    with pytest.raises(ModelError, match=r"an index chooses the keys to look at .* still takes part in its choice"):
+        tle.lens_entropy(model, torch.arange(5, 15), interventions=tle.mask_attention(2), progress=False)

@@ -5,7 +5,7 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 
 - ``wrapped``: it gives the logits of the Hugging Face model that it wraps, asked before the first pass;
 - ``readout``: the final norm, unembedding, soft cap and scale give the model's own log-probabilities;
-- ``sight``: it looks back only, without which there is no readout, and a mask of ones tells it nothing;
+- ``sight``: it looks back only, without which there is no readout, and neither a mask of ones nor padding tells it anything;
 - ``contributions``: what attention and MLPs write is what they add to the stream, or a constant factor of it;
 - ``heads``: z is cut into the heads of its layer, which add up to what the attention adds;
 - ``generate``: what is written greedily is the model's own most probable token.
@@ -21,9 +21,10 @@ from typing import Any
 from torch import Tensor
 
 from tl_entropy.capture import origin
+from tl_entropy.capture.attention import chooses_keys
 from tl_entropy.capture.hooks import hooks_of_others, is_left, source_site
 from tl_entropy.capture.places import StackName
-from tl_entropy.capture.proofs.causality import Sight, check_causal, sight
+from tl_entropy.capture.proofs.causality import Sight, check_causal, left_padding, sight
 from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.proofs.generation import Generated, cache_is_sound, proved_text
@@ -34,7 +35,7 @@ from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
 from tl_entropy.capture.runner import Runner
 from tl_entropy.capture.views import View, reshaped, scaled
 from tl_entropy.errors import ModelError
-from tl_entropy.results.provenance import Provenance
+from tl_entropy.results.provenance import READS_AHEAD, Provenance
 from tl_entropy.sites import Site
 
 AHEAD = 1e-4
@@ -84,7 +85,7 @@ class Adapter(Runner):
         """How what passes the hook of a site becomes what is measured there; None where that is the same.
 
         Raises:
-            ModelError: z of a layer can't be cut into its heads.
+            ModelError: z of a layer can't be cut into its heads, or what TransformerLens calls resid_mid is behind the MLP.
         """
         if site not in self._views:
             self._views[site] = self._view(site)
@@ -100,6 +101,11 @@ class Adapter(Runner):
             except ModelError:  # no part of what the block adds: a state like others, which lenses refuse
                 return None
             return None if factor == 1 else scaled(factor)
+        if site.name == "resid_mid" and self._short_pass.comes_behind("resid_mid", "mlp_out", site.layer):
+            raise ModelError(
+                f"what passes {self.hook_of(site)} on this model is passed behind the MLP, so it is not the state between "
+                "attention and MLP; resid_pre and resid_post are what they say"
+            )
         return None
 
     def _viewed(self, seen: dict[Site, Tensor]) -> dict[Site, Tensor]:
@@ -153,15 +159,47 @@ class Adapter(Runner):
         """The model's readout, proved by a short forward pass (run once).
 
         Raises:
-            ModelError: it can't be reproduced, or the model looks ahead.
+            ModelError: it can't be reproduced, or the model looks ahead and does not declare it.
         """
-        check_causal(self.sight)
+        self.check_looks_back()
         return prove_readout(self)
 
     @cached_property
     def sight(self) -> Sight:
-        """Whether the model looks ahead, and whether a mask of ones matters to it."""
+        """Whether the model looks ahead, and whether a mask of ones or padding on the right matters to it."""
         return sight(self)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether the model's configuration declares that it looks ahead; what is measured then says so."""
+        return bool(getattr(self.model.cfg, "reads_ahead", False))
+
+    def check_looks_back(self) -> None:
+        """Raise ModelError where the model looks ahead and does not declare it."""
+        if not self.reads_ahead:
+            check_causal(self.sight)
+
+    @property
+    def pads(self) -> bool:
+        """Whether rows of several lengths may share a pass: padding on the right tells the model nothing.
+
+        An index that chooses keys may choose padding among keys that it holds equal, on rows longer than a proof's.
+        """
+        return self.sight.padding <= 1 and not chooses_keys(self.model, self.stack.of)
+
+    def check_padding(self, mask: Tensor) -> None:
+        """Raise ModelError where padding as in a mask [batch, pos] changes what the model computes."""
+        left = bool((mask[:, 1:] > mask[:, :-1]).any())
+        if not bool(mask.all()) and (not self.pads or (left and self._left_padding > 1)):
+            raise ModelError(
+                f"padding{' on the left' if left else ''} changes what this model computes, mask or no mask, so the states of "
+                "this cache's padded rows are not those of their texts; make a cache of rows of one length, or pass the "
+                "tokens themselves"
+            )
+
+    @cached_property
+    def _left_padding(self) -> float:
+        return left_padding(self)
 
     @cached_property
     def readout_of_tokens(self) -> Readout:
@@ -205,10 +243,11 @@ class Adapter(Runner):
     def provenance(self, **parts: Any) -> Provenance:
         """The model's part of a result's provenance, with the other parts given."""
         ran = (f"hooks of others ran at {name}" for name in self._others)
+        processing = origin.processing(self.model, value_biases=self.heads.value_biases)
         return Provenance(
             model=str(getattr(self.model.cfg, "model_name", "unnamed")),
             weights=self.fingerprint,
-            processing=origin.processing(self.model, value_biases=self.heads.value_biases),
+            processing=f"{processing}, {READS_AHEAD}" if self.reads_ahead else processing,
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device.type),
             state=origin.state(self.given, self._weights, *ran, self.wrapped),

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import ModelError
 
 _FULL = ("full_attention", "global", "attention", "hybrid")  # in a hybrid a mixer runs beside the attention
@@ -50,20 +49,7 @@ def attention_sight(model: Any, layer: int, part: str | None = None) -> Sight:
     >>> [attention_sight(SimpleNamespace(cfg=cfg), layer).window for layer in (0, 1)]
     [None, 256]
     """
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    config = getattr(config, "text_config", None) or config  # the language part of models that also see
-    config = getattr(config, part or "", None) or config
-    if config is None:
-        config, kinds = (
-            model.cfg,
-            getattr(model.cfg, "attn_types", None) if getattr(model.cfg, "use_local_attn", False) else None,
-        )
-        window = getattr(config, "window_size", None) if kinds else None
-    else:
-        kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
-        window = getattr(config, "window_size" if hasattr(config, "attention_layers") else "sliding_window", None)
-        if not getattr(config, "use_sliding_window", True):
-            window = None
+    config, kinds, window = _configured(model, part)
     if kinds is None:
         return Sight(window)
     kind = kinds[layer]
@@ -84,6 +70,24 @@ def attention_sight(model: Any, layer: int, part: str | None = None) -> Sight:
     return Sight(chunk=int(width[kind])) if kind == _CHUNKED else Sight(window=int(width[kind]))
 
 
+def chooses_keys(model: Any, part: str | None = None) -> bool:
+    """Whether, in any layer, an index chooses the keys that a query sees."""
+    return _CHOSEN in (_configured(model, part)[1] or ())
+
+
+def _configured(model: Any, part: str | None) -> tuple[Any, Any, Any]:
+    """The configuration of a model's (or part's) attention, the kinds of its layers, and the width of its windows."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    config = getattr(config, "text_config", None) or config  # the language part of models that also see
+    config = getattr(config, part or "", None) or config
+    if config is None:
+        kinds = getattr(model.cfg, "attn_types", None) if getattr(model.cfg, "use_local_attn", False) else None
+        return model.cfg, kinds, getattr(model.cfg, "window_size", None) if kinds else None
+    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
+    window = getattr(config, "window_size" if hasattr(config, "attention_layers") else "sliding_window", None)
+    return config, kinds, window if getattr(config, "use_sliding_window", True) else None
+
+
 def scores_hook(layer: int) -> str:
     """TransformerLens's name of the hook that attention scores pass before the softmax, [batch, head, query, key].
 
@@ -93,16 +97,15 @@ def scores_hook(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_attn_scores"
 
 
-def visible_keys(adapter: Adapter, layer: int, mask: Tensor, pattern: Tensor) -> Tensor:
-    """Whether a query sees a key: [batch, query, key] bool, from the attention mask [batch, pos].
+def visible_keys(sight: Sight, mask: Tensor, pattern: Tensor, *, ahead: bool) -> Tensor:
+    """Whether a query sees a key: [batch, query, key] bool.
 
     Args:
-        adapter: of the model.
-        layer: the layer.
+        sight: what queries of the layer see.
         mask: [batch, pos], 0 at padding.
         pattern: the layer's attention weights [batch, head, query, key]; read only where keys are chosen by an index.
+        ahead: whether queries see later tokens.
     """
-    sight, ahead = attention_sight(adapter.model, layer, adapter.stack.of), adapter.looks_ahead(layer)
     seen = in_sight(sight, mask, ahead=ahead)
     return seen & (pattern > 0).any(1).to(seen.device) if sight.chosen else seen
 

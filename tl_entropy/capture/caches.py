@@ -1,7 +1,8 @@
 """ActivationCaches as input: what a model has been run on before is read instead of running it.
 
 Refused: caches of other tokens than those given with them, as far as their shapes tell, and those of some positions alone
-(``pos_slice``), as attention patterns in them show: where in the text a cache begins is not written in it.
+(``pos_slice``), as attention patterns in them show: where in the text a cache begins is not written in it; and padded ones of a
+model that padding changes.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def cached_batch(
     tokens, mask = inputs if isinstance(inputs, tuple) else (inputs, torch.ones_like(inputs))
     mask = (mask[None] if mask.ndim == 1 else mask).bool()
     _check_whole(cache, tokens.shape[1], adapter)
+    adapter.check_padding(mask)
     activations = adapter.cached_activations(cache, sites)
     for site, activation in activations.items():
         where = tuple(activation.shape[:2]) if site.name != "pattern" else (activation.shape[0], activation.shape[2])

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 
 import torch
-from torch import Tensor
 
 from tl_entropy.batches import Window
 from tl_entropy.capture.documents import Document, Rereadable, TextEncoder, checked_ids
@@ -54,6 +53,7 @@ class CorpusReport:
         n_empty: Documents without a token, which were skipped.
         empty: The numbers of the first 20 of them.
         doubled: Documents that begin with two BOS.
+        special: Special tokens of these documents, words that the tokenizer does not know among them, that are left out.
         digest: The sum of the documents' digests, below 2**64: the same for the same documents in whatever order.
     """
 
@@ -67,6 +67,7 @@ class CorpusReport:
     n_empty: int = 0
     empty: list[int] = field(default_factory=list)
     doubled: int = 0
+    special: int = 0
     digest: int = 0
 
 
@@ -196,7 +197,8 @@ class Corpus:
     def _windows(self, document: Document, report: CorpusReport) -> Iterator[Window]:
         body, bos, n = document.body, document.bos, len(document.body)
         room, stride = self._room_and_stride(document.where, bos is not None)
-        countable = self._countable(body)
+        selected, special = at_positions(self._selection, torch.arange(n), n), torch.isin(body, self._special)
+        countable = selected if self._include_special else selected & ~special
         count_bos = bool(countable[0]) if self._predicted else self._include_special and self._selection is None
         if self._predicted:
             countable = torch.cat([countable[1:], countable.new_zeros(1)])
@@ -216,6 +218,7 @@ class Corpus:
                 report.documents += 1
                 report.cut += start > 0
                 report.doubled += bos is not None and int(body[0]) == bos and bool(countable.any())
+                report.special += 0 if self._include_special else int((selected & special).sum())
                 report.digest = (report.digest + document.digest) % 2**64
                 report.bytes = _sum(report.bytes, document.n_bytes)
                 report.characters = _sum(report.characters, document.n_characters)
@@ -233,11 +236,6 @@ class Corpus:
                 f"got {self._stride}"
             )
         return room, self._stride or room
-
-    def _countable(self, body: Tensor) -> Tensor:
-        """``[pos]`` bool: the tokens of a body that are counted, in whichever window."""
-        selected = at_positions(self._selection, torch.arange(len(body)), len(body))
-        return selected if self._include_special else selected & ~torch.isin(body, self._special)
 
 
 def _sum(total: int | None, more: int | None) -> int | None:

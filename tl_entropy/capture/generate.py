@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_entropy.batches import Window
+from tl_entropy.batches import Window, gathered
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, check_int, check_number
 from tl_entropy.torch_state import each, plain
@@ -67,7 +67,7 @@ class Continuations:
 
     def _rows(self) -> Iterator[Tensor]:
         expected = 0
-        for chunk in _chunks(map(self._checked, self._prompts), self._at_once):
+        for chunk in gathered(map(self._checked, self._prompts), lambda chunk, _: len(chunk) < self._at_once):
             rows: dict[int, Tensor] = {}
             for _, group in groupby(sorted(chunk, key=len), key=len):
                 rows |= self._continue(list(group))
@@ -95,23 +95,6 @@ class Continuations:
             self.prompt_lengths[window.document] = int((window.position >= 0).sum())
             rows[window.document] = torch.cat([row[: len(window)], self._adapter.until_end(row[len(window) :])])
         return rows
-
-
-def _chunks(prompts: Iterable[Window], size: int) -> Iterator[list[Window]]:
-    """Up to ``size`` prompts that follow each other; what came before an error in the source goes out before the error."""
-    chunk: list[Window] = []
-    try:
-        for prompt in prompts:
-            chunk.append(prompt)
-            if len(chunk) == size:
-                yield chunk
-                chunk = []
-    except Exception:
-        if chunk:
-            yield chunk
-        raise
-    if chunk:
-        yield chunk
 
 
 def check_sampling(temperature: Any = 0.0, seed: Any = 0) -> tuple[float, int]:

@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.attention import scores_hook
+from tl_entropy.capture.attention import chooses_keys, scores_hook
 from tl_entropy.capture.hooks import hook_name, silent
 from tl_entropy.capture.interventions import Intervention, check_heads, fingerprint
 from tl_entropy.capture.positions import AtPositions, Positions, shown_positions
@@ -257,6 +257,11 @@ def _hidden(scores: Tensor, cells: Tensor, heads: tuple[int, ...] | None) -> Ten
 
 def _prove_hiding(adapter: Adapter) -> None:
     """Raise ModelError unless, with a token hidden, two rows that differ in it alone are the same behind it."""
+    if chooses_keys(adapter.model, adapter.stack.of):
+        raise ModelError(
+            "interventions: attention cannot be masked on this model: an index chooses the keys to look at before there are "
+            "scores, and a hidden token still takes part in its choice"
+        )
     n = min(8, adapter.context)
     column = min(1, n - 2)
     tokens = torch.linspace(0, adapter.d_vocab - 1, n).long().repeat(2, 1)

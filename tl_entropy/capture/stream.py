@@ -59,6 +59,8 @@ class StreamReport:
         interrupted: whether Ctrl-C ended it.
         prompt_lengths: document to tokens of its prompt, where texts were generated.
         uncached: documents that were generated without the model's cache, since what it wrote with it was not its own.
+        special: special tokens of the documents that are left out, words that the tokenizer does not know among them.
+        unpadded: whether every batch is of windows of one length, since padding changes what the model computes.
         ids: whether a document, or a prompt, was given as token ids, which may be other texts to another model.
         digest: a hash of the documents, or prompts, as they were given, in whatever order: 16 digits.
     """
@@ -75,6 +77,8 @@ class StreamReport:
     interrupted: bool
     prompt_lengths: Mapping[int, int]
     uncached: int
+    special: int
+    unpadded: bool
     ids: bool
     digest: str
 
@@ -82,7 +86,7 @@ class StreamReport:
         """The counts, for a result's provenance."""
         names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride", "ids", "digest")
         counts = {name: getattr(self, name) for name in names}
-        return {**counts, "uncached": self.uncached} if self.uncached else counts
+        return counts | {name: getattr(self, name) for name in ("uncached", "special", "unpadded") if getattr(self, name)}
 
 
 @steady
@@ -146,7 +150,8 @@ def stream(
             corpus, adapter, max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size
         )
         corpus = read_corpus(adapter, continuations, positions=positions, count=count, **windows)
-    padded: Iterable[Batch] = batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id)
+    pads = cache is not None or adapter.pads
+    padded: Iterable[Batch] = batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=pads)
     if cache is not None:
         whole, kept = cached_batch(cache, inputs, corpus, adapter, sites)
         padded = [whole]
@@ -198,6 +203,8 @@ def stream(
         interrupted=interrupted,
         prompt_lengths=continuations.prompt_lengths if continuations else {},
         uncached=continuations.uncached if continuations else 0,
+        special=report.special,
+        unpadded=not pads,
         ids=given.report.bytes is None,
         digest=f"{given.report.digest:016x}",
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from tl_entropy.cli.app import app
-from tl_entropy.cli.options import Sites, Source, generation, names, reads
+from tl_entropy.cli.options import Sites, Source, Vocabulary, generation, names, reads
 from tl_entropy.cli.report import drawn
 from tl_entropy.errors import check_choice
 
@@ -29,6 +29,7 @@ def compare(
     estimator: Annotated[str, typer.Option(help="of the CKA: exact or minibatch")] = "exact",
     massive: Annotated[str, typer.Option(help="massive states in the CKA: keep, drop or normalise")] = "keep",
     sites: Sites = "embed,resid_post",
+    vocabulary: Vocabulary = "model",
 ) -> None:
     """Several models (--model A --model B): entropies, layer dynamics, similarities of layers, distances between the models."""
     from tl_entropy.analyses.models.comparison import check_measures, compare_models
@@ -44,7 +45,15 @@ def compare(
         "similarity": None if similarity == "none" else similarity,
     }  # fmt: skip
     check_measures(**measures)  # before the models are loaded
-    result = compare_models(source.models(), source.inputs, sites=names(sites), **measures, **generated, **source.windows)
+    result = compare_models(
+        source.models(),
+        source.inputs,
+        sites=names(sites),
+        vocabulary=cast("Any", vocabulary),
+        **measures,
+        **generated,
+        **source.windows,
+    )
     result = result.to(source.unit)
     typer.echo(str(result))
     folder = result.save(source.out)

@@ -8,7 +8,7 @@ import typer
 
 from tl_entropy.cli.app import app
 from tl_entropy.cli.edits import Changes, TunedLens, lens_of, measured
-from tl_entropy.cli.options import Precision, Sites, Source, Summary, Surprisal, generation, names, reads
+from tl_entropy.cli.options import Precision, Sites, Source, Summary, Surprisal, Vocabulary, generation, names, reads
 from tl_entropy.cli.report import report
 
 
@@ -30,6 +30,7 @@ def divergence(
     surprisal: Surprisal = False,
     summary: Summary = False,
     precision: Precision = "float32",
+    vocabulary: Vocabulary = "model",
     tuned_lens: TunedLens = None,
 ) -> None:
     """Divergence of every layer's prediction from the model's output, and the share of tokens decided there."""
@@ -38,6 +39,6 @@ def divergence(
     result = measured(
         tle.layer_divergence, source, changes, generated, metrics=names(metrics), against=against, sites=names(sites),
         surprisal=surprisal, targets=target or (), top_k=top_k, lens=lens_of(tuned_lens),
-        keep="summary" if summary else "positions", precision=precision,
+        keep="summary" if summary else "positions", precision=precision, vocabulary=vocabulary,
     )  # fmt: skip
     report(result.to(source.unit), source.out)

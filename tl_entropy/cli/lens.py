@@ -19,6 +19,7 @@ from tl_entropy.cli.options import (
     Summary,
     Surprisal,
     Unit,
+    Vocabulary,
     generation,
     known_kind,
     names,
@@ -58,14 +59,17 @@ def lens(
     top_k: Annotated[int, typer.Option(min=0, help="most probable tokens to keep at every site")] = 0,
     summary: Summary = False,
     precision: Precision = "float32",
+    vocabulary: Vocabulary = "model",
     tuned_lens: TunedLens = None,
 ) -> None:
     """Lens entropy of every layer of a model on texts, files or a data set."""
     import tl_entropy as tle
 
     check_choice("--precision", precision, ("float32", "bfloat16"))
+    check_choice("--vocabulary", vocabulary, ("model", "tokenizer"))
     result = measured(
         tle.lens_entropy, source, changes, generated, orders=numbers(orders), sites=names(sites), surprisal=surprisal,
         top_k=top_k, lens=lens_of(tuned_lens), keep="summary" if summary else "positions", precision=precision,
+        vocabulary=vocabulary,
     )  # fmt: skip
     report(result.to(source.unit), source.out)

@@ -25,6 +25,9 @@ Sites = Annotated[str, typer.Option(help="sites, separated by commas")]
 Orders = Annotated[str, typer.Option(help="Rényi orders, separated by commas; 1 is Shannon, inf is allowed")]
 Surprisal = Annotated[bool, typer.Option("--surprisal", help="surprisal and rank of the next token at every site, too")]
 Summary = Annotated[bool, typer.Option("--summary", help="keep sums only, in constant memory, not every position")]
+Vocabulary = Annotated[
+    str, typer.Option(help="model, all rows of the unembedding, or tokenizer, without those that are no token of it")
+]
 Precision = Annotated[str, typer.Option(help="float32 or bfloat16, of the product with the unembedding")]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from tl_entropy.cli.app import app
 from tl_entropy.cli.edits import Changes
-from tl_entropy.cli.options import Precision, Source, Summary, generation, reads
+from tl_entropy.cli.options import Precision, Source, Summary, Vocabulary, generation, reads
 from tl_entropy.cli.report import report
 from tl_entropy.errors import InputError, check_choice
 
@@ -29,6 +29,7 @@ def tokens(
     ] = None,
     summary: Summary = False,
     precision: Precision = "float32",
+    vocabulary: Vocabulary = "model",
 ) -> None:
     """Surprisal, entropy and rank of every token of a text, bits per byte, and a page that shows them token by token."""
     import tl_entropy as tle
@@ -36,13 +37,15 @@ def tokens(
 
     check_choice("--of", of, COLUMNS)
     check_choice("--precision", precision, ("float32", "bfloat16"))
+    check_choice("--vocabulary", vocabulary, ("model", "tokenizer"))
     if summary and (html is not None or top_k):
         raise InputError(f"--{'top-k' if html is None else 'html'}: a summary keeps no single tokens; leave out one of the two")
     if html is not None and html.is_dir():
         raise InputError(f"--html must be a file; {html} is a folder")
     result = tle.token_surprisal(
         source.model, source.inputs, top_k=top_k, keep=cast("Any", "summary" if summary else "positions"),
-        precision=cast("Any", precision), interventions=changes.interventions(source), **generated, **source.windows,
+        precision=cast("Any", precision), vocabulary=cast("Any", vocabulary),
+        interventions=changes.interventions(source), **generated, **source.windows,
     ).to(source.unit)  # fmt: skip
     if not summary and not result.n_tokens:
         raise InputError(

@@ -213,8 +213,11 @@ class _Translators:
 
     def _states(self, windows: Sequence[Window]) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Batch by batch, the rows [rows, d_model] that enter each block, and those of the last residual stream."""
-        for batch in batches(windows, batch_size=self._batch_size, max_tokens=MAX_TOKENS, pad_id=self._adapter.pad_id):
-            seen = self._adapter.activations(batch.tokens, batch.attention_mask, self._sites)
+        adapter = self._adapter
+        for batch in batches(
+            windows, batch_size=self._batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=adapter.pads
+        ):
+            seen = adapter.activations(batch.tokens, batch.attention_mask, self._sites)
             states = [batch.rows(seen[site]).to(self._objective.dtype) for site in self._sites]
             if self._centred:
                 states = [rows - rows.mean(-1, keepdim=True) for rows in states]

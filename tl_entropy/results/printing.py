@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
-from tl_entropy.results.provenance import Provenance
+from tl_entropy.results.provenance import READS_AHEAD, Provenance
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import Steady
 
@@ -35,7 +35,7 @@ class Printed(Steady, ABC):
 
     def __repr__(self) -> str:
         table = self._table()
-        shown = [] if table is None else [table.to_string(**self.printing), *self._notes(), *_vocabulary_notes(self)]
+        shown = [] if table is None else [table.to_string(**self.printing), *self._notes(), *_model_notes(self)]
         return "\n".join([*self._title(), *shown])
 
     def _repr_html_(self) -> str:
@@ -45,21 +45,25 @@ class Printed(Steady, ABC):
         title = "<br>".join([f"<strong>{first}</strong>", *others])
         if table is None:
             return f"<div>{title}</div>"
-        notes = "<br>".join(map(html.escape, [*self._notes(), *_vocabulary_notes(self)]))
+        notes = "<br>".join(map(html.escape, [*self._notes(), *_model_notes(self)]))
         return f"<div>{title}{table.to_html(**self.printing)}<small>{notes}</small></div>"
 
 
-def _vocabulary_notes(result: Any) -> list[str]:
-    """What is to be said of rows of the unembedding that no token has, where a result is over them or leaves them out."""
-    settings = getattr(getattr(result, "provenance", None), "settings", {})
-    rows, over = settings.get("rows_without_token", 0), settings.get("vocabulary")
-    if not rows:
-        return []
-    if over == "tokenizer":
-        return [f"over the tokenizer's tokens: {rows} rows of the unembedding without a token are left out"]
-    return [
-        f"{rows} rows of the unembedding have no token and count, as in the model's softmax; vocabulary='tokenizer' does not"
-    ]
+def _model_notes(result: Any) -> list[str]:
+    """What is to be said of a model that reads ahead, and of rows of its unembedding that no token has."""
+    origin = getattr(result, "provenance", None)
+    settings = getattr(origin, "settings", {})
+    notes, rows = [], settings.get("rows_without_token", 0)
+    if READS_AHEAD in getattr(origin, "processing", ""):
+        notes.append("the model reads ahead, as it declares: what is said of a token it may have seen")
+    if rows and settings.get("vocabulary") == "tokenizer":
+        notes.append(f"over the tokenizer's tokens: {rows} rows of the unembedding without a token are left out")
+    elif rows:
+        notes.append(
+            f"{rows} rows of the unembedding have no token and count, as in the model's softmax; vocabulary='tokenizer' does "
+            "not"
+        )
+    return notes
 
 
 def title(result: Any, shape: str) -> str:

@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+READS_AHEAD = "reads ahead as declared"
+"""Part of a provenance's ``processing``: the model sees the tokens that it predicts, and its configuration says so."""
+
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that a number depends on."""

@@ -125,26 +125,6 @@ def test_any_batch_size_gives_the_same(gpt2, texts, of, batch_size):
         torch.testing.assert_close(getattr(whole, name), parts, atol=1e-5, rtol=0)
 
 
-@BOTH
-@pytest.mark.model
-def test_padding_on_either_side_and_caches_give_the_same(gpt2, texts, of):
-    expected = head_entropy(gpt2, texts, of=of, **QUIET)
-    rows = [[0, *gpt2.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
-    width = max(map(len, rows))
-    for left in (True, False):
-        padded = [([0] * (width - len(r)) + r) if left else (r + [0] * (width - len(r))) for r in rows]
-        real = [([0] * (width - len(r)) + [1] * len(r)) if left else ([1] * len(r) + [0] * (width - len(r))) for r in rows]
-        tokens, mask = torch.tensor(padded), torch.tensor(real)
-        _, cache = gpt2.run_with_cache(tokens, attention_mask=mask)
-        for inputs in ((tokens, mask), (cache, tokens, mask)):
-            found = head_entropy(gpt2, inputs, of=of, **QUIET)
-            assert torch.equal(found.token, expected.token)
-            torch.testing.assert_close(found.entropy, expected.entropy, atol=1e-5, rtol=0)
-            if of == "pattern":
-                assert torch.equal(found.visible, expected.visible)
-                torch.testing.assert_close(found.bos_share, expected.bos_share, atol=1e-6, rtol=0)
-
-
 @pytest.mark.model
 def test_a_cache_that_was_made_without_its_mask_is_refused(gpt2):
     tokens, mask = torch.tensor([[0, 0, 0, 9, 12, 40]]), torch.tensor([[0, 0, 1, 1, 1, 1]])

@@ -270,21 +270,6 @@ def test_any_batch_size_gives_the_same(gpt2, texts, batch_size):
         )
 
 
-def test_left_and_right_padding_and_a_cache_give_the_same_as_texts(gpt2, texts):
-    options = {"metrics": METRICS, "surprisal": True, **QUIET}
-    wanted = tle.layer_divergence(gpt2, texts, **options)
-    rows = [begun(gpt2, text)[0].tolist() for text in texts]
-    width = max(map(len, rows))
-    for side in ("left", "right"):
-        pads, real = [[0] * (width - len(row)) for row in rows], [[1] * len(row) for row in rows]
-        triples = list(zip(pads, rows, real, strict=True))
-        tokens = torch.tensor([p + r if side == "left" else r + p for p, r, _ in triples])
-        mask = torch.tensor([p + m if side == "left" else m + p for p, _, m in triples])
-        same(tle.layer_divergence(gpt2, (tokens, mask), **options), wanted)
-        _, cache = gpt2.run_with_cache(tokens, attention_mask=mask)
-        same(tle.layer_divergence(gpt2, (cache, tokens, mask), **options), wanted)
-
-
 def test_a_cache_needs_the_output_as_well(gpt2):
     tokens = torch.tensor([[0, 5, 6, 7]])
     _, cache = gpt2.run_with_cache(tokens, names_filter="blocks.0.hook_resid_pre")

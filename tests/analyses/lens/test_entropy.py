@@ -78,26 +78,6 @@ def test_any_batch_size_gives_the_same(gpt2, texts, batch_size):
         torch.testing.assert_close(getattr(whole, name), parts, atol=1e-5, rtol=0, equal_nan=True)
 
 
-def test_left_and_right_padding_give_the_same_as_texts(gpt2, texts):
-    expected = tle.lens_entropy(gpt2, texts, **QUIET)
-    rows = [[0, *gpt2.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
-    width = max(map(len, rows))
-    for side in ("left", "right"):
-        pads = [[0] * (width - len(row)) for row in rows]
-        real = [[1] * len(row) for row in rows]
-        pairs = list(zip(pads, rows, real, strict=True))
-        tokens = torch.tensor([p + r if side == "left" else r + p for p, r, _ in pairs])
-        mask = torch.tensor([p + m if side == "left" else m + p for p, _, m in pairs])
-        for inputs in ((tokens, mask), {"input_ids": tokens, "attention_mask": mask}):
-            result = tle.lens_entropy(gpt2, inputs, **QUIET)
-            assert torch.equal(result.position, expected.position)
-            torch.testing.assert_close(result.entropy, expected.entropy, atol=1e-5, rtol=0)
-        _, cache = gpt2.run_with_cache(tokens, attention_mask=mask)
-        cached = tle.lens_entropy(gpt2, (cache, tokens, mask), **QUIET)
-        assert torch.equal(cached.token, expected.token)
-        torch.testing.assert_close(cached.entropy, expected.entropy, atol=1e-5, rtol=0)
-
-
 def test_padding_without_a_mask_is_refused(gpt2):
     with pytest.raises(InputError, match="mask"):
         tle.lens_entropy(gpt2, torch.tensor([[0, 0, 0, 5, 6], [0, 4, 5, 6, 7]]), **QUIET)

@@ -97,6 +97,10 @@ def test_what_is_left_out_has_no_effect(padded):
             tle.head_entropy(padded, TEXTS, of="readout", norm="recomputed", vocabulary="tokenizer", **QUIET).entropy
         ),
         "surprisal": lambda: tle.token_surprisal(padded, TEXTS, vocabulary="tokenizer", **QUIET).surprisal,
+        "comparison": lambda: (
+            tle.compare_models({"a": padded}, TEXTS, similarity=None, vocabulary="tokenizer", **QUIET).lenses["a"].entropy
+        ),
+        "monitor": lambda: tle.EntropyMonitor(padded, TEXTS, vocabulary="tokenizer")(0).entropy,
         "reliance": lambda: tle.token_reliance(padded, TEXTS, tle.ablate("attn_out.1"), vocabulary="tokenizer", **QUIET).values,
     }
     before = {name: call() for name, call in calls.items()}

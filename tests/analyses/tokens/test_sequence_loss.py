@@ -119,19 +119,6 @@ def test_any_batch_size_gives_the_same(gpt2, texts, method, batch_size):
     torch.testing.assert_close(whole.entropy, torch.cat([part.entropy for part in single]), atol=1e-5, rtol=0)
 
 
-def test_padded_tokens_are_the_same_as_texts(gpt2, texts):
-    expected = conditional_entropy(gpt2, texts, **QUIET)
-    rows = [ids_of(text, bos=True) for text in texts]
-    width = max(map(len, rows))
-    for side in ("left", "right"):
-        pads, real = [[0] * (width - len(row)) for row in rows], [[1] * len(row) for row in rows]
-        tokens = torch.tensor([p + r if side == "left" else r + p for p, r in zip(pads, rows, strict=True)])
-        mask = torch.tensor([p + r if side == "left" else r + p for p, r in zip(pads, real, strict=True)])
-        result = conditional_entropy(gpt2, (tokens, mask), **QUIET)
-        assert torch.equal(result.token, expected.token)
-        torch.testing.assert_close(result.entropy, expected.entropy, atol=1e-5, rtol=0)
-
-
 def test_positions_are_those_of_the_token_spoken_of(gpt2, texts):
     whole = conditional_entropy(gpt2, texts, **QUIET)
     for positions in (0, [2, -1], slice(-3, None), slice(1, 3)):

@@ -98,22 +98,6 @@ def test_any_batch_size_gives_the_same(gpt2, texts, batch_size):
     )
 
 
-def test_left_and_right_padding_and_a_cache_give_the_same_as_texts(gpt2, texts):
-    texts = [*texts, EMOJI]
-    expected = tle.token_surprisal(gpt2, texts, **QUIET)
-    rows = [[0, *ids(gpt2, text)] for text in texts]
-    width = max(map(len, rows))
-    for left in (True, False):
-        pads = [[0] * (width - len(row)) for row in rows]
-        tokens = torch.tensor([p + r if left else r + p for p, r in zip(pads, rows, strict=True)])
-        mask = torch.tensor(
-            [[0] * len(p) + [1] * len(r) if left else [1] * len(r) + [0] * len(p) for p, r in zip(pads, rows, strict=True)]
-        )
-        same(tle.token_surprisal(gpt2, (tokens, mask), **QUIET), expected)
-        _, cache = gpt2.run_with_cache(tokens, attention_mask=mask)
-        same(tle.token_surprisal(gpt2, (cache, tokens, mask), **QUIET), expected)
-
-
 def test_long_texts_are_predicted_across_the_ends_of_windows(gpt2):
     text = "the cat sat on the mat and the dog " * 20
     body = ids(gpt2, text)
@@ -352,3 +336,20 @@ def test_a_text_of_nothing_predicted_prints(gpt2):
     assert "0 tokens of 0 documents" in repr(result)
     assert result.to_pandas().empty
     assert result.per_document().empty
+
+
+def test_rates_of_a_text_with_words_left_out_are_warned_of(gpt2, texts, recwarn):
+    for keep in ("positions", "summary"):
+        whole = tle.token_surprisal(gpt2, texts, prepend_bos=True, keep=keep, **QUIET)
+        whole.bits_per_byte(), whole.bits_per_character(), whole.rates()
+        assert not [w for w in recwarn if "are left out" in str(w.message)]
+        part = tle.token_surprisal(gpt2, ["the cat<|endoftext|> sat", "the"], prepend_bos=True, keep=keep, **QUIET)
+        assert part.provenance.corpus["special"] == 1
+        said = r"1 special tokens of the texts, .*, are left out: rates .* of 14 of the 27 bytes read"
+        for ask in (part.bits_per_byte, part.bits_per_character, part.rates, getattr(part, "per_document", part.rates)):
+            with pytest.warns(UserWarning, match=said) as seen:
+                ask()
+            assert seen[0].filename == __file__
+        str(part)  # says it in its last line
+    both = tle.token_surprisal(gpt2, "the cat<|endoftext|> sat", prepend_bos=True, include_special=True, **QUIET)
+    assert "special" not in both.provenance.corpus

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from architectures.bodies import BODY, GROUPED, LOCAL, OLD, SCALED, SIZED, WINDOW
-from architectures.expectations import BEHIND_MLP, FAILS_ITSELF, NO_BFLOAT16, NO_MASK, POST_NORM
+from architectures.expectations import BEHIND_MLP, FAILS_ITSELF, NO_BFLOAT16, NO_MASK, NO_PARTS, POST_NORM
 from architectures.row import Row, outside, refused
 
 UNTIED = {"tie_word_embeddings": False}
@@ -31,7 +31,7 @@ ROWS = (
     Row("bitnet", "BitNetForCausalLM", GROUPED),
     Row("bloom", "BloomForCausalLM", BLOOM, quick=True),
     Row("bloom post-ln residual", "BloomForCausalLM", {**BLOOM, "apply_residual_connection_post_layernorm": True},
-        parts=BLOOM_PARTS),
+        cells=NO_PARTS, parts=BLOOM_PARTS),
     Row("codegen", "CodeGenForCausalLM", {**OLD, "rotary_dim": 4}, cells=FAILS_ITSELF, parallel=True),
     Row("cohere", "CohereForCausalLM", GROUPED, parallel=True, quick=True),
     Row("cohere qk-norm", "CohereForCausalLM", {**GROUPED, "use_qk_norm": True}, parallel=True),
@@ -77,7 +77,7 @@ ROWS = (
     Row("openai_gpt", "OpenAIGPTLMHeadModel", OLD, cells={"all": OTHER_LOGITS}),
     Row("opt", "OPTForCausalLM", OPT, cells=NO_MASK, quick=True),
     Row("opt 350m style", "OPTForCausalLM", {**OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
-        cells={**NO_MASK, **BEHIND_MLP}, parts={"mid": "fc1", "attn_out": "self_attn", "mlp_out": "fc2"}),
+        cells={**NO_MASK, **NO_PARTS, **BEHIND_MLP}, parts={"mid": "fc1", "attn_out": "self_attn", "mlp_out": "fc2"}),
     Row("opt projecting", "OPTForCausalLM", {**OPT, "word_embed_proj_dim": 16, "_remove_final_layer_norm": True},
         cells=NO_MASK),
     Row("phi", "PhiForCausalLM", GROUPED, parallel=True),

@@ -12,7 +12,7 @@ from architectures.expectations import (
     POST_NORM,
     SINGLE_LAYERS,
 )
-from architectures.row import OK, Row, refused, wrong
+from architectures.row import OK, Row, refused
 
 SPARSE = {"mlp_layer_types": ["dense", "sparse", "sparse"]}
 LATENT = {  # 4 heads with values of 16, which is not qk_rope_head_dim
@@ -56,7 +56,6 @@ MODERNBERT = {
     **BODY, "local_attention": 2 * WINDOW, "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
     "cls_token_id": 0, "sep_token_id": 0,
 }  # fmt: skip
-PADDING_MATTERS = wrong("^off", right="ok: padding changes this model, so each text is read without")
 
 # fmt: off
 ROWS = (
@@ -73,11 +72,10 @@ ROWS = (
     Row("glm4_moe", "Glm4MoeForCausalLM", {**SIZED, **ROUTED}),
     Row("glm4_moe_lite", "Glm4MoeLiteForCausalLM", ONE_GROUP),
     Row("glm_moe_dsa", "GlmMoeDsaForCausalLM", {**CHOSEN_KEYS, "index_n_heads": 16}, cells={
-        
-        "mask": wrong("^off", right="refused: the hidden token still takes part in the choice of keys"),
+        "mask": refused("an index chooses the keys to look at"),
     }),
     Row("glm_moe_dsa, ties among keys", "GlmMoeDsaForCausalLM", {**CHOSEN_KEYS, "index_n_heads": 1}, cells={
-        **NO_MASK, "batch kl cka loss": PADDING_MATTERS, "cache": PADS,
+        "mask": refused("an index chooses the keys to look at"), "cache": PADS,
     }),
     Row("gpt_oss", "GptOssForCausalLM", {**SIZED, **LOCAL, **LOCAL_EXPERTS}),
     Row("granitemoe", "GraniteMoeForCausalLM", {**GROUPED, **LOCAL_EXPERTS, **SCALED}, written=0.22),

@@ -75,6 +75,22 @@ def test_the_proof_looks_at_earlier_positions_alone():
 
 
 @pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")
+def test_a_model_that_declares_it_is_measured_and_results_say_so(monkeypatch):
+    try:
+        model = both_ways()
+    except (AttributeError, KeyError, ValueError) as error:
+        pytest.skip(f"this TransformerLens has no such model: {error}")
+    monkeypatch.setattr(model.cfg, "reads_ahead", True, raising=False)
+    with torch.no_grad():
+        right = -model(TOKENS, return_type="logits").double().log_softmax(-1)[:, :-1].gather(2, TOKENS[:, 1:, None])
+    found = tle.token_surprisal(model, TOKENS, **QUIET)
+    torch.testing.assert_close(found.surprisal, right.flatten(), atol=2e-5, rtol=0)
+    for result in (found, tle.lens_entropy(model, TOKENS, **QUIET), tle.gradient_reliance(model, TOKENS, "embed", **QUIET)):
+        assert "reads ahead as declared" in result.provenance.processing
+        assert "the model reads ahead, as it declares: what is said of a token it may have seen" in repr(result)
+
+
+@pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")
 def test_a_decoder_that_is_given_the_whole_text_says_nothing_of_next_tokens():
     try:
         model = cached_model("t5", "bridge")
@@ -86,3 +102,71 @@ def test_a_decoder_that_is_given_the_whole_text_says_nothing_of_next_tokens():
     for ask in (tle.token_surprisal, tle.lens_entropy):
         with pytest.raises(ModelError, match=AHEAD):
             ask(model, TOKENS, **QUIET)
+
+
+class ReadsPadding:
+    """A forward pass that tells tokens how many cells of their row are padding on one side, or on either."""
+
+    def __init__(self, model, side):
+        self.own, self.side, self.shapes = model.forward, side, []
+
+    def __call__(self, tokens, *args, attention_mask=None, **options):
+        if attention_mask is not None:
+            real = attention_mask.bool()
+            hidden = {"left": real.cumsum(1) == 0, "right": real.flip(1).cumsum(1).flip(1) == 0}[self.side]
+            tokens = torch.where(real, (tokens + hidden.sum(1, keepdim=True)) % VOCAB, tokens)
+            self.shapes.append(real.sum(1).tolist())
+        return self.own(tokens, *args, attention_mask=attention_mask, **options)
+
+
+ROWS = [TOKENS[0], TOKENS[1][:3], TOKENS[1][1:4], TOKENS[0][:4]]
+
+
+def test_a_model_that_reads_its_padding_gets_rows_of_one_length(gpt2, monkeypatch):
+    right = tle.lens_entropy(gpt2, ROWS, batch_size=1, **QUIET)
+    surprisals = tle.token_surprisal(gpt2, ROWS, batch_size=1, **QUIET).surprisal
+    losses = tle.conditional_entropy(gpt2, ROWS, batch_size=1, **QUIET)
+    assert "unpadded" not in right.provenance.corpus
+    forward = ReadsPadding(gpt2, "right")
+    monkeypatch.setattr(gpt2, "forward", forward)
+    assert Adapter(gpt2).sight.padding > 1
+    assert Adapter(gpt2).sight.mask < 0.1
+    found = tle.lens_entropy(gpt2, ROWS, batch_size=4, **QUIET)
+    assert found.provenance.corpus["unpadded"] is True
+    torch.testing.assert_close(found.entropy, right.entropy, atol=1e-5, rtol=0)
+    found = tle.token_surprisal(gpt2, ROWS, **QUIET).surprisal
+    torch.testing.assert_close(found, surprisals, atol=1e-5, rtol=0, equal_nan=True)
+    torch.testing.assert_close(tle.conditional_entropy(gpt2, ROWS, **QUIET).entropy, losses.entropy, atol=1e-5, rtol=0)
+    forward.shapes.clear()
+    tle.layer_similarity(gpt2, ROWS, **QUIET)
+    assert forward.shapes[-3:] == [[5], [3, 3], [4]], "rows of one length share a batch, in their order"
+
+
+def test_caches_padded_where_that_matters_are_refused(gpt2, monkeypatch):
+    width = max(map(len, ROWS))
+    tokens, mask = torch.zeros(2, len(ROWS), width, dtype=torch.long)
+    for i, ids in enumerate(ROWS):
+        tokens[i, width - len(ids) :], mask[i, width - len(ids) :] = ids, 1
+    _, cache = gpt2.run_with_cache(tokens, attention_mask=mask)
+    right = tle.lens_entropy(gpt2, ROWS, **QUIET)
+    found = tle.lens_entropy(gpt2, (cache, tokens, mask), **QUIET)
+    torch.testing.assert_close(found.entropy, right.entropy, atol=1e-5, rtol=0)
+    monkeypatch.setattr(gpt2, "forward", ReadsPadding(gpt2, "left"))
+    with pytest.raises(ModelError, match="padding on the left changes what this model computes"):
+        tle.lens_entropy(gpt2, (cache, tokens, mask), **QUIET)
+    found = tle.lens_entropy(gpt2, (tokens, mask), **QUIET)
+    torch.testing.assert_close(found.entropy, right.entropy, atol=1e-5, rtol=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(gpt2, "forward", ReadsPadding(gpt2, "right"))
+        Adapter(gpt2).check_padding(mask * 0 + 1)
+        with pytest.raises(ModelError, match="padding changes what this model computes"):
+            Adapter(gpt2).check_padding(mask.flip(1))
+
+
+@pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+def test_an_index_that_chooses_keys_may_choose_padding():
+    adapter = Adapter(cached_model("dsa", "bridge"))
+    assert not adapter.pads
+    report = tle.stream(adapter, ROWS, [tle.LensAccumulator(adapter)], **QUIET)
+    assert report.counts()["unpadded"] is True

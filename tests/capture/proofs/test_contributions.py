@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import cached_model, kinds
+from tiny_models import booted, cached_model, kinds
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
@@ -142,3 +142,27 @@ def test_a_sub_layer_that_is_no_part_of_the_stream_is_refused_by_lenses_alone():
         tle.lens_entropy(model, TOKENS, sites="mlp_out", layers=[1], progress=False)
     with pytest.raises(ModelError, match="an attention mask of ones changes"):  # its Bridge is not causal with any mask
         tle.layer_similarity(model, TOKENS, sites=("attn_out", "resid_post"), progress=False)
+
+
+@pytest.mark.model
+@BRIDGE
+def test_a_state_behind_the_mlp_is_not_the_one_in_the_middle():
+    """With its norms behind its parts, OPT's second norm reads what the MLP has been added to."""
+    import transformers as tr
+
+    config = tr.OPTConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64, max_position_embeddings=64,
+        word_embed_proj_dim=16, do_layer_norm_before=False,
+    )  # fmt: skip
+    model = booted(tr.OPTForCausalLM(config), "opt", std=0.15)
+    for sites in ("resid_mid", ("resid_mid.1", "resid_post.1")):
+        with pytest.raises(ModelError, match="is passed behind the MLP, so it is not the state between attention and MLP"):
+            tle.lens_entropy(model, TOKENS, sites=sites, progress=False)
+    assert tle.lens_entropy(model, TOKENS, sites="resid_post", progress=False).entropy.isfinite().all()
+
+
+@pytest.mark.model
+def test_states_in_the_middle_are_passed_before_the_mlp(any_model):
+    adapter = Adapter(any_model)
+    for layer in adapter.layers_with("resid_mid"):
+        assert adapter.view(Site("resid_mid", layer)) is None

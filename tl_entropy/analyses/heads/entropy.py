@@ -33,7 +33,7 @@ from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.rows import Rows, closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
-from tl_entropy.capture.attention import visible_keys
+from tl_entropy.capture.attention import attention_sight, visible_keys
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice
@@ -137,7 +137,8 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
         found = []
         for site in self.sites:
             pattern = activations[site]
-            visible = visible_keys(self.adapter, site.layer, batch.attention_mask, pattern)
+            sight = attention_sight(self.adapter.model, site.layer, self.adapter.stack.of)
+            visible = visible_keys(sight, batch.attention_mask, pattern, ahead=self.adapter.looks_ahead(site.layer))
             found.append(pattern_values(batch, pattern, visible, self.orders, hook_name(site)))
         return {name: self._stacked([part[name] for part in found]) for name in found[0]}
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.lens.divergence import DivergenceAccumulator
 from tl_entropy.analyses.lens.entropy import LensAccumulator
+from tl_entropy.analyses.lens.reading import Over
 from tl_entropy.analyses.measuring import measure_all
 from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.profiles.dynamics import layer_dynamics
@@ -57,6 +58,7 @@ def compare_models(
     estimator: Estimator = "exact",
     massive: Massive = "keep",
     sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+    vocabulary: Over = "model",
     positions: int | slice | Sequence[int] | None = None,
     max_new_tokens: int = 0,
     batch_size: int | None = None,
@@ -85,6 +87,8 @@ def compare_models(
         estimator: of the CKA: "exact" or "minibatch", as in ``layer_similarity``.
         massive: what to do with massive activations in the CKA, as in ``layer_similarity``.
         sites: states of the residual stream: embed, resid_pre, resid_mid, resid_post, or single ones, such as resid_post.3.
+        vocabulary: what distributions are over: "model" for all rows of the unembedding, "tokenizer" without those that are no
+            token of the model's tokenizer; see ``lens_entropy``.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         max_new_tokens: generate this many tokens after each text, every model its own, and measure both.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
@@ -118,9 +122,9 @@ def compare_models(
     for name, adapter in adapters.items():
         with _named(name):
             waiting[name] = [
-                LensAccumulator(adapter, orders=order, sites=sites),
-                DivergenceAccumulator(adapter, metrics=metrics, sites=sites),
-                DivergenceAccumulator(adapter, metrics=metrics, sites=sites, against="previous"),
+                LensAccumulator(adapter, orders=order, sites=sites, vocabulary=vocabulary),
+                DivergenceAccumulator(adapter, metrics=metrics, sites=sites, vocabulary=vocabulary),
+                DivergenceAccumulator(adapter, metrics=metrics, sites=sites, vocabulary=vocabulary, against="previous"),
             ]
             if similarity is not None:
                 waiting[name].append(CKAAccumulator(adapter, sites=sites, against="all", estimator=estimator, massive=massive))

@@ -22,7 +22,7 @@ from typing import Any, Unpack, cast
 import torch
 
 from tl_entropy.analyses.lens.entropy import LensAccumulator
-from tl_entropy.analyses.lens.reading import Precision
+from tl_entropy.analyses.lens.reading import Over, Precision
 from tl_entropy.analyses.measuring import measure_all
 from tl_entropy.analyses.tokens.surprisal import SurprisalAccumulator
 from tl_entropy.capture.adapter import Adapter
@@ -57,6 +57,7 @@ class EntropyMonitor(Steady):
         every: measure at steps that are multiples of this.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         precision: of the product with the unembedding, as for ``lens_entropy``.
+        vocabulary: what distributions are over, "model" or "tokenizer", as for ``lens_entropy``; of the losses, too.
         options: see ``WindowOptions``: window, stride, prepend_bos, include_special, text_column.
 
     Raises:
@@ -82,6 +83,7 @@ class EntropyMonitor(Steady):
         every: int = 1,
         batch_size: int | None = None,
         precision: Precision = "float32",
+        vocabulary: Over = "model",
         **options: Unpack[WindowOptions],
     ) -> None:
         check_options(EntropyMonitor, options, WindowOptions)
@@ -98,7 +100,8 @@ class EntropyMonitor(Steady):
         last = adapter.last_site
         self.model, self.texts = model, texts
         self.sites = adapter.sites((*adapter.sites(sites, layers), last))
-        self._batch_size, self._precision, self._options = batch_size, precision, cast("CorpusOptions", options)
+        self._batch_size, self._options = batch_size, cast("CorpusOptions", options)
+        self._reading: dict[str, Any] = {"precision": precision, "vocabulary": vocabulary}
         self._entropies(adapter)  # refuses now what could not be measured later
         self._parts: list[EntropyHistory] = []
         self._step = -1
@@ -141,11 +144,11 @@ class EntropyMonitor(Steady):
         return EntropyHistory.joined(self._parts)
 
     def _entropies(self, adapter: Adapter) -> LensAccumulator:
-        return LensAccumulator(adapter, sites=self.sites, keep="summary", precision=self._precision)
+        return LensAccumulator(adapter, sites=self.sites, keep="summary", **self._reading)
 
     def _measure(self, step: int) -> EntropyHistory:
         adapter = Adapter(self.model)  # a new one, which has read no weights yet
-        losses = SurprisalAccumulator(adapter, keep="summary", precision=self._precision)
+        losses = SurprisalAccumulator(adapter, keep="summary", **self._reading)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "interrupted after", UserWarning)  # nothing of this pass is kept
             with keeping(lambda _: self.history if self._parts else None):

@@ -30,7 +30,6 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.interventions import check_heads
 from tl_entropy.capture.occlusion import numbers_from_0
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.capture.proofs.causality import check_causal
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.results.provenance import Provenance
@@ -66,7 +65,7 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
         # What a pass is to hand on: edits behind the site take part in the gradient, too.
         self.sites = (self.adapter.last_site,)
         self.of, self.heads = of, self._checked(heads)
-        check_causal(self.adapter.sight)
+        self.adapter.check_looks_back()
         self._progress = progress
         self._rows = SourceRows(self.adapter, self._nothing())
 

@@ -207,7 +207,10 @@ class _Measurement:
         if batch_size is None and self._width is not None:
             batch_size = max(1, MAX_TOKENS // self._width)
         before = torch.zeros(1, dtype=torch.float64)
-        work = batches(self._sequences(bar), batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=self._adapter.pad_id)
+        adapter = self._adapter
+        work = batches(
+            self._sequences(bar), batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=adapter.pads
+        )
         for batch in work:
             totals = self._totals(batch)
             differences = totals.diff(prepend=before)

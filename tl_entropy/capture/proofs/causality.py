@@ -1,11 +1,13 @@
-"""That a model looks back only, and that an attention mask of ones tells it nothing.
+"""That a model looks back only, and that neither a mask of ones nor padding that it hides tells it anything.
 
 What a measurement says of a *next* token, it says before the model has seen that token. A model whose earlier states move when
 the last token of a row changes has seen it: attention in both directions, or a decoder whose memory holds the whole text. And
-every pass hands on a mask: a model that a mask of ones changes is not the one that its user runs without.
+every pass hands on a mask: a model that a mask of ones changes is not the one that its user runs without. And texts of several
+lengths share a pass, the shorter ones padded: a model that gives a padded row other states than the row alone has read padding.
 
-Both are seen on one short pass with a mask, over two rows that differ in their last token, and on one without. Refused: lenses,
-losses and everything else that speaks of a next token, where the model looks ahead; and every pass, where the mask matters.
+All is seen on one short pass with a mask, over a row, the same with another last token, and its first half padded, and on one
+without. Refused: lenses, losses and everything else that speaks of a next token, where the model looks ahead; every pass, where
+the mask matters; caches padded on the left, where that matters. Where padding on the right matters, batches are of one length.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from tl_entropy.capture.hooks import modules_of
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError
 
-# Largest movement allowed, relative to the states' size: rows of one batch round alike, passes with and without a mask may not.
+# Largest movement allowed, relative to the states' size. Rows of one batch round alike; passes with and without a mask may not.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+_OF_A_BATCH = {torch.float64: 1e-7, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
 
 
 class Sight(NamedTuple):
@@ -30,28 +33,71 @@ class Sight(NamedTuple):
     Attributes:
         later: states before the last token, when that token changes.
         mask: states of a row, when a mask of ones is handed on.
+        padding: states of a row, when it is padded on the right behind its mask.
     """
 
     later: float
     mask: float
+    padding: float
 
 
 def sight(runner: Runner) -> Sight:
     """What moves a model's last states on a short pass; 0 where it has no state to look at."""
-    row, site = runner.short_row(), runner.last_site
-    other = row.clone()
+    row = runner.short_row()
+    other, short = row.clone(), row[:, : (row.shape[1] + 1) // 2]
     other[0, -1] = (row[0, -1] + runner.d_vocab // 2) % runner.d_vocab
-    both = torch.cat([row, other])
+    padded, mask = _padded(runner, short, row.shape[1] - short.shape[1], left=False)
+    rows = torch.cat([row, other, padded])
     with runner.proving():
-        masked, _ = runner.state_and_logits(both, site, mask=torch.ones_like(both))
-        plain, _ = runner.state_and_logits(both, site)
-    if masked is None or plain is None or masked.shape[:2] != both.shape or plain.shape[:2] != both.shape:
-        return Sight(0.0, 0.0)
-    # What is quantised may round what it reads, too, in steps that depend on all that is read together.
-    coarse = any(map(quantised, modules_of(runner.model)))
-    allowed = _TOLERANCE.get(torch.bfloat16 if coarse else masked.dtype, 0.2)
-    first, second = masked.double()
-    return Sight(_movement(first[:-1], second[:-1]) / allowed, _movement(masked.double(), plain.double()) / allowed)
+        masked = _states(runner, rows, torch.cat([torch.ones_like(row), torch.ones_like(row), mask]))
+        plain = _states(runner, rows)
+        if masked is None or plain is None:
+            return Sight(0.0, 0.0, 0.0)
+        first, second, third = masked
+        alike, apart = _tolerances(runner, masked.dtype)
+        later = _movement(first[:-1], second[:-1]) / alike
+        n = short.shape[1]
+        if later <= 1:  # then the row's first half is what the half gives alone
+            padding = _movement(third[:n], first[:n]) / alike
+        else:
+            alone = _states(runner, short)
+            padding = 0.0 if alone is None else _movement(third[:n], alone[0]) / apart
+    return Sight(later, _movement(masked[:2], plain[:2]) / apart, padding)
+
+
+def left_padding(runner: Runner) -> float:
+    """How far states of a row move when it is padded on the left behind its mask, in the same units."""
+    row = runner.short_row()
+    short = row[:, : (row.shape[1] + 1) // 2]
+    n = short.shape[1]
+    padded, mask = _padded(runner, short, row.shape[1] - n, left=True)
+    with runner.proving():
+        both = _states(runner, torch.cat([row, padded]), torch.cat([torch.ones_like(row), mask]))
+        alone = _states(runner, short)
+    if both is None or alone is None:
+        return 0.0
+    return _movement(both[1, -n:], alone[0]) / _tolerances(runner, both.dtype)[1]
+
+
+def _tolerances(runner: Runner, dtype: torch.dtype) -> tuple[float, float]:
+    """The largest movements allowed between rows of one batch, and between batches."""
+    if any(map(quantised, modules_of(runner.model))):
+        return (_TOLERANCE[torch.bfloat16],) * 2  # it may round what it reads, too, in steps that depend on all that it reads
+    return tuple(table.get(dtype, table[torch.bfloat16]) for table in (_OF_A_BATCH, _TOLERANCE))  # type: ignore[return-value]
+
+
+def _padded(runner: Runner, row: Tensor, n: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """A row [1, pos] with ``n`` cells of padding, and its mask."""
+    cells, ones = row.new_full((1, n), runner.pad_id), torch.ones_like(row)
+    tokens = [cells, row] if left else [row, cells]
+    mask = [torch.zeros_like(cells), ones] if left else [ones, torch.zeros_like(cells)]
+    return torch.cat(tokens, 1), torch.cat(mask, 1)
+
+
+def _states(runner: Runner, rows: Tensor, mask: Tensor | None = None) -> Tensor | None:
+    """The last states [row, pos, d_model]; None where the model has none that are laid out like its tokens."""
+    states, _ = runner.state_and_logits(rows, runner.last_site, mask=mask)
+    return None if states is None or states.shape[:2] != rows.shape else states
 
 
 def check_causal(seen: Sight) -> None:
@@ -61,7 +107,8 @@ def check_causal(seen: Sight) -> None:
             "this model looks ahead: on a short pass its states move when only a later token changes, so nothing that it says "
             "at a position is about a next token that it has not seen (attention in both directions, or a decoder that is "
             "given the whole text). Lenses, losses and surprisals are refused; patterns, soft_information and "
-            "layer_similarity are not"
+            "layer_similarity are not. A model that is meant to look ahead says so by cfg.reads_ahead = True, and is then "
+            "measured as it is"
         )
 
 
@@ -75,6 +122,7 @@ def check_mask(seen: Sight) -> None:
 
 
 def _movement(one: Tensor, other: Tensor) -> float:
+    one, other = one.double(), other.double()
     if not one.numel() or not bool((one.isfinite() & other.isfinite()).all()):
         return 0.0  # what is not finite is told where it is measured
     size = other.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)

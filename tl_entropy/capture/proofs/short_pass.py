@@ -42,11 +42,17 @@ class ShortPass:
         whole = {name: x for name, x in seen.items() if states is not None and x.shape == states.shape}
         return {name.removeprefix(start).removesuffix(".hook_out"): x for name, x in whole.items()}
 
+    def comes_behind(self, name: str, other: str, layer: int) -> bool:
+        """Whether a site of a block is passed later than another of it; False where one of them is not seen."""
+        order = [site.name for site in self._seen if site.layer == layer]
+        return name in order and other in order and order.index(name) > order.index(other)
+
     @cached_property
     def _seen(self) -> dict[Site, Tensor]:
         return self._look()
 
     def _look(self) -> dict[Site, Tensor]:
+        """The sites in the order in which they are passed."""
         runner, points = self.runner, self.runner.points
         names = {
             Site(name, layer): runner.hook_of(Site(name, layer), points)
@@ -57,7 +63,9 @@ class ShortPass:
         silent = [site for site, name in names.items() if site.name == "resid_post" and name not in seen]
         if silent and runner.found_elsewhere(silent):
             return self._look()
-        return {site: seen[name] for site, name in names.items() if name in seen}
+        order = {name: place for place, name in enumerate(seen)}
+        known = sorted((site for site, name in names.items() if name in seen), key=lambda site: order[names[site]])
+        return {site: seen[names[site]] for site in known}
 
 
 def glimpse(runner: Runner, names: Iterable[str]) -> dict[str, Tensor]:

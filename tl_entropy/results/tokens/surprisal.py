@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,16 +94,18 @@ class _Rates(Printed):
         """Bits for each UTF-8 byte that the tokens stand for: Σ surprisal / (ln 2 · bytes), to compare any tokenizers.
 
         A text's first token, where no BOS precedes it, is predicted by nothing; neither it nor its bytes count. So it is with
-        special tokens, the tokenizer's unknown token among them: with unknown tokens there is no code for the text, and the
-        value is of the rest. A result of fewer bytes than were read says so.
+        special tokens, the tokenizer's unknown token among them: with unknown tokens there is no code for the text, the value
+        is of the rest, and a warning says of how many bytes. A result of fewer bytes than were read says so.
 
         Raises:
             InputError: a text is not known, as for token ids that are no tokenizer's tokens of a text.
         """
+        self._warn_of_the_rest()
         return self._per("bytes", memory_bits, memory_tokens)
 
     def bits_per_character(self, *, memory_bits: float = 0.0, memory_tokens: int | None = None) -> float:
         """Bits for each character (Unicode code point) that the tokens stand for; otherwise as ``bits_per_byte``."""
+        self._warn_of_the_rest()
         return self._per("characters", memory_bits, memory_tokens)
 
     def _per(self, total: str, memory_bits: float, memory_tokens: int | None) -> float:
@@ -121,6 +124,21 @@ class _Rates(Printed):
         ``loss`` and what is computed from it include the memory, where there is one. Rates per byte and character are left out
         where a text is not known. ``accuracy`` is the share of tokens of rank 0: each was, alone, the most probable.
         """
+        self._warn_of_the_rest()
+        return self._rates(memory_bits, memory_tokens)
+
+    def _warn_of_the_rest(self) -> None:
+        """Warn of rates of texts of which some words are left out: special ones, and those that the tokenizer doesn't know."""
+        special, read = self.provenance.corpus.get("special", 0), self.provenance.corpus.get("bytes")
+        if special and read is not None:
+            measured = self._moments()[0][_TOTALS.index("bytes")].item()
+            warnings.warn(
+                f"{special} special tokens of the texts, words that the tokenizer does not know among them, are left out: "
+                f"rates per byte and character are of {measured:.0f} of the {read} bytes read, and no code length of the texts",
+                stacklevel=4,
+            )
+
+    def _rates(self, memory_bits: float = 0.0, memory_tokens: int | None = None) -> pd.DataFrame:
         code, factor, unit = self._code(memory_bits, memory_tokens), PER_NAT[self.unit], self.unit
         loss, error = self._rate(code, "tokens")
         lines: list[tuple[str, str, float, float]] = [("loss", f"{unit} a token", loss * factor, error * factor)]
@@ -145,7 +163,7 @@ class _Rates(Printed):
     def _table(self) -> pd.DataFrame | None:
         if not self._moments()[0][0]:
             return None
-        rates = self.rates()
+        rates = self._rates()
         shown = plus_minus(rates["value"], rates["se"])
         names = [
             f"{name} ({unit})" if unit and unit != "bits" else name
@@ -223,6 +241,7 @@ class TokenSurprisal(_Rates, TokenRows, Result):
 
         ``loss`` and ``entropy`` are means over its tokens in ``unit``; what needs a text that is not known is NaN.
         """
+        self._warn_of_the_rest()
         totals, documents = self._totals()
         columns = dict(zip(_TOTALS, totals.T, strict=True))
         tokens, factor = columns["tokens"], PER_NAT[self.unit]
