@@ -25,10 +25,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", kinds())
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_folder_gives_hugging_faces_losses(folder, kind, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "atol"), [(torch.float32, 2e-5), (torch.float64, 2e-5), (torch.bfloat16, 0.25), (torch.float16, 0.03)]
+)
+def test_a_folder_gives_hugging_faces_losses(folder, kind, dtype, atol):
     model = tle.load_model(folder, kind=kind, device="cpu", dtype=dtype)
-    torch.testing.assert_close(losses(model), true_losses(hf_model("gpt2").to(dtype)), atol=2e-5, rtol=0)
+    torch.testing.assert_close(losses(model), true_losses(hf_model("gpt2").to(dtype)), atol=atol, rtol=0)
     assert model.cfg.model_name == "tiny-gpt2"
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} == {dtype}
@@ -36,11 +38,27 @@ def test_a_folder_gives_hugging_faces_losses(folder, kind, dtype):
 
 
 @needs_bridge
-@pytest.mark.parametrize(("name", "kind_of_logits"), [("bert", "masked"), ("llama", "next token")])
-def test_a_folder_is_read_by_the_class_of_its_architecture(tmp_path, name, kind_of_logits):
+def test_a_model_without_a_final_norm(tmp_path):
+    model = tle.load_model(write_folder(tmp_path / "opt", "opt projecting"), device="cpu")
+    torch.testing.assert_close(losses(model), true_losses(hf_model("opt projecting")), atol=2e-5, rtol=0)
+    assert tle.lens_entropy(model, IDS, progress=False).entropy.isfinite().all()
+
+
+@needs_bridge
+@pytest.mark.parametrize("name", ["bert", "t5"], ids=["masked", "encoder-decoder"])
+def test_what_looks_both_ways_is_loaded_by_its_class_and_says_nothing_of_next_tokens(tmp_path, name):
     source = hf_model(name)
     model = tle.load_model(write_folder(tmp_path / name, source), device="cpu")
-    assert type(model.original_model) is type(source), kind_of_logits
+    assert type(model.original_model) is type(source)
+    try:
+        assert tle.layer_similarity(model, IDS, progress=False).values.isfinite().any()
+    except ModelError as error:
+        assert "TransformerLens's own forward pass fails" in str(error)  # noqa: PT017 (some versions do not run T5)
+        return
+    assert tle.head_entropy(model, IDS, progress=False).entropy.isfinite().any()
+    for ask in (tle.lens_entropy, tle.token_surprisal):
+        with pytest.raises(ModelError, match="this model looks ahead"):
+            ask(model, IDS, progress=False)
 
 
 @needs_bridge
