@@ -141,11 +141,19 @@ def test_folds_are_balanced(sizes, number):
         assert rows.max() - rows.min() <= max(sizes)
     assert folds[torch.tensor(sizes) == 0].sum() == 0
     loads = np.zeros(len(rows))
-    for document in sorted(range(len(sizes)), key=lambda i: -sizes[i]):  # the largest left goes to the smallest fold
-        if sizes[document]:
-            assert folds[document] == loads.argmin()
-            loads[folds[document]] += sizes[document]
+    for size in sorted(sizes, reverse=True):  # the largest left goes to the smallest fold
+        loads[loads.argmin()] += size
+    assert sorted(rows.tolist()) == sorted(loads.tolist())
 
 
 def test_equal_documents_give_equal_folds():
     assert torch.bincount(balanced_folds(torch.full((60,), 5), 20)).tolist() == [3] * 20
+
+
+def test_equal_documents_come_in_random_order():
+    """Dealt as they stand, 200 documents whose ten classes take turns would make folds of one class each."""
+    folds = balanced_folds(torch.full((200,), 5), 20)
+    classes = [len({d % 10 for d in (folds == fold).nonzero()[:, 0].tolist()}) for fold in range(20)]
+    assert np.mean(classes) > 5
+    torch.manual_seed(3)
+    assert torch.equal(folds, balanced_folds(torch.full((200,), 5), 20))

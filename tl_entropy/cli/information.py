@@ -25,7 +25,7 @@ def information(
     seed: Annotated[str, typer.Option(help="seeds of the anchors, separated by commas")] = "0",
     center: Annotated[bool, typer.Option("--center", help="subtract the mean state of each site; takes a second pass")] = False,
     folds: Annotated[
-        int, typer.Option(min=1, help="groups of documents left out in turn for standard errors; 1 for none")
+        int, typer.Option(min=1, help="groups of documents, none of which predicts itself; 1 gives no information")
     ] = 20,
 ) -> None:
     """Soft entropy of every layer, and its mutual information with tokens before and after each position."""

@@ -1,12 +1,7 @@
 """Tensors in, tensors out: no model, no files, no state."""
 
-from tl_entropy.functional.information.soft import (
-    SoftMutualInformation,
-    soft_anchors,
-    soft_assignments,
-    soft_entropy,
-    soft_mutual_information,
-)
+from tl_entropy.functional.information.mutual import SoftMutualInformation, soft_mutual_information
+from tl_entropy.functional.information.soft import soft_anchors, soft_assignments, soft_entropy
 from tl_entropy.functional.information.temperature import calibrate_temperature
 from tl_entropy.functional.lens.comparison import VocabularyDivergences, vocabulary_divergences
 from tl_entropy.functional.lens.compiling import compiler_available

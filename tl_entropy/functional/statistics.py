@@ -100,12 +100,14 @@ def jackknife_error(values: Tensor, fold_rows: Tensor) -> Tensor:
 def balanced_folds(sizes: Int[Tensor, "documents"], number: int) -> Int[Tensor, "documents"]:
     """Deal documents into at most ``number`` folds of about equal size: the largest left goes to the smallest fold.
 
-    Empty documents go to fold 0, and never open one.
+    Documents of one size come in random order (seeded): dealt as they stand, documents of equal length whose classes take turns
+    would make folds of one class each. Empty documents go to fold 0, and never open one.
 
     >>> balanced_folds(torch.tensor([5, 9, 4, 0, 2]), 2).tolist()
     [1, 0, 1, 0, 0]
     """
-    order = sizes.argsort(descending=True, stable=True)[: int((sizes > 0).sum())]
+    shuffled = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(0), device="cpu").to(sizes.device)
+    order = shuffled[sizes[shuffled].argsort(descending=True, stable=True)][: int((sizes > 0).sum())]
     loads = [(0, fold) for fold in range(min(number, len(order)))]  # a heap
     chosen = []
     for size in sizes[order].tolist():

@@ -4,8 +4,8 @@ With one label set on the input side and one on the output side, I(X;Z) and I(Y;
 one Z only if both are measured on the same tokens: so a token that any label set leaves undefined is left out of all of them
 (``valid="common"``), unless each is asked to use all it can (``"own"``).
 
-Sums are kept by class and fold of documents, for a jackknife over documents. A class that is seen once says nothing by itself,
-so such classes share a row: memory grows with the classes that repeat.
+Sums are kept by class and fold of documents, so that no document predicts itself, and for errors over documents. A class that is
+seen once says nothing by itself, so such classes share a row: memory grows with the classes that repeat.
 
 Refused: label sets in which no token has a class; rows of documents or positions that were not there when the plan was made.
 """
@@ -200,21 +200,11 @@ class LabelPlan(Steady):
             )
         return slot
 
-    def constant_in_documents(self) -> tuple[str, ...]:
-        """Names of the label sets that have one class in every document, which chance deals by documents, not by positions."""
-        document, found = self._document(), []
-        for name, ids in zip(self.names, self.ids, strict=True):
-            used = ids >= 0
-            pairs = torch.stack([document[used], ids[used].long()]).unique(dim=1)
-            if pairs.shape[1] == len(pairs[0].unique()) < int(used.sum()):
-                found.append(name)
-        return tuple(found)
-
     def folds(self, number: int) -> Tensor:
         """``[document]`` long: a fold for each document, so that folds hold about equally many slots with a class.
 
-        The largest document first, each goes into the lightest fold. No fold is empty: there are at most as many as documents
-        that have a class in some label set. The other documents get fold 0.
+        The largest document first, equal ones in random order (seeded), each goes into the lightest fold. No fold is empty:
+        there are at most as many as documents that have a class in some label set. The other documents get fold 0.
 
         Raises:
             InputError: ``number`` is below 1.

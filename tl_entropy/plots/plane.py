@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
 from tl_entropy.plots.naming import halving, name_points
-from tl_entropy.plots.soft_values import axis_name, means, reason, results_by_name
+from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles
 from tl_entropy.results import SoftInformation
 from tl_entropy.torch_state import steady
@@ -59,7 +59,7 @@ def information_plane(
     *,
     input: str | None = None,
     output: str | None = None,
-    of: Literal["information", "share", "plug_in"] = "information",
+    of: Literal["information", "share", "plug_in", "chance_adjusted"] = "information",
     sites: str | Sequence[str] | None = "resid_post",
     path: Literal["layers", "results"] = "layers",
     annotate: bool = True,
@@ -77,24 +77,24 @@ def information_plane(
         results: one result, several, or a mapping from names to results.
         input: the label set X; None takes the only one of the tokens up to a position.
         output: the label set Y; None takes the only one of the tokens after it.
-        of: "information" is corrected for chance; "share" is that as a share of the ceiling; "plug_in" is not corrected, and
-            for rare labels nears the diagonal whatever the states are.
+        of: "information" is cross-fitted; "share" is that as a share of its ceiling; "plug_in" has the bias of few rows, and for
+            rare labels nears the diagonal whatever the states are; "chance_adjusted" is the information of 0.5.0.
         sites: short names to draw, one path each, with the embedding as the beginning of the residual stream where it is
             asked for; None is all that are not heads.
         path: "layers" joins the layers of each result; "results" joins the results at each layer.
         annotate: name the first layer, the last, and those between that find a place.
-        errors: draw ±1.96 standard errors over documents both ways (nothing for a single document).
+        errors: draw ±1.96 standard errors over documents and anchors both ways (nothing for a single document).
         ax: axes to draw on; None makes a figure.
 
     Returns:
         The axes; where several paths or no names are drawn, a colour bar of the layers is the last of their figure.
 
     Raises:
-        InputError: label sets left open or not there, sites that are not there, results in different units, of equal names or
+        InputError: label sets left open or not there, sites that are not there, results in different units, of different estimators, of equal names or
             (where paths lead through them) different sites, or no value at all.
         InputTypeError: something that is no result of ``soft_information``.
 
-    Source: Conklin (2025), arXiv 2505.23960; deviating from it, values are corrected for chance.
+    Source: Conklin (2025), arXiv 2505.23960; deviating from it, values are cross-fitted.
 
     >>> import matplotlib; matplotlib.use("agg")
     >>> import tl_entropy as tle
@@ -104,7 +104,7 @@ def information_plane(
     >>> axes.get_xlabel(), axes.get_ylabel()
     ('Complexity I(token;Z) (nats)', 'Expressivity I(next_token;Z) (nats)')
     """
-    check_choice("of", of, ("information", "share", "plug_in"))
+    check_choice("of", of, ("information", "share", "plug_in", "chance_adjusted"))
     check_choice("path", path, ("layers", "results"))
     by_name = results_by_name(results, of)
     chosen = {(r.label_on("input", input), r.label_on("output", output)) for r in by_name.values()}
@@ -133,7 +133,9 @@ def information_plane(
         if errors:
             strokes += [stroke for p in paths for stroke in error_bars(axes, p.at, p.se)]
         unit = next(iter(by_name.values())).unit
-        complexity, expressivity = (axis_name(of, unit, label).replace("Plug-in", "plug-in") for label in labels)
+        complexity, expressivity = (
+            axis_name(of, unit, label).replace("Plug-in", "plug-in").replace("Chance", "chance") for label in labels
+        )
         axes.set_xlabel(f"Complexity {complexity}", parse_math=False)
         axes.set_ylabel(f"Expressivity {expressivity}", parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
@@ -157,7 +159,7 @@ def _paths(
     places = [(i, site) for i, (site, head) in enumerate(zip(result.sites, result.heads, strict=True)) if head < 0]
     if not places:
         raise InputError(f"results: {name} holds nothing but heads, which are not drawn here; see plots.heads(result)")
-    (values, errors), ceilings = means(result, of), means(result, "ceiling")[0]
+    (values, errors), ceilings = means(result, of), means(result, bound(result, of))[0]
     found = []
     for site, (rows, depth) in depth_lines(places, sites).items():
         parts = (array[rows][:, [result.labels.index(label) for label in pair]] for array in (values, errors, ceilings))

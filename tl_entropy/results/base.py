@@ -33,6 +33,7 @@ class Result(Printed):
 
     kinds: ClassVar[dict[str, type[Result]]] = {}
     in_units: ClassVar[tuple[str, ...]] = ()  # names of the fields that carry the unit
+    schema: ClassVar[int] = SCHEMA  # of its files: a kind whose fields change their meaning counts on
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -61,7 +62,7 @@ class Result(Printed):
                 stored.add(place)
             else:
                 header[item.name] = plain(value)
-        whole = {"schema": SCHEMA, "kind": type(self).__name__, "fields": header}
+        whole = {"schema": self.schema, "kind": type(self).__name__, "fields": header}
         with replacing(target) as waiting:
             waiting.touch()
             mode = waiting.stat().st_mode  # what the user's umask gives; safetensors makes files that only the owner can read

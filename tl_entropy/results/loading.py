@@ -42,14 +42,14 @@ def load(path: str | Path) -> Any:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise FileError(f"path: {source} cannot be read as a result ({error}); it is damaged or of another kind") from error
-    if whole["schema"] > SCHEMA:
-        raise FileError(
-            f"path: {source} has schema {whole['schema']}, this tl_entropy reads up to {SCHEMA}; upgrade tl_entropy"
-        )
-    if whole["kind"] not in Result.kinds:
+    kind = Result.kinds.get(whole["kind"])
+    newest = SCHEMA if kind is None else kind.schema
+    if whole["schema"] > newest:
+        raise FileError(f"path: {source} has schema {whole['schema']}, this tl_entropy reads up to {newest}; upgrade tl_entropy")
+    if kind is None:
         known = ", ".join(sorted(Result.kinds))
         raise FileError(f"path: {source} holds a {whole['kind']!r}; load reads {known}, and load_tuned_lens reads lenses")
-    return Result.kinds[whole["kind"]]._restore(tensors, unplain(whole["fields"]))
+    return kind._restore(tensors, unplain(whole["fields"]))
 
 
 def _read_folder(folder: Path) -> Any:

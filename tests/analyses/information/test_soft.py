@@ -16,7 +16,7 @@ import tl_entropy as tle
 from tl_entropy.analyses.information import places as soft_places, soft, sums as soft_sums
 from tl_entropy.batches import Window, batches
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
-from tl_entropy.functional.information.soft import soft_mutual_information
+from tl_entropy.functional.information.mutual import soft_mutual_information
 from tl_entropy.functional.statistics import jackknife_error
 from tl_entropy.labels import DocumentTokens, LabelPlan
 from tl_entropy.sites import Site
@@ -24,7 +24,8 @@ from tl_entropy.sites import Site
 pytestmark = pytest.mark.model
 
 QUIET = {"progress": False}
-VALUES = ("entropy", "plug_in", "null", "ceiling")
+STORED = ("entropy", "plug_in", "null", "ceiling")
+VALUES = ("information", "entropy", "plug_in", "null", "ceiling", "corrected_ceiling", "lower", "fold_jackknife")
 WORDS = "the cat sat on mat and dog return x".split()
 TEXTS = [" ".join(np.random.default_rng(i).choice(WORDS, 7 + 2 * (i % 5))) for i in range(9)]
 EMBED, POST, Z = Site("embed", -1), Site("resid_post", 1), Site("z", 1)
@@ -73,18 +74,24 @@ def assert_same(mine, theirs, tolerance, *, of=VALUES):
         torch.testing.assert_close(getattr(mine, name), getattr(theirs, name), atol=tolerance, rtol=0, equal_nan=True)
     for name in ("sites", "heads", "labels", "sides", "n_bins", "seeds", "documents", "dropped"):
         assert getattr(mine, name) == getattr(theirs, name), name
-    for name in ("tokens", "classes", "singletons", "coverage", "fold_tokens"):
+    for name in ("tokens", "classes", "singletons", "coverage", "fold_tokens", "in_two_folds"):
         assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
 
 
-def assert_is(result, place, label, expected, tolerance=1e-6, *, chance=1e-6):
-    """One value of a result is what the function gives."""
+def assert_is(result, place, label, expected, tolerance=1e-6, *, chance=1e-6, folded=False):
+    """One value of a result is what the function gives; where that has the documents, what is cross-fitted, too."""
     for name in ("entropy", "plug_in", "ceiling"):
         mine = getattr(result, name)[0, place, label, 0]
         torch.testing.assert_close(mine, getattr(expected, name).double(), atol=tolerance, rtol=0, msg=lambda m, n=name: n + m)
     assert result.null[0, place, label, 0].item() == pytest.approx(expected.null, rel=chance)
-    information = result.value()[place, label, 0].item()
-    assert information == pytest.approx(expected.information.item(), rel=10 * chance, abs=10 * tolerance, nan_ok=True)
+    adjusted = result.value("chance_adjusted")[place, label, 0].item()
+    assert adjusted == pytest.approx(expected.chance_adjusted.item(), rel=10 * chance, abs=10 * tolerance, nan_ok=True)
+    if folded:
+        for name in ("information", "corrected_ceiling", "lower", "fold_jackknife"):
+            mine = result.value(name)[place, label, 0].item()
+            near = pytest.approx(float(getattr(expected, name)), rel=10 * chance, abs=10 * tolerance, nan_ok=True)
+            assert mine == near, name
+        assert result.in_two_folds[label].item() == pytest.approx(expected.in_two_folds)
     assert result.tokens[label] == expected.rows
     assert result.classes[label] == len(expected.labels)
     assert result.singletons[label] == pytest.approx(expected.singletons)
@@ -103,8 +110,11 @@ def test_it_is_the_function_on_states_and_ngrams_gathered_by_hand(any_model):
         z = z[:, result.heads[place]] if result.heads[place] >= 0 else z
         for label in range(2):
             expected = soft_mutual_information(z, labels[label][kept], documents=where)
-            assert_is(result, place, label, expected)
-            assert result.error("plug_in")[place, label, 0].item() == pytest.approx(expected.plug_in_se, rel=1e-4)
+            assert_is(result, place, label, expected, folded=True)
+            errors = [expected.plug_in_se, expected.se, expected.anchors_se]
+            of = [("plug_in", "documents"), ("information", "documents"), ("information", "anchors")]
+            found = [result.error(name, part=part)[place, label, 0].item() for name, part in of]
+            assert found == pytest.approx(errors, rel=1e-4, nan_ok=True)
             assert result.temperatures[place, 0].item() == expected.temperature
             assert result.coverage[label].item() == pytest.approx(kept.double().mean().item())
 
@@ -247,7 +257,7 @@ def test_windows_count_every_token_once_and_labels_cross_their_borders(gpt2, str
     kept = (label >= 0) & (grams(gpt2, long, documents, positions, 2, ahead=True) >= 0)
     assert int(kept.sum()) == len(positions) - 2 * 3, "one position at the beginning and two at the end of a document"
     expected = soft_mutual_information(states[POST][kept], label[kept], documents=torch.tensor(documents)[kept])
-    assert_is(result, result.sites.index(POST), 0, expected)
+    assert_is(result, result.sites.index(POST), 0, expected, folded=True)
     assert_same(tle.soft_information(gpt2, long, labels=result.labels, batch_size=2, **options, **QUIET), result, 1e-6)
     assert result.provenance.settings["window"] == 16
     assert result.provenance.corpus["cut"] == 2
@@ -425,7 +435,7 @@ def test_a_thousand_batches_in_any_order_and_chunks_give_the_same(gpt2):
     expected = measured(range(1100), 1100)
     z, token = states.flatten(0, 1), torch.stack([w.tokens for w in windows]).flatten()
     by_hand = soft_mutual_information(z, token, documents=torch.arange(1100).repeat_interleave(4), n_bins=12)
-    assert_is(expected, 0, 0, by_hand, 1e-10, chance=1e-10)
+    assert_is(expected, 0, 0, by_hand, 1e-10, chance=1e-10, folded=True)
     shuffled = np.random.default_rng(0).permutation(1100).tolist()
     for order, batch_size in ((range(1100), 1), (shuffled, 1), (shuffled, 7), (range(1099, -1, -1), 333)):
         result = measured(order, batch_size)
@@ -672,33 +682,33 @@ def test_nan_names_hook_and_position_and_keeps_the_rest(gpt2):
     assert caught.value.partial is None
 
 
-def test_errors_are_those_of_the_corpus_measured_without_each_fold(gpt2):
+def test_errors_hold_documents_and_anchors(gpt2):
     plan = tle.label_plan(gpt2, TEXTS)
-    result = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], folds=3, **QUIET)
-    folds = plan.folds(3)
-    assert result.plug_in.shape == (4, 2, 2, 1)
-    for fold in range(3):
-        kept = [text for text, f in zip(TEXTS, folds.tolist(), strict=True) if f != fold]
-        alone = tle.soft_information(gpt2, kept, layers=[1], **QUIET)
-        for name in ("entropy", "plug_in", "ceiling"):
-            torch.testing.assert_close(getattr(result, name)[1 + fold], getattr(alone, name)[0], atol=1e-6, rtol=0)
-        # Chance is measured on the sample of the whole here, and on that of the rest there.
-        torch.testing.assert_close(result.null[1 + fold], alone.null[0], atol=0, rtol=0.05)
-        assert result.fold_tokens[fold].tolist() == (result.tokens - alone.tokens).tolist()
-    for name in VALUES:
-        by_hand = jackknife_error(getattr(result, name)[:, :, 0], result.fold_tokens[:, 0])
-        torch.testing.assert_close(result.error(name)[:, 0], by_hand, atol=0, rtol=0)
-    assert bool((result.error() > 0).all())
-    share = result.values()[:, :, 1] / result.ceiling[:, :, 1]
-    torch.testing.assert_close(result.error("share")[:, 1], jackknife_error(share, result.fold_tokens[:, 1]))
+    result = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], folds=3, n_bins=30, **QUIET)
+    assert result.information.shape == (1 + 3 + 30, 2, 2, 1)
+    for name in ("information", "share", *STORED):
+        parts = [result.error(name, part=part) for part in ("documents", "anchors")]
+        assert all(bool((part > 0).all()) for part in parts)
+        torch.testing.assert_close(result.error(name), torch.hypot(*parts))
+    step = result.values()[:, [1]] - result.values()[:, [0]]
+    torch.testing.assert_close(result.error_of(step), (step[1:] - step[0]).norm(dim=0))
+    for n_bins, seed in (((30, 12), 0), (30, (0, 5))):
+        several = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], folds=3, n_bins=n_bins, seed=seed, **QUIET)
+        torch.testing.assert_close(several.information[..., 0], result.information[..., 0], atol=1e-6, rtol=0)
+    padded = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], folds=3, n_bins=(30, 12), **QUIET)
+    alone = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], folds=3, n_bins=12, **QUIET)
+    torch.testing.assert_close(padded.error()[..., 1:], alone.error(), atol=1e-6, rtol=0)
 
 
 def test_one_fold_has_no_errors_and_needs_less_memory(gpt2):
     plan = tle.label_plan(gpt2, TEXTS)
     expected = tle.soft_information(gpt2, TEXTS, labels=plan, **QUIET)
     one = tle.soft_information(gpt2, TEXTS, labels=plan, folds=1, **QUIET)
-    for name in VALUES:
-        torch.testing.assert_close(getattr(one, name), getattr(expected, name)[:1], atol=1e-9, rtol=0)
+    for name in STORED:
+        torch.testing.assert_close(getattr(one, name)[0], getattr(expected, name)[0], atol=1e-9, rtol=0)
+    for name in ("information", "corrected_ceiling", "lower", "fold_jackknife"):
+        assert bool(getattr(one, name).isnan().all())
+    assert "nan (token, next_token): one fold of documents" in repr(one)
     assert bool(one.error().isnan().all())
     assert bool(one.error("entropy").isnan().all())
     assert bool(expected.error("entropy").isfinite().all())
@@ -763,7 +773,7 @@ def test_interruption_ends_with_what_was_read(gpt2, monkeypatch):
         torch.testing.assert_close(getattr(result, name)[0], getattr(expected, name)[0], atol=1e-6, rtol=0)
     mine, theirs = (r.select(layers=1).label_table("token").set_index("text") for r in (result, expected))
     assert mine["count"].to_dict() == theirs["count"].to_dict()
-    np.testing.assert_allclose(mine["information"][theirs.index], theirs["information"], atol=1e-6)
+    np.testing.assert_allclose(mine["plug_in"][theirs.index], theirs["plug_in"], atol=1e-6)
 
 
 def test_the_model_is_left_as_it_was(gpt2):
@@ -784,7 +794,7 @@ def test_provenance_tells_what_decides_the_numbers(gpt2):
     origin = tle.soft_information(gpt2, TEXTS, n_bins=(20, 10), window=32, stride=8, **QUIET).provenance
     expected = {
         "n_bins": (20, 10), "seed": (0,), "calibration": "exact", "folds": 20, "invalid": "error", "valid": "common",
-        "centered": False, "window": 32, "stride": 8, "prepend_bos": True, "positions": "None",
+        "centered": False, "estimator": "cross_fitted", "window": 32, "stride": 8, "prepend_bos": True, "positions": "None",
         "sites": ("embed", "resid_post.0", "resid_post.1", "resid_post.2"),
     }  # fmt: skip
     assert {name: origin.settings[name] for name in expected} == expected
@@ -858,9 +868,12 @@ def test_ints_of_numpy_are_ints(gpt2, tmp_path):
 def test_labels_of_documents_are_told_apart_and_named(gpt2):
     labels = {"kind": ["a", "b", "a", "b"], "token": "token"}
     result = tle.soft_information(gpt2, TEXTS[:4], labels=labels, **QUIET)
-    assert result.provenance.settings["constant_in_documents"] == ("kind",)
-    assert "kind: one label a document, but chance is that of single positions" in repr(result)
-    assert "one label a document" not in repr(result.select(labels="token"))
+    assert result.one_fold == ((), ())
+    assert "not identifiable" not in repr(result)
+    alone = tle.soft_information(gpt2, TEXTS[:4], labels={**labels, "kind": ["a", "b", "a", "c"]}, **QUIET)
+    assert set(alone.one_fold[0]) == {"b", "c"}
+    assert alone.one_fold[1] == ()
+    assert "kind: not identifiable, since in one fold of documents only: " in repr(alone)
 
 
 def test_several_bins_are_shown_apart_and_a_plan_keeps_its_validity(gpt2):

@@ -12,21 +12,22 @@ import torch
 from hypothesis import given, strategies as st
 from scipy.stats import hypergeom
 
+from tl_entropy.functional.information.chance import SAMPLE, ChanceCurve, chance_curve
+from tl_entropy.functional.information.cross_fitting import SoftSums
 from tl_entropy.functional.information.estimates import (
     MIN_RESOLUTION,
-    SAMPLE,
-    ChanceCurve,
-    SoftSums,
+    MIN_ROWS,
     chance_adjusted,
-    chance_curve,
     delete_one,
-    entropy,
+    error,
     estimates,
-    extensive,
-    label_information,
+    label_estimates,
+    reason_for_nan,
 )
-from tl_entropy.functional.information.soft import soft_anchors, soft_assignments, soft_mutual_information
+from tl_entropy.functional.information.mutual import soft_mutual_information
+from tl_entropy.functional.information.soft import soft_anchors, soft_assignments
 from tl_entropy.functional.information.temperature import calibrate_temperature
+from tl_entropy.functional.probabilities import entropy, extensive
 
 
 def drawn(rows, bins, seed, *, spread=3.0, signal=None):
@@ -107,56 +108,98 @@ def corpus(seed=0, rows=240, bins=12):
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["every label", "pooled singletons"])
 @pytest.mark.parametrize("seed", [0, 7])
-def test_the_whole_and_every_left_out_fold_equal_plain_loops(pooled, seed):
+def test_values_equal_plain_loops(pooled, seed):
     units, label, fold, curves = corpus(seed)
     found = estimates(gathered(units, label, fold, pooled=pooled), curves, folds=5)
     assert found.entropy.shape == (6, 2)
     assert found.fold_rows.tolist() == np.bincount(fold).tolist()
     assert found.rows == len(label)
-    for left in range(-1, 5):  # fold -1 is empty: the whole
-        kept = fold != left
-        for unit, p in enumerate(units):
-            q, x = p[kept], label[kept]
-            assert found.entropy[1 + left, unit].item() == pytest.approx(plain_entropy(q.mean(0)), abs=1e-10)
-            assert found.plug_in[1 + left, unit].item() == pytest.approx(plain_plug_in(q, x), abs=1e-10)
-            assert found.ceiling[1 + left, unit].item() == pytest.approx(plain_ceiling(q), abs=1e-10)
-            assert found.null[1 + left, unit].item() == pytest.approx(plain_null(q, x, curves[unit]), abs=1e-10)
+    in_two = [len(set(fold[label == x].tolist())) > 1 for x in label]
+    assert found.rows_inside == sum(in_two)
+    for unit, p in enumerate(units):
+        assert found.entropy[0, unit].item() == pytest.approx(plain_entropy(p.mean(0)), abs=1e-10)
+        assert found.plug_in[0, unit].item() == pytest.approx(plain_plug_in(p, label), abs=1e-10)
+        assert found.ceiling[0, unit].item() == pytest.approx(plain_ceiling(p), abs=1e-10)
+        assert found.null[0, unit].item() == pytest.approx(plain_null(p, label, curves[unit]), abs=1e-10)
 
 
-def test_fewer_than_two_folds_leave_nothing_out():
+def weighed_values(p, label, weight):
+    """H(Z), plug-in information and ceiling of rows that count ``weight`` each."""
+    share = weight / weight.sum()
+    h = plain_entropy(share @ p)
+    conditional = sum(share[label == x].sum() * plain_entropy(np.average(p[label == x], 0, weight[label == x])) for x in set(label))
+    own = sum(s * plain_entropy(row) for s, row in zip(share, p, strict=True))
+    return {"entropy": h, "plug_in": h - conditional, "ceiling": h - own}
+
+
+def test_what_a_fold_adds_is_the_derivative_by_its_weight():
+    units, label, fold, curves = corpus(2)
+    found = estimates(gathered(units, label, fold, pooled=True), curves, folds=5)
+    for unit, p in enumerate(units):
+        for f in range(5):
+            up, down = (weighed_values(p, label, 1 + step * (fold == f)) for step in (1e-5, -1e-5))
+            for name in up:
+                column = getattr(found, name)[:, unit]
+                expected = math.sqrt(5 / 4) * (up[name] - down[name]) / 2e-5
+                assert (column[0] - column[1 + f]).item() == pytest.approx(expected, abs=1e-8), name
+    torch.testing.assert_close(found.null / found.ceiling, (found.null[:1] / found.ceiling[:1]).expand_as(found.null))
+
+
+def test_errors_are_the_jackknife_of_values_with_a_fold_left_out():
+    """To first order; of entropies, in which few rows a label play no part."""
+    units, label, _, curves = corpus(3, rows=2000)
+    fold = np.arange(2000) // 100
+    found = estimates(gathered(units, label, fold, pooled=True), curves, folds=20)
+    for unit, p in enumerate(units):
+        without = [plain_entropy(p[fold != f].mean(0)) for f in range(20)]
+        expected = math.sqrt(19 / 20 * ((np.array(without) - np.mean(without)) ** 2).sum())
+        assert error(found.entropy)[unit].item() == pytest.approx(expected, rel=0.03)
+
+
+def test_one_fold_gives_no_information_and_no_error():
     units, label, fold, curves = corpus()
     found = estimates(gathered(units, label, 0 * fold, pooled=True), curves, folds=1)
-    assert found.plug_in.shape == (1, 2)
     assert found.plug_in[0, 1].item() == pytest.approx(plain_plug_in(units[1], label), abs=1e-12)
+    assert error(found.plug_in).isnan().all()
+    for values in (found.information, found.corrected_ceiling, found.lower, found.fold_jackknife):
+        assert values.isnan().all()
+    assert found.rows_inside == 0
+
+
+def test_reasons_come_in_the_order_of_what_is_missing():
+    assert reason_for_nan(0.0, 0, 1) == "the ceiling is 0: all states are assigned alike"
+    assert reason_for_nan(1.0, 0, 1).startswith("one fold of documents")
+    assert reason_for_nan(1.0, MIN_ROWS - 1, 2) == (
+        "labels too rare: 49 rows have a label that two folds of documents hold, 50 are needed"
+    )
+    assert reason_for_nan(1.0, MIN_ROWS, 2) == ""
 
 
 def test_an_empty_fold_changes_nothing():
     units, label, fold, curves = corpus()
     found = estimates(gathered(units, label, fold + (fold > 1), pooled=True), curves, folds=6)  # none in fold 2
-    for value in (found.entropy, found.plug_in, found.null, found.ceiling):
+    expected = estimates(gathered(units, label, fold, pooled=True), curves, folds=5)
+    for name in ("information", "entropy", "plug_in", "null", "ceiling"):
+        value = getattr(found, name)
         torch.testing.assert_close(value[3], value[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(error(value), error(getattr(expected, name)), rtol=0, atol=1e-12)
 
 
-def test_where_one_row_or_none_is_left():
-    units, label, _, curves = corpus(rows=40)
-    fold = np.array([0] * 39 + [1])
-    found = estimates(gathered(units, label, fold, pooled=False), curves, folds=2)
-    assert found.null[1].abs().max() < 1e-12
-    assert found.plug_in[1].abs().max() < 1e-12
-    assert found.ceiling[1].abs().max() < 1e-12
-    alone = estimates(gathered(units, label, 0 * fold, pooled=False), curves, folds=2)  # fold 0 holds all
-    assert alone.entropy[1].isnan().all()
-    assert alone.plug_in[1].isnan().all()
+def test_a_single_row_says_nothing():
+    p = drawn(2, 5, 0)
+    found = estimates(gathered([p[:1]], np.array([0]), np.array([0]), pooled=False), [chance_curve(torch.tensor(p))], folds=1)
+    assert [found.null[0].item(), found.plug_in[0].item(), found.ceiling[0].item()] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert found.information[0].isnan()
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30), st.integers(2, 9), st.floats(0.01, 8), st.integers(1, 40))
 def test_information_lies_between_0_and_the_ceiling(seed, types, bins, spread, rows):
     p, label = drawn(rows, bins, seed, spread=spread), np.random.default_rng(seed).integers(0, types, rows)
     found = estimates(gathered([p], label, 0 * label, pooled=False), [chance_curve(torch.tensor(p))], folds=1)
-    assert -1e-12 <= found.plug_in.item() <= found.ceiling.item() + 1e-12
-    assert found.ceiling.item() <= found.entropy.item() + 1e-12 <= math.log(bins) + 2e-12
+    assert -1e-12 <= found.plug_in[0].item() <= found.ceiling[0].item() + 1e-12
+    assert found.ceiling[0].item() <= found.entropy[0].item() + 1e-12 <= math.log(bins) + 2e-12
     if rows > 1:
-        assert -1e-9 <= found.null.item() <= found.ceiling.item() * (1 + 1e-9) + 1e-9
+        assert -1e-9 <= found.null[0].item() <= found.ceiling[0].item() * (1 + 1e-9) + 1e-9
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30), st.booleans())
@@ -164,7 +207,8 @@ def test_label_information_averages_to_the_plug_in(seed, types, pooled):
     label = np.random.default_rng(seed).integers(0, types, 50)
     p = drawn(50, 8, seed, signal=label)
     sums = gathered([p], label, np.arange(50) % 3, pooled=pooled)
-    gain, sizes = label_information(sums)
+    single = label_estimates(sums, [chance_curve(torch.tensor(p))], folds=3)
+    gain, sizes = single.plug_in, single.counts
     mean = p.mean(0)
     total = 0.0
     for x, n in Counter(label.tolist()).items():
@@ -198,7 +242,7 @@ def test_the_null_is_the_mean_over_all_permutations_of_seven_rows(sizes):
     for x, n in enumerate(sizes):
         q = p[orders[:, label == x]].mean(1)
         mean += n / 7 * (q * np.log(q)).sum(1).mean()
-    null = estimates(gathered([p], label, 0 * label, pooled=False), [chance_curve(torch.tensor(p))], folds=1).null.item()
+    null = estimates(gathered([p], label, 0 * label, pooled=False), [chance_curve(torch.tensor(p))], folds=1).null[0].item()
     # Groups of 2 and 3 are measured on random orders; those of more than half the rows follow from the limit for many.
     assert null == pytest.approx(mean, rel=0.005 if max(sizes) <= 3 else 0.08)
 
@@ -209,7 +253,7 @@ def test_the_null_is_the_mean_over_permutations(types, spread):
     label = zipf(400, types, 1)
     p = drawn(400, 20, 2, spread=spread, signal=label)
     shuffled = shuffled_plug_ins(p, label, 200, 3)
-    null = estimates(gathered([p], label, 0 * label, pooled=True), [chance_curve(torch.tensor(p))], folds=1).null.item()
+    null = estimates(gathered([p], label, 0 * label, pooled=True), [chance_curve(torch.tensor(p))], folds=1).null[0].item()
     error = shuffled.std(ddof=1) / math.sqrt(len(shuffled))
     assert abs(null - shuffled.mean()) < 4 * error + 0.003 * shuffled.mean()
 
@@ -230,12 +274,17 @@ def test_chance_of_two_kinds_of_rows_is_hypergeometric():
 
 
 def test_chance_curve_joins_its_points_and_tends_to_its_limit():
-    curve = ChanceCurve(torch.tensor([1.0, 4.0]).double(), torch.tensor([1.0, 3.0]).double(), 5.0)
+    none = torch.ones(0, dtype=torch.float64)
+    curve = ChanceCurve(torch.tensor([1.0, 4.0]).double(), torch.tensor([1.0, 3.0]).double(), 5.0, none, none)
     n = torch.tensor([[1.0, 2.0], [4.0, 8.0]])
     torch.testing.assert_close(curve(n), torch.tensor([[1.0, 2.0], [3.0, 4.0]]).double())
     assert curve(torch.tensor(4e9)).item() == pytest.approx(5)
-    alone = ChanceCurve(torch.ones(1).double(), torch.ones(1).double(), 2.0)
+    alone = ChanceCurve(torch.ones(1).double(), torch.ones(1).double(), 2.0, none, none)
     assert alone(torch.tensor([1, 2, 4])).tolist() == [1.0, 1.5, 1.75]
+    assert alone.correction(torch.tensor([2, 9])).tolist() == [1.0, 1.0]
+    both = ChanceCurve(none, none, 1.0, torch.tensor([2.0, 8.0]), torch.tensor([0.8, 0.9]))
+    expected = torch.tensor([0.8, 0.85, 0.9, 0.95]).double()
+    torch.testing.assert_close(both.correction(torch.tensor([2, 4, 8, 16])), expected)
 
 
 def test_chance_curve_is_the_same_again_and_from_a_sample():

@@ -12,8 +12,8 @@ from hypothesis import given, strategies as st
 from scipy.stats import kstest
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
-from tl_entropy.functional.information.estimates import chance_curve
-from tl_entropy.functional.information.soft import soft_anchors, soft_assignments, soft_entropy, soft_mutual_information
+from tl_entropy.functional.information.mutual import soft_mutual_information
+from tl_entropy.functional.information.soft import soft_anchors, soft_assignments, soft_entropy
 from tl_entropy.functional.information.temperature import calibrate_temperature
 
 
@@ -265,8 +265,8 @@ def test_rows_without_a_direction_are_named_or_dropped_and_counted():
         dropped = soft_mutual_information(z, label, invalid="drop", center=center, documents=np.arange(30))
         alone = soft_mutual_information(z[kept], label[kept], center=center, documents=kept)
         assert (dropped.dropped, dropped.rows, dropped.coverage) == (30 - len(kept), len(kept), 1.0)
-        assert dropped.information.item() == pytest.approx(alone.information.item(), abs=1e-10)
-        assert dropped.se == pytest.approx(alone.se, abs=1e-10)
+        assert dropped.fold_jackknife == pytest.approx(alone.fold_jackknife, abs=1e-10)
+        assert dropped.plug_in_se == pytest.approx(alone.plug_in_se, abs=1e-10)
         h = soft_entropy(z, invalid="drop", center=center).item()
         assert h == pytest.approx(soft_entropy(z[kept], center=center).item(), abs=1e-12)
     assert soft_mutual_information(z[good], label[good]).dropped == 0
@@ -360,18 +360,20 @@ def test_every_value_is_that_of_the_definition(dtype, d, n_bins):
     average = (found.counts * found.label_information).sum() / found.counts.sum()
     assert average.item() == pytest.approx(found.plug_in.item(), abs=1e-12)
     adjusted = found.ceiling * (found.plug_in - found.null) / (found.ceiling - found.null)
-    assert found.information.item() == pytest.approx(adjusted.item(), abs=1e-12)
+    assert found.chance_adjusted.item() == pytest.approx(adjusted.item(), abs=1e-12)
     assert (found.n_bins, found.temperature) == (n_bins, calibrate_temperature(d, n_bins))
     assert (found.rows, found.coverage, found.dropped, found.reason) == (400, 1.0, 0, "")
     assert found.singletons == (counts == 1).mean()
     assert found.efficiency == pytest.approx(found.entropy.item() / math.log(n_bins))
-    assert found.share == pytest.approx(found.information.item() / found.ceiling.item())
+    assert found.share == pytest.approx(found.information.item() / found.corrected_ceiling.item())
+    assert found.in_two_folds == counts[counts > 1].sum() / 400
     assert found.regularity == pytest.approx(found.plug_in.item() / found.entropy.item())
-    assert math.isnan(found.se)
-    assert math.isnan(found.plug_in_se)
+    assert 0 < found.se < 0.2
+    assert 0 < found.plug_in_se < 0.2
+    assert 0 < found.anchors_se < 0.2
 
 
-@given(st.integers(1, 40), st.integers(1, 50), st.floats(0.01, 10), st.integers(0, 1000))
+@given(st.integers(1, 90), st.integers(1, 50), st.floats(0.01, 10), st.integers(0, 1000))
 def test_information_lies_between_0_and_the_ceiling(rows, types, temperature, seed):
     label = np.random.default_rng(seed).integers(0, types, rows)
     found = soft_mutual_information(states(rows, 6, seed, torch.float32), label, n_bins=12, temperature=temperature)
@@ -407,14 +409,16 @@ def test_labels_that_are_all_different_reach_the_ceiling_and_say_nothing():
         assert found.plug_in.item() == pytest.approx(found.ceiling.item(), abs=1e-12)
         assert found.null == pytest.approx(found.ceiling.item(), abs=1e-12)
         assert found.information.isnan()
-        assert found.reason == "labels too rare: chance alone reaches nearly the ceiling"
+        assert found.reason == "labels too rare: 0 rows have a label that two folds of documents hold, 50 are needed"
+        assert found.chance_adjusted.isnan()
         assert found.singletons == 1
         assert found.reason in str(found)
 
 
 def test_one_label_says_nothing():
     found = soft_mutual_information(states(300, 16), [7] * 300)
-    assert [found.plug_in.item(), found.null, found.information.item()] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert [found.plug_in.item(), found.null, found.chance_adjusted.item()] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert abs(found.information.item()) < 0.003
     assert found.label_information.item() == pytest.approx(0, abs=1e-12)
     assert found.jackknife == pytest.approx(0, abs=1e-9)
 
@@ -432,8 +436,9 @@ def test_labels_that_say_everything_reach_the_ceiling():
     label = np.arange(300) % 3
     found = soft_mutual_information(states(3, 16)[label], label)
     assert found.plug_in.item() == pytest.approx(found.ceiling.item(), abs=1e-9)
-    assert found.information.item() == pytest.approx(found.ceiling.item(), abs=1e-9)
-    assert found.share == pytest.approx(1)
+    assert found.chance_adjusted.item() == pytest.approx(found.ceiling.item(), abs=1e-9)
+    assert found.information.item() == pytest.approx(found.corrected_ceiling.item(), abs=1e-3)
+    assert found.share == pytest.approx(1, abs=1e-3)
 
 
 def test_jackknife_leaves_out_every_row():
@@ -446,10 +451,11 @@ def test_jackknife_leaves_out_every_row():
 
 def test_rows_without_a_label_are_left_out():
     z, label = labelled_states()
-    alone = soft_mutual_information(z, label)
+    document = np.arange(1000) // 10
+    alone = soft_mutual_information(z, label, documents=np.concatenate([document[:100], document[700:]]))
     more = torch.cat([z[:100], states(600, 16, 9) + 5, z[100:]])
     number = np.concatenate([label[:100], [-1] * 300, [-7] * 300, label[100:]])
-    found = soft_mutual_information(more, number, documents=np.arange(1000) // 10)
+    found = soft_mutual_information(more, number, documents=document)
     assert found.coverage == 0.4
     assert (found.rows, found.dropped) == (400, 0)
     for name in ("information", "plug_in", "ceiling", "entropy", "jackknife", "null", "singletons"):
@@ -473,11 +479,11 @@ def test_what_labels_are_called_and_come_in_does_not_matter():
 
 
 def test_the_default_device_and_seed_do_not_matter():
-    z, label = labelled_states(rows=60)
-    whole, h = soft_mutual_information(z, label.tolist(), documents=np.arange(60) // 3), soft_entropy(z)
+    z, label = labelled_states(rows=120)
+    whole, h = soft_mutual_information(z, label.tolist(), documents=np.arange(120) // 3), soft_entropy(z)
     torch.manual_seed(5)
     with torch.device("meta"):
-        found = soft_mutual_information(z, label.tolist(), documents=np.arange(60) // 3)
+        found = soft_mutual_information(z, label.tolist(), documents=np.arange(120) // 3)
         assert soft_entropy(z).item() == pytest.approx(h.item(), abs=1e-12)
     assert found.information.item() == pytest.approx(whole.information.item(), abs=1e-12)
     assert found.se == pytest.approx(whole.se, abs=1e-12)
@@ -493,16 +499,15 @@ def test_gradients_of_information():
     found = soft_mutual_information(z, label, n_bins=6)
     chance = found.null / found.ceiling.item()  # held fixed
     expected = torch.autograd.grad((found.plug_in - chance * found.ceiling) / (1 - chance), z, retain_graph=True)[0]
-    torch.testing.assert_close(torch.autograd.grad(found.information, z)[0], expected)
+    torch.testing.assert_close(torch.autograd.grad(found.chance_adjusted, z)[0], expected)
 
 
 def test_gradients_stay_finite_where_a_fold_leaves_one_row():
-    z = states(5, 8).requires_grad_()
-    found = soft_mutual_information(z, [0, 0, 1, 1, 1], documents=[0, 0, 0, 0, 1])
+    z = states(60, 8).requires_grad_()
+    found = soft_mutual_information(z, [0, 0, *[1] * 58], documents=[*[0] * 59, 1])
     found.information.backward()
     assert z.grad.isfinite().all()
     assert z.grad.abs().max() > 0
-    assert math.isnan(found.se)
 
 
 @pytest.fixture(scope="module")
@@ -545,10 +550,10 @@ def debiased_truth(codes, noise, weights, rng, n_bins):
     return plain_entropy(weights @ np.array(means)) - conditional
 
 
-def test_adjusting_for_chance_is_the_better_estimate():
+def test_cross_fitting_is_the_best_estimate():
     """RMSE against the truth, as a share of log m, over signals from none to strong and labels from even to Zipf's."""
     rng, types, d, n_bins = np.random.default_rng(0), 300, 16, 50
-    errors = {"adjusted": [], "plug-in": [], "minus null": []}
+    errors = {"cross-fitted": [], "adjusted": [], "plug-in": [], "minus null": []}
     for exponent in (0.0, 1.0):
         weights = np.arange(1, types + 1.0) ** -exponent
         weights /= weights.sum()
@@ -561,10 +566,12 @@ def test_adjusting_for_chance_is_the_better_estimate():
                 label = rng.choice(types, 900, p=weights)
                 z = torch.tensor(codes[label] + rng.normal(size=(900, d)))
                 found = soft_mutual_information(z, label, n_bins=n_bins)
-                errors["adjusted"].append(found.information.item() - truth)
+                errors["cross-fitted"].append(found.information.item() - truth)
+                errors["adjusted"].append(found.chance_adjusted.item() - truth)
                 errors["plug-in"].append(found.plug_in.item() - truth)
                 errors["minus null"].append(found.plug_in.item() - found.null - truth)
     rmse = {name: float(np.sqrt(np.mean(np.square(e)))) / math.log(n_bins) for name, e in errors.items()}
+    assert rmse["cross-fitted"] < 0.4 * rmse["adjusted"], rmse
     assert rmse["adjusted"] < 0.4 * min(rmse["plug-in"], rmse["minus null"]), rmse
 
 
@@ -587,28 +594,15 @@ def test_errors_over_documents_match_replicates():
         assert np.mean([getattr(f, error) for f in independent]) < 0.35 * spread
 
 
-def test_document_errors_are_those_of_leaving_out_folds():
-    """With as many folds as documents: each left out by hand, at the same chance curve, and the formula for equal groups."""
+def test_one_document_is_one_fold():
     z, label = labelled_states(rows=120, types=10)
-    document = np.arange(120) % 6
-    found = soft_mutual_information(z, label, documents=document, folds=6, n_bins=20)
-    p = plain_assignments(z, soft_anchors(16, 20), found.temperature)
-    order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
-    curve = chance_curve(torch.tensor(p)[order])
-
-    def values(kept):
-        q, x = p[kept], label[kept]
-        n, sizes = len(x), np.unique(x, return_counts=True)[1]
-        ceiling = plain_ceiling(q)
-        factors = curve(torch.tensor(sizes)).numpy() * (1 / sizes - 1 / n) / (1 - 1 / n)
-        null = ceiling * (sizes / n) @ factors
-        return plain_plug_in(q, x), ceiling * (plain_plug_in(q, x) - null) / (ceiling - null)
-
-    left_out = np.array([values(document != i) for i in range(6)])
-    errors = np.sqrt(5 / 6 * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    assert [found.plug_in_se, found.se] == pytest.approx(errors.tolist(), rel=1e-4)
     one = soft_mutual_information(z, label, documents=[3] * 120)
+    assert one.information.isnan()
+    assert one.reason == "one fold of documents: nothing tells a label from the document it is in"
+    assert one.reason in str(one)
     assert math.isnan(one.se)
+    assert math.isnan(one.plug_in_se)
+    assert one.plug_in.item() == pytest.approx(soft_mutual_information(z, label).plug_in.item(), abs=1e-12)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@ r"""Soft entropy and mutual information at every place of a model, for several l
 
 At every position read, the state at each site (or of each head) is assigned softly to random anchors on its unit sphere
 (``functional/information/soft.py``); sums of these assignments by label give H(Z) and I(X;Z) (Conklin 2025, arXiv 2505.23960),
-with chance level, ceiling and standard errors over documents (``functional/information/estimates.py``).
+without the bias of few rows, with bounds, ceiling and standard errors (``functional/information/estimates.py``).
 
 Labels are known before the model runs, since they follow from the tokens (``labels/``): one ``label_plan`` serves every
 layer, head and checkpoint. What the sums need of memory is in ``analyses/information/sums.py``; it is shown before a large run.
 
-Deviations from Conklin (2025): the headline is corrected for chance; the temperature is exact, not a bound; nothing is divided
+Deviations from Conklin (2025): the headline is cross-fitted between documents; the temperature is exact, not a bound; nothing is divided
 by log n_bins unless asked for as ``efficiency``.
 """
 
@@ -108,13 +108,12 @@ def soft_information(
 ) -> SoftInformation:
     r"""How evenly states fill their space, H(Z), and what they say about tokens and other labels, I(X;Z), all over a model.
 
-    Information comes corrected for chance, since the plug-in value of labels that say nothing is far from 0 where labels are
-    rare; the result has both, with chance level, ceiling, coverage and standard errors over documents. Where labels are rare
-    and yet informative, the corrected value is low, the plug-in value high; more text brings them together. Information about
-    the tokens up to a position is the states' complexity, about those after it their expressivity (``result.optimality()``).
-
-    Chance is that of labels dealt to positions. For labels of whole documents it is too low, since the positions of a document
-    are alike; compare those with the same labels shuffled between documents.
+    Information is cross-fitted: what the states of a label look like is learnt from other documents than those it is tried on,
+    and weighed so that the biases of few positions cancel. So labels that say nothing have 0, be they of tokens, of spans or of
+    whole documents, whereas the plug-in value is far above 0 where labels are rare. The result has both, with bounds, ceilings,
+    coverage and standard errors over documents and anchors. Labels in one fold of documents are left out of it; with one
+    document there is no information (NaN), since a label can't be told from the document it is in. Information about the tokens
+    up to a position is the states' complexity, about those after it their expressivity (``result.optimality()``).
 
     Args:
         model: a HookedTransformer or TransformerBridge.
@@ -135,8 +134,9 @@ def soft_information(
         center: subtract the corpus's mean state at each site (this takes a pass of its own), or given means [d] or [head, d],
             by ``Site`` or its text, such as "resid_post.0".
         invalid: "error" at the first state that is zero or not finite, or "drop" to leave such positions out and count them.
-        folds: groups of documents that are left out in turn, for standard errors; 1 for none, which needs the least memory.
-        keep_labels: also give the information of every single label that is seen twice or more.
+        folds: groups of documents, none of which predicts itself; 1 needs the least memory, and leaves entropy, the plug-in value and
+            its ceiling, without standard errors.
+        keep_labels: also give the values of every single label that is seen twice or more (``result.label_table()``).
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress, and the memory that the sums need where it is much.
         options: see ``WindowOptions``: window, stride, prepend_bos, include_special, text_column.

@@ -7,8 +7,8 @@ The sums need, in bytes,
     8 · Σ_places Σ_draws (n_bins + 1) · Σ_labels rows  +  4 · Σ_places Σ_draws n_bins · 4096,
 
 where the rows of a label set are its pairs of a label seen twice or more and a fold of documents in which it occurs, one for
-each fold, and one for what has no label; the second part is the sample on which chance is measured (8 instead of 4 for float64
-models). Nothing else is kept of a position.
+each fold, and one for what has no label; the second part is the sample on which chance, and errors over anchors, are measured
+(8 instead of 4 for float64 models). Nothing else is kept of a position.
 
 Refused: tokens that the label plan was not made from; states without a direction, unless they are to be dropped; merging sums
 of different plans or settings, or of the same positions.
@@ -25,11 +25,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
+from tl_entropy.analyses.information.values import COLUMNS, Counted, site_values
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
-from tl_entropy.functional.information.estimates import SAMPLE, SoftSums, chance_curve, estimates, label_information
+from tl_entropy.functional.information.chance import SAMPLE
 from tl_entropy.functional.information.soft import Invalid
 from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.functional.statistics import group_sums
@@ -39,6 +40,9 @@ from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
 Heads = bool | Literal["z", "result"]
+
+NAMED = 20
+"""Labels in one fold of documents that are named, at most."""
 
 
 class SoftAccumulator(StreamingMeasure[SoftInformation]):
@@ -199,38 +203,57 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
     def _settings(self) -> dict[str, Any]:
         return {
             "calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
-            "centered": bool(self.centers), "constant_in_documents": self.plan.constant_in_documents(),
+            "centered": bool(self.centers), "estimator": "cross_fitted",
             "chance_sample": int(self._sampled.sum()), "n_bins": tuple(dict.fromkeys(bins for bins, _ in self.draws)),
             "seed": tuple(dict.fromkeys(seed for _, seed in self.draws)), "sites": tuple(map(str, self.measured)),
         }  # fmt: skip
 
     def _result(self, provenance: Provenance, *, progress: bool = False) -> SoftInformation:
         n_folds = int(max(table.row_fold.max() for table in self._tables)) + 1
-        values: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "plug_in", "null", "ceiling")}
-        single: list[Tensor] = []
+        counted = [self._counted(label) for label in range(len(self.plan.names))]
+        whole = int((self.plan.ids >= 0).any(0).sum()) <= SAMPLE  # so that the sample has every position
+        by_site = []
         with tqdm(total=len(self._places), desc="statistics", unit="site", disable=not progress, dynamic_ncols=True) as bar:
-            for i in range(len(self._places)):
-                found, labels = self._site(i, n_folds)
-                for name, value in found.items():
-                    values[name].append(value)
-                single += [] if labels is None else [labels]
+            for masses, samples in zip(self._mass, self._samples, strict=True):
+                seen = [sample[self._sampled.to(sample.device)] for sample in samples]
+                by_site.append(site_values(masses, seen, counted, folds=n_folds, whole=whole, keep_labels=self.keep_labels))
                 bar.update()
-        whole = {name: torch.cat(parts, dim=1) for name, parts in values.items()}
+        values = {name: torch.cat([v[name] for v in by_site], dim=1 if name in COLUMNS else 0) for name in by_site[0]}
         heads = [(p, h if p.site.name in BY_HEAD else -1) for p in self._places for h in range(p.n_heads)]
-        folds = torch.stack([group_sums(c, t.row_fold, n_folds) for t, c in zip(self._tables, self._count, strict=True)], dim=1)
+        folds = torch.stack([group_sums(c.count, c.table.row_fold, n_folds) for c in counted], dim=1)
+        held = [_held(c) for c in counted]
         sizes = [self._sizes(label) for label in range(len(self.plan.names))]
         tokens = folds.sum(0)
+        inside = [s[: len(h)][h >= 2].sum() for s, h in zip(sizes, held, strict=True)]
         return SoftInformation(
-            entropy=whole["entropy"], plug_in=whole["plug_in"], null=whole["null"], ceiling=whole["ceiling"],
-            sites=tuple(p.site for p, _ in heads), heads=tuple(h for _, h in heads), labels=self.plan.names,
+            **values, sites=tuple(p.site for p, _ in heads), heads=tuple(h for _, h in heads), labels=self.plan.names,
             sides=self.plan.sides, n_bins=tuple(b for b, _ in self.draws), seeds=tuple(s for _, s in self.draws),
             temperatures=torch.tensor([p.temperatures for p, _ in heads], dtype=torch.float64), fold_tokens=folds,
             tokens=tokens.long(), coverage=tokens / self._read, classes=torch.stack([(s > 0).sum() for s in sizes]),
             singletons=torch.stack([(s == 1).sum() / (s > 0).sum() for s in sizes]).double(),
+            in_two_folds=torch.stack(inside).double() / tokens,
+            one_fold=tuple(self._one_fold(i, *of) for i, of in enumerate(zip(sizes, held, strict=True))) if n_folds > 1 else (),
             documents=int(self._documents.sum()), dropped=self._dropped, label_texts=self._texts() if self.keep_labels else (),
-            label_counts=torch.cat(sizes) if self.keep_labels else None,
-            label_information=torch.cat(single) if single else None, provenance=provenance,
+            label_counts=torch.cat(sizes) if self.keep_labels else None, provenance=provenance,
         )  # fmt: skip
+
+    def _counted(self, label: int) -> Counted:
+        """What was counted of a label set, and the labels of the positions in the sample."""
+        table = self._tables[label]
+        slots = torch.empty(len(self._sampled), dtype=torch.long)
+        used = (self._sample_place >= 0).nonzero()[:, 0]
+        slots[self._sample_place[used].long()] = used
+        rows = table.rows[slots[self._sampled]].long()
+        labels = torch.where(rows >= 0, table.row_class[rows.clamp_min(0)], -2)
+        return Counted(table, self._count[label], labels, len(self.plan.sizes(label)))
+
+    def _one_fold(self, label: int, sizes: Tensor, held: Tensor) -> tuple[str, ...]:
+        """Names of the labels that are in one fold alone, of a set that is not of n-grams."""
+        if self.plan.orders[label]:
+            return ()
+        alone = ((held == 1) & (sizes[: len(held)] > 1)).nonzero()[:, 0]
+        names = self.plan.texts(label, {})
+        return tuple(names[i] for i in alone[sizes[alone].argsort(descending=True, stable=True)][:NAMED].tolist())
 
     def _prepare(self, activations: Mapping[Site, Tensor]) -> None:
         """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""
@@ -278,31 +301,6 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             good &= fine
         return good
 
-    def _site(self, i: int, n_folds: int) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Values of one site, each [left, head, label, draw], and [head, label + class, draw] where labels are kept."""
-        values: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "plug_in", "null", "ceiling")}
-        single = []
-        for j in range(len(self.draws)):
-            sample = self._samples[i][j][self._sampled.to(self._samples[i][j].device)]
-            whole = int((self.plan.ids >= 0).any(0).sum()) <= SAMPLE  # so that the sample has every position
-            curves = [chance_curve(sample[:, head].contiguous(), whole=whole) for head in range(sample.shape[1])]
-            by_label, by_class = [], []
-            for mass, count, table in zip(self._mass[i][j], self._count, self._tables, strict=True):
-                mass = mass[:-1].cpu()
-                sums = SoftSums(mass[..., :-1], mass[..., -1], count, table.row_class, table.row_fold)
-                by_label.append(estimates(sums, curves, folds=n_folds))
-                if self.keep_labels:
-                    by_class.append(label_information(sums))
-            for name, parts in values.items():
-                parts.append(torch.stack([getattr(found, name) for found in by_label], dim=2))
-            single += [by_class]
-        kept = None
-        if self.keep_labels:
-            kept = torch.stack(
-                [torch.cat([self._padded(k, c) for k, c in enumerate(by_class)]).T for by_class in single], dim=-1
-            )
-        return {name: torch.stack(parts, dim=-1) for name, parts in values.items()}, kept
-
     def _sizes(self, label: int) -> Tensor:
         """How often each class of a set was seen [class]; where reading was stopped, of those seen once any will do."""
         table, count, planned = self._tables[label], self._count[label], self.plan.sizes(label)
@@ -311,17 +309,16 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         sizes[(planned == 1).nonzero()[: int(count[~repeated].sum()), 0]] = 1
         return sizes
 
-    def _padded(self, label: int, found: tuple[Tensor, Tensor]) -> Tensor:
-        """Information of the labels of a set [class, head]; those seen once, and not yet, are NaN."""
-        information, sizes = found
-        whole = torch.full((len(self.plan.sizes(label)), information.shape[1]), torch.nan, dtype=torch.float64)
-        whole[: len(sizes)][sizes > 0] = information[sizes > 0]
-        return whole
-
     def _texts(self) -> tuple[tuple[str, ...], ...]:
         """The text of every label of every set."""
         strings = self.adapter.strings([i for i in self.plan.tokens.unique().tolist() if i >= 0])
         return tuple(tuple(self.plan.texts(label, strings)) for label in self.plan.names)
+
+
+def _held(counted: Counted) -> Tensor:
+    """[class] in how many folds each label was seen, of those seen twice or more in the plan."""
+    row_class = counted.table.row_class[(counted.table.row_class >= 0) & (counted.count > 0)]
+    return torch.bincount(row_class, minlength=int(counted.table.row_class.max()) + 1)
 
 
 def planned_slots(plan: LabelPlan, batch: Batch, first_document: int = 0) -> Tensor:

@@ -3,195 +3,212 @@ r"""Entropy and mutual information from sums of soft assignments, with what make
 A state z has a soft assignment p over m bins (``functional/information/soft.py``). For labels x, with p̄_x the mean assignment
 of the rows of x and p̄ that of all N rows (Conklin 2025, arXiv 2505.23960),
 
-    H(Z) = -Σ_j p̄_j log p̄_j,    I(X;Z) = H(Z) - Σ_x (n_x / N) H(p̄_x) = Σ_x (n_x / N) KL(p̄_x ‖ p̄).
+    H(Z) = -Σ_j p̄_j log p̄_j,    plug-in I(X;Z) = H(Z) - Σ_x (n_x / N) H(p̄_x) = Σ_x (n_x / N) KL(p̄_x ‖ p̄).
 
-That plug-in value has a ceiling, since an assignment is itself spread out, and it is far above 0 for labels that say nothing:
+The plug-in value is far above 0 for labels that say nothing, since few rows of a label look less spread than they are. So the
+information is the difference of two spreads that are corrected for that (``functional/information/cross_fitting.py``):
 
-    ceiling   C  = H(Z) - mean_i H(p_i)                  reached when every label is seen once
-    null      I₀ = mean of I over all permutations of the labels
-    adjusted  C (I - I₀) / (C - I₀)                      0 in expectation for labels that say nothing, C for ones that tell all
+    I = S - Σ_{x in P} n_x S_x / Σ_{x in P} n_x,    S of all rows, S_x of those of x, P the labels in two folds or more.
+
+It is 0 in expectation for labels that say nothing, of any sizes, and S for labels that tell all. Labels in one fold are left
+out: they are taken to say as much as the others. Beside it stand
+
+    ceiling   C  = H(Z) - mean_i H(p_i)                  of the plug-in value: reached when every label is seen once
+    corrected ceiling S                                  of the information
+    null      I₀ = mean of the plug-in I over all permutations of the labels
+    adjusted  C (I - I₀) / (C - I₀)                      the information of 0.5.0: low where labels are rare and informative
+    lower     1/N Σ_{x in P} n_x (C - min_a X_x(a))      a bound on I in expectation (Barber and Agakov 2003), X_x(a) the
+                                                         cross-fitted spread with a part a of p̄ in what predicts
+    fold jackknife S^J - mean_P S^J_x                    S^J_x = [G_x E(M_x) - Σ_g E(M_x - M_xg)] / n_x - mean H(p_i), with
+                                                         E(M) = n H(M / n) and G_x folds; what few rows a label leave open
+                                                         is its distance from I
 
 The null needs no permutation. Under one, the rows of x are n_x rows drawn at random without replacement, so that
+I₀ = Σ_x (n_x / N) D(n_x) exactly, with D the curve of ``functional/information/chance.py``.
 
-    I₀ = Σ_x (n_x / N) D(n_x),    D(n) = H(Z) - E[H(mean of n rows drawn at random)],
-
-exactly; D(1) = C and D(N) = 0. D is a curve of the states alone, the same for every set of labels. ``chance_curve`` measures it
-on a sample of rows, as r(n) = D(n) / C · (1 - 1/N) / (1/n - 1/N), which is 1 at n = 1 and rises smoothly to a limit.
-
-Inside a label that says something, states lie closer together than random rows do, and share less by chance. The correction
-takes them to share in proportion, (C - I) / C of the whole, with the same r(n): so it is right at both ends, and between
-them low where labels are both rare and informative. Standard errors don't include that.
-
-Sums come by group of rows, a group being the rows of one label in one fold of documents. All values are computed for the
-whole and again with each fold left out, which gives every number built on them a standard error (the delete-a-group
-jackknife; Busing, Meijer and van der Leeden 1999), correlations within documents included.
+**Errors.** A value is a sum over folds of documents, to first order: θ ≈ Σ_f u_f + constant, and its variance over documents is
+F/(F-1) Σ_f u_f². It depends on the random anchors, too, which is θ ≈ Σ_j a_j + constant with the infinitesimal jackknife over
+anchors, a_j = mean_i p_ij (s_ij - Σ_k p_ik s_ik), s_i = log(p̄_x / p̄) for I and log(p_i / p̄) for C, and m/(m-1) Σ_j a_j² its
+variance. So every value comes as a column: the value, then the value less each √(F/(F-1)) u_f, then less each √(m/(m-1)) a_j.
+The variance of anything computed alike from every entry of columns is the sum of its squared distances from the first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.probabilities import entropy, extensive
+from tl_entropy.functional.information.chance import MIN_CEILING, ChanceCurve
+from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, logs
+from tl_entropy.functional.probabilities import extensive
 from tl_entropy.functional.statistics import group_sums
 
-SAMPLE = 4096
-"""Rows that the chance curve is measured on, at most."""
-
 MIN_RESOLUTION = 0.01
-"""Smallest (ceiling - null) / ceiling at which an adjusted value is given."""
+"""Smallest (ceiling - null) / ceiling at which a value adjusted for chance is given."""
 
-MIN_CEILING = 1e-6
-"""Smallest ceiling (nats): below, all states are assigned alike, and rounding is all that differs."""
+MIN_ROWS = 50
+"""Fewest rows in labels of two folds or more from which information is given."""
 
-_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
+_MIXTURES = (0.001, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)  # parts of p̄ tried for the lower bound
 
 
 @dataclass(frozen=True, eq=False)
-class SoftSums:
-    """Sums over groups of rows: the sufficient statistics of every value in this file.
+class Sample:
+    """Rows drawn at random, on which errors over anchors are measured.
 
     Attributes:
-        mass: [group, unit, bin] Σ p_i.
-        own: [group, unit] Σ H(p_i), nats.
-        count: [group] number of rows.
-        label: [group] number of the group's label; -1 for a group that pools labels seen once.
-        fold: [group] number of the group's fold of documents.
+        rows: [row, unit, bin] soft assignments.
+        label: [row] number of the row's label; -1 for one seen once, -2 for none.
     """
 
-    mass: Tensor
-    own: Tensor
-    count: Tensor
+    rows: Tensor
     label: Tensor
-    fold: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """Entropy and information in nats, each [1 + fold, unit]: of the whole first, then with each fold left out.
+    """Values in nats; columns are [1 + fold + bin, unit] (without bins where there was no sample), others [unit].
 
-    ``fold_rows`` [fold] counts the rows of each fold; ``rows`` are all.
+    ``fold_rows`` [fold] counts the rows of each fold; ``rows`` are all, ``rows_inside`` those of labels in two folds or more.
     """
 
+    information: Tensor
     entropy: Tensor
     plug_in: Tensor
     null: Tensor
     ceiling: Tensor
+    corrected_ceiling: Tensor
+    lower: Tensor
+    fold_jackknife: Tensor
     fold_rows: Tensor
     rows: float
+    rows_inside: float
 
 
-@dataclass(frozen=True, eq=False)
-class ChanceCurve:
-    """r(n) of one unit: how much of the ceiling n random rows keep, as a factor on (1/n - 1/N) / (1 - 1/N).
-
-    ``sizes`` [size] and ``factor`` [size] are measured; between them r is linear in log n, beyond them in 1/n up to ``limit``.
-    """
-
-    sizes: Tensor
-    factor: Tensor
-    limit: float
-
-    def __call__(self, n: Tensor) -> Tensor:
-        """The factor r of each number of rows ``n`` (any shape, at least 1), float64."""
-        n = n.double()
-        sizes, factor = self.sizes.to(n.device), self.factor.to(n.device)
-        known, place = sizes.log(), n.log()
-        right = torch.searchsorted(known, place).clamp(1, len(known) - 1) if len(known) > 1 else torch.ones_like(n).long()
-        if len(known) > 1:
-            step = (place - known[right - 1]) / (known[right] - known[right - 1])
-            inside = factor[right - 1] + step * (factor[right] - factor[right - 1])
-        else:
-            inside = factor[0].expand_as(n)
-        last = sizes[-1]
-        beyond = self.limit + (factor[-1] - self.limit) * last / n
-        return torch.where(n > last, beyond, inside)
-
-
-def chance_curve(sample: Tensor, *, seed: int = 0, whole: bool = False) -> ChanceCurve:
-    """Measure r(n) by drawing groups of n rows from ``sample`` [row, bin], rows of soft assignments drawn at random.
-
-    Every size up to half the sample, or 256, is tried on disjoint groups of rows in several random orders (seeded); the limit
-    for large n is the quadratic term of the entropy, ½ Σ_j Var(p_j) / p̄_j.
-
-    Where the sample is the ``whole``, sizes above half of it are measured, too, on what groups of rows leave behind.
-
-    D(n) is taken as the mean of KL(mean of n rows ‖ p̄). That has the expectation of H(p̄) - H(mean of n rows), but not its
-    noise, which is linear in the states' spread and would bury D, quadratic in it, where all states point nearly one way.
-    The quadratic term of the divergence, whose expectation is known, serves as a control variate.
-    """
-    k, bins = sample.shape
-    sample = sample.double()
-    mean = sample.mean(0)
-    safe = mean.clamp_min(torch.finfo(torch.float64).tiny)
-    half_spread = 0.5 * float((sample.var(0, correction=0) / safe).sum())
-    own = float(entropy(mean) - entropy(sample).mean())
-    if k < 2 or own < MIN_CEILING:  # nothing differs between rows, so that nothing is shared by chance either
-        return ChanceCurve(_on_cpu([1]), _on_cpu([1]), 1.0)
-    orders = min(256, max(2, 2 * SAMPLE // k))
-    draw = torch.Generator().manual_seed(seed)
-    order = torch.stack([torch.randperm(k, generator=draw, device="cpu") for _ in range(orders)]).to(sample.device)
-    shuffled = sample[order]
-    sizes = [n for n in _SIZES if n == 1 or n <= k // 2]
-    if whole:
-        sizes = sorted({*sizes, max(k // 2, 1), *(k - n for n in sizes)} - {0})
-    factors = [1.0]
-    for n in sizes[1:]:
-        size = min(n, k - n)
-        groups = shuffled[:, : k // size * size].reshape(-1, size, bins).mean(1)
-        groups = groups if size == n else ((k * mean - size * groups) / n).clamp_min(0)
-        divergence = -(groups @ safe.log()) - entropy(groups)
-        quadratic = 0.5 * (groups - mean).square() @ safe.reciprocal()
-        left = (1 / n - 1 / k) / (1 - 1 / k)  # of a variance, in a mean of n of the k rows
-        centred = quadratic - quadratic.mean()
-        slope = float((centred @ divergence) / (centred @ centred + 1e-12 * quadratic @ quadratic))  # 0 if only rounding varies
-        lost = float(divergence.mean()) - slope * (float(quadratic.mean()) - half_spread * left)
-        factors.append(lost / own / left)
-    return ChanceCurve(_on_cpu(sizes), _on_cpu(factors), half_spread / own)
-
-
-def estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int) -> Estimates:
-    """H(Z), plug-in I(X;Z), its null and its ceiling, of the whole and with each fold left out.
+def estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int, sample: Sample | None = None) -> Estimates:
+    """H(Z), I(X;Z) and all that stands beside it, with what each fold of documents and each anchor contributes to its error.
 
     Args:
         sums: by label and fold, on one device, float64.
         curves: a chance curve for each unit.
-        folds: number of folds; with fewer than two nothing is left out.
+        folds: number of folds; with fewer than two that have rows there is no information, and no error over documents.
+        sample: rows for errors over anchors; None leaves these out.
 
     Returns:
-        The estimates; NaN where no row is left.
+        The estimates. The information is NaN where no label is in two folds; see ``reason_for_nan``.
     """
-    pairs = sums.label >= 0
-    label, fold = sums.label[pairs], sums.fold[pairs]
-    n_labels = int(label.max()) + 1 if len(label) else 0
-    sizes = group_sums(sums.count[pairs], label, n_labels)  # [label]
-    left = sizes[label] - sums.count[pairs]  # [pair] rows of the label outside the fold
-    singles = group_sums(sums.count[~pairs], sums.fold[~pairs], folds)  # [fold]
-    rows = _whole_and_parts(group_sums(sums.count, sums.fold, folds))
-    found = []
-    for unit, curve in enumerate(curves):
-        mass, own = sums.mass[:, unit], sums.own[:, unit]
-        by_label = group_sums(mass[pairs], label, n_labels)
-        # Extensive entropies n H(p̄) add up over labels, so that leaving out a fold changes those of its labels only.
-        whole = extensive(by_label)
-        without = extensive(by_label[label] - mass[pairs]) - whole[label]
-        alone = group_sums(own[~pairs], sums.fold[~pairs], folds)
-        changes = group_sums(without, fold, folds) - alone
-        conditional = _with_parts(whole.sum() + alone.sum(), changes)
-        entropies = extensive(_whole_and_parts(group_sums(mass, sums.fold, folds))) / rows
-        ceiling = entropies - _whole_and_parts(group_sums(own, sums.fold, folds)) / rows
-        r, r_left = (torch.where(n > 0, curve(n.clamp_min(1)), 0.0) for n in (sizes, left))
-        total = r.sum() + singles.sum(), (sizes * r).sum() + singles.sum()
-        change = group_sums(r_left - r[label], fold, folds), group_sums(left * r_left - (sizes * r)[label], fold, folds)
-        s0, s1 = (_with_parts(t, c - singles) for t, c in zip(total, change, strict=True))
-        null = ceiling * (s0 - s1 / rows) / (rows - 1).clamp_min(1)  # of a single row 0, as its ceiling is
-        found.append((entropies, entropies - conditional / rows, null, ceiling))
-    entropies, plug_in, null, ceiling = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
-    return Estimates(entropies, plug_in, null, ceiling, group_sums(sums.count, sums.fold, folds), float(rows[0]))
+    groups = Groups.of(sums, folds)
+    found = [_of_unit(Fit(sums, groups, unit, curve), curve, sample, unit) for unit, curve in enumerate(curves)]
+    values = {name: torch.stack([one[name] for one in found], dim=-1) for name in found[0]}
+    return Estimates(
+        **values, fold_rows=groups.fold_rows, rows=float(groups.rows), rows_inside=float(groups.rows_inside.sum())
+    )
+
+
+def _of_unit(fit: Fit, curve: ChanceCurve, sample: Sample | None, unit: int) -> dict[str, Tensor]:
+    groups, rows = fit.groups, fit.groups.rows
+    counts, n_folds, inside = groups.fold_rows, len(groups.fold_rows), groups.inside
+    rows_inside = groups.rows_inside.sum()
+    ceiling, corrected = fit.whole()
+    cross = -(fit.by_fold * fit.log_mean).sum(-1)  # [fold]
+    within = group_sums(fit.within, groups.fold, n_folds)
+    spread = group_sums(fit.spread, groups.fold[inside], n_folds)
+    entropy, conditional, left = cross.sum() / rows, within.sum() / rows, spread.sum() / rows_inside
+    # What each fold adds to a mean over rows: its sum less its rows times the mean, by all rows.
+    parts = {
+        "entropy": (cross - counts * entropy) / rows,
+        "ceiling": (cross - fit.own_by_fold - counts * ceiling) / rows,
+        "conditional": (within - counts * conditional) / rows,
+        "left": (spread - groups.rows_inside * left) / rows_inside,
+    }
+    present = int((counts > 0).sum())
+    factor = math.sqrt(present / (present - 1)) if present > 1 else math.nan
+    parts = {name: factor * part.detach() for name, part in parts.items()}
+    if sample is not None:
+        parts = {name: torch.cat([parts[name], part]) for name, part in _of_anchors(fit, sample, unit).items()}
+
+    def column(value: Tensor, part: Tensor) -> Tensor:
+        return torch.cat([value[None], value - part])
+
+    spreads = column(ceiling, parts["ceiling"])
+    with torch.no_grad():
+        lower, jackknife = _lower(fit, ceiling), _fold_jackknife(fit)
+    return {
+        "information": column(corrected - left, parts["ceiling"] - parts["left"]),
+        "entropy": column(entropy, parts["entropy"]),
+        "plug_in": column(ceiling - conditional, parts["ceiling"] - parts["conditional"]),
+        "null": spreads * _null_share(groups, curve),
+        "ceiling": spreads,
+        "corrected_ceiling": corrected,
+        "lower": lower,
+        "fold_jackknife": jackknife,
+    }
+
+
+@torch.no_grad()
+def _of_anchors(fit: Fit, sample: Sample, unit: int) -> dict[str, Tensor]:
+    """[bin] what each anchor adds, times √(m/(m-1)), from the rows of the sample that have a label."""
+    labelled = sample.label >= -1
+    p, label = sample.rows[labelled, unit].double(), sample.label[labelled]
+    repeated = label >= 0
+    held = torch.zeros_like(repeated)
+    held[repeated] = fit.groups.held[label[repeated]] >= 2
+    own = logs(p)
+    factor = math.sqrt(p.shape[1] / (p.shape[1] - 1))
+
+    def influence(p: Tensor, s: Tensor, rows: int | Tensor) -> Tensor:
+        weighed = p * s
+        return factor * (weighed.sum(0) - weighed.sum(-1) @ p) / rows
+
+    within = own[repeated] - logs(fit.label_means)[label[repeated]]
+    return {
+        "entropy": influence(p, -fit.log_mean.expand_as(p), len(p)),
+        "ceiling": influence(p, own - fit.log_mean, len(p)),
+        "conditional": influence(p[repeated], within, len(p)),  # a label seen once says all that its state can
+        "left": influence(p[held], within[held[repeated]], held.sum()),
+    }
+
+
+def _null_share(groups: Groups, curve: ChanceCurve) -> Tensor:
+    """I₀ / C."""
+    r = torch.where(groups.sizes > 0, curve(groups.sizes.clamp_min(1)), 0.0)
+    rows, singles = groups.rows, groups.singles
+    total, weighed = r.sum() + singles, (groups.sizes * r).sum() + singles
+    return (total - weighed / rows) / (rows - 1).clamp_min(1)  # of a single row 0, as its ceiling is
+
+
+def _lower(fit: Fit, ceiling: Tensor) -> Tensor:
+    """The lower bound, with the mixture that predicts best chosen for each class of label sizes."""
+    groups = fit.groups
+    if not bool(groups.inside.any()):
+        return torch.full_like(ceiling, torch.nan)
+    size = (2 * groups.sizes[groups.label[groups.inside]].log2()).round().long()
+    spread = torch.stack([group_sums(fit.predicted(a), size, int(size.max()) + 1) for a in _MIXTURES])
+    return (groups.rows_inside.sum() * ceiling - spread.min(0).values.sum()) / groups.rows
+
+
+def _fold_jackknife(fit: Fit) -> Tensor:
+    """S^J of all rows less the mean of S^J_x over labels in two folds or more."""
+    groups, by_fold = fit.groups, fit.by_fold[fit.groups.fold_rows > 0]
+    inside, held = groups.inside, groups.held >= 2
+    whole = len(by_fold) * extensive(by_fold.sum(0)) - extensive(by_fold.sum(0) - by_fold).sum() - fit.own_by_fold.sum()
+    labels = (groups.held[held] * extensive(fit.by_label[held])).sum() - extensive(fit.others).sum() - fit.own[inside].sum()
+    found: Tensor = whole / groups.rows - labels / groups.rows_inside.sum()
+    return found
+
+
+def error(columns: Tensor) -> Tensor:
+    """Standard error of what was computed alike from columns of ``Estimates``, over the first axis; NaN without entries.
+
+    >>> error(torch.tensor([2.0, 2.3, 1.6])).item()
+    0.5
+    """
+    if len(columns) < 2:
+        return torch.full_like(columns[0], torch.nan)
+    return (columns[1:] - columns[:1]).square().sum(0).sqrt()
 
 
 def chance_adjusted(plug_in: Tensor, null: Tensor, ceiling: Tensor) -> Tensor:
@@ -207,18 +224,71 @@ def chance_adjusted(plug_in: Tensor, null: Tensor, ceiling: Tensor) -> Tensor:
     return torch.where(resolved, ceiling * (plug_in - null) / torch.where(resolved, ceiling - null, 1.0), math.nan)
 
 
-def label_information(sums: SoftSums) -> tuple[Tensor, Tensor]:
-    """KL(p̄_x ‖ p̄) of every label x [label, unit] in nats, never negative, and the number of rows of each [label].
+def reason_for_nan(ceiling: float, rows_inside: float, folds: int) -> str:
+    """Why information is NaN; empty where it can be given.
 
-    Weighted by the rows, and with the pooled groups of labels seen once, it averages to the plug-in I(X;Z) exactly.
+    Args:
+        ceiling: in nats.
+        rows_inside: number of rows whose label is in two folds or more.
+        folds: number of folds with rows.
     """
-    pairs = sums.label >= 0
-    n_labels = int(sums.label.max()) + 1 if len(sums.label) else 0
-    sizes = group_sums(sums.count[pairs], sums.label[pairs], n_labels)
-    by_label = group_sums(sums.mass[pairs], sums.label[pairs], n_labels)
-    share, mean = (mass / mass.sum(-1, keepdim=True) for mass in (by_label, sums.mass.sum(0)))
-    gain = (torch.xlogy(by_label, share) - torch.xlogy(by_label, mean)).sum(-1)
-    return gain.clamp_min(0) / sizes[:, None], sizes
+    if ceiling <= MIN_CEILING:
+        return "the ceiling is 0: all states are assigned alike"
+    if folds < 2:
+        return "one fold of documents: nothing tells a label from the document it is in"
+    if rows_inside < MIN_ROWS:
+        return f"labels too rare: {rows_inside:.0f} rows have a label that two folds of documents hold, {MIN_ROWS} are needed"
+    return ""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelEstimates:
+    """What the states say about single labels, in nats, each [label, unit], and ``counts`` [label].
+
+    Attributes:
+        information: KL(p̄_x ‖ p̄), corrected: -p̄_x · log p̄ - mean H(p_i) - S_x; unbiased, so it may be below 0; NaN for labels
+            in one fold. Weighted by the counts it averages to I + C - S over labels in two folds or more.
+        se: its standard error over the folds that hold the label.
+        plug_in: KL(p̄_x ‖ p̄), never negative. Weighted by the counts, and with labels seen once, it averages to the plug-in I.
+        entropy: H(Z given x), that of p̄_x.
+        counts: number of rows of each label; 0 for those that were not seen, whose values mean nothing.
+    """
+
+    information: Tensor
+    se: Tensor
+    plug_in: Tensor
+    entropy: Tensor
+    counts: Tensor
+
+
+@torch.no_grad()
+def label_estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int) -> LabelEstimates:
+    """The values of every single label; arguments as for ``estimates``.
+
+    The error takes the rows of x by fold, and what those of all folds change in p̄.
+    """
+    groups = Groups.of(sums, folds)
+    found = [_of_labels(Fit(sums, groups, unit, curve)) for unit, curve in enumerate(curves)]
+    return LabelEstimates(*(torch.stack(values, dim=1) for values in zip(*found, strict=True)), counts=groups.sizes)
+
+
+def _of_labels(fit: Fit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    groups, means = fit.groups, fit.label_means
+    n_labels, inside = len(groups.sizes), groups.inside
+    label, fold = groups.label[inside], groups.fold[inside]
+    entropy = -(means * logs(means)).sum(-1)
+    plug_in = ((fit.by_label * (logs(means) - fit.log_mean)).sum(-1) / groups.sizes).clamp_min(0)
+    gained = -(fit.mass[inside] @ fit.log_mean) - fit.own[inside] - fit.spread  # [pair]
+    own = group_sums(gained, label, n_labels) / groups.sizes
+    known = groups.held >= 2
+    mine = (gained - groups.count[inside] * own[label]) / groups.sizes[label]
+    # The mean of all rows moves, too: p̄ changes by `moved` with each fold, and -p̄_x · log p̄ by -(p̄_x / p̄) · moved.
+    moved = (fit.by_fold - groups.fold_rows[:, None] * fit.mean) / groups.rows
+    ratio = means / fit.mean.clamp_min(torch.finfo(means.dtype).tiny)
+    through = (ratio[label] * moved[fold]).sum(-1)
+    squares = group_sums(mine.square() - 2 * mine * through, label, n_labels) + (ratio @ (moved.mT @ moved) * ratio).sum(-1)
+    se = (squares.clamp_min(0) * groups.held / (groups.held - 1).clamp_min(1)).sqrt()
+    return torch.where(known, own, torch.nan), torch.where(known, se, torch.nan), plug_in, entropy
 
 
 def delete_one(assignments: Tensor, label: Tensor) -> Tensor:
@@ -236,17 +306,3 @@ def delete_one(assignments: Tensor, label: Tensor) -> Tensor:
     changes = extensive(by_label[label] - mass) - whole[label]
     without = (extensive(mass.sum(0) - mass) - whole.sum() - changes) / (n - 1)
     return n * plug_in - (n - 1) * without.mean()
-
-
-def _on_cpu(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device="cpu")
-
-
-def _with_parts(whole: Tensor, changes: Tensor) -> Tensor:
-    """[1 + fold, ...]: the whole, and what it is without each fold; the whole alone where there is one fold."""
-    return torch.cat([whole[None], whole + changes]) if len(changes) > 1 else whole[None]
-
-
-def _whole_and_parts(by_fold: Tensor) -> Tensor:
-    """The same for sums that are never negative."""
-    return _with_parts(by_fold.sum(0), -by_fold).clamp_min(0)

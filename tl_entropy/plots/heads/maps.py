@@ -55,14 +55,15 @@ def heads(
 ) -> Axes:
     r"""A quantity of every head, mean over tokens: layers upward, heads to the right.
 
-    Colours begin at ``vmin``, which is 0 unless given: a corrected information below 0, which is chance, has the colour of 0,
+    Colours begin at ``vmin``, which is 0 unless given: an information below 0, which is chance, has the colour of 0,
     and is written as it is. A head without a value is hatched, and the title says why. Several draws of anchors (seeds,
     n_bins) give their mean, unless the result was narrowed with ``select``.
 
     Args:
         result: what ``head_entropy`` or ``soft_information(..., heads=...)`` returned.
         of: what to show. Of ``head_entropy``: entropy (None), and of patterns normalized, bos_share, sink_share. Of
-            ``soft_information``: information (None), share, entropy, efficiency, plug_in, null, ceiling, regularity.
+            ``soft_information``: information (None), share, entropy, efficiency, plug_in, null, ceiling, regularity,
+            corrected_ceiling, lower, fold_jackknife, chance_adjusted.
         order: of ``head_entropy``, the Rényi order; None takes the only one.
         label: of ``soft_information``, the label set; None takes the only one, or any where H(Z) or the ceiling is the same
             for all.

@@ -18,12 +18,13 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
-from tl_entropy.plots.soft_values import axis_name, means, reason, results_by_name, same_for_all
+from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name, same_for_all
 from tl_entropy.plots.style import canvas, line_styles, subset
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
 from tl_entropy.torch_state import steady
 
+BOUNDED = ("information", "share", "plug_in", "null", "lower", "fold_jackknife", "chance_adjusted")
 MOST_INSIDE = 4  # entries of a legend that stands among the lines
 
 
@@ -62,20 +63,22 @@ def information(
 
     Args:
         results: one result, several, or a mapping from names to results.
-        of: what to draw: information, share, entropy, efficiency, plug_in, null, ceiling, regularity.
+        of: what to draw: information, share, entropy, efficiency, plug_in, null, ceiling, regularity, corrected_ceiling, lower,
+            fold_jackknife, chance_adjusted.
         labels: label sets to draw; None is all.
         sites: short names to draw; None is all that are not heads.
-        band: "se" shades ±1.96 standard errors over documents (nothing for a single document); None shades nothing.
+        band: "se" shades ±1.96 standard errors over documents and anchors (nothing for a single document); None shades nothing.
         ceiling: a dashed line at the most that any labels could say, layer by layer (at 1 where ``of`` is "share").
-        null: a dotted line at the value that shuffled labels have; only of "plug_in", since the others are corrected for it.
+            That of plug_in, null and chance_adjusted is the plug-in ceiling, that of the others the corrected one.
+        null: a dotted line at the value that shuffled labels have; only of "plug_in", since the others are made without it.
         ax: axes to draw on; None makes a figure.
 
     Returns:
         The axes.
 
     Raises:
-        InputError: a quantity, label set or site that is not there, results in different units or of equal names, no value
-            at all, nothing but heads, or a ceiling or chance level of a quantity that has none.
+        InputError: a quantity, label set or site that is not there, results in different units, of different estimators or of
+            equal names, no value at all, nothing but heads, or a ceiling or chance level of a quantity that has none.
         InputTypeError: something that is no result of ``soft_information``.
 
     >>> import matplotlib; matplotlib.use("agg")
@@ -88,8 +91,8 @@ def information(
     """
     check_choice("of", of, QUANTITIES)
     check_choice("band", band, ("se", None))
-    if ceiling and of not in ("information", "plug_in", "null", "share"):
-        raise InputError(f"ceiling: bounds information, plug_in, null and share, not {of}; leave it out, or draw of='ceiling'")
+    if ceiling and of not in BOUNDED:
+        raise InputError(f"ceiling: bounds {', '.join(BOUNDED)}, not {of}; leave it out, or draw of='ceiling'")
     if null and of != "plug_in":
         raise InputError(f"null: the chance level of the plug-in value says nothing of {of}; draw it with of='plug_in'")
     by_name = results_by_name(results, of)
@@ -133,7 +136,7 @@ def _lines(
     places = [(i, site) for i, (site, head) in enumerate(zip(result.sites, result.heads, strict=True)) if head < 0]
     if not places:
         raise InputError(f"results: {name} holds nothing but heads; draw them with plots.heads(result)")
-    (values, errors), ceilings, nulls = means(result, of), means(result, "ceiling")[0], means(result, "null")[0]
+    (values, errors), ceilings, nulls = means(result, of), means(result, bound(result, of))[0], means(result, "null")[0]
     if of == "share":
         ceilings = np.ones_like(ceilings)
     for site, (rows, depth) in depth_lines(places, sites).items():

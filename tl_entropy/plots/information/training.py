@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.depth import depth_lines
-from tl_entropy.plots.soft_values import axis_name, means, reason, results_by_name
+from tl_entropy.plots.soft_values import ALIKE, axis_name, means, reason, results_by_name
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, only
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
@@ -37,10 +37,11 @@ def course(
 
     Args:
         results: a mapping from steps to results, all of the same places. Heads are not drawn.
-        of: what to draw: information, share, entropy, efficiency, plug_in, null, ceiling, regularity.
+        of: what to draw: information, share, entropy, efficiency, plug_in, null, ceiling, regularity, corrected_ceiling, lower,
+            fold_jackknife, chance_adjusted.
         label: the label set; None takes the only one. H(Z) is that of the positions that have the label.
         sites: short names to draw; None is all.
-        band: "se" shades ±1.96 standard errors over documents; None shades nothing.
+        band: "se" shades ±1.96 standard errors over documents and anchors; None shades nothing.
         xlabel: what the keys of ``results`` are.
         log: a logarithmic axis, linear between 0 and 1.
         ax: axes to draw on; None makes a figure.
@@ -49,7 +50,7 @@ def course(
         The axes.
 
     Raises:
-        InputError: fewer than two results, different places or units, a label set left open, or no value at all.
+        InputError: fewer than two results, different places, units or estimators, a label set left open, or no value at all.
         InputTypeError: no mapping from numbers to results of ``soft_information``.
 
     >>> import matplotlib; matplotlib.use("agg")
@@ -91,7 +92,7 @@ def course(
         axes.set_xlim(steps[0], steps[-1])
         axes.set_xlabel(xlabel)
         axes.set_ylabel(
-            axis_name(of, first.unit, label if of not in ("entropy", "efficiency", "ceiling") else None), parse_math=False
+            axis_name(of, first.unit, label if of not in ALIKE else None), parse_math=False
         )
         axes.autoscale_view(scalex=False)
         if axes.dataLim.y0 >= 0:

@@ -1,7 +1,11 @@
 """Results of soft entropy and mutual information: every place in the model, label set, number of bins and seed.
 
-A result keeps, beside each value, the values with each fold of documents left out. So every number that can be built from it,
-differences between layers and ratios included, has a standard error, and nothing has to be measured again to get it.
+Behind each value a result keeps what every fold of documents, and every random anchor, contributes to its error. So every number
+that can be built from it, differences between layers and ratios included, has a standard error, and nothing has to be measured
+again to get it.
+
+Files of 0.5.0 hold the information corrected for chance, and values with each fold left out. They are read as they were:
+``estimator`` is then "chance_adjusted", and what came later is not in them.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, SupportsInt
+from typing import Any, ClassVar, Literal, Self, SupportsInt
 
 import pandas as pd
 import torch
@@ -18,37 +22,50 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.functional.information.estimates import chance_adjusted
-from tl_entropy.functional.information.soft import unresolved
+from tl_entropy.functional.information.chance import MIN_CEILING
+from tl_entropy.functional.information.estimates import chance_adjusted, error, reason_for_nan
 from tl_entropy.functional.statistics import jackknife_error
 from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
+from tl_entropy.results.information import tables
 from tl_entropy.results.positions import site_columns
-from tl_entropy.results.printing import plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
-Quantity = Literal["information", "share", "entropy", "efficiency", "plug_in", "null", "ceiling", "regularity"]
+Quantity = Literal[
+    "information", "share", "entropy", "efficiency", "plug_in", "null", "ceiling", "regularity", "corrected_ceiling", "lower",
+    "fold_jackknife", "chance_adjusted",
+]  # fmt: skip
 QUANTITIES: dict[str, str] = {
-    "information": "I(X;Z), corrected for chance",
+    "information": "I(X;Z)",
     "share": "I(X;Z) / ceiling",
     "entropy": "H(Z)",
     "efficiency": "H(Z) / log bins",
     "plug_in": "plug-in I(X;Z)",
-    "null": "I(X;Z) of shuffled labels",
-    "ceiling": "ceiling of I(X;Z)",
+    "null": "plug-in I(X;Z) of shuffled labels",
+    "ceiling": "ceiling of plug-in I(X;Z)",
     "regularity": "plug-in I(X;Z) / H(Z)",
+    "corrected_ceiling": "ceiling of I(X;Z)",
+    "lower": "lower bound of I(X;Z)",
+    "fold_jackknife": "fold jackknife of I(X;Z)",
+    "chance_adjusted": "chance-adjusted I(X;Z)",
 }
 """What a result can be asked for, and what the number is called in tables and figures."""
 
 UNITLESS = ("share", "efficiency", "regularity")
+NEW = ("corrected_ceiling", "lower", "fold_jackknife")
+"""What a file of 0.5.0 does not hold."""
+
+Part = Literal["both", "documents", "anchors"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SoftInformation(Result):
     """Soft entropy H(Z) and information I(X;Z) about every label set, at every place of a model.
 
-    A place is a site, or one head of it; a draw is a set of anchors: a number of bins and a seed. Values with the axes
-    [left, place, label, draw] have the value over all documents at left = 0, and at left = 1 + f the one without fold f.
+    A place is a site, or one head of it; a draw is a set of anchors: a number of bins and a seed. Tensors with the axes
+    [left, place, label, draw] have the value at left = 0; then, for every fold of documents, the value less what that fold
+    contributes to its error; then, for every anchor, the value less what the anchor contributes. The variance of anything
+    computed alike from all of these is the sum of the squares of its distances from that at left = 0.
 
     Attributes:
         sites: what the place axis means: the site of each place.
@@ -60,7 +77,7 @@ class SoftInformation(Result):
         entropy: [left, place, label, draw] H(Z) of the positions that have the label, in ``unit``.
         plug_in: [left, place, label, draw] I(X;Z) as defined, in ``unit``.
         null: [left, place, label, draw] its mean over all permutations of the labels, in ``unit``.
-        ceiling: [left, place, label, draw] the most that any labels could say, H(Z) - mean H(p_i), in ``unit``.
+        ceiling: [left, place, label, draw] the most that it could be, H(Z) - mean H(p_i), in ``unit``.
         temperatures: [place, draw] the temperature of the assignments.
         fold_tokens: [fold, label] positions counted in each fold of documents.
         tokens: [label] positions counted.
@@ -68,12 +85,23 @@ class SoftInformation(Result):
         classes: [label] number of different labels seen.
         singletons: [label] share of the different labels that were seen once.
         documents: number of documents with a position that is counted.
+        provenance: model, settings, corpus, versions.
         dropped: number of positions left out since a state there was zero or not finite.
+        information: [left, place, label, draw] I(X;Z), cross-fitted, in ``unit``; NaN where nothing can be said.
+        corrected_ceiling: [place, label, draw] the most that it could be, in ``unit``.
+        lower: [place, label, draw] a bound that the true information is not below, in expectation, in ``unit``.
+        fold_jackknife: [place, label, draw] information by leaving out folds, in ``unit``: its distance from ``information`` is
+            what few positions a label cannot settle.
+        in_two_folds: [label] share of the positions whose label is in two folds of documents or more.
+        one_fold: for label sets that are not n-grams, the labels seen twice or more in one fold of documents alone, the most
+            frequent first, 20 at most: what states say about them cannot be told from what they say about the documents.
         label_texts: with ``keep_labels``, the text of every single label of each label set.
         label_counts: [single] how often each was seen, label sets one after the other.
         label_information: [place, single, draw] KL(p̄_x ‖ p̄) of every label seen twice or more, in ``unit``; NaN for others.
+        label_corrected: [place, single, draw] the same without the bias of few rows, in ``unit``; NaN for labels in one fold.
+        label_se: [place, single, draw] its standard error over documents, in ``unit``.
+        label_entropy: [place, single, draw] H(Z given x) of every label seen twice or more, in ``unit``.
         unit: "nats" or "bits".
-        provenance: model, settings, corpus, versions.
     """
 
     sites: tuple[Site, ...]
@@ -95,49 +123,141 @@ class SoftInformation(Result):
     documents: int
     provenance: Provenance
     dropped: int = 0
+    information: Float[Tensor, "left place label draw"] | None = None
+    corrected_ceiling: Float[Tensor, "place label draw"] | None = None
+    lower: Float[Tensor, "place label draw"] | None = None
+    fold_jackknife: Float[Tensor, "place label draw"] | None = None
+    in_two_folds: Float[Tensor, "label"] | None = None
+    one_fold: tuple[tuple[str, ...], ...] = ()
     label_texts: tuple[tuple[str, ...], ...] = ()
     label_counts: Int[Tensor, "single"] | None = None
     label_information: Float[Tensor, "place single draw"] | None = None
+    label_corrected: Float[Tensor, "place single draw"] | None = None
+    label_se: Float[Tensor, "place single draw"] | None = None
+    label_entropy: Float[Tensor, "place single draw"] | None = None
     unit: Unit = "nats"
 
-    in_units = ("entropy", "plug_in", "null", "ceiling", "label_information")
+    schema: ClassVar[int] = 2
+    in_units = (
+        "entropy", "plug_in", "null", "ceiling", "information", "corrected_ceiling", "lower", "fold_jackknife",
+        "label_information", "label_corrected", "label_se", "label_entropy",
+    )  # fmt: skip
+
+    @property
+    def estimator(self) -> str:
+        """What the information is: "cross_fitted", or "chance_adjusted" in files of 0.5.0."""
+        return str(self.provenance.settings.get("estimator", "chance_adjusted"))
 
     def values(self, of: Quantity = "information") -> Float[Tensor, "left place label draw"]:
-        """A quantity of every place, label set and draw: of all documents at left = 0, then with each fold left out.
+        """A quantity of every place, label set and draw, with what folds and anchors contribute to its error.
 
-        "information" is the plug-in value corrected for chance, NaN where labels are too rare to be told from chance; "share"
-        is information / ceiling; "efficiency" is H(Z) / log n_bins; "regularity" is plug-in / H(Z). The others are in ``unit``.
+        "information" is cross-fitted, NaN where nothing can be said; "share" is information / corrected_ceiling;
+        "chance_adjusted" is ceiling (plug_in - null) / (ceiling - null), the information of files of 0.5.0; "efficiency" is
+        H(Z) / log n_bins; "regularity" is plug-in / H(Z). "lower" and "fold_jackknife" have no error: NaN behind left = 0.
+
+        Raises:
+            InputError: an unknown quantity, or one that a file of 0.5.0 does not hold.
         """
         check_choice("of", of, QUANTITIES)
-        if of in ("entropy", "plug_in", "null", "ceiling"):
+        if self.information is None:
+            if of in NEW:
+                raise InputError(f"of: {of} is not in results of 0.5.0, as this one is; measure again to have it")
+            of = "chance_adjusted" if of == "information" else of
+        if of in ("entropy", "plug_in", "null", "ceiling", "information"):
             stored: Tensor = getattr(self, of)
             return stored
+        if of == "corrected_ceiling":
+            return self.ceiling + (self.corrected_ceiling - self.ceiling[0])
+        if of in ("lower", "fold_jackknife"):
+            value: Tensor = getattr(self, of)
+            return torch.cat([value[None], torch.full_like(self.ceiling[1:], torch.nan)])
         if of == "regularity":
             return self.plug_in / self.entropy
         if of == "efficiency":
             bins = torch.tensor(self.n_bins, dtype=torch.float64)
             return self.entropy / (bins.log() * PER_NAT[self.unit])
+        if of == "share":
+            return self.values() / (self.ceiling if self.information is None else self.values("corrected_ceiling"))
         per_nat = PER_NAT[self.unit]
-        nats = chance_adjusted(self.plug_in / per_nat, self.null / per_nat, self.ceiling / per_nat)
-        return nats / (self.ceiling / per_nat) if of == "share" else nats * per_nat
+        return chance_adjusted(self.plug_in / per_nat, self.null / per_nat, self.ceiling / per_nat) * per_nat
 
     def value(self, of: Quantity = "information") -> Float[Tensor, "place label draw"]:
         """A quantity over all documents [place, label, draw]."""
         return self.values(of)[0]
 
-    def error(self, of: Quantity = "information") -> Float[Tensor, "place label draw"]:
-        """Its standard error over documents [place, label, draw]; NaN for a single document."""
-        return self.error_of(self.values(of))
+    def error(self, of: Quantity = "information", *, part: Part = "both") -> Float[Tensor, "place label draw"]:
+        """Its standard error over documents and over anchors, or one ``part`` of it, as ``error_of`` has it."""
+        return self.error_of(self.values(of), part=part)
 
-    def error_of(self, values: Float[Tensor, "left place label draw"]) -> Float[Tensor, "place label draw"]:
-        """Standard error over documents of anything computed from ``values(...)`` alike for every left-out fold.
+    def error_of(
+        self, values: Float[Tensor, "left place label draw"], *, part: Part = "both"
+    ) -> Float[Tensor, "place label draw"]:
+        """Standard error of anything computed alike from every entry of ``values(...)`` along the first axis.
 
         ``result.error_of(result.values()[:, 3:] - result.values()[:, :-3])`` has that of differences between layers.
+
+        Args:
+            values: the draws of the result on the last axis, or one value of them all.
+            part: "documents", that over folds of documents; "anchors", that over draws of anchors, of each draw: where the
+                result has several seeds, by components of variance between them, else by the infinitesimal jackknife over the
+                anchors of one; "both", the root of the sum of their squares.
+
+        Returns:
+            The error, NaN for one fold of documents (but its "anchors"). Files of 0.5.0 have errors over documents alone.
         """
-        parts = [
-            jackknife_error(values[:, :, i], self.fold_tokens[:, min(i, len(self.labels) - 1)]) for i in range(values.shape[2])
-        ]
-        return torch.stack(parts, dim=1)
+        check_choice("part", part, ("both", "documents", "anchors"))
+        if self.information is None:
+            return self._jackknifed(values, part, [min(i, len(self.labels) - 1) for i in range(values.shape[2])])
+        over = {"documents": self._over_documents, "anchors": self._over_anchors}
+        if part != "both":
+            return over[part](values)
+        return torch.hypot(*(find(values) for find in over.values()))
+
+    def mean(self, values: Float[Tensor, "left place label draw"]) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean over draws of ``values(...)``, or anything computed alike from it, with its error in two parts.
+
+        Returns:
+            Mean, standard error over documents, and over anchors, each [place, label]. Draws of one seed share their anchors;
+            between several seeds the error is that of their mean.
+        """
+        seeds = list(dict.fromkeys(self.seeds)) if values.shape[-1] == len(self.seeds) else [0]
+        if len(seeds) == 1:
+            mean = values.mean(-1, keepdim=True)
+            parts = [self.error_of(mean, part=part)[..., 0] for part in ("documents", "anchors")]  # type: ignore[arg-type]
+            return mean[0, ..., 0], parts[0], parts[1]
+        by_seed = torch.stack([values[..., [k for k, s in enumerate(self.seeds) if s == seed]].mean(-1) for seed in seeds], -1)
+        mean = by_seed.mean(-1, keepdim=True)
+        documents = self.error_of(mean, part="documents")[..., 0]
+        if self.information is None:
+            return mean[0, ..., 0], documents, torch.full_like(documents, torch.nan)
+        return mean[0, ..., 0], documents, self._between(by_seed) / math.sqrt(len(seeds))
+
+    def _over_documents(self, values: Tensor) -> Tensor:
+        return error(values[: 1 + len(self.fold_tokens)])
+
+    def _over_anchors(self, values: Tensor) -> Tensor:
+        found = error(torch.cat([values[:1], values[1 + len(self.fold_tokens) :]]))
+        if values.shape[-1] == len(self.seeds):
+            for bins in dict.fromkeys(self.n_bins):
+                draws = [k for k, b in enumerate(self.n_bins) if b == bins]
+                if len(draws) > 1:
+                    found[..., draws] = self._between(values[..., draws])[..., None]
+        return found
+
+    def _between(self, values: Tensor) -> Tensor:
+        """σ_A of one draw, by components of variance between independent draws [left, place, label, draw]."""
+        several = values.shape[-1]
+        of_each = self._over_documents(values).square().mean(-1)
+        of_mean = self._over_documents(values.mean(-1, keepdim=True))[..., 0].square()
+        noise = ((of_each - of_mean) * several / (several - 1)).nan_to_num(0)
+        return (values[0].var(-1) - noise).clamp_min(0).sqrt()
+
+    def _jackknifed(self, values: Tensor, part: Part, labels: list[int]) -> Tensor:
+        """Errors of files of 0.5.0, whose values come with each fold left out; ``labels`` says of which label sets they are."""
+        if part == "anchors":
+            return torch.full_like(values[0], torch.nan)
+        found = [jackknife_error(values[:, :, i], self.fold_tokens[:, j]) for i, j in enumerate(labels)]
+        return torch.stack(found, dim=1)
 
     def select(
         self,
@@ -164,45 +284,42 @@ class SoftInformation(Result):
             at["single"] = [row for part in parts for row in range(part.start, part.stop)]
         changed: dict[str, Any] = fields_at(self, **at)
         axes = {"sites": places, "heads": places, "labels": chosen, "sides": chosen, "n_bins": draws, "seeds": draws}
-        axes |= {"label_texts": chosen} if self.label_texts else {}
+        axes |= {name: chosen for name in ("label_texts", "one_fold") if getattr(self, name)}
         changed |= {name: tuple(getattr(self, name)[i] for i in kept) for name, kept in axes.items()}
         return dataclasses.replace(self, **changed)
 
     def to_pandas(self) -> pd.DataFrame:
         """The long form: one line for each site, layer, head (-1 for none), label set, n_bins and seed.
 
-        Columns: information and its se, share and its se, entropy and its se, efficiency, plug_in and its se, null, ceiling,
-        regularity, tokens, documents, coverage, classes, singletons, dropped, temperature, and the reason where information
-        is NaN.
+        Columns: information with its se over documents and anchors and both parts of it, share and its se, entropy and its se,
+        efficiency, plug_in and its se, null, ceiling, regularity, corrected_ceiling, lower, fold_jackknife, chance_adjusted,
+        tokens, coverage, classes, singletons, in_two_folds, documents, dropped, temperature, and the reason where information
+        is NaN. Files of 0.5.0 have fewer.
         """
-        values = {of: self.value(of) for of in QUANTITIES}  # type: ignore[arg-type]
-        errors = {of: self.error(of) for of in ("information", "share", "entropy", "plug_in")}
-        lines = []
-        for i, (site, head) in enumerate(zip(self.sites, self.heads, strict=True)):
-            for j, label in enumerate(self.labels):
-                for k, (bins, seed) in enumerate(zip(self.n_bins, self.seeds, strict=True)):
-                    line: dict[str, Any] = {"site": site.name, "layer": site.layer, "head": head, "label": label}
-                    line |= {"n_bins": bins, "seed": seed}
-                    for of, value in values.items():
-                        line[of] = value[i, j, k].item()
-                        if of in errors:
-                            line[f"{of}_se"] = errors[of][i, j, k].item()
-                    line |= {name: getattr(self, name)[j].item() for name in ("tokens", "coverage", "classes", "singletons")}
-                    line |= {"documents": self.documents, "dropped": self.dropped}
-                    line |= {"temperature": self.temperatures[i, k].item()}
-                    line["reason"] = unresolved(line["information"], line["ceiling"] / PER_NAT[self.unit])
-                    lines.append(line)
-        return pd.DataFrame(lines)
+        later = (*NEW, "chance_adjusted") if self.information is None else ()
+        return tables.long_form(self, tuple(of for of in QUANTITIES if of not in later))
+
+    def reason(self, place: int, label: int, draw: int) -> str:
+        """Why the information there is NaN; empty where it is a number."""
+        if not bool(self.value()[place, label, draw].isnan()):
+            return ""
+        ceiling = self.ceiling[0, place, label, draw].item() / PER_NAT[self.unit]
+        if self.in_two_folds is not None:
+            inside = (self.in_two_folds[label] * self.tokens[label]).item()
+            return reason_for_nan(ceiling, inside, int((self.fold_tokens[:, label] > 0).sum())) or "not a number"
+        if ceiling <= MIN_CEILING:
+            return "the ceiling is 0: all states are assigned alike"
+        return "labels too rare: chance alone reaches nearly the ceiling"
 
     def optimality(self, input: str | None = None, output: str | None = None) -> pd.DataFrame:
         """Complexity I(X;Z), expressivity I(Y;Z) and optimality, their ratio, of an input and an output label set.
 
-        Both are corrected for chance; ``plug_in_optimality`` is the ratio of the plug-in values, which nears 1 for rare labels
-        whatever the states are. None takes the only label set of that side.
+        ``plug_in_optimality`` is the ratio of the plug-in values, which nears 1 for rare labels whatever the states are. None
+        takes the only label set of that side.
 
         Returns:
             One line for each site, layer, head, n_bins and seed: complexity, expressivity (in ``unit``), optimality, each with
-            its standard error over documents, and plug_in_optimality.
+            its standard error, and plug_in_optimality.
         """
         x, y = (self.labels.index(self.label_on(*asked)) for asked in (("input", input), ("output", output)))
         lines = self.to_pandas()[["site", "layer", "head", "n_bins", "seed", "label"]]
@@ -213,38 +330,27 @@ class SoftInformation(Result):
             ("complexity", complexity, x), ("expressivity", expressivity, y), ("optimality", expressivity / complexity, x),
         ):  # fmt: skip
             frame[name] = of[0].flatten().tolist()
-            frame[f"{name}_se"] = jackknife_error(of, self.fold_tokens[:, j]).flatten().tolist()
+            found = self._jackknifed(of, "both", [j]) if self.information is None else self.error_of(of)
+            frame[f"{name}_se"] = found.flatten().tolist()
         frame["plug_in_optimality"] = (self.plug_in[0, :, y] / self.plug_in[0, :, x]).flatten().tolist()
         return frame
 
     def label_table(self, label: str | None = None) -> pd.DataFrame:
-        """What the states say about single labels: KL(p̄_x ‖ p̄) of every label seen twice or more, and how often it was seen.
-
-        These values are not corrected for chance, which adds the more to a label the rarer it is: compare labels that are seen
-        about as often.
+        """What the states say about single labels: of every label seen twice or more, how often it was seen and KL(p̄_x ‖ p̄).
 
         Returns:
-            One line for each site, layer, head, n_bins, seed and label text: text, count, information (in ``unit``), the most
-            frequent first.
+            One line for each site, layer, head, n_bins, seed and label text, the most frequent first: text, count, information
+            (without the bias of few rows: it may be below 0, and is NaN for labels in one fold of documents) and its standard
+            error over documents, plug_in (never negative, and the larger the rarer the label), entropy (H(Z given x)), in
+            ``unit``. Files of 0.5.0 have plug_in alone.
 
         Raises:
             InputError: the result was measured without ``keep_labels=True``.
         """
-        if self.label_information is None or self.label_counts is None:
+        if self.label_information is None:
             raise InputError("this result holds no single labels; measure with soft_information(..., keep_labels=True)")
         j = self.labels.index(label) if label in self.labels else self._only_label(label)
-        part = self._classes_of(j)
-        counts, texts = self.label_counts[part], self.label_texts[j]
-        order = torch.argsort(counts, descending=True, stable=True)
-        order = order[counts[order] > 1]
-        frames = []
-        for i, (site, head) in enumerate(zip(self.sites, self.heads, strict=True)):
-            for k, (bins, seed) in enumerate(zip(self.n_bins, self.seeds, strict=True)):
-                frame = pd.DataFrame({"text": [texts[c] for c in order.tolist()], "count": counts[order].tolist()})
-                frame["information"] = self.label_information[i, part, k][order].tolist()
-                where = {"site": site.name, "layer": site.layer, "head": head, "n_bins": bins, "seed": seed}
-                frames.append(pd.DataFrame({name: [value] * len(frame) for name, value in where.items()}).join(frame))
-        return pd.concat(frames, ignore_index=True)
+        return tables.single_labels(self, self._classes_of(j), self.label_texts[j])
 
     def label_on(self, side: Literal["input", "output"], asked: str | None = None) -> str:
         """The label set of a side: the one asked for, or the only one there is.
@@ -269,61 +375,11 @@ class SoftInformation(Result):
         first = sum(map(len, self.label_texts[:label]))
         return slice(first, first + len(self.label_texts[label]))
 
-    def _shown(self) -> list[int]:
-        """The places in the table: those without heads, or the first heads where there is nothing else."""
-        return [i for i, head in enumerate(self.heads) if head < 0] or list(range(min(len(self.heads), 12)))
+    def _title(self) -> list[str]:
+        return tables.title_lines(self)
 
     def _table(self) -> pd.DataFrame:
-        """Information ± error and H(Z), places by label sets, means over draws."""
-        tables = []
-        for bins in dict.fromkeys(self.n_bins):
-            draws = [k for k, b in enumerate(self.n_bins) if b == bins]
-            text = {"H(Z)": plus_minus(*self._means("entropy", 0, draws))}
-            for j, label in enumerate(self.labels):
-                text[f"I({label};Z)"] = plus_minus(*self._means("information", j, draws))
-            text["ceiling"] = [f"{value:.3f}" for value in self._means("ceiling", 0, draws)[0]]
-            names = [str(s) if h < 0 else f"{s} head {h}" for s, h in zip(self.sites, self.heads, strict=True)]
-            names = [f"{name}, {bins} bins" if len(set(self.n_bins)) > 1 else name for name in names]
-            tables.append(pd.DataFrame(text, index=names).iloc[self._shown()])
-        return pd.concat(tables)
-
-    def _means(self, of: Quantity, label: int, draws: list[int]) -> tuple[list[float], list[float]]:
-        """Means over draws and their errors, by place."""
-        values = self.values(of)[..., draws].mean(-1, keepdim=True)
-        value, error = values[0, :, label, 0], self.error_of(values)[:, label, 0]
-        return value.tolist(), error.tolist()
+        return tables.table(self)
 
     def _notes(self) -> list[str]:
-        folds = int((self.fold_tokens.sum(1) > 0).sum())
-        errors = f" ± standard error over {self.documents} documents"
-        if folds < 2:
-            errors = f"; one {'document' if self.documents == 1 else 'fold'}, so no standard errors"
-        notes = [f"information corrected for chance{errors}"]
-        if len(set(self.seeds)) > 1:
-            notes[0] += f", means over {len(set(self.seeds))} seeds of anchors, whose spread ± does not hold"
-        if not bool((self.fold_tokens == self.fold_tokens[:, :1]).all()):
-            notes.append(f"H(Z) and ceiling shown are those of the positions with {self.labels[0]}; others in to_pandas()")
-        constant = [name for name in self.provenance.settings.get("constant_in_documents", ()) if name in self.labels]
-        if constant:
-            notes.append(
-                f"{', '.join(constant)}: one label a document, but chance is that of single positions and too low for them; "
-                "compare with labels shuffled between documents"
-            )
-        for j, label in enumerate(self.labels):
-            counted = f"{int(self.tokens[j])} positions ({self.coverage[j]:.1%} of those read)"
-            notes.append(f"{label}: {counted}, {int(self.classes[j])} labels, {self.singletons[j]:.1%} of them seen once")
-        unknown: dict[str, dict[str, None]] = {}  # why a value is NaN, and of which label sets
-        value, ceiling = self.value(), self.ceiling[0] / PER_NAT[self.unit]
-        for i, j, k in value.isnan().nonzero().tolist():
-            unknown.setdefault(unresolved(math.nan, ceiling[i, j, k].item()), {})[self.labels[j]] = None
-        notes += [f"nan ({', '.join(labels)}): {why}" for why, labels in unknown.items()]
-        hidden = len(self.heads) - len(self._shown())
-        if hidden:
-            notes.append(f"{hidden} heads not shown: see to_pandas(), select(sites=...), plots.heads()")
-        if self.dropped:
-            notes.append(f"{self.dropped} positions dropped: a state there was zero or not finite")
-        return notes
-
-    def _title(self) -> list[str]:
-        axes = f"{len(self.sites)} places x {len(self.labels)} label sets x {len(self.seeds)} draws"
-        return [title(self, axes)]
+        return tables.notes(self)

@@ -1,0 +1,92 @@
+"""What the sums behind ``soft_information`` say at one site: every value, for each head, label set and draw of anchors.
+
+The estimates are those of ``functional/information/estimates.py``; here they get the axes of a ``SoftInformation``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tl_entropy.functional.information.chance import chance_curve
+from tl_entropy.functional.information.cross_fitting import SoftSums
+from tl_entropy.functional.information.estimates import Estimates, Sample, estimates, label_estimates, reason_for_nan
+from tl_entropy.labels.plan import LabelTable
+
+COLUMNS = ("information", "entropy", "plug_in", "null", "ceiling")
+SINGLE = ("corrected_ceiling", "lower", "fold_jackknife")
+OF_LABELS = {
+    "label_information": "plug_in", "label_corrected": "information", "label_se": "se", "label_entropy": "entropy",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What was counted of one label set, the same at every site.
+
+    Attributes:
+        table: which label and fold each row of the sums is of.
+        count: [row] positions counted.
+        sample_label: [sampled] label of each position in the sample; -1 seen once, -2 none.
+        classes: number of different labels in the plan.
+    """
+
+    table: LabelTable
+    count: Tensor
+    sample_label: Tensor
+    classes: int
+
+
+def site_values(
+    masses: Sequence[Sequence[Tensor]], samples: Sequence[Tensor], counted: Sequence[Counted], *, folds: int, whole: bool,
+    keep_labels: bool,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Every field of a ``SoftInformation`` that has a place axis, for one site, heads along that axis.
+
+    Args:
+        masses: [draw][label set] tensors [row + 1, head, bin + 1].
+        samples: [draw] tensors [sampled, head, bin].
+        counted: [label set].
+        folds: number of folds.
+        whole: whether the sample has every position.
+        keep_labels: give the values of single labels, too.
+    """
+    most = max(sample.shape[-1] for sample in samples)
+    by_draw = []
+    for tables, sample in zip(masses, samples, strict=True):
+        curves = [chance_curve(sample[:, head].contiguous(), whole=whole) for head in range(sample.shape[1])]
+        rows = sample.cpu()
+        found, single = [], []
+        for mass, one in zip(tables, counted, strict=True):
+            kept = mass[:-1].cpu()
+            sums = SoftSums(kept[..., :-1], kept[..., -1], one.count, one.table.row_class, one.table.row_fold)
+            found.append(estimates(sums, curves, folds=folds, sample=Sample(rows, one.sample_label)))
+            if keep_labels:
+                of_labels = label_estimates(sums, curves, folds=folds)
+                single.append({k: _padded(getattr(of_labels, v), of_labels.counts, one.classes) for k, v in OF_LABELS.items()})
+        values = {name: torch.stack([_column(e, name, most) for e in found], dim=2) for name in COLUMNS}
+        values |= {name: torch.stack([getattr(e, name) for e in found], dim=1) for name in SINGLE}
+        values |= {name: torch.cat([s[name] for s in single]).T for name in OF_LABELS if single}
+        by_draw.append(values)
+    return {name: torch.stack([values[name] for values in by_draw], dim=-1) for name in by_draw[0]}
+
+
+def _column(found: Estimates, name: str, bins: int) -> Tensor:
+    """A column, NaN where the information can't be given, as long as that of the draw with most anchors."""
+    column: Tensor = getattr(found, name)
+    if name == "information":
+        folds = int((found.fold_rows > 0).sum())
+        unknown = [bool(reason_for_nan(ceiling, found.rows_inside, folds)) for ceiling in found.ceiling[0].tolist()]
+        column = torch.where(torch.tensor(unknown), torch.nan, column)
+    missing = 1 + len(found.fold_rows) + bins - len(column)
+    return torch.cat([column, column[:1].expand(missing, -1)])  # anchors that are not there contribute nothing
+
+
+def _padded(values: Tensor, counts: Tensor, classes: int) -> Tensor:
+    """Values of the labels of a set [class, head]; those seen once, and not yet, are NaN."""
+    whole = torch.full((classes, values.shape[1]), torch.nan, dtype=torch.float64)
+    whole[: len(counts)][counts > 0] = values[counts > 0]
+    return whole

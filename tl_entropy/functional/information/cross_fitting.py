@@ -1,0 +1,182 @@
+r"""The spread of states within labels, without the bias of few rows: plug-in and cross-fitted spread, weighed.
+
+For label x and fold of documents g, with n_xg rows, M_xg = Σ p_i their summed assignments, M_x and n_x sums over g, p̄ the mean
+over all rows, and E the mean over the rows of x,
+
+    W_x = H(M_x / n_x) - E[H(p)]                                   plug-in spread: too small, since entropy is concave
+    q_xg = (1 - λ) (M_x - M_xg) / (n_x - n_xg) + λ p̄               the mean of x without fold g, λ = .001
+    X_x = -1/n_x Σ_g M_xg · log q_xg - E[H(p)]                     cross-fitted spread: too large, a cross-entropy
+    β_x = A / (A + B) · c(n_x),   A = 1/n_x,   B = Σ_g (n_xg/n_x) / (n_x - n_xg)
+    S_x = W_x + β_x (X_x - W_x)                                    estimate of H(E[p]) - E[H(p)]
+
+With rows independent given x and V = Σ_j Var(p_j)/E[p_j], W_x lacks V/2n and X_x exceeds by V B/2 to first order, which β_x
+balances; c(n), measured on random groups of rows (``functional/information/chance.py``), takes care of higher orders. Fold g
+never predicts itself, so that labels of documents or spans are no special case. A label that is in one fold only has no X: of
+its spread nothing is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from tl_entropy.functional.information.chance import FLOOR, ChanceCurve
+from tl_entropy.functional.statistics import group_sums
+
+
+@dataclass(frozen=True, eq=False)
+class SoftSums:
+    """Sums over groups of rows: the sufficient statistics of every value.
+
+    Attributes:
+        mass: [group, unit, bin] Σ p_i.
+        own: [group, unit] Σ H(p_i), nats.
+        count: [group] number of rows.
+        label: [group] number of the group's label; -1 for a group that pools labels seen once.
+        fold: [group] number of the group's fold of documents.
+    """
+
+    mass: Tensor
+    own: Tensor
+    count: Tensor
+    label: Tensor
+    fold: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """What is known of groups of rows from their counts alone, the same for all units.
+
+    Attributes:
+        pairs: [pair] which groups are of one label and have rows.
+        label: [pair]; fold: [pair]; count: [pair].
+        sizes: [label] rows of each label.
+        held: [label] number of folds that hold it.
+        inside: [pair] whether its label is in two folds or more.
+        weight: [label] A / (A + B); 0 for labels in one fold.
+        fold_rows: [fold] rows of each fold, those of labels seen once included.
+        singles: number of rows whose label was seen once.
+    """
+
+    pairs: Tensor
+    label: Tensor
+    fold: Tensor
+    count: Tensor
+    sizes: Tensor
+    held: Tensor
+    inside: Tensor
+    weight: Tensor
+    fold_rows: Tensor
+    singles: Tensor
+
+    @classmethod
+    def of(cls, sums: SoftSums, folds: int) -> Self:
+        """The groups of these sums, in ``folds`` folds, empty ones included."""
+        pairs = ((sums.label >= 0) & (sums.count > 0)).nonzero()[:, 0]
+        label, fold, count = sums.label[pairs], sums.fold[pairs], sums.count[pairs]
+        n_labels = int(sums.label.max()) + 1 if len(sums.label) else 0
+        sizes = group_sums(count, label, n_labels)
+        held = torch.bincount(label, minlength=n_labels)
+        inside = held[label] >= 2
+        share = torch.where(inside, count / (sizes[label] - count).clamp_min(1), 0.0)
+        weight = torch.where(held >= 2, 1 / (1 + group_sums(share, label, n_labels)), 0.0)
+        return cls(
+            pairs, label, fold, count, sizes, held, inside, weight,
+            group_sums(sums.count, sums.fold, folds), sums.count[sums.label < 0].sum(),
+        )  # fmt: skip
+
+    @property
+    def rows(self) -> Tensor:
+        """Number of rows."""
+        return self.fold_rows.sum()
+
+    @cached_property
+    def rows_inside(self) -> Tensor:
+        """[fold] rows of labels that are in two folds or more."""
+        return group_sums(self.count[self.inside], self.fold[self.inside], len(self.fold_rows))
+
+
+class Fit:
+    """Cross-entropies of the groups of one unit, in nats; differentiable where the sums are.
+
+    Attributes:
+        mean: [bin] p̄.
+        by_fold: [fold, bin] summed assignments.
+        by_label: [label, bin] the same; label_means: [label, bin] p̄_x.
+        own: [pair] Σ H(p_i).
+        own_by_fold: [fold] the same of all rows.
+        beta: [label] β_x; 0 for labels in one fold.
+    """
+
+    def __init__(self, sums: SoftSums, groups: Groups, unit: int, curve: ChanceCurve) -> None:
+        folds = len(groups.fold_rows)
+        self.groups = groups
+        self.by_fold = group_sums(sums.mass[:, unit], sums.fold, folds)
+        self.own_by_fold = group_sums(sums.own[:, unit], sums.fold, folds)
+        self.mass = sums.mass[groups.pairs, unit]
+        self.own = sums.own[groups.pairs, unit]
+        self.by_label = group_sums(self.mass, groups.label, len(groups.sizes))
+        self.mean = normalised(self.by_fold.sum(0))
+        self.label_means = normalised(self.by_label)
+        self.beta = groups.weight * curve.correction(groups.sizes.clamp_min(2))
+
+    @cached_property
+    def log_mean(self) -> Tensor:
+        """[bin] log p̄."""
+        return logs(self.mean)
+
+    @cached_property
+    def within(self) -> Tensor:
+        """[pair] n_xg times its part in W_x: -M_xg · log p̄_x - Σ H(p_i)."""
+        return -(self.mass * logs(self.label_means)[self.groups.label]).sum(-1) - self.own
+
+    @cached_property
+    def others(self) -> Tensor:
+        """[pair inside, bin] M_x - M_xg."""
+        label = self.groups.label[self.groups.inside]
+        return (self.by_label[label] - self.mass[self.groups.inside]).clamp_min(0)
+
+    @cached_property
+    def across(self) -> Tensor:
+        """[pair inside] the same of X_x: -M_xg · log q_xg - Σ H(p_i)."""
+        return self.predicted(FLOOR)
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """[pair inside] the same of S_x."""
+        inside = self.groups.inside
+        within, beta = self.within[inside], self.beta[self.groups.label[inside]]
+        return within + beta * (self.across - within)
+
+    def predicted(self, share: float) -> Tensor:
+        """[pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
+        inside = self.groups.inside
+        q = (1 - share) * normalised(self.others) + share * self.mean
+        return -(self.mass[inside] * logs(q)).sum(-1) - self.own[inside]
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """The ceiling W of all rows, and S, which has no bias of few rows; NaN in one fold."""
+        rows, counts = self.groups.rows, self.groups.fold_rows
+        present = counts > 0
+        ceiling = (-(self.by_fold * self.log_mean).sum() - self.own_by_fold.sum()) / rows
+        if int(present.sum()) < 2:
+            return ceiling, torch.full_like(ceiling, torch.nan)
+        mass = self.by_fold[present]
+        left = normalised((self.by_fold.sum(0) - mass).clamp_min(0))
+        gap = (mass * (self.log_mean - logs((1 - FLOOR) * left + FLOOR * self.mean))).sum() / rows
+        weight = 1 / (1 + (counts[present] / (rows - counts[present])).sum())
+        return ceiling, ceiling + weight * gap
+
+
+def normalised(mass: Tensor) -> Tensor:
+    """``mass`` [..., bin] divided by its sum, which is not counted: so a rounding of the assignments cancels."""
+    return mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
+
+
+def logs(p: Tensor) -> Tensor:
+    """log p, finite at 0, where it is only ever multiplied by 0."""
+    return p.clamp_min(torch.finfo(p.dtype).tiny).log()
