@@ -56,7 +56,8 @@ def test_lens_summary_of_a_data_set(monkeypatch, capsys, tmp_path):
 
 
 CODE = ["import os\nimport sys\ndef f(x):\n    return x\n", "import sys\nimport os\ndef g(x):\n    return f(x)\n"]
-INFORMATION = ("information", "--model", BUNDLED, "--text", CODE[0], "--text", CODE[1])
+LONGER = [4 * text for text in CODE]  # for labels that two documents hold
+INFORMATION = ("information", "--model", BUNDLED, "--text", LONGER[0], "--text", LONGER[1])
 
 
 def test_information_writes_a_result_a_table_and_figures(monkeypatch, capsys, tmp_path):
@@ -69,7 +70,7 @@ def test_information_writes_a_result_a_table_and_figures(monkeypatch, capsys, tm
     assert {p.name for p in (tmp_path / "o").iterdir()} == names
     result = tle.load(tmp_path / "o" / "information.safetensors")
     assert (result.unit, result.documents, result.labels) == ("bits", 2, ("token", "next_token"))
-    expected = tle.soft_information(tle.demo_model(), CODE, progress=False).to("bits")
+    expected = tle.soft_information(tle.demo_model(), LONGER, progress=False).to("bits")
     assert result.plug_in == pytest.approx(expected.plug_in, abs=1e-5)
     table = pd.read_csv(tmp_path / "o" / "information.csv")
     assert len(table) == 7 * 2
@@ -79,22 +80,22 @@ def test_information_writes_a_result_a_table_and_figures(monkeypatch, capsys, tm
 def test_information_of_heads_and_long_ngrams_for_several_seeds(monkeypatch, capsys, tmp_path):
     status, out, err = run(
         monkeypatch, capsys, *INFORMATION, "--heads", "--labels", "token, 4-gram,next_5-gram", "--seed", "0,1", "--n-bins",
-        "20,10", "--sites", "embed,resid_post", "--center", "--folds", 1, "--window", 16, "--out", tmp_path,
+        "20,10", "--sites", "embed,resid_post", "--center", "--folds", 2, "--window", 16, "--out", tmp_path,
     )  # fmt: skip
     assert status == 0, err
     assert "36 heads not shown" in out
-    assert "means over 2 seeds of anchors" in out
+    assert "over 2 seeds of anchors, of which means are shown" in out
     result = tle.load(tmp_path / "information.safetensors")
     assert result.labels == ("token", "4-gram", "next_5-gram")
     assert result.sides == ("input", "input", "output")
     assert (result.n_bins, result.seeds) == ((20, 20, 10, 10), (0, 1, 0, 1))
     assert result.select(sites="z").heads == 6 * tuple(range(6))
-    assert bool(result.error().isnan().all())
+    assert len(result.fold_tokens) == 2
     assert result.provenance.settings["centered"] is True
     assert result.provenance.settings["window"] == 16
     figures = {p.name for p in tmp_path.iterdir()} - {"information.safetensors", "information.csv"}
-    heads = {f"heads_z_{label}.png" for label in ("token", "next_5-gram")}
-    assert figures == {"information.png", "entropy.png"} | heads, "no plane, since two label sets are on the input side"
+    expected = {"information.png", "entropy.png", "heads_z_token.png"}
+    assert figures == expected, "no plane, since two label sets are on the input side"
     assert "tl-entropy: no heads_z_4-gram.png: " in err
 
 
@@ -102,7 +103,7 @@ def test_information_without_a_value_still_writes_the_rest(monkeypatch, capsys, 
     arguments = ("information", "--model", BUNDLED, "--text", CODE[0], "--labels", "10-gram", "--out", tmp_path)
     status, out, err = run(monkeypatch, capsys, *arguments)
     assert status == 0, err
-    assert "nan (10-gram): labels too rare" in out
+    assert "nan (10-gram): one fold of documents: " in out
     assert "tl-entropy: no information.png: " in err
     assert {p.name for p in tmp_path.iterdir()} == {"information.safetensors", "information.csv", "entropy.png"}
 

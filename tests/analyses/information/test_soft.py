@@ -698,6 +698,7 @@ def test_errors_hold_documents_and_anchors(gpt2):
     padded = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], folds=3, n_bins=(30, 12), **QUIET)
     alone = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], folds=3, n_bins=12, **QUIET)
     torch.testing.assert_close(padded.error()[..., 1:], alone.error(), atol=1e-6, rtol=0)
+    assert padded.select(n_bins=12).information.shape == alone.information.shape
 
 
 def test_one_fold_has_no_errors_and_needs_less_memory(gpt2):
@@ -884,6 +885,6 @@ def test_several_bins_are_shown_apart_and_a_plan_keeps_its_validity(gpt2):
     assert "resid_post.0, 10 bins" in shown
     assert "resid_post.0, 50 bins" in shown
     assert f"{result.value('entropy')[0, 0, :2].mean():.3f}" in shown
-    assert "means over 2 seeds of anchors" in shown
+    assert "and over 2 seeds of anchors, of which means are shown" in shown
     with pytest.raises(InputError, match="the plan was made with valid='common'"):
         tle.soft_information(gpt2, TEXTS, labels=tle.label_plan(gpt2, TEXTS), valid="own", **QUIET)

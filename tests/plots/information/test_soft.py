@@ -71,6 +71,22 @@ def soft(
     )
 
 
+def cross_fitted(result):
+    """The same with what later versions measure: anchors, and the information that is not made of the other values."""
+    rng = torch.Generator().manual_seed(1)
+
+    def with_anchors(value):
+        return torch.cat([value, value[:1] * (1 + 0.02 * torch.rand(3, *value.shape[1:], generator=rng, dtype=torch.float64))])
+
+    columns = {name: with_anchors(getattr(result, name)) for name in ("entropy", "plug_in", "null", "ceiling")}
+    information = with_anchors(result.plug_in - 0.1)
+    return dataclasses.replace(
+        result, **columns, information=information, corrected_ceiling=1.1 * result.ceiling[0], lower=0.7 * information[0],
+        fold_jackknife=1.01 * information[0], in_two_folds=torch.ones(len(result.labels), dtype=torch.float64),
+        provenance=dataclasses.replace(result.provenance, settings={"estimator": "cross_fitted"}),
+    )  # fmt: skip
+
+
 def changed(result, label, draw_value, places=slice(None)):
     """``result`` with the plug-in value of one label set replaced, at all folds."""
     plug_in = result.plug_in.clone()
@@ -94,10 +110,10 @@ def named_lines(axes):
 
 @pytest.mark.parametrize("of", QUANTITIES)
 def test_a_line_is_the_mean_over_draws_by_depth(of):
-    result = soft()
+    result = cross_fitted(soft())
     axes = information(result, of=of)
     lines = axes.get_lines()
-    assert len(lines) == (1 if of in ("entropy", "efficiency", "ceiling") else 2)
+    assert len(lines) == (1 if of in ("entropy", "efficiency", "ceiling", "corrected_ceiling") else 2)
     for line, label in zip(lines, result.labels, strict=False):
         assert line.get_xdata().tolist() == [-1, 0, 1, 2]
         np.testing.assert_allclose(line.get_ydata(), whole(result, of, label))
@@ -113,14 +129,36 @@ def test_a_line_is_the_mean_over_draws_by_depth(of):
         ("share", "I(X;Z) / ceiling"),
         ("entropy", "H(Z) (nats)"),
         ("plug_in", "Plug-in I(X;Z) (nats)"),
-        ("null", "I(X;Z) of shuffled labels (nats)"),
-        ("ceiling", "Ceiling of I(X;Z) (nats)"),
+        ("null", "Plug-in I(X;Z) of shuffled labels (nats)"),
+        ("ceiling", "Ceiling of plug-in I(X;Z) (nats)"),
         ("regularity", "Plug-in I(X;Z) / H(Z)"),
+        ("corrected_ceiling", "Ceiling of I(X;Z) (nats)"),
+        ("lower", "Lower bound of I(X;Z) (nats)"),
+        ("fold_jackknife", "Fold jackknife of I(X;Z) (nats)"),
+        ("chance_adjusted", "Chance-adjusted I(X;Z) (nats)"),
     ],
 )
 def test_the_axis_names_the_quantity_and_its_unit(of, name):
-    assert information(soft(), of=of).get_ylabel() == name
-    assert information(soft().to("bits"), of=of).get_ylabel() == name.replace("nats", "bits")
+    assert information(cross_fitted(soft()), of=of).get_ylabel() == name
+    assert information(cross_fitted(soft()).to("bits"), of=of).get_ylabel() == name.replace("nats", "bits")
+
+
+def test_bands_hold_documents_and_anchors():
+    result = cross_fitted(soft(draws=((20, 0), (30, 0))))
+    [band, *_] = of_kind(information(result), PolyCollection)
+    mean = result.values().mean(-1)[:, :, 0]
+    assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(
+        (mean[0] + 1.96 * (mean[1:] - mean[0]).norm(dim=0)).max().item()
+    )
+    plain = result.values()[:5].mean(-1)[:, :, 0]
+    assert (mean[1:] - mean[0]).norm(dim=0).max() > (plain[1:] - plain[0]).norm(dim=0).max()
+
+
+def test_a_ceiling_is_that_of_what_is_drawn():
+    result = cross_fitted(soft(labels=("token",)))
+    for of, expected in (("information", "corrected_ceiling"), ("plug_in", "ceiling"), ("chance_adjusted", "ceiling")):
+        line = named_lines(information(result, of=of, ceiling=True))["ceiling"]
+        np.testing.assert_allclose(line.get_ydata(), whole(result, expected, "token"))
 
 
 def test_the_only_label_set_stands_on_the_axis():

@@ -203,7 +203,7 @@ def _fold_jackknife(fit: Fit) -> Tensor:
 def error(columns: Tensor) -> Tensor:
     """Standard error of what was computed alike from columns of ``Estimates``, over the first axis; NaN without entries.
 
-    >>> error(torch.tensor([2.0, 2.3, 1.6])).item()
+    >>> round(error(torch.tensor([2.0, 2.3, 1.6])).item(), 6)
     0.5
     """
     if len(columns) < 2:
@@ -235,7 +235,7 @@ def reason_for_nan(ceiling: float, rows_inside: float, folds: int) -> str:
     if ceiling <= MIN_CEILING:
         return "the ceiling is 0: all states are assigned alike"
     if folds < 2:
-        return "one fold of documents: nothing tells a label from the document it is in"
+        return "one fold of documents: a label can't be told from its document; give several documents, or split a long one"
     if rows_inside < MIN_ROWS:
         return f"labels too rare: {rows_inside:.0f} rows have a label that two folds of documents hold, {MIN_ROWS} are needed"
     return ""

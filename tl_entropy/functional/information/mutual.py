@@ -172,7 +172,12 @@ def soft_mutual_information(
 
     >>> z = torch.cat([torch.eye(64)[:2]] * 50)
     >>> print(soft_mutual_information(z, [0, 1] * 50))
-    I(X;Z) = 0.6754 nats
+    I(X;Z) = 0.6802 ± 0.0000 (folds) ± 0.0080 (anchors) nats
+      lower 0.6751, fold jackknife 0.6803, corrected ceiling 0.6803
+      plug-in 0.6754, null 0.0050, ceiling 0.6754, jackknife 0.6803
+      H(Z) = 2.4529 nats, efficiency 0.5326
+      100 rows (100.0% labelled, 0 dropped), 2 labels (0.0% seen once, 100.0% of rows in two folds), 100 bins,
+      temperature 0.0370495
     """
     check_int("folds", folds, 2)
     rows, kept = directed_rows(z, center, invalid)

@@ -84,7 +84,7 @@ def heads(
     >>> import matplotlib; matplotlib.use("agg")
     >>> import tl_entropy as tle
     >>> texts = [text[:600] for text in tle.demo_texts(2)]
-    >>> result = tle.soft_information(tle.demo_model(), texts, sites="z", layers=[0, 5], folds=1, progress=False)
+    >>> result = tle.soft_information(tle.demo_model(), texts, sites="z", layers=[0, 5], progress=False)
     >>> axes = tle.plots.heads(result, label="token")
     >>> [tick.get_text() for tick in axes.get_yticklabels()], axes.figure.axes[-1].get_ylabel()
     (['0', '5'], 'I(token;Z) (nats)')

@@ -279,6 +279,8 @@ class SoftInformation(Result):
         chosen, draws = places_of("labels", labels, self.labels), places_of("n_bins", n_bins, self.n_bins)
         draws = [draws[i] for i in places_of("seeds", seeds, [self.seeds[i] for i in draws])]
         at: dict[str, Any] = {"place": places, "label": chosen, "draw": draws}
+        if self.information is not None:  # anchors that no draw has any more go, too
+            at["left"] = range(1 + len(self.fold_tokens) + max(self.n_bins[k] for k in draws))[: len(self.information)]
         if self.label_information is not None:
             parts = [self._classes_of(i) for i in chosen]
             at["single"] = [row for part in parts for row in range(part.start, part.stop)]
