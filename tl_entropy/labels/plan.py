@@ -4,8 +4,8 @@ With one label set on the input side and one on the output side, I(X;Z) and I(Y;
 one Z only if both are measured on the same tokens: so a token that any label set leaves undefined is left out of all of them
 (``valid="common"``), unless each is asked to use all it can (``"own"``).
 
-Sums are kept by class and fold of documents, so that no document predicts itself, and for errors over documents. A class that is
-seen once says nothing by itself, so such classes share a row: memory grows with the classes that repeat.
+Sums are kept by class and fold of documents, so that no document predicts itself, and for errors over documents. A class that
+is seen once says nothing by itself, so such classes share a row: memory grows with the classes that repeat.
 
 Refused: label sets in which no token has a class; rows of documents or positions that were not there when the plan was made.
 """

@@ -77,8 +77,8 @@ def information_plane(
         results: one result, several, or a mapping from names to results.
         input: the label set X; None takes the only one of the tokens up to a position.
         output: the label set Y; None takes the only one of the tokens after it.
-        of: "information" is cross-fitted; "share" is that as a share of its ceiling; "plug_in" has the bias of few rows, and for
-            rare labels nears the diagonal whatever the states are; "chance_adjusted" is the information of 0.5.0.
+        of: "information" is cross-fitted; "share" is that as a share of its ceiling; "plug_in" has the bias of few rows, and
+            for rare labels nears the diagonal whatever the states are; "chance_adjusted" is the information of 0.5.0.
         sites: short names to draw, one path each, with the embedding as the beginning of the residual stream where it is
             asked for; None is all that are not heads.
         path: "layers" joins the layers of each result; "results" joins the results at each layer.
@@ -90,8 +90,8 @@ def information_plane(
         The axes; where several paths or no names are drawn, a colour bar of the layers is the last of their figure.
 
     Raises:
-        InputError: label sets left open or not there, sites that are not there, results in different units, of different estimators, of equal names or
-            (where paths lead through them) different sites, or no value at all.
+        InputError: label sets left open or not there, sites that are not there, results in different units, of different
+            estimators, of equal names or (where paths lead through them) different sites, or no value at all.
         InputTypeError: something that is no result of ``soft_information``.
 
     Source: Conklin (2025), arXiv 2505.23960; deviating from it, values are cross-fitted.

@@ -45,7 +45,9 @@ def load(path: str | Path) -> Any:
     kind = Result.kinds.get(whole["kind"])
     newest = SCHEMA if kind is None else kind.schema
     if whole["schema"] > newest:
-        raise FileError(f"path: {source} has schema {whole['schema']}, this tl_entropy reads up to {newest}; upgrade tl_entropy")
+        raise FileError(
+            f"path: {source} has schema {whole['schema']}, this tl_entropy reads up to {newest}; upgrade tl_entropy"
+        )
     if kind is None:
         known = ", ".join(sorted(Result.kinds))
         raise FileError(f"path: {source} holds a {whole['kind']!r}; load reads {known}, and load_tuned_lens reads lenses")

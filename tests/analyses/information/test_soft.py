@@ -17,7 +17,6 @@ from tl_entropy.analyses.information import places as soft_places, soft, sums as
 from tl_entropy.batches import Window, batches
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
 from tl_entropy.functional.information.mutual import soft_mutual_information
-from tl_entropy.functional.statistics import jackknife_error
 from tl_entropy.labels import DocumentTokens, LabelPlan
 from tl_entropy.sites import Site
 

@@ -92,9 +92,7 @@ def plain(p, label, fold, c=lambda n: 1.0):
     found["I"] = found["S_total"] - sum(sizes[v] * found["S"][v] for v in in_two) / total
     found["I_J"] = found["J_total"] - sum(sizes[v] * found["J"][v] for v in in_two) / total
     all_t, all_p = sum(score_t.values()), sum(score_p.values())
-    u = [
-        (score_t[f] - (fold == f).sum() * all_t / n) / n - (score_p[f] - rows_p[f] * all_p / total) / total for f in score_t
-    ]
+    u = [(score_t[f] - (fold == f).sum() * all_t / n) / n - (score_p[f] - rows_p[f] * all_p / total) / total for f in score_t]
     found["se"] = math.sqrt(len(u) / (len(u) - 1) * sum(v * v for v in u))
     gain = 0.0
     for size in {round(2 * math.log2(k)) for k in sizes.values()}:
@@ -120,7 +118,9 @@ def gathered(p, label, fold):
     np.add.at(mass[:, 0], group, p)
     np.add.at(own[:, 0], group, [h(row) for row in p])
     number = fold.max() + 1
-    return SoftSums(*map(torch.tensor, (mass, own)), torch.tensor(count).double(), *map(torch.tensor, (pair // number, pair % number)))
+    return SoftSums(
+        *map(torch.tensor, (mass, own)), torch.tensor(count).double(), *map(torch.tensor, (pair // number, pair % number))
+    )
 
 
 def found_by(p, label, fold, curve=None, **options):
@@ -357,7 +357,7 @@ def test_permuted_labels_say_nothing_within_3_errors(seed):
 
 @given(st.integers(0, 1000), st.sampled_from([0.0, 0.3, 1.0, 3.0]))
 def test_finer_labels_never_say_less_beyond_the_error(seed, signal):
-    z, label, rng = clustered(seed, rows=600, types=40, signal=signal)
+    z, label, _ = clustered(seed, rows=600, types=40, signal=signal)
     coarse = soft_mutual_information(z, label // 4, n_bins=25)
     fine = soft_mutual_information(z, label, n_bins=25)
     assert fine.information.item() > coarse.information.item() - 4 * math.hypot(fine.se, coarse.se)

@@ -127,7 +127,9 @@ def weighed_values(p, label, weight):
     """H(Z), plug-in information and ceiling of rows that count ``weight`` each."""
     share = weight / weight.sum()
     h = plain_entropy(share @ p)
-    conditional = sum(share[label == x].sum() * plain_entropy(np.average(p[label == x], 0, weight[label == x])) for x in set(label))
+    conditional = sum(
+        share[label == x].sum() * plain_entropy(np.average(p[label == x], 0, weight[label == x])) for x in set(label)
+    )
     own = sum(s * plain_entropy(row) for s, row in zip(share, p, strict=True))
     return {"entropy": h, "plug_in": h - conditional, "ceiling": h - own}
 

@@ -7,8 +7,8 @@ without the bias of few rows, with bounds, ceiling and standard errors (``functi
 Labels are known before the model runs, since they follow from the tokens (``labels/``): one ``label_plan`` serves every
 layer, head and checkpoint. What the sums need of memory is in ``analyses/information/sums.py``; it is shown before a large run.
 
-Deviations from Conklin (2025): the headline is cross-fitted between documents; the temperature is exact, not a bound; nothing is divided
-by log n_bins unless asked for as ``efficiency``.
+Deviations from Conklin (2025): the headline is cross-fitted between documents; the temperature is exact, not a bound; nothing
+is divided by log n_bins unless asked for as ``efficiency``.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def soft_information(
         center: subtract the corpus's mean state at each site (this takes a pass of its own), or given means [d] or [head, d],
             by ``Site`` or its text, such as "resid_post.0".
         invalid: "error" at the first state that is zero or not finite, or "drop" to leave such positions out and count them.
-        folds: groups of documents, none of which predicts itself; 1 needs the least memory, and leaves entropy, the plug-in value and
-            its ceiling, without standard errors.
+        folds: groups of documents, none of which predicts itself; 1 needs the least memory, and leaves entropy, the plug-in
+            value and its ceiling, without standard errors.
         keep_labels: also give the values of every single label that is seen twice or more (``result.label_table()``).
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress, and the memory that the sums need where it is much.

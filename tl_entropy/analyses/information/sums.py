@@ -218,7 +218,9 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
                 seen = [sample[self._sampled.to(sample.device)] for sample in samples]
                 by_site.append(site_values(masses, seen, counted, folds=n_folds, whole=whole, keep_labels=self.keep_labels))
                 bar.update()
-        values = {name: torch.cat([v[name] for v in by_site], dim=1 if name in COLUMNS else 0) for name in by_site[0]}
+        values: dict[str, Any] = {
+            name: torch.cat([v[name] for v in by_site], dim=1 if name in COLUMNS else 0) for name in by_site[0]
+        }
         heads = [(p, h if p.site.name in BY_HEAD else -1) for p in self._places for h in range(p.n_heads)]
         folds = torch.stack([group_sums(c.count, c.table.row_fold, n_folds) for c in counted], dim=1)
         held = [_held(c) for c in counted]

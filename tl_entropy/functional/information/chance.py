@@ -11,7 +11,7 @@ and the weight at which W and X average to it is (n - 1)/(2n - 1) c(n) with
 
     c(n) = (C - W(n)) / (X(n) - W(n)) · (2n - 1)/(n - 1),
 
-which is near 1, since (n - 1)/(2n - 1) is right to first order in 1/n. ``functional/information/estimates.py`` uses both curves.
+which is near 1, since (n - 1)/(2n - 1) is right to first order in 1/n. ``functional/information/estimates.py`` uses both.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ FLOOR = 0.001
 """λ: how much of the mean of all rows is mixed into a mean that predicts, so that nothing is held to be impossible."""
 
 _SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
-_SIZES_OF_C = (2, 3, 4, 6, 8, 12, 16, 32, 64)
-_ROWS_OF_C = 4096  # rows in random groups of each size: their noise is then far below that of the sample itself
+_SIZES_OF_C = (2, 3, 4, 6, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +100,7 @@ def chance_curve(sample: Tensor, *, seed: int = 0, whole: bool = False) -> Chanc
         lost = _controlled(-(means @ safe.log()) - entropy(means), quadratic, half_spread * left)
         factors.append(lost / own / left)
         if n in _SIZES_OF_C and size == n:
-            few = groups[: max(2, _ROWS_OF_C // n)]
+            few = groups[: max(8192 // n, 1024) // n]  # the larger n, the less c matters
             apart = _controlled(cross_fitted_gap(few, safe), quadratic[: len(few)], half_spread * left)
             kept[n] = c_of(n, lost + half_spread / (k - 1), apart)
     return ChanceCurve(_on_cpu(sizes), _on_cpu(factors), half_spread / own, _on_cpu(list(kept)), _on_cpu(list(kept.values())))
@@ -111,8 +110,9 @@ def cross_fitted_gap(groups: Tensor, mean: Tensor) -> Tensor:
     """X - W of each group of n rows [group, n, bin], with ``mean`` [bin] that of all rows: nats [group], never negative."""
     n = groups.shape[1]
     total = groups.sum(1)
-    others = (1 - FLOOR) * (total[:, None] - groups).clamp_min(0) / (n - 1) + FLOOR * mean
-    cross = -(groups * others.clamp_min(torch.finfo(groups.dtype).tiny).log()).sum((1, 2)) / n
+    others = total[:, None] - groups
+    others.clamp_min_(0).mul_((1 - FLOOR) / (n - 1)).add_((FLOOR * mean).clamp_min(torch.finfo(groups.dtype).tiny))
+    cross: Tensor = others.log_().mul_(groups).sum((1, 2)) / -n
     return cross - entropy(total / n)
 
 

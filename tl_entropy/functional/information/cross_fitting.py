@@ -135,10 +135,14 @@ class Fit:
         return -(self.mass * logs(self.label_means)[self.groups.label]).sum(-1) - self.own
 
     @cached_property
+    def mass_inside(self) -> Tensor:
+        """[pair inside, bin] M_xg."""
+        return self.mass[self.groups.inside]
+
+    @cached_property
     def others(self) -> Tensor:
         """[pair inside, bin] M_x - M_xg."""
-        label = self.groups.label[self.groups.inside]
-        return (self.by_label[label] - self.mass[self.groups.inside]).clamp_min(0)
+        return (self.by_label[self.groups.label[self.groups.inside]] - self.mass_inside).clamp_min(0)
 
     @cached_property
     def across(self) -> Tensor:
@@ -152,11 +156,15 @@ class Fit:
         within, beta = self.within[inside], self.beta[self.groups.label[inside]]
         return within + beta * (self.across - within)
 
+    @cached_property
+    def predictors(self) -> Tensor:
+        """[pair inside, bin] the mean of x without the fold."""
+        return normalised(self.others)
+
     def predicted(self, share: float) -> Tensor:
         """[pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
-        inside = self.groups.inside
-        q = (1 - share) * normalised(self.others) + share * self.mean
-        return -(self.mass[inside] * logs(q)).sum(-1) - self.own[inside]
+        q = torch.lerp(self.predictors, self.mean, share)
+        return -(self.mass_inside * logs(q)).sum(-1) - self.own[self.groups.inside]
 
     def whole(self) -> tuple[Tensor, Tensor]:
         """The ceiling W of all rows, and S, which has no bias of few rows; NaN in one fold."""
@@ -178,5 +186,6 @@ def normalised(mass: Tensor) -> Tensor:
 
 
 def logs(p: Tensor) -> Tensor:
-    """log p, finite at 0, where it is only ever multiplied by 0."""
-    return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+    """The logarithm, finite at 0, where it is only ever multiplied by 0."""
+    safe = p.clamp_min(torch.finfo(p.dtype).tiny)
+    return safe.log() if safe.requires_grad else safe.log_()

@@ -103,9 +103,7 @@ def estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int, sample: 
     groups = Groups.of(sums, folds)
     found = [_of_unit(Fit(sums, groups, unit, curve), curve, sample, unit) for unit, curve in enumerate(curves)]
     values = {name: torch.stack([one[name] for one in found], dim=-1) for name in found[0]}
-    return Estimates(
-        **values, fold_rows=groups.fold_rows, rows=float(groups.rows), rows_inside=float(groups.rows_inside.sum())
-    )
+    return Estimates(**values, fold_rows=groups.fold_rows, rows=float(groups.rows), rows_inside=float(groups.rows_inside.sum()))
 
 
 def _of_unit(fit: Fit, curve: ChanceCurve, sample: Sample | None, unit: int) -> dict[str, Tensor]:
@@ -269,7 +267,8 @@ def label_estimates(sums: SoftSums, curves: list[ChanceCurve], *, folds: int) ->
     """
     groups = Groups.of(sums, folds)
     found = [_of_labels(Fit(sums, groups, unit, curve)) for unit, curve in enumerate(curves)]
-    return LabelEstimates(*(torch.stack(values, dim=1) for values in zip(*found, strict=True)), counts=groups.sizes)
+    information, se, plug_in, own = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
+    return LabelEstimates(information, se, plug_in, own, groups.sizes)
 
 
 def _of_labels(fit: Fit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -278,7 +277,7 @@ def _of_labels(fit: Fit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     label, fold = groups.label[inside], groups.fold[inside]
     entropy = -(means * logs(means)).sum(-1)
     plug_in = ((fit.by_label * (logs(means) - fit.log_mean)).sum(-1) / groups.sizes).clamp_min(0)
-    gained = -(fit.mass[inside] @ fit.log_mean) - fit.own[inside] - fit.spread  # [pair]
+    gained = -(fit.mass_inside @ fit.log_mean) - fit.own[inside] - fit.spread  # [pair]
     own = group_sums(gained, label, n_labels) / groups.sizes
     known = groups.held >= 2
     mine = (gained - groups.count[inside] * own[label]) / groups.sizes[label]

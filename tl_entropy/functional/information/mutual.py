@@ -1,7 +1,7 @@
 r"""Soft mutual information of states and labels, on tensors; what it is made of is in ``functional/information/estimates.py``.
 
-Rows of one document are alike, so ``documents`` say which rows belong together: they go into folds, and no fold predicts itself.
-Without them every row is a fold of its own, as is right for rows drawn independently.
+Rows of one document are alike, so ``documents`` say which rows belong together: they go into folds, none of which predicts
+itself. Without them every row is a fold of its own, as is right for rows drawn independently.
 
 Refused: what soft entropy refuses; labels and documents that are no whole numbers; no labelled row.
 """

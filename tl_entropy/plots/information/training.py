@@ -91,9 +91,7 @@ def course(
             axes.set_xscale("symlog", linthresh=1, linscale=0.5)
         axes.set_xlim(steps[0], steps[-1])
         axes.set_xlabel(xlabel)
-        axes.set_ylabel(
-            axis_name(of, first.unit, label if of not in ALIKE else None), parse_math=False
-        )
+        axes.set_ylabel(axis_name(of, first.unit, label if of not in ALIKE else None), parse_math=False)
         axes.autoscale_view(scalex=False)
         if axes.dataLim.y0 >= 0:
             axes.set_ylim(bottom=0, auto=None)

@@ -1,8 +1,8 @@
 """Results of soft entropy and mutual information: every place in the model, label set, number of bins and seed.
 
-Behind each value a result keeps what every fold of documents, and every random anchor, contributes to its error. So every number
-that can be built from it, differences between layers and ratios included, has a standard error, and nothing has to be measured
-again to get it.
+Behind each value a result keeps what every fold of documents, and every random anchor, contributes to its error. So every
+number that can be built from it, differences between layers and ratios included, has a standard error, and nothing has to be
+measured again to get it.
 
 Files of 0.5.0 hold the information corrected for chance, and values with each fold left out. They are read as they were:
 ``estimator`` is then "chance_adjusted", and what came later is not in them.
@@ -166,10 +166,10 @@ class SoftInformation(Result):
         if of in ("entropy", "plug_in", "null", "ceiling", "information"):
             stored: Tensor = getattr(self, of)
             return stored
-        if of == "corrected_ceiling":
-            return self.ceiling + (self.corrected_ceiling - self.ceiling[0])
-        if of in ("lower", "fold_jackknife"):
+        if of in NEW:
             value: Tensor = getattr(self, of)
+            if of == "corrected_ceiling":  # whose folds and anchors contribute what those of the ceiling do
+                return self.ceiling + (value - self.ceiling[0])
             return torch.cat([value[None], torch.full_like(self.ceiling[1:], torch.nan)])
         if of == "regularity":
             return self.plug_in / self.entropy
@@ -223,8 +223,8 @@ class SoftInformation(Result):
         seeds = list(dict.fromkeys(self.seeds)) if values.shape[-1] == len(self.seeds) else [0]
         if len(seeds) == 1:
             mean = values.mean(-1, keepdim=True)
-            parts = [self.error_of(mean, part=part)[..., 0] for part in ("documents", "anchors")]  # type: ignore[arg-type]
-            return mean[0, ..., 0], parts[0], parts[1]
+            documents, anchors = (self.error_of(mean, part=part)[..., 0] for part in ("documents", "anchors"))
+            return mean[0, ..., 0], documents, anchors
         by_seed = torch.stack([values[..., [k for k, s in enumerate(self.seeds) if s == seed]].mean(-1) for seed in seeds], -1)
         mean = by_seed.mean(-1, keepdim=True)
         documents = self.error_of(mean, part="documents")[..., 0]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from tl_entropy.results.printing import plus_minus, title
 
@@ -88,7 +87,7 @@ def table(result: Any) -> pd.DataFrame:
 def notes(result: Any) -> list[str]:
     """What is to be known of the table."""
     new = result.information is not None
-    found = [_of_errors(result)]
+    found = [_of_errors(result), *(_parts(result) if new else [])]
     if not bool((result.fold_tokens == result.fold_tokens[:, :1]).all()):
         found.append(f"H(Z) and ceiling shown are those of the positions with {result.labels[0]}; others in to_pandas()")
     constant = [name for name in result.provenance.settings.get("constant_in_documents", ()) if name in result.labels]
@@ -101,13 +100,15 @@ def notes(result: Any) -> list[str]:
         counted = f"{int(result.tokens[j])} positions ({result.coverage[j]:.1%} of those read)"
         note = f"{label}: {counted}, {int(result.classes[j])} labels, {result.singletons[j]:.1%} of them seen once"
         if new:
-            note += f"; {result.in_two_folds[j]:.1%} of positions have a label that two folds hold{_parts(result, j)}"
+            note += f", {result.in_two_folds[j]:.1%} of positions have one that two folds of documents hold"
         found.append(note)
     for label, names in zip(result.labels, result.one_fold, strict=False):
         if names:
             found.append(f"{label}: not identifiable, since in one fold of documents only: {', '.join(names)}")
-    if any(UNSURE in cell for column in table(result) for cell in table(result)[column]):
-        found.append(f"{UNSURE}: the error, or what few positions a label leave open (see fold_jackknife), is as large as the value")
+    if table(result).map(lambda cell: UNSURE in cell).to_numpy().any():
+        found.append(
+            f"{UNSURE}: the error, or what few positions a label leave open (see fold_jackknife), is as large as the value"
+        )
     unknown: dict[str, dict[str, None]] = {}  # why a value is NaN, and of which label sets
     for i, j, k in result.value().isnan().nonzero().tolist():
         unknown.setdefault(result.reason(i, j, k), {})[result.labels[j]] = None
@@ -143,22 +144,21 @@ def _of_errors(result: Any) -> str:
     one = f"; one {'document' if result.documents == 1 else 'fold'}, so no standard errors"
     seeds = len(set(result.seeds))
     if result.information is None:
-        text = "information corrected for chance" + (one if folds < 2 else f" ± standard error over {result.documents} documents")
+        text = "information corrected for chance" + (
+            one if folds < 2 else f" ± standard error over {result.documents} documents"
+        )
         return text + (f", means over {seeds} seeds of anchors, whose spread ± does not hold" if seeds > 1 else "")
     if folds < 2:
         return f"information cross-fitted{one}"
-    anchors = f"{seeds} seeds of anchors, of which means are shown" if seeds > 1 else "anchors (infinitesimal jackknife of one seed)"
+    anchors = (
+        f"{seeds} seeds of anchors, of which means are shown" if seeds > 1 else "anchors (infinitesimal jackknife of one seed)"
+    )
     return f"information cross-fitted ± standard error over {result.documents} documents and over {anchors}"
 
 
-def _parts(result: Any, label: int) -> str:
-    """Both parts of the error of a label set's information, in the middle of the places shown."""
+def _parts(result: Any) -> list[str]:
+    """Both parts of the error of the information, in the middle of the places shown."""
     _, documents, anchors = result.mean(result.values())
-    middle = [_median(part[_shown(result), label]) for part in (documents, anchors)]
-    if not all(math.isfinite(value) for value in middle):
-        return ""
-    return f"; ± is {middle[0]:.3f} over documents, {middle[1]:.3f} over anchors (medians)"
-
-
-def _median(values: Tensor) -> float:
-    return float(values.nanmedian())
+    middle = [[float(part[_shown(result), j].nanmedian()) for part in (documents, anchors)] for j in range(len(result.labels))]
+    told = [f"{label} {a:.3f} and {b:.3f}" for label, (a, b) in zip(result.labels, middle, strict=True) if math.isfinite(a + b)]
+    return [f"of ± are over documents and over anchors (medians of places): {', '.join(told)}"] if told else []
