@@ -143,7 +143,7 @@ def independent_tokens(_: Any) -> Axes:
     ax.plot(orders, [(y.plug_in / x.plug_in).item() for _, x, y in found], "s--", color="tab:orange", label="plug-in")
     corrected = [(y.information / x.information).item() for _, x, y in found]
     errors = [1.96 * y.se / x.information.item() for _, x, y in found]
-    ax.errorbar(orders, corrected, errors, fmt="o-", color="tab:blue", capsize=3, label="corrected for chance")
+    ax.errorbar(orders, corrected, errors, fmt="o-", color="tab:blue", capsize=3, label="cross-fitted")
     ax.axhline(0, color="0.3", linestyle=":", linewidth=1, label="truth")
     ax.set_xticks(orders)
     ax.set_xlabel("Tokens before and after (n)")
