@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from importlib.util import find_spec
 
 import pytest
@@ -56,7 +57,9 @@ def test_adapters_are_merged(tmp_path, name, options, beside):
     true = adapted(name, adapter, **options)
     if not beside:
         point_to(adapter, str(model))
-    loaded = tle.load_model(adapter, device="cpu", kind="bridge")
+    with warnings.catch_warnings(record=True, action="always") as said:
+        loaded = tle.load_model(adapter, device="cpu", kind="bridge")
+    assert not [warning for warning in said if "at random" in str(warning.message)], "transformers has not read it as well"
     torch.testing.assert_close(losses(loaded), true, atol=2e-5, rtol=0)
     assert loaded.cfg.model_name == adapter.name
     measured = tle.lens_entropy(loaded, IDS, progress=False)
