@@ -228,6 +228,10 @@ class Adapter(Runner):
             return "logits not compared with Hugging Face's own: check=False"
         return wrapped_logits_proof(Runner(self.model))
 
+    def fresh(self) -> Adapter:
+        """Another one of the same model, which has read no weights and proved nothing yet."""
+        return Adapter(self.given, stack=self.stack.of, check=self._check)
+
     def _before(self) -> None:
         self.wrapped, self._weights  # noqa: B018 (asked once, before the first pass)
         new = {name: module for name, module in hooks_of_others(self.model).items() if name not in self._others}

@@ -181,8 +181,10 @@ def leaves(weight: Tensor) -> Iterator[Tensor]:
 
 
 def _bits(module: nn.Module, weight: Tensor) -> str:
-    """How many bits a number of a packed weight takes, in words."""
+    """How many bits a number of a packed weight takes, in words; nothing where the number of numbers is not known."""
     rows, columns = (getattr(module, name, None) for name in ("out_features", "in_features"))
-    numbers = rows * columns if isinstance(rows, int) and isinstance(columns, int) else weight.numel()
+    numbers = weight.numel() if weight.is_floating_point() else 0
+    if isinstance(rows, int) and isinstance(columns, int):
+        numbers = rows * columns
     held = max(part.numel() * part.itemsize for part in leaves(weight))
     return f"{8 * held / numbers:.2g} bits " if numbers else ""

@@ -102,12 +102,10 @@ def uncompiled(model: Any) -> Any:
 
 def modules_of(model: Any) -> Iterator[nn.Module]:
     """Every module of a model, once; a Bridge does not hold the Hugging Face model as its child."""
-    seen: set[int] = set()
+    seen: set[nn.Module] = set()
     for root in (model, attribute(model, "original_model")):
-        for module in root.modules() if isinstance(root, nn.Module) else ():
-            if id(module) not in seen:
-                seen.add(id(module))
-                yield module
+        if isinstance(root, nn.Module):
+            yield from (module for _, module in root.named_modules(seen))
 
 
 def hooks_of_others(model: Any) -> dict[str, nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -22,6 +23,15 @@ QUIET = {"progress": False}
 
 def losses(model):
     return tle.token_surprisal(model, TOKENS, include_special=True, **QUIET).surprisal.double().reshape(2, -1)[:, -7:]
+
+
+def monitored(model, tokens, *, progress):
+    return tle.EntropyMonitor(model, tokens)(0)
+
+
+def scaled(out):
+    """Logits of half the size, which a readout takes for the model's own scale."""
+    return 0.5 * out if isinstance(out, torch.Tensor) else out
 
 
 # --- the proof
@@ -49,6 +59,23 @@ def test_a_model_that_computes_something_else_is_refused_by_name_and_figure(monk
             tle.token_surprisal(model, TOKENS, **QUIET)
     found = tle.layer_similarity(tle.Adapter(model, check=False), TOKENS, **QUIET)
     assert found.provenance.state == ("logits not compared with Hugging Face's own: check=False",)
+
+
+@BRIDGE
+@pytest.mark.parametrize(
+    "ask",
+    [
+        tle.lens_entropy, tle.head_entropy, tle.layer_divergence, tle.layer_similarity, tle.layer_geometry, tle.token_surprisal,
+        partial(tle.soft_information, n_bins=5, folds=1), partial(tle.gradient_reliance, site="embed"), monitored,
+    ],
+)  # fmt: skip
+def test_an_adapter_stands_for_a_model_that_is_to_be_measured_as_it_is(ask, monkeypatch):
+    model = make_model("llama")
+    plain = model.forward
+    monkeypatch.setattr(model, "forward", lambda *args, **kwargs: scaled(plain(*args, **kwargs)))
+    with pytest.raises(ModelError, match="does not give the logits"):
+        ask(model, TOKENS, **QUIET)
+    ask(tle.Adapter(model, check=False), TOKENS, **QUIET)
 
 
 @BRIDGE

@@ -49,7 +49,7 @@ class EntropyMonitor(Steady):
     afterwards.
 
     Args:
-        model: a HookedTransformer or TransformerBridge, the one that is trained.
+        model: a HookedTransformer, TransformerBridge or ``Adapter``, the one that is trained.
         texts: texts or tokens to measure on, as for ``stream``, read anew at every measurement: no generator. Give texts that
             are not trained on.
         sites: as for ``lens_entropy``. The last resid_post is always measured as well: it gives the model's own output.
@@ -96,9 +96,9 @@ class EntropyMonitor(Steady):
             raise InputError(
                 "texts must be readable again at every measurement; a generator can be read once: pass a list of its texts"
             )
-        adapter = Adapter(model)
+        adapter = model if isinstance(model, Adapter) else Adapter(model)
         last = adapter.last_site
-        self.model, self.texts = model, texts
+        self.model, self.texts, self._adapter = adapter.given, texts, adapter.fresh()
         self.sites = adapter.sites((*adapter.sites(sites, layers), last))
         self._batch_size, self._options = batch_size, cast("CorpusOptions", options)
         self._reading: dict[str, Any] = {"precision": precision, "vocabulary": vocabulary}
@@ -147,7 +147,7 @@ class EntropyMonitor(Steady):
         return LensAccumulator(adapter, sites=self.sites, keep="summary", **self._reading)
 
     def _measure(self, step: int) -> EntropyHistory:
-        adapter = Adapter(self.model)  # a new one, which has read no weights yet
+        adapter = self._adapter.fresh()
         losses = SurprisalAccumulator(adapter, keep="summary", **self._reading)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "interrupted after", UserWarning)  # nothing of this pass is kept
