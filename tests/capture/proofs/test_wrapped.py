@@ -42,7 +42,7 @@ def test_models_give_the_logits_of_hugging_faces(any_model):
     if not hasattr(any_model, "original_model"):
         assert line is None
     elif any_model.compatibility_mode:
-        assert line == "logits not compared with Hugging Face's own: its weights were processed before anything was measured"
+        assert line.startswith("logits not compared with Hugging Face's own: its weights were processed before anything was")
     else:
         assert line.startswith(f"logits are those of {type(any_model.original_model).__name__} in transformers (off by ")
 

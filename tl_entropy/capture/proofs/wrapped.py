@@ -198,14 +198,15 @@ def _compare(own: Tensor, reference: Reference, cause: str, model: Any) -> str:
 def _as_before(runner: Runner, known: _Known) -> str:
     """Compare a model of processed weights with what the Hugging Face model gave before; it may be trained later."""
     if known.reference is None:
-        return _not_compared("its weights were processed before anything was measured")
+        return _not_compared("its weights were processed before anything was measured (measure once before)")
     own = _own_logits(runner, known.reference.ids)
     error = difference(own, known.reference.logits)
     if not _close(own, known.reference):
         warnings.warn(
             f"this model's logits are no longer those that its Hugging Face model gave (off by {error:.3g} nats on a short "
-            "text): TransformerLens's processing of the weights has changed what it computes, or it was trained since. Where "
-            "attention has sinks, enable_compatibility_mode(fold_value_biases=False) is right",
+            "text): TransformerLens's processing of the weights has changed what it computes, or it was trained since. Without "
+            "compatibility mode a model is not changed; where attention has sinks, "
+            "enable_compatibility_mode(fold_value_biases=False) is right, too",
             stacklevel=2,
         )
     return f"logits of the processed weights are off by {error:.1g} nats from what its Hugging Face model gave"
