@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from architectures.making import nothing_installed
+
+from tl_entropy.capture.loading.images import reading_only
 
 
 @pytest.fixture(autouse=True)
 def _nothing_installed():
-    with nothing_installed():
+    with reading_only():
         yield

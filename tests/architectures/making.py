@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from unittest import mock
 
 import torch
 import transformers as tr
 from architectures.row import Row
 from tiny_models import tiny_tokenizer
+
+from tl_entropy.capture.loading.images import reading_only
 
 SPREAD = 3.0  # standard deviation of the logits
 
@@ -66,12 +67,8 @@ def spread_logits(model) -> None:
 def bridge(model, row: Row):
     """A TransformerBridge around a copy of ``model``, which stays untouched. No network, and nothing installed."""
     from transformer_lens.model_bridge import TransformerBridge
-    from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 
-    with ExitStack() as stack:
-        stack.enter_context(nothing_installed())
-        # Adapters of models that see ask for torchvision and for a processor, which reading text does not need.
-        stack.enter_context(mock.patch.object(ArchitectureAdapter, "_check_required_libraries"))
+    with reading_only(), ExitStack() as stack:
         for processor in (tr.AutoProcessor, tr.AutoFeatureExtractor, tr.AutoImageProcessor):
             stack.enter_context(mock.patch.object(processor, "from_pretrained", side_effect=OSError("no processor here")))
         return TransformerBridge.boot_transformers(
@@ -88,21 +85,3 @@ def no_towers():
         return made(config, **options) if "Text" in type(config).__name__ else torch.nn.Identity()
 
     return mock.patch.object(tr.AutoModel, "from_config", from_config)
-
-
-@contextmanager
-def nothing_installed():
-    """TransformerLens installs torchvision by itself where a model that sees is booted without it; not here."""
-
-    def instead_of(real):
-        def call(command, *args, **options):
-            if "install" in command:
-                raise OSError(f"nothing is installed by these tests: {command}")
-            return real(command, *args, **options)
-
-        return call
-
-    with ExitStack() as stack:
-        for name in ("check_call", "check_output", "call", "run"):
-            stack.enter_context(mock.patch.object(subprocess, name, instead_of(getattr(subprocess, name))))
-        yield

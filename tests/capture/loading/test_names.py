@@ -17,10 +17,8 @@ from tl_entropy.errors import ModelError
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Puts a folder into the cache under a name; what is not there cannot be loaded."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def hub(tmp_path):
+    """Puts a folder into the cache under a name."""
 
     def put(name, folder):
         place = tmp_path / "hub" / f"models--{name.replace('/', '--')}"

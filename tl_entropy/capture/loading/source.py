@@ -88,11 +88,12 @@ class Source:
         """The model out of its folder, of a class of transformers; None for the class that TransformerLens has for it."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        config = AutoConfig.from_pretrained(self.place, **self._options)
-        made = made or (_reading_class(config) if config.architectures else AutoModelForCausalLM)
         # Eager attention, so that attention patterns come past their hooks on every architecture.
-        options = {**self._options, "config": config, "dtype": self.dtype, "attn_implementation": "eager"}
-        return self._read(made, self.place, options | self._unpacked)
+        options = {**self._options, **self._unpacked, "dtype": self.dtype, "attn_implementation": "eager"}
+        if made is None and not self.gguf:  # which takes seconds to read, and holds models of text alone
+            options["config"] = AutoConfig.from_pretrained(self.place, **self._options)
+            made = _reading_class(options["config"])
+        return self._read(made or AutoModelForCausalLM, self.place, options)
 
     def from_pretrained(self, name: str, **options: Any) -> Any:
         """The model by its name or folder, with the options that TransformerLens has for it."""
