@@ -28,7 +28,7 @@ def adapted(name, place, **options):
     options = {"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", **options}
     tuned = get_peft_model(hf_model(name), LoraConfig(**options)).eval()
     for parameter, weight in tuned.named_parameters():
-        if "lora_B" in parameter or "modules_to_save" in parameter:
+        if any(part in parameter for part in ("lora_B", "lora_embedding_A", "modules_to_save", "trainable_tokens_delta")):
             torch.nn.init.normal_(weight, std=0.1)
     tuned.save_pretrained(place)
     with_adapter = true_losses(tuned)
@@ -48,6 +48,8 @@ def adapted(name, place, **options):
         ("gpt2", {"target_modules": ["lm_head"]}),  # tied to the embedding
         ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
         ("llama", {"target_modules": ["q_proj"], "use_dora": True}),
+        ("gpt2", {"target_modules": ["wte", "c_attn"]}),
+        ("llama", {"target_modules": ["q_proj"], "trainable_token_indices": [5, 17, 80]}),
     ],
     ids=str,
 )
@@ -114,6 +116,17 @@ def test_weights_of_an_adapter_that_nothing_takes_are_no_adapter(tmp_path):
         place / "adapter_model.safetensors",
     )
     with pytest.raises(ModelError, match=r"is none of this model.*missing adapter keys"):
+        tle.load_model(place, device="cpu")
+
+
+@needs_peft
+@needs_bridge
+def test_prompts_are_no_weights(tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+
+    place = write_folder(tmp_path / "model")
+    get_peft_model(hf_model("gpt2"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)).save_pretrained(place)
+    with pytest.raises(ModelError, match=r"of the kind PROMPT_TUNING cannot be merged .*\(it adds to the text\)"):
         tle.load_model(place, device="cpu")
 
 

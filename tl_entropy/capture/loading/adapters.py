@@ -71,12 +71,9 @@ def described(tuned: Any, name: str) -> str:
     """The adapter of PEFT's model in a line: its kind, its rank and a hash of its weights."""
     from peft import get_peft_model_state_dict
 
-    config = tuned.active_peft_config
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
-    rank = f", rank {config.r}" if getattr(config, "r", None) else ""
-    return (
-        f"adapter {name} ({kind}{rank}; {combined({digest(weight) for weight in get_peft_model_state_dict(tuned).values()})})"
-    )
+    rank = getattr(tuned.active_peft_config, "r", None)
+    weights = {digest(weight) for weight in get_peft_model_state_dict(tuned).values()}
+    return f"adapter {name} ({_kind(tuned)}{f', rank {rank}' if rank else ''}; {combined(weights)})"
 
 
 def merged(tuned: Any) -> Any:
@@ -96,8 +93,13 @@ def merged(tuned: Any) -> Any:
         try:
             return tuned.merge_and_unload(safe_merge=True)
         except Exception as error:  # each kind of adapter has reasons of its own
-            kind = getattr(tuned.active_peft_config, "peft_type", "unknown")
+            reason = "it adds to the text" if tuned.active_peft_config.is_prompt_learning else str(error)
             raise ModelError(
-                f"model: an adapter of the kind {kind} cannot be merged into the weights of its model ({error}), and unmerged "
-                "ones are left out by TransformerLens where it splits a projection"
+                f"model: an adapter of the kind {_kind(tuned)} cannot be merged into the weights of its model ({reason}), and "
+                "TransformerLens leaves unmerged ones out"
             ) from error
+
+
+def _kind(tuned: Any) -> str:
+    kind = tuned.active_peft_config.peft_type
+    return str(getattr(kind, "value", kind))
