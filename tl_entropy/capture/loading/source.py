@@ -132,7 +132,9 @@ class Source:
             model, report = made.from_pretrained(name, output_loading_info=True, **options)
         if missing := sorted(report["missing_keys"]):
             self.random = f"{', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}"
-        model = model.eval().to(self.device)
+        model = model.eval()
+        if model.device != torch.empty(0, device=self.device).device:  # some quantised models may not be moved
+            model = model.to(self.device)
         if self.gguf:
             _unmark(model)
             self.notes = (f"GGUF file {self.gguf}, unpacked",)
