@@ -197,6 +197,16 @@ def test_anchors_given_may_have_any_length_and_dtype():
         assert soft_entropy(z, anchors=numbers.to(dtype)).item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_arrays_are_tensors():
+    z, label = labelled_states()
+    for rows in (z, z.float()):
+        found = soft_mutual_information(rows.numpy(), label, anchors=soft_anchors(16, 30).numpy())
+        expected = soft_mutual_information(rows, label, n_bins=30)
+        assert found.information.item() == pytest.approx(expected.information.item(), abs=1e-6)
+        assert soft_entropy(rows.numpy()).item() == soft_entropy(rows).item()
+    assert soft_entropy(z.numpy()[::2, ::-1]).item() == pytest.approx(soft_entropy(z[::2].flip(1)).item())
+
+
 def test_center_subtracts_a_state():
     z = states(60, 8) + 3
     plain = soft_entropy(z).item()
@@ -245,8 +255,8 @@ def test_states_that_are_no_rows_are_refused():
     ):
         with pytest.raises(InputError, match=message):
             soft_entropy(z)
-    for z in (np.zeros((3, 4)), torch.ones(3, 4).long(), [[1.0, 2.0]]):
-        with pytest.raises(InputTypeError, match="z must be a tensor of floats"):
+    for z in (np.zeros((3, 4), dtype=int), torch.ones(3, 4).long(), [[1.0, 2.0]]):
+        with pytest.raises(InputTypeError, match="z must be a tensor or an array of floats"):
             soft_entropy(z)
 
 
@@ -297,9 +307,9 @@ def test_rows_without_a_direction_are_named_or_dropped_and_counted():
         (
             {"anchors": torch.ones(5, 7)},
             InputError,
-            r"anchors must be a tensor \[bin, 8\].*got torch.float32 of shape \[5, 7\]",
+            r"anchors must be a tensor or an array \[bin, 8\].*got torch.float32 of shape \[5, 7\]",
         ),
-        ({"anchors": np.ones((5, 8))}, InputError, "got ndarray"),
+        ({"anchors": [[1.0] * 8] * 5}, InputError, "got list"),
         ({"anchors": torch.zeros(5, 8)}, InputError, "finite and not zero"),
         ({"anchors": torch.full((5, 8), math.nan)}, InputError, "finite and not zero"),
     ],

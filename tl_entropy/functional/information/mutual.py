@@ -87,7 +87,7 @@ class SoftMutualInformation:
     label_information: Tensor = field(repr=False)
     label_corrected: Tensor = field(repr=False)
     label_se: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
+    labels: Tensor | tuple[Any, ...] = field(repr=False)
     counts: Tensor = field(repr=False)
     n_bins: int
     temperature: float
@@ -129,14 +129,14 @@ class SoftMutualInformation:
 
 @steady
 def soft_mutual_information(
-    z: Tensor,
+    z: Tensor | np.ndarray,
     labels: Any,
     *,
     documents: Any = None,
     folds: int = 20,
     n_bins: int = 100,
     seed: int = 0,
-    anchors: Tensor | None = None,
+    anchors: Tensor | np.ndarray | None = None,
     temperature: float | None = None,
     calibration: Calibration = "exact",
     center: bool | Tensor = False,
@@ -145,7 +145,7 @@ def soft_mutual_information(
     """Mutual information I(X;Z) between states and labels, without the bias of few rows, with bounds, ceiling and errors.
 
     Args:
-        z: [row, d] states.
+        z: [row, d] states, a tensor or an array.
         labels: [row] whole numbers; below 0 is no label, and the row is left out.
         documents: [row] whole numbers: which rows belong together. None takes every row for independent of the others; where
             neighbours are alike, as in text, that reads too much and its error is too small.
@@ -181,8 +181,8 @@ def soft_mutual_information(
     """
     check_int("folds", folds, 2)
     rows, kept = directed_rows(z, center, invalid)
-    known = _whole_numbers("labels", labels, len(z)).to(z.device)[kept]
-    groups = None if documents is None else _whole_numbers("documents", documents, len(z)).to(z.device)[kept]
+    known = _whole_numbers("labels", labels, len(z)).to(rows.device)[kept]
+    groups = None if documents is None else _whole_numbers("documents", documents, len(z)).to(rows.device)[kept]
     labelled = known >= 0
     if not bool(labelled.any()):
         raise InputError("labels: no row has one; labels are whole numbers from 0, and negative ones mean none")
@@ -192,7 +192,7 @@ def soft_mutual_information(
     values, label, counts = known[labelled].unique(return_inverse=True, return_counts=True)
     fold, n_folds = _folds(None if groups is None else groups[labelled], label, folds)
     pair, group = (label * n_folds + fold).unique(return_inverse=True)
-    zeros = torch.zeros(len(pair), dtype=torch.float64, device=z.device)
+    zeros = torch.zeros(len(pair), dtype=torch.float64, device=rows.device)
     sums = SoftSums(
         mass=zeros.new_zeros(len(pair), 1, p.shape[1]).index_add(0, group, p.double()[:, None]),
         own=zeros[:, None].index_add(0, group, own[:, None]),
@@ -202,29 +202,38 @@ def soft_mutual_information(
     with torch.no_grad():
         order = torch.randperm(len(p), generator=torch.Generator().manual_seed(0), device="cpu")[:SAMPLE].to(p.device)
         sample = Sample(p.detach()[order][:, None], label[order])
-        curve = chance_curve(sample.rows[:, 0], whole=len(p) <= SAMPLE)
-    found = estimates(sums, [curve], folds=n_folds, sample=sample)
+    return record(
+        sums, sample, folds=n_folds, whole=len(p) <= SAMPLE, labels=values, counts=counts, n_bins=len(used),
+        temperature=epsilon, coverage=len(label) / len(known), dropped=len(z) - len(rows),
+        jackknife=float(delete_one(p.detach(), label)),
+    )  # fmt: skip
+
+
+def record(
+    sums: SoftSums, sample: Sample, *, folds: int, whole: bool, counts: Tensor, **more: Any
+) -> SoftMutualInformation:  # fmt: skip
+    """The record of the sums of one unit; ``more`` are its fields that do not follow from them."""
+    with torch.no_grad():
+        curve = chance_curve(sample.rows[:, 0], whole=whole)
+    found = estimates(sums, [curve], folds=folds, sample=sample)
     information, plug_in, null, ceiling = (v[:, 0] for v in (found.information, found.plug_in, found.null, found.ceiling))
     reason = reason_for_nan(ceiling[0].item(), found.rows_inside, int((found.fold_rows > 0).sum()))
     if reason:
         information = torch.full_like(information, torch.nan)
-    headline = {
+    headline: dict[str, Any] = {
         "information": information[0], "plug_in": plug_in[0], "ceiling": ceiling[0], "entropy": found.entropy[0, 0],
         "corrected_ceiling": found.corrected_ceiling[0], "chance_adjusted": chance_adjusted(plug_in[0], null[0], ceiling[0]),
     }  # fmt: skip
     with torch.no_grad():
-        single = label_estimates(sums, [curve], folds=n_folds)
-        split = 1 + n_folds  # where what anchors add begins in a column
+        single = label_estimates(sums, [curve], folds=folds)
+        split = 1 + folds  # where what anchors add begins in a column
         return SoftMutualInformation(
             **headline, se=float(error(information[:split])),
             anchors_se=float(error(torch.cat([information[:1], information[split:]]))), lower=found.lower.item(),
-            fold_jackknife=found.fold_jackknife.item(), in_two_folds=found.rows_inside / found.rows,
-            null=null[0].item(),
-            jackknife=float(delete_one(p, label)), plug_in_se=float(error(plug_in[:split])),
-            label_information=single.plug_in[:, 0], label_corrected=single.information[:, 0], label_se=single.se[:, 0],
-            labels=values, counts=counts, n_bins=len(used), temperature=epsilon, rows=len(label),
-            coverage=len(label) / len(known), singletons=float((counts == 1).double().mean()), dropped=len(z) - len(rows),
-            reason=reason,
+            fold_jackknife=found.fold_jackknife.item(), in_two_folds=found.rows_inside / found.rows, null=null[0].item(),
+            plug_in_se=float(error(plug_in[:split])), label_information=single.plug_in[:, 0],
+            label_corrected=single.information[:, 0], label_se=single.se[:, 0], counts=counts, rows=round(found.rows),
+            singletons=float((counts == 1).double().mean()), reason=reason, **more,
         )  # fmt: skip
 
 

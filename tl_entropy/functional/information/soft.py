@@ -65,11 +65,11 @@ def soft_assignments(z: Tensor, anchors: Tensor, temperature: float) -> Tensor:
 
 @steady
 def soft_entropy(
-    z: Tensor,
+    z: Tensor | np.ndarray,
     *,
     n_bins: int = 100,
     seed: int = 0,
-    anchors: Tensor | None = None,
+    anchors: Tensor | np.ndarray | None = None,
     temperature: float | None = None,
     calibration: Calibration = "exact",
     center: bool | Tensor = False,
@@ -79,7 +79,7 @@ def soft_entropy(
     """Soft entropy H(Z) of states: how evenly they fill the sphere of directions.
 
     Args:
-        z: [row, d] states; differentiable where it asks for gradients.
+        z: [row, d] states, a tensor or an array; differentiable where it asks for gradients.
         n_bins: number of anchors m.
         seed: of the anchors.
         anchors: [bin, d] to use instead, of any length; ``n_bins`` and ``seed`` then say nothing.
@@ -108,10 +108,12 @@ def soft_entropy(
     return h / math.log(len(used)) if normalize else h
 
 
-def directed_rows(z: Tensor, center: bool | Tensor, invalid: Invalid) -> tuple[Tensor, Tensor]:
+def directed_rows(z: Tensor | np.ndarray, center: bool | Tensor, invalid: Invalid) -> tuple[Tensor, Tensor]:
     """The rows that have a direction, centred where asked for, and which of ``z`` they are [row] bool."""
+    if isinstance(z, np.ndarray):
+        z = torch.from_numpy(np.ascontiguousarray(z))
     if not isinstance(z, Tensor) or not z.is_floating_point():
-        raise InputTypeError(f"z must be a tensor of floats [row, d]; got {_described(z)}")
+        raise InputTypeError(f"z must be a tensor or an array of floats [row, d]; got {_described(z)}")
     if z.ndim != 2 or z.shape[1] < 2:
         raise InputError(f"z must be [row, d] with d of at least 2; got {list(z.shape)}; flatten batches with z.flatten(0, -2)")
     check_choice("invalid", invalid, ("error", "drop"))
@@ -151,23 +153,29 @@ def _named(bad: Tensor) -> str:
 
 
 def kernel(
-    rows: Tensor, n_bins: int, seed: int, anchors: Tensor | None, temperature: float | None, calibration: Calibration
+    rows: Tensor,
+    n_bins: int,
+    seed: int,
+    anchors: Tensor | np.ndarray | None,
+    temperature: float | None,
+    calibration: Calibration,
 ) -> tuple[Tensor, float]:
     """Anchors of length 1 and their temperature."""
     d = rows.shape[1]
-    if anchors is None:
+    given = torch.from_numpy(np.ascontiguousarray(anchors)) if isinstance(anchors, np.ndarray) else anchors
+    if given is None:
         check_int("n_bins", n_bins, 2)
-        anchors = soft_anchors(d, n_bins, seed=seed)
-    elif not isinstance(anchors, Tensor) or anchors.ndim != 2 or anchors.shape[1] != d or len(anchors) < 2:
-        raise InputError(f"anchors must be a tensor [bin, {d}] with two bins or more; got {_described(anchors)}")
+        used = soft_anchors(d, n_bins, seed=seed)
+    elif not isinstance(given, Tensor) or given.ndim != 2 or given.shape[1] != d or len(given) < 2:
+        raise InputError(f"anchors must be a tensor or an array [bin, {d}] with two bins or more; got {_described(given)}")
     else:
-        length = anchors.double().norm(dim=1, keepdim=True)
+        length = given.double().norm(dim=1, keepdim=True)
         if not bool((length > 0).all() and length.isfinite().all()):
             raise InputError("anchors must be finite and not zero, since they are directions")
-        anchors = anchors.double() / length
+        used = given.double() / length
     if temperature is None:
-        temperature = calibrate_temperature(d, len(anchors), method=calibration)
-    return anchors.to(rows.device), check_positive("temperature", temperature)
+        temperature = calibrate_temperature(d, len(used), method=calibration)
+    return used.to(rows.device), check_positive("temperature", temperature)
 
 
 def _described(value: object) -> str:
