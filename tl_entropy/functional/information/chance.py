@@ -86,21 +86,23 @@ def chance_curve(sample: Tensor, *, seed: int = 0, whole: bool = False) -> Chanc
     draw = torch.Generator().manual_seed(seed)
     order = torch.stack([torch.randperm(k, generator=draw, device="cpu") for _ in range(orders)]).to(sample.device)
     shuffled = sample[order]
+    running = torch.cat([shuffled.new_zeros(orders, 1, bins), shuffled.cumsum(1)], dim=1)  # gives sums of groups of any size
     sizes = [n for n in _SIZES if n == 1 or n <= k // 2]
     if whole:
         sizes = sorted({*sizes, max(k // 2, 1), *(k - n for n in sizes)} - {0})
     factors, kept = [1.0], {}
     for n in sizes[1:]:
         size = min(n, k - n)
-        groups = shuffled[:, : k // size * size].reshape(-1, size, bins)
-        means = groups.mean(1)
+        many, end = k // size, k // size * size
+        means = (running[:, size : end + 1 : size] - running[:, :end:size]).reshape(-1, bins) / size
         means = means if size == n else ((k * mean - size * means) / n).clamp_min(0)
         quadratic = 0.5 * (means - mean).square() @ safe.reciprocal()
         left = (1 / n - 1 / k) / (1 - 1 / k)  # of a variance, in a mean of n of the k rows
         lost = _controlled(-(means @ safe.log()) - entropy(means), quadratic, half_spread * left)
         factors.append(lost / own / left)
         if n in _SIZES_OF_C and size == n:
-            few = groups[: max(8192 // n, 1024) // n]  # the larger n, the less c matters
+            enough = max(8192 // n, 1024) // n  # the larger n, the less c matters
+            few = shuffled[: -(-enough // many), :end].reshape(-1, n, bins)[:enough]
             apart = _controlled(cross_fitted_gap(few, safe), quadratic[: len(few)], half_spread * left)
             kept[n] = c_of(n, lost + half_spread / (k - 1), apart)
     return ChanceCurve(_on_cpu(sizes), _on_cpu(factors), half_spread / own, _on_cpu(list(kept)), _on_cpu(list(kept.values())))
