@@ -42,6 +42,10 @@ class FileError(TLEntropyError, ValueError):
     """A file that is not what it should be: damaged, of another kind, or of a newer schema."""
 
 
+class SaveError(TLEntropyError, OSError):
+    """A file or folder that cannot be written: no room, no permission, or something else in its place."""
+
+
 @contextmanager
 def keeping(partial: Callable[[Exception], Any]) -> Iterator[None]:
     """Whatever error ends a pass inside, leave what was gathered at hand as its ``partial``, and raise it on as it is.

@@ -1,8 +1,8 @@
 """What every result shares: its unit, its origin, and its file.
 
 A result is a frozen dataclass of tensors and plain values. Its file is one safetensors file: the tensors, and a JSON header
-with the schema's version, the kind of result and all the rest. Nothing in a file is ever run, and a file is written under a
-temporary name and then renamed, so that an interrupted save leaves the old one whole.
+with the schema's version, the kind of result and all the rest, and a digest over both. Nothing in a file is ever run, and a
+file is written under a temporary name and then renamed, so that an interrupted save leaves the old one whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.results.files import SCHEMA, plain, replacing
+from tl_entropy.results.checking import check_fields
+from tl_entropy.results.files import LAYOUT, SCHEMA, digest, plain, replacing
 from tl_entropy.results.printing import Printed
 
 Unit = Literal["nats", "bits"]
@@ -34,6 +35,7 @@ class Result(Printed):
     kinds: ClassVar[dict[str, type[Result]]] = {}
     in_units: ClassVar[tuple[str, ...]] = ()  # names of the fields that carry the unit
     schema: ClassVar[int] = SCHEMA  # of its files: a kind whose fields change their meaning counts on
+    aligned: ClassVar[tuple[tuple[str, ...], ...]] = ()  # an axis, and the tuples as long as it, where that is not its plural
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -49,7 +51,11 @@ class Result(Printed):
         return dataclasses.replace(self, **{**changed, "unit": unit})
 
     def save(self, path: str | Path) -> Path:
-        """Write the result to one safetensors file and return its path; folders on the way are made."""
+        """Write the result to one safetensors file and return its path; folders on the way are made.
+
+        Raises:
+            SaveError: the folder cannot be written to, or the disk has no room; a file that was there stays as it was.
+        """
         target = Path(path)
         tensors, header = {}, {}
         stored: set[int] = set()
@@ -62,18 +68,23 @@ class Result(Printed):
                 stored.add(place)
             else:
                 header[item.name] = plain(value)
-        whole = {"schema": self.schema, "kind": type(self).__name__, "fields": header}
-        with replacing(target) as waiting:
+        whole = json.dumps({"layout": LAYOUT, "schema": self.schema, "kind": type(self).__name__, "fields": header})
+        size = len(whole) + sum(tensor.nbytes for tensor in tensors.values())
+        with replacing(target, size) as waiting:
             waiting.touch()
             mode = waiting.stat().st_mode  # what the user's umask gives; safetensors makes files that only the owner can read
-            save_file(tensors, waiting, metadata={"tl_entropy": json.dumps(whole)})
+            save_file(tensors, waiting, metadata={"tl_entropy": whole, "digest": digest(whole, tensors)})
             waiting.chmod(mode)
         return target
 
     @classmethod
     def _restore(cls, tensors: dict[str, Any], header: dict[str, Any]) -> Self:
-        """Build the result from a file's parts; a subclass turns plain JSON values back into its own types."""
-        return cls(**tensors, **header)
+        """Build the result from a file's parts, which are checked; a subclass turns those of older files into today's."""
+        values = {**tensors, **header}
+        if len(values) < len(tensors) + len(header):
+            raise ValueError("a tensor and a plain value have one name")
+        check_fields(cls, values)
+        return cls(**values)
 
 
 def in_unit(units: Iterable[str], unit: Unit) -> tuple[torch.Tensor, tuple[str, ...]]:

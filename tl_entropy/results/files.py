@@ -1,35 +1,121 @@
-"""What a result's file holds: the version of its layout, plain values as JSON, and how one file takes another's place."""
+"""What a result's file holds: plain values as JSON, a digest over all of it, and how one file takes another's place.
+
+A file is written under a name of its own and then renamed, so that whatever ends a save leaves the old file whole. A save that
+was killed leaves such a waiting file, which the next one takes away.
+
+Refused: folders and links that cannot be written to; a disk without the room.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import os
+import shutil
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
 
+from tl_entropy.errors import SaveError
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
 SCHEMA = 1
+LAYOUT = 2
+"""Of a file: from 2 on, it has a digest over its header and its tensors."""
+
+_count = itertools.count()
+_waiting: set[str] = set()  # names of this process's own files that wait to be renamed
+
+
+def digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over a header and the names, dtypes, shapes and bytes of tensors (on the CPU, contiguous).
+
+    >>> digest("", {"a": torch.zeros(2)})[:8], digest("", {"a": torch.zeros(2, 1)})[:8]
+    ('8cb9dce6', '9de8fd7e')
+    """
+    found = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, size: int = 0) -> Iterator[Path]:
     """A name beside ``target`` to write to, which takes its place afterwards; what fails leaves the old file whole.
 
-    Folders on the way are made.
+    Folders on the way are made, and a link leads to the file that is replaced.
+
+    Args:
+        target: the file.
+        size: bytes that will be written, as far as known, for the message.
+
+    Raises:
+        SaveError: the folder cannot be written to, or there is no room.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    waiting = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    target = Path(os.path.realpath(target))
+    host = socket.gethostname()
+    waiting = target.with_name(f".{target.name}.{host}.{os.getpid()}.{next(_count)}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _take_away(target, host)
+        _waiting.add(waiting.name)
         yield waiting
         waiting.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise SaveError(f"path: {target} cannot be written ({error}); it takes {size} bytes{_room(target)}") from error
     finally:
-        waiting.unlink(missing_ok=True)
+        _waiting.discard(waiting.name)
+        with suppress(OSError):
+            waiting.unlink(missing_ok=True)
+
+
+def _take_away(target: Path, host: str) -> None:
+    """Remove what saves of ``target`` left that were killed on this machine."""
+    start = f".{target.name}.{host}."
+    for path in target.parent.iterdir():
+        number = path.name.removeprefix(start).split(".")[0]
+        if not (path.name.startswith(start) and path.name.endswith(".tmp") and number.isdigit()):
+            continue
+        if not _runs(int(number)) or (int(number) == os.getpid() and path.name not in _waiting):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _room(target: Path) -> str:
+    try:
+        return f", and its disk has {shutil.disk_usage(target.parent).free} left"
+    except OSError:
+        return ""
+
+
+def check_folder(argument: str, folder: Path) -> None:
+    """Raise SaveError unless files can be written into ``folder``, which need not be there yet."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise SaveError(f"{argument}: {there} is a file, so there is no folder {folder}; give another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise SaveError(f"{argument}: {there} is read-only; give a folder that can be written to")
 
 
 def plain(value: Any) -> Any:

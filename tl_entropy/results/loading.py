@@ -14,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 
 from tl_entropy.errors import FileError
 from tl_entropy.results.base import Result
-from tl_entropy.results.files import SCHEMA, unplain
+from tl_entropy.results.files import LAYOUT, SCHEMA, digest, unplain
 from tl_entropy.torch_state import steady
+
+_DAMAGED = (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file that is not what it should be may raise."""
 
 FOLDERS: dict[str, Callable[[Path], Any]] = {}
 """What reads a folder of results, by the name of the file in it that says which is which; kinds enter themselves here."""
@@ -38,20 +41,42 @@ def load(path: str | Path) -> Any:
             metadata = file.metadata() or {}
             if "tl_entropy" not in metadata:
                 raise FileError(f"path: {source} is a safetensors file, but not one that tl_entropy wrote")
-            whole = json.loads(metadata["tl_entropy"])
+            text = metadata["tl_entropy"]
+            kind, layout, values = _parts(text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise FileError(f"path: {source} cannot be read as a result ({error}); it is damaged or of another kind") from error
-    kind = Result.kinds.get(whole["kind"])
-    newest = SCHEMA if kind is None else kind.schema
-    if whole["schema"] > newest:
+        if unknown := set(metadata) - {"tl_entropy", "digest", "format"}:
+            raise ValueError(f"it has the unknown entries {', '.join(sorted(unknown))}")
+        if (layout > 1 or "digest" in metadata) and metadata.get("digest") != digest(text, tensors):
+            raise ValueError("its digest is not that of its contents")
+        restored = kind._restore(tensors, values)
+    except FileError:
+        raise
+    except _DAMAGED as error:
         raise FileError(
-            f"path: {source} has schema {whole['schema']}, this tl_entropy reads up to {newest}; upgrade tl_entropy"
-        )
+            f"path: {source} cannot be read as a result ({type(error).__name__}: {error}); it is damaged or of another kind"
+        ) from error
+    return restored
+
+
+def _parts(text: str) -> tuple[type[Result], int, dict[str, Any]]:
+    """The kind of result, the file's layout, and the result's plain values, from a file's header."""
+    whole = json.loads(text)
+    if not isinstance(whole, dict) or not {"schema", "kind", "fields"} <= set(whole) <= {"layout", "schema", "kind", "fields"}:
+        raise ValueError("its header is not that of a result")
+    kind = Result.kinds.get(str(whole["kind"]))
+    for name, newest in (("layout", LAYOUT), ("schema", SCHEMA if kind is None else kind.schema)):
+        number = whole.get(name, 1)
+        if type(number) is not int:
+            raise ValueError(f"its {name} is {number!r}, no whole number")
+        if number > newest:
+            raise FileError(f"path: the file has {name} {number}, this tl_entropy reads up to {newest}; upgrade tl_entropy")
     if kind is None:
         known = ", ".join(sorted(Result.kinds))
-        raise FileError(f"path: {source} holds a {whole['kind']!r}; load reads {known}, and load_tuned_lens reads lenses")
-    return kind._restore(tensors, unplain(whole["fields"]))
+        raise FileError(f"path: it holds a {whole['kind']!r}; load reads {known}, and load_tuned_lens reads lenses")
+    values = unplain(whole["fields"])
+    if not isinstance(values, dict):
+        raise ValueError("its fields are not named")
+    return kind, whole.get("layout", 1), values
 
 
 def _read_folder(folder: Path) -> Any:

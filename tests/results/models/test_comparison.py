@@ -183,6 +183,8 @@ def test_refusals(result, tmp_path):
         tle.load(tmp_path)
     folder = result.save(tmp_path / "c")
     index = json.loads((folder / "comparison.json").read_text())
+    for name in ("layout", "digest"):  # as 0.5.0 wrote it, so that what is changed here is seen for itself
+        del index[name]
 
     def write(text):
         (folder / "comparison.json").write_text(text)

@@ -104,6 +104,8 @@ class SoftInformation(Result):
         unit: "nats" or "bits".
     """
 
+    aligned = (("place", "sites", "heads"), ("label", "labels", "sides"), ("draw", "n_bins", "seeds"))
+
     sites: tuple[Site, ...]
     heads: tuple[int, ...]
     labels: tuple[str, ...]

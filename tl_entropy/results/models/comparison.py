@@ -22,7 +22,7 @@ import pandas as pd
 
 from tl_entropy.errors import FileError
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.files import SCHEMA, replacing
+from tl_entropy.results.files import LAYOUT, SCHEMA, check_folder, digest, replacing
 from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.loading import FOLDERS, load
 from tl_entropy.results.printing import Printed, plus_minus
@@ -99,20 +99,23 @@ class ModelComparison(Printed):
 
         Raises:
             FileError: there is a file of that name.
+            SaveError: the folder cannot be written to, or the disk has no room.
         """
         target = Path(folder)
         if target.exists() and not target.is_dir():
             raise FileError(f"folder: {target} is a file; a comparison is saved as a folder")
+        check_folder("folder", target)
         target.mkdir(parents=True, exist_ok=True)
         (target / INDEX).unlink(missing_ok=True)
         index: dict[str, Any] = {"schema": SCHEMA, "kind": type(self).__name__, "distances": None, "notes": list(self.notes)}
-        index |= {kind: [] for kind in _OF_MODELS}
+        index |= {"layout": LAYOUT} | {kind: [] for kind in _OF_MODELS}
         for kind, of, file, part in self._parts():
             part.save(target / file)
             if kind == "distances":
                 index[kind] = file
             else:
                 index[kind].append([of, file])
+        index["digest"] = digest(json.dumps(index, sort_keys=True), {})
         with replacing(target / INDEX) as waiting:
             waiting.write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
         return target
@@ -164,9 +167,11 @@ def load_comparison(folder: Path) -> ModelComparison:
         ) from error
     if not isinstance(index, dict) or index.get("kind") != ModelComparison.__name__:
         raise FileError(f"path: {folder / INDEX} is not the index of a comparison; give a folder that tl_entropy wrote")
-    schema = index.get("schema")
+    schema, known = index.get("schema"), index.pop("digest", None)
     if type(schema) is int and schema > SCHEMA:
         raise FileError(f"path: {folder} has schema {schema}, this tl_entropy reads up to {SCHEMA}; upgrade tl_entropy")
+    if (known is not None or "layout" in index) and known != digest(json.dumps(index, sort_keys=True), {}):
+        raise FileError(f"path: {folder / INDEX} is damaged: its digest is not that of its contents")
     try:
         files = {kind: {tuple(of) if kind == "across" else of: file for of, file in index[kind]} for kind in _OF_MODELS}
         distances, notes = index["distances"], index["notes"]

@@ -100,6 +100,8 @@ class ProfileDistance(Scaled, Result):
         unit: "nats" or "bits".
     """
 
+    aligned = (("depth",),)
+
     metric: str
     aggregate: str | None
     value: float
@@ -185,6 +187,8 @@ class PairwiseDistances(Scaled, Result):
         provenance: where the first profile comes from.
         unit: "nats" or "bits".
     """
+
+    aligned = (("profile", "names", "groups", "tokens", "depths", "models"),)
 
     distances: Float[Tensor, "profile profile"]
     names: tuple[str, ...]
@@ -298,6 +302,8 @@ class ProfileEmbedding(Result):
         provenance: where the first profile comes from.
         unit: "nats" or "bits".
     """
+
+    aligned = (("profile", "names", "groups", "tokens"),)
 
     coordinates: Float[Tensor, "profile 2"]
     names: tuple[str, ...]

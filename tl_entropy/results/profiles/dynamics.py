@@ -71,6 +71,8 @@ class LayerDynamics(Result):
         provenance: model, settings, corpus, versions.
     """
 
+    aligned = (("quantity", "quantities", "families", "units"),)
+
     sites: tuple[Site, ...]
     quantities: tuple[str, ...]
     families: tuple[Family, ...]

@@ -50,6 +50,8 @@ class LayerSimilarity(Result):
         unit: "nats" or "bits", for quantities that have a unit.
     """
 
+    aligned = (("quantity", "quantities", "units"),)
+
     method: Method
     rows: tuple[Site, ...]
     columns: tuple[Site, ...]

@@ -49,6 +49,8 @@ class AlignedValues(TokenRows, Result):
     The other fields are those of ``TokenRows``, of the target.
     """
 
+    aligned = (("quantity", "quantities", "units", "abouts"),)
+
     values: Float[Tensor, "row quantity"]
     quantities: tuple[str, ...]
     units: tuple[str, ...]

@@ -65,6 +65,8 @@ class TokenReliance(TokenRows, Result):
     The other fields are those of ``TokenRows``.
     """
 
+    aligned = (("metric", "metrics", "units"), ("source", "sources"))
+
     values: Float[Tensor, "row source metric"]
     sources: tuple[str, ...]
     metrics: tuple[str, ...]
