@@ -6,14 +6,17 @@ A few rows are tests like any other; all of them with ``TL_ENTROPY_TESTS=archite
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import transformers
 from architectures.making import exists
 from architectures.measures import Outcome, Subject, attempt, outcomes, surprises
+from architectures.report import symbol
 from architectures.row import MEASURES, Row, refused, wrong
 from architectures.table import ROWS, WITHOUT_A_CLASS, WITHOUT_TEXT
 
@@ -57,6 +60,20 @@ def test_rows_are_of_architectures_that_transformer_lens_has():
 
 def test_classes_that_are_said_to_lack_do():
     assert [name for name in WITHOUT_A_CLASS if hasattr(transformers, name)] == [], "these can have a row now"
+
+
+def test_the_page_shows_what_is_expected():
+    """docs/architectures.md is made by report.py; this sees that it was made of this table."""
+    page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text()
+    shown = {
+        cells[0]: cells[1:] for line in page.splitlines() if len(cells := line.strip("| ").split(" | ")) == 1 + len(MEASURES)
+    }
+    for row in ROWS:
+        if row.name in shown:  # transformers lacks the others, which the page says
+            cells = ["refused" if re.fullmatch(r"\[\d+\]", cell) else cell for cell in shown[row.name]]
+            assert cells == [symbol(row, measure) for measure in MEASURES], f"{row.name}: make docs/architectures.md anew"
+        else:
+            assert f"- {row.architecture}: this version" in page, f"{row.name}: make docs/architectures.md anew"
 
 
 def test_names_are_different_and_the_usual_tests_have_a_dozen():
