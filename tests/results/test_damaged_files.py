@@ -118,7 +118,7 @@ def test_a_header_is_checked_even_where_its_digest_is_right(tmp_path, name):
         ('{"schema": "2", "kind": "LensEntropy", "fields": {}}', "its schema is '2', no whole number"),
         ('{"schema": 99, "kind": "LensEntropy", "fields": {}}', "has schema 99, this tl_entropy reads up to"),
         ('{"layout": 99, "schema": 1, "kind": "LensEntropy", "fields": {}}', "has layout 99, this tl_entropy reads up to"),
-        ('{"schema": 1, "kind": ["x"], "fields": {}}', "damaged"), ('{"schema": 1, "kind": "Other", "fields": {}}', "'Other'"),
+        ('{"schema": 1, "kind": ["x"], "fields": {}}', "holds a"), ('{"schema": 1, "kind": "Other", "fields": {}}', "'Other'"),
     ],
 )  # fmt: skip
 def test_headers_that_are_none(tmp_path, text, message):

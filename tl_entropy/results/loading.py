@@ -42,7 +42,7 @@ def load(path: str | Path) -> Any:
             if "tl_entropy" not in metadata:
                 raise FileError(f"path: {source} is a safetensors file, but not one that tl_entropy wrote")
             text = metadata["tl_entropy"]
-            kind, layout, values = _parts(text)
+            kind, layout, values = _parts(source, text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         if unknown := set(metadata) - {"tl_entropy", "digest", "format"}:
             raise ValueError(f"it has the unknown entries {', '.join(sorted(unknown))}")
@@ -58,7 +58,7 @@ def load(path: str | Path) -> Any:
     return restored
 
 
-def _parts(text: str) -> tuple[type[Result], int, dict[str, Any]]:
+def _parts(source: Path, text: str) -> tuple[type[Result], int, dict[str, Any]]:
     """The kind of result, the file's layout, and the result's plain values, from a file's header."""
     whole = json.loads(text)
     if not isinstance(whole, dict) or not {"schema", "kind", "fields"} <= set(whole) <= {"layout", "schema", "kind", "fields"}:
@@ -69,10 +69,10 @@ def _parts(text: str) -> tuple[type[Result], int, dict[str, Any]]:
         if type(number) is not int:
             raise ValueError(f"its {name} is {number!r}, no whole number")
         if number > newest:
-            raise FileError(f"path: the file has {name} {number}, this tl_entropy reads up to {newest}; upgrade tl_entropy")
+            raise FileError(f"path: {source} has {name} {number}, this tl_entropy reads up to {newest}; upgrade tl_entropy")
     if kind is None:
         known = ", ".join(sorted(Result.kinds))
-        raise FileError(f"path: it holds a {whole['kind']!r}; load reads {known}, and load_tuned_lens reads lenses")
+        raise FileError(f"path: {source} holds a {whole['kind']!r}; load reads {known}, and load_tuned_lens reads lenses")
     values = unplain(whole["fields"])
     if not isinstance(values, dict):
         raise ValueError("its fields are not named")
