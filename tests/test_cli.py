@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +277,47 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
 )
 def test_bad_arguments_give_one_line_and_a_failure(arguments, message, monkeypatch, capsys, tmp_path):
     refused_in_one_line(monkeypatch, capsys, tmp_path, arguments, message)
+
+
+# --- what is not lost ----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_measured_before_an_error_is_written_and_the_error_is_told(monkeypatch, capsys, tmp_path):
+    measure = tle.lens_entropy
+
+    def fails(model, inputs, **options):
+        error = tle.InputError("inputs: document 1 is no text")
+        error.partial = measure(model, "import os\n", **options)
+        raise error
+
+    monkeypatch.setattr(tle, "lens_entropy", fails)
+    status, out, err = run(monkeypatch, capsys, "lens", "--model", BUNDLED, "--text", "x", "--summary", "--out", tmp_path / "o")
+    assert status == 2
+    assert "resid_post.5" in out
+    assert "it ends with an error; until then it measured" in err
+    assert err.rstrip().endswith("tl-entropy: inputs: document 1 is no text")
+    assert tle.load(tmp_path / "o" / "lens.safetensors").documents == 1
+
+
+def test_sigterm_ends_a_pass_like_ctrl_c(monkeypatch, capsys, tmp_path):
+    update, handler = tle.LensAccumulator.update, signal.getsignal(signal.SIGTERM)
+
+    def ends(self, batch, activations):
+        update(self, batch, activations)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(tle.LensAccumulator, "update", ends)
+    arguments = ("lens", "--model", BUNDLED, "--text", CODE[0], "--text", CODE[1], "--batch-size", 1, "--out", tmp_path / "o")
+    with pytest.warns(UserWarning, match="interrupted after"):
+        status, out, err = run(monkeypatch, capsys, *arguments)
+    assert (status, "interrupted" in out) == (0, True), err
+    found = tle.load(tmp_path / "o" / "lens.safetensors")
+    assert found.documents == (0,)
+    assert found.provenance.interrupted
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_folder_that_cannot_be_written_to_is_met_before_a_model_is_loaded(monkeypatch, capsys, tmp_path):
+    (tmp_path / "here").mkdir(), (tmp_path / "file").write_text("")
+    arguments = ("lens", "--model", tmp_path / "no model", "--text", "x", "--out", tmp_path / "file")
+    refused_in_one_line(monkeypatch, capsys, tmp_path / "here", arguments, "file is a file, so there is no folder")

@@ -146,7 +146,7 @@ def test_a_file_in_the_way_is_told_in_one_line(monkeypatch, capsys, tmp_path):
         monkeypatch, capsys, "compare", "--model", BUNDLED, "--text", CODE[0], "--similarity", "none", "--out", tmp_path / "o"
     )
     assert status == 2
-    assert "is a file; a comparison is saved as a folder" in err
+    assert "is a file, so there is no folder" in err
     assert (tmp_path / "o").read_text() == "mine"
 
 

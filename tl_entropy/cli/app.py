@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -25,9 +26,13 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Run the command; what goes wrong is told in one line, with exit status 2."""
+    """Run the command; what goes wrong is told in one line, with exit status 2.
+
+    SIGTERM, as batch systems send it, ends a pass like Ctrl-C: what was measured until then is written.
+    """
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         status = app(standalone_mode=False)
     except typer.Abort:
@@ -36,6 +41,8 @@ def main() -> None:
         _fail(error.format_message(), 2)  # type: ignore[attr-defined]
     except (TLEntropyError, OSError, ImportError) as error:  # ImportError: an extra that is not installed
         _fail(str(error), 2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(status if isinstance(status, int) else 0)
 
 

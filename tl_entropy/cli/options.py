@@ -8,7 +8,8 @@ groups of options work alike.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tl_entropy.cli.report import KINDS, report
 from tl_entropy.errors import InputError, check_choice
+from tl_entropy.results.files import check_folder
 
 Out = Annotated[Path | None, typer.Option(help="folder for the figures, the table and the result file")]
 Unit = Annotated[str, typer.Option(help="nats or bits")]
@@ -110,9 +113,25 @@ class Source:
         check_choice("--unit", unit, ("nats", "bits"))
         check_choice("--dtype", dtype, ("float32", "bfloat16", "float16"))
         known_kind(kind)
+        there = out or Path(folder)
+        check_folder("--out", there)
         inputs = _inputs(text or [], file or [], dataset, config, split, limit)
         windows = {"window": window, "stride": stride, "batch_size": batch_size, "text_column": column}
-        return cls(tuple(model), kind, device, dtype, trust_remote_code, inputs, windows, unit, out or Path(folder))
+        return cls(tuple(model), kind, device, dtype, trust_remote_code, inputs, windows, unit, there)
+
+
+@contextmanager
+def reporting(source: Source) -> Iterator[None]:
+    """What was measured before an error that ends a command inside is reported, and the error goes on."""
+    try:
+        yield
+    except Exception as error:
+        found: Any = getattr(error, "partial", None)
+        tokens: Any = getattr(found, "n_tokens", None) or getattr(found, "tokens", None)
+        if type(found).__name__ in KINDS and tokens:
+            typer.echo("tl-entropy: it ends with an error; until then it measured", err=True)
+            report(found.to(source.unit), source.out)
+        raise
 
 
 def reads(
@@ -136,7 +155,8 @@ def reads(
             parts = [Source.of(**{p.name: given.pop(p.name) for p in source}, folder=folder, several=several)]
             for group, parameters in zip(groups, grouped, strict=True):
                 parts.append(group(**{p.name: given.pop(p.name) for p in parameters}))
-            command(*parts, **given)
+            with reporting(parts[0]):
+                command(*parts, **given)
 
         # The texts first, what is measured next, the windows and the machine last.
         parameters = [*source[:8], *own, *(p for group in grouped for p in group), *source[8:]]

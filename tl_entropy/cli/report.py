@@ -17,7 +17,7 @@ Figures = list[tuple[Callable[..., Any], str, dict[str, Any]]]
 
 def report(result: Any, out: Path) -> None:
     """Print the table; write result, table and figures into ``out``."""
-    name, table, figures = _KINDS[type(result).__name__](result)
+    name, table, figures = KINDS[type(result).__name__](result)
     typer.echo(str(result))
     out.mkdir(parents=True, exist_ok=True)
     written = [result.save(out / f"{name}.safetensors"), out / f"{table}.csv"]
@@ -114,8 +114,9 @@ def _tokens(result: Any) -> tuple[str, str, Figures]:
     return "tokens", "tokens", figures
 
 
-_KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
+KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
     "LensEntropy": _lens, "LensSummary": _lens, "LayerDivergence": _divergence, "DivergenceSummary": _divergence,
     "HeadEntropy": _heads, "HeadSummary": _heads, "Contrast": _contrast, "SoftInformation": _information,
     "TokenSurprisal": _tokens, "SurprisalSummary": _tokens,
 }  # fmt: skip
+"""What can be reported: names of the result's and the table's file, and the figures, by the kind of result."""
