@@ -73,6 +73,7 @@ ROWS = (
     Row("glm4_moe_lite", "Glm4MoeLiteForCausalLM", ONE_GROUP),
     Row("glm_moe_dsa", "GlmMoeDsaForCausalLM", {**CHOSEN_KEYS, "index_n_heads": 16}, cells={
         "mask": refused("an index chooses the keys to look at"),
+        "cache": PADS,
     }),
     Row("glm_moe_dsa, ties among keys", "GlmMoeDsaForCausalLM", {**CHOSEN_KEYS, "index_n_heads": 1}, cells={
         "mask": refused("an index chooses the keys to look at"), "cache": PADS,
