@@ -37,8 +37,7 @@ from tl_entropy.torch_state import yours
 # Nats by which logits of a standard deviation of 3 may differ by rounding, all layers long.
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.3}
 _SPREAD, _TOKENS = 3.0, 12
-_IMPOSSIBLE = -100.0
-"""Log-probability of a token that is out of the question, whatever its logit is."""
+_IMPOSSIBLE = -100.0  # log-probability of a token that is out of the question, whatever its logit is
 AS_IT_IS = "To measure it as it is: tle.Adapter(model, check=False) in the model's place"
 _CUTS = ("split_qkv_matrix", "split_gate_up_matrix")
 """What a Bridge's modules call the function that cuts a projection into pieces."""
@@ -118,14 +117,13 @@ def wrapped_logits_proof(runner: Runner, reference: Reference | None = None) -> 
         UserWarning: the logits of processed weights are no longer those that the Hugging Face model gave.
     """
     model, source = runner.model, attribute(runner.model, "original_model")
-    source = source if isinstance(source, nn.Module) else None
     if not isinstance(model, nn.Module):
         return None
     known = _known.setdefault(model, _Known())
     if reference is not None:
         known.reference = reference
         known.line = _compare(_own_logits(runner, reference.ids), reference, "TransformerLens computes something else", model)
-    if source is None:
+    if not isinstance(source, nn.Module):
         return known.line or None
     with runner.proving():
         originals = _Originals(source)
@@ -164,14 +162,13 @@ def _proved(runner: Runner, originals: _Originals, known: _Known) -> str:
         old = off and _pieces_are_out_of_date(source)
     left_out = [name for name in watched if name in ran_in_theirs - ran]
     adapters = [n for n in left_out if n in originals.adapters and (off or not attribute(watched[n], "merged_adapters"))]
-    hooks = [name for name in left_out if name in originals.hooked]
     if adapters:
         raise ModelError(
             f"TransformerLens leaves out the adapters on {_some(adapters)}: it splits these projections, and runs copies of "
             "pieces of their base weights. Merge the adapters first (hf_model = peft_model.merge_and_unload(), which is then "
             f"booted), or load their folder with tle.load_model, which merges them. {AS_IT_IS}"
         )
-    if hooks:
+    if hooks := [name for name in left_out if name in originals.hooked]:
         raise ModelError(
             f"TransformerLens leaves out the hooks on {_some(hooks)}: it runs modules of its own in their places, or copies of "
             f"their pieces. Set hooks on the TransformerBridge's own points (model.add_hook), or take them off. {AS_IT_IS}"
@@ -180,9 +177,8 @@ def _proved(runner: Runner, originals: _Originals, known: _Known) -> str:
         return _as_before(runner, known)
     if old:
         return _not_compared("weights were trained or edited since TransformerLens has split them")
-    adapter = type(attribute(runner.model, "adapter")).__name__
-    line = _compare(own, reference, f"TransformerLens's adapter ({adapter}) computes something else", runner.model)
-    known.reference = reference
+    cause = f"TransformerLens's adapter ({type(attribute(runner.model, 'adapter')).__name__}) computes something else"
+    line, known.reference = _compare(own, reference, cause, runner.model), reference
     return line
 
 
@@ -301,5 +297,4 @@ def _not_compared(reason: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    """A few of many names."""
     return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
