@@ -55,7 +55,7 @@ class Source:
         return model
 
     def models(self) -> dict[str, Any]:
-        """All models, loaded now, by their names: that of the folder for local ones, and numbered where two are alike."""
+        """All models, loaded now, by their names: those of folders and files for local ones, numbered where two are alike."""
         import torch
 
         import tl_entropy as tle
@@ -64,7 +64,7 @@ class Source:
         options["trust_remote_code"] = self.trust_remote_code
         found: dict[str, Any] = {}
         for given in self.names:
-            name = Path(given).resolve().name if Path(given).is_dir() else given
+            name = Path(given).resolve().name if Path(given).exists() else given
             numbered = (name, *(f"{name} ({i})" for i in range(2, len(self.names) + 1)))
             found[next(free for free in numbered if free not in found)] = tle.load_model(given, **options)
         return found
@@ -75,7 +75,7 @@ class Source:
         model: Annotated[
             list[str],
             typer.Option(
-                help="name on the Hugging Face hub, or a local folder with config, weights, tokenizer; compare takes several"
+                help="name on the Hugging Face hub, folder (config, weights, tokenizer) or GGUF file; compare takes several"
             ),
         ],
         text: Annotated[list[str] | None, typer.Option(help="a text; may be given several times")] = None,

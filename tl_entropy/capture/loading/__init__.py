@@ -119,7 +119,7 @@ def _hooked(source: Source) -> Any:
 def _explained(error: Exception, source: Source, kind: Kind) -> ModelError:
     """What an error of the libraries below means for who wants to load a model."""
     said, name = " ".join(str(error).split()), source.place if source.adapter is None else source.adapter
-    if "trust_remote_code" in said:
+    if not source.trust_remote_code and "trust_remote_code" in said:
         return ModelError(
             f"model: {name} brings code of its own, without which it cannot be loaded, and which is not run unasked. Read the "
             ".py files beside its weights, then pass trust_remote_code=True"
