@@ -103,7 +103,7 @@ def test_one_model_alone_is_compared_with_none(monkeypatch, capsys, tmp_path):
         (["--similarity", "svcca"], "--similarity must be one of 'cka', 'none'"),
         (["--estimator", "fast"], "estimator must be one of"),
         (["--massive", "hide"], "massive must be one of"),
-        (["--order", "-1"], "order must be a number from 0 to infinity"),
+        (["--order", "-1"], "order must be one number from 0 to infinity"),
         (["--similarity", "none", "--massive", "drop"], "massive='drop' belongs to similarity='cka'"),
         (["--distance", "elastic_srvf"], "elastic_srvf_distance needs fdasrsf: pip install 'tl-entropy[elastic]'"),
     ],

@@ -129,3 +129,47 @@ def check_positive(argument: str, value: object) -> float:
     if not 0 < (number := float(value)) < math.inf:
         raise InputError(f"{argument} must be a positive number; got {value!r}")
     return number
+
+
+def check_orders(argument: str, orders: object, *, different: bool = False) -> tuple[float, ...]:
+    """Return Rényi orders, one number or several of Python, NumPy or torch, as a tuple of floats from 0 to infinity.
+
+    Raises:
+        InputError: an order that is negative or NaN, or none; or one twice where they have to be ``different``.
+        InputTypeError: something else than numbers.
+
+    >>> check_orders("orders", 2), check_orders("orders", [0.5, 1])
+    ((2.0,), (0.5, 1.0))
+    """
+    found = _orders(orders, f"{argument} must be one or several numbers from 0 to infinity; got {orders!r}")
+    if not found or (different and len(set(found)) < len(found)):
+        raise InputError(f"{argument} must be one or more different numbers from 0 to infinity; got {orders!r}")
+    return found
+
+
+def check_order(argument: str, order: object) -> float:
+    """Return one Rényi order as a float from 0 to infinity, as ``check_orders``; several are an InputTypeError.
+
+    >>> check_order("order", 2)
+    2.0
+    """
+    message = f"{argument} must be one number from 0 to infinity; got {order!r}"
+    if isinstance(getattr(order, "tolist", lambda: order)(), Iterable):
+        raise InputTypeError(f"{message}: call once for each")
+    return _orders(order, message)[0]
+
+
+def _orders(orders: object, message: str) -> tuple[float, ...]:
+    given: Any = orders.tolist() if hasattr(orders, "tolist") else orders
+    found: list[float] = []
+    for value in given if isinstance(given, Iterable) and not isinstance(given, str | bytes) else (given,):
+        number: Any = value.item() if hasattr(value, "item") else value
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise InputTypeError(message)
+        try:
+            found.append(float(number))
+        except OverflowError:
+            raise InputError(f"{message}, which no float is; infinity is math.inf") from None
+        if not found[-1] >= 0:
+            raise InputError(message)
+    return tuple(found)

@@ -53,8 +53,12 @@ class Site(NamedTuple):
         return self.name if self.name == "embed" else f"{self.name}.{self.layer}"
 
 
-def expand_sites(names: str | Iterable[str | Site], n_layers: int, layers: Sequence[int] | None = None) -> tuple[Site, ...]:
-    """Short names to sites, in the order of computation; ``layers`` (negative from the end) restricts the blocks.
+def expand_sites(
+    names: str | Iterable[str | Site], n_layers: int, layers: Sequence[int] | slice | None = None
+) -> tuple[Site, ...]:
+    """Short names to sites, in the order of computation; ``layers``, a slice or numbers, restricts the blocks.
+
+    Negative numbers count from the last block.
 
     A name with a layer, such as ``"resid_post.3"``, or a ``Site`` is that one alone, whatever ``layers`` says.
 
@@ -88,9 +92,11 @@ def expand_sites(names: str | Iterable[str | Site], n_layers: int, layers: Seque
 
 def _layers(layers: Any, n_layers: int) -> list[int]:
     try:
-        asked = list(layers)
+        asked = list(range(n_layers)[layers] if isinstance(layers, slice) else layers)
     except TypeError:
         raise InputTypeError(f"layers must be a sequence of ints; got {layers!r}: give a sequence such as layers=[0]") from None
+    if not asked:
+        raise InputError(f"layers is empty; leave it out for all {n_layers} layers")
     return [_layer(layer, n_layers) for layer in asked]
 
 

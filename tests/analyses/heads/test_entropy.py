@@ -520,9 +520,9 @@ def test_bad_arguments(gpt2):
         ({"compiled": False}, "belong to of='readout'"),
         ({"precision": "int8", "of": "readout"}, "precision must be one of"),
         ({"keep": "all"}, "keep must be one of"),
-        ({"orders": ()}, "at least one"),
+        ({"orders": ()}, "one or more different"),
         ({"orders": (1, 1.0)}, "different"),
-        ({"orders": -1}, "between 0 and infinity"),
+        ({"orders": -1}, "from 0 to infinity"),
         ({"layers": [7]}, "layer 7 does not exist"),
     ):
         with pytest.raises(InputError, match=message):

@@ -254,11 +254,11 @@ def test_one_order_is_compared():
     assert pairwise_distances([several(0, (math.inf,)), several(1, (math.inf,))]).order == math.inf
 
 
-@pytest.mark.parametrize("order", [[1.0], True, "1", torch.tensor([1.0, 2.0]), torch.tensor(1.0), np.ones(1), np.True_])
+@pytest.mark.parametrize("order", [[1.0], True, "1", torch.tensor([1.0, 2.0]), np.ones(1), np.True_])
 def test_an_order_is_one_number(order):
-    with pytest.raises(InputTypeError, match="order must be one number, or None; got"):
+    with pytest.raises(InputTypeError, match="order must be one number from 0 to infinity; got"):
         profile_distance(drawn(9, seed=0), drawn(9, seed=1), order=order)
-    for number in (1, 1.0, np.int64(1), np.float32(1)):
+    for number in (1, 1.0, np.int64(1), np.float32(1), torch.tensor(1.0)):
         found = profile_distance(drawn(9, seed=0), drawn(9, seed=1), order=number).order
         assert (type(found), found) == (float, 1.0)
 

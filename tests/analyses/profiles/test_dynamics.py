@@ -184,7 +184,7 @@ def test_order_and_unit():
 @pytest.mark.parametrize("order", [[2.0, 1.0], (1.0,), True, "1", torch.tensor([1.0, 2.0])])
 def test_an_order_is_one_number(order):
     both = lens(entropy=torch.cat([lens(0).entropy, lens(1).entropy], dim=2), orders=(2.0, 1.0))
-    with pytest.raises(InputTypeError, match="order must be one number, or None; got"):
+    with pytest.raises(InputTypeError, match="order must be one number from 0 to infinity; got"):
         layer_dynamics(both, order=order)
     in_bits = layer_dynamics(lens().to("bits"), divergence().to("bits"))
     assert in_bits.unit == "nats"

@@ -299,7 +299,7 @@ def test_errors_name_site_and_row():
         ({"targets": torch.zeros(2, 3).long()}, InputError, r"targets must be \[3\]"),
         ({"targets": torch.zeros(3, 0).long()}, InputError, r"\[3, n_targets\]; got \[3, 0\]"),
         ({"precision": "fp8"}, InputError, "precision"),
-        ({"orders": -1}, InputError, "between 0 and infinity"),
+        ({"orders": -1}, InputError, "from 0 to infinity"),
     ],
 )
 def test_bad_arguments_are_refused(changes, error, message):

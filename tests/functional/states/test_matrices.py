@@ -287,10 +287,10 @@ def test_rows_that_have_no_gram_matrix(error, arguments, options, message):
         (InputError, torch.ones(0, 2, 2), 1, r"a must be \[..., n, n\]"),
         (NonFiniteError, torch.full((2, 2), math.nan), 1, "NaN or an infinity"),
         (InputTypeError, [[1.0]], 1, "floating-point tensor"),
-        (InputError, torch.ones(1, 1), -0.5, "order must be between 0 and infinity"),
-        (InputError, torch.ones(1, 1), math.nan, "order must be between 0 and infinity"),
-        (InputError, torch.ones(1, 1), (1, 2), "order must be one number"),
-        (InputTypeError, torch.ones(1, 1), "shannon", "order must be a number"),
+        (InputError, torch.ones(1, 1), -0.5, "order must be one number from 0 to infinity"),
+        (InputError, torch.ones(1, 1), math.nan, "order must be one number from 0 to infinity"),
+        (InputTypeError, torch.ones(1, 1), (1, 2), "order must be one number"),
+        (InputTypeError, torch.ones(1, 1), "shannon", "order must be one number"),
     ],
 )
 def test_matrices_and_orders_that_have_no_entropy(error, a, order, message):

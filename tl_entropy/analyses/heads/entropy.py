@@ -36,8 +36,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.attention import attention_sight, visible_keys
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, check_choice
-from tl_entropy.functional.lens.tiles import check_orders
+from tl_entropy.errors import InputError, check_choice, check_orders
 from tl_entropy.results.heads.entropy import HeadEntropy, HeadSummary, Norm, Of, normalized, valued
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
@@ -71,9 +70,7 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
         check_choice("of", of, ("pattern", "readout"))
         check_choice("norm", norm, ("frozen", "recomputed"))
         check_choice("keep", keep, ("positions", "summary"))
-        self.orders = check_orders(orders)
-        if len(set(self.orders)) < len(self.orders):
-            raise InputError(f"orders must be different numbers; got {orders!r}")
+        self.orders = check_orders("orders", orders, different=True)
         if of == "pattern" and (norm, precision, compiled, vocabulary) != ("frozen", "float32", None, "model"):
             raise InputError(
                 "norm, precision, compiled and vocabulary belong to of='readout'; leave them out, or read the heads out"

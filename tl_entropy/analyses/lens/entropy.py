@@ -11,7 +11,7 @@ Deviation from common practice: nothing of shape [position, vocabulary] is store
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack, overload
 
 import torch
@@ -25,7 +25,7 @@ from tl_entropy.analyses.rows import Rows, closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, check_choice, check_int, check_orders
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results import LensEntropy, LensSummary
@@ -65,12 +65,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         vocabulary: Over = "model",
     ) -> None:
         super().__init__(model)
-        asked: Any = orders  # whatever a user hands in
-        if isinstance(asked, str) or not isinstance(asked, int | float | Iterable):
-            raise InputTypeError(f"orders must be one or several numbers; got {orders!r}")
-        self.orders = tuple(float(order) for order in ([asked] if isinstance(asked, int | float) else asked))
-        if not self.orders or not all(order >= 0 for order in self.orders) or len(set(self.orders)) < len(self.orders):
-            raise InputError(f"orders must be one or more different numbers from 0 to infinity; got {orders!r}")
+        self.orders = check_orders("orders", orders, different=True)
         check_choice("keep", keep, ("positions", "summary"))
         if keep == "summary" and (surprisal or top_k):
             raise InputError("surprisal and top_k belong to single positions; use keep='positions', or leave them out")

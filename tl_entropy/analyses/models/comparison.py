@@ -34,7 +34,7 @@ from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, TLEntropyError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, TLEntropyError, check_choice, check_order
 from tl_entropy.functional.lens.comparison import METRICS, Metric
 from tl_entropy.functional.profiles.curves import elastic_srvf_distance
 from tl_entropy.functional.states.similarity import MIN_ROWS
@@ -204,10 +204,7 @@ def check_measures(
     Traceback (most recent call last):
     tl_entropy.errors.InputError: distance must be one of 'jsd', ...; got 'cosine'
     """
-    if isinstance(order, bool) or not isinstance(order, int | float):
-        raise InputTypeError(f"order must be one number; got {order!r}")
-    if not order >= 0:
-        raise InputError(f"order must be a number from 0 to infinity; got {order}")
+    check_order("order", order)
     for metric in [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else metrics:
         check_choice("metrics", metric, METRICS)
     check_choice("distance", distance, get_args(Distance))

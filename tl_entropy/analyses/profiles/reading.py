@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_order
 from tl_entropy.results import LensEntropy
 from tl_entropy.results.base import PER_NAT
 from tl_entropy.results.lens.divergence import STREAM_SITES
@@ -71,10 +70,9 @@ def one_order(name: str, result: LensEntropy, order: object) -> float:
         raise InputError(f"order: choose one of {', '.join(f'{o:g}' for o in result.orders)}, which {name} has")
     if order is None:
         return 1.0 if 1.0 in result.orders else result.orders[0]
-    if isinstance(order, bool) or not isinstance(order, Real):
-        raise InputTypeError(f"order must be one number, or None; got {order!r}")
-    check_choice(f"order (of {name})", order, result.orders)
-    return float(order)
+    chosen = check_order("order", order)
+    check_choice(f"order (of {name})", chosen, result.orders)
+    return chosen
 
 
 def check_shapes(profiles: Mapping[str, Tensor]) -> None:

@@ -37,10 +37,9 @@ from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import NORMALISE, Normalise
-from tl_entropy.functional.states.rows import check_real
 from tl_entropy.functional.states.views import label_list
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.geometry import OF_DOCUMENTS, LayerGeometry, Measure
@@ -75,10 +74,9 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         super().__init__(model)
         self.sites = vector_sites(self.adapter, sites, layers)
         self.measures = chosen_measures(measures, labels)
-        if not check_real("order", order) >= 0:
-            raise InputError(f"order must be a number from 0 to infinity; got {order!r}")
         check_choice("normalise", normalise, NORMALISE)
-        self.order, self.normalise, self.labels = float(order), normalise, None if labels is None else label_list(labels)
+        self.order, self.normalise = check_order("order", order), normalise
+        self.labels = None if labels is None else label_list(labels)
         self.n_samples, self.seed = check_int("n_samples", n_samples, 3), check_int("seed", seed, 0)
         check_used(self.measures, order=self.order, normalise=normalise, n_samples=self.n_samples)
         self._sample = TokenSample(n_samples, seed, first_document=first_document)

@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure
 from tl_entropy.analyses.states.sampling import TokenSample
-from tl_entropy.errors import InputError, check_choice, check_int
-from tl_entropy.functional.states.matrices import Kernel, check_order, matrix_entropy, named_gram_matrix
+from tl_entropy.errors import InputError, check_choice, check_int, check_order
+from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_gram_matrix
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations
 from tl_entropy.functional.states.rows import checked_rows
 from tl_entropy.results.provenance import Provenance
@@ -138,7 +138,7 @@ class MatrixAccumulator(PairedMeasure):
         progress: bool = False,
     ) -> None:
         super().__init__(model, other=other, sites=sites, layers=layers, against=against, massive=massive)
-        self.order = check_order(order)
+        self.order = check_order("order", order)
         self.permutations = check_int("permutations", permutations, 2)
         self.sample = TokenSample(check_int("n_samples", n_samples, 2), seed, first_document=first_document)
         self.progress = progress

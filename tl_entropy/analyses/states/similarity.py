@@ -31,8 +31,7 @@ from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, check_choice, check_int
-from tl_entropy.functional.states.matrices import check_order
+from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
 from tl_entropy.results.states.similarity import LayerSimilarity, Method
@@ -129,7 +128,7 @@ def layer_similarity(
     own: dict[str, Any] = {name: given[name] for name in _OWN[method]}
     if method == "matrix_renyi":
         own |= {
-            "order": check_order(order), "permutations": check_int("permutations", permutations, 2),
+            "order": check_order("order", order), "permutations": check_int("permutations", permutations, 2),
             "seed": check_int("seed", options.get("seed", 0), 0),
         }  # fmt: skip
     adapter = model if isinstance(model, Adapter) else Adapter(model)

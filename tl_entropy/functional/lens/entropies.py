@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
-from tl_entropy.functional.lens.tiles import MASKED, check_orders, combine, tile_sums
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_orders
+from tl_entropy.functional.lens.tiles import MASKED, combine, tile_sums
 from tl_entropy.torch_state import steady
 
 # Logits worked on at once: 4 MB in float64 for each of the handful of temporaries.
@@ -78,7 +78,7 @@ def renyi_entropy(logits: Tensor, order: float | Sequence[float], *, dim: int = 
     >>> renyi_entropy(torch.zeros(8), (0, 0.5, 1, 5, math.inf)).exp()
     tensor([8.0000, 8.0000, 8.0000, 8.0000, 8.0000], dtype=torch.float64)
     """
-    orders = check_orders(order)
+    orders = check_orders("order", order)
     entropies = _by_rows(logits, dim, lambda rows: _entropies(rows, orders))
     return entropies[..., 0] if isinstance(order, int | float) else entropies
 

@@ -22,10 +22,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_orders
 from tl_entropy.functional.lens.compiling import compiled_sums, compiler_available, decide_compiled
 from tl_entropy.functional.lens.products import TileProducts, check_factors
-from tl_entropy.functional.lens.tiles import MASKED, Top, check_orders, combine, combine_moments, in_double, tile_sums
+from tl_entropy.functional.lens.tiles import MASKED, Top, combine, combine_moments, in_double, tile_sums
 from tl_entropy.torch_state import steady
 
 __all__ = ["VocabularyStatistics", "compiler_available", "vocabulary_statistics"]
@@ -173,7 +173,7 @@ class Reader:
         axes: tuple[str, ...] = ("rows", "d_model"),
     ) -> Self:
         """Check the arguments of `vocabulary_statistics`, ``hidden`` having these ``axes``, and lay out the buffers."""
-        order_list = check_orders(orders)
+        order_list = check_orders("orders", orders)
         check_choice("precision", precision, ("float32", "bfloat16"))
         check_factors(hidden, unembedding, bias, axes)
         *sites, rows = hidden.shape[:-1]

@@ -35,8 +35,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError
-
 MASKED = -3.0e38
 """What stands for -inf: finite in float32, and so low that exp(MASKED - m) is 0 beside any real logit."""
 
@@ -50,22 +48,6 @@ _SMALLEST_ORDER, _LARGEST_ORDER = 1e-30, 1e30
 _LARGEST_PRODUCT = 5.5
 
 Scratch = tuple[Tensor | None, Tensor | None, Tensor | None]
-
-
-def check_orders(orders: object) -> tuple[float, ...]:
-    """Return ``orders``, a number or a sequence of numbers, as a tuple of floats from 0 to infinity."""
-    if hasattr(orders, "tolist"):
-        orders = orders.tolist()
-    result = []
-    for value in orders if isinstance(orders, Sequence) and not isinstance(orders, str) else (orders,):
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise InputTypeError(f"order must be a number or a sequence of numbers; got {orders!r}")
-        if not value >= 0:
-            raise InputError(f"order must be between 0 and infinity; got {value!r}")
-        result.append(float(value))
-    if not result:
-        raise InputError("order must hold at least one number; got an empty sequence")
-    return tuple(result)
 
 
 def tile_sums(

@@ -25,9 +25,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_positive
+from tl_entropy.errors import InputError, NonFiniteError, check_choice, check_order, check_positive
 from tl_entropy.functional.lens.entropies import check_floating, in_double, renyi_entropy
-from tl_entropy.functional.lens.tiles import check_orders
 from tl_entropy.functional.states.rows import checked_rows, spread_floor, squared_distances
 from tl_entropy.torch_state import steady
 
@@ -110,7 +109,7 @@ def matrix_entropy(a: Tensor, order: float) -> Tensor:
     >>> matrix_entropy(torch.eye(8) / 8, 1.01).exp()
     tensor(8.0000, dtype=torch.float64)
     """
-    order = check_order(order)
+    order = check_order("order", order)
     matrices = _checked(a)
     if order == 2:
         trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -151,18 +150,6 @@ def matrix_renyi_entropy(
     tensor(4., dtype=torch.float64)
     """
     return matrix_entropy(gram_matrix(x, kernel=kernel, bandwidth=bandwidth), order)
-
-
-def check_order(order: object) -> float:
-    """``order`` as a float from 0 to infinity; InputError or InputTypeError unless it is one.
-
-    >>> check_order(2)
-    2.0
-    """
-    orders = check_orders(order)
-    if len(orders) > 1:
-        raise InputError(f"order must be one number from 0 to infinity; got {order!r}: call once for each")
-    return orders[0]
 
 
 def _median_distance(argument: str, squares: Tensor) -> float:

@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_int
+from tl_entropy.errors import InputError, check_int, check_order
 from tl_entropy.functional.lens.entropies import in_double
-from tl_entropy.functional.states.matrices import Kernel, check_order, matrix_entropy, named_gram_matrix
+from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_gram_matrix
 from tl_entropy.torch_state import steady
 
 # A number that nobody picks for a seed.
@@ -162,7 +162,7 @@ def dime(
       joint 1.3863, with permuted rows 2.7513 ± 0.0068 each
       order 1.01, 200 rows, of at most log n = 5.2983
     """
-    order = check_order(order)
+    order = check_order("order", order)
     check_int("permutations", permutations, 2)
     a, b = _pair(x, y, kernel, bandwidth)
     joint, *permuted = joint_entropies(a, b, order=order, permutations=random_permutations(len(a), permutations, seed=seed))
