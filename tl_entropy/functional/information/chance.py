@@ -67,7 +67,7 @@ def chance_curve(sample: Tensor, *, seed: int = 0, whole: bool = False) -> Chanc
     Every size up to half the sample, or 256, is tried on disjoint groups of rows in several random orders (seeded); the limit
     of r for large n is the quadratic term of the entropy, ½ Σ_j Var(p_j) / p̄_j.
 
-    Where the sample is the ``whole``, sizes above half of it are measured for r, too, on what groups of rows leave behind.
+    Where the sample is the ``whole``, sizes above half of it are measured for r, too, on what 1024 groups of rows leave behind.
 
     D(n) is taken as the mean of KL(mean of n rows ‖ p̄). That has the expectation of H(p̄) - H(mean of n rows), but not its
     noise, which is linear in the states' spread and would bury D, quadratic in it, where all states point nearly one way.
@@ -95,7 +95,7 @@ def chance_curve(sample: Tensor, *, seed: int = 0, whole: bool = False) -> Chanc
         size = min(n, k - n)
         many, end = k // size, k // size * size
         means = (running[:, size : end + 1 : size] - running[:, :end:size]).reshape(-1, bins) / size
-        means = means if size == n else ((k * mean - size * means) / n).clamp_min(0)
+        means = means if size == n else ((k * mean - size * means[:1024]) / n).clamp_min(0)
         quadratic = 0.5 * (means - mean).square() @ safe.reciprocal()
         left = (1 / n - 1 / k) / (1 - 1 / k)  # of a variance, in a mean of n of the k rows
         lost = _controlled(-(means @ safe.log()) - entropy(means), quadratic, half_spread * left)
