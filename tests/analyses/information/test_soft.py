@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from crossings import padded, token_rows
 from letters import Shuffled
 from tiny_models import VOCAB, cached_model, make_model
 
@@ -23,6 +24,7 @@ from tl_entropy.sites import Site
 pytestmark = pytest.mark.model
 
 QUIET = {"progress": False}
+SMALL = {"n_bins": 20, **QUIET}
 STORED = ("entropy", "plug_in", "null", "ceiling")
 VALUES = ("information", "entropy", "plug_in", "null", "ceiling", "corrected_ceiling", "lower", "fold_jackknife")
 WORDS = "the cat sat on mat and dog return x".split()
@@ -159,7 +161,7 @@ def test_longer_ngrams_own_positions_and_a_chance_sample_of_another_order(gpt2):
 
 def test_sites_layers_and_heads(gpt2):
     def places(**options):
-        result = tle.soft_information(gpt2, TEXTS[:3], **options, **QUIET)
+        result = tle.soft_information(gpt2, TEXTS[:3], **options, **SMALL)
         return [f"{site}:{head}" if head >= 0 else str(site) for site, head in zip(result.sites, result.heads, strict=True)]
 
     assert places() == ["embed", "resid_post.0", "resid_post.1", "resid_post.2"]
@@ -169,8 +171,8 @@ def test_sites_layers_and_heads(gpt2):
     heads = [f"{site}.1:{head}" for site in ("z", "result") for head in range(4)]
     assert places(layers=[1], heads=True) == ["embed", *heads, "resid_post.1"]
     assert places(sites=("z", "z"), layers=[1], heads="z") == heads[:4]
-    both = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, **QUIET)
-    alone = tle.soft_information(gpt2, TEXTS, layers=[1], heads="z", **QUIET)
+    both = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, **SMALL)
+    alone = tle.soft_information(gpt2, TEXTS, layers=[1], heads="z", **SMALL)
     assert_same(both.select(sites="z"), alone.select(sites="z"), 0)
 
 
@@ -204,14 +206,14 @@ def test_the_leading_order_is_another_temperature(gpt2):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_any_batch_size_gives_the_same(gpt2, batch_size):
-    options = {"layers": [1], "heads": True, **QUIET}
+    options = {"layers": [1], "heads": True, **SMALL}
     expected = tle.soft_information(gpt2, TEXTS, **options)
     assert_same(tle.soft_information(gpt2, TEXTS, batch_size=batch_size, **options), expected, 1e-6)
 
 
 def test_double_precision_agrees_to_ten_digits():
     model = double_model()
-    options = {"layers": [1], "heads": True, "keep_labels": True, **QUIET}
+    options = {"layers": [1], "heads": True, "keep_labels": True, **SMALL}
     expected = tle.soft_information(model, TEXTS, **options)
     for batch_size in (1, 4):
         result = tle.soft_information(model, TEXTS, batch_size=batch_size, **options)
@@ -221,29 +223,20 @@ def test_double_precision_agrees_to_ten_digits():
     label = grams(model, TEXTS, documents, positions, 1)
     kept = grams(model, TEXTS, documents, positions, 1, ahead=True) >= 0
     place = expected.sites.index(POST)
-    assert_is(expected, place, 0, soft_mutual_information(states[POST][kept], label[kept]), 1e-10, chance=1e-9)
+    assert_is(expected, place, 0, soft_mutual_information(states[POST][kept], label[kept], n_bins=20), 1e-10, chance=1e-9)
 
 
-def test_padding_on_either_side_and_a_cache_give_the_same_as_texts(gpt2):
-    expected = tle.soft_information(gpt2, TEXTS, heads="z", layers=[1], **QUIET)
-    rows = [[0, *gpt2.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in TEXTS]
-    width = max(map(len, rows))
-    for side in ("left", "right"):
-        pads = [[0] * (width - len(row)) for row in rows]
-        real = [[1] * len(row) for row in rows]
-        pairs = list(zip(pads, rows, real, strict=True))
-        tokens = torch.tensor([p + r if side == "left" else r + p for p, r, _ in pairs])
-        mask = torch.tensor([p + m if side == "left" else m + p for p, _, m in pairs])
-        assert_same(tle.soft_information(gpt2, (tokens, mask), heads="z", layers=[1], **QUIET), expected, 1e-6)
-        _, kept = gpt2.run_with_cache(tokens, attention_mask=mask)
-        for activation in kept.cache_dict.values():  # as some TransformerLens leave them
-            activation.requires_grad_(activation.is_floating_point())
-        accumulator = tle.SoftAccumulator(gpt2, tle.label_plan(gpt2, (tokens, mask)), heads="z", layers=[1])
-        tle.stream(gpt2, (kept, tokens, mask), [accumulator], **QUIET)
-        assert_same(accumulator.compute(), expected, 1e-6)
-        held = [accumulator._count, accumulator._mass, accumulator._samples]
-        assert not any(tensor.requires_grad for tensor in soft_sums._flat(held))
-        assert_same(tle.soft_information(gpt2, (kept, tokens, mask), heads="z", layers=[1], **QUIET), expected, 1e-6)
+def test_a_cache_whose_tensors_want_gradients_leaves_none_in_the_sums(gpt2):
+    tokens, mask = padded(token_rows(gpt2, TEXTS), left=True)
+    expected = tle.soft_information(gpt2, TEXTS, heads="z", layers=[1], **SMALL)
+    _, kept = gpt2.run_with_cache(tokens, attention_mask=mask)
+    for activation in kept.cache_dict.values():  # as some TransformerLens leave them
+        activation.requires_grad_(activation.is_floating_point())
+    accumulator = tle.SoftAccumulator(gpt2, tle.label_plan(gpt2, (tokens, mask)), heads="z", layers=[1], n_bins=20)
+    tle.stream(gpt2, (kept, tokens, mask), [accumulator], **QUIET)
+    assert_same(accumulator.compute(), expected, 1e-6)
+    held = [accumulator._count, accumulator._mass, accumulator._samples]
+    assert not any(tensor.requires_grad for tensor in soft_sums._flat(held))
 
 
 @pytest.mark.parametrize("stride", [None, 5])
@@ -304,22 +297,22 @@ def test_one_plan_serves_models_that_share_a_tokenizer(gpt2):
     other = cached_model("llama", "bridge")
     plan = tle.label_plan(gpt2, TEXTS, labels=("bigram", "next_token"))
     for model in (gpt2, other):
-        expected = tle.soft_information(model, TEXTS, labels=("bigram", "next_token"), **QUIET)
-        assert_same(tle.soft_information(model, TEXTS, labels=plan, **QUIET), expected, 0)
-    assert_same(tle.soft_information(gpt2, (text for text in TEXTS), labels=plan, batch_size=1, **QUIET), expected, 1, of=())
+        expected = tle.soft_information(model, TEXTS, labels=("bigram", "next_token"), **SMALL)
+        assert_same(tle.soft_information(model, TEXTS, labels=plan, **SMALL), expected, 0)
+    assert_same(tle.soft_information(gpt2, (text for text in TEXTS), labels=plan, batch_size=1, **SMALL), expected, 1, of=())
 
 
 def test_inputs_that_change_between_readings_are_refused(gpt2):
     ids = torch.randint(1, VOCAB, (4, 9), generator=torch.Generator().manual_seed(0))
     for again in (ids.flip(0), ids[:3], torch.cat([ids, ids[:1]])):
         with pytest.raises(InputError, match=r"inputs changed between two readings: .*pass a list"):
-            tle.soft_information(gpt2, Shuffled(ids, again), **QUIET)
+            tle.soft_information(gpt2, Shuffled(ids, again), **SMALL)
         plan = tle.label_plan(gpt2, ids)
         with pytest.raises(InputError, match=r"inputs changed between two readings|in the same order|make the plan from"):
-            tle.soft_information(gpt2, Shuffled(ids, again), labels=plan, center=True, **QUIET)
+            tle.soft_information(gpt2, Shuffled(ids, again), labels=plan, center=True, **SMALL)
     assert_same(
-        tle.soft_information(gpt2, Shuffled(ids, ids, ids), center=True, **QUIET),
-        tle.soft_information(gpt2, ids, center=True, **QUIET), 0,
+        tle.soft_information(gpt2, Shuffled(ids, ids, ids), center=True, **SMALL),
+        tle.soft_information(gpt2, ids, center=True, **SMALL), 0,
     )  # fmt: skip
 
 
@@ -335,10 +328,10 @@ def test_a_plan_of_texts_serves_their_tokens(gpt2):
     tokens = [torch.tensor([0, *gpt2.tokenizer(text, add_special_tokens=False)["input_ids"]]) for text in TEXTS]
     rendered = ["<|endoftext|>" + text for text in TEXTS]
     plan = tle.label_plan(gpt2, TEXTS)
-    expected = tle.soft_information(gpt2, TEXTS, labels=plan, **QUIET)
+    expected = tle.soft_information(gpt2, TEXTS, labels=plan, **SMALL)
     for inputs in (tokens, rendered):
-        assert_same(tle.soft_information(gpt2, inputs, labels=plan, **QUIET), expected, 0)
-        assert_same(tle.soft_information(gpt2, inputs, **QUIET), expected, 0)
+        assert_same(tle.soft_information(gpt2, inputs, labels=plan, **SMALL), expected, 0)
+        assert_same(tle.soft_information(gpt2, inputs, **SMALL), expected, 0)
 
 
 def test_a_plan_of_other_inputs_is_refused(gpt2):
@@ -352,21 +345,21 @@ def test_a_plan_of_other_inputs_is_refused(gpt2):
 
 
 def test_centred_states(gpt2):
-    result = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, center=True, **QUIET)
+    result = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, center=True, **SMALL)
     documents, positions, states = gathered(gpt2, TEXTS, EMBED, POST, Z)
     label = grams(gpt2, TEXTS, documents, positions, 1)
     kept = grams(gpt2, TEXTS, documents, positions, 1, ahead=True) >= 0
     written = torch.einsum("rhd,hdm->rhm", states[Z], tle.Adapter(gpt2).head_weights(1))
     for place, z in ((0, states[EMBED]), (2, states[Z][:, 1]), (6, written[:, 1]), (9, states[POST])):
-        expected = soft_mutual_information(z[kept], label[kept], center=True)
+        expected = soft_mutual_information(z[kept], label[kept], center=True, n_bins=20)
         assert_is(result, place, 0, expected, 5e-6, chance=1e-5)
     assert result.provenance.settings["centered"] is True
     means = {site: rows[kept].mean(0) for site, rows in states.items()}
-    given = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, center=means, **QUIET)
+    given = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, center=means, **SMALL)
     assert_same(given, result, 5e-6)
-    texts = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, center={str(s): m for s, m in means.items()}, **QUIET)
+    texts = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, center={str(s): m for s, m in means.items()}, **SMALL)
     assert_same(texts, given, 0)
-    plain = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, **QUIET)
+    plain = tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, **SMALL)
     assert plain.provenance.settings["centered"] is False
     assert float((plain.entropy - result.entropy).abs().max()) > 0.1
 
@@ -472,13 +465,13 @@ def test_shards_merge_to_the_whole_in_any_order_with_empty_ones(gpt2):
 
 def test_shards_of_a_model_merge(gpt2):
     plan = tle.label_plan(gpt2, TEXTS)
-    joined = tle.SoftAccumulator(gpt2, plan, layers=[1], heads=True)
+    joined = tle.SoftAccumulator(gpt2, plan, layers=[1], heads=True, n_bins=20)
     for first in (6, 0, 3):
-        shard = tle.SoftAccumulator(gpt2, plan, layers=[1], heads=True, first_document=first)
+        shard = tle.SoftAccumulator(gpt2, plan, layers=[1], heads=True, first_document=first, n_bins=20)
         tle.stream(gpt2, TEXTS[first : first + 3], [shard], **QUIET)
         joined.merge(shard)
-    assert_same(joined.compute(), tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, **QUIET), 1e-6)
-    again = tle.SoftAccumulator(gpt2, tle.label_plan(gpt2, TEXTS), layers=[1], heads=True, first_document=3)
+    assert_same(joined.compute(), tle.soft_information(gpt2, TEXTS, layers=[1], heads=True, **SMALL), 1e-6)
+    again = tle.SoftAccumulator(gpt2, tle.label_plan(gpt2, TEXTS), layers=[1], heads=True, first_document=3, n_bins=20)
     tle.stream(gpt2, TEXTS[3:4], [again], **QUIET)
     with pytest.raises(InputError, match="both parts have seen the same positions"):
         joined.merge(again)
@@ -530,11 +523,11 @@ SCARCE = [
 @pytest.mark.parametrize(("owner", "name", "number"), SCARCE)
 def test_an_update_that_fails_changes_nothing(gpt2, monkeypatch, owner, name, number):
     plan = tle.label_plan(gpt2, TEXTS, labels=("bigram", "next_token"), valid="own")
-    accumulator = tle.SoftAccumulator(gpt2, plan, layers=[1], heads="z")
+    accumulator = tle.SoftAccumulator(gpt2, plan, layers=[1], heads="z", n_bins=20)
     tle.stream(gpt2, TEXTS[:4], [accumulator], **QUIET)
     before = accumulator.compute()
     sums = [tensor.clone() for tensor in soft_sums._flat([accumulator._mass, accumulator._count])]
-    rest = tle.SoftAccumulator(gpt2, plan, layers=[1], heads="z", first_document=4)
+    rest = tle.SoftAccumulator(gpt2, plan, layers=[1], heads="z", first_document=4, n_bins=20)
     tle.stream(gpt2, TEXTS[4:], [rest], **QUIET)
     accumulator.first_document = 4
     with monkeypatch.context() as patch:
@@ -544,7 +537,7 @@ def test_an_update_that_fails_changes_nothing(gpt2, monkeypatch, owner, name, nu
     assert_same(accumulator.compute(), before, 0)
     assert all(map(torch.equal, sums, soft_sums._flat([accumulator._mass, accumulator._count])))
     accumulator.merge(rest)
-    assert_same(accumulator.compute(), tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], heads="z", **QUIET), 1e-6)
+    assert_same(accumulator.compute(), tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], heads="z", **SMALL), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -552,8 +545,8 @@ def test_an_update_that_fails_changes_nothing(gpt2, monkeypatch, owner, name, nu
 )
 def test_where_memory_runs_out_the_batch_is_halved_and_nothing_counted_twice(gpt2, monkeypatch, owner, name, number):
     plan = tle.label_plan(gpt2, TEXTS)
-    expected = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], heads="z", **QUIET)
-    accumulator = tle.SoftAccumulator(gpt2, plan, layers=[1], heads="z")
+    expected = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], heads="z", **SMALL)
+    accumulator = tle.SoftAccumulator(gpt2, plan, layers=[1], heads="z", n_bins=20)
     adapter = accumulator.adapter
     assert adapter.sight.mask < 1, "proved before memory runs out"
     seen = []
@@ -627,15 +620,15 @@ def test_dropped_positions_are_counted_and_left_out_everywhere(gpt2):
         with gpt2.hooks(fwd_hooks=[("blocks.2.hook_resid_post", spoiler(value))]):
             for batch_size in (9, 4):
                 # Every batch's first row is spoilt.
-                result = tle.soft_information(gpt2, TEXTS, invalid="drop", batch_size=batch_size, **QUIET)
+                result = tle.soft_information(gpt2, TEXTS, invalid="drop", batch_size=batch_size, **SMALL)
                 assert result.dropped == 2 * -(-len(TEXTS) // batch_size)
-            result = tle.soft_information(gpt2, TEXTS, invalid="drop", batch_size=9, **QUIET)
+            result = tle.soft_information(gpt2, TEXTS, invalid="drop", batch_size=9, **SMALL)
         assert result.tokens.tolist() == [int(kept.sum()) - 2] * 2
         for place, site in ((0, EMBED), (2, POST)):
-            expected = soft_mutual_information(states[site][kept & ~dropped], label[kept & ~dropped])
+            expected = soft_mutual_information(states[site][kept & ~dropped], label[kept & ~dropped], n_bins=20)
             assert_is(result, place, 0, expected, chance=2e-2)
         assert "2 positions dropped" in repr(result)
-    clean = tle.soft_information(gpt2, TEXTS, invalid="drop", **QUIET)
+    clean = tle.soft_information(gpt2, TEXTS, invalid="drop", **SMALL)
     assert clean.dropped == 0
     assert "dropped" not in repr(clean)
 
@@ -780,7 +773,7 @@ def test_the_model_is_left_as_it_was(gpt2):
     gpt2.train()
     try:
         flags = {name: module.training for name, module in gpt2.named_modules()}
-        result = tle.soft_information(gpt2, TEXTS[:3], heads=True, center=True, keep_labels=True, **QUIET)
+        result = tle.soft_information(gpt2, TEXTS[:3], heads=True, center=True, keep_labels=True, **SMALL)
         assert {name: module.training for name, module in gpt2.named_modules()} == flags
     finally:
         gpt2.eval()
@@ -804,8 +797,8 @@ def test_provenance_tells_what_decides_the_numbers(gpt2):
 
 
 def test_half_precision_models():
-    half = tle.soft_information(make_model("gpt2", "bridge", dtype=torch.bfloat16), TEXTS, layers=[1], heads=True, **QUIET)
-    full = tle.soft_information(cached_model("gpt2", "bridge"), TEXTS, layers=[1], heads=True, **QUIET)
+    half = tle.soft_information(make_model("gpt2", "bridge", dtype=torch.bfloat16), TEXTS, layers=[1], heads=True, **SMALL)
+    full = tle.soft_information(cached_model("gpt2", "bridge"), TEXTS, layers=[1], heads=True, **SMALL)
     assert half.provenance.dtype == "bfloat16"
     assert_same(half, full, 0.1, of=("entropy", "plug_in"))
 

@@ -349,6 +349,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.long
 def test_extra_memory_stays_below_64_megabytes_whatever_the_number_of_rows():
     run = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 64, "8192 rows of logits would be 1.6 GB"
