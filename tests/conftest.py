@@ -37,6 +37,14 @@ def gpt2(request):
     return cached_model("gpt2", request.param)
 
 
+@pytest.fixture(autouse=True)
+def _reduced_precision_helps(monkeypatch):
+    """What bfloat16 does to numbers is tested on processors without units for it, too."""
+    from tl_entropy.functional.lens import reduced
+
+    monkeypatch.setattr(reduced, "reduced_time", lambda threads: 0.5)
+
+
 @pytest.fixture
 def texts():
     return ["the cat sat on the mat", "def f(x):\n    return x + 1", "the", "dog and cat and dog and the mat sat"]

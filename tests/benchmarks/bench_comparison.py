@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench_readout import WAYS, resident
+from bench_readout import PRECISIONS, WAYS, resident
 from shared import D_VOCAB, medians, random_bridge, random_model, show
 
 import tl_entropy as tle
@@ -128,7 +128,7 @@ def peak(name: str) -> None:
         vocabulary_divergences(hidden[:, :rows], unembedding, reference=-1, metrics=METRICS[metrics], **WAYS[way])
 
     small = torch.ones(2, 2, 4)
-    vocabulary_divergences(small, torch.ones(4, 8), reference=-1, metrics=METRICS[metrics], precision="bfloat16")
+    vocabulary_divergences(small, torch.ones(4, 8), reference=-1, metrics=METRICS[metrics], precision=PRECISIONS[-1])
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory that the process still holds would hide what the run takes
     before = resident("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
@@ -139,7 +139,7 @@ def peak(name: str) -> None:
 
 def bench_memory() -> None:
     print(f"{f'{SITES} sites x 512 rows':<44}{'peak MB beyond before':>22}")
-    for way in ("eager float32", "eager bfloat16"):
+    for way in (f"eager {precision}" for precision in PRECISIONS):
         for metrics in METRICS:
             command = [sys.executable, "-W", "ignore", __file__, "--peak", f"{way}, {metrics}"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -26,13 +26,17 @@ import torch
 from shared import D_VOCAB, medians, random_bridge, random_model, show
 
 from tl_entropy.functional import compiler_available, renyi_entropy, vocabulary_statistics
+from tl_entropy.functional.lens.reduced import reduced_time
 
 D_MODEL, ROWS = 768, 512
 ORDERS = (0.5, 1.0, 2.0, 5.0)
 SITES, POSITIONS, TOP_K = 13, 96, 5
+PRECISIONS = ("float32", "bfloat16") if reduced_time(torch.get_num_threads()) <= 1 else ("float32",)
+"""Those that help on this processor: others are refused."""
+
 WAYS: dict[str, dict[str, Any]] = {
     f"{way} {precision}": {"compiled": way == "compiled", "precision": precision}
-    for precision in ("float32", "bfloat16")
+    for precision in PRECISIONS
     for way in ("eager", "compiled")
 }
 
@@ -55,12 +59,15 @@ def product_variants() -> dict[str, Callable[[], Any]]:
         "hidden @ W_U, all logits": lambda: hidden @ unembedding,
         "eager float32": ours(),
         "eager float32, W_U transposed": ours(transposed),
-        "eager bfloat16": ours(precision="bfloat16"),
-        "eager bfloat16, W_U in bfloat16": ours(half, precision="bfloat16"),
     }
+    if "bfloat16" in PRECISIONS:
+        variants["eager bfloat16"] = ours(precision="bfloat16")
+        variants["eager bfloat16, W_U in bfloat16"] = ours(half, precision="bfloat16")
+    else:
+        print("bfloat16: no units for it in this processor, so it is refused")
     if compiler_available():
         variants["compiled float32"] = ours(compiled=True)
-        variants["compiled bfloat16"] = ours(compiled=True, precision="bfloat16")
+        variants |= {"compiled bfloat16": ours(compiled=True, precision="bfloat16")} if "bfloat16" in PRECISIONS else {}
     else:
         print("compiled: no C++ compiler found")
     return variants
@@ -180,7 +187,7 @@ def peak(part: str, name: str) -> None:
     torch.set_num_threads(1)
     run = (product_variants() if part == "product" else lens_variants())[name]
     torch.ones(64, 64) @ torch.ones(64, 64)
-    vocabulary_statistics(torch.ones(2, 4), torch.ones(4, 8), precision="bfloat16", top_k=1)  # loads the libraries
+    vocabulary_statistics(torch.ones(2, 4), torch.ones(4, 8), precision=PRECISIONS[-1], top_k=1)  # loads the libraries
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory that the process still holds would hide what the run takes
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark
@@ -191,8 +198,12 @@ def peak(part: str, name: str) -> None:
 def bench_memory() -> None:
     print(f"{'part':<10}{'variant':<34}{'peak MB beyond before':>22}")
     names = {
-        "product": ("hidden @ W_U, all logits", "eager float32", "eager bfloat16"),
-        "lens": ("transformer_lens logit_lens", "logit_lens, as called by default", "eager float32", "eager bfloat16"),
+        "product": ("hidden @ W_U, all logits", *(f"eager {precision}" for precision in PRECISIONS)),
+        "lens": (
+            "transformer_lens logit_lens",
+            "logit_lens, as called by default",
+            *(f"eager {precision}" for precision in PRECISIONS),
+        ),
     }
     for part, variants in names.items():
         for name in variants:

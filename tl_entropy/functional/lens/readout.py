@@ -25,6 +25,7 @@ from torch import Tensor
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_orders
 from tl_entropy.functional.lens.compiling import compiled_sums, compiler_available, decide_compiled
 from tl_entropy.functional.lens.products import TileProducts, check_factors
+from tl_entropy.functional.lens.reduced import check_reduced
 from tl_entropy.functional.lens.tiles import MASKED, Top, combine, combine_moments, in_double, tile_sums
 from tl_entropy.torch_state import steady
 
@@ -109,7 +110,7 @@ def vocabulary_statistics(
     Raises:
         NonFiniteError: NaN or infinities in ``hidden``, NaN or +inf in the logits; the rows are named.
         InputError: shapes that do not fit, targets or top_k beyond the vocabulary, a bias that masks everything, an unknown
-            precision, compiled=True without a compiler.
+            precision, "bfloat16" on a processor where it takes longer, compiled=True without a compiler.
         InputTypeError: tensors that are not floating-point, targets that are not int64.
 
     Source: entropies as in A. Rényi, 1961; the lens: nostalgebraist, interpreting GPT: the logit lens, 2020.
@@ -176,6 +177,8 @@ class Reader:
         order_list = check_orders("orders", orders)
         check_choice("precision", precision, ("float32", "bfloat16"))
         check_factors(hidden, unembedding, bias, axes)
+        if precision == "bfloat16":
+            check_reduced(hidden.device)
         *sites, rows = hidden.shape[:-1]
         n_sites, d_vocab = math.prod(sites), unembedding.shape[1]
         if n_sites == 0:
