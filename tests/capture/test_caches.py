@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tl_entropy as tle
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, InputTypeError
 
 pytestmark = pytest.mark.model
 QUIET = {"progress": False}
@@ -42,3 +42,14 @@ def test_a_whole_cache_is_read(gpt2, remove_batch_dim):
         found, expected = function(gpt2, (cache, TOKENS), **QUIET), function(gpt2, TOKENS, **QUIET)
         torch.testing.assert_close(found.entropy, expected.entropy, atol=1e-5, rtol=0)
         assert torch.equal(found.position, expected.position)
+
+
+def test_what_run_with_cache_returns_is_refused_with_the_way(gpt2):
+    tokens = torch.tensor([[0, 5, 6, 7]])
+    with torch.no_grad():
+        logits, cache = gpt2.run_with_cache(tokens)
+    for inputs in ((logits, cache), [logits, cache], (tokens, cache)):
+        with pytest.raises(InputTypeError, match=r"run_with_cache gives \(logits, cache\); pass the cache with its tokens"):
+            tle.lens_entropy(gpt2, inputs, progress=False)
+    with pytest.raises(InputTypeError, match="one cache at a time"):
+        tle.lens_entropy(gpt2, [(cache, tokens), (cache, tokens)], progress=False)

@@ -395,3 +395,17 @@ def test_of_predicted_tokens_the_special_ones_are_left_out_and_positions_are_the
     assert window.target[window.counted].tolist() == ids("ad")
     with pytest.raises(InputError, match="count must be one of 'read', 'predicted'; got 'seen'"):
         corpus_of("a", count="seen")
+
+
+def test_a_text_that_is_a_path_is_measured_as_a_text_with_a_warning(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("ab")
+    for inputs in ("notes.txt", ["ab", "notes.txt"], str(tmp_path)):
+        with pytest.warns(
+            UserWarning, match=r"is measured as a text, and a file or folder of that name is there.*pathlib\.Path"
+        ):
+            corpus_of(inputs, Letters())
+    for inputs in ("notes", "notes.txt\n", "a" * 5000, "a\0b", ["ab"], tmp_path / "notes.txt", torch.tensor([3, 4])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            corpus_of(inputs, Letters())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import cached_model, kinds, make_model
+from tiny_models import cached_model, hf_model, kinds, make_model
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
@@ -135,3 +136,12 @@ def test_hooks_of_pytorch_on_a_module_are_named(gpt2):
 def test_interventions_and_captures_are_nobody_elses(gpt2):
     found = tle.lens_entropy(gpt2, TOKENS, interventions=tle.ablate("mlp_out.1"), progress=False)
     assert not any("hooks of others" in line for line in found.provenance.state)
+
+
+def test_what_could_become_a_model_is_refused_with_the_way():
+    with pytest.raises(InputTypeError, match=r"str lacks cfg.*; load it first: tle\.load_model\('gpt2'\)"):
+        tle.lens_entropy("gpt2", "the cat", progress=False)
+    with pytest.raises(InputTypeError, match=r"PosixPath lacks cfg.*load_model\('folder/model'\)"):
+        tle.lens_entropy(Path("folder/model"), "the cat", progress=False)
+    with pytest.raises(InputTypeError, match=r"GPT2LMHeadModel lacks .*tle\.load_model\(name or folder\).*boot_transformers"):
+        tle.lens_entropy(hf_model("gpt2"), "the cat", progress=False)

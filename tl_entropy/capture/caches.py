@@ -26,6 +26,14 @@ def split_cache(inputs: Any) -> tuple[Any, Any]:
     """(cache, rest) where the input is an ActivationCache with its tokens; (None, inputs) otherwise."""
     if hasattr(inputs, "cache_dict"):
         raise InputTypeError("inputs: an ActivationCache needs its tokens: pass (cache, tokens), or (cache, tokens, mask)")
+    if isinstance(inputs, tuple | list):
+        places = [i for i, part in enumerate(inputs) if hasattr(part, "cache_dict")]
+        if places and places != [0]:
+            raise InputTypeError(
+                "inputs: run_with_cache gives (logits, cache); pass the cache with its tokens instead: (cache, tokens)"
+            )
+        if any(isinstance(part, tuple) and any(hasattr(one, "cache_dict") for one in part) for part in inputs):
+            raise InputTypeError("inputs: one cache at a time; call the function for each (cache, tokens), and merge the parts")
     if not (isinstance(inputs, tuple) and inputs and hasattr(inputs[0], "cache_dict")):
         return None, inputs
     if len(inputs) not in (2, 3) or not isinstance(inputs[1], Tensor):

@@ -18,8 +18,10 @@ second pass over a generator; and what ``capture/inputs.py`` and ``capture/docum
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Collection, Iterator, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 
@@ -35,6 +37,8 @@ from tl_entropy.errors import InputError, check_choice, check_int
 Count = Literal["read", "predicted"]
 
 _KEPT = 20
+_PATH = 1024
+"""Characters of a path at most."""
 
 
 @dataclass(slots=True)
@@ -148,6 +152,7 @@ class Corpus:
         self._started = False
         self._room_and_stride("a text", prepend_bos and encoder.begin is not None)
         self.report = CorpusReport(self._window, self._stride)
+        _warn_of_paths(self._inputs)
         self.n_documents = self._count()
 
     def __iter__(self) -> Iterator[Window]:
@@ -236,6 +241,22 @@ class Corpus:
                 f"got {self._stride}"
             )
         return room, self._stride or room
+
+
+def _warn_of_paths(inputs: object) -> None:
+    """Warn of a text that is the path of a file or folder, too: it is measured as a text."""
+    for text in inputs if isinstance(inputs, list | tuple) else [inputs]:
+        if not isinstance(text, str) or not 0 < len(text) < _PATH or "\n" in text or "\0" in text:
+            continue
+        with suppress(OSError, ValueError):  # a text that can be no path
+            if os.path.exists(text):
+                warnings.warn(
+                    f"{text!r} is measured as a text, and a file or folder of that name is there; to read it, pass "
+                    f"pathlib.Path({text!r})",
+                    UserWarning,
+                    stacklevel=2,
+                )
+                return
 
 
 def _sum(total: int | None, more: int | None) -> int | None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,18 @@ from tl_entropy.sites import Site
 from tl_entropy.torch_state import yours
 
 _NEEDED = ("cfg", "hook_dict")
+
+
+def _way_to_load(model: Any) -> str:
+    """What to do with what is not a TransformerLens model, but names one, or could become one."""
+    if isinstance(model, str | Path):
+        return f"; load it first: tle.load_model({str(model)!r})"
+    if attribute(model, "config") is not None and callable(attribute(model, "get_output_embeddings")):
+        return (
+            "; a model of Hugging Face's becomes one by tle.load_model(name or folder), or in memory by "
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
+        )
+    return ""
 
 
 class _AllSeen(Exception):
@@ -58,7 +71,7 @@ class Runner(Vocabulary, Places):
         if missing:
             raise InputTypeError(
                 f"model must be a TransformerLens model (HookedTransformer or TransformerBridge); {type(model).__name__} "
-                f"lacks {', '.join(missing)}"
+                f"lacks {', '.join(missing)}{_way_to_load(model)}"
             )
         Places.__init__(self, uncompiled(model), stack)
         self.given = model

@@ -13,6 +13,7 @@ from tiny_models import VOCAB, cached_model, kinds, make_model, tiny_tokenizer
 
 import tl_entropy as tle
 from tl_entropy.analyses.measuring import measure_all
+from tl_entropy.analyses.models import comparison as comparison_module
 from tl_entropy.analyses.models.comparison import compare_models
 from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.profiles.dynamics import layer_dynamics
@@ -428,7 +429,14 @@ def test_what_a_model_does_wrong_is_told_with_its_name(models):
     broken.hook_dict["blocks.1.hook_resid_post"].add_hook(spoil)
     with pytest.raises(NonFiniteError, match=r"^broken: blocks\.1\.hook_resid_post has a NaN") as caught:
         compare_models({"gpt2": models["gpt2"], "broken": broken}, TEXTS, **QUIET)
-    assert len(caught.value.partial) == 4
+    before = compare_models({"gpt2": models["gpt2"]}, TEXTS, **QUIET)
+    partial = caught.value.partial
+    assert (partial.names, partial.distances) == (("gpt2",), None)
+    same(partial.lenses["gpt2"], before.lenses["gpt2"])
+    assert partial.similarity.keys() == {"gpt2"}
+    with pytest.raises(NonFiniteError) as caught:
+        compare_models({"broken": broken, "gpt2": models["gpt2"]}, TEXTS, **QUIET)
+    assert len(caught.value.partial) == 4, "of the first model, what each of its measurements has"
 
 
 def test_an_interrupt_ends_the_comparison(models, monkeypatch):
@@ -436,8 +444,21 @@ def test_an_interrupt_ends_the_comparison(models, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tle.DivergenceAccumulator, "update", interrupted)
-    with pytest.warns(UserWarning, match="interrupted after 0 tokens"), pytest.raises(KeyboardInterrupt):
+    with pytest.warns(UserWarning, match="interrupted after 0 tokens"), pytest.raises(KeyboardInterrupt) as caught:
         compare_models(models, TEXTS, **QUIET)
+    assert caught.value.partial is None
+
+
+def test_an_interrupt_leaves_the_models_that_were_measured(models, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison_module, "layer_similarity", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        compare_models(models, TEXTS, **QUIET)
+    assert caught.value.partial.names == tuple(models)
+    assert caught.value.partial.distances is not None
+    assert not caught.value.partial.across
 
 
 # --- several measurements of one pass

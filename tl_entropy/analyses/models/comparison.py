@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, Unpack, cast, get_args
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, TLEntropyError, check_choice, check_order
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, TLEntropyError, check_choice, check_order, keeping
 from tl_entropy.functional.lens.comparison import METRICS, Metric
 from tl_entropy.functional.profiles.curves import elastic_srvf_distance
 from tl_entropy.functional.states.similarity import MIN_ROWS
@@ -104,7 +104,11 @@ def compare_models(
         ImportError: the distance needs a library that is not installed.
         InputTypeError: ``models`` is not a mapping from names to models; an argument of another kind.
         ModelError: a model's own logits can't be reproduced, or a hook never fires; the message begins with the model's name.
-        NonFiniteError: a NaN or infinity inside a model; its ``partial`` lists that model's results so far.
+        NonFiniteError: a NaN or infinity inside a model.
+        KeyboardInterrupt: Ctrl-C.
+
+        Whatever ends it has as its ``partial`` the comparison of the models that were measured to their end; where the first
+        was not, the list of its results so far.
 
     >>> import tl_entropy as tle
     >>> model = tle.demo_model()
@@ -133,59 +137,79 @@ def compare_models(
     lenses: dict[str, LensEntropy] = {}
     dynamics, own, across = {}, {}, {}
     notes: list[str] = []
-    for name in adapters:
-        accumulators = waiting.pop(name)
-        with _named(name):
-            results = measure_all(accumulators, inputs, options=options, **reading)
-            _go_on(results[0])
-            lenses[name], dynamics[name] = results[0], layer_dynamics(*results[:3])
-        if len(lenses) == 1:
-            _check_ids(results[0], adapters)
-        for result in results[3:]:
-            if result.count < MIN_ROWS:
-                notes.append(
-                    f"{name}: similarity of layers is left out, since it needs {MIN_ROWS} tokens; {result.count} count"
-                )
-            else:
-                own[name] = result
+
+    def measured() -> ModelComparison | None:
+        """What is known by now, once a model was measured to its end."""
+        if not dynamics:
+            return None
+        known = {name: lenses[name] for name in dynamics}
+        return ModelComparison(
+            lenses=known, dynamics=dynamics, distances=distances, similarity=own, across=across, notes=tuple(notes)
+        )
+
     distances: PairwiseDistances | None = None
-    if len(lenses) > 1:
-        try:
-            distances = pairwise_distances(lenses, metric=distance, progress=progress)
-        except (InputError, NonFiniteError) as error:  # which is no reason to lose what was measured, here or below
-            notes.append(f"{error}; so the distances between the models are left out")
-    for one, other in itertools.combinations(own, 2):
-        pair = [(adapters[name], lenses[name]) for name in (one, other)]
-        alike, documents = _read_alike(*pair), len(set(lenses[one].documents) & set(lenses[other].documents))
-        if not alike and documents < MIN_ROWS:
-            notes.append(
-                f"{one}, {other}: not the same tokens in the same windows, and over documents {MIN_ROWS} are needed and there "
-                f"are {documents}; so the similarity of their layers is left out"
-            )
-            continue
-        together: dict[str, Any] = {**options}
-        if alike and options.get("window") is None:
-            together["window"] = min(adapter.context for adapter, _ in pair)  # cuts nothing, since neither context did
-        try:
-            with _named(f"{one}, {other}"):
-                found = layer_similarity(
-                    adapters[one], inputs, other=adapters[other], against="all", sites=sites, estimator=estimator,
-                    massive=massive, rows="tokens" if alike else "documents", **reading, **together,
-                )  # fmt: skip
-        except InputError as error:
-            if inputs.changed:  # and then nothing that was measured of them belongs together
-                raise
-            notes.append(f"{error}; so the similarity of their layers is left out")
-            continue
-        _go_on(found)
-        across[one, other] = found
-        if not alike:
-            notes.append(
-                f"{one}, {other}: not the same tokens in the same windows, so their layers are compared over documents"
-            )
-    return ModelComparison(
-        lenses=lenses, dynamics=dynamics, distances=distances, similarity=own, across=across, notes=tuple(notes)
-    )
+    with _keeping(measured):
+        for name in adapters:
+            accumulators = waiting.pop(name)
+            with _named(name):
+                results = measure_all(accumulators, inputs, options=options, **reading)
+                _go_on(results[0])
+                lenses[name], dynamics[name] = results[0], layer_dynamics(*results[:3])
+            if len(lenses) == 1:
+                _check_ids(results[0], adapters)
+            for result in results[3:]:
+                if result.count < MIN_ROWS:
+                    notes.append(
+                        f"{name}: similarity of layers is left out, since it needs {MIN_ROWS} tokens; {result.count} count"
+                    )
+                else:
+                    own[name] = result
+        if len(lenses) > 1:
+            try:
+                distances = pairwise_distances(lenses, metric=distance, progress=progress)
+            except (InputError, NonFiniteError) as error:  # which is no reason to lose what was measured, here or below
+                notes.append(f"{error}; so the distances between the models are left out")
+        for one, other in itertools.combinations(own, 2):
+            pair = [(adapters[name], lenses[name]) for name in (one, other)]
+            alike, documents = _read_alike(*pair), len(set(lenses[one].documents) & set(lenses[other].documents))
+            if not alike and documents < MIN_ROWS:
+                notes.append(
+                    f"{one}, {other}: not the same tokens in the same windows, and over documents {MIN_ROWS} are needed and "
+                    f"there are {documents}; so the similarity of their layers is left out"
+                )
+                continue
+            together: dict[str, Any] = {**options}
+            if alike and options.get("window") is None:
+                together["window"] = min(adapter.context for adapter, _ in pair)  # cuts nothing, since neither context did
+            try:
+                with _named(f"{one}, {other}"):
+                    found = layer_similarity(
+                        adapters[one], inputs, other=adapters[other], against="all", sites=sites, estimator=estimator,
+                        massive=massive, rows="tokens" if alike else "documents", **reading, **together,
+                    )  # fmt: skip
+            except InputError as error:
+                if inputs.changed:  # and then nothing that was measured of them belongs together
+                    raise
+                notes.append(f"{error}; so the similarity of their layers is left out")
+                continue
+            _go_on(found)
+            across[one, other] = found
+            if not alike:
+                notes.append(
+                    f"{one}, {other}: not the same tokens in the same windows, so their layers are compared over documents"
+                )
+    return cast("ModelComparison", measured())
+
+
+@contextmanager
+def _keeping(measured: Callable[[], ModelComparison | None]) -> Iterator[None]:
+    """Whatever ends the comparison inside, Ctrl-C among it, has the models measured to their end as its ``partial``."""
+    try:
+        with keeping(lambda error: measured()):
+            yield
+    except KeyboardInterrupt as stopped:
+        stopped.partial = measured()  # type: ignore[attr-defined]
+        raise
 
 
 def check_measures(
