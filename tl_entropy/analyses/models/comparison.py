@@ -42,6 +42,8 @@ from tl_entropy.results.lens.divergence import STREAM_SITES
 from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.profiles.distances import Metric as Distance, PairwiseDistances
+from tl_entropy.results.profiles.dynamics import LayerDynamics
+from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady
 
@@ -135,7 +137,9 @@ def compare_models(
     reading: dict[str, Any] = {"positions": positions, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     reading["progress"] = progress
     lenses: dict[str, LensEntropy] = {}
-    dynamics, own, across = {}, {}, {}
+    dynamics: dict[str, LayerDynamics] = {}
+    own: dict[str, LayerSimilarity] = {}
+    across: dict[tuple[str, str], LayerSimilarity] = {}
     notes: list[str] = []
 
     def measured() -> ModelComparison | None:
