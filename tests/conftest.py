@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
 from tiny_models import ARCHITECTURES, LONG, cached_model, kinds
 
-settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True, database=None)
+settings.register_profile("quick", max_examples=12, deadline=None, derandomize=True, database=None)
 settings.register_profile("long", max_examples=300, deadline=None, database=None)
 settings.load_profile("long" if LONG else "quick")
 matplotlib.use("Agg")
