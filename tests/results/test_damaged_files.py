@@ -12,6 +12,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import hand_made
 import pytest
@@ -24,6 +25,7 @@ from tiny_models import LONG
 import tl_entropy as tle
 from tl_entropy.errors import FileError, SaveError
 from tl_entropy.lenses.tuned import TunedLens
+from tl_entropy.results import files
 from tl_entropy.results.files import check_folder, digest, replacing
 
 TRIALS = 2000 if LONG else 60
@@ -195,7 +197,7 @@ def test_a_full_disk_is_an_error_of_ours_that_leaves_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(
-            SaveError, match=r"r\.safetensors cannot be written .*; it takes \d+ bytes, and its disk has \d+ left"
+            SaveError, match=r"r\.safetensors cannot be written .*; it takes \d+ bytes; its disk has \d+ bytes left"
         ):
             big.save(target)
     finally:
@@ -218,6 +220,17 @@ def test_what_a_killed_save_left_is_taken_away_and_what_is_being_written_is_not(
         assert elsewhere.exists(), "another machine's may be being written"
         assert waiting.exists()
     assert target.read_text() == "half", "the last to end has the name"
+
+
+def test_where_a_process_cannot_be_asked_for_nothing_is_taken_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "os", SimpleNamespace(name="nt", getpid=os.getpid, path=os.path, kill=None))
+    with replacing(tmp_path / "r.safetensors") as waiting:
+        host = waiting.name.removeprefix(".r.safetensors.").rpartition(f".{os.getpid()}.")[0]
+        other = tmp_path / f".r.safetensors.{host}.{os.getpid() + 1}.0.tmp"
+        other.write_text("half"), waiting.write_text("whole")
+        with replacing(tmp_path / "r.safetensors") as again:
+            again.write_text("again")
+        assert other.exists()
 
 
 def test_a_link_leads_to_the_file_that_is_replaced(tmp_path):

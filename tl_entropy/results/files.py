@@ -72,7 +72,7 @@ def replacing(target: Path, size: int = 0) -> Iterator[Path]:
         yield waiting
         waiting.replace(target)
     except (OSError, SafetensorError) as error:
-        raise SaveError(f"path: {target} cannot be written ({error}); it takes {size} bytes{_room(target)}") from error
+        raise SaveError(f"path: {target} cannot be written ({error}){_room(target, size)}") from error
     finally:
         _waiting.discard(waiting.name)
         with suppress(OSError):
@@ -91,6 +91,8 @@ def _take_away(target: Path, host: str) -> None:
 
 
 def _runs(process: int) -> bool:
+    if os.name != "posix":  # elsewhere, asking with signal 0 would be more than a question
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -100,11 +102,12 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _room(target: Path) -> str:
+def _room(target: Path, size: int) -> str:
+    needed = f"; it takes {size} bytes" if size else ""
     try:
-        return f", and its disk has {shutil.disk_usage(target.parent).free} left"
+        return f"{needed}; its disk has {shutil.disk_usage(target.parent).free} bytes left"
     except OSError:
-        return ""
+        return needed
 
 
 def check_folder(argument: str, folder: Path) -> None:
