@@ -481,6 +481,7 @@ key("End"); seen.end = cells.indexOf(document.activeElement);
 seen.stops = document.querySelectorAll(".t[tabindex='0']").length;
 seen.described = cells.filter((cell) => cell.getAttribute("aria-describedby")).map((cell) => cells.indexOf(cell));
 cells[2].tabIndex = -1; cells[2].focus();
+if (!document.hasFocus()) cells[2].dispatchEvent(new FocusEvent("focusin", {bubbles: true}));
 seen.focused = panel.querySelector(".token").textContent;
 const box = (cell) => cell.getBoundingClientRect();
 seen.order = box(cells[8]).left > box(cells[9]).left;
