@@ -6,6 +6,7 @@ treats documents, not tokens, as independent.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsInt
 
@@ -84,6 +85,30 @@ class Positions(Steady):
             present = self.position.unique().tolist()
             rows &= torch.isin(self.position, torch.tensor(chosen_from("positions", positions, present)))
         return rows
+
+    @abstractmethod
+    def _per_row(self) -> tuple[Tensor, dict[str, Sequence[Any]]]:
+        """What ``per_document`` takes means of: values [row, ...], and each axis behind the first with its entries."""
+
+    def per_document(self) -> pd.DataFrame:
+        """The mean over each document's positions: a line for each document, a column for each place and quantity.
+
+        Every position of a document that has a value counts the same; NaN where none has. Values are in the result's units,
+        float64. The index is the document's number, and ``.rename(index=result.names)`` writes the names of files; the levels
+        of the columns are named, such as site and order: ``table["resid_post.3", 1.0]``. ``.stack()`` turns a level of columns
+        into lines, ``.to_csv(...)`` and the rest of pandas write it.
+        """
+        values, axes = self._per_row()
+        values = values.double().flatten(1)
+        known = ~values.isnan()
+        documents, sums, _ = document_sums(values.masked_fill(~known, 0.0), self.document)
+        means = sums / document_sums(known.double(), self.document)[1]
+        if len(axes) == 1:
+            [(name, entries)] = axes.items()
+            columns = pd.Index(list(entries), name=name)
+        else:
+            columns = pd.MultiIndex.from_product([list(entries) for entries in axes.values()], names=list(axes))
+        return pd.DataFrame(means.numpy(), index=pd.Index(documents.tolist(), name="document", dtype="int64"), columns=columns)
 
 
 def by_document(document: Tensor) -> dict[int, slice]:

@@ -137,6 +137,7 @@ def test_profiles_name_and_convert_their_units(result):
 
 def test_decided_is_judged_by_the_residual_stream_alone():
     assert divergence_result().decided().tolist() == DECIDED
+    assert divergence_result().decided_sites() == [(*SITES, None)[column] for column in DECIDED]
     without_last = divergence_result().select(layers=[-1, 0])
     assert without_last.sites == SITES[:3]
     assert without_last.decided().tolist() == [0, 3, 2, 3, 0]

@@ -179,6 +179,9 @@ class HeadEntropy(_HeadTable, Positions, Result):
         mean, se = token_means(values[known].reshape(-1, *values.shape[1:3], len(orders)), self.document[known])
         return self._profile(mean, se, orders, int(known.sum()), len(self.document[known].unique()))
 
+    def _per_row(self) -> tuple[Tensor, dict[str, Sequence[Any]]]:
+        return self.entropy, {"layer": self.layers, "head": self.heads, "order": self.orders}
+
     def select(
         self,
         *,

@@ -154,6 +154,15 @@ class LayerDivergence(Positions, Result):
         first = first_to_stay(self.agreement[:, stream])
         return torch.tensor([*stream, len(self.sites)])[first]
 
+    def decided_sites(self) -> list[Site | None]:
+        """For each row the site at which the position is decided, as ``decided()`` counts it; None where it never is.
+
+        Raises:
+            InputError: no site here is a state of the residual stream.
+        """
+        places = (*self.sites, None)
+        return [places[column] for column in self.decided().tolist()]
+
     def quantities(self) -> dict[str, Tensor]:
         """Everything that has a value at every row and site, by name: [row, site] each; NaN where there is none.
 
@@ -202,6 +211,10 @@ class LayerDivergence(Positions, Result):
             counts = (int(known.sum()), len(self.document[known].unique()))
             frames += _lines(self.sites, columns, name, unit_of(name, self.unit), mean, se, counts)
         return pd.DataFrame(frames)
+
+    def _per_row(self) -> tuple[Tensor, dict[str, Sequence[Any]]]:
+        there = self.quantities()
+        return torch.stack(list(there.values()), -1), {"site": list(map(str, self.sites)), "quantity": list(there)}
 
     def select(
         self,

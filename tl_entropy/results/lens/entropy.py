@@ -92,6 +92,9 @@ class LensEntropy(Positions, Result):
         found = {name: self.entropy[:, :, i] for i, name in enumerate(names)}
         return found if self.surprisal is None else {**found, "surprisal": self.surprisal}
 
+    def _per_row(self) -> tuple[Tensor, dict[str, Sequence[Any]]]:
+        return self.entropy, {"site": list(map(str, self.sites)), "order": self.orders}
+
     def select(
         self,
         *,

@@ -118,6 +118,9 @@ class Contrast(Positions, Result):
                 )  # fmt: skip
         return pd.DataFrame(lines)
 
+    def _per_row(self) -> tuple[Tensor, dict[str, Sequence[Any]]]:
+        return self.difference, {"site": list(map(str, self.sites)), "quantity": self.quantities}
+
     def select(
         self,
         *,

@@ -12,9 +12,9 @@ the same: the surprisals of any two models agree in that rare and long tokens co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pandas as pd
 import torch
@@ -171,6 +171,9 @@ class TokenCorrelation(Positions, Result):
             intercept_error=self.intercept_error * of_y,
             unit=unit,
         )
+
+    def _per_row(self) -> tuple[Tensor, dict[str, Sequence[Any]]]:
+        return torch.stack([self.x, self.y], 1), {"quantity": ("x", "y")}
 
     def summary(self) -> pd.DataFrame:
         """The numbers of the line: quantity, unit, value, se (over documents; NaN for a single one, for R² and for rho)."""

@@ -13,7 +13,7 @@ import math
 import re
 from abc import abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, SupportsInt
 
@@ -75,6 +75,10 @@ class TokenRows(Positions):
     @abstractmethod
     def columns(self) -> dict[str, Column]:
         """Every quantity of the tokens, by name."""
+
+    def _per_row(self) -> tuple[Tensor, dict[str, Sequence[Any]]]:
+        there = self.columns()
+        return torch.stack([column.values.double() for column in there.values()], 1), {"quantity": list(there)}
 
     def select(
         self,
