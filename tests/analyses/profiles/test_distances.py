@@ -14,8 +14,10 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from tl_entropy.analyses.profiles.distances import pairwise_distances, profile_distance
+from tl_entropy.analyses.profiles.embedding import profile_embedding
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
-from tl_entropy.results import LensEntropy, LensSummary, Provenance
+from tl_entropy.functional.profiles.curves import common_depth
+from tl_entropy.results import LensEntropy, LensSummary, Provenance, load
 from tl_entropy.results.profiles.distances import BY_LAYER, POWERS
 from tl_entropy.sites import Site
 
@@ -430,3 +432,108 @@ def test_documents_of_unequal_lengths_say_what_that_does():
     found = pairwise_distances(lens(np.random.default_rng(0).gamma(2, 1.5, (sum(lengths), 4)), lengths=lengths))
     assert "profiles have 8 to 200 tokens, and short ones lie far from the others by chance alone" in repr(found)
     assert found.distances[0, 1] > 5 * found.distances[4, 5], "of one law, all of them"
+
+
+# --- several orders, and features of mean curves
+
+
+def several_orders(seed, orders=(0.5, 1.0, 2.0), **shape):
+    parts = [drawn(seed=10 * seed + i, **shape) for i in range(len(orders))]
+    return dataclasses.replace(parts[0], entropy=torch.cat([part.entropy for part in parts], -1), orders=orders)
+
+
+def featured(curve, features):
+    depth = len(curve)
+    steps = [after - before for before, after in itertools.pairwise(curve)]
+    if features == "bucketed":
+        thirds = [curve[i * depth // 3 : (i + 1) * depth // 3] for i in range(3)]
+        return [sum(third) / len(third) for third in thirds]
+    return {"mean": curve, "delta": steps, "full": [*curve, *steps]}[features]
+
+
+@pytest.mark.parametrize("features", ["mean", "delta", "bucketed", "full"])
+@pytest.mark.parametrize("order", [1, (0.5, 2)])
+def test_features_are_those_of_plain_loops(features, order):
+    results = [several_orders(0, rows=9), several_orders(1, rows=14), several_orders(2, rows=6)]
+    found = pairwise_distances(results, metric="euclidean", order=order, features=features)
+    asked = [float(order)] if isinstance(order, int) else list(map(float, order))
+    points = [
+        [value for one in asked for value in featured(r.entropy[:, :, r.orders.index(one)].double().mean(0).tolist(), features)]
+        for r in results
+    ]
+    for i, j in itertools.product(range(3), range(3)):
+        squares = [(a - b) ** 2 for a, b in zip(points[i], points[j], strict=True)]
+        assert float(found.distances[i, j]) == pytest.approx(math.sqrt(sum(squares) / len(squares)), abs=1e-9)
+    assert (found.order, found.features) == (asked[0] if len(asked) == 1 else tuple(asked), features)
+
+
+@pytest.mark.parametrize("metric", ["jsd", "wasserstein"])
+@pytest.mark.parametrize("aggregate", ["mean", "max", "sum"])
+def test_of_samples_orders_are_more_layers(metric, aggregate):
+    results = [several_orders(0, rows=9), several_orders(1, rows=14)]
+    found = pairwise_distances(results, metric=metric, aggregate=aggregate, order=[1, 2], progress=False)
+    alone = [profile_distance(*results, metric=metric, order=order).by_depth for order in (1, 2)]
+    expected = torch.cat(alone)
+    value = expected.max() if aggregate == "max" else getattr(expected, aggregate)()
+    assert float(found.distances[0, 1]) == pytest.approx(float(value))
+    assert f"{aggregate} over layers and orders, orders 1, 2" in repr(found)
+
+
+def test_features_of_different_depths_and_of_documents():
+    results = [several_orders(0, rows=9, depth=4), several_orders(1, rows=9, depth=7)]
+    found = pairwise_distances(results, metric="euclidean", order=2, features="delta")
+    shallow = common_depth(results[0].entropy[:, :, 2].mean(0), 7).diff()
+    deep = results[1].entropy[:, :, 2].double().mean(0).diff()
+    assert float(found.distances[0, 1]) == pytest.approx(float((shallow - deep).square().mean().sqrt()))
+    documents = pairwise_distances(several_orders(3, rows=9, lengths=(4, 5)), metric="euclidean", order=(1, 2), features="full")
+    assert documents.tokens == (4, 5)
+    assert float(documents.distances[0, 1]) > 0
+
+
+def test_features_are_kept_and_named(tmp_path):
+    found = pairwise_distances([several_orders(i) for i in range(4)], metric="euclidean", order=(1, 2), features="delta")
+    assert "euclidean (nats), of steps of mean curves, orders 1, 2" in repr(found)
+    again = load(found.save(tmp_path / "d.safetensors"))
+    assert (again.order, again.features) == ((1.0, 2.0), "delta")
+    embedded = profile_embedding(again)
+    assert (embedded.order, embedded.features) == ((1.0, 2.0), "delta")
+    assert "principal coordinates of euclidean, of steps of mean curves, orders 1, 2" in repr(embedded)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"features": "median"}, InputError, "features must be one of 'mean'"),
+        ({"features": "delta", "metric": "jsd"}, InputError, "features='delta' belongs to metric='euclidean'"),
+        ({"metric": "srvf", "order": (1, 2)}, InputError, "order: srvf compares one curve, and so one order; got 1, 2"),
+        ({"metric": "euclidean", "order": (1, 1)}, InputError, "order must be one or more different numbers"),
+        ({"metric": "euclidean", "order": (1, 3)}, InputError, r"must be one of 0.5, 1.0, 2.0; got 3"),
+        ({"metric": "euclidean", "order": "1"}, InputTypeError, "order must be one or several numbers"),
+    ],
+)
+def test_orders_and_features_that_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        pairwise_distances([several_orders(0), several_orders(1)], **options)
+
+
+def test_thirds_need_three_sites():
+    with pytest.raises(InputError, match="features='bucketed' needs three sites or more, of which it makes thirds; got 2"):
+        pairwise_distances([drawn(depth=2), drawn(depth=2, seed=1)], metric="euclidean", features="bucketed")
+
+
+@pytest.mark.parametrize("features", ["mean", "delta", "bucketed", "full"])
+def test_features_are_those_of_the_published_package(features):
+    peer = pytest.importorskip("entropy_profiler.viz")
+    profiler = pytest.importorskip("entropy_profiler.profiler")
+    results = [drawn(9, depth=7, seed=i) for i in range(2)]
+    theirs = []
+    for result in results:
+        profile = profiler.EntropyProfile(result.entropy[:, :, 0], torch.zeros(9, dtype=torch.long), list(range(7)), 1.0, "m")
+        target = 6 if features == "delta" else 7
+        theirs.append(peer._extract_features(profile, features, target))
+    if features == "full":  # whose steps are stretched to the length of the curves there
+        theirs = [np.concatenate([one[:7], np.diff(one[:7])]) for one in theirs]
+    expected = float(np.sqrt(np.mean((theirs[0] - theirs[1]) ** 2)))
+    assert float(pairwise_distances(results, metric="euclidean", features=features).distances[0, 1]) == pytest.approx(
+        expected, rel=1e-4
+    )

@@ -18,7 +18,7 @@ Refused: fewer than two profiles, and what ``profile_reading`` refuses.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from itertools import count
+from itertools import count, pairwise
 from typing import cast
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_entropy.analyses.profiles.reading import check_shapes, read_profiles
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_orders
 from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import common_depth, elastic_srvf_distance, histogram_jsd, wasserstein_distance
 from tl_entropy.functional.profiles.pairwise import CurveMetric, SampleMetric, pairwise_curves, pairwise_samples
@@ -34,8 +34,10 @@ from tl_entropy.results import LensEntropy
 from tl_entropy.results.models.contrast import run_names
 from tl_entropy.results.profiles.distances import (
     BY_LAYER,
+    FEATURES,
     POWERS,
     Aggregate,
+    Features,
     Metric,
     PairwiseDistances,
     ProfileDistance,
@@ -84,7 +86,8 @@ def profile_distance(
     0.0
     """
     over, bins = _options(metric, aggregate, n_bins)
-    profiles, order = read_profiles({"a": a, "b": b}, order)
+    read, (order,) = read_profiles({"a": a, "b": b}, [order])
+    profiles = [profile[0] for profile in read]
     if metric == "fisher_rao":
         check_shapes(dict(zip("ab", profiles, strict=True)))
     paired = all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("document", "position", "token"))
@@ -117,7 +120,8 @@ def pairwise_distances(
     *,
     metric: Metric = "jsd",
     aggregate: Aggregate = "mean",
-    order: float | None = None,
+    order: float | Sequence[float] | None = None,
+    features: Features = "mean",
     n_bins: int = N_BINS,
     names: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
@@ -133,7 +137,12 @@ def pairwise_distances(
         results: a mapping from names to lens entropies, a list of them, or a single one, whose documents are the profiles.
         metric: as for ``profile_distance``.
         aggregate: as for ``profile_distance``.
-        order: as for ``profile_distance``.
+        order: as for ``profile_distance``; or several Rényi orders at once, for "jsd", "wasserstein" and "euclidean": each
+            counts as more layers, or as more features.
+        features: for "euclidean", what of the mean curves is compared, by the root of the mean over features of squared
+            differences: "mean", the curves; "delta", their steps from layer to layer; "bucketed", their means over the first,
+            the middle and the last third of depth (at least three sites); "full", the curves and their steps. Of profiles of
+            different depth, those of the deeper one's depths.
         n_bins: as for ``profile_distance``.
         names: what to call the profiles of a list, or the documents; None takes the names of the runs, or of the documents.
         groups: what each profile belongs to; None is its model.
@@ -147,17 +156,25 @@ def pairwise_distances(
         NonFiniteError: an entropy that is not finite; the profile and the place are named.
         InputTypeError: something that is no ``LensEntropy``, names or groups that are no list, and as ``profile_distance``.
 
+    Source: the features are those of entropy-profiler 0.2.1, after Entropy-Lens, arXiv 2502.16570.
+
     >>> import tl_entropy as tle
     >>> result = tle.lens_entropy(tle.demo_model(), ["import os", "def f(x):"], progress=False)
     >>> pairwise_distances(result, metric="euclidean").names
     ('document 0', 'document 1')
     """
     over, bins = _options(metric, aggregate, n_bins)
+    check_choice("features", features, FEATURES)
+    if features != "mean" and metric != "euclidean":
+        raise InputError(f"features={features!r} belongs to metric='euclidean'; {metric} has its own: leave it out")
+    asked = [None] if order is None else check_orders("order", order, different=True)
+    if len(asked) > 1 and metric not in (*BY_LAYER, "euclidean"):
+        raise InputError(f"order: {metric} compares one curve, and so one order; got {', '.join(f'{o:g}' for o in asked)}")
     if isinstance(results, LensEntropy):
-        (whole,), order = read_profiles({"results": results}, order)
+        (whole,), orders = read_profiles({"results": results}, asked)
         found = [results.names.get(d, f"document {d}") for d in results.documents]
         arguments = [f"results ({name})" for name in found]
-        profiles = list(whole.split(results.document.unique_consecutive(return_counts=True)[1].tolist()))
+        profiles = list(whole.split(results.document.unique_consecutive(return_counts=True)[1].tolist(), 1))
         origins = [results.provenance] * len(profiles)
     elif not isinstance(results, Mapping | Sequence):
         raise InputTypeError(f"results must be one LensEntropy, or a mapping or list of them; got {type(results).__name__}")
@@ -166,7 +183,7 @@ def pairwise_distances(
             raise InputError("names: the mapping already names the profiles; leave names out")
         by_key = dict(results) if isinstance(results, Mapping) else dict(enumerate(results))
         arguments = [f"results[{key!r}]" for key in by_key]
-        profiles, order = read_profiles(dict(zip(arguments, by_key.values(), strict=True)), order)
+        profiles, orders = read_profiles(dict(zip(arguments, by_key.values(), strict=True)), asked)
         origins = [item.provenance for item in by_key.values()]
         found = [str(name) for name in results] if isinstance(results, Mapping) else run_names(origins)
     if len(profiles) < 2:
@@ -176,12 +193,15 @@ def pairwise_distances(
     if len(set(called)) < len(called):
         raise InputError(f"names must all be different; got {', '.join(called)}")
     if metric == "fisher_rao":
-        check_shapes(dict(zip(arguments, profiles, strict=True)))
+        check_shapes(dict(zip(arguments, (profile[0] for profile in profiles), strict=True)))
+    depths = tuple(profile.shape[-1] for profile in profiles)
+    if features == "bucketed" and max(depths) < 3:
+        raise InputError(f"features='bucketed' needs three sites or more, of which it makes thirds; got {max(depths)}")
     return PairwiseDistances(
-        distances=_matrix(profiles, metric, aggregate, n_bins, progress), names=called,
+        distances=_matrix(profiles, metric, aggregate, features, n_bins, progress), names=called,
         groups=models if groups is None else _one_each("groups", groups, len(profiles)), metric=metric, aggregate=over,
-        n_bins=bins, order=order, tokens=tuple(len(profile) for profile in profiles),
-        depths=tuple(profile.shape[1] for profile in profiles), models=models, provenance=origins[0],
+        n_bins=bins, order=orders if len(orders) > 1 else orders[0], tokens=tuple(profile.shape[1] for profile in profiles),
+        depths=depths, models=models, provenance=origins[0], features=features,
     )  # fmt: skip
 
 
@@ -202,32 +222,48 @@ def _over_layers(values: Tensor, aggregate: str) -> Tensor:
     return found
 
 
-def _matrix(profiles: Sequence[Tensor], metric: Metric, aggregate: str, n_bins: int, progress: bool) -> Tensor:
-    """Distances [profile, profile] of profiles [token, depth], each pair on the axis of the deeper one."""
-    data = list(profiles) if metric in BY_LAYER else [profile.mean(0) for profile in profiles]
+def _matrix(
+    profiles: Sequence[Tensor], metric: Metric, aggregate: str, features: Features, n_bins: int, progress: bool
+) -> Tensor:
+    """Distances [profile, profile] of profiles [order, token, depth], each pair on the axis of the deeper one."""
+    data = list(profiles) if metric in BY_LAYER else [profile.mean(1) for profile in profiles]
     depths = torch.tensor([profile.shape[-1] for profile in profiles])
     whole = torch.zeros(len(data), len(data), dtype=torch.float64)
     if metric == "elastic_srvf":
         rows, columns = torch.triu_indices(len(data), len(data), 1)
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
         for i, j in tqdm(pairs, total=len(rows), desc="elastic", unit="pair", disable=not progress, dynamic_ncols=True):
-            depth = max(len(data[i]), len(data[j]))
-            whole[i, j] = whole[j, i] = elastic_srvf_distance(common_depth(data[i], depth), common_depth(data[j], depth))
+            depth = max(data[i].shape[-1], data[j].shape[-1])
+            whole[i, j] = whole[j, i] = elastic_srvf_distance(common_depth(data[i][0], depth), common_depth(data[j][0], depth))
         return whole
     for depth in depths.unique().tolist():
         members = (depths <= depth).nonzero()[:, 0]
         here = [common_depth(data[i], depth) for i in members.tolist()]
         if len(here) < 2:
             continue
-        if metric in BY_LAYER:
-            block = _over_layers(pairwise_samples(here, cast(SampleMetric, metric), n_bins=n_bins), aggregate)
+        if metric in BY_LAYER:  # [token, depth of every order]
+            samples = [torch.cat(list(one), 1) for one in here]
+            block = _over_layers(pairwise_samples(samples, cast(SampleMetric, metric), n_bins=n_bins), aggregate)
         else:
-            block = pairwise_curves(torch.stack(here), cast(CurveMetric, metric))
+            curves = torch.stack([_featured(one, features).flatten() for one in here])
+            block = pairwise_curves(curves, cast(CurveMetric, metric))
         # Pairs of two shallower profiles have their distance already, on their own axis; those of a deeper one come later.
         deepest = depths[members] == depth
         index = torch.meshgrid(members, members, indexing="ij")
         whole[index] = torch.where(deepest[:, None] | deepest, block, whole[index])
     return whole
+
+
+def _featured(curves: Tensor, features: Features) -> Tensor:
+    """What is compared of curves [order, depth]: [order, feature]."""
+    if features == "mean":
+        return curves
+    if features == "bucketed":
+        depth = curves.shape[-1]
+        ends = [0, depth // 3, 2 * depth // 3, depth]
+        return torch.stack([curves[:, start:end].mean(1) for start, end in pairwise(ends)], 1)
+    steps = curves.diff(dim=1)
+    return steps if features == "delta" else torch.cat([curves, steps], 1)
 
 
 def _numbered(names: Sequence[str]) -> tuple[str, ...]:

@@ -38,9 +38,9 @@ def profile_embedding(
 ) -> ProfileEmbedding:
     """A map of entropy profiles in the plane, from their distances.
 
-    For the metric "euclidean" principal coordinates are PCA of the mean curves, divided by √depth. Of the JSD all methods take
-    the root, which is a metric where the JSD is not (strictly so only for bins that are the same for all pairs). The entry of a
-    principal axis that is farthest from 0 is positive.
+    For the metric "euclidean" principal coordinates are PCA of the features, divided by the root of their number. Of the JSD
+    all methods take the root, which is a metric where the JSD is not (strictly so only for bins that are the same for all
+    pairs). The entry of a principal axis that is farthest from 0 is positive.
 
     Args:
         distances: what ``pairwise_distances`` returned.
@@ -96,6 +96,7 @@ def profile_embedding(
         coordinates=coordinates, names=distances.names, groups=distances.groups, method=method, metric=distances.metric,
         aggregate=distances.aggregate, order=distances.order, tokens=distances.tokens, explained=explained, negative=negative,
         seed=None if method == "pca" else seed, settings=settings, provenance=distances.provenance, unit=distances.unit,
+        features=distances.features,
     )  # fmt: skip
 
 

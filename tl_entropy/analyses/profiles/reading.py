@@ -1,4 +1,4 @@
-"""Entropy profiles out of lens entropies: one order, the states of the residual stream in order of depth, float64 nats.
+"""Entropy profiles out of lens entropies: their orders, the states of the residual stream in order of depth, float64 nats.
 
 Refused: sites that are no states of the residual stream, fewer than two of them, no tokens, entropies that are not finite,
 different orders, and sites that differ between profiles and are not evenly spaced, since these are compared by relative depth.
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_order
@@ -19,12 +20,12 @@ from tl_entropy.results.lens.divergence import STREAM_SITES
 from tl_entropy.sites import Site
 
 
-def read_profiles(results: Mapping[str, Any], order: float | None) -> tuple[list[Tensor], float]:
-    """The profiles [token, depth] of lens entropies, float64 nats in order of depth, and the Rényi order that they share.
+def read_profiles(results: Mapping[str, Any], orders: Sequence[float | None]) -> tuple[list[Tensor], tuple[float, ...]]:
+    """The profiles [order, token, depth] of lens entropies, float64 nats in order of depth, and the orders that they share.
 
     Args:
         results: the lens entropies, each under the name that an error calls it by.
-        order: the Rényi order; None takes the only one, or 1.
+        orders: the Rényi orders; None stands for the only one, or 1.
 
     Raises:
         InputError: as the module says.
@@ -42,19 +43,20 @@ def read_profiles(results: Mapping[str, Any], order: float | None) -> tuple[list
             )
         if len(result.sites) < 2 or not result.n_tokens:
             raise InputError(f"{name} must have two sites or more, and tokens; got {len(result.sites)} and {result.n_tokens}")
-    chosen = {one_order(name, result, order) for name, result in results.items()}
+    chosen = {tuple(one_order(name, result, order) for order in orders) for name, result in results.items()}
     if len(chosen) > 1:
         raise InputError(
-            f"order: the results are of orders {', '.join(f'{o:g}' for o in sorted(chosen))}; choose one they share"
+            f"order: the results are of orders {', '.join(f'{o:g}' for o, *_ in sorted(chosen))}; choose one they share"
         )
-    shared = chosen.pop() if chosen else 1.0
+    shared = chosen.pop() if chosen else (1.0,)
     stream = {name: sorted(result.sites, key=lambda site: site.depth) for name, result in results.items()}
     _check_spacing(stream)
     profiles = []
     for name, result in results.items():
         columns = [result.sites.index(site) for site in stream[name]]
-        values = result.entropy[:, columns, result.orders.index(shared)]
-        _check_finite(name, result, stream[name], values)
+        values = torch.stack([result.entropy[:, columns, result.orders.index(one)] for one in shared])
+        for of_order in values:
+            _check_finite(name, result, stream[name], of_order)
         profiles.append(values.double() / PER_NAT[result.unit])
     return profiles, shared
 

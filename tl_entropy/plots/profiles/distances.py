@@ -19,7 +19,7 @@ from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.cells import cell_size, write
 from tl_entropy.plots.naming import name_points, short_name
 from tl_entropy.plots.style import canvas, line_styles
-from tl_entropy.results.profiles.distances import Linkage, PairwiseDistances, ProfileEmbedding
+from tl_entropy.results.profiles.distances import FEATURES, Linkage, PairwiseDistances, ProfileEmbedding
 from tl_entropy.torch_state import steady
 
 MOST_WRITTEN = 8  # profiles of a matrix whose cells are written into
@@ -199,5 +199,6 @@ def _tree(axes: Axes, tree: dict[str, list[list[float]]], n: int) -> None:
 
 
 def _label(result: PairwiseDistances) -> str:
-    over = f"{result.aggregate} over layers" if result.aggregate else "of mean curves"
+    over = f"{result.aggregate} over layers" if result.aggregate else f"of {FEATURES[result.features]}"
+    over += " and orders" if isinstance(result.order, tuple) else ""
     return f"{TITLES[result.metric]}\n{over} ({result.value_unit})"

@@ -12,6 +12,10 @@ of entropies alone: two layers that are equally uncertain about quite different 
 | elastic_srvf | the same, after the warping of depth that brings the curves nearest | √``unit`` |
 | euclidean | root of the mean over depth of the squared difference of the mean curves | ``unit`` |
 
+Between all of many profiles, "euclidean" may compare other features of the mean curves: their steps from layer to layer
+("delta"), their means over thirds of depth ("bucketed"), or the curves and their steps ("full"). Several Rényi orders count as
+more layers by "jsd" and "wasserstein", and as more features by "euclidean".
+
 Clusters are those of agglomerative clustering (scipy). Ward's criterion needs squared distances between points of a Euclidean
 space, and is refused where there is none.
 """
@@ -35,6 +39,7 @@ from tl_entropy.results.provenance import Provenance
 
 Metric = Literal["jsd", "wasserstein", "fisher_rao", "srvf", "elastic_srvf", "euclidean"]
 Aggregate = Literal["mean", "max", "sum"]
+Features = Literal["mean", "delta", "bucketed", "full"]
 Linkage = Literal["average", "complete", "single", "weighted", "ward"]
 Method = Literal["pca", "tsne", "umap"]
 
@@ -43,6 +48,11 @@ POWERS = {"jsd": 1.0, "wasserstein": 1.0, "fisher_rao": 0.0, "srvf": 0.5, "elast
 BY_LAYER = frozenset({"jsd", "wasserstein"})
 """Metrics with a value at each layer; the others compare whole curves."""
 LINKAGES = ("average", "complete", "single", "weighted", "ward")
+
+FEATURES = {
+    "mean": "mean curves", "delta": "steps of mean curves", "bucketed": "thirds of mean curves",
+    "full": "mean curves and their steps",
+}  # fmt: skip
 
 MOST_PRINTED = 12  # profiles
 MOST_UNEVEN = 1.5  # times as many tokens as the shortest profile, beyond which a note says what that does to distances
@@ -180,12 +190,13 @@ class PairwiseDistances(Scaled, Result):
         metric: as in ``ProfileDistance``.
         aggregate: "mean", "max", "sum" over layers; None for metrics of whole curves.
         n_bins: bins of the histograms; None where there are none.
-        order: Rényi order of the entropies.
+        order: Rényi order of the entropies, or several.
         tokens: how many tokens each profile has.
         depths: how many states of the residual stream each has.
         models: the model of each.
         provenance: where the first profile comes from.
         unit: "nats" or "bits".
+        features: of "euclidean", what of the curves is compared: "mean", "delta", "bucketed" or "full".
     """
 
     aligned = (("profile", "names", "groups", "tokens", "depths", "models"),)
@@ -196,12 +207,13 @@ class PairwiseDistances(Scaled, Result):
     metric: str
     aggregate: str | None
     n_bins: int | None
-    order: float
+    order: float | tuple[float, ...]
     tokens: tuple[int, ...]
     depths: tuple[int, ...]
     models: tuple[str, ...]
     provenance: Provenance
     unit: Unit = "nats"
+    features: Features = "mean"
 
     in_units = ("distances",)
 
@@ -260,7 +272,7 @@ class PairwiseDistances(Scaled, Result):
         )
 
     def _title(self) -> list[str]:
-        over = "" if self.aggregate is None else f", {self.aggregate} over layers"
+        over = _compared(self.features, self.order, self.aggregate)
         models = ", ".join(dict.fromkeys(self.models))
         return [f"PairwiseDistances: {len(self.names)} profiles, {self.metric} ({self.value_unit}){over}; {models}"]
 
@@ -293,7 +305,7 @@ class ProfileEmbedding(Result):
         method: "pca" (principal coordinates), "tsne" or "umap".
         metric: the metric of the distances, as in ``ProfileDistance``.
         aggregate: "mean", "max", "sum" over layers; None for metrics of whole curves.
-        order: Rényi order of the entropies.
+        order: Rényi order of the entropies, or several.
         tokens: how many tokens each profile has.
         explained: of "pca", each axis's share of all variance (its eigenvalue over the sum of absolute eigenvalues).
         negative: of "pca", the share of negative eigenvalues, which no plane or space can show; 0 for Euclidean distances.
@@ -301,6 +313,7 @@ class ProfileEmbedding(Result):
         settings: the method's own settings as they were used.
         provenance: where the first profile comes from.
         unit: "nats" or "bits".
+        features: what the distances compare, as in ``PairwiseDistances``.
     """
 
     aligned = (("profile", "names", "groups", "tokens"),)
@@ -311,7 +324,7 @@ class ProfileEmbedding(Result):
     method: str
     metric: str
     aggregate: str | None
-    order: float
+    order: float | tuple[float, ...]
     tokens: tuple[int, ...]
     explained: tuple[float, float] | None
     negative: float | None
@@ -319,6 +332,7 @@ class ProfileEmbedding(Result):
     settings: Mapping[str, float]
     provenance: Provenance
     unit: Unit = "nats"
+    features: Features = "mean"
 
     def to(self, unit: Unit) -> Self:
         """The same result in ``"nats"`` or ``"bits"``; only principal coordinates have a unit."""
@@ -346,6 +360,7 @@ class ProfileEmbedding(Result):
         seed = "" if self.seed is None else f", seed {self.seed}"
         of = f"the root of {self.metric}" if self.metric == "jsd" else self.metric
         name = {"pca": "principal coordinates", "tsne": "t-SNE", "umap": "UMAP"}[self.method]
+        of += _compared(self.features, self.order, None)
         return [f"ProfileEmbedding: {len(self.names)} profiles, {name} of {of}{settings}{seed}; {self.provenance.model}"]
 
     def _table(self) -> pd.DataFrame:
@@ -361,6 +376,13 @@ class ProfileEmbedding(Result):
         if self.negative > 1e-6:
             notes.append(f"{self.negative:.1%} of the eigenvalues are negative: no Euclidean space has these distances")
         return notes
+
+
+def _compared(features: str, order: float | tuple[float, ...], aggregate: str | None) -> str:
+    """What is to be said of what distances compare, where that is not one order's mean curves."""
+    several = f"orders {', '.join(f'{o:g}' for o in order)}" if isinstance(order, tuple) else ""
+    over = f"{aggregate} over layers{' and orders' if several else ''}" if aggregate else ""
+    return "".join(f", {part}" for part in (f"of {FEATURES[features]}" if features != "mean" else "", over, several) if part)
 
 
 def _of_unequal_lengths(metric: str, tokens: Sequence[int]) -> list[str]:
