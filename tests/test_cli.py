@@ -243,6 +243,7 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
             "--dataset no/such/folder cannot be opened",
         ),
         (["demo", "--unit", "hartleys"], "--unit must be one of"),
+        ([*INFORMATION, "--on-error", "ignore"], "--on-error must be one of"),
         (["information", "--text", "a"], "Missing option '--model'"),
         (["information", "--model", BUNDLED], "give exactly one of --text, --file and --dataset; got none"),
         ([*INFORMATION, "--labels", "verb"], "labels must be one of"),
@@ -297,6 +298,16 @@ def test_what_was_measured_before_an_error_is_written_and_the_error_is_told(monk
     assert "it ends with an error; until then it measured" in err
     assert err.rstrip().endswith("tl-entropy: inputs: document 1 is no text")
     assert tle.load(tmp_path / "o" / "lens.safetensors").documents == 1
+
+
+@pytest.mark.filterwarnings("ignore:1 documents were left out")
+def test_files_that_cannot_be_read_are_left_out_where_that_is_asked_for(monkeypatch, capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("import os\n"), (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
+    arguments = ("lens", "--model", BUNDLED, "--file", tmp_path, "--out", tmp_path / "o", "--summary")
+    status, out, err = run(monkeypatch, capsys, *arguments, "--on-error", "skip")
+    assert (status, "1 documents were left out: " in out, "b.txt is not a UTF-8 text file" in out) == (0, True, True), err
+    status, _, err = run(monkeypatch, capsys, *arguments)
+    assert (status, "b.txt is not a UTF-8 text file" in err) == (2, True)
 
 
 def test_sigterm_ends_a_pass_like_ctrl_c(monkeypatch, capsys, tmp_path):

@@ -71,7 +71,7 @@ def one_step(model, inputs, **options):
     """The gradient of the first step's loss in A and b."""
     adapter = model if isinstance(model, tle.Adapter) else tle.Adapter(model)
     translators = training._Translators(adapter, options.pop("batch_size", None))
-    windows = training._read(adapter, inputs, options)
+    windows, _ = training._read(adapter, inputs, options)
     loss, n_rows = translators.gradient(windows)
     return loss, translators.weights.grad, translators.offsets.grad, n_rows
 
@@ -128,7 +128,7 @@ def test_first_gradient_is_that_of_the_definition(gpt2):
 def test_biases_count_in_sizes_of_the_residual_stream(gpt2):
     adapter = tle.Adapter(gpt2)
     translators = training._Translators(adapter, None)
-    windows = training._read(adapter, TEXTS, {})
+    windows = training._read(adapter, TEXTS, {})[0]
     translators.start(windows)
     weights, biases = translators.finished()
     _, n_rows = translators.gradient(windows)
@@ -174,7 +174,7 @@ def test_a_start_that_is_worse_than_nothing_is_not_taken(gpt2, monkeypatch):
 
     monkeypatch.setattr(training.Regression, "solve", second_is_bad)
     translators = training._Translators(adapter, None)
-    translators.start(training._read(adapter, TEXTS, {}))
+    translators.start(training._read(adapter, TEXTS, {})[0])
     assert [bool(weights.any()) for weights in translators.weights] == [True, False, True]
     assert [bool(offsets.any()) for offsets in translators.offsets] == [True, False, True]
 

@@ -23,16 +23,19 @@ import warnings
 from collections.abc import Collection, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import torch
 
 from tl_entropy.batches import Window
-from tl_entropy.capture.documents import Document, Rereadable, TextEncoder, checked_ids
+from tl_entropy.capture.documents import Document, Rereadable, TextEncoder, check_texts, checked_ids
 from tl_entropy.capture.inputs import Piece, at_hand, pieces, repeatable
 from tl_entropy.capture.options import WindowOptions
 from tl_entropy.capture.positions import Positions, at_positions, checked_positions
-from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.capture.skipping import OnError, Skipped
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.results.provenance import skipped_note
 
 Count = Literal["read", "predicted"]
 
@@ -59,6 +62,7 @@ class CorpusReport:
         doubled: Documents that begin with two BOS.
         special: Special tokens of these documents, words that the tokenizer does not know among them, that are left out.
         digest: The sum of the documents' digests, below 2**64: the same for the same documents in whatever order.
+        skipped: What was left out because it cannot be used, with ``on_error="skip"``; empty documents are among it.
     """
 
     window: int
@@ -73,6 +77,12 @@ class CorpusReport:
     doubled: int = 0
     special: int = 0
     digest: int = 0
+    skipped: Skipped = field(default_factory=Skipped)
+
+    @property
+    def left_out(self) -> int:
+        """Documents that are not measured: empty ones, and those that were skipped, which empty ones then are among."""
+        return self.skipped.count or self.n_empty
 
 
 class Corpus:
@@ -92,6 +102,8 @@ class Corpus:
         special_ids: Which ids are special; None for those that the encoder knows. Without a tokenizer a BOS is one only where
             it is among them.
         text_column: The column of a data set that holds the texts.
+        on_error: What to do with a document that cannot be used: "raise" its error, or "skip" it (``capture/skipping.py``).
+        quiet: Whether somebody else warns of documents that are empty or left out.
         count: What ``positions`` and the rule for special ids speak of: the token that a cell reads ("read"), or the one that
             it predicts ("predicted"). The cell that is counted for a predicted token is the one before it, a BOS where there is
             one; a token with nothing before it is predicted nowhere, and counted nowhere.
@@ -132,9 +144,12 @@ class Corpus:
         include_special: bool = False,
         special_ids: Collection[int] | None = None,
         text_column: str = "text",
+        on_error: OnError = "raise",
         count: Count = "read",
+        quiet: bool = False,
     ) -> None:
         check_choice("count", count, ("read", "predicted"))
+        check_choice("on_error", on_error, ("raise", "skip"))
         self._readings = inputs if isinstance(inputs, Rereadable) else None
         self._inputs = inputs.inputs if isinstance(inputs, Rereadable) else inputs
         self._encoder = encoder
@@ -148,6 +163,7 @@ class Corpus:
         # A configuration may name a BOS that is none, as a class of models does for all of them; a tokenizer puts it there.
         self._begin = encoder.begin if encoder.has_tokenizer or encoder.begin in self.special_ids else None
         self._text_column = text_column
+        self._skips, self._quiet = on_error == "skip", quiet
         self._predicted = count == "predicted"
         self._started = False
         self._room_and_stride("a text", prepend_bos and encoder.begin is not None)
@@ -171,12 +187,35 @@ class Corpus:
         return len(self._inputs) if is_dataset and isinstance(self._inputs, Sized) else None
 
     def _pieces(self) -> Iterator[Piece]:
-        return pieces(self._inputs, text_column=self._text_column, special_ids=self.special_ids)
+        return pieces(self._inputs, text_column=self._text_column, special_ids=self.special_ids, skip=self._skips)
+
+    def _document(self, number: int, piece: Piece, report: CorpusReport) -> Document | None:
+        """A piece as a document; None where it is left out."""
+        if self._readings is not None and number in self._readings.skipped:
+            report.skipped.add(number, piece.name or piece.where, self._readings.skipped[number])
+            return None
+        if isinstance(piece.value, str | Path):
+            check_texts(piece.where, self._encoder, prepend_bos=self._prepend_bos)
+        try:
+            document = Document.of(number, piece, self._encoder, begin=self._begin, prepend_bos=self._prepend_bos)
+            if self._skips and not len(document.body):
+                report.n_empty += 1
+                raise InputError(f"{piece.where} is without a token")
+        except (InputError, InputTypeError) as error:
+            if not self._skips:
+                raise
+            if self._readings is not None:
+                self._readings.skip(number, str(error))
+            report.skipped.add(number, piece.name or piece.where, str(error))
+            return None
+        return document
 
     def _pass(self, report: CorpusReport) -> Iterator[Window]:
         number = -1
         for number, piece in enumerate(self._pieces()):
-            document = Document.of(number, piece, self._encoder, begin=self._begin, prepend_bos=self._prepend_bos)
+            document = self._document(number, piece, report)
+            if document is None:
+                continue
             if self._readings is not None:
                 self._readings.check(number, document.digest)
             if len(document.body):
@@ -187,8 +226,15 @@ class Corpus:
         if self._readings is not None:
             self._readings.check_end(number + 1)
         if not report.documents:
-            raise InputError(f"inputs hold nothing to measure: {report.n_empty} documents, none with a token; pass some text")
-        if report.n_empty:
+            raise InputError(_nothing(number + 1, report))
+        if not self._quiet:
+            self._warn(report)
+
+    def _warn(self, report: CorpusReport) -> None:
+        """Warn of documents that were left out, and of those that begin with two BOS."""
+        if skipped := report.skipped.told():
+            warnings.warn(skipped_note(skipped), UserWarning, stacklevel=2)
+        elif report.n_empty:
             first = ", ".join(map(str, report.empty[:5])) + ", ..." * (report.n_empty > 5)
             warnings.warn(f"{report.n_empty} empty documents were skipped: numbers {first} (from 0)", UserWarning, stacklevel=2)
         if report.doubled:
@@ -243,6 +289,12 @@ class Corpus:
         return room, self._stride or room
 
 
+def _nothing(documents: int, report: CorpusReport) -> str:
+    if skipped := report.skipped.told():
+        return f"inputs hold nothing to measure: {skipped_note(skipped)}"
+    return f"inputs hold nothing to measure: {documents} documents, none with a token; pass some text"
+
+
 def _warn_of_paths(inputs: object) -> None:
     """Warn of a text that is the path of a file or folder, too: it is measured as a text."""
     for text in inputs if isinstance(inputs, list | tuple) else [inputs]:
@@ -264,9 +316,15 @@ def _sum(total: int | None, more: int | None) -> int | None:
 
 
 def read_corpus(
-    encoder: TextEncoder, inputs: Any, *, positions: Any = None, count: Count = "read", **options: Unpack[WindowOptions]
+    encoder: TextEncoder,
+    inputs: Any,
+    *,
+    positions: Any = None,
+    count: Count = "read",
+    quiet: bool = False,
+    **options: Unpack[WindowOptions],
 ) -> Corpus:
     """The windows of ``inputs`` (no cache) as ``stream`` reads them for a model."""
     if options.get("prepend_bos") is None:
         options["prepend_bos"] = encoder.prepends_begin
-    return Corpus(inputs, encoder, positions=positions, count=count, **options)  # type: ignore[arg-type]
+    return Corpus(inputs, encoder, positions=positions, count=count, quiet=quiet, **options)  # type: ignore[arg-type]

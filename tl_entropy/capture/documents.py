@@ -94,13 +94,16 @@ class Document(NamedTuple):
 
         Raises:
             InputError: a text that the model cannot be given, or ids that it does not have.
+            InputError, InputTypeError: what the piece itself says of why it is none.
         """
+        if isinstance(piece.value, Exception):
+            raise piece.value
         value = read_text(piece.value) if isinstance(piece.value, Path) else piece.value
         where = piece.where
         if isinstance(value, Tensor):
             ids, bos, text, own = value, None, None, None
         else:
-            ids = torch.tensor(_encoded(value, where, encoder, prepend_bos=prepend_bos), dtype=torch.long)
+            ids = torch.tensor(_encoded(value, where, encoder), dtype=torch.long)
             bos, text, own = begin if prepend_bos else None, value, value
         _check_ids(ids, where, encoder.n_ids)
         if begin is not None and len(ids) and int(ids[0]) == begin:
@@ -123,6 +126,7 @@ class Rereadable:
 
     Attributes:
         changed: whether they were found not to be the same.
+        skipped: why the documents of these numbers were left out at the first reading, and so are at every other.
 
     Raises:
         InputError: ``inputs`` can be read only once.
@@ -142,6 +146,7 @@ class Rereadable:
             )
         self.inputs = inputs
         self.changed = False
+        self.skipped: dict[int, str] = {}
         self._digests = array("Q")
         self._whole = False  # whether some reading came to the end, so that no more documents may come
 
@@ -158,6 +163,15 @@ class Rereadable:
             self._refuse(f"there are more than the {len(self._digests)} documents that there were before")
         elif self._digests[number] != digest:
             self._refuse(f"document {number} is not the one that it was before")
+
+    def skip(self, number: int, reason: str) -> None:
+        """Leave document ``number`` out from now on; InputError where an earlier reading did not."""
+        if number in self.skipped:
+            return
+        if number < len(self._digests):
+            raise InputError(f"document {number} was read before, and cannot be used now: {reason}")
+        self.check(number, 0)
+        self.skipped[number] = reason
 
     def check_end(self, documents: int) -> None:
         """Raise InputError unless as many documents have come as at the first reading."""
@@ -185,7 +199,8 @@ def checked_ids(ids: Collection[int], known: int) -> frozenset[int]:
     return frozenset(check_int("special_ids", i, 0, known - 1) for i in listed)
 
 
-def _encoded(text: str, where: str, encoder: TextEncoder, *, prepend_bos: bool) -> list[int]:
+def check_texts(where: str, encoder: TextEncoder, *, prepend_bos: bool) -> None:
+    """Raise InputError unless a model can be given texts, such as the one at ``where``."""
     if not encoder.has_tokenizer:
         raise InputError(f"{where} is a text, but the model has no tokenizer; pass tokens, as torch.tensor([...])")
     if prepend_bos and encoder.begin is None:
@@ -195,7 +210,18 @@ def _encoded(text: str, where: str, encoder: TextEncoder, *, prepend_bos: bool) 
             f"the BOS to put before {where} has the id {encoder.begin}, but the model reads ids from 0 to {encoder.n_ids - 1}: "
             "the tokenizer's BOS is no token of this model; pass prepend_bos=False, or give the model a row for it"
         )
-    return encoder.encode(text)
+
+
+def _encoded(text: str, where: str, encoder: TextEncoder) -> list[int]:
+    _utf8_length(text, where)
+    try:
+        return encoder.encode(text)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a tokenizer raises
+        raise InputError(
+            f"{where}: the tokenizer cannot split this text ({type(error).__name__}: {error}); repair or leave it out"
+        ) from error
 
 
 def _check_ids(ids: Tensor, where: str, known: int) -> None:

@@ -16,6 +16,9 @@ an iterable of any of these                        lists, generators, `datasets`
 A mapping that holds both "input_ids" and the text column is taken by its "input_ids". Libraries of tables are known by what
 their columns can do, so that none has to be installed.
 
+Where rows that cannot be used are to be left out (``skip``), each of them comes as a piece that holds its refusal, so that all
+others keep their numbers. What is wrong with all of ``inputs``, or raised by the iterable itself, is raised.
+
 Refused: anything else, by its index; rows without a text, which an empty text is not; tokens that are negative or not integers;
 several rows of tokens that look padded but come without a mask, since a pad id is often also a BOS or an EOS and only the mask
 tells them apart; a mapping of splits; a table, of which nothing says which column is meant.
@@ -23,7 +26,9 @@ tells them apart; a mapping of splits; a table, of which nothing says which colu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -46,15 +51,19 @@ _LEAVE_OUT = (
 
 
 class Piece(NamedTuple):
-    """One document as it was handed in: a text, a file still to be read, or the ids of a row's real tokens, ``[pos]``."""
+    """One document as it was handed in: a text, a file to be read, the ids of a row's real tokens, [pos], or its refusal."""
 
-    value: str | Path | Tensor
+    value: str | Path | Tensor | InputError | InputTypeError
     where: str
     name: str | None = None
 
 
+class _LooksPadded(InputError):
+    """For which no single row is to blame."""
+
+
 def pieces(
-    inputs: object, *, text_column: str, special_ids: frozenset[int], where: str = "inputs", depth: int = 0
+    inputs: object, *, text_column: str, special_ids: frozenset[int], where: str = "inputs", depth: int = 0, skip: bool = False
 ) -> Iterator[Piece]:
     """Yield the documents in ``inputs`` one by one, in order, taking no more of it than was asked for.
 
@@ -64,6 +73,7 @@ def pieces(
         special_ids: Ids that betray padding where two or more of them begin or end a row that has no mask.
         where: What to call ``inputs`` in errors.
         depth: How many iterables ``inputs`` itself is inside of; a third one is refused.
+        skip: Whether a row or item that is refused comes as a piece, too; else its refusal is raised.
 
     Raises:
         InputError: A path that is missing, a folder without files, tokens that are negative, look padded, or do not fit
@@ -75,6 +85,31 @@ def pieces(
     [('inputs[0]', 'ab'), ('inputs[1][0]', [7, 8]), ('inputs[1][1]', [9, 9])]
     """
     inputs = _plain(inputs)
+    if depth < 2 and _holds_items(inputs):
+        for index, item in enumerate(each(cast("Iterable[Any]", inputs))):
+            place = f"{where}[{index}]"
+            yield from pieces(item, text_column=text_column, special_ids=special_ids, where=place, depth=depth + 1, skip=skip)
+        return
+    try:
+        for piece in _own_pieces(inputs, text_column, special_ids, where):
+            if not skip and isinstance(piece.value, Exception):
+                raise piece.value
+            yield piece
+    except (InputError, InputTypeError) as error:
+        if not skip or not depth or isinstance(error, _LooksPadded):
+            raise
+        yield Piece(error, where)
+
+
+def _holds_items(inputs: object) -> bool:
+    """Whether it is an iterable of inputs, and none itself."""
+    is_tokens = _is_numeric(inputs) or (isinstance(inputs, tuple) and len(inputs) == 2 and _is_numeric(inputs[0]))
+    is_known = isinstance(inputs, (str, bytes, bytearray, Path, Mapping)) or hasattr(inputs, "columns")
+    return isinstance(inputs, Iterable) and not is_tokens and not is_known
+
+
+def _own_pieces(inputs: Any, text_column: str, special_ids: frozenset[int], where: str) -> Iterator[Piece]:
+    """The documents in what is no iterable of inputs."""
     if isinstance(inputs, str):
         yield Piece(str(inputs), where)
     elif isinstance(inputs, Path):
@@ -92,16 +127,20 @@ def pieces(
         raise InputTypeError(
             f"{where} is a table ({_type(inputs)}), not texts; pass its column of texts, such as table['text']"
         )
-    elif not isinstance(inputs, Iterable) or isinstance(inputs, (bytes, bytearray)):
-        raise InputTypeError(f"{where} must be {ACCEPTED}; got {_type(inputs)}{_hint(inputs)}")
-    elif depth == 2:
+    elif _holds_items(inputs):
         raise InputTypeError(
             f"{where} is nested too deeply: a {_type(inputs)} inside an iterable inside an iterable; flatten it"
         )
     else:
-        for index, item in enumerate(each(inputs)):
-            place = f"{where}[{index}]"
-            yield from pieces(item, text_column=text_column, special_ids=special_ids, where=place, depth=depth + 1)
+        raise InputTypeError(f"{where} must be {ACCEPTED}; got {_type(inputs)}{_hint(inputs)}")
+
+
+def _row(make: Callable[[], str | Tensor], where: str) -> Piece:
+    """The piece of one row, or that of its refusal."""
+    try:
+        return Piece(make(), where)
+    except (InputError, InputTypeError) as error:
+        return Piece(error, where)
 
 
 def at_hand(inputs: object) -> bool:
@@ -131,10 +170,12 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, to the byte: line ends stay as they are.
 
     Raises:
-        InputError: The file is not UTF-8.
+        InputError: The file is not UTF-8, or cannot be read.
     """
     try:
         return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}; make it readable or leave it out") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a UTF-8 text file: {error}; convert it or leave it out") from error
 
@@ -212,10 +253,14 @@ def _column_pieces(mapping: Mapping[Any, Any], text_column: str, where: str) -> 
     value, where = _plain(mapping[text_column]), f"{where}[{text_column!r}]"
     several = not isinstance(value, (str, bytes)) and (isinstance(value, (Sequence, np.ndarray)) or _is_column(value))
     for index, item in enumerate(value if several else [value]):
-        place, text = f"{where}[{index}]" if several else where, _plain(item)
-        if not isinstance(text, str):
-            raise InputTypeError(f"{place} must be a str; got {_type(text)}{_hint(text)}")
-        yield Piece(str(text), place)
+        place = f"{where}[{index}]" if several else where
+        yield _row(partial(_text, _plain(item), place), place)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputTypeError(f"{where} must be a str; got {_type(value)}{_hint(value)}")
+    return str(value)
 
 
 def _token_pieces(tokens: object, mask: object, where: str, special_ids: frozenset[int]) -> Iterator[Piece]:
@@ -227,12 +272,17 @@ def _token_pieces(tokens: object, mask: object, where: str, special_ids: frozens
         raise InputError(f"the mask of {where} must have one row for each of the {len(rows)} rows of tokens; got {len(masks)}")
     for index in range(len(rows)):
         place = where if len(rows) == 1 else f"{where}[{index}]"
-        ids = _integers(rows[index], place)
-        if masks is not None:
-            ids = ids[_real(masks[index], ids, place)]
-        if (ids < 0).any():
-            raise InputError(f"{place} must hold token ids of at least 0; got {int(ids.min())}; pass a mask to leave cells out")
-        yield Piece(ids, place)
+        yield _row(partial(_ids, rows[index], None if masks is None else masks[index], place), place)
+
+
+def _ids(row: Any, mask: Any, where: str) -> Tensor:
+    """The ids of a row's real tokens; ``mask`` is None where all are."""
+    ids = _integers(row, where)
+    if mask is not None:
+        ids = ids[_real(mask, ids, where)]
+    if (ids < 0).any():
+        raise InputError(f"{where} must hold token ids of at least 0; got {int(ids.min())}; pass a mask to leave cells out")
+    return ids
 
 
 def _rows(value: object, what: str) -> Sequence[Any]:
@@ -276,13 +326,15 @@ def _check_unpadded(rows: Sequence[Any], where: str, special_ids: frozenset[int]
     """Refuse rows of one length of which one begins or ends with two special ids: that is how padding looks."""
     lengths, suspect = set(), None
     for index in range(len(rows)):
-        ids = _integers(rows[index], f"{where}[{index}]" if len(rows) > 1 else where)
+        ids = torch.empty(0)
+        with suppress(InputError, InputTypeError):  # which is raised when the row's turn comes
+            ids = _integers(rows[index], where)
         lengths.add(len(ids))
         edges = (ids[:2].tolist(), ids[-2:].tolist()) if len(ids) > 1 else ()
         if suspect is None and any(map(special_ids.issuperset, edges)):
             suspect = index
     if suspect is not None and len(rows) > 1 and len(lengths) == 1:
-        raise InputError(
+        raise _LooksPadded(
             f"{where}[{suspect}] begins or ends with several special ids, which may be padding; "
             "pass (tokens, mask), where the mask has the same shape and is 0 at padding"
         )

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from tl_entropy.capture.generate import AT_ONCE, check_sampling
 from tl_entropy.capture.interventions import Interventions, intervention_names
+from tl_entropy.capture.skipping import OnError
 from tl_entropy.errors import InputTypeError
 
 
@@ -20,7 +21,8 @@ class WindowOptions(TypedDict, total=False):
     it; ``prepend_bos``: begin windows with the tokenizer's begin token (as TransformerLens does for this model);
     ``include_special``: count special tokens, too (no); ``special_ids``: which these are (the tokenizer's, or without one those
     that the model's configuration names as its begin, end and padding tokens); ``text_column``: column of a dataset that holds
-    the text ("text").
+    the text ("text"); ``on_error``: "raise", or "skip" to leave out documents that cannot be used (None, no token, another
+    type, no UTF-8, a tokenizer that raises), which the result counts and lists (``provenance.corpus["skipped"]``).
     """
 
     window: int | None
@@ -29,6 +31,7 @@ class WindowOptions(TypedDict, total=False):
     include_special: bool
     special_ids: Collection[int] | None
     text_column: str
+    on_error: OnError
 
 
 class CorpusOptions(WindowOptions, total=False):

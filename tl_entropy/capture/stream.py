@@ -63,6 +63,7 @@ class StreamReport:
         unpadded: whether every batch is of windows of one length, since padding changes what the model computes.
         ids: whether a document, or a prompt, was given as token ids, which may be other texts to another model.
         digest: a hash of the documents, or prompts, as they were given, in whatever order: 16 digits.
+        skipped: "count" and "first" of what ``on_error="skip"`` left out: (number, place, reason) each; empty for nothing.
     """
 
     documents: int
@@ -81,12 +82,14 @@ class StreamReport:
     unpadded: bool
     ids: bool
     digest: str
+    skipped: Mapping[str, Any]
 
     def counts(self) -> dict[str, Any]:
         """The counts, for a result's provenance."""
         names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride", "ids", "digest")
         counts = {name: getattr(self, name) for name in names}
-        return counts | {name: getattr(self, name) for name in ("uncached", "special", "unpadded") if getattr(self, name)}
+        noted = ("uncached", "special", "unpadded", "skipped")
+        return counts | {name: getattr(self, name) for name in noted if getattr(self, name)}
 
 
 @steady
@@ -149,7 +152,7 @@ def stream(
         continuations = Continuations(
             corpus, adapter, max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size
         )
-        corpus = read_corpus(adapter, continuations, positions=positions, count=count, **windows)
+        corpus = read_corpus(adapter, continuations, positions=positions, count=count, quiet=True, **windows)
     pads = cache is not None or adapter.pads
     padded: Iterable[Batch] = batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=pads)
     if cache is not None:
@@ -195,7 +198,7 @@ def stream(
         tokens=tokens,
         bytes=report.bytes,
         characters=report.characters,
-        empty=report.n_empty,
+        empty=given.report.n_empty,
         cut=report.cut,
         window=report.window,
         stride=report.stride,
@@ -207,6 +210,7 @@ def stream(
         unpadded=not pads,
         ids=given.report.bytes is None,
         digest=f"{given.report.digest:016x}",
+        skipped=given.report.skipped.told(),
     )
 
 

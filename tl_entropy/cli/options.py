@@ -87,6 +87,9 @@ class Source:
         split: Annotated[str, typer.Option(help="split of the data set")] = "train",
         column: Annotated[str, typer.Option(help="column of the data set that holds the text")] = "text",
         limit: Annotated[int | None, typer.Option(min=1, help="texts of the data set to read at most")] = None,
+        on_error: Annotated[
+            str, typer.Option(help="raise, or skip to leave out texts that cannot be used; they are counted and listed")
+        ] = "raise",
         window: Annotated[int | None, typer.Option(min=2, help="tokens of a window; the model's context, if not given")] = None,
         stride: Annotated[int | None, typer.Option(min=1, help="new tokens from one window of a long text to the next")] = None,
         batch_size: Annotated[int | None, typer.Option(min=1, help="windows a batch; as many as fit, if not given")] = None,
@@ -112,11 +115,13 @@ class Source:
             raise InputError(f"--model: this command measures one model; got {len(model)}; tl-entropy compare takes several")
         check_choice("--unit", unit, ("nats", "bits"))
         check_choice("--dtype", dtype, ("float32", "bfloat16", "float16"))
+        check_choice("--on-error", on_error, ("raise", "skip"))
         known_kind(kind)
         there = out or Path(folder)
         check_folder("--out", there)
         inputs = _inputs(text or [], file or [], dataset, config, split, limit)
-        windows = {"window": window, "stride": stride, "batch_size": batch_size, "text_column": column}
+        windows: dict[str, Any] = {"window": window, "stride": stride, "batch_size": batch_size, "text_column": column}
+        windows |= {"on_error": on_error} if on_error != "raise" else {}
         return cls(tuple(model), kind, device, dtype, trust_remote_code, inputs, windows, unit, there)
 
 

@@ -111,8 +111,8 @@ def train_tuned_lens(
         raise InputError(f"learning_rate must be above 0 and weight_decay at least 0; got {learning_rate} and {weight_decay}")
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     translators = _Translators(adapter, batch_size)
-    windows = _read(adapter, inputs, options, most=steps * tokens_per_step)
-    watched = None if validation is None else _read(adapter, validation, options)
+    windows, skipped = _read(adapter, inputs, options, most=steps * tokens_per_step)
+    watched = None if validation is None else _read(adapter, validation, options)[0]
     optimizer = torch.optim.AdamW(
         [translators.weights, translators.offsets], lr=learning_rate, betas=MOMENTS, weight_decay=weight_decay
     )
@@ -154,6 +154,7 @@ def train_tuned_lens(
         "tokens_trained": tokens,
         "tokens": sum(int(window.counted.sum()) for window in windows),
         "documents": len({window.document for window in windows}),
+        **({"skipped": skipped} if skipped else {}),
     }
     weights, biases = translators.finished()
     origin = adapter.provenance(settings=settings, corpus=corpus, interrupted=interrupted)
@@ -242,13 +243,16 @@ class _Translators:
         return kl / n_rows, n_rows
 
 
-def _read(adapter: Adapter, inputs: Any, options: WindowOptions, *, most: int | None = None) -> list[Window]:
-    """The windows of ``inputs`` in which something is counted, until ``most`` positions have been."""
+def _read(
+    adapter: Adapter, inputs: Any, options: WindowOptions, *, most: int | None = None
+) -> tuple[list[Window], dict[str, Any]]:
+    """The windows of ``inputs`` in which something is counted, until ``most`` positions have been; and what was left out."""
     if split_cache(inputs)[0] is not None:
         raise InputError("inputs: a tuned lens can't be trained on a cache; pass the texts or tokens themselves")
     windows: list[Window] = []
     tokens = 0
-    for window in read_corpus(adapter, inputs, **options):
+    corpus = read_corpus(adapter, inputs, **options)
+    for window in corpus:
         count = int(window.counted.sum())
         tokens += count
         windows.extend([window] if count else [])
@@ -256,7 +260,7 @@ def _read(adapter: Adapter, inputs: Any, options: WindowOptions, *, most: int | 
             break
     if not windows:
         raise InputError("inputs hold no position that counts, only special tokens; pass some text")
-    return windows
+    return windows, corpus.report.skipped.told()
 
 
 def _beginning(windows: Sequence[Window], most: int, seed: int) -> list[Window]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
-from tl_entropy.results.provenance import READS_AHEAD, Provenance
+from tl_entropy.results.provenance import READS_AHEAD, Provenance, skipped_note
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import Steady
 
@@ -35,7 +35,7 @@ class Printed(Steady, ABC):
 
     def __repr__(self) -> str:
         table = self._table()
-        shown = [] if table is None else [table.to_string(**self.printing), *self._notes(), *_model_notes(self)]
+        shown = [] if table is None else [table.to_string(**self.printing), *self._notes(), *_origin_notes(self)]
         return "\n".join([*self._title(), *shown])
 
     def _repr_html_(self) -> str:
@@ -45,12 +45,12 @@ class Printed(Steady, ABC):
         title = "<br>".join([f"<strong>{first}</strong>", *others])
         if table is None:
             return f"<div>{title}</div>"
-        notes = "<br>".join(map(html.escape, [*self._notes(), *_model_notes(self)]))
+        notes = "<br>".join(map(html.escape, [*self._notes(), *_origin_notes(self)]))
         return f"<div>{title}{table.to_html(**self.printing)}<small>{notes}</small></div>"
 
 
-def _model_notes(result: Any) -> list[str]:
-    """What is to be said of a model that reads ahead, and of rows of its unembedding that no token has."""
+def _origin_notes(result: Any) -> list[str]:
+    """What is to be said of a model that reads ahead, of rows of its unembedding that no token has, of documents left out."""
     origin = getattr(result, "provenance", None)
     settings = getattr(origin, "settings", {})
     notes, rows = [], settings.get("rows_without_token", 0)
@@ -63,7 +63,8 @@ def _model_notes(result: Any) -> list[str]:
             f"{rows} rows of the unembedding have no token and count, as in the model's softmax; vocabulary='tokenizer' does "
             "not"
         )
-    return notes
+    skipped = getattr(origin, "corpus", {}).get("skipped")
+    return [*notes, skipped_note(skipped)] if skipped else notes
 
 
 def title(result: Any, shape: str) -> str:

@@ -8,8 +8,22 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+_SHOWN = 3
+"""Documents left out that are named."""
+
 READS_AHEAD = "reads ahead as declared"
 """Part of a provenance's ``processing``: the model sees the tokens that it predicts, and its configuration says so."""
+
+
+def skipped_note(skipped: Mapping[str, Any]) -> str:
+    """What is to be said of documents that were left out, from ``corpus["skipped"]`` of a provenance.
+
+    >>> skipped_note({"count": 7, "first": ((3, "inputs[3]", "inputs[3] must be a str; got int"),)})
+    '7 documents were left out: inputs[3] must be a str; got int; ...'
+    """
+    first = [reason if where in reason else f"{where}: {reason}" for _, where, reason in skipped["first"][:_SHOWN]]
+    first += ["..."] * (skipped["count"] > len(first))
+    return f"{skipped['count']} documents were left out: {'; '.join(first)}"
 
 
 def library_versions() -> dict[str, str]:
@@ -31,8 +45,9 @@ class Provenance:
     and under the same TransformerLens, whatever the model is called. ``state`` says what else there is to say of the model:
     weights that are quantised, offloaded, merged with an adapter or from a file of another kind; adapters that are not merged;
     hooks of others that ran; and how its logits compare with those of the Hugging Face model that it wraps.
-    ``settings`` are the arguments that decide the numbers; ``corpus`` counts what was read; ``interrupted`` says that the
-    pass was stopped before the input's end.
+    ``settings`` are the arguments that decide the numbers; ``corpus`` counts what was read, and lists under "skipped" the first
+    of the documents that ``on_error="skip"`` left out (number, place, reason); ``interrupted`` says that the pass was stopped
+    before the input's end.
     """
 
     model: str

@@ -242,7 +242,7 @@ def _documents(corpus: Corpus, special: frozenset[int]) -> Iterator[DocumentToke
         counts[slots[counted]] = True
         yield DocumentTokens(whole, counts, (whole >= 0) & ~torch.isin(whole, special_ids))
         number, windows = number + 1, []
-    for _ in range(number, corpus.report.documents + corpus.report.n_empty):  # empty documents at the end
+    for _ in range(number, corpus.report.documents + corpus.report.left_out):  # empty documents at the end
         yield nothing
 
 

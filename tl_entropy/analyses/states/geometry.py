@@ -277,7 +277,7 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
         options=cast("CorpusOptions", options),
     )  # fmt: skip
     corpus = result.provenance.corpus
-    documents = corpus["documents"] + corpus["empty"]
+    documents = corpus["documents"] + (corpus["skipped"]["count"] if "skipped" in corpus else corpus["empty"])
     if accumulator.labels is not None and not result.provenance.interrupted and documents != len(accumulator.labels):
         short = InputError(f"labels must be one for each of the {documents} documents; got {len(accumulator.labels)}")
         short.partial = result

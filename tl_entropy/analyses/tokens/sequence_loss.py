@@ -46,6 +46,7 @@ from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
+from tl_entropy.capture.skipping import OnError
 from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, keeping
 from tl_entropy.functional.lens.readout import vocabulary_statistics
@@ -71,6 +72,7 @@ def conditional_entropy(
     prepend_bos: bool | None = None,
     include_special: bool = False,
     text_column: str = "text",
+    on_error: OnError = "raise",
 ) -> ConditionalEntropy:
     """What each token adds to the loss of its sequence: H(t_0 .. t_N) - H(t_0 .. t_{N-1}).
 
@@ -96,6 +98,7 @@ def conditional_entropy(
         prepend_bos: begin texts with the tokenizer's begin token; None is as TransformerLens does for this model.
         include_special: count special tokens, too.
         text_column: column of a data set that holds the texts.
+        on_error: "raise", or "skip" to leave out documents that cannot be used; see ``CorpusOptions``.
 
     Returns:
         ``ConditionalEntropy``, one row a token, in nats. Sums are in float64, but their losses come as precise as the model is:
@@ -125,7 +128,7 @@ def conditional_entropy(
         raise InputError("inputs: nothing runs on a cache; pass the texts or tokens themselves")
     corpus = read_corpus(
         adapter, inputs, positions=positions, count="predicted", window=window, prepend_bos=prepend_bos,
-        include_special=include_special, text_column=text_column,
+        include_special=include_special, text_column=text_column, on_error=on_error,
     )  # fmt: skip
     width = corpus.report.window
     if width < 2:
@@ -234,6 +237,7 @@ class _Measurement:
         counts = {
             "documents": report.documents, "tokens": self.tokens, "bytes": report.bytes, "characters": report.characters,
             "empty": report.n_empty, "cut": report.cut, "window": report.window, "stride": 1, "ids": report.bytes is None,
+            **({"skipped": skipped} if (skipped := report.skipped.told()) else {}),
         }  # fmt: skip
         provenance = self._adapter.provenance(corpus=counts, **origin)
         if isinstance(self._loss, ModelLoss):
