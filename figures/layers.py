@@ -17,17 +17,25 @@ from tl_entropy.demo.train import build_model
 BEGINNING = 1000
 """Characters of each module that are read: about a window of the model."""
 
+MODULES: int | None = None
+"""How many of the held-out modules are read; all, but where ``make.py --modules`` asks for fewer."""
+
+
+def modules() -> dict[str, str]:
+    """The held-out modules that are read, by name."""
+    return dict(list(zip(tle.demo_names(), tle.demo_texts(), strict=True))[:MODULES])
+
 
 def beginnings() -> list[str]:
-    """The beginnings of all held-out modules."""
-    return [text[:BEGINNING] for text in tle.demo_texts()]
+    """The beginnings of the modules that are read."""
+    return [text[:BEGINNING] for text in modules().values()]
 
 
 def pieces() -> tuple[list[str], list[str]]:
     """Four pieces of every held-out module, and the module that each is of."""
     found = [
         (text[start : start + BEGINNING], name)
-        for name, text in zip(tle.demo_names(), tle.demo_texts(), strict=True)
+        for name, text in modules().items()
         for start in range(0, 4 * BEGINNING, BEGINNING)
     ]
     return [text for text, _ in found], [name for _, name in found]
@@ -42,6 +50,7 @@ def untrained() -> Any:
         return tle.load_model(folder)
 
 
+@cache
 def dynamics(model: Any) -> Any:
     """Layer dynamics of the beginnings, of both families."""
     return tle.layer_dynamics(
@@ -76,9 +85,9 @@ def layer_information(model: Any) -> Axes:
 
 def layer_by_layer(model: Any) -> Axes:
     """The measures of Layer by Layer over depth, of the bundled model and of one that was never trained."""
-    texts, modules = pieces()
+    texts, names = pieces()
     models = {"trained": model, "untrained": untrained()}
-    results = {name: tle.layer_geometry(m, texts, labels=modules, progress=False) for name, m in models.items()}
+    results = {name: tle.layer_geometry(m, texts, labels=names, progress=False) for name, m in models.items()}
     measures = [name for name in results["trained"].measures if name != "normalized_prompt_entropy"]
     _, grid = plt.subplots(2, 4, figsize=(11.5, 5), layout="constrained")
     for measure, ax in zip(measures, grid.flat, strict=True):
@@ -91,13 +100,13 @@ def layer_by_layer(model: Any) -> Axes:
 def profile_distances(model: Any) -> Axes:
     """How far the entropy profiles of texts are from each other, in the order of their hierarchy."""
     result = tle.lens_entropy(model, beginnings(), progress=False)
-    named = dataclasses.replace(result, names={i: name.removesuffix(".py") for i, name in enumerate(tle.demo_names())})
+    named = dataclasses.replace(result, names={i: name.removesuffix(".py") for i, name in enumerate(modules())})
     return tle.plots.distances(tle.pairwise_distances(named, metric="wasserstein", progress=False))
 
 
 def profile_map(model: Any) -> Axes:
     """Entropy profiles of two pieces of every module, its beginning and its middle, in two dimensions."""
-    parts = {"beginning": beginnings(), "middle": [text[len(text) // 2 :][:BEGINNING] for text in tle.demo_texts()]}
+    parts = {"beginning": beginnings(), "middle": [text[len(text) // 2 :][:BEGINNING] for text in modules().values()]}
     result = tle.lens_entropy(model, [text for texts in parts.values() for text in texts], progress=False)
     groups = [part for part, texts in parts.items() for _ in texts]
     found = tle.pairwise_distances(result, metric="euclidean", groups=groups, progress=False)

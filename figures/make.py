@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import layers
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
@@ -221,10 +222,14 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: this file's)")
     parser.add_argument("--model", type=Path, help="a model's folder; without it, the bundled model")
+    parser.add_argument(
+        "--modules", type=int, help="how many held-out modules the figures of many read, for a quick look (default: all)"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.figures) - set(FIGURES)
     if unknown:
         parser.error(f"no figure {', '.join(sorted(unknown))}; choose from {', '.join(FIGURES)}")
+    layers.MODULES = arguments.modules
     mpl.use("agg")  # a canvas that needs no screen
     arguments.out.mkdir(parents=True, exist_ok=True)
     model = tle.load_model(arguments.model) if arguments.model else tle.demo_model()

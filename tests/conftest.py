@@ -13,6 +13,8 @@ from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
 from tiny_models import ARCHITECTURES, LONG, cached_model, kinds
 
+from tl_entropy.functional import compiler_available
+
 settings.register_profile("quick", max_examples=12, deadline=None, derandomize=True, database=None)
 settings.register_profile("long", max_examples=300, deadline=None, database=None)
 settings.load_profile("long" if LONG else "quick")
@@ -51,7 +53,11 @@ def texts():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out tests marked ``long`` unless they are asked for."""
+    """Leave out tests marked ``long`` unless they are asked for, and skip those that compile where nothing can."""
+    if not compiler_available():
+        for item in items:
+            if item.get_closest_marker("compiled"):
+                item.add_marker(pytest.mark.skip(reason="torch.compile finds no C++ compiler here"))
     left = [item for item in items if not LONG and item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in set(left)]

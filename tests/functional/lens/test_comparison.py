@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
-from tl_entropy.functional import compiler_available
 from tl_entropy.functional.lens import readout
 from tl_entropy.functional.lens.comparison import METRICS, vocabulary_divergences
 from tl_entropy.functional.lens.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
@@ -241,7 +240,7 @@ def test_more_sites_than_rows_in_a_tile():
     assert found.statistics.rank.shape == (2500, 2)
 
 
-@pytest.mark.skipif(not compiler_available(), reason="torch.compile finds no C++ compiler here")
+@pytest.mark.compiled
 @pytest.mark.parametrize("reference", ["previous", -1])
 def test_compiled_equals_eager(reference):
     for sites, rows in ((5, 20), (3, 7)):

@@ -18,10 +18,8 @@ from tl_entropy.functional.pairs import mixture_sums, pair_sums
 
 ORDERS = (0.0, 0.5, 0.9, 1.0, 3.7, math.inf)  # one choice for all tests: compiling takes seconds
 
-needs_compiler = pytest.mark.skipif(not compiler_available(), reason="torch.compile finds no C++ compiler here")
 
-
-@needs_compiler
+@pytest.mark.compiled
 def test_the_same_sums_compiled_once_for_all_sizes():
     def sums(logits, *thresholds, orders):
         return tile_sums(logits, orders, thresholds)
@@ -40,7 +38,7 @@ def test_the_same_sums_compiled_once_for_all_sizes():
     assert caught == []
 
 
-@needs_compiler
+@pytest.mark.compiled
 @pytest.mark.parametrize("reference", ["previous", 1])
 def test_pairs_are_the_same_compiled_once_for_all_sizes(reference):
     one_pass, mixed = compiled_sums(pair_sums, reference=reference), compiled_sums(mixture_sums, reference=reference)
@@ -60,7 +58,7 @@ def test_pairs_are_the_same_compiled_once_for_all_sizes(reference):
         torch.testing.assert_close(found, expected, rtol=4e-6, atol=1e-5)
 
 
-@needs_compiler
+@pytest.mark.compiled
 def test_sizes_of_one_compile_for_themselves():
     compiled = compiled_sums(pair_sums, reference=0)
     for dtype in (torch.float32, torch.float64):
@@ -70,7 +68,7 @@ def test_sizes_of_one_compile_for_themselves():
             torch.testing.assert_close(found, expected, rtol=4e-6, atol=1e-5)
 
 
-@needs_compiler
+@pytest.mark.compiled
 def test_statistics_say_that_they_were_compiled():
     generator = torch.Generator().manual_seed(1)
     hidden, unembedding = torch.randn(30, 16, generator=generator), torch.randn(16, 2100, generator=generator)

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
-from tl_entropy.functional import compiler_available
 from tl_entropy.functional.lens import readout
 from tl_entropy.functional.lens.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
 from tl_entropy.functional.tokens.logit_changes import CHANGE_UNITS, vocabulary_changes
@@ -181,7 +180,7 @@ def test_bfloat16_is_near():
     assert found.precision == "bfloat16"
 
 
-@pytest.mark.skipif(not compiler_available(), reason="needs a compiler")
+@pytest.mark.compiled
 def test_compiled_agrees():
     before, after, unembedding, bias, targets = random_case(rows=4, d_vocab=970, dtype=torch.float32)
     options = {"metrics": ("l1", "cosine", "loss"), "targets": targets, "bias": bias}
