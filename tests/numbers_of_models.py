@@ -114,7 +114,15 @@ def _entropies(record, of, model, texts):
     summary = tle.lens_entropy(model, texts, keep="summary", **QUIET)
     record(f"lens_entropy/{of}, quantiles", summary.quantile, [0, 0.1, 0.5, 1])
     record(f"lens_entropy/{of}, surprisal's profile", whole.mean_profile, of="surprisal")
-    record(f"lens_entropy/{of}, a part", whole.select, layers=[-1, 5], orders=2, documents=[0, 2], positions=slice(-4, None))
+    record(
+        f"lens_entropy/{of}, a part",
+        whole.select,
+        sites=("embed", "resid_post"),
+        layers=5,
+        orders=2,
+        documents=[0, 2],
+        positions=slice(-4, None),
+    )
     return whole
 
 
@@ -255,7 +263,7 @@ def _profiles(record, of, lens, output, previous):
         record(f"profile_embedding/{of}, {metric}", tle.profile_embedding, far)
         record(f"pairwise_distances/{of}, {metric}, clusters", far.clusters, 2, "complete")
     record(f"profile_embedding/{of}, tsne", tle.profile_embedding, far, method="tsne", seed=1, perplexity=1.0)
-    deeper = lens.select(layers=[-1, 0, 1, 2])
+    deeper = lens.select(sites=("embed", "resid_post"), layers=slice(3))
     for aggregate in ("max", "sum"):
         record(f"profile_distance/{of}, {aggregate}", tle.profile_distance, lens, deeper, aggregate=aggregate, order=2.0)
 

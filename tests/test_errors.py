@@ -98,5 +98,5 @@ def test_all_functions_take_the_same_orders(gpt2, ask):
     "ask", [tle.lens_entropy, tle.layer_divergence, tle.head_entropy, tle.soft_information, tle.head_means]
 )
 def test_no_layers_are_refused_by_that_name(gpt2, ask):
-    with pytest.raises(InputError, match="layers is empty; leave it out for all 3 layers"):
+    with pytest.raises(InputError, match="layers is empty; leave it out for all: the model has layers 0 to 2"):
         ask(gpt2, torch.tensor([5, 6, 7]), layers=[], progress=False)

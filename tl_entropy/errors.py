@@ -85,19 +85,19 @@ def check_choice(argument: str, value: object, choices: Iterable[object]) -> Non
         raise InputError(f"{argument} must be one of {', '.join(map(repr, options))}; got {value!r}")
 
 
-def check_int(argument: str, value: object, low: int, high: int | None = None) -> int:
+def check_int(argument: str, value: object, low: int | None = None, high: int | None = None) -> int:
     """Return ``value``, an int of Python or NumPy within ``low`` and ``high`` (both included), as an int, else raise an error.
 
     >>> check_int("window", 0, 1, 1024)
     Traceback (most recent call last):
     tl_entropy.errors.InputError: window must be an int from 1 to 1024; got 0
     """
-    span = f"of at least {low}" if high is None else f"from {low} to {high}"
+    span = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputTypeError(f"{argument} must be an int {span}; got {value!r}")
+        raise InputTypeError(f"{argument} must be an int{span}; got {value!r}")
     number = operator.index(value)
-    if number < low or (high is not None and number > high):
-        raise InputError(f"{argument} must be an int {span}; got {number}")
+    if (low is not None and number < low) or (high is not None and number > high):
+        raise InputError(f"{argument} must be an int{span}; got {number}")
     return number
 
 

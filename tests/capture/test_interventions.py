@@ -14,6 +14,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.head_means import head_means
 from tl_entropy.capture.interventions import Intervention, ablate, ablate_heads, as_interventions, intervention_names, steer
+from tl_entropy.capture.occlusion import mask_attention, occlude
 from tl_entropy.capture.options import CorpusOptions, check_options, described
 from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, InputTypeError, ModelError
@@ -382,7 +383,7 @@ def test_what_is_kept_does_not_change_with_the_users_tensor(gpt2):
         (lambda: ablate_heads([]), InputError, "heads is empty"),
         (lambda: ablate_heads((3, 1)), InputTypeError, r"heads must be pairs .*\[\(3, 1\)\]; got 3 in it"),
         (lambda: ablate_heads(3), InputTypeError, "heads must be pairs"),
-        (lambda: ablate_heads([(-1, 1)]), InputError, "heads: a layer must be an int of at least 0; got -1"),
+        (lambda: ablate_heads([(1, -1)]), InputError, "heads: a head must be an int of at least 0; got -1"),
         (lambda: ablate_heads([(1, 0.5)]), InputTypeError, "heads: a head must be an int"),
         (lambda: ablate_heads([(1, 1)], means={0: VECTOR}), InputError, "means: none for layer 1"),
         (lambda: ablate_heads([(1, 1)], means=ZEROS), InputTypeError, "means must map layers to tensors .* got Tensor"),
@@ -410,7 +411,10 @@ def test_what_is_kept_does_not_change_with_the_users_tensor(gpt2):
         (lambda: steer(VECTOR[None], layer=0), InputError, r"vector must be \[d_model\].*got shape \[1, 32\]"),
         (lambda: steer(VECTOR * math.inf, layer=0), InputError, "finite"),
         (lambda: steer(VECTOR, layer=0, scale=math.nan), InputError, "scale must be a finite number; got nan"),
-        (lambda: steer(VECTOR, layer=-1), InputError, "layer must be an int of at least 0; got -1"),
+        (lambda: steer(VECTOR), InputTypeError, r"layer: give the block, such as layer=3 or layer=-1 .*site='resid_post\.3'"),
+        (lambda: steer(VECTOR, layer=1, site="resid_post.2"), InputError, "layer: 'resid_post.2' has its layer already"),
+        (lambda: steer(VECTOR, site="z.2"), InputError, "site must be one of 'resid_pre', .*; got 'z'"),
+        (lambda: steer(VECTOR, layer=1.5), InputTypeError, "layer must be an int; got 1.5"),
         (lambda: steer(VECTOR, layer=0, site="resid_mid"), InputError, "site must be one of 'resid_pre', 'attn_out'"),
         (lambda: as_interventions("blocks.0.hook_mlp_out"), InputTypeError, "interventions must be one or several.*got str"),
         (lambda: as_interventions([("a", "b")]), InputTypeError, r"interventions: \('a', 'b'\) is no intervention"),
@@ -429,8 +433,13 @@ def test_what_is_wrong_for_any_model(make, error, message):
         (lambda: ablate_heads([(3, 0)]), "heads: 3.0 does not exist; the model has layers 0 to 2"),
         (lambda: ablate_heads([(2, 1), (2, 4)]), "heads: 2.4 does not exist; layer 2 has heads 0 to 3"),
         (lambda: ablate_heads([(1, 1)], means={1: torch.ones(4, 7)}), r"\[head, d_head\] = \[4, 8\]; got \[4, 7\]"),
-        (lambda: ablate("mlp_out.7"), r"'ablate mlp_out.7' edits blocks.7.hook_mlp_out, a hook that this model does not have"),
+        (lambda: ablate("mlp_out.7"), "'ablate mlp_out.7' edits blocks.7.hook_mlp_out: layer 7 does not exist; the model has"),
+        (lambda: ablate("mlp_out.-4"), "layer -4 does not exist; the model has layers 0 to 2"),
+        (lambda: ablate_heads([(-4, 0)]), "layer -4 does not exist; the model has layers 0 to 2"),
         (lambda: steer(VECTOR, layer=3), "layer 3 does not exist; the model has layers 0 to 2"),
+        (lambda: steer(VECTOR, layer=-4), "layer -4 does not exist; the model has layers 0 to 2"),
+        (lambda: ("resid_post.3", doubled), "edits resid_post.3: layer 3 does not exist; the model has layers 0 to 2"),
+        (lambda: ("blocks.-4.attn.hook_k", doubled), "layer -4 does not exist; the model has layers 0 to 2"),
         (lambda: steer(VECTOR[:-1], layer=1), "d_model = 32 entries for this model; got 31"),
         (lambda: ("blocks.1.hook_resid_psot", doubled), r"does not have \(did you mean blocks.1.hook_resid_post\?\)"),
         (lambda: (lambda name: False, doubled), "means no hook of this model"),
@@ -562,3 +571,58 @@ def test_hooks_that_pass_no_tensor(gpt2):
     [(_, edit)] = Edits(Adapter(gpt2), ("hook_embed", doubled), [Site("resid_post", 1)]).hooks
     with pytest.raises(InputError, match=r"'hook_embed: doubled' at hook_embed gets a tuple, no tensor"):
         edit((VECTOR, VECTOR), hook=None)
+
+
+# --- layers counted from the last, and places by any of their names
+
+MEANS = torch.ones(4, 8)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("from_last", "from_first"),
+    [
+        (lambda: steer(VECTOR, layer=-1), lambda: steer(VECTOR, layer=2)),
+        (lambda: steer(VECTOR, site="blocks.-2.hook_mlp_out"), lambda: steer(VECTOR, layer=1, site="mlp_out")),
+        (lambda: steer(VECTOR, site=Site("attn_out", 1)), lambda: steer(VECTOR, layer=1, site="attn_out")),
+        (lambda: ablate(["mlp_out.-1", "attn_out.0"]), lambda: ablate(["mlp_out.2", "attn_out.0"])),
+        (lambda: ablate("blocks.2.hook_mlp_out"), lambda: ablate("mlp_out.2")),
+        (lambda: ablate_heads([(-1, 1), (0, 2)]), lambda: ablate_heads([(2, 1), (0, 2)])),
+        (
+            lambda: ablate_heads([(-1, 1)], means={2: MEANS}),
+            lambda: ablate_heads([(2, 1)], means={2: MEANS}),
+        ),
+        (lambda: occlude("resid_post.-2", 1), lambda: occlude("resid_post.1", 1)),
+        (lambda: occlude("z.-1", 1, heads=2, means=MEANS), lambda: occlude("z.2", 1, heads=2, means=MEANS)),
+        (
+            lambda: occlude("resid_post.-2", 1, means={"resid_post.1": VECTOR}),
+            lambda: occlude("resid_post.1", 1, means={Site("resid_post", 1): VECTOR}),
+        ),
+        (lambda: mask_attention(1, layers=-1), lambda: mask_attention(1, layers=2)),
+        (lambda: mask_attention(1, layers=slice(1, None), heads=1), lambda: mask_attention(1, layers=(1, 2), heads=1)),
+    ],
+)  # fmt: skip
+def test_a_layer_counted_from_the_last_is_that_layer(gpt2, from_last, from_first):
+    mine, theirs, plain = (lens_of(gpt2, interventions=edit) for edit in (from_last(), from_first(), None))
+    assert torch.equal(mine.entropy, theirs.entropy)
+    assert not torch.equal(mine.entropy, plain.entropy)
+    assert mine.provenance.settings["interventions"] == theirs.provenance.settings["interventions"], "named from 0"
+
+
+@pytest.mark.model
+def test_a_pair_names_its_hook_by_any_name_of_the_place(gpt2):
+    expected = lens_of(gpt2, interventions=("blocks.2.hook_mlp_out", doubled)).entropy
+    for name in ("mlp_out.2", "mlp_out.-1", "blocks.-1.hook_mlp_out"):
+        assert torch.equal(lens_of(gpt2, interventions=(name, doubled)).entropy, expected)
+    inner = lens_of(gpt2, interventions=("blocks.0.hook_resid_pre", doubled)).entropy
+    assert torch.equal(lens_of(gpt2, interventions=("embed", doubled)).entropy, inner)
+
+
+@pytest.mark.model
+def test_without_the_number_of_layers_nothing_is_edited_silently(gpt2):
+    for edit in (steer(VECTOR, layer=-1), mask_attention(1, layers=-1)):
+        [(name, function)] = edit.hooks
+        with pytest.raises(KeyError, match="blocks"):
+            gpt2.hook_dict[name]
+        with pytest.raises(InputError, match="counts its layer from the last, which only tl_entropy knows"):
+            function(torch.zeros(1, 2, 32), None)

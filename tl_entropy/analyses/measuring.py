@@ -89,7 +89,7 @@ def _measured(
     settings = {
         "positions": repr(positions), "max_new_tokens": max_new_tokens, "prepend_bos": adapter.prepends_begin,
         **({} if adapter.has_tokenizer else {"special_ids": tuple(sorted(adapter.special_ids))}),
-        **described(options, batch_size=batch_size),
+        **described(options, batch_size=batch_size, n_layers=adapter.n_layers),
     }  # fmt: skip
 
     def results(**origin: Any) -> list[Any]:

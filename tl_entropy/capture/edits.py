@@ -25,7 +25,7 @@ from tl_entropy.capture.hooks import source_site
 from tl_entropy.capture.interventions import SUBLAYERS, Edit, HookName, Interventions, as_interventions
 from tl_entropy.capture.positions import AtPositions, at_positions
 from tl_entropy.errors import InputError, ModelError
-from tl_entropy.sites import SITE_NAMES, Site
+from tl_entropy.sites import SITE_NAMES, Site, layers_at
 
 
 class Edits:
@@ -50,7 +50,7 @@ class Edits:
         self._cells: dict[AtPositions, Tensor] = {}
         self._meant: dict[AtPositions, bool] = {}
         self.positioned: tuple[str, ...] = ()
-        interventions = as_interventions(given)
+        interventions = as_interventions(given, adapter.n_layers)
         if not interventions:
             return
         self._at = {edit: one.name for one in interventions for _, edit in one.hooks if isinstance(edit, AtPositions)}
@@ -64,7 +64,9 @@ class Edits:
                 intervention.check(adapter)
             behind, before = [], len(self.hooks)
             for asked, function in intervention.hooks:
-                names = _matching(asked if callable(asked) else adapter.stack.hook(asked, points), points, intervention.name)
+                names = _matching(
+                    asked if callable(asked) else _hook_at(asked, adapter, points, intervention.name), points, intervention.name
+                )
                 closed = [name for name in names if id(points[name]) in reading]
                 if closed:
                     raise InputError(
@@ -172,6 +174,22 @@ def _depths(adapter: Adapter, points: Mapping[str, Any]) -> Callable[[str], tupl
         return known.get(id(points[name]), (int(block[1]) if block else -1, -1))
 
     return depth
+
+
+def _hook_at(asked: str, adapter: Adapter, points: Mapping[str, Any], label: str) -> str:
+    """The hook that is meant by its name, in which a negative layer counts from the last, or by that of a site."""
+    name, there = adapter.stack.hook(asked, points), range(adapter.n_layers)
+    if name in points:
+        return name
+    try:
+        if asked.partition(".")[0] in SITE_NAMES:
+            return adapter.hook_of(Site.parse(asked).at(there), points)
+        if in_block := re.match(r"(\w*blocks\.)(-?\d+)(?=\.)", name):
+            [layer] = layers_at(int(in_block[2]), there)
+            return adapter.stack.hook(f"{in_block[1]}{layer}{name[in_block.end() :]}", points)
+    except InputError as error:
+        raise InputError(f"interventions: {label!r} edits {asked}: {error}") from error
+    return name
 
 
 def _matching(asked: HookName, points: Mapping[str, Any], label: str) -> list[str]:

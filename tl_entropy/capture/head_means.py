@@ -19,7 +19,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, keeping
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 
@@ -56,7 +56,7 @@ def site_means(
     inputs: Any,
     sites: str | Site | Iterable[str | Site],
     *,
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     positions: int | slice | Sequence[int] | None = None,
     max_new_tokens: int = 0,
     batch_size: int | None = None,
@@ -105,7 +105,7 @@ def head_means(
     model: Any,
     inputs: Any,
     *,
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     positions: int | slice | Sequence[int] | None = None,
     max_new_tokens: int = 0,
     batch_size: int | None = None,
@@ -117,7 +117,7 @@ def head_means(
     Args:
         model: a HookedTransformer or TransformerBridge.
         inputs: texts, tokens, files or data sets; see ``stream``.
-        layers: blocks to take; None is all.
+        layers: blocks to take: numbers, from 0 or negative from the last, or a slice; None is all.
         positions: positions of each document to count; None is all.
         max_new_tokens: generate this many tokens after each text, and count both.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.

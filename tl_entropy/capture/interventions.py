@@ -18,10 +18,11 @@ Refused here: what is wrong for any model. What a given model or pass does not a
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from torch import Tensor
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
-from tl_entropy.sites import Site
+from tl_entropy.sites import Site, layers_at
 from tl_entropy.torch_state import steady
 
 HookName = str | Callable[[str], bool]
@@ -46,7 +47,9 @@ class Intervention:
     """Named edits of what passes a model's hook points.
 
     ``hooks`` also serve TransformerLens itself: ``model.run_with_hooks(tokens, fwd_hooks=list(intervention.hooks))``; those
-    at positions of documents don't, as TransformerLens knows no documents.
+    at positions of documents don't, as TransformerLens knows no documents, nor those whose layer is counted from the last.
+
+    A pair of one's own names its hook as TransformerLens does, or by any name of a site, such as ``"resid_post.-1"``.
 
     A hook of one's own that indexes positions sees columns of a window, BOS included, and not positions of a document: a text
     longer than the window meets it once per window, padding is on the right, and while text is generated calls after the first
@@ -66,11 +69,22 @@ class Intervention:
         hooks: one or more pairs of a hook's name, or a function that says yes to the names meant, and
             ``function(activation, hook)``, called with both by position. Those behind the last site measured are left out.
         check: called with the model's adapter before anything runs, to refuse what does not fit the model.
+        of_layers: of one whose layers are counted from the last: the same for a model of this many layers, counted from 0.
     """
 
     name: str
     hooks: tuple[tuple[HookName, Edit], ...] = field(repr=False)
     check: Callable[[Adapter], None] | None = field(default=None, repr=False)
+    of_layers: Callable[[int], Intervention] | None = field(default=None, repr=False)
+
+    @classmethod
+    def counted_back(cls, name: str, sites: Iterable[Site], of_layers: Callable[[int], Intervention]) -> Intervention:
+        """One at ``sites`` whose layers are counted from the last; see ``of_layers``."""
+
+        def unknown(activation: Tensor, hook: Any) -> None:
+            raise InputError(f"{name!r} counts its layer from the last, which only tl_entropy knows; give the layer from 0")
+
+        return cls(name, tuple((hook_name(site), unknown) for site in sites), of_layers=of_layers)
 
 
 Interventions = Intervention | tuple[HookName, Edit] | Sequence[Intervention | tuple[HookName, Edit]]
@@ -87,19 +101,26 @@ def ablate_heads(
     ``head_means`` does not depend on it; use that to compare models or processings.
 
     Args:
-        heads: pairs of a layer and a head, each from 0; or an array [head, 2] of them.
+        heads: pairs of a layer, from 0 or negative from the last, and a head, from 0; or an array [head, 2] of them.
         means: layer to z [head, d_head] to put in, as ``head_means`` gives, tensors or arrays; None is 0.
 
     Raises:
-        InputError: no head, a negative number, or a layer without means or with means of another shape; when measuring, a head
+        InputError: no head, a negative one, or a layer without means or with means of another shape; when measuring, a head
             that the model does not have.
         InputTypeError: something that is no pair of ints, or means that are no mapping to arrays.
 
     >>> ablate_heads([(3, 1), (3, 0)]).name
     'ablate heads 3.0, 3.1'
     """
+    pairs = sorted(set(_pairs(heads)))
+    if pairs[0][0] < 0:
+        kept = copy.deepcopy(means)
+        return Intervention.counted_back(
+            "ablate heads " + ", ".join(f"{layer}.{head}" for layer, head in pairs), {Site("z", layer) for layer, _ in pairs},
+            lambda n: ablate_heads([(layers_at(layer, range(n))[0], head) for layer, head in pairs], means=kept),
+        )  # fmt: skip
     layers: dict[int, list[int]] = {}
-    for layer, head in sorted(set(_pairs(heads))):
+    for layer, head in pairs:
         layers.setdefault(layer, []).append(head)
     put_in = None if means is None else {layer: _mean(means, layer, chosen[-1]) for layer, chosen in layers.items()}
 
@@ -138,7 +159,7 @@ def ablate(sites: str | Site | Iterable[str | Site]) -> Intervention:
     """Set what whole attention or MLP layers write into the residual stream to 0.
 
     Args:
-        sites: ``"attn_out.3"``, ``"mlp_out.0"``, ..., one or several.
+        sites: ``"attn_out.3"``, ``"mlp_out.0"``, ``"mlp_out.-1"`` (of the last layer), ..., one or several.
 
     Raises:
         InputError: none, or another site than these; when measuring, a layer that the model does not have.
@@ -148,26 +169,33 @@ def ablate(sites: str | Site | Iterable[str | Site]) -> Intervention:
     'ablate attn_out.2, mlp_out.2'
     """
     asked = [sites] if isinstance(sites, str | Site) or not isinstance(sites, Iterable) else list(sites)
+    expected = "sites must be whole sub-layers, such as 'attn_out.3' or 'mlp_out.0'; got "
+    places = set()
     for item in asked or ["none"]:
-        if not isinstance(item, str | Site):
-            raise InputTypeError(f"sites must be whole sub-layers, such as 'attn_out.3' or 'mlp_out.0'; got {item!r}")
-        name, _, layer = str(item).partition(".")
-        if name not in SUBLAYERS or not layer.isdecimal():
-            raise InputError(f"sites must be whole sub-layers, such as 'attn_out.3' or 'mlp_out.0'; got {str(item)!r}")
-    chosen = sorted({Site.parse(str(item)) for item in asked}, key=lambda site: site.depth)
+        try:
+            place = Site.parse(item)
+        except (InputError, InputTypeError) as error:
+            raise type(error)(f"{expected}{item!r}") from error
+        if place.name not in SUBLAYERS:
+            raise InputError(f"{expected}{str(item)!r}")
+        places.add(place)
+    chosen = sorted(places, key=lambda site: site.depth)
+    name = f"ablate {', '.join(map(str, chosen))}"
+    if chosen[0].counts_back:
+        return Intervention.counted_back(name, chosen, lambda n: ablate([place.at(range(n)) for place in chosen]))
 
     def edit(activation: Tensor, hook: Any) -> Tensor:
         return torch.zeros_like(activation)
 
-    return Intervention(f"ablate {', '.join(map(str, chosen))}", tuple((hook_name(site), edit) for site in chosen))
+    return Intervention(name, tuple((hook_name(site), edit) for site in chosen))
 
 
 @steady
 def steer(
     vector: Tensor,
     *,
-    layer: int,
-    site: Literal["resid_pre", "attn_out", "mlp_out", "resid_post"] = "resid_post",
+    layer: int | None = None,
+    site: str | Site = "resid_post",
     scale: float = 1.0,
 ) -> Intervention:
     """Add ``scale`` times a vector to the residual stream at every position.
@@ -177,39 +205,57 @@ def steer(
 
     Args:
         vector: [d_model].
-        layer: the block, from 0.
-        site: where in the block.
+        layer: the block, from 0 or negative from the last.
+        site: where in the block: "resid_pre", "attn_out", "mlp_out" or "resid_post"; or one with its layer, such as
+            "resid_post.3", and ``layer`` left out.
         scale: factor on the vector.
 
     Raises:
-        InputError: a vector of another shape or not finite, a negative layer, another site; when measuring, a layer that the
+        InputError: a vector of another shape or not finite, another site, a layer given twice; when measuring, a layer that the
             model does not have, or a vector of another width than its residual stream.
-        InputTypeError: a vector that is no tensor, or a scale that is no number.
+        InputTypeError: a vector that is no tensor, a scale that is no number, or no layer.
 
     >>> steer(torch.ones(4), layer=2, scale=-0.5).name
     'steer resid_post.2 by -0.5 x vector c914e818'
     """
-    check_choice("site", site, STEERED)
+    place = _steered(site, layer)
     if not isinstance(vector, Tensor) or vector.is_complex():
         came = getattr(vector, "dtype", type(vector).__name__)
         raise InputTypeError(f"vector must be a tensor [d_model] of real numbers; got {came}")
     scale = check_number("scale", scale)
     if vector.ndim != 1 or not bool(vector.isfinite().all()):
         raise InputError(f"vector must be [d_model] and finite; got shape {list(vector.shape)}, or a NaN or an infinity in it")
-    place = Site(site, check_int("layer", layer, 0))
-    added = scale * vector.detach().double().cpu()
+    added, digits = scale * vector.detach().double().cpu(), fingerprint(vector)
+    shown = f"{repr(scale).removesuffix('.0')} x vector {digits}"
+    if place.counts_back:
+        kept = vector.detach().clone()
+        return Intervention.counted_back(
+            f"steer {place} by {shown}", [place], lambda n: steer(kept, site=place.at(range(n)), scale=scale)
+        )
 
     def check(adapter: Adapter) -> None:
-        if place.layer >= adapter.n_layers:
-            raise InputError(f"layer {place.layer} does not exist; the model has layers 0 to {adapter.n_layers - 1}")
+        place.at(range(adapter.n_layers))
         if len(added) != int(adapter.model.cfg.d_model):
             raise InputError(f"vector must have d_model = {adapter.model.cfg.d_model} entries for this model; got {len(added)}")
 
     def edit(activation: Tensor, hook: Any) -> Tensor:
         return activation + added.to(activation.dtype).to(activation.device)
 
-    shown = repr(scale).removesuffix(".0")
-    return Intervention(f"steer {place} by {shown} x vector {fingerprint(vector)}", ((hook_name(place), edit),), check)
+    return Intervention(f"steer {place} by {shown}", ((hook_name(place), edit),), check)
+
+
+def _steered(site: Any, layer: Any) -> Site:
+    """Where a vector is to be added; the layer is given beside the site or in it."""
+    alone = isinstance(site, str) and site in STEERED
+    if alone and layer is None:
+        raise InputTypeError(f"layer: give the block, such as layer=3 or layer=-1 (the last), or site='{site}.3'")
+    if not alone and layer is not None:
+        if isinstance(site, Site) or "." in str(site):
+            raise InputError(f"layer: {str(site)!r} has its layer already; leave one of them out")
+        check_choice("site", site, STEERED)
+    place = Site(site, check_int("layer", layer)) if alone else Site.parse(site)
+    check_choice("site", place.name, STEERED)
+    return place
 
 
 def check_heads(heads: Sequence[int], adapter: Adapter, layer: int) -> None:
@@ -220,8 +266,10 @@ def check_heads(heads: Sequence[int], adapter: Adapter, layer: int) -> None:
         )
 
 
-def as_interventions(given: Interventions | None) -> tuple[Intervention, ...]:
+def as_interventions(given: Interventions | None, n_layers: int | None = None) -> tuple[Intervention, ...]:
     """One or several interventions or ``(hook name, function)`` pairs as a tuple of interventions.
+
+    For a model of ``n_layers``, all layers are counted from 0.
 
     Raises:
         InputTypeError: something else.
@@ -236,26 +284,26 @@ def as_interventions(given: Interventions | None) -> tuple[Intervention, ...]:
             raise InputTypeError(
                 f"interventions: hooks of {given.name!r} must be pairs of a hook's name and a function, at least one"
             )
-        return (given,)
+        return (given if n_layers is None or given.of_layers is None else given.of_layers(n_layers),)
     if isinstance(given, tuple) and _is_pair(given):
         name, function = given
         shown = name if isinstance(name, str) else f"hooks of {_called(name)}"
         return (Intervention(f"{shown}: {_called(function)}", ((name, function),)),)
     if isinstance(given, list | tuple):
-        return tuple(one for item in given for one in as_interventions(_single(item)))
+        return tuple(one for item in given for one in as_interventions(_single(item), n_layers))
     raise InputTypeError(
         "interventions must be one or several of ablate_heads(...), ablate(...), steer(...), occlude(...), "
         f"mask_attention(...), or pairs of a hook's name and a function(activation, hook); got {type(given).__name__}"
     )
 
 
-def intervention_names(given: Interventions | None) -> tuple[str, ...]:
-    """What a result's provenance says of interventions.
+def intervention_names(given: Interventions | None, n_layers: int | None = None) -> tuple[str, ...]:
+    """What a result's provenance says of interventions, on a model of ``n_layers``.
 
     >>> intervention_names([ablate("mlp_out.0"), steer(torch.zeros(2), layer=1)])
     ('ablate mlp_out.0', 'steer resid_post.1 by 1 x vector 374708ff')
     """
-    return tuple(intervention.name for intervention in as_interventions(given))
+    return tuple(intervention.name for intervention in as_interventions(given, n_layers))
 
 
 def _is_pair(given: tuple[Any, ...]) -> bool:
@@ -281,7 +329,7 @@ def _pairs(heads: Any) -> list[tuple[int, int]]:
     for item in items:
         if not isinstance(item, Sequence) or len(item) != 2:
             raise InputTypeError(f"heads must be pairs of a layer and a head, such as [(3, 1)]; got {item!r} in it")
-    return [(check_int("heads: a layer", layer, 0), check_int("heads: a head", head, 0)) for layer, head in items]
+    return [(check_int("heads: a layer", layer), check_int("heads: a head", head, 0)) for layer, head in items]
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ Refused: places without a position of the token's own (attention patterns), and 
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -34,9 +35,9 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import chooses_keys, scores_hook
 from tl_entropy.capture.hooks import hook_name, silent
 from tl_entropy.capture.interventions import Intervention, check_heads, fingerprint
-from tl_entropy.capture.positions import AtPositions, Positions, shown_positions
+from tl_entropy.capture.positions import AtPositions, Positions, checked_positions, shown_positions
 from tl_entropy.errors import InputError, InputTypeError, ModelError, check_int
-from tl_entropy.sites import SITE_NAMES, Site
+from tl_entropy.sites import SITE_NAMES, Layers, Site, layers_at
 from tl_entropy.torch_state import steady
 
 _INSTEAD = {  # places that are refused, and what to take
@@ -67,15 +68,15 @@ def occlude(
 
     Args:
         site: ``"embed"`` (the stream that enters block 0), ``"resid_pre.3"``, ``"resid_post.3"``, ``"attn_out.2"``,
-            ``"mlp_out.0"``, ``"z.2"``; or the name of any hook whose activation is [batch, pos, ...], such as
-            ``"blocks.1.attn.hook_k"`` or ``"hook_embed"``.
+            ``"mlp_out.0"``, ``"z.-1"`` (of the last layer); or the name of any hook whose activation is [batch, pos, ...], such
+            as ``"blocks.1.attn.hook_k"`` or ``"hook_embed"``.
         positions: an int, ints or a slice, negative from each document's end; None is all tokens of a document.
         heads: of ``z``, the heads to occlude, from 0; None is all.
         means: what to put in: a tensor or array that broadcasts to the activation without [batch, pos], such as [d_model], or
             [head, d_head] of all heads at ``z``; or a mapping with one for the site, as ``site_means`` gives. None is 0.
 
     Raises:
-        InputError: a place that cannot be occluded, a negative layer or head, means that are not finite or lack the site; when
+        InputError: a place that cannot be occluded, a negative head, means that are not finite or lack the site; when
             measuring, a layer or head that the model does not have, means that do not fit, or a hook with other axes.
         InputTypeError: an argument of another kind.
 
@@ -85,6 +86,12 @@ def occlude(
     place = _place(site)
     name = place if isinstance(place, str) else hook_name(place)
     chosen = None if heads is None else numbers_from_0("heads", heads)
+    if isinstance(place, Site) and place.counts_back:
+        asked, back, kept = checked_positions(positions), place, copy.deepcopy(means)
+        return Intervention.counted_back(
+            f"occlude {place} at {shown_positions(asked)}", [place],
+            lambda n: occlude(back.at(range(n)), asked, heads=chosen, means=kept),
+        )  # fmt: skip
     if chosen is not None and (not isinstance(place, Site) or place.name != "z"):
         raise InputError(f"heads are of z, such as 'z.2'; {place} has none")
     value = None if means is None else _value(means, place)
@@ -119,7 +126,7 @@ def occlude(
 
 @steady
 def mask_attention(
-    positions: Positions, *, layers: int | Iterable[int] | None = None, heads: int | Iterable[int] | None = None
+    positions: Positions, *, layers: Layers | None = None, heads: int | Iterable[int] | None = None
 ) -> Intervention:
     """Hide some tokens of each document from all others: no other token attends to them.
 
@@ -136,11 +143,11 @@ def mask_attention(
     Args:
         positions: an int, ints or a slice, negative from each document's end; None is all tokens of a document, each of which
             then sees itself and the BOS.
-        layers: blocks in whose attention to hide them, from 0; None is all.
+        layers: blocks in whose attention to hide them: numbers, from 0 or negative from the last, or a slice; None is all.
         heads: the heads in each of these layers, from 0; None is all.
 
     Raises:
-        InputError: a negative layer or head; when measuring, one that the model does not have.
+        InputError: a negative head; when measuring, a layer or head that the model does not have.
         InputTypeError: an argument of another kind.
         ModelError: when measuring, a model whose attention scores no hook can change (for OPT, GPT-Neo and others a
             TransformerBridge leaves attention to Hugging Face), or that brings tokens together by other means than attention.
@@ -148,12 +155,18 @@ def mask_attention(
     >>> mask_attention(slice(4, 8)).name, mask_attention(-2, layers=(1, 0), heads=3).name
     ('mask attention to 4:8 in all layers', 'mask attention of head 3 to -2 in layers 0, 1')
     """
-    deep = None if layers is None else numbers_from_0("layers", layers)
     chosen = None if heads is None else numbers_from_0("heads", heads)
+    deep = layers if layers is None or isinstance(layers, slice) else numbers("layers", layers)
+    if deep is not None and (isinstance(deep, slice) or deep[0] < 0):
+        asked, back = checked_positions(positions), deep
+        return Intervention.counted_back(
+            f"mask attention to {shown_positions(asked)} in layers {shown_positions(back)}", [Site("pattern", -1)],
+            lambda n: mask_attention(asked, layers=layers_at(back, range(n)), heads=chosen),
+        )  # fmt: skip
 
     def check(adapter: Adapter) -> None:
-        if deep is not None and deep[-1] >= adapter.n_layers:
-            raise InputError(f"layers: {deep[-1]} does not exist; the model has layers 0 to {adapter.n_layers - 1}")
+        if deep is not None:
+            layers_at(deep, range(adapter.n_layers))
         if chosen is not None:
             for layer in adapter.layers_with("pattern") if deep is None else deep:
                 check_heads(chosen, adapter, layer)
@@ -179,22 +192,24 @@ def _place(given: Any) -> Site | str:
     if name in _INSTEAD:
         raise InputError(f"site: {text} cannot be occluded at positions: {_INSTEAD[name]}")
     if hook:
-        layer = re.match(r"blocks\.(\d+)\.", text)
+        layer = re.match(r"blocks\.(-?\d+)\.", text)
         place = Site(name, int(layer[1])) if layer and name in SITE_NAMES else None
         return place if place is not None and hook_name(place) == text else text
-    place = Site.parse(text)
-    if place.layer < 0 and place.name != "embed":
-        raise InputError(f"site: layers are numbered from 0; got {text!r}")
-    return place
+    return Site.parse(text)
 
 
 def numbers_from_0(argument: str, given: Any) -> tuple[int, ...]:
     """One or several numbers from 0, in order, each once."""
+    return numbers(argument, given, 0)
+
+
+def numbers(argument: str, given: Any, low: int | None = None) -> tuple[int, ...]:
+    """One or several ints of at least ``low``, in order, each once."""
     plain = given.tolist() if isinstance(given, np.ndarray | Tensor) else given
-    numbers = plain if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain]
-    chosen = tuple(sorted({check_int(argument, number, 0) for number in numbers}))
+    several = plain if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain]
+    chosen = tuple(sorted({check_int(argument, number, low) for number in several}))
     if not chosen:
-        raise InputError(f"{argument} is empty; give numbers from 0, or None for all")
+        raise InputError(f"{argument} is empty; give numbers, or None for all")
     return chosen
 
 
@@ -205,9 +220,10 @@ def _listed(what: str, numbers: tuple[int, ...]) -> str:
 def _value(means: Any, place: Site | str) -> Tensor:
     """A copy of what is to be put in, float64 on the CPU."""
     if isinstance(means, Mapping):
-        if place not in means:
+        by_place = {Site.parse(key, "means"): value for key, value in means.items()}
+        if not isinstance(place, Site) or place not in by_place:
             raise InputError(f"means: none for {place}; give site_means(model, inputs, sites) with this site, or a tensor")
-        means = means[place]
+        means = by_place[place]
     try:
         # A list becomes float64 on the way through NumPy; torch would make it float32.
         value = torch.as_tensor(means if isinstance(means, Tensor) else np.asarray(means)).detach().cpu()

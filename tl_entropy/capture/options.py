@@ -55,8 +55,10 @@ class CorpusOptions(WindowOptions, total=False):
     interventions: Interventions | None
 
 
-def described(options: Mapping[str, Any], *, batch_size: int | None = None) -> dict[str, Any]:
+def described(options: Mapping[str, Any], *, batch_size: int | None = None, n_layers: int | None = None) -> dict[str, Any]:
     """The options that are set, as plain values for a result's provenance: interventions by their names.
+
+    Names count layers from 0 where it is said how many the model has.
 
     ``batch_size`` is among them where text is sampled, which depends on it.
 
@@ -72,7 +74,7 @@ def described(options: Mapping[str, Any], *, batch_size: int | None = None) -> d
     if "special_ids" in plain:
         plain["special_ids"] = tuple(sorted(map(int, plain["special_ids"])))
     if "interventions" in plain:
-        plain["interventions"] = intervention_names(plain["interventions"])
+        plain["interventions"] = intervention_names(plain["interventions"], n_layers)
     return plain
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from tl_entropy.capture.hooks import attribute, hook_name, source_site
 from tl_entropy.errors import InputError, ModelError, check_choice
-from tl_entropy.sites import HEAD_SITES, Site, expand_sites
+from tl_entropy.sites import HEAD_SITES, Layers, Site, expand_sites
 
 StackName = Literal["decoder", "encoder"]
 
@@ -119,9 +119,14 @@ class Places:
         behind = self._behind(site, points) if site in self._silent else None
         return self.stack.hook(behind or hook_name(site), points)
 
-    def sites(self, names: Any, layers: Sequence[int] | None = None) -> tuple[Site, ...]:
+    def sites(self, names: Any, layers: Layers | None = None) -> tuple[Site, ...]:
         """Short names to sites of this model; InputError for a site that it does not have."""
-        sites, points = expand_sites(names, self.n_layers, layers), self.points
+        asked = [names] if isinstance(names, str | Site) else list(names) if isinstance(names, Iterable) else names
+        for name in asked if isinstance(asked, list) else ():
+            blocks = str(name).partition(".")[0]
+            if blocks in ("encoder_blocks", "decoder_blocks") and blocks != self.stack.blocks:
+                raise InputError(f"sites: {name} is not in the stack that is measured, {self.stack.blocks}")
+        sites, points = expand_sites(asked, self.n_layers, layers), self.points
         for site in sites:
             if self.hook_of(source_site(site), points) not in points:
                 raise InputError(f"sites: this model has no {site.name} at layer {site.layer}{self._reason(site, points)}")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from tl_entropy.plots.style import NORMAL_95, subset
+from tl_entropy.plots.style import NORMAL_95
+from tl_entropy.results.positions import site_columns
 from tl_entropy.sites import Site
 
 # How far before the end of its block a site stands, in blocks; resid_pre is the end of the block before.
@@ -20,7 +21,7 @@ BEFORE_END = {"embed": 0.0, "resid_pre": 1.0, "attn_out": 0.75, "resid_mid": 0.5
 
 
 def depth_lines(places: Iterable[tuple[int, Site]], asked: Any) -> dict[str, tuple[list[int], np.ndarray]]:
-    """For each site name asked for (None is all) its places, in order of depth, and their depths.
+    """For each name of the sites asked for (see ``site_columns``) its places, in order of depth, and their depths.
 
     The residual stream begins at the embedding, which stands alone where nothing else of the stream is asked for.
 
@@ -28,13 +29,13 @@ def depth_lines(places: Iterable[tuple[int, Site]], asked: Any) -> dict[str, tup
     {'resid_mid': ([0, 1], array([-1. , -0.5]))}
     """
     there = list(places)
-    names = subset("sites", asked, dict.fromkeys(site.name for _, site in there))
+    there = [there[i] for i in site_columns([site for _, site in there], asked, None)]
+    names = {site.name for _, site in there}
     stream = next((name for name in ("resid_post", "resid_mid", "resid_pre") if name in names), "embed")
     found: dict[str, list[tuple[float, int]]] = {}
     for place, site in there:
-        if site.name in names:
-            line = found.setdefault(stream if site.name == "embed" else site.name, [])
-            line.append((site.layer - BEFORE_END[site.name], place))
+        line = found.setdefault(stream if site.name == "embed" else site.name, [])
+        line.append((site.layer - BEFORE_END[site.name], place))
     ordered = {name: sorted(line) for name, line in found.items()}
     return {name: ([place for _, place in line], np.array([depth for depth, _ in line])) for name, line in ordered.items()}
 

@@ -25,6 +25,7 @@ from tl_entropy.plots.naming import halving, name_points
 from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles
 from tl_entropy.results import SoftInformation
+from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
 DEPTHS = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.85, 256)))
@@ -60,7 +61,7 @@ def information_plane(
     input: str | None = None,
     output: str | None = None,
     of: Literal["information", "share", "plug_in", "chance_adjusted"] = "information",
-    sites: str | Sequence[str] | None = "resid_post",
+    sites: Places | None = "resid_post",
     path: Literal["layers", "results"] = "layers",
     annotate: bool = True,
     errors: bool = True,
@@ -153,7 +154,7 @@ def information_plane(
 
 
 def _paths(
-    name: str, number: int, result: SoftInformation, pair: tuple[str, str], of: Any, sites: str | Sequence[str] | None
+    name: str, number: int, result: SoftInformation, pair: tuple[str, str], of: Any, sites: Places | None
 ) -> list[_Path]:
     """The layers of one result, one path for each site name."""
     places = [(i, site) for i, (site, head) in enumerate(zip(result.sites, result.heads, strict=True)) if head < 0]

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import clustered_mean, document_sums
-from tl_entropy.results.base import chosen_from, places_of
-from tl_entropy.sites import Site
+from tl_entropy.results.base import chosen_from
+from tl_entropy.sites import Layers, Places, Site, layers_at, read_places
 from tl_entropy.torch_state import Steady
 
 
@@ -124,16 +124,34 @@ def by_document(document: Tensor) -> dict[int, slice]:
     }
 
 
-def site_columns(
-    sites: Sequence[Site], names: str | Iterable[str] | None, layers: SupportsInt | Iterable[int] | None
-) -> list[int]:
-    """Where in ``sites`` those of these short names and layers are; None is all.
+def site_columns(sites: Sequence[Site], asked: Places | None, layers: Layers | None) -> list[int]:
+    """Where in ``sites`` those asked for are; None is all.
+
+    Short names stand for every layer, ``layers`` restricts the blocks, and a place with a layer is that one alone, as where
+    sites to measure are asked for. The embedding is in no block: it is taken where it is named, or nothing is asked for.
 
     Raises:
-        InputError: a name or layer that is not there.
+        InputError: a place or layer that is not there.
+
+    >>> there = [Site("embed", -1), Site("resid_post", 0), Site("resid_post", 1)]
+    >>> tuple(site_columns(there, *asked) for asked in ((None, -1), (("embed", "resid_post"), 0), ("resid_post.-1", None)))
+    ([2], [0, 1], [2])
     """
-    named = places_of("sites", names, [site.name for site in sites])
-    return [named[i] for i in places_of("layers", layers, [sites[i].layer for i in named])]
+    present = sorted({site.layer for site in sites if site.name != "embed"})
+    blocks = None if layers is None else layers_at(layers, present, "this result")
+    if asked is None:
+        return [i for i, site in enumerate(sites) if blocks is None or site.layer in blocks]
+    found: set[int] = set()
+    for item in read_places(asked):
+        place = item if isinstance(item, str) else item.at(present, "this result")
+        there = [i for i, site in enumerate(sites) if place in (site, site.name)]
+        if not there:
+            chosen_from("sites", str(place), map(str, sites) if "." in str(place) else [site.name for site in sites])
+        chosen = [i for i in there if place == sites[i] or blocks is None or sites[i].layer in blocks]
+        if not chosen:
+            raise InputError(f"sites: this result has no {place} in layers {', '.join(map(str, blocks or ()))}")
+        found |= set(chosen)
+    return sorted(found)
 
 
 def by_site(result: Any, values: Mapping[str, Tensor]) -> pd.DataFrame:

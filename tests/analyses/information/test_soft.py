@@ -369,10 +369,10 @@ def test_centers_that_do_not_fit(gpt2):
         ({EMBED: torch.zeros(32)}, InputError, "it lacks resid_post.1"),
         ({EMBED: torch.zeros(32), POST: torch.zeros(1)}, InputError, r"mean of resid_post.1 must have shape \[32\]; got \[1\]"),
         (
-            {"embed": torch.zeros(32), "blocks.1.hook_resid_post": torch.zeros(32)},
+            {"embed": torch.zeros(32), "blocks.0.hook_resid_post": torch.zeros(32)},
             InputError,
             r"it lacks resid_post.1: give it keys such as Site\(name='resid_post', layer=1\) or 'resid_post.1'; got 'embed', "
-            "'blocks.1.hook_resid_post'$",
+            "'blocks.0.hook_resid_post'$",
         ),
         ({}, InputError, "it lacks embed, resid_post.1: .* got none"),
         (torch.zeros(32), InputTypeError, "center must be True, False or a mapping from Site to tensor; got Tensor"),
@@ -812,7 +812,7 @@ def test_bad_arguments(gpt2):
         ({"sites": "nowhere"}, InputError, "sites must be one of"),
         ({"sites": "pattern"}, InputError, "pattern holds no states"),
         ({"layers": [9]}, InputError, "layer 9 does not exist"),
-        ({"layers": 0}, InputTypeError, r"layers must be a sequence of ints; got 0: give a sequence such as layers=\[0\]"),
+        ({"layers": 0.5}, InputTypeError, r"layers must be ints, such as layers=\[0, -1\], or a slice; got 0.5"),
         ({"heads": "q"}, InputError, "heads must be one of"),
         ({"valid": "all"}, InputError, "valid must be one of"),
         ({"n_bins": 1}, InputError, "n_bins must be an int of at least 2"),

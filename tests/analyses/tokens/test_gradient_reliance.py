@@ -279,11 +279,14 @@ def test_refusals(gpt2):
         gradient_reliance(gpt2, TEXT, "embed", of="kl", **QUIET)
     with pytest.raises(InputError, match=r"site must be one of 'embed', .*; got 'resid_mid'"):
         gradient_reliance(gpt2, TEXT, "resid_mid.1", **QUIET)
-    with pytest.raises(InputError, match=r"site must be one site, such as 'resid_post\.0'; got 'resid_post', which is 3"):
+    with pytest.raises(InputError, match=r"site must be a short name with its layer, .*; got 'resid_post'"):
         gradient_reliance(gpt2, TEXT, "resid_post", **QUIET)
     with pytest.raises(InputTypeError, match="site must be one site"):
         gradient_reliance(gpt2, TEXT, ["embed"], **QUIET)
-    with pytest.raises(InputError, match="layer 7 does not exist"):
+    found, *others = (gradient_reliance(gpt2, TEXT, at, **QUIET) for at in ("z.2", "z.-1", "blocks.2.attn.hook_z"))
+    assert all(torch.equal(found.values.nan_to_num(), other.values.nan_to_num()) for other in others)
+    assert {str(one.provenance.settings["site"]) for one in (found, *others)} == {"z.2"}
+    with pytest.raises(InputError, match="layer 7 does not exist; the model has layers 0 to 2"):
         gradient_reliance(gpt2, TEXT, "z.7", **QUIET)
     with pytest.raises(InputError, match=r"heads are of z, such as 'z\.2'; embed has none"):
         gradient_reliance(gpt2, TEXT, "embed", heads=0, **QUIET)

@@ -251,7 +251,7 @@ def test_a_given_canvas_is_used_and_keeps_its_style():
         (lambda: torch.zeros(3), {}, InputTypeError, "got Tensor"),
         (lambda: [lens(), 3], {}, InputTypeError, "got int"),
         (lens, {"orders": 3}, InputError, "orders must be one of 1.0; got 3"),
-        (lens, {"sites": "mlp_out"}, InputError, "sites must be one of 'embed', 'resid_post'"),
+        (lens, {"sites": "mlp_out"}, InputError, "sites: mlp_out not in this result; it has embed, resid_post"),
         (lens, {"sites": []}, InputError, "sites is empty"),
         (lens, {"band": "sd"}, InputError, "band must be one of"),
         (lens, {"traces": -1}, InputError, "traces must be an int"),

@@ -456,7 +456,7 @@ def test_targets_from_the_end():
         (divergences, lambda: [result_of(), result_of(model="b").to("bits")], {}, InputError, "one unit"),
         (divergences, result_of, {"metric": "reverse_kl"}, InputError, "quantities: reverse_kl not in this result; it has kl"),
         (divergences, lambda: summary(result_of()), {"metric": "rank"}, InputError, "quantities: rank not"),
-        (divergences, result_of, {"sites": "mlp_out"}, InputError, "sites must be one of 'embed', 'resid_post'"),
+        (divergences, result_of, {"sites": "mlp_out"}, InputError, "sites: mlp_out not in this result; it has embed"),
         (divergences, lambda: result_of().select(layers=2), {"log": True}, InputError, "log: there is no kl above 0"),
         (decisions, lambda: result_of(site_names="mlp_out"), {}, InputError, "tiny holds no state of the residual stream"),
         (targets, lambda: summary(result_of()), {}, InputTypeError, "got DivergenceSummary"),

@@ -100,7 +100,7 @@ def test_refusals():
         plot([made(), made()])
     with pytest.raises(InputTypeError, match="results must be one or several results of contrast; got int"):
         plot(3)
-    with pytest.raises(InputError, match="sites must be one of"):
+    with pytest.raises(InputError, match=r"sites: .* not in this result; it has "):
         plot(made(), sites="mlp_out")
     with pytest.raises(InputError, match="band must be one of"):
         plot(made(), band="sd")

@@ -138,7 +138,7 @@ def test_the_legend_is_beside_the_lines_and_inside_the_figure(n_layers):
     ("made", "options", "error", "message"),
     [
         (history(steps=(3,)), {}, InputError, "two steps or more; got 1"),
-        (history(), {"sites": "attn_out"}, InputError, "sites must be one of"),
+        (history(), {"sites": "attn_out"}, InputError, r"sites: .* not in this result; it has "),
         ({0: 1}, {}, InputTypeError, "history must be that of an EntropyMonitor; got dict"),
     ],
 )

@@ -104,7 +104,7 @@ def test_several_results_and_sites_are_told_apart():
     axes = geometry(wide)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["resid_post", "attn_out"]
     assert len(geometry(wide, sites="attn_out").get_lines()) == 1
-    with pytest.raises(InputError, match="sites must be one of"):
+    with pytest.raises(InputError, match=r"sites: .* not in this result; it has "):
         geometry(wide, sites="mlp_out")
 
 

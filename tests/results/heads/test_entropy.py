@@ -177,8 +177,9 @@ def test_selection():
     assert part.tokens() == [" b", "a"]
     assert readout_result().select(heads=np.int64(1)).entropy.shape == (5, 2, 1, 2)
     assert result.select(layers=[4, 1]).layers == (1, 4), "in the model's order"
+    assert result.select(layers=-1).layers == (4,) == result.select(layers=slice(2, None)).layers
     for arguments, message in (
-        ({"layers": 0}, "layers: 0 not in this result; it has 1, 4"),
+        ({"layers": 0}, "layer 0 does not exist; this result has layers 1, 4"),
         ({"heads": 3}, "heads: 3 not"),
         ({"orders": 5}, "orders: 5 not"),
         ({"documents": 1}, "documents: 1 not"),

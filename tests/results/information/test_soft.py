@@ -279,9 +279,11 @@ def test_new_files_say_that_0_5_0_cannot_read_them(tmp_path):
 
 def test_selection():
     r = soft_result()
-    assert r.select(layers=-1).sites == (EMBED,)
+    assert r.select(layers=-1).sites == r.select(layers=0).sites == r.sites[1:], "the last layer; the embedding is in none"
+    assert r.select(sites="z.-1").sites == r.select(sites="z").sites
     assert r.select(sites="z").heads == (0, 1)
-    assert r.select(sites=("embed", "resid_post"), layers=[0]).sites == (POST,)
+    assert r.select(sites=("embed", "resid_post"), layers=[0]).sites == (EMBED, POST)
+    assert r.select(sites="resid_post", layers=[0]).sites == (POST,)
     assert r.select(heads=-1).sites == (EMBED, POST)
     assert r.select(sites="z", heads=np.int64(1)).heads == (1,)
     assert r.select(n_bins=10).seeds == (0, 7)
@@ -315,8 +317,8 @@ def test_selection():
     ("arguments", "message"),
     [
         ({"sites": "mlp_out"}, "sites: mlp_out not in this result; it has embed, z, resid_post"),
-        ({"layers": [0, 4]}, "layers: 4 not in this result; it has -1, 0"),
-        ({"sites": "z", "layers": -1}, "layers: -1 not in this result; it has 0"),
+        ({"layers": [0, 4]}, "layer 4 does not exist; this result has layers 0 to 0"),
+        ({"sites": "z", "layers": -2}, "layer -2 does not exist; this result has layers 0 to 0"),
         ({"heads": 2}, "heads: 2 not in this result; it has -1, 0, 1"),
         ({"labels": "bigram"}, "labels: bigram not in this result; it has token, next_token, kind"),
         ({"n_bins": 30}, "n_bins: 30 not in this result; it has 10, 20"),

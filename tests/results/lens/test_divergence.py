@@ -138,7 +138,7 @@ def test_profiles_name_and_convert_their_units(result):
 def test_decided_is_judged_by_the_residual_stream_alone():
     assert divergence_result().decided().tolist() == DECIDED
     assert divergence_result().decided_sites() == [(*SITES, None)[column] for column in DECIDED]
-    without_last = divergence_result().select(layers=[-1, 0])
+    without_last = divergence_result().select(sites=("embed", "attn_out", "resid_post"), layers=0)
     assert without_last.sites == SITES[:3]
     assert without_last.decided().tolist() == [0, 3, 2, 3, 0]
     assert divergence_result().select(sites="resid_post").decided().tolist() == [0, 1, 0, 2, 2]
@@ -252,7 +252,7 @@ def test_a_summary_knows_its_metrics():
 
 def test_selection():
     result = divergence_result()
-    part = result.select(sites=["embed", "resid_post"], layers=[-1, 1], metrics=["jsd", "kl"], documents=2, positions=1)
+    part = result.select(sites=["embed", "resid_post"], layers=-1, metrics=["jsd", "kl"], documents=2, positions=1)
     assert part.sites == (SITES[0], SITES[3])
     assert part.metrics == ("kl", "jsd"), "in the order of the result"
     torch.testing.assert_close(part.divergence, result.divergence[4:, [0, 3]][:, :, [0, 2]], rtol=0, atol=0)
@@ -269,7 +269,7 @@ def test_selection():
     assert all(getattr(nothing, name) is None for name in ("surprisal", "top_tokens", "generated"))
     for arguments, message in (
         ({"sites": "z"}, "sites: z not in this result; it has embed, attn_out, resid_post"),
-        ({"layers": 7}, "layers: 7 not"),
+        ({"layers": 7}, "layer 7 does not exist; this result has layers 0 to 1"),
         ({"metrics": "hellinger"}, "metrics: hellinger not"),
         ({"documents": 1}, "documents: 1 not in this result; it has 0, 2"),
         ({"positions": 9}, "positions: 9 not"),

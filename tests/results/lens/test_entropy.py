@@ -163,7 +163,9 @@ def test_standard_error_is_that_of_replicated_corpora():
 
 def test_selection():
     result = lens_result()
-    assert result.select(layers=-1).sites == (Site("embed", -1),)
+    assert result.select(layers=-1).sites == result.select(layers=0).sites == (Site("resid_post", 0),), "the last layer"
+    assert result.select(sites="embed").sites == (Site("embed", -1),)
+    assert set(result.select(sites="embed").to_pandas()["layer"]) == {-1}, "in tables"
     assert result.select(sites="resid_post").entropy.shape == (3, 1, 2)
     assert result.select(orders=math.inf).entropy[:, 0, 0].tolist() == [1.0, 2.0, 9.0]
     assert result.select(documents=2).token.tolist() == [5]
@@ -176,7 +178,11 @@ def test_selection():
     assert both.tokens() == ["a", " b"]
     for arguments, message in (
         ({"sites": "z"}, "sites: z not in this result; it has embed, resid_post"),
-        ({"layers": 7}, "layers: 7 not"),
+        ({"layers": 7}, "layer 7 does not exist; this result has layers 0 to 0"),
+        ({"layers": []}, "layers is empty"),
+        ({"sites": []}, "sites is empty"),
+        ({"sites": "resid_post.3"}, "layer 3 does not exist; this result has"),
+        ({"sites": "z.0"}, "sites: z.0 not in this result; it has embed, resid_post.0"),
         ({"orders": 3}, "orders: 3 not"),
         ({"documents": 1}, "documents: 1 not"),
         ({"positions": 9}, "positions: 9 not"),

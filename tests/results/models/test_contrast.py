@@ -166,7 +166,10 @@ def test_parts():
     assert part.position.tolist() == [2, 3, 4, 4, 5, 6]
     rows = found.rows([0, 2], slice(-3, None))
     torch.testing.assert_close(part.values("surprisal"), found.values("surprisal")[rows][:, 1:], equal_nan=True)
-    for asked, message in (({"quantities": "kl"}, "quantities: kl not in"), ({"layers": 7}, "layers: 7 not in")):
+    for asked, message in (
+        ({"quantities": "kl"}, "quantities: kl not in"),
+        ({"layers": 7}, "layer 7 does not exist; this"),
+    ):
         with pytest.raises(InputError, match=message):
             found.select(**asked)
     for ask in (found.values, found.unit_of, found.mean_profile):

@@ -39,7 +39,7 @@ from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_orders
 from tl_entropy.results.heads.entropy import HeadEntropy, HeadSummary, Norm, Of, normalized, valued
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 
@@ -58,7 +58,7 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
         *,
         of: Of = "pattern",
         orders: float | Sequence[float] = (1.0,),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         norm: Norm = "frozen",
         keep: Keep = "positions",
         precision: Precision = "float32",
@@ -179,7 +179,7 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
 
 @overload
 def head_entropy(
-    model: Any, inputs: Any, *, of: Of = ..., orders: float | Sequence[float] = ..., layers: Sequence[int] | None = ...,
+    model: Any, inputs: Any, *, of: Of = ..., orders: float | Sequence[float] = ..., layers: Layers | None = ...,
     positions: int | slice | Sequence[int] | None = ..., norm: Norm = ..., keep: Literal["positions"] = ...,
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
     vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
@@ -188,7 +188,7 @@ def head_entropy(
 
 @overload
 def head_entropy(
-    model: Any, inputs: Any, *, of: Of = ..., orders: float | Sequence[float] = ..., layers: Sequence[int] | None = ...,
+    model: Any, inputs: Any, *, of: Of = ..., orders: float | Sequence[float] = ..., layers: Layers | None = ...,
     positions: int | slice | Sequence[int] | None = ..., norm: Norm = ..., keep: Literal["summary"],
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
     vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
@@ -202,7 +202,7 @@ def head_entropy(
     *,
     of: Of = "pattern",
     orders: float | Sequence[float] = (1.0,),
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     positions: int | slice | Sequence[int] | None = None,
     norm: Norm = "frozen",
     keep: Keep = "positions",
@@ -227,7 +227,7 @@ def head_entropy(
         of: "pattern" for the attention over keys, "readout" for the head's contribution read through the unembedding.
         orders: Rényi orders from 0 to infinity, one or several; 1 is Shannon entropy. Order 0 of a pattern is the log of the
             number of keys whose weight has not underflowed.
-        layers: blocks to measure; None is all.
+        layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         positions: positions of each document to count (of patterns: as queries); None is all. Padding, BOS and special tokens
             never count as queries; BOS and special tokens do as keys.
         norm: of readouts, "frozen" for the final norm with the scale of the whole last residual stream at the same position

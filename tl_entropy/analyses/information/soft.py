@@ -36,7 +36,7 @@ from tl_entropy.functional.information.soft import Invalid
 from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.labels import DocumentTokens, LabelPlan
 from tl_entropy.results import SoftInformation
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 LARGE = 2**30
@@ -91,7 +91,7 @@ def soft_information(
     *,
     labels: Any = ("token", "next_token"),
     sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     heads: Heads = False,
     positions: int | slice | Sequence[int] | None = None,
     valid: Literal["common", "own"] = "common",
@@ -124,7 +124,7 @@ def soft_information(
             next n), ``ngram(n, side)``, "position"; one, several, or a mapping from a name to any of these, to values (one for
             each document, or for each position), or to a function of a document's tokens; or a ``label_plan``.
         sites: short names: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, result.
-        layers: blocks to measure; None is all.
+        layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         heads: add the heads: "z" (their outputs before W_O), "result" (in d_model), True for both.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         valid: "common" counts only positions where all labels are defined; "own" all that each label set has.

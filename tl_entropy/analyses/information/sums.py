@@ -37,7 +37,7 @@ from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels import LabelPlan
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 
 Heads = bool | Literal["z", "result"]
 
@@ -61,7 +61,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         plan: LabelPlan,
         *,
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         heads: Heads = False,
         n_bins: int | Sequence[int] = 100,
         seed: int | Sequence[int] = 0,
@@ -347,7 +347,8 @@ def _checked_centers(centers: Mapping[Site | str, Tensor] | None, sites: Sequenc
     for key, mean in centers.items():
         if not isinstance(mean, Tensor):
             raise InputTypeError(f"{expected}; got {type(mean).__name__} for {key}")
-    found = {site: centers[key] for site in sites for key in (str(site), site) if key in centers}
+    by_place = {Site.parse(key, "center"): mean for key, mean in centers.items()}
+    found = {site: by_place[site] for site in sites if site in by_place}
     missing = [site for site in sites if site not in found]
     if missing:
         raise InputError(

@@ -29,7 +29,7 @@ from tl_entropy.functional.lens.comparison import METRICS, Metric, vocabulary_di
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results.lens.divergence import STREAM_SITES, DivergenceSummary, LayerDivergence, first_to_stay, stream_columns
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 # Rows that are normed at once, of all sites: few enough to be small beside the activations, enough for large products.
@@ -52,7 +52,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         metrics: Metric | Sequence[Metric] = ("kl", "jsd", "fisher_rao"),
         against: str | Site = "output",
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         lens: Lens | None = None,
         surprisal: bool = False,
         targets: str | int | Sequence[str | int] = (),
@@ -206,7 +206,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
 @overload
 def layer_divergence(
     model: Any, inputs: Any, *, metrics: Metric | Sequence[Metric] = ..., against: str | Site = ...,
-    sites: str | Sequence[str | Site] = ..., layers: Sequence[int] | None = ...,
+    sites: str | Sequence[str | Site] = ..., layers: Layers | None = ...,
     positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
     targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["positions"] = ...,
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
@@ -217,7 +217,7 @@ def layer_divergence(
 @overload
 def layer_divergence(
     model: Any, inputs: Any, *, metrics: Metric | Sequence[Metric] = ..., against: str | Site = ...,
-    sites: str | Sequence[str | Site] = ..., layers: Sequence[int] | None = ...,
+    sites: str | Sequence[str | Site] = ..., layers: Layers | None = ...,
     positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
     targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["summary"],
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
@@ -233,7 +233,7 @@ def layer_divergence(
     metrics: Metric | Sequence[Metric] = ("kl", "jsd", "fisher_rao"),
     against: str | Site = "output",
     sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     positions: int | slice | Sequence[int] | None = None,
     lens: Lens | None = None,
     surprisal: bool = False,
@@ -262,7 +262,7 @@ def layer_divergence(
         against: "output" (the model's own), "previous" (of each state of the residual stream the one before it among ``sites``;
             the first has none and is left out), or a site, such as "resid_post.3".
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
-        layers: blocks to measure; None is all.
+        layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         lens: what turns the residual stream at a site into what the last one would be: None (the logit lens), a ``TunedLens``,
             or any function of a site and its rows [row, d_model]. The model's own output is never read through it.
@@ -305,18 +305,15 @@ def layer_divergence(
 
 def _reference(adapter: Adapter, against: str | Site) -> tuple[str, Site | None]:
     """The name of what is compared with, and its site where it is one."""
-    if isinstance(against, str):
-        if against in ("output", "previous"):
-            return against, None
-        try:
-            against = Site.parse(against)
-        except InputError as error:
-            raise InputError(
-                f"against must be 'output', 'previous' or one site, such as 'resid_post.3'; got {against!r}"
-            ) from error
-    elif not isinstance(against, Site):
-        raise InputTypeError(f"against must be 'output', 'previous' or one site; got {type(against).__name__}")
-    [site] = adapter.sites([against])
+    if isinstance(against, str) and against in ("output", "previous"):
+        return against, None
+    try:
+        place = Site.parse(against, "against")
+    except (InputError, InputTypeError) as error:
+        raise type(error)(
+            f"against must be 'output', 'previous' or one site, such as 'resid_post.3'; got {against!r}"
+        ) from error
+    [site] = adapter.sites(place)
     return str(site), site
 
 

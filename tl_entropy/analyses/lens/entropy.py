@@ -30,7 +30,7 @@ from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 BINS = 512
@@ -55,7 +55,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         *,
         orders: float | Sequence[float] = (1.0,),
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         lens: Lens | None = None,
         surprisal: bool = False,
         top_k: int = 0,
@@ -147,7 +147,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
 @overload
 def lens_entropy(
     model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] = ...,
-    layers: Sequence[int] | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
+    layers: Layers | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
     surprisal: bool = ..., top_k: int = ..., keep: Literal["positions"] = ..., max_new_tokens: int = ...,
     batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
     vocabulary: Over = ..., progress: bool = ...,
@@ -158,7 +158,7 @@ def lens_entropy(
 @overload
 def lens_entropy(
     model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] = ...,
-    layers: Sequence[int] | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
+    layers: Layers | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
     surprisal: bool = ..., top_k: int = ..., keep: Literal["summary"], max_new_tokens: int = ...,
     batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
     vocabulary: Over = ..., progress: bool = ...,
@@ -173,7 +173,7 @@ def lens_entropy(
     *,
     orders: float | Sequence[float] = (1.0,),
     sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     positions: int | slice | Sequence[int] | None = None,
     lens: Lens | None = None,
     surprisal: bool = False,
@@ -198,7 +198,7 @@ def lens_entropy(
         inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
         orders: Rényi orders from 0 to infinity, one or several; 1 is Shannon entropy.
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
-        layers: blocks to measure; None is all.
+        layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         lens: a function of a site and its rows [rows, d_model] that gives what the last residual stream would be, applied
             before the final norm; None is the logit lens, which changes nothing.

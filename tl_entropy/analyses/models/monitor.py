@@ -31,7 +31,7 @@ from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, check_int, keeping
 from tl_entropy.results.models.monitor import EntropyHistory
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import Steady
 
 
@@ -53,7 +53,7 @@ class EntropyMonitor(Steady):
         texts: texts or tokens to measure on, as for ``stream``, read anew at every measurement: no generator. Give texts that
             are not trained on.
         sites: as for ``lens_entropy``. The last resid_post is always measured as well: it gives the model's own output.
-        layers: blocks to measure; None is all.
+        layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         every: measure at steps that are multiples of this.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         precision: of the product with the unembedding, as for ``lens_entropy``.
@@ -79,7 +79,7 @@ class EntropyMonitor(Steady):
         texts: Any,
         *,
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         every: int = 1,
         batch_size: int | None = None,
         precision: Precision = "float32",

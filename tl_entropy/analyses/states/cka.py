@@ -25,7 +25,7 @@ from tl_entropy.functional.states.similarity import MIN_ROWS
 from tl_entropy.functional.states.similarity_sums import BlockSums, CrossSums
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 
 Estimator = Literal["exact", "minibatch"]
 
@@ -43,7 +43,7 @@ class CKAAccumulator(PairedMeasure):
         model: a HookedTransformer or TransformerBridge.
         other: another model of the same tokens, whose sites are the columns; None is the same model.
         sites: short names of sites, or sites.
-        layers: blocks; None is all.
+        layers: blocks: numbers, from 0 or negative from the last, or a slice; None is all.
         against: what the columns are: "output", "all", or sites; see ``PairedStates``.
         debiased: from the unbiased HSIC. The biased form is for "exact" only.
         estimator: "exact", or "minibatch" for blocks of ``block`` tokens in the order of the corpus. The last block may be
@@ -65,7 +65,7 @@ class CKAAccumulator(PairedMeasure):
         *,
         other: Any = None,
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         against: Against = "output",
         debiased: bool = True,
         estimator: Estimator = "exact",

@@ -43,7 +43,7 @@ from tl_entropy.functional.states.geometry import NORMALISE, Normalise
 from tl_entropy.functional.states.views import label_list
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.geometry import OF_DOCUMENTS, LayerGeometry, Measure
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 
@@ -63,7 +63,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         *,
         measures: Measure | Sequence[Measure] | None = None,
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         order: float = 1.0,
         normalise: Normalise = "centred",
         labels: Sequence[Hashable] | None = None,
@@ -206,7 +206,7 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
     *,
     measures: Measure | Sequence[Measure] | None = None,
     sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     positions: int | slice | Sequence[int] | None = None,
     order: float = 1.0,
     normalise: Normalise = "centred",
@@ -231,7 +231,7 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
         inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
         measures: one or several; None is all, lidar and info_nce with ``labels`` only.
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
-        layers: blocks to measure; None is all.
+        layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         order: Rényi order of prompt_entropy and dataset_entropy, from 0; 1 is the von Neumann entropy.
         normalise: rows of prompt_entropy and dataset_entropy. "centred" takes off their mean and brings each to length 1, as

@@ -31,7 +31,7 @@ from tl_entropy.functional.states.matrix_information import joint_entropies, ran
 from tl_entropy.functional.states.rows import checked_rows
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 
 QUANTITIES = ("dime", "mutual_information", "entropy", "joint_entropy", "permuted_joint_entropy", "deviation")
 """What a ``LayerSimilarity`` of this method holds; the first is its headline."""
@@ -99,7 +99,7 @@ class MatrixAccumulator(PairedMeasure):
         model: a HookedTransformer or TransformerBridge.
         other: another model of the same tokens, whose sites are the columns; None is the same model.
         sites: short names of sites, or sites.
-        layers: blocks; None is all.
+        layers: blocks: numbers, from 0 or negative from the last, or a slice; None is all.
         against: what the columns are: "output", "all", or sites; see ``PairedStates``.
         massive: what becomes of massive states: "keep", "drop" or "normalise"; see ``PairedStates``.
         order: of the entropies, from 0 to infinity.
@@ -127,7 +127,7 @@ class MatrixAccumulator(PairedMeasure):
         *,
         other: Any = None,
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         against: Against = "output",
         massive: Massive = "keep",
         order: float = 1.01,

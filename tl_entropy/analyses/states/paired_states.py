@@ -31,7 +31,7 @@ from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_
 from tl_entropy.functional.states.rows import spread_floor
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 
 Massive = Literal["keep", "drop", "normalise"]
 Against = str | Site | Sequence[str | Site]
@@ -51,7 +51,8 @@ class PairedStates:
         adapter: of the model whose sites are asked about.
         other: the model, or its adapter, whose sites they are compared with; None is the same model.
         sites: short names or sites, as everywhere.
-        layers: blocks; None is all. They hold for ``against="all"``, too.
+        layers: blocks: numbers, from 0 or negative from the last, or a slice; None is all. They hold for
+            ``against="all"``, too.
         against: "output" (the last residual stream), "all" (the same choice of sites, of the other model where there is one),
             or sites: one or several, as for ``sites``.
         massive: "keep"; "drop" (leave out a token where any compared state of it is massive); or "normalise" (divide every
@@ -78,7 +79,7 @@ class PairedStates:
         *,
         other: Any = None,
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         against: Against = "output",
         massive: Massive = "keep",
     ) -> None:
@@ -240,7 +241,7 @@ def check_shared_tokens(adapter: Adapter, other: Adapter, ids: Collection[int] |
 
 
 def compared_with(
-    adapter: Adapter, against: Against, sites: str | Sequence[str | Site], layers: Sequence[int] | None
+    adapter: Adapter, against: Against, sites: str | Sequence[str | Site], layers: Layers | None
 ) -> tuple[tuple[Site, ...], str]:
     """The sites that are compared with, and what they are called."""
     if against == "output":

@@ -23,7 +23,7 @@ from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import ROUNDING
 from tl_entropy.functional.states.rows import spread_floor, varies
 from tl_entropy.functional.statistics import document_sums
-from tl_entropy.sites import HEAD_SITES, Site
+from tl_entropy.sites import HEAD_SITES, Layers, Site
 
 
 class PooledBatch(NamedTuple):
@@ -44,7 +44,7 @@ class PooledDocuments:
     Args:
         model: a HookedTransformer or TransformerBridge.
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
-        layers: blocks to measure; None is all.
+        layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
 
     Attributes:
         floor: ``spread_floor`` of the least precise states seen: what their means, in float64, don't show.
@@ -67,7 +67,7 @@ class PooledDocuments:
         model: Any,
         *,
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
     ) -> None:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
         self.sites = vector_sites(self.adapter, sites, layers)
@@ -138,7 +138,7 @@ def means_vary(means: Tensor, floor: float) -> bool:
     return varies((means - centre).square().sum(), len(means), centre, max(floor, ROUNDING))
 
 
-def vector_sites(adapter: Adapter, sites: Any, layers: Sequence[int] | None) -> tuple[Site, ...]:
+def vector_sites(adapter: Adapter, sites: Any, layers: Layers | None) -> tuple[Site, ...]:
     """Short names to sites of this model that hold one vector a token.
 
     Raises:

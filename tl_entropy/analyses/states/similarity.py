@@ -35,7 +35,7 @@ from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
 from tl_entropy.results.states.similarity import LayerSimilarity, Method
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 _OWN = {"cka": ("debiased", "estimator"), "matrix_renyi": ("order", "n_samples", "permutations")}
@@ -50,7 +50,7 @@ def layer_similarity(
     other: Any = None,
     against: Against = "output",
     sites: str | Sequence[str | Site] = ("embed", "resid_post"),
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     positions: int | slice | Sequence[int] | None = None,
     rows: Literal["tokens", "documents"] = "tokens",
     massive: Massive = "keep",
@@ -79,7 +79,7 @@ def layer_similarity(
         against: what is compared with: "output" (the last residual stream), "all" (every pair; of another model the sites
             chosen by the same ``sites`` and ``layers``), a site such as "resid_post.3", or several.
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
-        layers: blocks to measure; None is all.
+        layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         rows: what is one item: "tokens", or "documents", each the mean of its states: for models of different tokenizers, too.
             Two models then make a pass each over the same documents in the same order, and generate each its own text after the

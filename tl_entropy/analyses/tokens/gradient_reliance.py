@@ -30,7 +30,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.interventions import check_heads
 from tl_entropy.capture.occlusion import numbers_from_0
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice
+from tl_entropy.errors import InputError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.reliance import TokenReliance
@@ -55,13 +55,9 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
     ) -> None:
         super().__init__(model)
         check_choice("of", of, ("loss", "l1", "entropy"))
-        if not isinstance(site, str | Site):
-            raise InputTypeError(f"site must be one site, such as 'resid_post.3'; got {site!r}")
-        check_choice("site", str(site).partition(".")[0], SITES)
-        sites = self.adapter.sites((str(site),))
-        if len(sites) != 1:
-            raise InputError(f"site must be one site, such as '{site}.0'; got {site!r}, which is {len(sites)}")
-        self.site = sites[0]
+        place = Site.parse(site)
+        check_choice("site", place.name, SITES)
+        [self.site] = self.adapter.sites(place)
         # What a pass is to hand on: edits behind the site take part in the gradient, too.
         self.sites = (self.adapter.last_site,)
         self.of, self.heads = of, self._checked(heads)

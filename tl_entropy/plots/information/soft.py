@@ -22,6 +22,7 @@ from tl_entropy.plots.soft_values import axis_name, bound, means, reason, result
 from tl_entropy.plots.style import canvas, line_styles, subset
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
+from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
 BOUNDED = ("information", "share", "plug_in", "null", "lower", "fold_jackknife", "chance_adjusted")
@@ -48,7 +49,7 @@ def information(
     *,
     of: Quantity = "information",
     labels: str | Iterable[str] | None = None,
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     band: Literal["se"] | None = "se",
     ceiling: bool = False,
     null: bool = False,
@@ -66,7 +67,7 @@ def information(
         of: what to draw: information, share, entropy, efficiency, plug_in, null, ceiling, regularity, corrected_ceiling, lower,
             fold_jackknife, chance_adjusted.
         labels: label sets to draw; None is all.
-        sites: short names to draw; None is all that are not heads.
+        sites: short names to draw, or single places, as in ``select``; None is all that are not heads.
         band: "se" shades ±1.96 standard errors over documents and anchors (nothing for a single document); None shades nothing.
         ceiling: a dashed line at the most that any labels could say, layer by layer (at 1 where ``of`` is "share").
             That of plug_in, null and chance_adjusted is the plug-in ceiling, that of the others the corrected one.

@@ -5,7 +5,7 @@ Refused: results that were not measured at the same places, or in different unit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from numbers import Real
 from typing import Literal
 
@@ -18,6 +18,7 @@ from tl_entropy.plots.soft_values import ALIKE, axis_name, means, reason, result
 from tl_entropy.plots.style import NORMAL_95, canvas, line_styles, only
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
+from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
 
@@ -27,7 +28,7 @@ def course(
     *,
     of: Quantity = "information",
     label: str | None = None,
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     band: Literal["se"] | None = "se",
     xlabel: str = "Training step",
     log: bool = True,
@@ -40,7 +41,7 @@ def course(
         of: what to draw: information, share, entropy, efficiency, plug_in, null, ceiling, regularity, corrected_ceiling, lower,
             fold_jackknife, chance_adjusted.
         label: the label set; None takes the only one. H(Z) is that of the positions that have the label.
-        sites: short names to draw; None is all.
+        sites: short names to draw, or single places, as in ``select``; None is all.
         band: "se" shades ±1.96 standard errors over documents and anchors; None shades nothing.
         xlabel: what the keys of ``results`` are.
         log: a logarithmic axis, linear between 0 and 1.

@@ -28,6 +28,7 @@ from tl_entropy.plots.style import canvas, line_styles, named, number, only, qua
 from tl_entropy.results import LayerDivergence, LensEntropy, LensSummary
 from tl_entropy.results.base import PER_NAT, chosen_from
 from tl_entropy.results.lens.divergence import stream_columns
+from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
 LONGEST_IN_CELL = 9  # characters
@@ -53,7 +54,7 @@ def profile(
     results: Lens | Sequence[Lens] | Mapping[str, Lens],
     *,
     orders: float | Iterable[float] | None = None,
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     band: Literal["se"] | None = "se",
     traces: int = 0,
     document: int | None = None,
@@ -69,7 +70,7 @@ def profile(
     Args:
         results: one result, several, or a mapping from names to results; all in one unit.
         orders: Rényi orders to draw; None is all that a result has.
-        sites: short names to draw; None is all.
+        sites: short names to draw, or single places, as in ``select``; None is all.
         band: "se" shades ±1.96 standard errors over documents (nothing for a single document); None shades nothing.
         traces: draw this many single tokens as thin lines, evenly chosen.
         document: draw only this document's tokens as traces.
@@ -128,7 +129,7 @@ def heatmap(
     of: str | None = None,
     document: int | None = None,
     order: float | None = None,
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     top_tokens: bool = False,
     decided: bool | None = None,
     start: int = 0,
@@ -151,7 +152,7 @@ def heatmap(
             colours are logarithmic. Cells without a value are grey.
         document: number of the text; None takes the only one.
         order: Rényi order; None takes the only one.
-        sites: short names to show; None is all.
+        sites: short names to show, or single places, as in ``select``; None is all.
         top_tokens: write the most probable next token into each cell; the result needs ``top_k`` of at least 1.
         decided: draw that line; None draws it wherever a ``LayerDivergence`` has a site of the residual stream.
         start: position of the first token shown.

@@ -7,7 +7,7 @@ Refused: two units in one figure; quantities that a result does not hold; leavin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from tl_entropy.plots.style import canvas, line_styles, named, only
 from tl_entropy.results import DivergenceSummary, LayerDivergence
 from tl_entropy.results.base import PER_NAT
 from tl_entropy.results.lens.divergence import STREAM_SITES, unit_of
+from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
 Divergence = LayerDivergence | DivergenceSummary
@@ -46,7 +47,7 @@ def divergences(
     results: Divergence | Sequence[Divergence] | Mapping[str, Divergence],
     *,
     metric: str | None = None,
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     band: Literal["se"] | None = "se",
     labels: Sequence[str] | None = None,
     log: bool = False,
@@ -62,7 +63,7 @@ def divergences(
             ``{"logit lens": a, "tuned lens": b}``.
         metric: what to draw; None is the first metric of the (first) result. Anything that ``mean_profile`` knows will do:
             agreement, decided, surprisal, "rank of ' Paris'" (counted from 1 here, as in all figures).
-        sites: short names to draw; None is all.
+        sites: short names to draw, or single places, as in ``select``; None is all.
         band: "se" shades ±1.96 standard errors over documents (nothing for a single document); None shades nothing.
         labels: names of several results in the legend; None takes the names of their models.
         log: a logarithmic y axis, from which values of 0 (the last site, compared with the output) are left out.
@@ -149,7 +150,7 @@ def targets(
     document: int | None = None,
     position: int | None = None,
     of: Literal["rank", "probability", "surprisal"] = "rank",
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Rank, probability or surprisal of the target tokens at every site, for the prediction made at one position.
@@ -163,7 +164,7 @@ def targets(
         position: index of the token read in its document, negative from the end of what the result holds of it; None takes the
             only one in the result.
         of: "rank", "probability" or "surprisal".
-        sites: short names to draw; None is all.
+        sites: short names to draw, or single places, as in ``select``; None is all.
         ax: axes to draw on; None makes a figure.
 
     Returns:

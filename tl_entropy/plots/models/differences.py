@@ -7,7 +7,7 @@ Refused: a quantity, document or unit left open where there are several.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
 from tl_entropy.plots.style import canvas, line_styles, named, only
 from tl_entropy.results import Contrast
 from tl_entropy.results.models.contrast import run_names
+from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
 # Of the largest change in a map; cells that fall by less are not marked.
@@ -30,7 +31,7 @@ def contrast(
     results: Contrast | Sequence[Contrast] | Mapping[str, Contrast],
     *,
     quantity: str | None = None,
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     band: Literal["se"] | None = "se",
     labels: Sequence[str] | None = None,
     ax: Axes | None = None,
@@ -42,7 +43,7 @@ def contrast(
     Args:
         results: one contrast, several, or a mapping from names to contrasts; all in one unit.
         quantity: which of their quantities; None takes the only one.
-        sites: short names to draw; None is all.
+        sites: short names to draw, or single places, as in ``select``; None is all.
         band: "se" shades ±1.96 standard errors of the paired differences over documents (nothing for a single document).
         labels: names of several contrasts in the legend; None takes the names of the runs after.
         ax: axes to draw on; None makes a figure.
@@ -100,7 +101,7 @@ def contrast_map(
     *,
     quantity: str | None = None,
     document: int | None = None,
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     start: int = 0,
     max_tokens: int = 40,
     ax: Axes | None = None,
@@ -114,7 +115,7 @@ def contrast_map(
         result: a contrast.
         quantity: which of its quantities; None takes the only one.
         document: number of the text; None takes the only one.
-        sites: short names to show; None is all.
+        sites: short names to show, or single places, as in ``select``; None is all.
         start: position of the first token shown.
         max_tokens: show at most this many tokens.
         ax: axes to draw on; None makes a figure.

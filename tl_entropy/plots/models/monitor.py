@@ -9,7 +9,6 @@ Refused: anything but the history of an ``EntropyMonitor``, fewer than two steps
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import matplotlib as mpl
@@ -20,6 +19,7 @@ from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.depth import depth_lines, draw_course
 from tl_entropy.plots.style import DASHES, MARKERS, NORMAL_95, canvas, quantity
 from tl_entropy.results.models.monitor import EntropyHistory
+from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
 MOST_NAMED = 7
@@ -30,7 +30,7 @@ MOST_NAMED = 7
 def monitor(
     history: EntropyHistory,
     *,
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     loss: bool = True,
     log: bool = False,
     ax: Axes | None = None,
@@ -42,7 +42,7 @@ def monitor(
 
     Args:
         history: of an ``EntropyMonitor``.
-        sites: short names to draw; None is all. The output is the last resid_post.
+        sites: short names to draw, or single places, as in ``select``; None is all. The output is the last resid_post.
         loss: draw the loss, which is in the same unit; left out where no step has one (documents of single tokens).
         log: a logarithmic axis of steps, linear between 0 and 1.
         ax: axes to draw on, with room for the legend on their right; None makes a figure.

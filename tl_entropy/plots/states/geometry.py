@@ -6,7 +6,7 @@ that a result does not hold, or of which it has no value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
@@ -14,6 +14,7 @@ from tl_entropy.errors import InputError
 from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course, finish_courses
 from tl_entropy.plots.style import canvas, line_styles, named, number
 from tl_entropy.results.states.geometry import MEASURES, OF_GRAM, LayerGeometry, Measure, unit_of
+from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
 
@@ -23,7 +24,7 @@ def geometry(
     *,
     measure: Measure = "prompt_entropy",
     labels: Sequence[str] | None = None,
-    sites: str | Iterable[str] | None = None,
+    sites: Places | None = None,
     band: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
@@ -36,7 +37,7 @@ def geometry(
         results: one result of ``layer_geometry``, several, or a mapping from names to results.
         measure: what to draw.
         labels: names of several results in the legend; None takes the names of their models.
-        sites: short names to draw; None is all.
+        sites: short names to draw, or single places, as in ``select``; None is all.
         band: shade ±1.96 standard errors over documents, where the result knows them.
         ax: axes to draw on; None makes a figure.
 

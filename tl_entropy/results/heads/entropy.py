@@ -26,6 +26,7 @@ from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
 from tl_entropy.results.positions import Positions, token_means
 from tl_entropy.results.printing import Printed, title
 from tl_entropy.results.provenance import Provenance
+from tl_entropy.sites import Layers, layers_at
 
 Of = Literal["pattern", "readout"]
 Norm = Literal["frozen", "recomputed"]
@@ -185,7 +186,7 @@ class HeadEntropy(_HeadTable, Positions, Result):
     def select(
         self,
         *,
-        layers: SupportsInt | Iterable[int] | None = None,
+        layers: Layers | None = None,
         heads: SupportsInt | Iterable[int] | None = None,
         orders: SupportsFloat | Iterable[float] | None = None,
         documents: SupportsInt | Iterable[int] | None = None,
@@ -193,14 +194,16 @@ class HeadEntropy(_HeadTable, Positions, Result):
     ) -> HeadEntropy:
         """The part of the result at the given layers, heads, orders, documents and positions.
 
+        Layers are numbers, from 0 or negative from the last one here, or a slice.
         A slice of positions may count from the end of each document, as far as it is in the result.
 
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
         """
+        blocks = None if layers is None else layers_at(layers, self.layers, "this result")
         kept = {
             name: places_of(f"{name}s", asked, getattr(self, f"{name}s"))
-            for name, asked in (("layer", layers), ("head", heads), ("order", orders))
+            for name, asked in (("layer", blocks), ("head", heads), ("order", orders))
         }
         changed: dict[str, Any] = fields_at(self, row=self.rows(documents, positions), **kept)
         changed |= {f"{name}s": tuple(getattr(self, f"{name}s")[i] for i in places) for name, places in kept.items()}

@@ -29,7 +29,7 @@ from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
 from tl_entropy.results.information import tables
 from tl_entropy.results.positions import site_columns
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Places, Site
 
 Quantity = Literal[
     "information", "share", "entropy", "efficiency", "plug_in", "null", "ceiling", "regularity", "corrected_ceiling", "lower",
@@ -264,14 +264,18 @@ class SoftInformation(Result):
     def select(
         self,
         *,
-        sites: str | Iterable[str] | None = None,
-        layers: SupportsInt | Iterable[int] | None = None,
+        sites: Places | None = None,
+        layers: Layers | None = None,
         heads: SupportsInt | Iterable[int] | None = None,
         labels: str | Iterable[str] | None = None,
         n_bins: SupportsInt | Iterable[int] | None = None,
         seeds: SupportsInt | Iterable[int] | None = None,
     ) -> Self:
-        """The part of the result at the given sites, layers (-1 is the embedding), heads, label sets, bins and seeds.
+        """The part of the result at the given sites, layers, heads, label sets, bins and seeds.
+
+        Sites and layers are asked for as where they are measured: short names are of every layer, ``layers`` (numbers, negative
+        ones from the last layer here, or a slice) restricts them, and "resid_post.3" is one alone. The embedding is taken
+        by its name, "embed".
 
         Raises:
             InputError: something asked for is not in the result; the message lists what is.

@@ -25,7 +25,7 @@ from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from, fields_a
 from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
 from tl_entropy.results.printing import profile_table, title
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Places, Site
 
 STREAM_SITES = frozenset({"embed", "resid_pre", "resid_mid", "resid_post"})
 """Sites that are states of the residual stream, one after the other, and not parts written into it."""
@@ -219,13 +219,17 @@ class LayerDivergence(Positions, Result):
     def select(
         self,
         *,
-        sites: str | Iterable[str] | None = None,
-        layers: SupportsInt | Iterable[int] | None = None,
+        sites: Places | None = None,
+        layers: Layers | None = None,
         metrics: str | Iterable[str] | None = None,
         documents: SupportsInt | Iterable[int] | None = None,
         positions: SupportsInt | slice | Iterable[int] | None = None,
     ) -> Self:
-        """The part of the result at the given sites, layers (-1 is the embedding), metrics, documents and positions.
+        """The part of the result at the given sites, layers, metrics, documents and positions.
+
+        Sites and layers are asked for as where they are measured: short names are of every layer, ``layers`` (numbers, negative
+        ones from the last layer here, or a slice) restricts them, and "resid_post.3" is one alone. The embedding is taken
+        by its name, "embed".
 
         Without some of the sites, "decided" is judged by those that are left.
 

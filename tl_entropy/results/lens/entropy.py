@@ -23,7 +23,7 @@ from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
 from tl_entropy.results.positions import Positions, site_columns, token_means
 from tl_entropy.results.printing import profile_table, title
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.sites import SITE_NAMES, Site
+from tl_entropy.sites import SITE_NAMES, Layers, Places, Site
 
 Quantity = Literal["entropy", "surprisal"]
 
@@ -98,13 +98,17 @@ class LensEntropy(Positions, Result):
     def select(
         self,
         *,
-        sites: str | Iterable[str] | None = None,
-        layers: SupportsInt | Iterable[int] | None = None,
+        sites: Places | None = None,
+        layers: Layers | None = None,
         orders: SupportsFloat | Iterable[float] | None = None,
         documents: SupportsInt | Iterable[int] | None = None,
         positions: SupportsInt | slice | Iterable[int] | None = None,
     ) -> LensEntropy:
-        """The part of the result at the given sites, layers (-1 is the embedding), orders, documents and positions.
+        """The part of the result at the given sites, layers, orders, documents and positions.
+
+        Sites and layers are asked for as where they are measured: short names are of every layer, ``layers`` (numbers, negative
+        ones from the last layer here, or a slice) restricts them, and "resid_post.3" is one alone. The embedding is taken
+        by its name, "embed".
 
         A slice of positions may count from the end of each document, as far as it is in the result.
 

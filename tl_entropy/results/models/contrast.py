@@ -27,7 +27,7 @@ from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
 from tl_entropy.results.printing import plus_minus
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Places, Site
 from tl_entropy.torch_state import steady
 
 
@@ -124,13 +124,17 @@ class Contrast(Positions, Result):
     def select(
         self,
         *,
-        sites: str | Iterable[str] | None = None,
-        layers: SupportsInt | Iterable[int] | None = None,
+        sites: Places | None = None,
+        layers: Layers | None = None,
         quantities: str | Iterable[str] | None = None,
         documents: SupportsInt | Iterable[int] | None = None,
         positions: SupportsInt | slice | Iterable[int] | None = None,
     ) -> Self:
-        """The part of the result at the given sites, layers (-1 is the embedding), quantities, documents and positions.
+        """The part of the result at the given sites, layers, quantities, documents and positions.
+
+        Sites and layers are asked for as where they are measured: short names are of every layer, ``layers`` (numbers, negative
+        ones from the last layer here, or a slice) restricts them, and "resid_post.3" is one alone. The embedding is taken
+        by its name, "embed".
 
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
