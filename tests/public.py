@@ -12,11 +12,24 @@ QUIET = {"progress": False}
 class Again:
     """Inputs that can be read again and again, each time by the same function, and do not know their length."""
 
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
+    def __init__(self, function):
+        self.function = function
 
     def __iter__(self):
-        return iter(self.function(*self.arguments))
+        return iter(self.function())
+
+
+class Breaking:
+    """Inputs that end in an error, an iterator's or, where they are read several times, at the last of ``readings``."""
+
+    def __init__(self, items, error, readings=1):
+        self.items, self.error, self.left = items, error, readings
+
+    def __iter__(self):
+        self.left -= 1
+        yield from self.items
+        if not self.left:
+            raise self.error
 
 
 def _lenses(model, inputs, **options):
@@ -27,7 +40,7 @@ def _lenses(model, inputs, **options):
 
 def _monitored(model, inputs, **options):
     monitor = tle.EntropyMonitor(model, inputs, **options)
-    monitor(0)
+    monitor(0), monitor(1)
     return monitor.history
 
 
@@ -74,8 +87,11 @@ VARIANTS = {
 }
 """The same with other options, where they go another way through the code."""
 
-TWICE = {"compare_models", "soft_information", "soft_information, centred", "layer_similarity, two models", "EntropyMonitor"}
-"""Those that read their inputs several times."""
+READINGS = {
+    "compare_models": 2, "soft_information": 2, "soft_information, centred": 3, "layer_similarity, two models": 2,
+    "EntropyMonitor": 2,
+}  # fmt: skip
+"""Which reading of the inputs is the last, of those that read them several times."""
 
 OTHERS = {
     "plots", "functional", "load", "contrast", "align_tokens", "token_correlation", "pairwise_distances", "profile_distance",

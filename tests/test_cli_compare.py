@@ -68,8 +68,21 @@ def test_two_models_give_a_folder_tables_and_figures(tiny, monkeypatch, capsys, 
     assert all(str(tmp_path / "o" / name) in out for name in files)
 
 
+def test_ctrl_c_writes_the_models_that_were_measured(monkeypatch, capsys, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tl_entropy.analyses.models.comparison.layer_similarity", interrupted)
+    arguments = ("compare", "--model", BUNDLED, "--model", BUNDLED, *TEXTS, "--out", tmp_path / "o")
+    status, out, err = run(monkeypatch, capsys, *arguments)
+    assert status in (130, "tl-entropy: interrupted"), "as the version of typer has it"
+    assert "until then it measured" in err
+    assert "ModelComparison: 2 models" in out
+    assert not tle.load(tmp_path / "o").across
+
+
 def test_one_model_twice_has_two_names(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("tl_entropy.cli.compare.drawn", lambda *_: [])
+    monkeypatch.setattr("tl_entropy.cli.report.drawn", lambda *_: [])
     status, _, err = run(
         monkeypatch, capsys, "compare", "--model", BUNDLED, "--model", f"{BUNDLED}/", *TEXTS, "--similarity", "none", "--order",
         2, "--max-new-tokens", 2, "--out", tmp_path,

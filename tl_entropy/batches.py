@@ -231,7 +231,7 @@ def batches(
 def gathered(items: Iterable[T], joins: Callable[[list[T], T | None], bool]) -> Iterator[list[T]]:
     """Cut a sequence into groups; one that can take no further item goes out before another is asked for.
 
-    What came before an error in the source goes out, too, before the error.
+    What came before an error in the source, or Ctrl-C, goes out, too, before the error.
 
     Args:
         items: Any.
@@ -250,7 +250,9 @@ def gathered(items: Iterable[T], joins: Callable[[list[T], T | None], bool]) -> 
             if not joins(group, None):
                 yield group
                 group = []
-    except Exception:
+    except GeneratorExit:
+        raise
+    except BaseException:
         if group:
             yield group
         raise

@@ -46,14 +46,18 @@ class SaveError(TLEntropyError, OSError):
     """A file or folder that cannot be written: no room, no permission, or something else in its place."""
 
 
+AT_HAND = "what was measured before this error is its attribute 'partial'"
+
+
 @contextmanager
-def keeping(partial: Callable[[Exception], Any]) -> Iterator[None]:
-    """Whatever error ends a pass inside, leave what was gathered at hand as its ``partial``, and raise it on as it is.
+def keeping(partial: Callable[[BaseException], Any], note: str = AT_HAND) -> Iterator[None]:
+    """Whatever ends a pass inside, Ctrl-C included, leave what was gathered as its ``partial``, and raise it on as it is.
 
     An error from elsewhere, such as a user's generator, gets a note that says so.
 
     Args:
-        partial: what was gathered, from the error; None for nothing.
+        partial: what was gathered, from the error; None, or an InputError, for nothing, or too little for a result.
+        note: what to say of it.
 
     >>> try:
     ...     with keeping(lambda error: "half of it"):
@@ -64,13 +68,26 @@ def keeping(partial: Callable[[Exception], Any]) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        found = partial(error)
-        if found is not None:
-            error.partial = found  # type: ignore[attr-defined]
-            if not isinstance(error, TLEntropyError):
-                error.add_note("tl_entropy: what was measured before this error is its attribute 'partial'")
+    except GeneratorExit:  # which is no end of a pass, but of whoever reads
         raise
+    except BaseException as error:
+        _keep(error, partial, f"tl_entropy: {note}")
+        raise
+
+
+def _keep(error: BaseException, partial: Callable[[BaseException], Any], note: str) -> None:
+    try:
+        found = partial(error)
+    except InputError:
+        return
+    except Exception as second:  # the error that ended the pass is the one to tell, such as that memory ran out
+        error.add_note(f"tl_entropy: what was measured before this error cannot be had ({type(second).__name__}: {second})")
+        return
+    if found is None:
+        return
+    error.partial = found  # type: ignore[attr-defined]
+    if not isinstance(error, TLEntropyError) and note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def check_choice(argument: str, value: object, choices: Iterable[object]) -> None:

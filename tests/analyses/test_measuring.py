@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from public import READERS, READINGS, VARIANTS, Breaking
+from tiny_models import LONG
 
 import tl_entropy as tle
 from tl_entropy.errors import InputError, InputTypeError, keeping
+from tl_entropy.results.printing import Printed
 
 pytestmark = pytest.mark.model
 QUIET = {"progress": False}
@@ -65,6 +68,89 @@ def test_what_came_before_an_error_is_at_hand(gpt2, function):
             assert caught.value.partial.provenance.interrupted
     assert foreign.__notes__ == ["tl_entropy: what was measured before this error is its attribute 'partial'"]
     assert not hasattr(own, "__notes__")
+
+
+NONE_LEFT = {"stream": "its accumulators keep what came", "train_tuned_lens": "it reads before it trains"}
+ENDINGS = (Broken, ConnectionError, MemoryError, KeyboardInterrupt, SystemExit)
+
+
+@pytest.mark.filterwarnings("ignore:interrupted after")
+@pytest.mark.parametrize("name", [name for name in READERS | VARIANTS if name not in NONE_LEFT])
+def test_whatever_ends_the_inputs_of_whatever_function_what_was_measured_is_at_hand(gpt2, name):
+    function = (READERS | VARIANTS)[name]
+    texts = [*GOOD, *GOOD] if "similarity" in name else GOOD
+    for kind in ENDINGS if LONG or name == "lens_entropy" else (Broken, KeyboardInterrupt):
+        error = kind("it ends here")
+        inputs = Breaking(texts, error, READINGS.get(name, 1))
+        try:
+            partial, caught = function(gpt2, inputs if name in READINGS else iter(inputs)), None
+        except kind as ended:
+            partial, caught = ended.partial, ended
+        if kind is not KeyboardInterrupt:  # which gives a result, where that is one
+            assert caught is error
+        if caught is not None:
+            assert caught.__notes__ == ["tl_entropy: what was measured before this error is its attribute 'partial'"]
+        assert isinstance(partial, Printed | dict | tle.LabelPlan), name
+        if name not in ("EntropyMonitor", "compare_models") and hasattr(partial, "provenance"):
+            assert partial.provenance.interrupted
+
+
+def test_the_inputs_of_an_iterator_that_has_to_be_read_several_times_are_kept(gpt2):
+    with pytest.raises(Broken) as caught:
+        tle.soft_information(gpt2, iter(Breaking(GOOD, Broken())), **QUIET)
+    assert caught.value.partial == list(GOOD)
+    with pytest.raises(Broken) as caught:
+        tle.soft_information(gpt2, Breaking(GOOD, Broken()), **QUIET)
+    assert caught.value.partial.n_documents == 3, "a label plan, which is all that was made by then"
+
+
+def test_a_lens_is_kept_as_far_as_it_was_trained(gpt2, monkeypatch):
+    step, left = torch.optim.AdamW.step, [3]
+
+    def ends(self, *arguments):
+        left[0] -= 1
+        if not left[0]:
+            raise MemoryError
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", ends)
+    with pytest.raises(MemoryError) as caught:
+        tle.train_tuned_lens(gpt2, list(GOOD), steps=5, tokens_per_step=8, **QUIET)
+    assert caught.value.partial.provenance.settings["steps"] == 2
+    assert caught.value.partial.provenance.interrupted
+    with pytest.raises(Broken) as foreign:
+        tle.train_tuned_lens(gpt2, iter(Breaking(GOOD, Broken())), steps=50, **QUIET)
+    assert not hasattr(foreign.value, "partial")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])
+def test_where_all_was_read_the_accumulator_is_at_hand(gpt2, monkeypatch, kind):
+    for owner, call in (
+        (tle.MatrixAccumulator, lambda: tle.layer_similarity(gpt2, list(GOOD), method="matrix_renyi", permutations=2, **QUIET)),
+        (tle.SoftAccumulator, lambda: tle.soft_information(gpt2, list(GOOD), n_bins=5, layers=[1], **QUIET)),
+    ):
+
+        def ends(self, *_, **__):
+            raise kind
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "_result", ends)
+            with pytest.raises(kind) as caught:
+                call()
+        assert caught.value.__notes__ == [
+            "tl_entropy: what was read before this error is its attribute 'partial': compute() gives the result"
+        ]
+        assert isinstance(caught.value.partial.compute(), tle.results.Result)
+
+
+def test_what_cannot_be_had_any_more_does_not_hide_the_error():
+    def fails(error):
+        raise MemoryError("and again")
+
+    with pytest.raises(Broken) as caught, keeping(fails):
+        raise Broken
+    assert not hasattr(caught.value, "partial")
+    assert caught.value.__notes__ == ["tl_entropy: what was measured before this error cannot be had (MemoryError: and again)"]
 
 
 def test_several_measurements_of_a_pass_have_a_partial_each(gpt2):
@@ -142,4 +228,12 @@ def test_an_error_inside_keeping_is_raised_as_it_is():
     assert caught.value.partial == (Broken, 1)
     with pytest.raises(KeyboardInterrupt) as stopped, keeping(lambda error: 1):
         raise KeyboardInterrupt
-    assert not hasattr(stopped.value, "partial")
+    assert stopped.value.partial == 1
+
+    def closed():
+        with keeping(lambda error: pytest.fail("whoever reads no further asks for nothing")):
+            yield 1
+
+    reader = closed()
+    next(reader)
+    reader.close()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NotRequired, TypedDict, Unpack
 
@@ -17,8 +18,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.corpus import Count
 from tl_entropy.capture.options import CorpusOptions, described
 from tl_entropy.capture.stream import StreamReport, stream
-from tl_entropy.errors import InputError, NonFiniteError, keeping
-from tl_entropy.results.base import Result
+from tl_entropy.errors import NonFiniteError, TLEntropyError, keeping
 from tl_entropy.sites import Site
 
 
@@ -53,14 +53,27 @@ class _Begun:
         return self.rows
 
 
-def measure(accumulator: StreamingMeasure[Found], inputs: Any, **reading: Unpack[_Reading]) -> Found:
+def measure(
+    accumulator: StreamingMeasure[Found],
+    inputs: Any,
+    *,
+    shown: Callable[[Found], Any] | None = None,
+    **reading: Unpack[_Reading],
+) -> Found:
     """The result of one pass over ``inputs``, with its provenance and, where text was generated, what of it was.
 
+    Args:
+        accumulator: what is measured.
+        inputs: as for ``stream``.
+        shown: what a user gets to see of the result of a part; None is the result itself.
+        reading: how the inputs are read.
+
     Raises:
-        Whatever ends the pass, as ``stream`` says; its ``partial`` holds the result of what came before.
+        Whatever ends the pass, as ``stream`` says; its ``partial`` holds the result of what came before, or the accumulator
+            where all was read and its ``compute`` was ended.
     """
     result: Found
-    [result] = _measured([accumulator], inputs, lambda results: results[0], **reading)
+    [result] = _measured([accumulator], inputs, lambda found: found[0] if shown is None else shown(found[0]), **reading)
     return result
 
 
@@ -95,14 +108,8 @@ def _measured(
     def results(**origin: Any) -> list[Any]:
         return [one.compute(settings=settings, **origin) for one in accumulators]
 
-    def partial(error: Exception) -> Any:
-        if not begun.rows and not isinstance(error, NonFiniteError):
-            return None
-        try:
-            found = results(interrupted=True)
-        except InputError:  # what came before is too little for a result
-            return None
-        return shown(found) if all(isinstance(one, Result) for one in found) else None
+    def partial(error: BaseException) -> Any:
+        return shown(results(interrupted=True)) if begun.rows or isinstance(error, NonFiniteError) else None
 
     with keeping(partial):
         # Texts to tokens, to batches, to hidden states, to rows.
@@ -111,8 +118,19 @@ def _measured(
             max_new_tokens=max_new_tokens, count=count, progress=progress, **options,
         )  # fmt: skip
     # Rows to results.
-    found = results(corpus=report.counts(), interrupted=report.interrupted)
+    with computing(accumulators[0] if len(accumulators) == 1 else accumulators):
+        found = results(corpus=report.counts(), interrupted=report.interrupted)
     return [_with_generated(result, report) if max_new_tokens else result for result in found]
+
+
+def computing(read: Any) -> AbstractContextManager[None]:
+    """While sums become a result, whatever else than a refusal ends it, such as Ctrl-C, has what was read as its ``partial``.
+
+    Args:
+        read: the accumulator, or several.
+    """
+    note = "what was read before this error is its attribute 'partial': compute() gives the result"
+    return keeping(lambda error: None if isinstance(error, TLEntropyError) else read, note)
 
 
 def _with_generated(result: Any, report: StreamReport) -> Any:

@@ -133,8 +133,13 @@ def head_means(
     True
     """
     check_options(head_means, options, CorpusOptions)
-    means = site_means(
-        model, inputs, "z", layers=layers, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
-        progress=progress, **options,
-    )  # fmt: skip
-    return {site.layer: mean for site, mean in means.items()}
+
+    def by_layer(means: dict[Site, Tensor]) -> dict[int, Tensor]:
+        return {site.layer: mean for site, mean in means.items()}
+
+    with keeping(lambda error: by_layer(error.partial) if getattr(error, "partial", None) else None):  # type: ignore[attr-defined]
+        means = site_means(
+            model, inputs, "z", layers=layers, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
+            progress=progress, **options,
+        )  # fmt: skip
+    return by_layer(means)

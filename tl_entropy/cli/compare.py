@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any, cast
 
 import typer
 
 from tl_entropy.cli.app import app
 from tl_entropy.cli.options import Sites, Source, Vocabulary, generation, names, reads
-from tl_entropy.cli.report import drawn
+from tl_entropy.cli.report import report
 from tl_entropy.errors import check_choice
 
 
@@ -33,11 +32,6 @@ def compare(
 ) -> None:
     """Several models (--model A --model B): entropies, layer dynamics, similarities of layers, distances between the models."""
     from tl_entropy.analyses.models.comparison import check_measures, compare_models
-    from tl_entropy.plots.models.comparison import comparison
-    from tl_entropy.plots.profiles.distances import distances
-    from tl_entropy.plots.profiles.dynamics import importance
-    from tl_entropy.plots.states.similarity import similarity as layers
-    from tl_entropy.results.models.comparison import INDEX, file_stems
 
     check_choice("--similarity", similarity, ("cka", "none"))
     measures: dict[str, Any] = {
@@ -54,20 +48,4 @@ def compare(
         **generated,
         **source.windows,
     )
-    result = result.to(source.unit)
-    typer.echo(str(result))
-    folder = result.save(source.out)
-    written = [folder / name for name in (INDEX, *result.files, "dynamics.csv")]
-    result.to_pandas().to_csv(written[-1], index=False)
-    figures: list[tuple[Any, str]] = [(partial(comparison, result), "comparison")]
-    figures.append((partial(importance, dict(result.dynamics)), "importance"))
-    if result.distances is not None:
-        written.append(folder / "distances.csv")
-        result.distances.to_pandas().to_csv(written[-1], index=False)
-        figures.append((partial(distances, result.distances), "distances"))
-    stems = file_stems(result.names)
-    figures += [(partial(layers, found), f"similarity_{stems[name]}") for name, found in result.similarity.items()]
-    for (one, other), found in result.across.items():
-        figures.append((partial(layers, found, labels=(one, other)), f"across_{stems[one]}_{stems[other]}"))
-    written += drawn(figures, folder)
-    typer.echo(f"wrote {', '.join(sorted(map(str, written)))}")
+    report(result.to(source.unit), source.out)

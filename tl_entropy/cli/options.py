@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tl_entropy.cli.report import KINDS, report
+from tl_entropy.cli.report import report, reportable
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.results.files import check_folder
 
@@ -127,13 +127,12 @@ class Source:
 
 @contextmanager
 def reporting(source: Source) -> Iterator[None]:
-    """What was measured before an error that ends a command inside is reported, and the error goes on."""
+    """What was measured before an error, or Ctrl-C, that ends a command inside is reported, and the error goes on."""
     try:
         yield
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         found: Any = getattr(error, "partial", None)
-        tokens: Any = getattr(found, "n_tokens", None) or getattr(found, "tokens", None)
-        if type(found).__name__ in KINDS and tokens:
+        if reportable(found):
             typer.echo("tl-entropy: it ends with an error; until then it measured", err=True)
             report(found.to(source.unit), source.out)
         raise

@@ -15,8 +15,17 @@ Figures = list[tuple[Callable[..., Any], str, dict[str, Any]]]
 """Plots to draw of a result: the function, the file's name, and its options."""
 
 
+def reportable(found: Any) -> bool:
+    """Whether it is a result that can be reported and holds something."""
+    tokens: Any = getattr(found, "n_tokens", None) or getattr(found, "tokens", None) or getattr(found, "dynamics", None)
+    return type(found).__name__ in (*KINDS, "ModelComparison") and bool(tokens)
+
+
 def report(result: Any, out: Path) -> None:
     """Print the table; write result, table and figures into ``out``."""
+    if type(result).__name__ == "ModelComparison":
+        _report_comparison(result, out)
+        return
     name, table, figures = KINDS[type(result).__name__](result)
     typer.echo(str(result))
     out.mkdir(parents=True, exist_ok=True)
@@ -24,6 +33,31 @@ def report(result: Any, out: Path) -> None:
     (result.to_pandas() if table == name else result.mean_profile()).to_csv(written[-1], index=False)
     written += drawn(((partial(plot, result, **options), file) for plot, file, options in figures), out)
     typer.echo("wrote " + ", ".join(str(path) for path in written))
+
+
+def _report_comparison(result: Any, out: Path) -> None:
+    from tl_entropy.plots.models.comparison import comparison
+    from tl_entropy.plots.profiles.distances import distances
+    from tl_entropy.plots.profiles.dynamics import importance
+    from tl_entropy.plots.states.similarity import similarity as layers
+    from tl_entropy.results.models.comparison import INDEX, file_stems
+
+    typer.echo(str(result))
+    folder = result.save(out)
+    written = [folder / name for name in (INDEX, *result.files, "dynamics.csv")]
+    result.to_pandas().to_csv(written[-1], index=False)
+    figures: list[tuple[Any, str]] = [(partial(comparison, result), "comparison")]
+    figures.append((partial(importance, dict(result.dynamics)), "importance"))
+    if result.distances is not None:
+        written.append(folder / "distances.csv")
+        result.distances.to_pandas().to_csv(written[-1], index=False)
+        figures.append((partial(distances, result.distances), "distances"))
+    stems = file_stems(result.names)
+    figures += [(partial(layers, found), f"similarity_{stems[name]}") for name, found in result.similarity.items()]
+    for (one, other), found in result.across.items():
+        figures.append((partial(layers, found, labels=(one, other)), f"across_{stems[one]}_{stems[other]}"))
+    written += drawn(figures, folder)
+    typer.echo(f"wrote {', '.join(sorted(map(str, written)))}")
 
 
 def drawn(figures: Iterable[tuple[Callable[[], Any], str]], out: Path) -> list[Path]:

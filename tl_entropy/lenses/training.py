@@ -33,7 +33,7 @@ from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.options import WindowOptions, check_options
 from tl_entropy.capture.stream import MAX_TOKENS
-from tl_entropy.errors import InputError, NonFiniteError, check_int
+from tl_entropy.errors import InputError, NonFiniteError, check_int, keeping
 from tl_entropy.lenses.identity import norm_ignores_mean, signature
 from tl_entropy.lenses.objective import Objective
 from tl_entropy.lenses.regression import Regression
@@ -93,7 +93,8 @@ def train_tuned_lens(
     Raises:
         InputError, InputTypeError: an argument out of range, or inputs that hold nothing to train on.
         ModelError: a model whose output can't be reproduced from its residual stream.
-        NonFiniteError: a NaN or an infinity in the model, or a training that diverged.
+        NonFiniteError: a NaN or an infinity in the model, or a training that diverged. What else ends the training has the lens
+            as it was by then as its ``partial``.
 
     Source: N. Belrose et al., Eliciting latent predictions from transformers with the tuned lens, 2023.
 
@@ -121,7 +122,29 @@ def train_tuned_lens(
     losses: Tensor | None = None
     recent: list[Tensor] = []
     done, tokens, interrupted = 0, 0, False
-    with tqdm(total=steps, unit="step", desc="tuned lens", disable=not progress, dynamic_ncols=True) as bar:
+
+    def trained() -> TunedLens:
+        """The lens as it is by now."""
+        settings = {
+            "recipe": "least squares, then AdamW with linear warm-up and decay", "steps": done, "steps_asked": steps,
+            "tokens_per_step": tokens_per_step, "learning_rate": float(learning_rate), "weight_decay": float(weight_decay),
+            "seed": seed,
+            "training_losses": tuple(torch.stack(recent).mean(0).tolist()) if recent else (),
+            **{name: value for name, value in options.items() if value is not None},
+        }  # fmt: skip
+        corpus = {
+            "tokens_trained": tokens,
+            "tokens": sum(int(window.counted.sum()) for window in windows),
+            "documents": len({window.document for window in windows}),
+            **({"skipped": skipped} if skipped else {}),
+        }
+        weights, biases = translators.finished()
+        origin = adapter.provenance(settings=settings, corpus=corpus, interrupted=interrupted or done < steps)
+        return TunedLens(weights, biases, origin, losses, signature(adapter))
+
+    bar = tqdm(total=steps, unit="step", desc="tuned lens", disable=not progress, dynamic_ncols=True)
+    # A loss that is not finite is of a lens that is not worth keeping.
+    with keeping(lambda error: trained() if done and not isinstance(error, NonFiniteError) else None), bar:
         try:
             before = None if watched is None else translators.losses(watched)
             translators.start(_beginning(windows, START * translators.d_model, seed))
@@ -143,22 +166,7 @@ def train_tuned_lens(
         except KeyboardInterrupt:
             interrupted = True
             warnings.warn(f"interrupted after {done} of {steps} steps; the lens is what was trained until then", stacklevel=3)
-    settings = {
-        "recipe": "least squares, then AdamW with linear warm-up and decay", "steps": done, "steps_asked": steps,
-        "tokens_per_step": tokens_per_step, "learning_rate": float(learning_rate), "weight_decay": float(weight_decay),
-        "seed": seed,
-        "training_losses": tuple(torch.stack(recent).mean(0).tolist()) if recent else (),
-        **{name: value for name, value in options.items() if value is not None},
-    }  # fmt: skip
-    corpus = {
-        "tokens_trained": tokens,
-        "tokens": sum(int(window.counted.sum()) for window in windows),
-        "documents": len({window.document for window in windows}),
-        **({"skipped": skipped} if skipped else {}),
-    }
-    weights, biases = translators.finished()
-    origin = adapter.provenance(settings=settings, corpus=corpus, interrupted=interrupted)
-    return TunedLens(weights, biases, origin, losses, signature(adapter))
+    return trained()
 
 
 class _Translators:

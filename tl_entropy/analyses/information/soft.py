@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
+from tl_entropy.analyses.measuring import computing
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
@@ -81,7 +82,17 @@ def label_plan(
     _, rest = split_cache(inputs)
     corpus = read_corpus(adapter, rest, positions=positions, **options)
     special = frozenset() if options.get("include_special") else corpus.special_ids
-    return LabelPlan.from_documents(_documents(corpus, special), labels, valid=valid)
+    documents = _UpToAnError(_documents(corpus, special))
+    try:
+        plan = LabelPlan.from_documents(documents, labels, valid=valid)
+    except InputError:
+        if documents.error is None:
+            raise
+        raise documents.error from None
+    if documents.error is not None:
+        with keeping(lambda _: plan):
+            raise documents.error
+    return plan
 
 
 @steady
@@ -159,7 +170,7 @@ def soft_information(
     check_options(soft_information, options, WindowOptions)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     if (not isinstance(labels, LabelPlan) or center is True) and split_cache(inputs)[0] is None:
-        inputs = Rereadable.of(inputs if repeatable(inputs) else list(inputs))
+        inputs = Rereadable.of(inputs if repeatable(inputs) else _listed(inputs))
     if isinstance(labels, LabelPlan):
         plan = labels
         if valid not in ("common", plan.valid):
@@ -185,7 +196,17 @@ def soft_information(
     }  # fmt: skip
     with keeping(lambda _: accumulator.compute(settings=settings, interrupted=True) if accumulator.started else None):
         report = stream(adapter, inputs, [accumulator], **reading)
-    return accumulator.compute(progress=progress, settings=settings, corpus=report.counts(), interrupted=report.interrupted)
+    with computing(accumulator):
+        return accumulator.compute(progress=progress, settings=settings, corpus=report.counts(), interrupted=report.interrupted)
+
+
+def _listed(inputs: Any) -> list[Any]:
+    """What an iterator gives, to be read several times; where it ends in an error, that has what came as its ``partial``."""
+    came: list[Any] = []
+    with keeping(lambda _: came or None, "the inputs that came before this error are its attribute 'partial'"):
+        for item in inputs:  # not all at once, so that what came is kept
+            came.append(item)  # noqa: PERF402
+    return came
 
 
 class _Means:
@@ -220,6 +241,22 @@ class _Means:
     def compute(self) -> dict[Site, Tensor]:
         """Site to mean state, [d] or [head, d]."""
         return {site: total / self._count for site, total in self._sums.items()}
+
+
+class _UpToAnError:
+    """Documents up to the first error of their source, which is kept as ``error``."""
+
+    def __init__(self, documents: Iterator[DocumentTokens]) -> None:
+        self._documents = documents
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[DocumentTokens]:
+        try:
+            yield from self._documents
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.error = error
 
 
 def _documents(corpus: Corpus, special: frozenset[int]) -> Iterator[DocumentTokens]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Unpack, cast, get_args
 
@@ -152,12 +152,12 @@ def compare_models(
         )
 
     distances: PairwiseDistances | None = None
-    with _keeping(measured):
+    with keeping(lambda _: measured()):
         for name in adapters:
             accumulators = waiting.pop(name)
             with _named(name):
                 results = measure_all(accumulators, inputs, options=options, **reading)
-                _go_on(results[0])
+                _go_on(results[0], results)
                 lenses[name], dynamics[name] = results[0], layer_dynamics(*results[:3])
             if len(lenses) == 1:
                 _check_ids(results[0], adapters)
@@ -203,17 +203,6 @@ def compare_models(
                     f"{one}, {other}: not the same tokens in the same windows, so their layers are compared over documents"
                 )
     return cast("ModelComparison", measured())
-
-
-@contextmanager
-def _keeping(measured: Callable[[], ModelComparison | None]) -> Iterator[None]:
-    """Whatever ends the comparison inside, Ctrl-C among it, has the models measured to their end as its ``partial``."""
-    try:
-        with keeping(lambda error: measured()):
-            yield
-    except KeyboardInterrupt as stopped:
-        stopped.partial = measured()  # type: ignore[attr-defined]
-        raise
 
 
 def check_measures(
@@ -290,10 +279,11 @@ def _named(name: str) -> Iterator[None]:
         raise
 
 
-def _go_on(result: Any) -> None:
+def _go_on(result: Any, results: Any = None) -> None:
     """Stop where the pass was stopped: models measured on different parts of the inputs could not be compared."""
     if result.provenance.interrupted:
-        raise KeyboardInterrupt
+        with keeping(lambda _: results if result.n_tokens else None):
+            raise KeyboardInterrupt
 
 
 def _check_ids(lens: LensEntropy, adapters: Mapping[str, Adapter]) -> None:

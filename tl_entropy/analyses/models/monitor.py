@@ -120,6 +120,8 @@ class EntropyMonitor(Steady):
             ModelError: the model's own logits can't be reproduced from its residual stream.
             NonFiniteError: a NaN or infinity inside the model; ``history`` holds what came before.
             KeyboardInterrupt: Ctrl-C; the step is not in the history.
+
+            Whatever ends it has the history of the steps before as its ``partial``.
         """
         step = check_int("step", step, 0)
         if step <= self._step:
@@ -156,8 +158,8 @@ class EntropyMonitor(Steady):
                     [self._entropies(adapter), losses], self.texts, positions=None, max_new_tokens=0,
                     batch_size=self._batch_size, progress=False, options=self._options,
                 )  # fmt: skip
-        if summary.provenance.interrupted:
-            raise KeyboardInterrupt  # which is to end the training, not just this pass
+                if summary.provenance.interrupted:
+                    raise KeyboardInterrupt  # which is to end the training, not just this pass
         profile = summary.mean_profile()
         # Documents of single tokens, without a BOS, have no loss.
         none = {"value": math.nan, "se": math.nan, "tokens": 0}

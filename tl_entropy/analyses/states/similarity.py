@@ -13,7 +13,7 @@ Refused: sites with a head axis, too few tokens or documents, options of the oth
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Unpack
 
@@ -31,7 +31,7 @@ from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, check_choice, check_int, check_order
+from tl_entropy.errors import InputError, check_choice, check_int, check_order, keeping
 from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
 from tl_entropy.results.states.similarity import LayerSimilarity, Method
@@ -107,7 +107,7 @@ def layer_similarity(
         InputError, InputTypeError: an argument or an item of the input that can't be measured, models that don't read the same
             tokens, or fewer than 4 rows (2 for biased CKA and matrix-based information).
         ModelError: a hook never fires.
-        NonFiniteError: a NaN or infinity inside a model; with ``rows="tokens"`` its ``partial`` holds the result so far.
+        NonFiniteError: a NaN or infinity inside a model; its ``partial`` holds the result so far, where there is one.
 
     Source: Nguyen, Raghu and Kornblith (2021), arXiv 2010.15327; Skean, Dhakal, Jacobs and Sanchez Giraldo (2023), arXiv
     2301.08164.
@@ -200,13 +200,25 @@ def _over_documents(
         raise InputError("inputs are read by each model in turn, so neither an iterator nor a cache will do; give list(inputs)")
     inputs = Rereadable.of(inputs) if other else inputs
 
-    def passed(model: Adapter, sites: Sequence[Site], reading: dict[str, Any]) -> Pooled:
-        found = measure(DocumentStates(model, sites, compared["massive"]), inputs, **reading)
+    settings = {
+        "method": method, "sites": tuple(map(str, rows)), "against": against, "massive": compared["massive"],
+        "rows": "documents",
+    }  # fmt: skip
+
+    def similarity(mine: Pooled, theirs: Pooled, *, progress: bool = False) -> LayerSimilarity:
+        return _of_pooled(mine, theirs, rows, columns, own, settings, progress=progress)
+
+    def passed(model: Adapter, sites: Sequence[Site], reading: dict[str, Any], shown: Callable[[Pooled], Any]) -> Pooled:
+        found = measure(DocumentStates(model, sites, compared["massive"]), inputs, shown=shown, **reading)
         if other and found.provenance.interrupted:
-            raise KeyboardInterrupt  # models that have read different parts can't be compared
+            with keeping(lambda _: shown(found)):
+                raise KeyboardInterrupt  # models that have read different parts can't be compared, but for what both have read
         return found
 
-    mine = passed(adapter, rows if other else (*rows, *columns), reading)
+    def alone(found: Pooled) -> LayerSimilarity | None:
+        return None if other else similarity(found, found)
+
+    mine = passed(adapter, rows if other else (*rows, *columns), reading, alone)
     theirs = mine
     if other:
         if mine.provenance.corpus["ids"]:
@@ -217,22 +229,37 @@ def _over_documents(
                     "inputs hold token ids, and the models have different tokens, so that they would not be the same texts to "
                     "both; give texts"
                 ) from error
-        theirs = passed(other, columns, {**reading, "options": {**reading["options"], "interventions": None}})
+        edited = {**reading, "options": {**reading["options"], "interventions": None}}
+        theirs = passed(other, columns, edited, lambda found: similarity(mine, found))
+    return similarity(mine, theirs, progress=reading["progress"])
+
+
+def _of_pooled(
+    mine: Pooled,
+    theirs: Pooled,
+    rows: tuple[Site, ...],
+    columns: tuple[Site, ...],
+    own: dict[str, Any],
+    settings: dict[str, Any],
+    *,
+    progress: bool,
+) -> LayerSimilarity:
+    """The similarity over the documents that two passes have read, or one, where ``theirs`` are the same."""
+    other, method = theirs is not mine, settings["method"]
     documents = sorted({*mine.documents} & {*theirs.documents})
     _check_enough(len(documents), method, own, "documents")
     x = _of_documents(mine, rows, documents)
     y = x if not other and rows == columns else _of_documents(theirs, columns, documents)
-    settings = {
-        "method": method, "sites": tuple(map(str, rows)), "against": against, "massive": compared["massive"],
-        "rows": "documents",
-    }  # fmt: skip
-    quantities, values, how = _compared(x, y, method, own, reading["progress"])
+    quantities, values, how = _compared(x, y, method, own, progress)
     return LayerSimilarity(
-        method=method, rows=rows, columns=columns, quantities=quantities, values=values, against=against, over="documents",
-        units=("nats" if method == "matrix_renyi" else "",) * len(quantities),
+        method=method, rows=rows, columns=columns, quantities=quantities, values=values, over="documents",
+        against=settings["against"], units=("nats" if method == "matrix_renyi" else "",) * len(quantities),
         count=len(documents) - how.get("left_out_rows", 0), documents=len(documents),
-        massive=compared["massive"], massive_tokens=mine.massive_tokens + (theirs.massive_tokens if other else 0),
-        provenance=replace(mine.provenance, settings={**how, **settings, **mine.provenance.settings}),
+        massive=settings["massive"], massive_tokens=mine.massive_tokens + (theirs.massive_tokens if other else 0),
+        provenance=replace(
+            mine.provenance, settings={**how, **settings, **mine.provenance.settings},
+            interrupted=mine.provenance.interrupted or theirs.provenance.interrupted,
+        ),
         other=replace(theirs.provenance, settings={**settings, **theirs.provenance.settings}) if other else None,
     )  # fmt: skip
 

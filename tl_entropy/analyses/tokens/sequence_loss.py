@@ -144,7 +144,7 @@ def conditional_entropy(
     bar = tqdm(total=0, unit="tok", desc="tl_entropy", disable=not progress, dynamic_ncols=True)
     interrupted = False
 
-    def partial(error: Exception) -> ConditionalEntropy | None:
+    def partial(error: BaseException) -> ConditionalEntropy | None:
         return measurement.result(method, settings, interrupted=True) if measurement.tokens else None
 
     try:
