@@ -126,7 +126,7 @@ def test_divergence_writes_a_result_a_profile_and_figures(monkeypatch, capsys, t
     ).to("bits")
     assert result.divergence.flatten().tolist() == pytest.approx(expected.divergence.flatten().tolist(), abs=1e-5)
     assert result.target_rank.tolist() == expected.target_rank.tolist()
-    figures = {"kl.png", "total_variation.png", "decisions.png", "heatmap.png", "targets.png"}
+    figures = {"kl.png", "total_variation.png", "decisions.png", "heatmap.png", "targets.png", "targets.csv"}
     assert {p.name for p in tmp_path.iterdir()} == {"divergence.safetensors", "profile.csv"} | figures
     assert len(pd.read_csv(tmp_path / "profile.csv")) == 7 * 4
 
@@ -251,7 +251,7 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
         ([*INFORMATION, "--labels", "token,token"], "different names"),
         ([*INFORMATION, "--seed", "x"], "--seed must be whole numbers separated by commas"),
         ([*INFORMATION, "--seed", "1,1"], "seed must be one or more different"),
-        ([*INFORMATION, "--n-bins", "1"], "n_bins must be an int of at least 2"),
+        ([*INFORMATION, "--n-bins", "1"], "--n-bins must be an int of at least 2"),
         ([*INFORMATION, "--sites", "pattern"], "pattern holds no states"),
         ([*INFORMATION, "--folds", "0"], "--folds"),
         ([*INFORMATION, "--unit", "hartleys"], "--unit must be one of"),

@@ -141,7 +141,10 @@ def test_choices_are_checked_before_models_are_loaded(arguments, message, monkey
     [
         (["compare", *TEXTS], "Missing option '--model'"),
         (["compare", "--model", BUNDLED], "give exactly one of --text, --file and --dataset; got none"),
-        (["compare", "--model", BUNDLED, *TEXTS, "--sites", "mlp_out"], "sites must be two or more states"),
+        (
+            ["compare", "--model", BUNDLED, *TEXTS, "--sites", "mlp_out"],
+            "--sites: mlp_out holds no states",
+        ),
         (["compare", "--model", BUNDLED, *TEXTS, "--order", "one"], "--order"),
         (["compare", "--model", BUNDLED, *TEXTS, "--unit", "hartleys"], "--unit must be one of"),
         (["compare", "--model", BUNDLED, "--model", "/no/such/folder", *TEXTS], "there is no folder /no/such/folder"),

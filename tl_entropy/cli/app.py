@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
@@ -20,9 +21,26 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from tl_entropy.results.provenance import library_versions
+
+        typer.echo(", ".join(f"{name} {version}" for name, version in library_versions().items()))
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="say which versions are installed, and exit")
+    ] = False,
+) -> None:
     """Information measures on the insides of TransformerLens models."""
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help; lines stay as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def main() -> None:

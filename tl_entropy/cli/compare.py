@@ -6,13 +6,20 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from tl_entropy.cli.app import app
-from tl_entropy.cli.options import Sites, Source, Vocabulary, generation, names, reads
+from tl_entropy.cli.app import app, examples
+from tl_entropy.cli.checks import choices_in, sites_in
+from tl_entropy.cli.options import OVER, Sites, Source, Vocabulary, generation, reads
 from tl_entropy.cli.report import report
 from tl_entropy.errors import check_choice
+from tl_entropy.sites import SITE_NAMES
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "tl-entropy compare --model gpt2 --model distilgpt2 --file notes.txt",
+        "tl-entropy compare --model before --model after --file texts --similarity none --format pdf",
+    )
+)
 @reads("tl-entropy-compare", generation, several=True)
 def compare(
     source: Source,
@@ -32,20 +39,25 @@ def compare(
 ) -> None:
     """Several models (--model A --model B): entropies, layer dynamics, similarities of layers, distances between the models."""
     from tl_entropy.analyses.models.comparison import check_measures, compare_models
+    from tl_entropy.functional.lens.comparison import METRICS
+    from tl_entropy.results.lens.divergence import STREAM_SITES
 
     check_choice("--similarity", similarity, ("cka", "none"))
+    check_choice("--vocabulary", vocabulary, OVER)
+    places = sites_in(sites, refused=set(SITE_NAMES) - STREAM_SITES)
     measures: dict[str, Any] = {
-        "order": order, "metrics": names(metrics), "distance": distance, "estimator": estimator, "massive": massive,
+        "order": order, "metrics": choices_in("--metrics", metrics, METRICS), "distance": distance,
+        "estimator": estimator, "massive": massive,
         "similarity": None if similarity == "none" else similarity,
     }  # fmt: skip
     check_measures(**measures)  # before the models are loaded
     result = compare_models(
         source.models(),
         source.inputs,
-        sites=names(sites),
+        sites=places,
         vocabulary=cast("Any", vocabulary),
         **measures,
         **generated,
         **source.windows,
     )
-    report(result.to(source.unit), source.out)
+    report(result.to(source.unit), source)

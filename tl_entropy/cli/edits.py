@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
-from tl_entropy.cli.options import Source
-from tl_entropy.errors import FileError, InputError
+from tl_entropy.capture.interventions import STEERED
+from tl_entropy.cli.options import Source, refuse_without
+from tl_entropy.errors import FileError, InputError, check_choice
 from tl_entropy.sites import Site
 
 TunedLens = Annotated[
@@ -42,8 +43,9 @@ class Changes:
         ablate: Annotated[
             str | None,
             typer.Option(
-                help="heads (3.1 is layer 3, head 1) or sub-layers (attn_out.3, mlp_out.0) to set to 0, separated by commas; "
-                "the result is the difference that this makes (of tl-entropy heads and tokens: what the changed model gives)"
+                help="heads (3.1 is layer 3, head 1; -1.0 is in the last) or sub-layers (attn_out.3, mlp_out.-1) to set to 0, "
+                "separated by commas; the result is the difference that this makes (of tl-entropy heads and tokens: what the "
+                "changed model gives)"
             ),
         ] = None,
         to_means: Annotated[
@@ -59,21 +61,25 @@ class Changes:
         import tl_entropy as tle
 
         parts = [] if ablate is None else [part.strip() for part in ablate.split(",")]
-        heads = [part.split(".") for part in parts if re.fullmatch(r"\d+\.\d+", part)]
-        whole = [part for part in parts if re.fullmatch(r"(attn|mlp)_out\.\d+", part)]
-        if len(heads) + len(whole) < len(parts):
-            raise InputError(f"--ablate must be heads, such as 3.1, or sub-layers, such as mlp_out.0; got {ablate!r}")
+        heads = [part.split(".") for part in parts if re.fullmatch(r"-?\d+\.\d+", part)]
+        whole = [part for part in parts if not re.fullmatch(r"-?\d+\.\d+", part)]
+        expected = "--ablate must be heads, such as 3.1, or sub-layers, such as mlp_out.0"
+        try:
+            others = [tle.ablate(whole)] if whole else []
+        except InputError as error:
+            raise InputError(f"{expected}; got {ablate!r}") from error
         if to_means and not heads:
             raise InputError("--to-means needs heads to set to their means, such as --ablate 3.1")
         if (steer is None) != (steer_at is None):
             raise InputError("--steer and --steer-at go together: a file with the vector, and a site such as resid_post.3")
-        others = [tle.ablate(whole)] if whole else []
+        refuse_without("--steer", steer, {"--steer-scale": steer_scale} if steer_scale != 1 else {})
         if steer is not None and steer_at is not None:
             try:
                 place = Site.parse(steer_at)
             except InputError as error:
                 raise InputError(f"--steer-at must be a site such as resid_post.3; got {steer_at!r}") from error
-            others.append(tle.steer(_vector(steer), layer=place.layer, site=cast("Any", place.name), scale=steer_scale))
+            check_choice("--steer-at", place.name, STEERED)
+            others.append(tle.steer(_vector(steer), site=place, scale=steer_scale))
         return cls(tuple((int(layer), int(head)) for layer, head in heads), to_means, tuple(others))
 
     def __bool__(self) -> bool:

@@ -7,10 +7,15 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from tl_entropy.cli.app import app
+from tl_entropy.cli.app import app, examples
+from tl_entropy.cli.checks import check_summary, layers_in, orders_in, sites_in
 from tl_entropy.cli.edits import Changes, TunedLens, lens_of, measured
 from tl_entropy.cli.options import (
+    OVER,
+    PRECISIONS,
+    Format,
     Kind,
+    Layers,
     Orders,
     Out,
     Precision,
@@ -22,32 +27,42 @@ from tl_entropy.cli.options import (
     Vocabulary,
     generation,
     known_kind,
-    names,
-    numbers,
     reads,
 )
-from tl_entropy.cli.report import report
+from tl_entropy.cli.report import FORMATS, Leaves, report
 from tl_entropy.errors import check_choice
+from tl_entropy.results.files import check_folder
+from tl_entropy.sites import HEAD_SITES
 
 
-@app.command()
+@app.command(epilog=examples("tl-entropy demo", "tl-entropy demo --documents 3 --orders 0.5,1,2,inf --unit bits --format pdf"))
 def demo(
     out: Out = None,
     documents: Annotated[int, typer.Option(min=1, max=30, help="how many of the thirty held-out texts to read")] = 10,
     orders: Orders = "0.5,1,2",
     unit: Unit = "nats",
     kind: Kind = None,
+    figures: Format = "png",
 ) -> None:
     """Lens entropy of every layer of the bundled model on texts that it has never seen."""
     import tl_entropy as tle
 
     check_choice("--unit", unit, ("nats", "bits"))
+    check_choice("--format", figures, FORMATS)
+    wanted, to = orders_in(orders), Leaves(out or Path("tl-entropy-demo"), figures)
+    check_folder("--out", to.out)
     texts, model = tle.demo_texts(documents), tle.demo_model(kind=known_kind(kind))
-    result = tle.lens_entropy(model, texts, orders=numbers(orders), surprisal=True, top_k=1)
-    report(result.to(cast("Any", unit)), out or Path("tl-entropy-demo"))
+    result = tle.lens_entropy(model, texts, orders=wanted, surprisal=True, top_k=1)
+    report(result.to(cast("Any", unit)), to)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "tl-entropy lens --model gpt2 --file notes.txt --top-k 3 --unit bits",
+        "tl-entropy lens --model gpt2 --file sentences.txt --lines --summary --orders 0.5,1,2 --layers ::2",
+        "tl-entropy lens --model path/to/folder --text 'Once upon a time' --max-new-tokens 50 --format svg",
+    )
+)
 @reads("tl-entropy-lens", generation, Changes.of)
 def lens(
     source: Source,
@@ -55,6 +70,7 @@ def lens(
     changes: Changes,
     orders: Orders = "1",
     sites: Sites = "embed,resid_post",
+    layers: Layers = None,
     surprisal: Surprisal = False,
     top_k: Annotated[int, typer.Option(min=0, help="most probable tokens to keep at every site")] = 0,
     summary: Summary = False,
@@ -65,11 +81,13 @@ def lens(
     """Lens entropy of every layer of a model on texts, files or a data set."""
     import tl_entropy as tle
 
-    check_choice("--precision", precision, ("float32", "bfloat16"))
-    check_choice("--vocabulary", vocabulary, ("model", "tokenizer"))
+    check_choice("--precision", precision, PRECISIONS)
+    check_choice("--vocabulary", vocabulary, OVER)
+    check_summary(summary, surprisal=surprisal, top_k=top_k)
     result = measured(
-        tle.lens_entropy, source, changes, generated, orders=numbers(orders), sites=names(sites), surprisal=surprisal,
+        tle.lens_entropy, source, changes, generated, orders=orders_in(orders),
+        sites=sites_in(sites, refused=HEAD_SITES), layers=layers_in(layers), surprisal=surprisal,
         top_k=top_k, lens=lens_of(tuned_lens), keep="summary" if summary else "positions", precision=precision,
         vocabulary=vocabulary,
     )  # fmt: skip
-    report(result.to(source.unit), source.out)
+    report(result.to(source.unit), source)

@@ -17,25 +17,32 @@ from typing import Annotated, Any
 
 import typer
 
-from tl_entropy.cli.report import report, reportable
+from tl_entropy.cli.checks import Lines, check_files, data_set
+from tl_entropy.cli.report import FORMATS, Leaves, report, reportable
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.results.files import check_folder
 
 Out = Annotated[Path | None, typer.Option(help="folder for the figures, the table and the result file")]
 Unit = Annotated[str, typer.Option(help="nats or bits")]
 Kind = Annotated[str | None, typer.Option(help="bridge or hooked; what is installed, if not given")]
-Sites = Annotated[str, typer.Option(help="sites, separated by commas")]
+Format = Annotated[str, typer.Option("--format", help="of the figures: png, or pdf or svg, which are sharp at any size")]
+Sites = Annotated[str, typer.Option(help="sites of every layer, such as mlp_out, or of one, such as mlp_out.3; commas between")]
+Layers = Annotated[
+    str | None, typer.Option(help="numbers, such as 0,5,-1 (the last), or a slice, such as 3:8 or ::2; all, if not given")
+]
 Orders = Annotated[str, typer.Option(help="Rényi orders, separated by commas; 1 is Shannon, inf is allowed")]
 Surprisal = Annotated[bool, typer.Option("--surprisal", help="surprisal and rank of the next token at every site, too")]
 Summary = Annotated[bool, typer.Option("--summary", help="keep sums only, in constant memory, not every position")]
 Vocabulary = Annotated[
     str, typer.Option(help="model, all rows of the unembedding, or tokenizer, without those that are no token of it")
 ]
+OVER = ("model", "tokenizer")
+PRECISIONS = ("float32", "bfloat16")
 Precision = Annotated[str, typer.Option(help="float32 or bfloat16, of the product with the unembedding")]
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Leaves):
     """What a command reads, and where its results go."""
 
     names: tuple[str, ...]
@@ -46,7 +53,6 @@ class Source:
     inputs: Iterable[Any]
     windows: dict[str, Any]
     unit: Any
-    out: Path
 
     @cached_property
     def model(self) -> Any:
@@ -82,10 +88,15 @@ class Source:
         file: Annotated[
             list[Path] | None, typer.Option(help="a text file, or a folder of them; may be given several times")
         ] = None,
+        lines: Annotated[
+            bool, typer.Option("--lines", help="of --file: every line is a text of its own; empty ones are left out")
+        ] = False,
         dataset: Annotated[str | None, typer.Option(help="name or folder of a Hugging Face data set")] = None,
         config: Annotated[str | None, typer.Option(help="configuration of the data set, where it has several")] = None,
-        split: Annotated[str, typer.Option(help="split of the data set")] = "train",
-        column: Annotated[str, typer.Option(help="column of the data set that holds the text")] = "text",
+        split: Annotated[str | None, typer.Option(help="split of the data set; train, if not given")] = None,
+        column: Annotated[
+            str | None, typer.Option(help="column of the data set that holds the text; text, if not given")
+        ] = None,
         limit: Annotated[int | None, typer.Option(min=1, help="texts of the data set to read at most")] = None,
         on_error: Annotated[
             str, typer.Option(help="raise, or skip to leave out texts that cannot be used; they are counted and listed")
@@ -101,6 +112,7 @@ class Source:
             bool, typer.Option("--trust-remote-code", help="run the code that a model brings")
         ] = False,
         out: Out = None,
+        figures: Format = "png",
         *,
         folder: str,
         several: bool,
@@ -116,13 +128,27 @@ class Source:
         check_choice("--unit", unit, ("nats", "bits"))
         check_choice("--dtype", dtype, ("float32", "bfloat16", "float16"))
         check_choice("--on-error", on_error, ("raise", "skip"))
+        check_choice("--format", figures, FORMATS)
         known_kind(kind)
         there = out or Path(folder)
         check_folder("--out", there)
-        inputs = _inputs(text or [], file or [], dataset, config, split, limit)
-        windows: dict[str, Any] = {"window": window, "stride": stride, "batch_size": batch_size, "text_column": column}
+        check_models(model)
+        given = [name for name, value in (("--text", text), ("--file", file), ("--dataset", dataset)) if value]
+        if len(given) != 1:
+            raise InputError(f"give exactly one of --text, --file and --dataset; got {' and '.join(given) or 'none'}")
+        of_data_sets = {"--config": config, "--split": split, "--column": column, "--limit": limit}
+        refuse_without("--dataset", dataset, {name: value for name, value in of_data_sets.items() if value is not None})
+        refuse_without("--file", file, {"--lines": lines} if lines else {})
+        inputs: Iterable[Any] = text or ()
+        if file:
+            check_files("--file", file, skip=on_error == "skip")
+            inputs = Lines(file) if lines else file
+        elif dataset is not None:
+            inputs = data_set(dataset, config, split or "train", column or "text", limit)
+        windows: dict[str, Any] = {"window": window, "stride": stride, "batch_size": batch_size}
+        windows |= {"text_column": column or "text"} if dataset is not None else {}
         windows |= {"on_error": on_error} if on_error != "raise" else {}
-        return cls(tuple(model), kind, device, dtype, trust_remote_code, inputs, windows, unit, there)
+        return cls(there, figures, tuple(model), kind, device, dtype, trust_remote_code, inputs, windows, unit)
 
 
 @contextmanager
@@ -134,14 +160,14 @@ def reporting(source: Source) -> Iterator[None]:
         found: Any = getattr(error, "partial", None)
         if reportable(found):
             typer.echo("tl-entropy: it ends with an error; until then it measured", err=True)
-            report(found.to(source.unit), source.out)
+            report(found.to(source.unit), source)
         raise
 
 
 def reads(
-    folder: str, *groups: Callable[..., Any], several: bool = False, bundled: bool = False
+    folder: str, *groups: Callable[..., Any], several: bool = False, bundled: bool = False, without: Iterable[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of ``Source.of``, and those of other groups; results go to ``folder``.
+    """Give a command the options of ``Source.of`` but those ``without``, and those of other groups; results go to ``folder``.
 
     A group is a function whose parameters are options. The command's first arguments are then a ``Source`` and what the groups
     make of theirs; its other parameters are options of its own. ``several`` says that it may be given several models,
@@ -149,7 +175,7 @@ def reads(
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        source = [p for p in _parameters(Source.of) if p.name not in ("folder", "several")]
+        source = [p for p in _parameters(Source.of) if p.name not in ("folder", "several", *without)]
         if bundled:
             source[0] = source[0].replace(default=[])
         grouped = [_parameters(group) for group in groups]
@@ -163,7 +189,7 @@ def reads(
                 command(*parts, **given)
 
         # The texts first, what is measured next, the windows and the machine last.
-        parameters = [*source[:8], *own, *(p for group in grouped for p in group), *source[8:]]
+        parameters = [*source[:9], *own, *(p for group in grouped for p in group), *source[9:]]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -178,6 +204,8 @@ def generation(
     seed: Annotated[int, typer.Option(min=0, help="of the generation, where it samples")] = 0,
 ) -> dict[str, Any]:
     """How to generate, as options of the measuring functions."""
+    refuse_without("--max-new-tokens", max_new_tokens, {"--temperature": temperature} if temperature else {})
+    refuse_without("--temperature", temperature, {"--seed": seed} if seed else {})
     return {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
 
 
@@ -194,44 +222,18 @@ def known_kind(kind: str | None) -> Any:
     return kind
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Rényi orders."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"--orders must be numbers separated by commas, such as 0.5,1,2; got {text!r}") from error
+def refuse_without(option: str, given: Any, needing: dict[str, Any]) -> None:
+    """Refuse options, by their names, that mean something only together with ``option``, where that is not given."""
+    if needing and not given:
+        raise InputError(f"{' and '.join(needing)} means nothing without {option}; give that, too, or leave it out")
 
 
-def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """Whole numbers separated by commas."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{option} must be whole numbers separated by commas, such as 0,1,2; got {text!r}") from error
+def check_models(names: Iterable[str]) -> None:
+    """Refuse folders and files in which no model lies, of all models before the first is loaded; names are asked of the hub."""
+    import torch
 
+    from tl_entropy.capture.loading.source import Source as ModelSource
 
-def names(text: str) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in text.split(",")]
-
-
-def _inputs(
-    texts: list[str], files: list[Path], dataset: str | None, config: str | None, split: str, limit: int | None
-) -> Iterable[Any]:
-    given = [name for name, value in (("--text", texts), ("--file", files), ("--dataset", dataset)) if value]
-    if len(given) != 1:
-        raise InputError(f"give exactly one of --text, --file and --dataset; got {' and '.join(given) or 'none'}")
-    if texts:
-        return texts
-    if files:
-        return files
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise InputError("--dataset needs the package datasets: pip install datasets") from error
-    try:
-        rows = load_dataset(dataset, config, split=split, streaming=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"--dataset {dataset} cannot be opened: {error}") from error
-    chosen: Iterable[Any] = rows if limit is None else rows.take(limit)
-    return chosen
+    for name in names:
+        if Path(name).expanduser().exists() or name.startswith((".", "/", "~")):
+            ModelSource.of(name, device=torch.device("cpu"), dtype=torch.float32, trust_remote_code=False, check=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,10 @@ from typing import Any
 import typer
 
 from tl_entropy.errors import InputError
+from tl_entropy.sites import Site
+
+FORMATS = ("png", "pdf", "svg")
+MOST_TOLD = 10  # documents
 
 Figures = list[tuple[Callable[..., Any], str, dict[str, Any]]]
 """Plots to draw of a result: the function, the file's name, and its options."""
@@ -21,21 +27,31 @@ def reportable(found: Any) -> bool:
     return type(found).__name__ in (*KINDS, "ModelComparison") and bool(tokens)
 
 
-def report(result: Any, out: Path) -> None:
-    """Print the table; write result, table and figures into ``out``."""
+@dataclass(frozen=True)
+class Leaves:
+    """Where a command leaves its results, and in what format its figures."""
+
+    out: Path
+    format: str
+
+
+def report(result: Any, to: Leaves) -> None:
+    """Print the table, and what was generated; write result, tables and figures where they go."""
     if type(result).__name__ == "ModelComparison":
-        _report_comparison(result, out)
+        _report_comparison(result, to)
         return
     name, table, figures = KINDS[type(result).__name__](result)
     typer.echo(str(result))
-    out.mkdir(parents=True, exist_ok=True)
-    written = [result.save(out / f"{name}.safetensors"), out / f"{table}.csv"]
+    to.out.mkdir(parents=True, exist_ok=True)
+    written = [result.save(to.out / f"{name}.safetensors"), to.out / f"{table}.csv"]
     (result.to_pandas() if table == name else result.mean_profile()).to_csv(written[-1], index=False)
-    written += drawn(((partial(plot, result, **options), file) for plot, file, options in figures), out)
+    for told in (_told_of_targets, _told_of_generated):
+        written += told(result, to.out)
+    written += drawn(((partial(plot, result, **options), file) for plot, file, options in figures), to)
     typer.echo("wrote " + ", ".join(str(path) for path in written))
 
 
-def _report_comparison(result: Any, out: Path) -> None:
+def _report_comparison(result: Any, to: Leaves) -> None:
     from tl_entropy.plots.models.comparison import comparison
     from tl_entropy.plots.profiles.distances import distances
     from tl_entropy.plots.profiles.dynamics import importance
@@ -43,7 +59,7 @@ def _report_comparison(result: Any, out: Path) -> None:
     from tl_entropy.results.models.comparison import INDEX, file_stems
 
     typer.echo(str(result))
-    folder = result.save(out)
+    folder = result.save(to.out)
     written = [folder / name for name in (INDEX, *result.files, "dynamics.csv")]
     result.to_pandas().to_csv(written[-1], index=False)
     figures: list[tuple[Any, str]] = [(partial(comparison, result), "comparison")]
@@ -56,28 +72,69 @@ def _report_comparison(result: Any, out: Path) -> None:
     figures += [(partial(layers, found), f"similarity_{stems[name]}") for name, found in result.similarity.items()]
     for (one, other), found in result.across.items():
         figures.append((partial(layers, found, labels=(one, other)), f"across_{stems[one]}_{stems[other]}"))
-    written += drawn(figures, folder)
+    written += drawn(figures, to)
     typer.echo(f"wrote {', '.join(sorted(map(str, written)))}")
 
 
-def drawn(figures: Iterable[tuple[Callable[[], Any], str]], out: Path) -> list[Path]:
-    """Write into ``out`` what each function draws, under its file name; what cannot be drawn is told, and left out."""
+def drawn(figures: Iterable[tuple[Callable[[], Any], str]], to: Leaves) -> list[Path]:
+    """Write what each function draws, under its file name; what cannot be drawn is told, and left out."""
     import matplotlib
     import matplotlib.pyplot as plt
 
     matplotlib.use("Agg")
     written = []
-    for draw, file in figures:
+    for draw, name in figures:
+        file = f"{name}.{to.format}"
         try:
             axes = draw()
         except InputError as error:  # such as labels too rare for any value
-            typer.echo(f"tl-entropy: no {file}.png: {error}", err=True)
+            typer.echo(f"tl-entropy: no {file}: {error}", err=True)
             continue
         figure = (axes[0] if isinstance(axes, list) else axes).figure
-        written.append(out / f"{file}.png")
-        figure.savefig(written[-1], dpi=150, bbox_inches="tight")
+        written.append(to.out / file)
+        with plt.rc_context({"pdf.fonttype": 42}):  # letters stay letters, and not shapes, which some journals refuse
+            figure.savefig(written[-1], dpi=150, bbox_inches="tight")
         plt.close(figure)
     return written
+
+
+def _told_of_targets(result: Any, out: Path) -> list[Path]:
+    """Where targets were asked for: their ranks for the prediction after each document, printed, and all in a table."""
+    if not getattr(result, "targets", ()):
+        return []
+    wanted = [f"{what} of {name}" for name in result.target_names for what in ("rank", "surprisal")]
+    frame = result.to_pandas()[["document", "position", "token", "site", "layer", *wanted]]
+    place = [str(Site(name, layer)) for name, layer in zip(frame["site"], frame["layer"], strict=True)]
+    ends = frame["position"] == frame.groupby("document")["position"].transform("max")
+    ranks = frame.assign(place=place)[ends].set_index("place")
+    for document in result.documents[:MOST_TOLD]:
+        here = ranks[ranks["document"] == document]
+        typer.echo(f"after document {document}, {here['token'].iloc[0]!r}: how many tokens are at least as probable")
+        typer.echo(here[[name for name in wanted if name.startswith("rank")]].astype(int).rename_axis(None).to_string())
+    _more(len(result.documents), "in targets.csv")
+    frame.to_csv(out / "targets.csv", index=False)
+    return [out / "targets.csv"]
+
+
+def _told_of_generated(result: Any, out: Path) -> list[Path]:
+    """Where text was generated: that, printed, and in a file."""
+    generated = getattr(result, "generated", None)
+    if generated is None:
+        return []
+    written = {}
+    for document in result.documents:
+        here = (result.document == document) & generated
+        written[document] = "".join(result.strings[token] for token in result.token[here].tolist())
+    for document, text in list(written.items())[:MOST_TOLD]:
+        typer.echo(f"document {document} goes on: {text!r}")
+    _more(len(written), "in generated.json")
+    (out / "generated.json").write_text(json.dumps(written, indent=1, ensure_ascii=False), encoding="utf-8")
+    return [out / "generated.json"]
+
+
+def _more(documents: int, where: str) -> None:
+    if documents > MOST_TOLD:
+        typer.echo(f"and {documents - MOST_TOLD} documents more, {where}")
 
 
 def _lens(result: Any) -> tuple[str, str, Figures]:

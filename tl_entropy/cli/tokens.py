@@ -7,14 +7,20 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from tl_entropy.cli.app import app
+from tl_entropy.cli.app import app, examples
 from tl_entropy.cli.edits import Changes
-from tl_entropy.cli.options import Precision, Source, Summary, Vocabulary, generation, reads
+from tl_entropy.cli.options import OVER, PRECISIONS, Precision, Source, Summary, Vocabulary, generation, reads
 from tl_entropy.cli.report import report
 from tl_entropy.errors import InputError, check_choice
+from tl_entropy.results.files import check_folder
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "tl-entropy tokens --text 'for i in range(10):'",
+        "tl-entropy tokens --model gpt2 --file notes.txt --html notes.html --of excess",
+    )
+)
 @reads("tl-entropy-tokens", generation, Changes.of, bundled=True)
 def tokens(
     source: Source,
@@ -36,12 +42,14 @@ def tokens(
     from tl_entropy.results.tokens.surprisal import COLUMNS
 
     check_choice("--of", of, COLUMNS)
-    check_choice("--precision", precision, ("float32", "bfloat16"))
-    check_choice("--vocabulary", vocabulary, ("model", "tokenizer"))
+    check_choice("--precision", precision, PRECISIONS)
+    check_choice("--vocabulary", vocabulary, OVER)
     if summary and (html is not None or top_k):
         raise InputError(f"--{'top-k' if html is None else 'html'}: a summary keeps no single tokens; leave out one of the two")
     if html is not None and html.is_dir():
         raise InputError(f"--html must be a file; {html} is a folder")
+    if html is not None:
+        check_folder("--html", html.parent)
     result = tle.token_surprisal(
         source.model, source.inputs, top_k=top_k, keep=cast("Any", "summary" if summary else "positions"),
         precision=cast("Any", precision), vocabulary=cast("Any", vocabulary),
@@ -51,7 +59,7 @@ def tokens(
         raise InputError(
             "the texts hold no token that the model predicts; give more text, or one with more than special tokens"
         )
-    report(result, source.out)
+    report(result, source)
     if not summary:
         result.rates().to_csv(source.out / "rates.csv", index=False)
         result.per_document().to_csv(source.out / "documents.csv", index=False)

@@ -7,12 +7,20 @@ from typing import Annotated
 
 import typer
 
-from tl_entropy.cli.app import app
+from tl_entropy.cli.app import app, examples
+from tl_entropy.cli.checks import check_files
 from tl_entropy.cli.options import Source, reads
+from tl_entropy.errors import check_positive
 
 
-@app.command("train-lens")
-@reads("tl-entropy-tuned-lens")
+@app.command(
+    "train-lens",
+    epilog=examples(
+        "tl-entropy train-lens --model gpt2 --dataset Salesforce/wikitext --config wikitext-2-raw-v1 --steps 250",
+        "tl-entropy train-lens --model gpt2 --file texts --validation held_out.txt --out lens",
+    ),
+)
+@reads("tl-entropy-tuned-lens", without=("unit", "figures"))
 def train_lens(
     source: Source,
     steps: Annotated[int, typer.Option(min=1, help="steps of the training")] = 250,
@@ -27,6 +35,8 @@ def train_lens(
     """Train a tuned lens on texts, files or a data set, and write it for --tuned-lens."""
     import tl_entropy as tle
 
+    check_positive("--learning-rate", learning_rate)
+    check_files("--validation", validation or ())
     lens = tle.train_tuned_lens(
         source.model, source.inputs, steps=steps, tokens_per_step=tokens_per_step, learning_rate=learning_rate, seed=seed,
         validation=validation or None, **source.windows,
