@@ -383,6 +383,7 @@ def test_both_ways_of_multiplying_agree_with_dense_logits(centred, softcap):
 
     frozen = FrozenNorm.probe(norm, unembedding)
     readout = SimpleNamespace(unembedding=unembedding, scale=0.25, softcap=softcap)
+    reading = SimpleNamespace(readout=readout, ran_compiled=False)
     weights = torch.randn(n_heads, d_head, d)
     options = {"orders": (0.5, 1.0, 2.0), "precision": "float32", "compiled": False}
     for rows in (5, 9):  # up to 2 * d_head and above
@@ -391,7 +392,7 @@ def test_both_ways_of_multiplying_agree_with_dense_logits(centred, softcap):
         written = written - written.mean(-1, keepdim=True) if centred else written
         logits = 0.25 * (written * frozen.weight.double() * scale.double()[:, None, None] @ unembedding.double())
         logits = logits if softcap is None else softcap * (logits / softcap).tanh()
-        found = torch.cat(list(frozen_entropies(z, weights, scale, frozen, readout, **options)))
+        found = torch.cat(list(frozen_entropies(z, weights, scale, frozen, reading, **options)))
         torch.testing.assert_close(found, renyi_entropy(logits, [0.5, 1.0, 2.0]), atol=1e-5, rtol=0)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from tl_entropy.errors import InputError
 from tl_entropy.functional.lens import compiling, readout
-from tl_entropy.functional.lens.compiling import compiled_sums, compiler_available
+from tl_entropy.functional.lens.compiling import compiled_is_faster, compiled_sums, compiler_available
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.functional.lens.tiles import MASKED, tile_sums
 from tl_entropy.functional.pairs import mixture_sums, pair_sums
@@ -83,17 +83,54 @@ def test_statistics_say_that_they_were_compiled():
     assert torch.equal(found.rank, expected.rank)
 
 
-def test_large_jobs_are_compiled_where_there_is_a_compiler(monkeypatch):
-    asked = []
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
+def test_large_jobs_are_compiled_where_that_is_faster(monkeypatch, capability):
+    asked, measured = [], []
+    enough = 10 if capability == "AVX512" else 200
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(compiling, "_WORTH_COMPILING", 10 * 9)
     monkeypatch.setattr(
         readout, "compiled_sums", lambda sums, orders, **more: asked.append(orders) or partial(sums, orders=orders, **more)
     )
 
-    for there, rows, expected in ((True, 10, True), (True, 9, False), (False, 10, False)):
+    for there, faster, rows, expected in (
+        (True, True, enough, True), (True, False, enough, False), (True, True, enough - 1, False), (False, True, enough, False),
+    ):  # fmt: skip
         monkeypatch.setattr(compiling, "compiler_available", lambda device, there=there: there)
-        assert vocabulary_statistics(torch.zeros(rows, 4), torch.zeros(4, 9)).compiled is expected
+        monkeypatch.setattr(readout, "compiled_is_faster", lambda *job, faster=faster, **choice: measured.append(job) or faster)
+        hidden, unembedding, targets = torch.zeros(rows, 4), torch.zeros(4, 9), torch.zeros(rows, 2, dtype=torch.int64)
+        assert vocabulary_statistics(hidden, unembedding, targets=targets).compiled is expected
     assert asked == [(1.0,)]
+    assert [[tuple(tensor.shape) for tensor in tensors] for _, tensors in measured] == [[(enough, 9), (enough,), (enough,)]] * 2
+
+
+def test_the_faster_way_is_measured_once_for_a_choice(monkeypatch):
+    ran, clock, seconds = [], [0.0], {"eager": 2.0}
+
+    def sums(logits, *, orders, buffers=None):
+        ran.append("eager")
+        assert buffers.shape == (3, logits.numel())
+        clock[0] += seconds["eager"]
+
+    def compiled(logits):
+        ran.append("compiled")
+        clock[0] += seconds["compiled"] if ran.count("compiled") > 1 else 60.0  # the first compiles
+
+    monkeypatch.setattr(compiling, "_faster", {})
+    monkeypatch.setattr(compiling, "compiled_sums", lambda sums, **choice: compiled)
+    monkeypatch.setattr(compiling.time, "perf_counter", lambda: clock[0])
+    for seconds["compiled"], orders, expected in ((1.0, (1.0,), True), (3.0, (2.0,), False), (3.0, (1.0,), True)):
+        for rows in (4, 7):  # one kind
+            assert compiled_is_faster(sums, (torch.zeros(rows, 5),), orders=orders) is expected
+    assert ran == ["compiled", "eager"] * 10
+
+
+@pytest.mark.compiled
+def test_what_is_asked_to_be_faster_is_one_of_the_two():
+    hidden, unembedding = torch.randn(30, 16), torch.randn(16, 2100)
+    found = vocabulary_statistics(hidden, unembedding, targets=torch.arange(30), compiled="faster")
+    same = vocabulary_statistics(hidden, unembedding, targets=torch.arange(30), compiled=found.compiled)
+    assert torch.equal(found.entropies, same.entropies)
 
 
 def test_without_a_compiler(monkeypatch):

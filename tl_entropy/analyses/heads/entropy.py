@@ -145,7 +145,6 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
             "orders": self.orders, "precision": self.precision,
             "compiled": reading.compiles(batch.n_rows * sum(self.heads_of.values())),
         }  # fmt: skip
-        reading.ran_compiled |= bool(options["compiled"])
         if self.norm == "frozen":
             scale = self.adapter.frozen_norm.scale(batch.rows(activations[self._last]).to(reading.device))
         found = []
@@ -154,9 +153,9 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
             z = batch.rows(activations[Site("z", layer)]).to(reading.device)
             weights = self._weights[layer].to(reading.device)
             if self.norm == "frozen":
-                parts = frozen_entropies(z, weights, scale, self.adapter.frozen_norm, reading.readout, **options)
+                parts = frozen_entropies(z, weights, scale, self.adapter.frozen_norm, reading, **options)
             else:
-                parts = recomputed_entropies(z, weights, reading.readout, **options)
+                parts = recomputed_entropies(z, weights, reading, **options)
             found.append(torch.cat(list(parts)))
         return {"entropy": self._stacked(found)}
 

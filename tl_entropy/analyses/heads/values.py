@@ -13,9 +13,9 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
+from tl_entropy.analyses.lens.reading import Reading
 from tl_entropy.batches import Batch
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
-from tl_entropy.capture.proofs.readout import Readout
 from tl_entropy.errors import ModelError, NonFiniteError
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.functional.lens.tiles import MASKED, combine, tile_sums
@@ -75,7 +75,7 @@ def pattern_values(batch: Batch, pattern: Tensor, visible: Tensor, orders: tuple
 
 
 def frozen_entropies(
-    z: Tensor, weights: Tensor, scale: Tensor, frozen: FrozenNorm, readout: Readout, **options: Any
+    z: Tensor, weights: Tensor, scale: Tensor, frozen: FrozenNorm, reading: Reading, **options: Any
 ) -> Iterator[Tensor]:
     """Entropies [row, head, order] of softmax(cap(scale · (a head's share in the normed stream) @ W_U)), some rows at a time.
 
@@ -84,9 +84,10 @@ def frozen_entropies(
         weights: W_O [head, d_head, d_model].
         scale: [row], of the final norm at the whole last residual stream.
         frozen: the final norm.
-        readout: the model's.
+        reading: through the model's readout.
         options: orders, precision, compiled.
     """
+    readout = reading.readout
     options |= {"scale": readout.scale, "softcap": readout.softcap}
     one = torch.ones(len(weights), device=weights.device)
     written = frozen(weights, one)  # the norm is linear, so it can be taken of what a head writes with each of its dimensions
@@ -96,28 +97,35 @@ def frozen_entropies(
         found = []
         for head in range(len(weights)):
             columns = [written[head] @ part.to(written.dtype) for part in readout.unembedding.split(_COLUMNS, dim=1)]
-            found.append(vocabulary_statistics(z[:, head].contiguous(), torch.cat(columns, 1), **options).entropies.cpu())
+            found.append(_entropies(z[:, head].contiguous(), torch.cat(columns, 1), reading, options))
         yield torch.stack(found, 1)
         return
     for part in z.split(max(1, _VECTORS // written[:, 0].numel())):
         hidden = einsum(part, written, "row head d_head, head d_head d_model -> row head d_model")
-        yield _read(hidden, readout, options)
+        yield _read(hidden, reading, options)
 
 
-def recomputed_entropies(z: Tensor, weights: Tensor, readout: Readout, **options: Any) -> Iterator[Tensor]:
+def recomputed_entropies(z: Tensor, weights: Tensor, reading: Reading, **options: Any) -> Iterator[Tensor]:
     """Entropies [row, head, order] of the full readout of what each head writes, final norm and biases included."""
+    readout = reading.readout
     options |= {"scale": readout.scale, "softcap": readout.softcap, "bias": readout.bias}
     for part in z.to(weights.dtype).split(max(1, _VECTORS // weights[:, 0].numel())):
         hidden = einsum(part, weights, "row head d_head, head d_head d_model -> row head d_model")
         normed = readout.norm(rearrange(hidden, "row head d_model -> (row head) d_model"))
-        yield _read(rearrange(normed, "(row head) d_model -> row head d_model", head=len(weights)), readout, options)
+        yield _read(rearrange(normed, "(row head) d_model -> row head d_model", head=len(weights)), reading, options)
 
 
-def _read(hidden: Tensor, readout: Readout, options: dict[str, Any]) -> Tensor:
+def _read(hidden: Tensor, reading: Reading, options: dict[str, Any]) -> Tensor:
     """Entropies [row, head, order] of vectors [row, head, d_model] that the final norm has seen."""
     flat = rearrange(hidden, "row head d_model -> (row head) d_model")
-    entropies = vocabulary_statistics(flat, readout.unembedding, **options).entropies
-    return rearrange(entropies.cpu(), "(row head) order -> row head order", head=hidden.shape[1])
+    entropies = _entropies(flat, reading.readout.unembedding, reading, options)
+    return rearrange(entropies, "(row head) order -> row head order", head=hidden.shape[1])
+
+
+def _entropies(rows: Tensor, unembedding: Tensor, reading: Reading, options: dict[str, Any]) -> Tensor:
+    found = vocabulary_statistics(rows, unembedding, **options)
+    reading.ran_compiled |= found.compiled
+    return found.entropies.cpu()
 
 
 def _chunks(batch: Batch, pattern: Tensor) -> Iterator[tuple[range, Tensor, Tensor]]:

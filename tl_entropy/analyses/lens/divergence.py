@@ -26,6 +26,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.lens.comparison import METRICS, Metric, vocabulary_divergences
+from tl_entropy.functional.lens.compiling import Compiled
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results.lens.divergence import STREAM_SITES, DivergenceSummary, LayerDivergence, first_to_stay, stream_columns
 from tl_entropy.results.provenance import Provenance
@@ -139,7 +140,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
             parts.append(self._compared({site: x[part] for site, x in rows.items()}, targets[part], compiled))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _compared(self, rows: Mapping[Site, Tensor], targets: Tensor, compiled: bool) -> dict[str, Tensor]:
+    def _compared(self, rows: Mapping[Site, Tensor], targets: Tensor, compiled: Compiled) -> dict[str, Tensor]:
         """What is found at some rows: name to [row, site, ...], on the CPU."""
         reading = self.reading
         normed = [reading.normed(site, rows[site]) for site in self._through]

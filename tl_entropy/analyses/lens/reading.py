@@ -17,7 +17,7 @@ from torch import Tensor
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.interventions import SUBLAYERS
 from tl_entropy.errors import InputError, NonFiniteError, check_choice
-from tl_entropy.functional.lens.readout import compiler_available
+from tl_entropy.functional.lens.compiling import Compiled, worth_trying
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
 from tl_entropy.sites import HEAD_SITES, Site
 from tl_entropy.torch_state import yours
@@ -25,9 +25,6 @@ from tl_entropy.torch_state import yours
 Precision = Literal["float32", "bfloat16"]
 Over = Literal["model", "tokenizer"]
 """What a distribution is over: all rows of the unembedding, or those that are tokens of the tokenizer."""
-
-# Logits read from which on the statistics are compiled: compiling takes some 15 s, once, and then saves part of every tile.
-COMPILE_FROM = 2**35
 
 
 class Reading:
@@ -38,7 +35,7 @@ class Reading:
         sites: what will be read; each must be a vector of the residual stream, or of what is added to it.
         lens: None is the logit lens.
         precision: of the product with the unembedding.
-        compiled: whether statistics run as compiled code; None decides by the work.
+        compiled: whether statistics run as compiled code; None is where it is faster, once the work is large.
         vocabulary: what distributions are over.
 
     Attributes:
@@ -53,7 +50,7 @@ class Reading:
         *,
         lens: Lens | None,
         precision: Precision,
-        compiled: bool | None,
+        compiled: Compiled,
         vocabulary: Over = "model",
     ) -> None:
         check_choice("precision", precision, ("float32", "bfloat16"))
@@ -110,12 +107,12 @@ class Reading:
         """The ids of what is at these places of a distribution."""
         return columns if self._ids is None else self._ids.to(columns.device)[columns]
 
-    def compiles(self, rows: int) -> bool:
-        """Whether the statistics of that many more rows are to run as compiled code."""
+    def compiles(self, rows: int) -> Compiled:
+        """How the statistics of that many more rows are to run."""
         self._work += rows * self.n_rows
         if self.compiled is not None:
             return self.compiled
-        return self.ran_compiled or (self._work >= COMPILE_FROM and compiler_available(self.device))
+        return "faster" if worth_trying(self._work, self.device) else False
 
     def options(self) -> dict[str, Any]:
         """What ``vocabulary_statistics`` needs beside the rows."""

@@ -1,6 +1,8 @@
 """Sums over a tile through torch.compile: all of them in one pass over its logits, compiled once for each choice of sums.
 
-Sizes are symbolic, so neither another number of rows nor the narrower last tile compiles anything again.
+Sizes are symbolic, so neither another number of rows nor the narrower last tile compiles anything again. Whether compiled code
+is the faster one depends on the processor, and is measured: on a tile of the job's own shape, once for each choice of sums in a
+process. A job is first large enough for the try, which costs some 15 s of compiling.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+import time
 import warnings
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from types import FunctionType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +25,14 @@ from torch import Tensor
 from tl_entropy.errors import InputError
 from tl_entropy.torch_state import steady
 
+Compiled = bool | Literal["faster"] | None
+"""Whether sums run as compiled code; "faster": where that is measured to be faster; None: the same, for large jobs."""
+
 # Compiling takes some 15 s and then saves about 0.5 ns a logit on two threads: below this many logits it does not pay.
 _WORTH_COMPILING = 2**35
+# On processors whose vectors are narrower it may save nothing: the try is to be a twentieth of the job at most.
+_WITHOUT_WIDE_VECTORS = 20
+_TRIES = 5
 
 
 @steady
@@ -39,14 +49,20 @@ def compiler_available(device: str | torch.device = "cpu") -> bool:
     return has_headers and any(name and shutil.which(name) for name in candidates)
 
 
-def decide_compiled(compiled: bool | None, n_logits: int, device: torch.device) -> bool:
+def worth_trying(n_logits: int, device: torch.device) -> bool:
+    """Return whether there are logits enough for compiled sums to pay, and a compiler."""
+    narrow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512"
+    return n_logits >= _WORTH_COMPILING * (_WITHOUT_WIDE_VECTORS if narrow else 1) and compiler_available(device)
+
+
+def decide_compiled(compiled: Compiled, n_logits: int, device: torch.device) -> bool | Literal["faster"]:
     """Return whether to compile the sums over so many logits; refuse to where it was asked for and cannot be done."""
     if compiled and not compiler_available(device):
         raise InputError(
             "compiled=True needs a C++ compiler and Python's headers (on a GPU: Triton); none found: use compiled=False"
         )
     if compiled is None:
-        return n_logits >= _WORTH_COMPILING and compiler_available(device)
+        return "faster" if worth_trying(n_logits, device) else False
     return compiled
 
 
@@ -55,9 +71,7 @@ def compiled_sums(sums: Callable[..., Tensor], **choice: Hashable) -> Callable[.
     keywords = tuple(choice.items())
 
     def run(*tensors: Tensor) -> Tensor:
-        # Sizes of 0 and 1 are no symbols: they, too, compile for themselves.
-        kinds = tuple((tensor.dtype, *(min(size, 2) for size in tensor.shape)) for tensor in tensors)
-        compiled = _compiled(sums, keywords, kinds)
+        compiled = _compiled(sums, keywords, _kinds(tensors))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -70,6 +84,48 @@ def compiled_sums(sums: Callable[..., Tensor], **choice: Hashable) -> Callable[.
                 ) from error
 
     return run
+
+
+def compiled_is_faster(sums: Callable[..., Tensor], tensors: tuple[Tensor, ...], **choice: Hashable) -> bool:
+    """Return whether compiled sums of these tensors take no longer than eager ones; measured once for a choice and its kinds.
+
+    Args:
+        sums: takes ``buffers`` [3, numbers of the first tensor] to work in where it is not compiled.
+        tensors: that sums are over, of the job's own shape; what they hold does not matter.
+        choice: keywords of ``sums``.
+    """
+    key = (sums, tuple(choice.items()), _kinds(tensors), tensors[0].device, torch.get_num_threads())
+    if key not in _faster:
+        buffers = tensors[0].new_empty(3, tensors[0].numel())
+        ways: dict[bool, Callable[..., Tensor]] = {
+            True: compiled_sums(sums, **choice),
+            False: functools.partial(sums, buffers=buffers, **choice),
+        }
+        shortest = dict.fromkeys(ways, float("inf"))
+        for attempt in range(_TRIES):
+            for way, run in ways.items():
+                _wait(tensors[0].device)
+                started = time.perf_counter()
+                run(*tensors)
+                _wait(tensors[0].device)
+                if attempt:  # the first compiles
+                    shortest[way] = min(shortest[way], time.perf_counter() - started)
+        _faster[key] = shortest[True] <= shortest[False]
+    return _faster[key]
+
+
+_faster: dict[Hashable, bool] = {}
+
+
+def _wait(device: torch.device) -> None:
+    """Let an accelerator end what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _kinds(tensors: tuple[Tensor, ...]) -> tuple[Hashable, ...]:
+    """Dtypes and shapes, all sizes from 2 on being one: those of 0 and 1 are no symbols, and compile for themselves."""
+    return tuple((tensor.dtype, *(min(size, 2) for size in tensor.shape)) for tensor in tensors)
 
 
 @functools.cache
