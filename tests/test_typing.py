@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, assert_type, get_args, get_overloads
+from typing import TYPE_CHECKING, Any, Unpack, assert_type, get_args, get_overloads, get_type_hints
 
 import pytest
 
@@ -67,3 +68,42 @@ def test_no_public_function_returns_just_anything() -> None:
     for name in dir(tle):
         if inspect.isfunction(found := getattr(tle, name)) and name not in stays:
             assert inspect.signature(found).return_annotation not in ("Any", inspect.Signature.empty), name
+
+
+def undocumented(asked: Any) -> list[str]:
+    """Options that a function takes as ``**options`` and its docstring, or its class's, does not name."""
+    function = asked.__init__ if inspect.isclass(asked) else asked
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            told = (inspect.getdoc(asked) or "").partition(f"{name}: ")[2].partition("\n\n")[0]
+            hint = get_type_hints(function, include_extras=True)[name]
+            [options] = get_args(hint)  # of Unpack
+            return [option for option in options.__annotations__ if not re.search(rf"\b{option}\b", told)]
+    return []
+
+
+def takes_any(asked: Any) -> bool:
+    """Whether it is a function or class of ours with ``**options``; errors and named tuples have Python's own signatures."""
+    ours = inspect.isfunction(asked) or (inspect.isclass(asked) and "__init__" in vars(asked))
+    return ours and any(p.kind is p.VAR_KEYWORD for p in inspect.signature(asked).parameters.values())
+
+
+OPEN = [
+    pytest.param(getattr(part, name), id=name)
+    for part in (tle, tle.plots, tle.functional) for name in part.__all__ if takes_any(getattr(part, name))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", OPEN)
+def test_docstrings_list_what_options_takes(asked: Any) -> None:
+    assert undocumented(asked) in ([], ["interventions"] if asked is tle.compare_models else [])
+
+
+def test_that_test_sees_what_is_missing() -> None:
+    def forgetful(**options: Unpack[tle.EditOptions]) -> None:
+        """Args:
+        options: window, stride, prepend_bos, include_special, special_ids, on_error.
+        """
+
+    assert undocumented(forgetful) == ["text_column", "interventions"]
+    assert len(OPEN) > 14

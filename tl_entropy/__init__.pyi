@@ -29,6 +29,11 @@ from .capture.head_means import head_means as head_means, site_means as site_mea
 from .capture.interventions import Intervention as Intervention, ablate as ablate, ablate_heads as ablate_heads, steer as steer
 from .capture.loading import load_model as load_model
 from .capture.occlusion import mask_attention as mask_attention, occlude as occlude
+from .capture.options import (
+    CorpusOptions as CorpusOptions,
+    EditOptions as EditOptions,
+    WindowOptions as WindowOptions,
+)
 from .capture.positions import AtPositions as AtPositions
 from .capture.stream import StreamReport as StreamReport, stream as stream
 from .demo import demo_lens as demo_lens, demo_model as demo_model, demo_names as demo_names, demo_texts as demo_texts

@@ -76,7 +76,8 @@ def site_means(
         max_new_tokens: generate this many tokens after each text, and count both.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show a progress bar.
-        options: see ``CorpusOptions``.
+        options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions, temperature, seed.
 
     Raises:
         InputError: no position to take a mean over, a site that the model does not have, or attention patterns.
@@ -122,7 +123,8 @@ def head_means(
         max_new_tokens: generate this many tokens after each text, and count both.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show a progress bar.
-        options: see ``CorpusOptions``.
+        options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions, temperature, seed.
 
     Raises:
         InputError: no position to take a mean over, or a layer that the model does not have.

@@ -34,12 +34,8 @@ class WindowOptions(TypedDict, total=False):
     on_error: OnError
 
 
-class CorpusOptions(WindowOptions, total=False):
-    """The same, for functions that can generate and intervene.
-
-    ``temperature``: 0 (greedy) or more. ``seed``: of the sampling. Prompts of one length among ``batch_size`` (16 where none is
-    given) that follow each other are sampled together, with random numbers of their own, drawn from ``seed`` and the number of
-    the first of them; so a sampled text depends on ``batch_size``, which the provenance then holds. Greedy text needs neither.
+class EditOptions(WindowOptions, total=False):
+    """The same, for functions that can intervene.
 
     ``interventions``: edits of the model's insides while it is measured, and while it generates: one or several of
     ``ablate_heads(...)``, ``ablate(...)``, ``steer(...)``, ``occlude(...)``, ``mask_attention(...)`` (these two not while
@@ -50,9 +46,19 @@ class CorpusOptions(WindowOptions, total=False):
     has folded the value biases: to compare models or processings, ablate to ``head_means``.
     """
 
+    interventions: Interventions | None
+
+
+class CorpusOptions(EditOptions, total=False):
+    """The same, for functions that can generate text, too.
+
+    ``temperature``: 0 (greedy) or more. ``seed``: of the sampling. Prompts of one length among ``batch_size`` (16 where none is
+    given) that follow each other are sampled together, with random numbers of their own, drawn from ``seed`` and the number of
+    the first of them; so a sampled text depends on ``batch_size``, which the provenance then holds. Greedy text needs neither.
+    """
+
     temperature: float
     seed: int
-    interventions: Interventions | None
 
 
 def described(options: Mapping[str, Any], *, batch_size: int | None = None, n_layers: int | None = None) -> dict[str, Any]:

@@ -120,7 +120,8 @@ def stream(
         count: whether ``positions`` and the rule for special tokens speak of the tokens "read" or of those "predicted"; for the
             latter, the position before each of them is handed on, the BOS before a document's first.
         progress: show a progress bar with tokens per second.
-        options: see ``CorpusOptions``.
+        options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions, temperature, seed.
 
     Returns:
         What was read.

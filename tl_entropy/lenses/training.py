@@ -84,7 +84,8 @@ def train_tuned_lens(
         validation: texts or tokens, as ``inputs``, on which the KL of the logit lens and of the trained lens is measured.
         batch_size: windows in a forward pass; None takes as many as fit in 4096 tokens. It doesn't change the lens.
         progress: show a progress bar with the step's mean KL over layers.
-        options: see ``WindowOptions``: window, stride, prepend_bos, include_special, text_column.
+        options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error.
 
     Returns:
         ``TunedLens``, whose ``losses`` are the KL in nats on ``validation``, and whose provenance has the recipe and the mean

@@ -240,8 +240,8 @@ def head_entropy(
         vocabulary: of readouts, "model" for all rows of the unembedding, "tokenizer" without those that are no token; see
             ``lens_entropy``.
         progress: show a progress bar.
-        options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, temperature, seed,
-            interventions.
+        options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions, temperature, seed.
 
     Returns:
         ``HeadEntropy``, or ``HeadSummary`` with ``keep="summary"``; in nats. Error against float64 at most 2e-5 nats. Of

@@ -62,7 +62,8 @@ def label_plan(
         labels: as for ``soft_information``.
         positions: positions of each document to count; None is all.
         valid: "common" leaves out positions where any label is undefined; "own" lets each label set use all it has.
-        options: see ``WindowOptions``; the same are needed for measuring.
+        options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error; the same are needed for measuring.
 
     Returns:
         The plan, for ``soft_information(..., labels=plan)``.
@@ -150,7 +151,8 @@ def soft_information(
         keep_labels: also give the values of every single label that is seen twice or more (``result.label_table()``).
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress, and the memory that the sums need where it is much.
-        options: see ``WindowOptions``: window, stride, prepend_bos, include_special, text_column.
+        options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error.
 
     Returns:
         ``SoftInformation``, in nats.

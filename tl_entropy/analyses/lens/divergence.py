@@ -277,7 +277,8 @@ def layer_divergence(
         compiled: compile the statistics; None does so for large jobs where a compiler is found. The provenance says.
         vocabulary: "model" for all rows of the unembedding, "tokenizer" without those that are no token; see ``lens_entropy``.
         progress: show a progress bar.
-        options: see ``CorpusOptions``.
+        options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions, temperature, seed.
 
     Returns:
         ``LayerDivergence``, or ``DivergenceSummary`` with ``keep="summary"``; in nats and radians. Errors against

@@ -213,7 +213,8 @@ def lens_entropy(
         vocabulary: "model", all rows of the unembedding, as in the model's own softmax; or "tokenizer", without those that are
             no token of the tokenizer (vocabularies are often padded). The provenance says how many there are.
         progress: show a progress bar.
-        options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, temperature, seed.
+        options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions, temperature, seed.
 
     Returns:
         ``LensEntropy``, or ``LensSummary`` with ``keep="summary"``; in nats. Error against float64 at most 2e-5 nats.

@@ -95,7 +95,8 @@ def compare_models(
         max_new_tokens: generate this many tokens after each text, every model its own, and measure both.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress bars.
-        options: see ``CorpusOptions``; interventions are refused.
+        options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, temperature, seed; but no interventions.
 
     Returns:
         ``ModelComparison``, in nats.

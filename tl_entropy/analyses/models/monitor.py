@@ -58,7 +58,8 @@ class EntropyMonitor(Steady):
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         precision: of the product with the unembedding, as for ``lens_entropy``.
         vocabulary: what distributions are over, "model" or "tokenizer", as for ``lens_entropy``; of the losses, too.
-        options: see ``WindowOptions``: window, stride, prepend_bos, include_special, text_column.
+        options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error.
 
     Raises:
         InputError: an argument out of range, a site without a lens, a cache, or texts that can be read only once.

@@ -244,7 +244,8 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         max_new_tokens: generate this many tokens after each text, and measure both.
         progress: show a progress bar.
-        options: see ``CorpusOptions``.
+        options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions, temperature, seed.
 
     Returns:
         ``LayerGeometry``, in nats and radians. A measure that needs more documents or tokens than there are, or that fails, is

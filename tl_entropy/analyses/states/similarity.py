@@ -97,8 +97,9 @@ def layer_similarity(
         max_new_tokens: generate this many tokens after each text, and measure both.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress bars.
-        options: see ``CorpusOptions``; ``seed`` is that of the sample and the permutations, too. Interventions act on ``model``
-            alone.
+        options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions, temperature, seed; ``seed`` is that of the sample and the permutations, too.
+            Interventions act on ``model`` alone.
 
     Returns:
         ``LayerSimilarity``: values [quantity, row, column]; CKA without a unit, matrix-based information in nats.

@@ -17,7 +17,7 @@ window.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from tl_entropy.analyses.tokens.reliance import SourceRows, check_one_window, on
 from tl_entropy.batches import Batch
 from tl_entropy.capture.interventions import check_heads
 from tl_entropy.capture.occlusion import numbers_from_0
-from tl_entropy.capture.options import CorpusOptions, check_options
+from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
 from tl_entropy.errors import InputError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.results.provenance import Provenance
@@ -141,7 +141,7 @@ def gradient_reliance(
     positions: int | slice | Sequence[int] | None = None,
     batch_size: int | None = 1,
     progress: bool = True,
-    **options: Unpack[CorpusOptions],
+    **options: Unpack[EditOptions],
 ) -> TokenReliance:
     r"""Gradient times activation: what the prediction of every token owes, to first order, to each token before it.
 
@@ -171,7 +171,8 @@ def gradient_reliance(
             the BOS, whose share is left out.
         batch_size: windows a batch. The pass backward keeps everything that the model computes, and logits of all positions.
         progress: show progress bars, of documents and of tokens.
-        options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, interventions.
+        options: those of ``tle.EditOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions.
 
     Returns:
         ``TokenReliance`` with the one metric "gradient" and tokens as sources. As exact as the model's own arithmetic.
@@ -189,9 +190,10 @@ def gradient_reliance(
     >>> result.tokens(), result.matrix().shape
     (['import', ' sys'], (4, 2))
     """
-    check_options(gradient_reliance, options, CorpusOptions)
+    check_options(gradient_reliance, options, EditOptions)
     accumulator = GradientRelianceAccumulator(model, site, of=of, heads=heads, progress=progress)
     return measure(
-        accumulator, inputs, positions=positions, max_new_tokens=0, batch_size=batch_size, progress=progress, options=options,
+        accumulator, inputs, positions=positions, max_new_tokens=0, batch_size=batch_size, progress=progress,
+        options=cast("CorpusOptions", options),
         count="predicted",
     )  # fmt: skip

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from tl_entropy.capture.feeding import row_place
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions, intervention_names
 from tl_entropy.capture.occlusion import mask_attention
-from tl_entropy.capture.options import CorpusOptions, check_options
+from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.tokens.logit_changes import CHANGE_UNITS, Change, check_changes, vocabulary_changes
 from tl_entropy.results.provenance import Provenance
@@ -234,7 +234,7 @@ def token_reliance(
     progress: bool = True,
     precision: Precision = "float32",
     vocabulary: Over = "model",
-    **options: Unpack[CorpusOptions],
+    **options: Unpack[EditOptions],
 ) -> TokenReliance:
     r"""How much the prediction of every token changes when a part of the model, or another token, is taken out.
 
@@ -274,8 +274,8 @@ def token_reliance(
         progress: show a progress bar.
         precision: "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off, and "l1" by more).
         vocabulary: "model" for all rows of the unembedding, "tokenizer" without those that are no token; see ``lens_entropy``.
-        options: see ``CorpusOptions``: window, stride, prepend_bos, include_special, text_column, interventions; the latter
-            hold for both runs.
+        options: those of ``tle.EditOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
+            on_error, interventions; the latter hold for both runs.
 
     Returns:
         ``TokenReliance`` with [row, source, metric] in nats. In float32 within 5e-5 nats of float64; an "l1" below some 1e-6
@@ -297,9 +297,10 @@ def token_reliance(
     >>> [round(value, 2) for value in result.value("kl", "ablate attn_out.0")[3:5].tolist()]
     [0.19, 0.41]
     """
-    check_options(token_reliance, options, CorpusOptions)
+    check_options(token_reliance, options, EditOptions)
     accumulator = RelianceAccumulator(model, on, metrics=metrics, precision=precision, vocabulary=vocabulary, progress=progress)
     return measure(
-        accumulator, inputs, positions=positions, max_new_tokens=0, batch_size=batch_size, progress=progress, options=options,
+        accumulator, inputs, positions=positions, max_new_tokens=0, batch_size=batch_size, progress=progress,
+        options=cast("CorpusOptions", options),
         count="predicted",
     )  # fmt: skip
