@@ -19,6 +19,7 @@ class Rows:
 
     Attributes:
         names: names of documents that have one (files).
+        nbytes: bytes of all rows.
     """
 
     def __init__(self, empty: Mapping[str, Tensor]) -> None:
@@ -26,6 +27,7 @@ class Rows:
         self._parts = [{**empty, "document": ids, "position": ids, "token": ids}]
         self._documents = 0  # one more than the highest number seen
         self.names: dict[int, str] = {}
+        self.nbytes = 0
 
     def places(self, batch: Batch) -> dict[str, Tensor]:
         """What each row is about: a document, a position in it and the token there."""
@@ -34,7 +36,9 @@ class Rows:
     def update(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
         """Take in a batch: ``values`` [row, ...] by name."""
         found = {**values, **self.places(batch)}
-        self._parts.append({name: value.to("cpu", self._parts[0][name].dtype) for name, value in found.items()})
+        part = {name: value.to("cpu", self._parts[0][name].dtype) for name, value in found.items()}
+        self._parts.append(part)
+        self.nbytes += _size(part)
         self.names |= {int(d): name for d, name in zip(batch.document, batch.names, strict=True) if name is not None}
         self._documents = max(self._documents, int(batch.document.max()) + 1)
 
@@ -44,6 +48,7 @@ class Rows:
         self._parts += [{**part, "document": part["document"] + first} for part in other._parts]
         self.names |= {document + first: name for document, name in other.names.items()}
         self._documents += other._documents
+        self.nbytes += other.nbytes
 
     def whole(self) -> dict[str, Any]:
         """All rows, by document and position."""
@@ -51,6 +56,10 @@ class Rows:
         order = torch.argsort(whole["position"], stable=True)
         order = order[torch.argsort(whole["document"][order], stable=True)]
         return {key: value[order] for key, value in whole.items()}
+
+
+def _size(part: Mapping[str, Tensor]) -> int:
+    return sum(value.nbytes for value in part.values())
 
 
 def closed(batch: Batch) -> list[int]:

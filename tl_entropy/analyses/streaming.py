@@ -64,6 +64,10 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
         for name in self.gathered:
             setattr(self, name, merged(getattr(self, name), getattr(other, name)))
 
+    def growth(self) -> tuple[int, str]:
+        """Bytes of what is kept and grows with the corpus, and what to do where they are too many."""
+        return 0, ""
+
     def compute(self, **origin: Any) -> Found:
         """The result of what was seen so far; ``origin`` goes into its provenance."""
         return self._result(self._provenance(origin))
@@ -90,6 +94,11 @@ class PositionMeasure(StreamingMeasure[Found]):
     """A measure of every position, whose values go into rows; where there is a summary, too, ``_add`` makes it instead."""
 
     _rows: Rows
+
+    def growth(self) -> tuple[int, str]:
+        """Bytes of the rows kept, one for each position, and what to do where they are too many."""
+        summary = "keep='summary' keeps sums alone, or " if hasattr(self, "keep") else ""
+        return self._rows.nbytes, f"every position is kept: {summary}fewer positions=, sites= or layers= take less"
 
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch; all or nothing."""

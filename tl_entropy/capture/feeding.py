@@ -1,14 +1,16 @@
 """Batches on their way from the model to the accumulators: whole ones, finite ones, and as large as memory allows.
 
 Where memory runs out, a batch is cut in two and tried again, for the accumulators that have not had it yet, and later batches
-are kept as small. Ctrl-C waits until every accumulator has had the batch.
+are kept as small. Ctrl-C waits until every accumulator has had the batch. What grows with the corpus is warned of before it is
+too much.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +22,9 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import NonFiniteError
 from tl_entropy.sites import Site
+
+LARGE = 2**30
+"""Bytes that are kept of a corpus from which on that is said."""
 
 
 @contextmanager
@@ -78,6 +83,36 @@ class Feeder:
 
     def _may_split(self, batch: Batch) -> bool:
         return self._splits and len(batch) > 1
+
+
+class Watch:
+    """Warns, once, of what accumulators keep of a corpus where it is, or will be, much.
+
+    Args:
+        accumulators: those with a ``growth`` are looked at.
+        documents: how many there are; None where nobody knows, and then what is kept by now counts.
+    """
+
+    def __init__(self, accumulators: Sequence[Accumulator], documents: int | None) -> None:
+        self._growing: list[Any] = [a for a in accumulators if hasattr(a, "growth")]
+        self._documents, self._told = documents, False
+
+    def look(self, read: int) -> None:
+        """Look at what is kept after ``read`` documents."""
+        if self._told:
+            return
+        found = [one.growth() for one in self._growing]
+        held = sum(size for size, _ in found)
+        whole = held * max(1.0, self._documents / read) if self._documents and read else held
+        if whole >= LARGE:
+            self._told = True
+            then = "" if self._documents is None else f", and will be {whole / 2**30:.1f} GiB"
+            remedies = "; ".join(dict.fromkeys(remedy for size, remedy in found if size))
+            warnings.warn(
+                f"memory grows with the corpus: {held / 2**30:.1f} GiB after {read} documents{then}, since {remedies}",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -30,7 +30,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import cached_batch, split_cache
 from tl_entropy.capture.corpus import Count, read_corpus
 from tl_entropy.capture.edits import Edits
-from tl_entropy.capture.feeding import Feeder, check_finite, whole_batches
+from tl_entropy.capture.feeding import Feeder, Watch, check_finite, whole_batches
 from tl_entropy.capture.generate import Continuations, check_sampling
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.capture.proofs.causality import check_mask
@@ -178,7 +178,7 @@ def stream(
                 waiting[0].update(batch, hidden)
             waiting.pop(0)
 
-    feeder = Feeder(splits=cache is None)
+    feeder, watch, read = Feeder(splits=cache is None), Watch(accumulators, given.n_documents), 0
     started, interrupted, tokens = time.perf_counter(), False, 0
     bar = tqdm(total=given.n_documents, unit="doc", desc="tl_entropy", disable=not progress, dynamic_ncols=True)
     with bar, adapter.edited(edits.hooks):
@@ -187,6 +187,8 @@ def stream(
                 with whole_batches():
                     feeder.feed(batch, list(accumulators), take_in)
                     tokens += batch.n_rows
+                read += int(batch.last.sum())
+                watch.look(read)
                 bar.update(int(batch.last.sum()))
                 bar.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} tok/s", refresh=False)
         except KeyboardInterrupt:

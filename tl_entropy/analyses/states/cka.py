@@ -93,8 +93,8 @@ class CKAAccumulator(PairedMeasure):
                 f"the sums of {len(self._rows)} x {len(self._columns)} sites would take {self.memory() / 2**30:.1f} GiB, more "
                 f"than {LARGEST / 2**30:.0f}; use against='output', fewer layers, or {lighter}"
             )
-        self._documents: set[int] = set()
-        self._merged_documents = 0
+        self._documents = 0
+        self._latest: int | None = None  # the number of the document that the last row was of
 
     def memory(self) -> int:
         """Bytes that the sums take, or one block's states and kernel matrices."""
@@ -112,11 +112,13 @@ class CKAAccumulator(PairedMeasure):
             InputError: the settings or the models differ.
         """
         super().merge(other)
-        self._merged_documents += len(other._documents) + other._merged_documents
+        self._documents += other._documents
 
     def _add(self, documents: Tensor, positions: Tensor, states: Mapping[Any, Tensor]) -> None:
         self._sums.update(states)
-        self._documents |= set(documents.tolist())
+        numbers = documents.unique_consecutive().tolist()
+        self._documents += len(numbers) - (numbers[:1] == [self._latest])
+        self._latest = numbers[-1] if numbers else self._latest
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"debiased": self.debiased, "estimator": self.estimator}
@@ -130,7 +132,7 @@ class CKAAccumulator(PairedMeasure):
         return self._similarity(
             provenance, method="cka", quantities=("cka",), units=("",), count=self._sums.rows - left_out,
             values=self._sums.cka(self._rows, self._columns, **how)[None],
-            documents=len(self._documents) + self._merged_documents,
+            documents=self._documents,
         )  # fmt: skip
 
 

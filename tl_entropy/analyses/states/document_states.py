@@ -72,6 +72,13 @@ class DocumentStates(StreamingMeasure[Pooled]):
         self._pooled.update(batch, activations)
         self._massive_tokens += found
 
+    def growth(self) -> tuple[int, str]:
+        """Bytes of the documents' mean states, and what to do where they are too many."""
+        return self._pooled.nbytes, (
+            "the mean state of every document is kept at every site: rows='tokens' keeps sums alone where models read the same "
+            "tokens, and fewer sites= or layers= take less"
+        )
+
     def _result(self, provenance: Provenance) -> Pooled:
         floor = max(self._pooled.floor, self._paired.floor)  # normalised states are wider than those that were read
         return Pooled(self._pooled.compute(), self._pooled.documents, self._massive_tokens, floor, provenance)

@@ -122,6 +122,13 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         self._tokens.update(tokens)
         self._next = max(self._next, int(batch.document.max()) + 1)
 
+    def growth(self) -> tuple[int, str]:
+        """Bytes of the documents' mean states, and what to do where they are too many."""
+        return self._pooled.nbytes, (
+            "the mean state of every document is kept at every site: measures= without dataset_entropy, lidar and info_nce "
+            "keep sums alone, or fewer sites= or layers= take less"
+        )
+
     def merge(self, other: GeometryAccumulator) -> None:
         """Take in what another accumulator of the same settings has seen of other documents, numbered on from this one's.
 

@@ -76,6 +76,11 @@ class PooledDocuments:
         self.floor = 0.0
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the sums kept, one of every site for each document."""
+        return len(self._sums) * len(self.sites) * int(self.adapter.model.cfg.d_model) * 8
+
+    @property
     def documents(self) -> list[int]:
         """Numbers of the documents that have a counted token, in the order of the rows of ``compute``."""
         return sorted(self._sums)

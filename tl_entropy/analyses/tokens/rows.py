@@ -93,9 +93,11 @@ class PredictedRows(Rows):
             self._given = {document: came for document, came in given.items() if (document in chosen) == wanted}
 
         only(True)
-        whole = self.whole()
+        whole, gone = self.whole(), self._parts
         only(False)
         self._parts = [self._parts[0], *(part for part in self._parts[1:] if len(part["token"]))]
+        self.names = {document: name for document, name in self.names.items() if document not in chosen}
+        self.nbytes -= sum(value.nbytes for part in gone for value in part.values())
         return whole
 
 

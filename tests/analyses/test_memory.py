@@ -1,0 +1,87 @@
+"""Summaries hold as much after many documents as after few: their own bytes, counted object by object."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+
+import pytest
+import torch
+from tiny_models import LONG, cached_model, kinds
+
+import tl_entropy as tle
+from tl_entropy.analyses.lens.reading import Reading
+from tl_entropy.capture.adapter import Adapter
+
+pytestmark = pytest.mark.model
+
+SUMMARIES = {
+    "lens_entropy": partial(tle.LensAccumulator, orders=(1.0, 2.0), keep="summary"),
+    "layer_divergence": partial(tle.DivergenceAccumulator, metrics=("kl",), keep="summary"),
+    "head_entropy": partial(tle.HeadAccumulator, keep="summary"),
+    "head readouts": partial(tle.HeadAccumulator, of="readout", keep="summary"),
+    "token_surprisal": partial(tle.SurprisalAccumulator, keep="summary"),
+    "cka": tle.CKAAccumulator,
+    "minibatch cka": partial(tle.CKAAccumulator, estimator="minibatch"),
+    "matrix_renyi": partial(tle.MatrixAccumulator, n_samples=40, permutations=2),
+    "geometry": partial(tle.GeometryAccumulator, measures=("effective_rank", "anisotropy", "two_nn"), n_samples=40),
+}
+OF_DOCUMENTS = {"geometry": 100}
+"""Bytes for each document of what a result has by document: which they are, and their tokens."""
+FEW, MANY = (400, 4000) if LONG else (60, 400)
+
+
+def held(value, seen=None):
+    """Bytes of all that hangs on a value but models, what reads them, and code; whole storages of tensors."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or isinstance(value, Adapter | Reading | torch.nn.Module | type) or callable(value):
+        return 0
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        storage = value.untyped_storage()
+        known = storage.data_ptr() in seen
+        seen.add(storage.data_ptr())
+        return 0 if known else storage.nbytes()
+    size = sys.getsizeof(value)
+    if isinstance(value, Mapping):
+        return size + sum(held(key, seen) + held(item, seen) for key, item in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return size + sum(held(item, seen) for item in value)
+    slots = [getattr(value, name) for name in getattr(type(value), "__slots__", ()) if hasattr(value, name)]
+    return size + sum(held(item, seen) for item in [*getattr(value, "__dict__", {}).values(), *slots])
+
+
+def files(folder, number):
+    """Documents with names, of two tokens or three."""
+    for i in range(number):
+        path = folder / f"document {i} of many with a name of its own.txt"
+        path.write_text("the cat" if i % 2 else "dog and cat")
+        yield path
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory):
+    """Bytes that each accumulator holds after few documents, and after many."""
+    adapter, folder = Adapter(cached_model("gpt2", kinds()[0])), tmp_path_factory.mktemp("documents")
+    found = []
+    for number in (FEW, MANY):
+        made = {name: make(adapter) for name, make in SUMMARIES.items()}
+        tle.stream(adapter, files(folder, number), list(made.values()), count="predicted", batch_size=20, progress=False)
+        found.append({name: held(vars(accumulator)) for name, accumulator in made.items()})
+    return found
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_it_is_flat(sizes, name):
+    few, many = (size[name] for size in sizes)
+    assert many <= 1.05 * few + OF_DOCUMENTS.get(name, 0) * MANY, (few, many)
+
+
+def test_this_test_sees_what_grows(tmp_path):
+    adapter = Adapter(cached_model("gpt2", kinds()[0]))
+    rows = tle.LensAccumulator(adapter)
+    tle.stream(adapter, files(tmp_path, 20), [rows], batch_size=5, progress=False)
+    before = held(vars(rows))
+    tle.stream(adapter, files(tmp_path, 20), [rows], batch_size=5, progress=False)
+    assert held(vars(rows)) > before + 2000
