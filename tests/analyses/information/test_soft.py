@@ -151,7 +151,7 @@ def test_longer_ngrams_own_positions_and_a_chance_sample_of_another_order(gpt2):
     ]  # fmt: skip
     for j, label in enumerate(expected):
         # One sample of all rows serves every label set here, those with the label alone do in the function.
-        assert_is(result, 0, j, soft_mutual_information(states[POST], label), chance=2e-2 if bool((label < 0).any()) else 1e-6)
+        assert_is(result, 0, j, soft_mutual_information(states[POST], label), chance=4e-2 if bool((label < 0).any()) else 1e-6)
     common = tle.soft_information(gpt2, TEXTS, labels=labels, sites="resid_post", layers=[1], **QUIET)
     kept = torch.stack([label >= 0 for label in expected]).all(0)
     assert common.tokens.tolist() == [int(kept.sum())] * 4
@@ -287,7 +287,7 @@ def test_labels_of_documents_of_positions_and_functions(gpt2):
     assert result.labels == tuple(labels)
     assert result.sides == ("other", "other", "other", "input")
     of_document = torch.tensor([{"a": 0, "b": 1, None: -1}[kinds[d]] for d in documents])
-    assert_is(result, 0, 0, soft_mutual_information(states[POST], of_document), chance=2e-2)
+    assert_is(result, 0, 0, soft_mutual_information(states[POST], of_document), chance=4e-2)
     for j in (1, 2):
         assert_is(result, 0, j, soft_mutual_information(states[POST], parity))
     assert_is(result, 0, 3, soft_mutual_information(states[POST], grams(gpt2, TEXTS, documents, positions, 1)))
@@ -626,7 +626,7 @@ def test_dropped_positions_are_counted_and_left_out_everywhere(gpt2):
         assert result.tokens.tolist() == [int(kept.sum()) - 2] * 2
         for place, site in ((0, EMBED), (2, POST)):
             expected = soft_mutual_information(states[site][kept & ~dropped], label[kept & ~dropped], n_bins=20)
-            assert_is(result, place, 0, expected, chance=2e-2)
+            assert_is(result, place, 0, expected, chance=4e-2)
         assert "2 positions dropped" in repr(result)
     clean = tle.soft_information(gpt2, TEXTS, invalid="drop", **SMALL)
     assert clean.dropped == 0
@@ -641,7 +641,7 @@ def test_centred_means_leave_out_what_is_not_finite(gpt2):
     kept &= ~torch.tensor([d == 0 and p in (2, 4) for d, p in zip(documents, positions, strict=True)])
     label = grams(gpt2, TEXTS, documents, positions, 1)
     expected = soft_mutual_information(states[POST][kept], label[kept], center=True)
-    assert_is(result, 1, 0, expected, 5e-6, chance=2e-2)
+    assert_is(result, 1, 0, expected, 5e-6, chance=4e-2)
 
 
 def test_states_without_direction_are_named(gpt2):

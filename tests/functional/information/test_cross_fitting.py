@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from tl_entropy.functional.information.chance import ChanceCurve, c_of, chance_curve, cross_fitted_gap
+from tl_entropy.functional.information.chance import ChanceCurve, c_of, chance_curves, predicted
 from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums
-from tl_entropy.functional.information.estimates import Sample, error, estimates, label_estimates
+from tl_entropy.functional.information.estimates import Sample, SampledRows, error, estimates, label_estimates
 from tl_entropy.functional.information.mutual import soft_mutual_information
 
 ROWS = np.array(
@@ -27,6 +27,11 @@ def constant(c=1.0, at=3):
     """A chance curve with c(n) = ``c`` up to ``at`` rows; 1 at every size where it is 1."""
     one = torch.ones(1, dtype=torch.float64)
     return ChanceCurve(one, one, 1.0, at * one, c * one)
+
+
+def chance_curve(p, **options):
+    """The curve of one unit."""
+    return chance_curves(p[:, None], **options)[0]
 
 
 def h(p):
@@ -133,7 +138,7 @@ def found_by(p, label, fold, curve=None, **options):
 def test_check_values_of_seven_rows_by_sums():
     sums = gathered(ROWS, LABEL, FOLD)
     groups = Groups.of(sums, 3)
-    fit = Fit(sums, groups, 0, constant())
+    fit = Fit(sums, groups, [constant()])
     whole, corrected = fit.whole()
     assert whole.item() == pytest.approx(0.193078674767, abs=CLOSE)
     assert corrected.item() == pytest.approx(0.222498724764, abs=CLOSE)
@@ -193,16 +198,18 @@ def test_check_values_of_another_c_and_of_rows_as_folds():
     ],
 )
 def test_check_values_of_c_from_all_groups_of_seven_rows(n, within, across, beta, c):
-    groups = torch.tensor(np.stack([ROWS[list(chosen)] for chosen in combinations(range(7), n)]))
-    mean = torch.tensor(ROWS).mean(0)
+    groups = [ROWS[list(chosen)] for chosen in combinations(range(7), n)]
+    mean = torch.tensor(ROWS).mean(0, keepdim=True)
     own = float(np.mean([h(row) for row in ROWS]))
-    w = float(np.mean([h(group.mean(0)) for group in groups.numpy()])) - own
-    gap = float(cross_fitted_gap(groups, mean).mean())
+    w = float(np.mean([h(group.mean(0)) for group in groups])) - own
+    others = torch.tensor(np.stack([ROWS[list(chosen)].mean(0) for chosen in combinations(range(7), n - 1)]))
+    gap = float(predicted(others, mean, n - 1, 7).mean()) + h(ROWS.mean(0)) - own - w
     whole = h(ROWS.mean(0)) - own + 0.5 * float((ROWS.var(0, ddof=1) / ROWS.mean(0)).sum()) / 7
     assert [w, w + gap] == pytest.approx([within, across], abs=CLOSE)
     assert whole == pytest.approx(0.225618357306, abs=CLOSE)
-    assert c_of(n, whole - w, gap) == pytest.approx(c, abs=1e-11)
-    assert c_of(n, whole - w, gap) * (n - 1) / (2 * n - 1) == pytest.approx(beta, abs=1e-11)
+    bounds = torch.tensor([whole - w, gap], dtype=torch.float64)
+    assert c_of(n, *bounds).item() == pytest.approx(c, abs=1e-11)
+    assert c_of(n, *bounds).item() * (n - 1) / (2 * n - 1) == pytest.approx(beta, abs=1e-11)
 
 
 def test_c_as_measured_nears_that_of_all_groups():
@@ -305,7 +312,7 @@ def weighed(p, weights):
 def test_what_an_anchor_adds_is_the_derivative_by_its_weight(name):
     """H of relative weights: log p / w, so that splitting an anchor into two equal ones changes nothing."""
     p, label, fold = drawn(5, 50, 6, 8, 4)
-    found = found_by(p, label, fold, sample=Sample(torch.tensor(p)[:, None], torch.tensor(label)))
+    found = found_by(p, label, fold, sample=Sample(SampledRows(torch.tensor(p)[:, None]), torch.tensor(label)))
     column = getattr(found, name)[:, 0]
     assert len(column) == 1 + fold.max() + 1 + 8
     parts = (column[0] - column[-8:]) / math.sqrt(8 / 7)
@@ -419,12 +426,12 @@ def test_gradients_are_finite_differences_at_fixed_weights():
         """With c as it was at z: it is held fixed, too."""
         from tl_entropy.functional.information import mutual
 
-        plain = mutual.chance_curve
+        plain = mutual.chance_curves
         try:
-            mutual.chance_curve = lambda *a, **k: curve.setdefault("c", plain(*a, **k))
+            mutual.chance_curves = lambda *a, **k: curve.setdefault("c", plain(*a, **k))
             return soft_mutual_information(z.detach() + shift * step, label, **fixed).information.item()
         finally:
-            mutual.chance_curve = plain
+            mutual.chance_curves = plain
 
     value(0.0)
     expected = (value(1e-5) - value(-1e-5)) / 2e-5

@@ -9,7 +9,7 @@ import pytest
 import torch
 from soft_scenarios import BINS, assignments, measured, scenarios
 
-from tl_entropy.functional.information.chance import chance_curve
+from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums
 from tl_entropy.functional.information.estimates import estimates
 from tl_entropy.functional.information.mutual import soft_mutual_information
@@ -100,7 +100,7 @@ def columns(scenario, rng, seeds):
         rows = torch.cat([p, -(p * p.log()).sum(1, keepdim=True), torch.ones(len(p), 1)], 1)
         total = torch.zeros(len(pair), BINS + 2, dtype=torch.float64).index_add(0, group, rows)
         sums = SoftSums(total[:, None, :BINS], total[:, BINS : BINS + 1], total[:, BINS + 1], pair // 20, pair % 20)
-        found.append(estimates(sums, [chance_curve(p[torch.randperm(len(p))])], folds=20).information)
+        found.append(estimates(sums, chance_curves(p[torch.randperm(len(p)), None]), folds=20).information)
     return torch.stack(found, -1)[:, None], torch.bincount(fold, minlength=20)[:, None].double()
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from tl_entropy.errors import InputError, InputTypeError, check_int
 from tl_entropy.functional.information.chance import SAMPLE
 from tl_entropy.functional.information.cross_fitting import SoftSums
-from tl_entropy.functional.information.estimates import Sample
+from tl_entropy.functional.information.estimates import Sample, SampledRows
 from tl_entropy.functional.information.mutual import SoftMutualInformation, record
 from tl_entropy.functional.information.soft import Invalid, directed_rows, kernel, soft_assignments
 from tl_entropy.functional.information.temperature import Calibration
@@ -192,7 +192,7 @@ class StateInformation(Steady):
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0)).tolist()
         which = next(key for key, value in self._sets.items() if value is sums)
         sample = Sample(
-            torch.stack([chosen[i].p for i in order])[:, None],
+            SampledRows(torch.stack([chosen[i].p for i in order])[:, None]),
             torch.tensor([number.get(chosen[i].labels.get(which), -2) for i in order]),
         )
         return record(

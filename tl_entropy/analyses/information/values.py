@@ -11,9 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.chance import chance_curve
+from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums
-from tl_entropy.functional.information.estimates import Estimates, Sample, estimates, label_estimates, reason_for_nan
+from tl_entropy.functional.information.estimates import (
+    Estimates,
+    Sample,
+    SampledRows,
+    estimates,
+    label_estimates,
+    reason_for_nan,
+)
 from tl_entropy.labels.plan import LabelTable
 
 COLUMNS = ("information", "entropy", "plug_in", "null", "ceiling")
@@ -57,13 +64,13 @@ def site_values(
     most = max(sample.shape[-1] for sample in samples)
     by_draw = []
     for tables, sample in zip(masses, samples, strict=True):
-        curves = [chance_curve(sample[:, head].contiguous(), whole=whole) for head in range(sample.shape[1])]
-        rows = sample.cpu()
+        curves = chance_curves(sample, whole=whole)
+        drawn = SampledRows(sample.cpu())
         found, single = [], []
         for mass, one in zip(tables, counted, strict=True):
             kept = mass[:-1].cpu()
             sums = SoftSums(kept[..., :-1], kept[..., -1], one.count, one.table.row_class, one.table.row_fold)
-            found.append(estimates(sums, curves, folds=folds, sample=Sample(rows, one.sample_label)))
+            found.append(estimates(sums, curves, folds=folds, sample=Sample(drawn, one.sample_label)))
             if keep_labels:
                 of_labels = label_estimates(sums, curves, folds=folds)
                 single.append({k: _padded(getattr(of_labels, v), of_labels.counts, one.classes) for k, v in OF_LABELS.items()})

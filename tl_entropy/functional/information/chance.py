@@ -18,11 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
-
-from tl_entropy.functional.probabilities import entropy
 
 SAMPLE = 4096
 """Rows that the curves are measured on, at most."""
@@ -33,8 +32,11 @@ MIN_CEILING = 1e-6
 FLOOR = 0.001
 """λ: how much of the mean of all rows is mixed into a mean that predicts, so that nothing is held to be impossible."""
 
-_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _SIZES_OF_C = (2, 3, 4, 6, 8, 16, 32, 64)
+_ROWS = 2048  # drawn, at least
+_FEW = 24  # groups
+_AT_ONCE = 2**21  # numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,77 +63,144 @@ class ChanceCurve:
         return _joined(n, self.c_sizes, self.c, 1.0) if len(self.c_sizes) else torch.ones_like(n, dtype=torch.float64)
 
 
-def chance_curve(sample: Tensor, *, seed: int = 0, whole: bool = False) -> ChanceCurve:
-    """Measure r(n) and c(n) by drawing groups of n rows from ``sample`` [row, bin], rows of soft assignments drawn at random.
+def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False) -> list[ChanceCurve]:
+    """Measure r(n) and c(n) of every unit by drawing groups of n rows from ``sample`` [row, unit, bin], rows drawn at random.
 
-    Every size up to half the sample, or 256, is tried on disjoint groups of rows in several random orders (seeded); the limit
-    of r for large n is the quadratic term of the entropy, ½ Σ_j Var(p_j) / p̄_j.
+    Every size up to half the sample, or 256, is tried on disjoint groups of rows in random order (seeded); the limit of r for
+    large n is the quadratic term of the entropy, ½ Σ_j Var(p_j) / p̄_j.
 
-    Where the sample is the ``whole``, sizes above half of it are measured for r, too, on what 1024 groups of rows leave behind.
+    Where the sample is the ``whole``, sizes above half of it are measured for r, too, on what groups of rows leave behind.
 
     D(n) is taken as the mean of KL(mean of n rows ‖ p̄). That has the expectation of H(p̄) - H(mean of n rows), but not its
     noise, which is linear in the states' spread and would bury D, quadratic in it, where all states point nearly one way.
-    The quadratic term of the divergence, whose expectation is known, serves as a control variate, of X(n) - W(n), too. C - W(n)
-    is D(n) and what the sample's own ceiling lacks.
+    X(n) is how means of n - 1 rows predict all other rows at once. Of two quantities the expectation over groups is known, so
+    that they serve as control variates: the quadratic term of the divergence, and the mean of KL(p_i ‖ p̄). C - W(n) is D(n)
+    and what the sample's own ceiling lacks.
     """
-    k, bins = sample.shape
-    sample = sample.double()
-    mean = sample.mean(0)
-    safe = mean.clamp_min(torch.finfo(torch.float64).tiny)
-    half_spread = 0.5 * float((sample.var(0, correction=0) / safe).sum())
-    own = float(entropy(mean) - entropy(sample).mean())
-    if k < 2 or own < MIN_CEILING:  # nothing differs between rows, so that nothing is shared by chance either
-        return ChanceCurve(_on_cpu([1]), _on_cpu([1]), 1.0, _on_cpu([]), _on_cpu([]))
-    orders = min(256, max(2, 2 * SAMPLE // k))
+    at_once = max(1, _AT_ONCE // (max(_ROWS, len(sample)) * sample.shape[2]))  # more would fall out of the cache
+    return [curve for units in sample.split(at_once, dim=1) for curve in _curves(units, seed, whole)]
+
+
+def _curves(sample: Tensor, seed: int, whole: bool) -> list[ChanceCurve]:
+    k, units = sample.shape[:2]
+    p = sample.transpose(0, 1).double()
+    mean = p.mean(1, keepdim=True)
+    log_mean, halves = logs(mean), 0.5 / mean.clamp_min(torch.finfo(torch.float64).tiny)
+    own = _divergence(p, log_mean)
+    ceiling, half_spread = own.mean(1), _dot((p - mean).square_(), halves).mean(1)
     draw = torch.Generator().manual_seed(seed)
-    order = torch.stack([torch.randperm(k, generator=draw, device="cpu") for _ in range(orders)]).to(sample.device)
-    shuffled = sample[order]
-    running = torch.cat([shuffled.new_zeros(orders, 1, bins), shuffled.cumsum(1)], dim=1)  # gives sums of groups of any size
-    sizes = [n for n in _SIZES if n == 1 or n <= k // 2]
-    if whole:
-        sizes = sorted({*sizes, max(k // 2, 1), *(k - n for n in sizes)} - {0})
-    factors, kept = [1.0], {}
-    for n in sizes[1:]:
-        size = min(n, k - n)
-        many, end = k // size, k // size * size
-        means = (running[:, size : end + 1 : size] - running[:, :end:size]).reshape(-1, bins) / size
-        means = means if size == n else ((k * mean - size * means[:1024]) / n).clamp_min(0)
-        quadratic = 0.5 * (means - mean).square() @ safe.reciprocal()
-        left = (1 / n - 1 / k) / (1 - 1 / k)  # of a variance, in a mean of n of the k rows
-        lost = _controlled(-(means @ safe.log()) - entropy(means), quadratic, half_spread * left)
-        factors.append(lost / own / left)
-        if n in _SIZES_OF_C and size == n:
-            enough = max(8192 // n, 1024) // n  # the larger n, the less c matters
-            few = shuffled[: -(-enough // many), :end].reshape(-1, n, bins)[:enough]
-            apart = _controlled(cross_fitted_gap(few, safe), quadratic[: len(few)], half_spread * left)
-            kept[n] = c_of(n, lost + half_spread / (k - 1), apart)
-    return ChanceCurve(_on_cpu(sizes), _on_cpu(factors), half_spread / own, _on_cpu(list(kept)), _on_cpu(list(kept.values())))
+    orders, each = min(256, -(-_ROWS // k)), min(k, _ROWS)
+    order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(p.device)
+    sums = {1: torch.cat([p, own[..., None]], dim=-1)[:, order]}  # [unit, order, group, bin + 1]
+
+    def controlled(values: Tensor, means: Tensor, own: Tensor, n: int) -> Tensor:
+        """The mean of what was found of means of n rows, freed of the noise that it shares with what is known of these."""
+        quadratic = _dot((means - mean).square_(), halves)
+        return _controlled(values, (quadratic, own), (half_spread * _left(n, k), ceiling))
+
+    lost, c = {1: ceiling}, {}
+    for n in (n for n in _SIZES if 1 < n <= k // 2):
+        half = n // 2 if n % 2 == 0 and n // 2 in sums else 1
+        step = n // half
+        sums[n] = reduce(torch.add, (sums[half][:, :, i : each // n * step : step] for i in range(step)))
+        groups = 1024 if n == 2 else 512  # the rarer a label, the more it is corrected
+        total = _first(sums[n], groups)
+        means, own_means = total[..., :-1] / n, total[..., -1] / n
+        lost[n] = controlled(_divergence(means, log_mean), means, own_means, n)
+        if n not in _SIZES_OF_C:
+            continue
+        total = (total - _first(sums[1][:, :, n - 1 : each // n * n : n], groups)).div_(n - 1)
+        means, own_means = total[..., :-1].clamp_min(0), total[..., -1]
+        across = controlled(predicted(means, mean, n - 1, k), means, own_means, n - 1)
+        c[n] = c_of(n, lost[n] + half_spread / (k - 1), across + lost[n])
+    if whole and k > 1:
+        sums[k // 2] = sums[1][:, :, : k // 2].sum(2, keepdim=True)
+        every = torch.cat([mean, ceiling[:, None, None]], dim=-1)
+        for n in [n for n in sums if k - n not in lost]:
+            total = (k * every - _first(sums[n], 64)).div_(k - n)
+            means = total[..., :-1].clamp_min(0)
+            lost[k - n] = controlled(_divergence(means, log_mean), means, total[..., -1], k - n)
+    sizes = sorted(lost)
+    factors = torch.stack([lost[n] / ceiling / _left(n, k) for n in sizes]).cpu()
+    cs = torch.stack(list(c.values())).cpu() if c else factors[:0]
+    limits, known = (half_spread / ceiling).tolist(), (ceiling >= MIN_CEILING).tolist()
+    return [
+        ChanceCurve(_on_cpu(sizes), factors[:, unit], limits[unit], _on_cpu(list(c)), cs[:, unit])
+        if known[unit] and k > 1
+        # Nothing differs between rows, so that nothing is shared by chance either.
+        else ChanceCurve(_on_cpu([1]), _on_cpu([1]), 1.0, _on_cpu([]), _on_cpu([]))
+        for unit in range(units)
+    ]
 
 
-def cross_fitted_gap(groups: Tensor, mean: Tensor) -> Tensor:
-    """X - W of each group of n rows [group, n, bin], with ``mean`` [bin] that of all rows: nats [group], never negative."""
-    n = groups.shape[1]
-    total = groups.sum(1)
-    others = total[:, None] - groups
-    others.clamp_min_(0).mul_((1 - FLOOR) / (n - 1)).add_((FLOOR * mean).clamp_min(torch.finfo(groups.dtype).tiny))
-    cross: Tensor = others.log_().mul_(groups).sum((1, 2)) / -n
-    return cross - entropy(total / n)
+def predicted(means: Tensor, mean: Tensor, n: int, k: int) -> Tensor:
+    """X(n + 1) - C of every group: the mean of p · log(p̄ / q) over the rows that are not in it, nats [..., group].
+
+    Args:
+        means: [..., group, bin] the means of groups of n rows, from which q follows.
+        mean: [..., 1, bin] that of all rows, p̄.
+        n: rows of a group.
+        k: number of all rows.
+    """
+    gained = logs(mean) - logs(torch.lerp(means, mean, FLOOR))
+    others: Tensor = k * _dot(gained, mean) - n * gained.mul_(means).sum(-1)
+    return others / (k - n)
 
 
-def c_of(n: int, lacking: float, apart: float) -> float:
+def c_of(n: int, lacking: Tensor, apart: Tensor) -> Tensor:
     """c(n) of C - W(n) and X(n) - W(n), both in nats; 1 where rows do not differ.
 
-    >>> round(c_of(2, 0.115813184315, 0.368152227545), 6)
+    >>> round(c_of(2, torch.tensor(0.115813184315), torch.tensor(0.368152227545)).item(), 6)
     0.943739
     """
-    return lacking / apart * (2 * n - 1) / (n - 1) if apart > 0 else 1.0
+    return torch.where(apart > 0, lacking / apart * (2 * n - 1) / (n - 1), 1.0)
 
 
-def _controlled(values: Tensor, quadratic: Tensor, expected: float) -> float:
-    """The mean of ``values`` [group], freed of what noise it shares with ``quadratic`` [group], whose mean is known."""
-    centred = quadratic - quadratic.mean()
-    slope = float((centred @ values) / (centred @ centred + 1e-12 * quadratic @ quadratic))  # 0 if only rounding varies
-    return float(values.mean()) - slope * (float(quadratic.mean()) - expected)
+def logs(p: Tensor) -> Tensor:
+    """The logarithm, finite at 0, where it is only ever multiplied by 0."""
+    safe = p.clamp_min(torch.finfo(p.dtype).tiny)
+    return safe.log() if safe.requires_grad else safe.log_()
+
+
+def _controlled(values: Tensor, controls: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
+    """The mean of ``values`` [unit, group], freed of what noise they share with ``controls``, whose means are known [unit].
+
+    Of few groups no slopes can be told: the first control is then taken to have slope 1, and the others 0.
+    """
+    if values.shape[1] < _FEW:
+        return (values - controls[0]).mean(1) + expected[0]
+    found = values.mean(1)
+    used: list[tuple[Tensor, Tensor, Tensor]] = []
+    for control, known in zip(controls, expected, strict=True):
+        mean = control.mean(1)
+        centred, excess = control - mean[:, None], mean - known
+        for other, its_excess, its_size in used:  # so that each has its own part of the noise
+            slope = (other * centred).sum(1) / its_size
+            centred, excess = centred - slope[:, None] * other, excess - slope * its_excess
+        size = centred.square().sum(1) + 1e-12 * control.square().sum(1)  # slope 0 if only rounding varies
+        used.append((centred, excess, size))
+        found = found - (centred * values).sum(1) / size * excess
+    return found
+
+
+def _divergence(p: Tensor, log_mean: Tensor) -> Tensor:
+    """KL(p ‖ p̄) over the last axis, nats."""
+    return logs(p).mul_(p).sum(-1) - _dot(p, log_mean)
+
+
+def _dot(rows: Tensor, vector: Tensor) -> Tensor:
+    """[..., row, bin] and [..., 1, bin] to [..., row]."""
+    return (rows @ vector.mT)[..., 0]
+
+
+def _left(n: int, k: int) -> float:
+    """How much of a variance is left in a mean of n of k rows."""
+    return (1 / n - 1 / k) / (1 - 1 / k) if k > 1 else 1.0
+
+
+def _first(groups: Tensor, number: int) -> Tensor:
+    """The first ones of all orders: [unit, order, group, ...] to [unit, group, ...]."""
+    return groups[:, : -(-number // groups.shape[2])].flatten(1, 2)[:, :number]
 
 
 def _joined(n: Tensor, sizes: Tensor, values: Tensor, limit: float) -> Tensor:

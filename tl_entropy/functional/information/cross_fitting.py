@@ -17,6 +17,7 @@ its spread nothing is known.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -24,7 +25,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.chance import FLOOR, ChanceCurve
+from tl_entropy.functional.information.chance import FLOOR, ChanceCurve, logs
 from tl_entropy.functional.statistics import group_sums
 
 
@@ -45,6 +46,10 @@ class SoftSums:
     count: Tensor
     label: Tensor
     fold: Tensor
+
+    def of_units(self, units: slice) -> SoftSums:
+        """Those of some units."""
+        return SoftSums(self.mass[:, units], self.own[:, units], self.count, self.label, self.fold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,87 +100,102 @@ class Groups:
         return self.fold_rows.sum()
 
     @cached_property
+    def label_inside(self) -> Tensor:
+        """[pair inside] its label."""
+        return self.label[self.inside]
+
+    @cached_property
     def rows_inside(self) -> Tensor:
         """[fold] rows of labels that are in two folds or more."""
         return group_sums(self.count[self.inside], self.fold[self.inside], len(self.fold_rows))
 
 
 class Fit:
-    """Cross-entropies of the groups of one unit, in nats; differentiable where the sums are.
+    """Cross-entropies of the groups of all units, in nats; differentiable where the sums are.
 
     Attributes:
-        mean: [bin] p̄.
-        by_fold: [fold, bin] summed assignments.
-        by_label: [label, bin] the same; label_means: [label, bin] p̄_x.
-        own: [pair] Σ H(p_i).
-        own_by_fold: [fold] the same of all rows.
-        beta: [label] β_x; 0 for labels in one fold.
+        mean: [unit, 1, bin] p̄.
+        by_fold: [unit, fold, bin] summed assignments.
+        by_label: [unit, label, bin] the same; label_means: [unit, label, bin] p̄_x.
+        own: [unit, pair] Σ H(p_i).
+        own_by_fold: [unit, fold] the same of all rows.
+        beta: [unit, label] β_x; 0 for labels in one fold.
     """
 
-    def __init__(self, sums: SoftSums, groups: Groups, unit: int, curve: ChanceCurve) -> None:
+    def __init__(self, sums: SoftSums, groups: Groups, curves: Sequence[ChanceCurve]) -> None:
         folds = len(groups.fold_rows)
         self.groups = groups
-        self.by_fold = group_sums(sums.mass[:, unit], sums.fold, folds)
-        self.own_by_fold = group_sums(sums.own[:, unit], sums.fold, folds)
-        self.mass = sums.mass[groups.pairs, unit]
-        self.own = sums.own[groups.pairs, unit]
-        self.by_label = group_sums(self.mass, groups.label, len(groups.sizes))
-        self.mean = normalised(self.by_fold.sum(0))
+        self.by_fold = group_sums(sums.mass, sums.fold, folds).transpose(0, 1)
+        self.own_by_fold = group_sums(sums.own, sums.fold, folds).mT
+        mass = sums.mass[groups.pairs]
+        self.by_label = group_sums(mass, groups.label, len(groups.sizes)).transpose(0, 1)
+        self.mass = mass.transpose(0, 1).contiguous()
+        self.own = sums.own[groups.pairs].mT
+        self.mean = normalised(self.by_fold.sum(1, keepdim=True))
         self.label_means = normalised(self.by_label)
-        self.beta = groups.weight * curve.correction(groups.sizes.clamp_min(2))
+        sizes = groups.sizes.clamp_min(2)
+        self.beta = groups.weight * torch.stack([curve.correction(sizes) for curve in curves])
 
     @cached_property
     def log_mean(self) -> Tensor:
-        """[bin] log p̄."""
+        """[unit, 1, bin] log p̄."""
         return logs(self.mean)
 
     @cached_property
+    def log_label_means(self) -> Tensor:
+        """[unit, label, bin] log p̄_x."""
+        return logs(self.label_means)
+
+    @cached_property
     def within(self) -> Tensor:
-        """[pair] n_xg times its part in W_x: -M_xg · log p̄_x - Σ H(p_i)."""
-        return -(self.mass * logs(self.label_means)[self.groups.label]).sum(-1) - self.own
+        """[unit, pair] n_xg times its part in W_x: -M_xg · log p̄_x - Σ H(p_i)."""
+        return -(self.mass * self.log_label_means[:, self.groups.label]).sum(-1) - self.own
 
     @cached_property
     def mass_inside(self) -> Tensor:
-        """[pair inside, bin] M_xg."""
-        return self.mass[self.groups.inside]
+        """[unit, pair inside, bin] M_xg."""
+        return self.mass[:, self.groups.inside]
+
+    @cached_property
+    def own_inside(self) -> Tensor:
+        """[unit, pair inside] Σ H(p_i)."""
+        return self.own[:, self.groups.inside]
 
     @cached_property
     def others(self) -> Tensor:
-        """[pair inside, bin] M_x - M_xg."""
-        return (self.by_label[self.groups.label[self.groups.inside]] - self.mass_inside).clamp_min(0)
+        """[unit, pair inside, bin] M_x - M_xg."""
+        return (self.by_label[:, self.groups.label_inside] - self.mass_inside).clamp_min(0)
 
     @cached_property
     def across(self) -> Tensor:
-        """[pair inside] the same of X_x: -M_xg · log q_xg - Σ H(p_i)."""
-        return self.predicted(FLOOR)
+        """[unit, pair inside] the same as within of X_x: -M_xg · log q_xg - Σ H(p_i)."""
+        return self.predicted(self.mean.new_tensor(FLOOR))
 
     @cached_property
     def spread(self) -> Tensor:
-        """[pair inside] the same of S_x."""
-        inside = self.groups.inside
-        within, beta = self.within[inside], self.beta[self.groups.label[inside]]
+        """[unit, pair inside] the same of S_x."""
+        within, beta = self.within[:, self.groups.inside], self.beta[:, self.groups.label_inside]
         return within + beta * (self.across - within)
 
     @cached_property
     def predictors(self) -> Tensor:
-        """[pair inside, bin] the mean of x without the fold."""
+        """[unit, pair inside, bin] the mean of x without the fold."""
         return normalised(self.others)
 
-    def predicted(self, share: float) -> Tensor:
-        """[pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
-        q = torch.lerp(self.predictors, self.mean, share)
-        return -(self.mass_inside * logs(q)).sum(-1) - self.own[self.groups.inside]
+    def predicted(self, share: Tensor) -> Tensor:
+        """[unit, pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
+        return -(self.mass_inside * logs(torch.lerp(self.predictors, self.mean, share))).sum(-1) - self.own_inside
 
     def whole(self) -> tuple[Tensor, Tensor]:
-        """The ceiling W of all rows, and S, which has no bias of few rows; NaN in one fold."""
+        """The ceiling W of all rows [unit], and S, which has no bias of few rows; NaN in one fold."""
         rows, counts = self.groups.rows, self.groups.fold_rows
         present = counts > 0
-        ceiling = (-(self.by_fold * self.log_mean).sum() - self.own_by_fold.sum()) / rows
+        ceiling = (-(self.by_fold * self.log_mean).sum((1, 2)) - self.own_by_fold.sum(1)) / rows
         if int(present.sum()) < 2:
             return ceiling, torch.full_like(ceiling, torch.nan)
-        mass = self.by_fold[present]
-        left = normalised((self.by_fold.sum(0) - mass).clamp_min(0))
-        gap = (mass * (self.log_mean - logs((1 - FLOOR) * left + FLOOR * self.mean))).sum() / rows
+        mass = self.by_fold[:, present]
+        left = normalised((self.by_fold.sum(1, keepdim=True) - mass).clamp_min(0))
+        gap = (mass * (self.log_mean - logs((1 - FLOOR) * left + FLOOR * self.mean))).sum((1, 2)) / rows
         weight = 1 / (1 + (counts[present] / (rows - counts[present])).sum())
         return ceiling, ceiling + weight * gap
 
@@ -183,9 +203,3 @@ class Fit:
 def normalised(mass: Tensor) -> Tensor:
     """``mass`` [..., bin] divided by its sum, which is not counted: so a rounding of the assignments cancels."""
     return mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
-
-
-def logs(p: Tensor) -> Tensor:
-    """The logarithm, finite at 0, where it is only ever multiplied by 0."""
-    safe = p.clamp_min(torch.finfo(p.dtype).tiny)
-    return safe.log() if safe.requires_grad else safe.log_()

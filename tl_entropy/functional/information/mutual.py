@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_int
-from tl_entropy.functional.information.chance import SAMPLE, chance_curve
+from tl_entropy.functional.information.chance import SAMPLE, chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums
 from tl_entropy.functional.information.estimates import (
     Sample,
+    SampledRows,
     chance_adjusted,
     delete_one,
     error,
@@ -201,7 +202,7 @@ def soft_mutual_information(
     )  # fmt: skip
     with torch.no_grad():
         order = torch.randperm(len(p), generator=torch.Generator().manual_seed(0), device="cpu")[:SAMPLE].to(p.device)
-        sample = Sample(p.detach()[order][:, None], label[order])
+        sample = Sample(SampledRows(p.detach()[order][:, None]), label[order])
     return record(
         sums, sample, folds=n_folds, whole=len(p) <= SAMPLE, labels=values, counts=counts, n_bins=len(used),
         temperature=epsilon, coverage=len(label) / len(known), dropped=len(z) - len(rows),
@@ -214,8 +215,8 @@ def record(
 ) -> SoftMutualInformation:  # fmt: skip
     """The record of the sums of one unit; ``more`` are its fields that do not follow from them."""
     with torch.no_grad():
-        curve = chance_curve(sample.rows[:, 0], whole=whole)
-    found = estimates(sums, [curve], folds=folds, sample=sample)
+        curves = chance_curves(sample.drawn.rows, whole=whole)
+    found = estimates(sums, curves, folds=folds, sample=sample)
     information, plug_in, null, ceiling = (v[:, 0] for v in (found.information, found.plug_in, found.null, found.ceiling))
     reason = reason_for_nan(ceiling[0].item(), found.rows_inside, int((found.fold_rows > 0).sum()))
     if reason:
@@ -225,7 +226,7 @@ def record(
         "corrected_ceiling": found.corrected_ceiling[0], "chance_adjusted": chance_adjusted(plug_in[0], null[0], ceiling[0]),
     }  # fmt: skip
     with torch.no_grad():
-        single = label_estimates(sums, [curve], folds=folds)
+        single = label_estimates(sums, curves, folds=folds)
         split = 1 + folds  # where what anchors add begins in a column
         return SoftMutualInformation(
             **headline, se=float(error(information[:split])),
