@@ -13,3 +13,8 @@ def legend(axes):
 
 def ticks(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def flat(text):
+    """A title or label without its breaks of lines."""
+    return " ".join(text.split())

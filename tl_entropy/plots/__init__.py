@@ -2,10 +2,10 @@
 
 from tl_entropy.plots.heads.maps import heads
 from tl_entropy.plots.information.soft import information
-from tl_entropy.plots.information.training import course
 from tl_entropy.plots.lens.figures import heatmap, profile
 from tl_entropy.plots.lens.predictions import decisions, divergences, targets
 from tl_entropy.plots.models.comparison import comparison
+from tl_entropy.plots.models.course import course
 from tl_entropy.plots.models.differences import contrast, contrast_map
 from tl_entropy.plots.models.monitor import monitor
 from tl_entropy.plots.plane import information_plane

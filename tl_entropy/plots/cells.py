@@ -13,11 +13,13 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 from tl_entropy.errors import InputError, check_int
-from tl_entropy.plots.style import canvas
+from tl_entropy.plots.style import Width, canvas, colour_bar, fit_label, set_title
 from tl_entropy.sites import Site
 
 CELL_FONT = 7.0  # points
 LONGEST_LABEL = 16  # characters
+EDGED = 7.0  # points: of smaller cells, white edges would take too much
+MARKED_FROM = 0.1  # of the largest value of a map with signs; cells that are less far below 0 carry no minus
 LINE = 1.35  # height of a line of text, in font sizes
 
 
@@ -114,6 +116,7 @@ def token_map(
     label: str,
     xlabel: str,
     cells: Sequence[Sequence[str]] | None = None,
+    width: Width = None,
     **colours: Any,
 ) -> Axes:
     """Draw ``values`` [site, token] of ``part``, a result of one document, as colours, with a bar that is named ``label``.
@@ -122,11 +125,9 @@ def token_map(
     """
     read = [visible(token, LONGEST_LABEL) for token in part.tokens()]
     wide, high = map_size(len(part.sites), read, cells)
-    with canvas(ax, (wide, high + 0.2 * xlabel.count("\n")), **{"xtick.labelsize": 8}) as axes:
+    with canvas(ax, (wide, high + 0.2 * xlabel.count("\n")), width=width, rc={"xtick.labelsize": 8}) as axes:
         mesh = axes.pcolormesh(values, edgecolors="white", linewidth=0.4, **colours)
-        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=20)
-        bar.set_label(label, parse_math=False)
-        bar.outline.set_visible(False)
+        bar = colour_bar(axes, mesh, label)
         axes.set_xticks(np.arange(len(read)) + 0.5, read, rotation=90, parse_math=False)
         rows = range(0, len(part.sites), row_step(axes, len(part.sites)))
         axes.set_yticks([row + 0.5 for row in rows], [_row_label(part.sites, row) for row in rows])
@@ -134,10 +135,14 @@ def token_map(
         axes.spines[:].set_visible(False)
         axes.set_xlabel(xlabel)
         axes.set_ylabel("Layer")
-        axes.set_title(title, parse_math=False)
+        set_title(axes, title)
         size = cell_size(axes, len(read), len(part.sites))
+        if fit_label(bar, size[1] * len(part.sites)):
+            size = cell_size(axes, len(read), len(part.sites))
         for tick in axes.get_xticklabels():
             tick.set_fontsize(min(tick.get_fontsize(), size[0] / LINE))
+        if min(size) < EDGED:
+            mesh.set_edgecolor("face")
         if cells is not None:
             write(axes, cells, mesh.to_rgba(values), size)
     return axes

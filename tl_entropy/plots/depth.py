@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from tl_entropy.plots.style import NORMAL_95
+from tl_entropy.plots.style import NORMAL_95, add_legend, from_zero
 from tl_entropy.results.positions import site_columns
 from tl_entropy.sites import Site
 
 # How far before the end of its block a site stands, in blocks; resid_pre is the end of the block before.
 BEFORE_END = {"embed": 0.0, "resid_pre": 1.0, "attn_out": 0.75, "resid_mid": 0.5, "mlp_out": 0.25, "resid_post": 0.0}
+EMBED = 1.75  # half the width of its name, in sizes of the font
 
 
 def depth_lines(places: Iterable[tuple[int, Site]], asked: Any) -> dict[str, tuple[list[int], np.ndarray]]:
@@ -41,35 +42,53 @@ def depth_lines(places: Iterable[tuple[int, Site]], asked: Any) -> dict[str, tup
 
 
 def draw_course(
-    axes: Axes, depth: np.ndarray, value: np.ndarray, se: np.ndarray | None, *, style: Mapping[str, Any], label: str
+    axes: Axes,
+    depth: np.ndarray,
+    value: np.ndarray,
+    se: np.ndarray | None,
+    *,
+    style: Mapping[str, Any],
+    label: str,
+    errors: float = NORMAL_95,
 ) -> None:
-    """A line over depth with at most 16 markers, in a band of ±1.96 standard errors where ``se`` has any."""
+    """A line over depth with at most 16 markers, in a band of ± ``errors`` times ``se`` where that has any."""
     if se is not None and np.isfinite(se).any():
-        half = NORMAL_95 * se
+        half = errors * se
         axes.fill_between(depth, value - half, value + half, color=style["color"], alpha=0.2, linewidth=0)
     axes.plot(depth, value, **style, label=label, markersize=4.5, linewidth=1.5, markevery=max(1, len(depth) // 16))
 
 
-def finish_courses(axes: Axes, values: Iterable[np.ndarray], lines: int) -> None:
-    """The value axis from 0, or with a line at 0 where a value is below it, and a legend of several lines.
-
-    The axis goes on following what is drawn on it later.
-    """
-    axes.autoscale_view()
+def finish_courses(axes: Axes, values: Iterable[np.ndarray], lines: int, *, own: bool) -> None:
+    """The value axis, with a line at 0 where a value is below it, and a legend of several lines."""
     if min(np.nanmin(value, initial=0.0) for value in values) < 0:
         axes.axhline(0, color="0.4", linewidth=1, zorder=1)
-    else:
-        axes.set_ylim(bottom=0, auto=None)
+    from_zero(axes)
     axes.spines[["top", "right"]].set_visible(False)
     if lines > 1:
-        for text in axes.legend(frameon=False, handlelength=3).get_texts():
-            text.set_parse_math(False)
+        add_legend(axes, own=own)
 
 
-def depth_ticks(depths: Sequence[np.ndarray]) -> tuple[list[int], list[str]]:
-    """A tick at the end of every block, or of every k-th where they would collide, and one at the embedding."""
+def depth_axis(axes: Axes, depths: Sequence[np.ndarray]) -> None:
+    """Depth as the x axis: ticks at the ends of blocks, as many as have room, and short ones at sites inside blocks."""
+    first, last = min(depth.min() for depth in depths), max(depth.max() for depth in depths)
+    room = axes.get_window_extent().width * 72 / axes.figure.dpi / max(1.1 * (last - first), 1)  # of a layer, in points
+    axes.set_xticks(*depth_ticks(depths, room / axes.xaxis.get_major_ticks(1)[0].label1.get_fontsize()))
+    inside = sorted({place for depth in depths for place in depth.tolist() if place != round(place)})
+    axes.set_xticks(inside if room > 8 else [], minor=True)
+    axes.set_xlabel("Layer (between: sub-layers)" if inside else "Layer")
+
+
+def depth_ticks(depths: Sequence[np.ndarray], room: float = math.inf) -> tuple[list[int], list[str]]:
+    """A tick at the end of every block, or of every k-th where they would collide, and one at the embedding.
+
+    ``room`` is what a layer has of the axis, in sizes of the font.
+    """
     first = math.floor(min(depth.min() for depth in depths))
     last = math.ceil(max(depth.max() for depth in depths))
-    step = max(1, math.ceil((last + 1 - max(first, 0)) / 12))
+    wide = 0.35 * len(str(last)) + 0.25  # half a number and air, in sizes of the font
+    step = max(1, math.ceil((last + 1 - max(first, 0)) / 12), math.ceil(2 * wide / room))
     blocks = [layer for layer in range(0, last + 1, step) if layer >= first and (step == 1 or first >= 0 or layer > 0)]
-    return ([-1, *blocks], ["embed", *map(str, blocks)]) if first < 0 else (blocks, [str(layer) for layer in blocks])
+    if first >= 0:
+        return blocks, [str(layer) for layer in blocks]
+    free = [layer for layer in blocks if (layer + 1) * room >= EMBED + wide]
+    return [-1, *free], ["embed", *map(str, free)]

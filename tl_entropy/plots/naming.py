@@ -9,6 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from matplotlib.transforms import Bbox
 
 LONGEST_NAME = 24  # characters
@@ -55,7 +57,7 @@ def name_points(
         covered.append(text.get_window_extent())
 
 
-def short_name(name: str) -> str:
+def short_name(name: str, longest: int = LONGEST_NAME) -> str:
     """A name that is too long without the maker or folders that it begins with, as far as it takes, else without its middle.
 
     >>> short_name("EleutherAI/pythia-70m"), short_name("EleutherAI/pythia-1.4b-deduped")
@@ -63,10 +65,36 @@ def short_name(name: str) -> str:
     >>> short_name("gpt2, ablate mlp_out.0, window=64")
     'gpt2, ablat…, window=64'
     """
-    while len(name) > LONGEST_NAME and (front := re.match(r"[^\s/]*/+(?=.)", name)):
+    while len(name) > longest and (front := re.match(r"[^\s/]*/+(?=.)", name)):
         name = name[front.end() :]
-    half = (LONGEST_NAME - 1) // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half:]}"
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
+
+
+def wrapped(text: str, room: float, size: float) -> str:
+    r"""A text in as few lines of ``room`` points at this size as it takes, a word that is longer without its middle.
+
+    >>> wrapped("a title of five words", 80, 10), wrapped("Entropy of order 2 (bits)", 110, 10)
+    ('a title of five\nwords', 'Entropy of order 2\n(bits)')
+    """
+    if _wide(text, size) <= room:
+        return text
+    front, bracket, back = text.rpartition(" (")
+    if bracket and _wide(front, size) <= room:
+        return f"{front}\n({back}"
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _wide(f"{lines[-1]} {word}", size) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(short_name(word, max(8, int(len(word) * room / _wide(word, size)))))
+    return "\n".join(lines)
+
+
+def _wide(text: str, size: float) -> float:
+    """Width of a line of text in points, in the font of texts."""
+    wide: float = TextToPath().get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0]
+    return wide
 
 
 def halving(n: int) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -23,7 +24,7 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
 from tl_entropy.plots.naming import halving, name_points
 from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name
-from tl_entropy.plots.style import NORMAL_95, canvas, line_styles
+from tl_entropy.plots.style import NORMAL_95, Width, add_legend, canvas, colour_bar, line_styles
 from tl_entropy.results import SoftInformation
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
@@ -65,6 +66,7 @@ def information_plane(
     path: Literal["layers", "results"] = "layers",
     annotate: bool = True,
     errors: bool = True,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Expressivity I(Y;Z) against complexity I(X;Z), layer by layer, or result by result (checkpoints, in their order).
@@ -82,9 +84,11 @@ def information_plane(
             for rare labels nears the diagonal whatever the states are; "chance_adjusted" is the information of 0.5.0.
         sites: short names to draw, one path each, with the embedding as the beginning of the residual stream where it is
             asked for; None is all that are not heads.
-        path: "layers" joins the layers of each result; "results" joins the results at each layer.
+        path: "layers" joins the layers of each result; "results" joins the results at each layer. Names of the mapping that
+            are numbers are taken for steps of a training.
         annotate: name the first layer, the last, and those between that find a place.
         errors: draw ±1.96 standard errors over documents and anchors both ways (nothing for a single document).
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -124,12 +128,13 @@ def information_plane(
     ticks, tick_names = depth_ticks([depths])
     low, high = np.floor(depths.min()), np.ceil(depths.max())
     shade = ScalarMappable(Normalize(low, max(high, low + 1)), DEPTHS)
-    with canvas(ax, (4.8, 3.8)) as axes:
+    with canvas(ax, (4.8, 3.8), width=width) as axes:
         if path == "layers":
-            _draw_layers(axes, paths, shade)
+            _draw_layers(axes, paths, shade, own=ax is None)
         else:
             paths = [p for p in paths if len(p.at)]
-            _draw_results(axes, paths, shade, list(by_name))
+            steps = isinstance(results, Mapping) and all(isinstance(key, Real) for key in results)
+            _draw_results(axes, paths, shade, [f"step {name}" if steps else name for name in by_name], own=ax is None)
         strokes = [p.at for p in paths]
         if errors:
             strokes += [stroke for p in paths for stroke in error_bars(axes, p.at, p.se)]
@@ -141,10 +146,7 @@ def information_plane(
         axes.set_ylabel(f"Expressivity {expressivity}", parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
         if len(paths) > 1 or not annotate:
-            bar = axes.figure.colorbar(shade, ax=axes, pad=0.02, aspect=25)
-            bar.set_ticks(ticks, labels=tick_names)
-            bar.set_label("Layer")
-            bar.outline.set_visible(False)
+            colour_bar(axes, shade, "Layer", aspect=25).set_ticks(ticks, labels=tick_names)
         bounds = np.ones(2) if of == "share" else np.concatenate([p.ceiling for p in paths]).max(0)
         strokes += _bounds(axes, bounds, np.concatenate(strokes))
         if annotate:
@@ -186,7 +188,7 @@ def _across(paths: Sequence[_Path], names: Sequence[str]) -> list[_Path]:
     ]
 
 
-def _draw_layers(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable) -> None:
+def _draw_layers(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, *, own: bool) -> None:
     """Paths that differ in dash and marker, with points coloured by depth."""
     for p, (style, label) in zip(paths, line_styles([(p.source, p.site) for p in paths]), strict=True):
         line: dict[str, Any] = {"linestyle": style["linestyle"], "marker": style["marker"], "markerfacecolor": "0.8"}
@@ -195,10 +197,10 @@ def _draw_layers(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable) -> N
         points: dict[str, Any] = {"marker": style["marker"], "s": 36, "edgecolors": "0.2", "linewidths": 0.6}
         axes.scatter(p.at[:, 0], p.at[:, 1], c=shade.to_rgba(p.depth), **points, zorder=3)
     if len(paths) > 1:
-        axes.legend(frameon=False, handlelength=3)
+        add_legend(axes, own=own)
 
 
-def _draw_results(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, results: Sequence[str]) -> None:
+def _draw_results(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, results: Sequence[str], *, own: bool) -> None:
     """Paths coloured by depth, with the first and the last result marked."""
     marks = _marks(len(results))
     dashes = {}
@@ -214,7 +216,7 @@ def _draw_results(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, res
         name = results[steps[0]] if len(steps) == 1 else f"{len(steps)} between"
         face = "0.3" if filled else "white"
         handles.append(Line2D([], [], **mark, color="0.3", markerfacecolor=face, linestyle="", label=name))
-    axes.legend(handles=handles, frameon=False, handlelength=3 if len(dashes) > 1 else 1.5)
+    add_legend(axes, own=own, handles=handles, handlelength=3 if len(dashes) > 1 else 1.5)
 
 
 def _marks(count: int) -> list[tuple[list[int], bool, dict[str, Any]]]:
@@ -286,4 +288,6 @@ def _names(paths: Sequence[_Path], path: str) -> list[tuple[float, float, str, b
     else:
         ordered = [(*p.at[row], p.layer[row], i < 2) for p in paths for i, row in enumerate(halving(len(p.at)))]
     ordered.sort(key=lambda name: not name[3])
-    return [(x, y, "embed" if n < 0 else f"layer {n}" if needed else str(n), needed) for x, y, n, needed in ordered]
+    # Ends of many paths of layers lie on each other: then they don't have to be there.
+    alone = path == "results" or len(paths) <= 2
+    return [(x, y, "embed" if n < 0 else f"layer {n}" if end else str(n), end and alone) for x, y, n, end in ordered]

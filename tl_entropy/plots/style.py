@@ -2,6 +2,8 @@
 
 Colours are of viridis, which the colour-blind can read and whose lightness survives a grey print; lines differ in dash and
 marker as well. Nothing is set globally: the sizes below hold only while a figure of its own is drawn.
+
+An axis begins at 0 where what is drawn then takes up a third of it or more, and near what is drawn where it does not.
 """
 
 from __future__ import annotations
@@ -9,35 +11,197 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
+from matplotlib.legend import Legend
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_number
+from tl_entropy.plots.naming import short_name, wrapped
 
 # At 4.8 inches printed in a column of 3.4, the labels are 8 points high and the legend 6.5.
-NEW_FIGURE = {
+NEW_FIGURE: dict[str, float] = {
     "axes.labelsize": 11, "axes.titlesize": 10, "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 9,
 }  # fmt: skip
+# The same at the size at which it is printed.
+PRINTED: dict[str, float] = {
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 6.5,
+}
+WIDTHS = {"column": 3.4, "page": 7.0}
+"""Inches of one column of a two-column paper, and of both."""
+Width = Literal["column", "page"] | float | None
+Limits = tuple[float | None, float | None] | None
+
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 MARKERS = "osD^vPX*"
 NORMAL_95 = 1.96
 """Standard errors to either side of a value that an error bar or band covers."""
 
 
+MOST_INSIDE = 4
+"""Entries of a legend that stands among the lines."""
+LONGEST_PART = 28  # characters of a part of a long entry
+_BAND = 2 / 3  # of an axis from 0 that may be empty below what is drawn
+_ROOM = 0.03  # of an axis, below a mark at 0
+
+
 @contextmanager
-def canvas(ax: Axes | None, size: tuple[float, float], **rc: Any) -> Iterator[Axes]:
-    """The axes given, as they are, or those of a new figure of ``size`` inches with text that is legible in print."""
-    if ax is not None:
+def canvas(
+    ax: Axes | None,
+    size: tuple[float, float],
+    *,
+    width: Width = None,
+    ylim: Limits = None,
+    rc: Mapping[str, float] | None = None,
+) -> Iterator[Axes]:
+    """The axes given, or those of a new figure of ``size`` inches with text that is legible in print; in the end with ``ylim``.
+
+    A new figure of another ``width`` ("column", "page" or inches) is for print at that size, with smaller text; a narrower one
+    is as much less high.
+
+    Raises:
+        InputError: a width for axes that are given, a width or ends of an axis that can be none.
+    """
+    ends = _checked_limits(ylim)
+    size, sizes = sized(ax, size, width)
+    if ax is None:
+        # Outside the context: the first figure of a process starts the backend, and what that sets has to stay.
+        figure = plt.figure(figsize=size, layout="constrained")
+        with mpl.rc_context(sizes | {name: min(value, sizes.get(name, value)) for name, value in (rc or {}).items()}):
+            ax = figure.subplots()
+            yield ax
+    else:
         yield ax
-        return
-    # Outside the context: the first figure of a process starts the backend, and what that sets has to stay.
-    figure = plt.figure(figsize=size, layout="constrained")
-    with mpl.rc_context(NEW_FIGURE | rc):
-        yield figure.subplots()
+    if ends is not None:
+        ax.set_ylim(*ends)
+
+
+def sized(ax: Any, size: tuple[float, float], width: Width) -> tuple[tuple[float, float], dict[str, float]]:
+    """Width and height of a new figure in inches, and the sizes of its text, as ``canvas`` says; ``ax`` has to be None then."""
+    if width is None:
+        return size, NEW_FIGURE
+    if ax is not None:
+        raise InputError("width is that of a new figure; leave it out for axes that are given")
+    if isinstance(width, str):
+        check_choice("width", width, WIDTHS)
+        inches = WIDTHS[width]
+    else:
+        inches = check_number("width (in inches, or 'column' or 'page')", width, 1, 100)
+    return (inches, size[1] * min(1.0, inches / size[0])), PRINTED
+
+
+def _checked_limits(ylim: Any) -> Limits:
+    """Two ends of an axis, low and high, either of which may be None; None for none."""
+    if ylim is None:
+        return None
+    if not isinstance(ylim, Sequence) or isinstance(ylim, str) or len(ylim) != 2:
+        raise InputTypeError(f"ylim must be two ends of the axis, such as (0, 8), either of which may be None; got {ylim!r}")
+    low, high = (None if end is None else check_number("ylim", end) for end in ylim)
+    if low is not None and high is not None and not low < high:
+        raise InputError(f"ylim must rise from its low end to its high one; got {ylim!r}")
+    return low, high
+
+
+def colour_limits(low: float, high: float, vmin: float | None, vmax: float | None) -> tuple[float, float]:
+    """Ends of a scale of colours for values from ``low`` to ``high``: those given, or as axes have them.
+
+    Raises:
+        InputError: ends that make no scale.
+        InputTypeError: an end that is no number.
+
+    >>> colour_limits(1.0, 7.0, None, None), colour_limits(6.0, 7.3, None, None), colour_limits(1.0, 7.0, None, 5)
+    ((0.0, 7.0), (6.0, 7.3), (0.0, 5.0))
+    """
+    first, last = (None if end is None else check_number(name, end) for name, end in (("vmin", vmin), ("vmax", vmax)))
+    if first is None:
+        first = 0.0 if low <= _BAND * high or (last is not None and last <= low) else low
+    if last is None:
+        last = high if high > first else first + 1e-9
+    if not first < last:
+        raise InputError(f"vmin must be less than vmax; the colours would go from {first:g} to {last:g}")
+    return first, last
+
+
+def from_zero(axes: Axes, which: str = "y") -> None:
+    """Let axes ("x", "y" or "xy") begin at 0, with room for a mark there, unless that leaves most of it empty.
+
+    They go on following what is drawn on them later.
+    """
+    axes.autoscale_view(scalex="x" in which, scaley="y" in which)
+    for name in which:
+        low, high = getattr(axes.dataLim, f"interval{name}")
+        if 0 <= low <= _BAND * high:
+            start = -_ROOM * high if low < _ROOM * high else 0.0
+            axes.set_xlim(left=start, auto=None) if name == "x" else axes.set_ylim(bottom=start, auto=None)
+
+
+def colour_bar(axes: Axes, mesh: Any, label: str, *, aspect: float = 20, extend: str = "neither") -> Colorbar:
+    """A bar of the colours of ``mesh`` beside axes."""
+    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=aspect, extend=extend)
+    bar.outline.set_visible(False)
+    bar.set_label(label, parse_math=False)
+    return bar
+
+
+def fit_label(bar: Colorbar, high: float) -> bool:
+    """Set the label of a bar that is ``high`` points in as many lines as it takes; whether these are more than one."""
+    label = bar.ax.yaxis.label
+    label.set_text(wrapped(label.get_text(), high + 0.8 * float(label.get_fontsize()), float(label.get_fontsize())))
+    return "\n" in label.get_text()
+
+
+def set_title(axes: Axes, title: str) -> None:
+    """A title in as many lines as the width of the axes takes."""
+    wide = axes.get_window_extent().width * 72 / axes.figure.dpi
+    axes.set_title(wrapped(title, 1.18 * wide, float(axes.title.get_fontsize())), parse_math=False)
+
+
+def add_legend(axes: Axes, *, own: bool, inside: bool = True, handles: Sequence[Any] | None = None, **options: Any) -> Legend:
+    """A legend among the lines while it is small, if ``inside``; else above the axes, for which an ``own`` figure grows."""
+    given = {} if handles is None else {"handles": handles}
+    options = {"frameon": False, "handlelength": 3, **options}
+
+    def drawn(**more: Any) -> Legend:
+        legend = axes.legend(**given, **options, **more)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+            text.set_text(short_entry(text.get_text()))
+        return legend
+
+    legend = drawn()
+    figure: Any = axes.figure.figure
+    box, frame = _size(legend), axes.get_window_extent()
+    entries = len(legend.get_texts())
+    if inside and entries <= MOST_INSIDE and box[0] <= 0.6 * frame.width and box[1] <= 0.5 * frame.height:
+        return legend
+    across = max(1, min(entries, int(frame.width / box[0])))
+    down = math.ceil(entries / across)
+    # Above the axes' title, where they have one.
+    title = axes.get_title()
+    raised = 1.0 + (1.6 * float(axes.title.get_fontsize()) * figure.dpi / 72 / frame.height if title else 0.0)
+    legend = drawn(loc="lower center", bbox_to_anchor=(0.5, raised), ncols=math.ceil(entries / down))
+    if own:
+        figure.set_figheight(figure.get_figheight() + _size(legend)[1] / figure.dpi)
+    return legend
+
+
+def short_entry(text: str) -> str:
+    """What a legend says, its parts shortened where they are long."""
+    return ", ".join(short_name(part, LONGEST_PART) for part in text.split(", "))
+
+
+def _size(legend: Legend) -> tuple[float, float]:
+    """Width and height of a legend in pixels."""
+    box = legend.get_window_extent()
+    return box.width, box.height
 
 
 def named(
@@ -95,6 +259,15 @@ def quantity(orders: Iterable[float], unit: str) -> str:
 def number(order: float) -> str:
     """A Rényi order as text."""
     return "∞" if math.isinf(order) else f"{order:g}"
+
+
+def evenly(n: int, most: int) -> list[int]:
+    """At most so many of 0 to n - 1, both ends among them.
+
+    >>> evenly(3, 7), evenly(31, 4)
+    ([0, 1, 2], [0, 10, 20, 30])
+    """
+    return list(range(n)) if n <= most else np.linspace(0, n - 1, most).round().astype(int).tolist()
 
 
 def line_styles(keys: Sequence[tuple[str, ...]]) -> list[tuple[dict[str, Any], str]]:

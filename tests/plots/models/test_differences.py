@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from drawn import legend
+from drawn import flat, legend
 from matplotlib.collections import PolyCollection, QuadMesh
 
 from tl_entropy.errors import InputError, InputTypeError
@@ -148,7 +148,7 @@ def test_parts_of_a_text_and_cells_without_a_value():
     result = made(lengths=(6,), difference=values, names={0: "x.py"})
     assert contrast_map(result).get_title() == "x.py"
     axes = contrast_map(result, start=2, max_tokens=4, sites="resid_post")
-    assert axes.get_title() == "x.py: 4 of 6 tokens, positions 2 to 5"
+    assert flat(axes.get_title()) == "x.py: 4 of 6 tokens, positions 2 to 5"
     assert np.ma.getmaskarray(mesh(axes).get_array()).sum() == 3
     with pytest.raises(InputError, match="quantity: entropy has no value at the positions shown"):
         contrast_map(result, start=5)

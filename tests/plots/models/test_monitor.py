@@ -29,6 +29,9 @@ def history(n_layers=3, steps=(0, 1, 10, 100), sites=None):
     )  # fmt: skip
 
 
+MIXED = (Site("embed", -1), *(Site(name, i) for i in range(2) for name in ("resid_mid", "resid_post")))
+
+
 def names(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
@@ -104,12 +107,27 @@ def test_options():
 
 
 def test_kinds_of_sites_differ_in_their_dash():
-    sites = (Site("embed", -1), *(Site(name, i) for i in range(2) for name in ("resid_mid", "resid_post")))
-    axes = monitor(history(sites=sites))
+    axes = monitor(history(sites=MIXED))
     assert names(axes) == ["embed", "resid_mid.0", "resid_post.0", "resid_mid.1", "output", "loss"]
     embed, mid, post, later, *_ = (line.get_linestyle() for line in axes.lines)
     assert embed == post != mid == later
     assert "--" not in (mid, post)
+
+
+def test_two_trainings_in_one_figure():
+    one, other = history(), history(steps=(0, 5, 50))
+    axes = monitor({"first": one, "second": other})
+    assert names(axes) == ["embed", "resid_post.0", "resid_post.1", "output", "loss", "first", "second"]
+    assert len(axes.lines) == 10
+    mine, theirs = axes.lines[:5], axes.lines[5:]
+    for line, value in zip(theirs, [*other.entropy.T, other.loss], strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), [0, 5, 50])
+        np.testing.assert_array_equal(line.get_ydata(), value.numpy())
+    assert len({line.get_linestyle() for line in mine}) == len({line.get_linestyle() for line in theirs}) == 1
+    assert mine[0].get_linestyle() != theirs[0].get_linestyle()
+    for a, b in zip(mine, theirs, strict=True):
+        assert to_rgba(a.get_color()) == to_rgba(b.get_color())
+    assert names(monitor({"first": one, "second": other}, sites="embed", loss=False)) == ["embed", "first", "second"]
 
 
 def test_of_many_layers_some_are_named():
@@ -123,14 +141,14 @@ def test_of_many_layers_some_are_named():
 
 
 @pytest.mark.parametrize("n_layers", [3, 24])
-def test_the_legend_is_beside_the_lines_and_inside_the_figure(n_layers):
+def test_the_legend_is_above_the_lines_and_inside_the_figure(n_layers):
     axes = monitor(history(n_layers))
     figure = axes.figure
     figure.canvas.draw()
     legend, frame = axes.get_legend().get_window_extent(), axes.get_window_extent()
-    assert legend.x0 >= frame.x1 - 1
+    assert legend.y0 >= frame.y1 - 1
+    assert legend.x0 >= figure.bbox.x0
     assert legend.x1 <= figure.bbox.x1
-    assert legend.y0 >= figure.bbox.y0
     assert legend.y1 <= figure.bbox.y1
 
 
@@ -139,7 +157,17 @@ def test_the_legend_is_beside_the_lines_and_inside_the_figure(n_layers):
     [
         (history(steps=(3,)), {}, InputError, "two steps or more; got 1"),
         (history(), {"sites": "attn_out"}, InputError, r"sites: .* not in this result; it has "),
-        ({0: 1}, {}, InputTypeError, "history must be that of an EntropyMonitor; got dict"),
+        ([1], {}, InputTypeError, "history must be that of an EntropyMonitor; got list"),
+        ({"a": 1}, {}, InputTypeError, r"history\['a'\] must be that of an EntropyMonitor; got int"),
+        ({}, {}, InputError, "history is empty"),
+        ({"a": history(), "b": history(4)}, {}, InputError, "several must have the same sites and unit"),
+        ({"a": history(), "b": history().to("bits")}, {}, InputError, "several must have the same sites and unit"),
+        (
+            {"a": history(sites=MIXED), "b": history(sites=MIXED)},
+            {},
+            InputError,
+            "a dash is a history here; choose one kind of",
+        ),
     ],
 )
 def test_what_it_refuses(made, options, error, message):

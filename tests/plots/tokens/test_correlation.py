@@ -21,7 +21,7 @@ def made(n=50, **changes):
     rows = torch.arange(n)
     parts = {
         "x": x, "y": 1 + 0.5 * x + torch.rand(n, generator=draw, dtype=torch.float64),
-        "quantities": ("surprisal", "head_entropy"), "units": ("nats", "nats"), "slope": 0.51234, "intercept": 1.2345,
+        "quantities": ("surprisal", "surprisal"), "units": ("nats", "nats"), "slope": 0.51234, "intercept": 1.2345,
         "pearson": 0.9, "spearman": 0.8, "slope_error": 0.0123, "intercept_error": 0.234,
         "pearson_error": 0.05, "left_out": 0, "on": "y", "how": None, "document": rows % 4,
         "position": rows, "token": 0 * rows, "strings": {0: "a"},
@@ -46,8 +46,14 @@ def test_points_line_and_identity():
     assert len(axes.figure.axes) == 1
 
 
+def test_different_quantities_have_no_line_of_equal_values():
+    axes = token_correlation(made(quantities=("entropy", "surprisal")))
+    assert len(axes.lines) == 1
+    assert "y = x" not in legend(axes)
+
+
 def test_labels_name_quantity_model_and_unit():
-    axes = token_correlation(made())
+    axes = token_correlation(made(quantities=("surprisal", "head_entropy")))
     assert axes.get_xlabel() == "Surprisal of model-70m-deduped (nats)"
     assert axes.get_ylabel() == "Head entropy of some_maker/a$b$ (nats)"
     assert not axes.xaxis.label.get_parse_math()

@@ -230,10 +230,16 @@ def test_refusals():
         token_text(result, document=0, max_tokens=0)
     with pytest.raises(InputError, match="leave it out for axes that are given"):
         token_text(result, document=0, width=3.4, ax=plt.figure().subplots())
-    with pytest.raises(InputError, match=r"width \(in inches\) must be a finite number from 1 to 100; got 0.1"):
+    with pytest.raises(
+        InputError, match=r"width \(in inches, or 'column' or 'page'\) must be a finite number from 1 to 100; got 0.1"
+    ):
         token_text(result, document=0, width=0.1)
-    for width in ("a", True):
-        with pytest.raises(InputTypeError, match=r"width \(in inches\) must be a finite number from 1 to 100; got "):
+    with pytest.raises(InputError, match="width must be one of 'column', 'page'; got 'a'"):
+        token_text(result, document=0, width="a")
+    for width in ((1, 2), True):
+        with pytest.raises(
+            InputTypeError, match=r"width \(in inches, or 'column' or 'page'\) must be a finite number from 1 to 100; got "
+        ):
             token_text(result, document=0, width=width)
     with pytest.raises(InputError, match="cmap must be the name"):
         token_text(result, document=0, cmap="nonsense")

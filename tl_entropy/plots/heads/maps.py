@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.cells import cell_size, row_step, write
 from tl_entropy.plots.soft_values import axis_name, means, reason, same_for_all
-from tl_entropy.plots.style import canvas, number, only
+from tl_entropy.plots.style import Width, canvas, colour_bar, colour_limits, fit_label, number, only, set_title
 from tl_entropy.results import HeadEntropy, HeadSummary, SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES
 from tl_entropy.torch_state import steady
@@ -49,15 +49,17 @@ def heads(
     label: str | None = None,
     site: str | None = None,
     annotate: bool | None = None,
-    vmin: float = 0.0,
+    vmin: float | None = None,
     vmax: float | None = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""A quantity of every head, mean over tokens: layers upward, heads to the right.
 
-    Colours begin at ``vmin``, which is 0 unless given: an information below 0, which is chance, has the colour of 0,
-    and is written as it is. A head without a value is hatched, and the title says why. Several draws of anchors (seeds,
-    n_bins) give their mean, unless the result was narrowed with ``select``.
+    Colours begin at 0, unless the values would then take up less than a third of them, as those of frozen readouts, which are
+    all near log d_vocab. An information below 0, which is chance, has the colour of 0, and is written as it is. A head without
+    a value is hatched, and the title says why. Several draws of anchors (seeds, n_bins) give their mean, unless the result was
+    narrowed with ``select``.
 
     Args:
         result: what ``head_entropy`` or ``soft_information(..., heads=...)`` returned.
@@ -69,8 +71,9 @@ def heads(
             for all.
         site: of ``soft_information``, "z" or "result"; None takes the only one.
         annotate: write the values into the cells; None does up to 12 layers of 12 heads.
-        vmin: the value at the lower end of the colours. Frozen readouts are all near log d_vocab, and need one near it.
+        vmin: the value at the lower end of the colours.
         vmax: the value at the upper end of the colours; None is the largest. Give the same for maps that are compared.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -89,10 +92,6 @@ def heads(
     >>> [tick.get_text() for tick in axes.get_yticklabels()], axes.figure.axes[-1].get_ylabel()
     (['0', '5'], 'I(token;Z) (nats)')
     """
-    if not (isinstance(vmin, int | float) and abs(vmin) < np.inf):
-        raise InputError(f"vmin must be a number; got {vmin!r}")
-    if vmax is not None and not (isinstance(vmax, int | float) and vmin < vmax < np.inf):
-        raise InputError(f"vmax must be a number above {vmin:g}, since colours begin there; got {vmax!r}")
     if isinstance(result, HeadEntropy | HeadSummary):
         if label is not None or site is not None:
             raise InputError("label and site belong to results of soft_information; leave them out")
@@ -103,7 +102,7 @@ def heads(
         shown = _of_information(result, "information" if of is None else of, label, site)
     else:
         raise InputTypeError(f"result must be what head_entropy or soft_information returned; got {type(result).__name__}")
-    return _drawn(shown, annotate, vmin, vmax, ax)
+    return _drawn(shown, annotate, vmin, vmax, width, ax)
 
 
 def _of_entropies(result: HeadEntropy | HeadSummary, of: str, order: float | None) -> _Map:
@@ -148,27 +147,26 @@ def _of_information(result: SoftInformation, of: Any, label: str | None, site: s
     return _Map(values, layers, columns, name, axis, reason=reason(part).partition(":")[0])
 
 
-def _drawn(shown: _Map, annotate: bool | None, vmin: float, vmax: float | None, ax: Axes | None) -> Axes:
+def _drawn(shown: _Map, annotate: bool | None, vmin: float | None, vmax: float | None, width: Width, ax: Axes | None) -> Axes:
     values, layers, columns = shown.values, shown.layers, shown.heads
     high, low = float(np.nanmax(values)), float(np.nanmin(values))
-    top = max(high, vmin + 1e-9) if vmax is None else vmax
+    first, top = colour_limits(low, high, vmin, vmax)
     side = min(max(3.5 / len(columns), 0.12), 0.42)  # of a cell, inches
     size = max(3.4, 1.3 + side * len(columns)), 0.8 + min(max(side, 0.16), 0.34) * len(layers)
-    with canvas(ax, (size[0], max(size[1], 2.2))) as axes:
-        mesh = axes.pcolormesh(values, cmap="viridis", vmin=vmin, vmax=top, edgecolors="white", linewidth=0.4)
+    with canvas(ax, (size[0], max(size[1], 2.2)), width=width) as axes:
+        mesh = axes.pcolormesh(values, cmap="viridis", vmin=first, vmax=top, edgecolors="white", linewidth=0.4)
         axes.patch.set(facecolor="0.92", edgecolor="0.6", hatch="////")  # shows where the mesh has no value
-        ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((low < vmin, high > top), "neither")
-        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=20, extend=ends)
-        bar.set_label(shown.name, parse_math=False)
-        bar.outline.set_visible(False)
+        ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((low < first, high > top), "neither")
+        bar = colour_bar(axes, mesh, shown.name, extend=ends)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_xlabel(shown.axis)
         axes.set_ylabel("Layer")
-        axes.set_title(shown.title)
-        if np.isnan(values).any():
-            axes.set_title("; ".join(filter(None, (shown.title, f"hatched: no value, {shown.reason}"))))
+        without = f"hatched: no value, {shown.reason}" if np.isnan(values).any() else ""
+        set_title(axes, "; ".join(filter(None, (shown.title, without))))
         wide, tall = cell_size(axes, len(columns), len(layers))
+        if fit_label(bar, tall * len(layers)):
+            wide, tall = cell_size(axes, len(columns), len(layers))
         for axis, names, step in (
             (axes.xaxis, columns, int(np.ceil(18 / wide))),
             (axes.yaxis, layers, row_step(axes, len(layers))),

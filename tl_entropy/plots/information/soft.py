@@ -17,16 +17,15 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
+from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course
 from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name, same_for_all
-from tl_entropy.plots.style import canvas, line_styles, subset
+from tl_entropy.plots.style import Limits, Width, add_legend, canvas, from_zero, line_styles, subset
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
 BOUNDED = ("information", "share", "plug_in", "null", "lower", "fold_jackknife", "chance_adjusted")
-MOST_INSIDE = 4  # entries of a legend that stands among the lines
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ def information(
     band: Literal["se"] | None = "se",
     ceiling: bool = False,
     null: bool = False,
+    ylim: Limits = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""A quantity of soft information against depth, one line for each result, site name and label set.
@@ -72,6 +73,8 @@ def information(
         ceiling: a dashed line at the most that any labels could say, layer by layer (at 1 where ``of`` is "share").
             That of plug_in, null and chance_adjusted is the plug-in ceiling, that of the others the corrected one.
         null: a dotted line at the value that shuffled labels have; only of "plug_in", since the others are made without it.
+        ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -105,7 +108,7 @@ def information(
     styles = line_styles([(line.source, line.site, "" if alike else line.label) for line in lines])
     label_sets = set() if alike else {line.label for line in lines}
     name = axis_name(of, next(iter(by_name.values())).unit, label_sets.pop() if len(label_sets) == 1 else None)
-    with canvas(ax, (4.8, 3.4)) as axes:
+    with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
         for line, (style, label) in zip(lines, styles, strict=True):
             label = name.partition(" (")[0] if len(lines) == 1 else label
             label += f" (nan: {reasons[id(line)].partition(':')[0]})" if id(line) in reasons else ""
@@ -114,19 +117,14 @@ def information(
             _references(axes, lines, styles, "ceiling", "ceiling", (0, (6, 4)))
         if null:
             _references(axes, lines, styles, "null", "chance level", (0, (1, 1.5)))
-        axes.set_xticks(*depth_ticks([line.depth for line in lines]))
-        axes.set_xlabel("Layer")
+        depth_axis(axes, [line.depth for line in lines])
         axes.set_ylabel(name, parse_math=False)
-        axes.autoscale_view()
-        if axes.dataLim.y0 >= 0:
-            axes.set_ylim(bottom=0, auto=None)  # without switching off the scaling to what is drawn on these axes later
-        else:
+        from_zero(axes)
+        if axes.dataLim.y0 < 0:
             axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1 or ceiling or null:
-            entries = len(axes.get_legend_handles_labels()[0])
-            above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
-            axes.legend(frameon=False, handlelength=3, **(above if entries > MOST_INSIDE else {}))
+            add_legend(axes, own=ax is None)
     return axes
 
 

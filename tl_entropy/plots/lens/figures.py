@@ -22,9 +22,23 @@ from matplotlib.patheffects import Normal, Stroke
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.plots.cells import map_title, shown_part, token_map, visible
-from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
+from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course
 from tl_entropy.plots.lens.predictions import SHARES, divergence_name, is_rank
-from tl_entropy.plots.style import canvas, line_styles, named, number, only, quantity, subset
+from tl_entropy.plots.style import (
+    NORMAL_95,
+    Limits,
+    Width,
+    add_legend,
+    canvas,
+    colour_limits,
+    from_zero,
+    line_styles,
+    named,
+    number,
+    only,
+    quantity,
+    subset,
+)  # fmt: skip
 from tl_entropy.results import LayerDivergence, LensEntropy, LensSummary
 from tl_entropy.results.base import PER_NAT, chosen_from
 from tl_entropy.results.lens.divergence import stream_columns
@@ -46,6 +60,7 @@ class _Line:
     depth: np.ndarray
     mean: np.ndarray
     se: np.ndarray
+    sd: np.ndarray
     columns: list[int]
 
 
@@ -55,27 +70,32 @@ def profile(
     *,
     orders: float | Iterable[float] | None = None,
     sites: Places | None = None,
-    band: Literal["se"] | None = "se",
+    band: Literal["se", "sd"] | None = "se",
     traces: int = 0,
     document: int | None = None,
     ceiling: bool = False,
     labels: Sequence[str] | None = None,
+    ylim: Limits = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Mean entropy against depth, one line for each result, site name and order.
 
     Tick l of the x axis is the residual stream after block l; sites inside that block stand between l - 1 and l. The line of
-    the residual stream begins at ``embed``. The y axis begins at 0.
+    the residual stream begins at ``embed``. The y axis begins at 0, unless what is drawn would then take up less than a third.
 
     Args:
         results: one result, several, or a mapping from names to results; all in one unit.
         orders: Rényi orders to draw; None is all that a result has.
         sites: short names to draw, or single places, as in ``select``; None is all.
-        band: "se" shades ±1.96 standard errors over documents (nothing for a single document); None shades nothing.
+        band: "se" shades ±1.96 standard errors over documents (nothing for a single document), "sd" ±1 standard deviation over
+            tokens; None shades nothing.
         traces: draw this many single tokens as thin lines, evenly chosen.
         document: draw only this document's tokens as traces.
         ceiling: a dashed line at log d_vocab, which a ``LensSummary`` knows.
         labels: names of several results in the legend; None takes the names of their models.
+        ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -92,7 +112,7 @@ def profile(
     >>> tle.plots.profile(result).get_ylabel()
     'Entropy (bits)'
     """
-    check_choice("band", band, ("se", None))
+    check_choice("band", band, ("se", "sd", None))
     check_int("traces", traces, 0)
     if document is not None and not traces:
         raise InputError("document chooses whose tokens are traced; say how many with traces=...")
@@ -104,21 +124,20 @@ def profile(
     styles = line_styles([(line.source, line.site, f"order {number(line.order)}") for line in lines])
     bundles = [_traces(by_name[line.source], line, traces, document) for line in lines] if traces else [None] * len(lines)
     heights = sorted({_ceiling(result) for result in by_name.values()}) if ceiling else []
-    with canvas(ax, (4.8, 3.4)) as axes:
+    with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
         for line, (style, label), segments in zip(lines, styles, bundles, strict=True):
             if segments is not None:
                 axes.add_collection(LineCollection(list(segments), color=style["color"], linewidth=0.4, alpha=0.35, zorder=1))
-            draw_course(axes, line.depth, line.mean, line.se if band else None, style=style, label=label)
+            half = {"se": NORMAL_95 * line.se, "sd": line.sd, None: None}[band]
+            draw_course(axes, line.depth, line.mean, half, style=style, label=label, errors=1.0)
         for height in heights:
             axes.axhline(height, color="0.4", linestyle=(0, (6, 4)), linewidth=1, label="log d_vocab")
-        axes.set_xticks(*depth_ticks([line.depth for line in lines]))
-        axes.set_xlabel("Layer")
+        depth_axis(axes, [line.depth for line in lines])
         axes.set_ylabel(quantity({line.order for line in lines}, units.pop()))
-        axes.autoscale_view()
-        axes.set_ylim(bottom=0, auto=None)  # without switching off the scaling to what is drawn on these axes later
+        from_zero(axes)
         axes.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1 or ceiling:
-            axes.legend(frameon=False, handlelength=3)
+            add_legend(axes, own=ax is None)
     return axes
 
 
@@ -134,6 +153,9 @@ def heatmap(
     decided: bool | None = None,
     start: int = 0,
     max_tokens: int = 40,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Entropy or divergence of one text, token by token (to the right) and layer by layer (upward).
@@ -157,6 +179,10 @@ def heatmap(
         decided: draw that line; None draws it wherever a ``LayerDivergence`` has a site of the residual stream.
         start: position of the first token shown.
         max_tokens: show at most this many tokens.
+        vmin: the value at the low end of the colours; None is 0, or the lowest one where those shown would otherwise take up
+            less than a third of the colours. Ranks have a scale of their own.
+        vmax: the value at the high end; None is the highest one, of shares 1.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -188,17 +214,19 @@ def heatmap(
         whole = result.select(documents=document, orders=only("order", order, result.orders), sites=sites)
         part = shown_part(whole, start, max_tokens)
         values = part.entropy[:, :, 0].T.numpy()  # [site, token]
-        label, scale = quantity(part.orders, part.unit), Normalize(0, max(values.max(), 1e-9))
+        label = quantity(part.orders, part.unit)
+        scale = Normalize(*colour_limits(float(values.min()), float(values.max()), vmin, vmax))
     else:
         if order is not None:
             raise InputError("order: divergences have none; leave it out, or measure lens_entropy")
         whole = result.select(documents=only("document", document, result.documents), sites=sites)
         part = shown_part(whole, start, max_tokens)
         decided = bool(stream_columns(part.sites, required=bool(decided))) and decided is not False
-        values, label, scale = _divergence_map(part, part.metrics[0] if of is None else of)
+        values, label, scale = _divergence_map(part, part.metrics[0] if of is None else of, vmin, vmax)
     notes = ["in each cell: most probable next token"] * top_tokens + ["above the line: decided"] * bool(decided)
     axes = token_map(
-        ax, part, values, title=map_title(whole, part), label=label, cells=_cell_texts(part) if top_tokens else None,
+        ax, part, values, width=width, title=map_title(whole, part), label=label,
+        cells=_cell_texts(part) if top_tokens else None,
         xlabel="\n".join(["Token read", *(f"({note})" for note in notes)]), norm=scale,
         cmap=mpl.colormaps["viridis"].with_extremes(bad="0.85"),
     )  # fmt: skip
@@ -210,11 +238,12 @@ def heatmap(
 def _lines(name: str, result: Lens, orders: Any, sites: Any) -> Iterator[_Line]:
     """The curves of one result, in the order of its sites and orders."""
     chosen = subset("orders", orders, result.orders)
-    frame = result.mean_profile().set_index(["order", "site", "layer"])
+    frame, deviation = result.mean_profile().set_index(["order", "site", "layer"]), result.deviation().numpy()
     for site, (columns, depth) in depth_lines(enumerate(result.sites), sites).items():
         for order in (order for order in result.orders if order in chosen):
             line = frame.loc[[(order, *result.sites[column]) for column in columns]]
-            yield _Line(name, site, order, depth, line["mean"].to_numpy(), line["se"].to_numpy(), columns)
+            sd = deviation[columns, result.orders.index(order)]
+            yield _Line(name, site, order, depth, line["mean"].to_numpy(), line["se"].to_numpy(), sd, columns)
 
 
 def _traces(result: Lens, line: _Line, count: int, document: int | None) -> np.ndarray:
@@ -233,7 +262,9 @@ def _ceiling(result: Lens) -> float:
     return result.ceiling * PER_NAT[result.unit]
 
 
-def _divergence_map(part: LayerDivergence, of: str) -> tuple[np.ndarray, str, Normalize]:
+def _divergence_map(
+    part: LayerDivergence, of: str, vmin: float | None, vmax: float | None
+) -> tuple[np.ndarray, str, Normalize]:
     """Values [site, token] of a quantity, without those that are NaN, what they are called, and their scale of colours."""
     there = part.quantities()
     values = np.ma.masked_invalid(there[chosen_from("of", of, there)[0]].T.numpy())
@@ -241,11 +272,11 @@ def _divergence_map(part: LayerDivergence, of: str) -> tuple[np.ndarray, str, No
         raise InputError(f"of={of!r}: none of the tokens shown has a value (the last of a document has no next token)")
     label = divergence_name(of, part.unit, part.against)
     label = label[0].upper() + label[1:]
-    if len(label) > 3 * len(part.sites):  # longer than the map is high
-        label = label.replace(" (", "\n(")
     if is_rank(of):
-        return values + 1, label, LogNorm(1, max(values.max() + 1, 10))
-    return values, label, Normalize(0, 1 if of in SHARES else values.max() or 1)
+        low, high = (1.0 if vmin is None else vmin), (max(values.max() + 1, 10) if vmax is None else vmax)
+        return values + 1, label, LogNorm(*colour_limits(1, 10, low, high))
+    low, high = (0.0, 1.0) if of in SHARES else (float(values.min()), float(values.max()) or 1.0)
+    return values, label, Normalize(*colour_limits(low, high, vmin, vmax))
 
 
 def _step(axes: Axes, first: np.ndarray) -> None:

@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.plots.cells import visible
-from tl_entropy.plots.depth import BEFORE_END, depth_lines, depth_ticks, draw_course
-from tl_entropy.plots.style import canvas, line_styles, named, only
+from tl_entropy.plots.depth import BEFORE_END, depth_axis, depth_lines, draw_course
+from tl_entropy.plots.style import Limits, Width, add_legend, canvas, from_zero, line_styles, named, only
 from tl_entropy.results import DivergenceSummary, LayerDivergence
 from tl_entropy.results.base import PER_NAT
 from tl_entropy.results.lens.divergence import STREAM_SITES, unit_of
@@ -29,7 +29,6 @@ Divergence = LayerDivergence | DivergenceSummary
 
 SHARES = ("agreement", "decided")  # of tokens: from 0 to 1
 LONGEST_TITLE = 40  # characters
-MOST_INSIDE = 4  # entries of a legend that stands among the lines
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,14 @@ def divergences(
     band: Literal["se"] | None = "se",
     labels: Sequence[str] | None = None,
     log: bool = False,
+    ylim: Limits = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Mean divergence against depth, one line for each result and site name.
 
     Tick l of the x axis is the residual stream after block l; sites inside that block stand between l - 1 and l. The line of
-    the residual stream begins at ``embed``. The y axis begins at 0 unless it is logarithmic.
+    the residual stream begins at ``embed``. The y axis begins at 0 unless it is logarithmic, or most of it would be empty.
 
     Args:
         results: one result of ``layer_divergence``, several, or a mapping from names to results, such as
@@ -67,6 +68,8 @@ def divergences(
         band: "se" shades ±1.96 standard errors over documents (nothing for a single document); None shades nothing.
         labels: names of several results in the legend; None takes the names of their models.
         log: a logarithmic y axis, from which values of 0 (the last site, compared with the output) are left out.
+        ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -93,10 +96,10 @@ def divergences(
         raise InputError(f"log: there is no {metric} above 0 to draw on a logarithmic axis; leave log out")
     references = {result.against for result in by_name.values()}
     name = divergence_name(metric, next(iter(by_name.values())).unit, references.pop() if len(references) == 1 else None)
-    with canvas(ax, (4.8, 3.4)) as axes:
+    with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
         _draw(axes, lines, band=band is not None, log=log)
         axes.set_ylabel(name[0].upper() + name[1:], parse_math=False)
-        _finish(axes, top=1.05 if metric in SHARES else None, log=log)
+        _finish(axes, share=metric in SHARES, log=log, legend=len(lines) > 1, own=ax is None)
     return axes
 
 
@@ -106,6 +109,8 @@ def decisions(
     *,
     band: Literal["se"] | None = "se",
     labels: Sequence[str] | None = None,
+    ylim: Limits = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Share of tokens that are decided by each layer, and beside it the share whose top token agrees with the output's.
@@ -118,6 +123,8 @@ def decisions(
         results: one result of ``layer_divergence``, several, or a mapping from names to results.
         band: "se" shades ±1.96 standard errors over documents (nothing for a single document); None shades nothing.
         labels: names of several results in the legend; None takes the names of their models.
+        ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -136,10 +143,10 @@ def decisions(
     check_choice("band", band, ("se", None))
     by_name = named(results, (LayerDivergence, DivergenceSummary), "layer_divergence", labels)
     lines = [line for name, result in by_name.items() for line in _decision_lines(name, result)]
-    with canvas(ax, (4.8, 3.4)) as axes:
+    with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
         _draw(axes, lines, band=band is not None, log=False)
         axes.set_ylabel("Share of tokens")
-        _finish(axes, top=1.05, log=False)
+        _finish(axes, share=True, log=False, legend=True, own=ax is None)
     return axes
 
 
@@ -151,6 +158,7 @@ def targets(
     position: int | None = None,
     of: Literal["rank", "probability", "surprisal"] = "rank",
     sites: Places | None = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Rank, probability or surprisal of the target tokens at every site, for the prediction made at one position.
@@ -165,6 +173,7 @@ def targets(
             only one in the result.
         of: "rank", "probability" or "surprisal".
         sites: short names to draw, or single places, as in ``select``; None is all.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -204,11 +213,11 @@ def targets(
         for i, name in enumerate(_target_labels(whole))
     ]
     name = {"rank": "Rank (1 is the most probable)", "probability": "Probability", "surprisal": f"Surprisal ({whole.unit})"}
-    with canvas(ax, (4.8, 3.4)) as axes:
-        _draw(axes, lines, band=False, log=of == "rank", beside=True)
+    with canvas(ax, (4.8, 3.4), width=width) as axes:
+        _draw(axes, lines, band=False, log=of == "rank")
         axes.set_ylabel(name[of])
         axes.set_title(f"After “{_text_before(whole, row)}”", parse_math=False)
-        _finish(axes, top=None, log=of == "rank")
+        _finish(axes, share=False, log=of == "rank", legend=True, own=ax is None)
         if of == "rank":
             axes.set_ylim(max(10.0, 1.3 * axes.dataLim.y1), 0.8)
     return axes
@@ -265,37 +274,31 @@ def _decision_lines(name: str, result: Divergence) -> Iterator[_Line]:
         yield _Line((name, shown), depth, line["mean"].to_numpy(), line["se"].to_numpy())
 
 
-def _draw(axes: Axes, lines: Sequence[_Line], *, band: bool, log: bool, beside: bool = False) -> None:
-    """The curves with their bands, the axis of depth, and a legend where there is something to tell apart.
-
-    Many entries stand above the axes, or ``beside`` them where a title does.
-    """
+def _draw(axes: Axes, lines: Sequence[_Line], *, band: bool, log: bool) -> None:
+    """The curves with their bands, and the axis of depth."""
     if log:
         axes.set_yscale("log", nonpositive="clip")
     for line, (style, label) in zip(lines, line_styles([line.key for line in lines]), strict=True):
         mean = np.where(line.mean > 0, line.mean, np.nan) if log else line.mean
         draw_course(axes, line.depth, mean, line.se if band else None, style=style, label=label)
-    axes.set_xticks(*depth_ticks([line.depth for line in lines]))
-    axes.set_xlabel("Layer")
-    if len(lines) > 1 or beside:
-        above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
-        right: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
-        outside = {} if len(lines) <= MOST_INSIDE else right if beside else above
-        for text in axes.legend(frameon=False, handlelength=3, **outside).get_texts():
-            text.set_parse_math(False)
+    depth_axis(axes, [line.depth for line in lines])
 
 
-def _finish(axes: Axes, *, top: float | None, log: bool) -> None:
-    """Ticks, and limits that still follow what is drawn on these axes later."""
+def _finish(axes: Axes, *, share: bool, log: bool, legend: bool, own: bool) -> None:
+    """Ticks, limits that still follow what is drawn on these axes later, and a legend."""
     axes.autoscale_view()
     if log:
         low, high = axes.get_ylim()
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
+    elif share:
+        axes.set_ylim(-0.03, 1.05)  # with room for marks at 0
     else:
-        axes.set_ylim(bottom=0, top=top, auto=None if top is None else False)
+        from_zero(axes)
     axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        add_legend(axes, own=own)
 
 
 def _target_labels(result: LayerDivergence) -> list[str]:

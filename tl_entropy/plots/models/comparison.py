@@ -27,7 +27,7 @@ from tl_entropy.plots.naming import short_name
 from tl_entropy.plots.profiles.distances import distances
 from tl_entropy.plots.profiles.dynamics import velocity
 from tl_entropy.plots.states.similarity import similarity
-from tl_entropy.plots.style import NEW_FIGURE, line_styles, quantity
+from tl_entropy.plots.style import NEW_FIGURE, from_zero, line_styles, quantity, set_title, short_entry
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.profiles.distances import PairwiseDistances
 from tl_entropy.results.states.similarity import LayerSimilarity
@@ -93,8 +93,10 @@ def comparison(result: ModelComparison, *, figsize: tuple[float, float] | None =
         if len(result.names) > 1:
             styles = [style for style, _ in line_styles([(name,) for name in result.names])]
             lines = [Line2D([], [], **style, markersize=4.5, linewidth=1.5) for style in styles]
-            outside = {"loc": "outside upper center", "ncols": len(lines)}
-            for text in figure.legend(lines, result.names, frameon=False, handlelength=3, **outside).get_texts():
+            names = [short_entry(name) for name in result.names]
+            across = max(1, int(12 * figure.get_figwidth() / (max(map(len, names)) + 8)))  # entries, at 12 letters an inch
+            outside = {"loc": "outside upper center", "ncols": math.ceil(len(lines) / math.ceil(len(lines) / across))}
+            for text in figure.legend(lines, names, frameon=False, handlelength=3, **outside).get_texts():
                 text.set_parse_math(False)
         for draw, axes in zip(panels, grid, strict=False):
             draw(ax=axes)
@@ -109,11 +111,9 @@ def _course(result: ModelComparison, of: str, family: Any, name: str, *, ax: Axe
         value, error = dynamics.value(of, family).numpy(), dynamics.error(of, family).numpy()
         depth = np.linspace(0, 1, len(value))
         draw_course(ax, depth, value, error, style=style, label=model)
-    ax.set_title(name[0].upper() + name[1:], parse_math=False)
+    set_title(ax, name[0].upper() + name[1:])
     ax.set_xlabel("Relative depth")
-    ax.set_xlim(-0.04, 1.04)
-    ax.autoscale_view(scalex=False)
-    ax.set_ylim(bottom=0, auto=None)  # without switching off the scaling to what is drawn on these axes later
+    from_zero(ax)
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -126,7 +126,7 @@ def _distances(found: PairwiseDistances, *, ax: Axes) -> None:
 def _matrix(found: LayerSimilarity, models: tuple[str, ...], *, ax: Axes) -> None:
     """Similarity of layers of two models, or of one."""
     similarity(found, labels=[short_name(name) for name in models] if len(models) > 1 else None, annotate=False, ax=ax)
-    ax.set_title(f"Similarity of layers over {found.over}")
+    set_title(ax, f"Similarity of layers over {found.over}")
 
 
 def _plane(result: ModelComparison, *, ax: Axes) -> None:

@@ -13,17 +13,14 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
-from tl_entropy.plots.cells import map_title, shown_part, token_map
-from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course
-from tl_entropy.plots.style import canvas, line_styles, named, only
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_positive
+from tl_entropy.plots.cells import MARKED_FROM, map_title, shown_part, token_map
+from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course
+from tl_entropy.plots.style import Limits, Width, add_legend, canvas, line_styles, named, only
 from tl_entropy.results import Contrast
 from tl_entropy.results.models.contrast import run_names
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
-
-# Of the largest change in a map; cells that fall by less are not marked.
-MARKED_FROM = 0.1
 
 
 @steady
@@ -34,6 +31,8 @@ def contrast(
     sites: Places | None = None,
     band: Literal["se"] | None = "se",
     labels: Sequence[str] | None = None,
+    ylim: Limits = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Mean change of a quantity against depth, one line for each contrast and site name, with a line at 0.
@@ -46,6 +45,8 @@ def contrast(
         sites: short names to draw, or single places, as in ``select``; None is all.
         band: "se" shades ±1.96 standard errors of the paired differences over documents (nothing for a single document).
         labels: names of several contrasts in the legend; None takes the names of the runs after.
+        ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -82,16 +83,15 @@ def contrast(
             line = frame.iloc[columns]
             lines.append((name, site, depth, line["mean"].to_numpy(), line["se"].to_numpy()))
     styles = line_styles([(name, site) for name, site, *_ in lines])
-    with canvas(ax, (4.8, 3.4)) as axes:
+    with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
         axes.axhline(0, color="0.4", linewidth=1, zorder=1)
         for (_, _, depth, mean, se), (style, label) in zip(lines, styles, strict=True):
             draw_course(axes, depth, mean, se if band else None, style=style, label=label)
-        axes.set_xticks(*depth_ticks([depth for _, _, depth, *_ in lines]))
-        axes.set_xlabel("Layer")
+        depth_axis(axes, [depth for _, _, depth, *_ in lines])
         axes.set_ylabel(axis.pop(), parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:
-            axes.legend(frameon=False, handlelength=3)
+            add_legend(axes, own=ax is None)
     return axes
 
 
@@ -104,6 +104,8 @@ def contrast_map(
     sites: Places | None = None,
     start: int = 0,
     max_tokens: int = 40,
+    vmax: float | None = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Change of a quantity in one text, token by token (to the right) and layer by layer (upward).
@@ -118,6 +120,8 @@ def contrast_map(
         sites: short names to show, or single places, as in ``select``; None is all.
         start: position of the first token shown.
         max_tokens: show at most this many tokens.
+        vmax: the change at the end of the colours, both ways; None is the largest one. Give one to maps that are compared.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -142,11 +146,11 @@ def contrast_map(
     values = part.values(of).T.numpy()  # [site, token]
     if np.isnan(values).all():
         raise InputError(f"quantity: {of} has no value at the positions shown")
-    largest = max(float(np.nanmax(np.abs(values))), 1e-9)
+    largest = max(float(np.nanmax(np.abs(values))), 1e-9) if vmax is None else check_positive("vmax", vmax)
     axes = token_map(
         ax, part, np.ma.masked_invalid(values), title=map_title(whole, part), label=_axis_name(part, of), xlabel="Token read",
         cells=[["−" if value <= -MARKED_FROM * largest else "" for value in row] for row in values],
-        cmap="PuOr_r", vmin=-largest, vmax=largest,
+        width=width, cmap="PuOr_r", vmin=-largest, vmax=largest,
     )  # fmt: skip
     axes.set_facecolor("0.8")
     return axes

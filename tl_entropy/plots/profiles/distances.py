@@ -18,14 +18,13 @@ from matplotlib.ticker import MaxNLocator
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.cells import cell_size, write
 from tl_entropy.plots.naming import name_points, short_name
-from tl_entropy.plots.style import canvas, line_styles
+from tl_entropy.plots.style import Width, add_legend, canvas, colour_limits, line_styles
 from tl_entropy.results.profiles.distances import FEATURES, Linkage, PairwiseDistances, ProfileEmbedding
 from tl_entropy.torch_state import steady
 
 MOST_WRITTEN = 8  # profiles of a matrix whose cells are written into
 MOST_NAMED = 40  # profiles whose names stand at the axes
 MOST_LABELLED = 12  # points with their names beside them
-MOST_INSIDE = 4  # entries of a legend that stands among the points
 TREE = 0.2  # height of the dendrogram, in heights of the matrix
 
 TITLES = {
@@ -41,6 +40,9 @@ def distances(
     method: Linkage = "average",
     dendrogram: bool = True,
     annotate: bool | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     """All distances between profiles as colours, with profiles that are near each other side by side.
@@ -54,6 +56,9 @@ def distances(
             ``PairwiseDistances.linkage``.
         dendrogram: draw the tree.
         annotate: write the distances into the cells; None does up to 8 profiles.
+        vmin: the value at the low end of the colours; None is 0.
+        vmax: the value at the high end; None is the largest distance. Give the same for matrices that are compared.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -79,15 +84,15 @@ def distances(
     tree = hierarchy.dendrogram(result.linkage(method), no_plot=True)
     order, n = tree["leaves"], len(result.names)
     values = result.distances.numpy()[np.ix_(order, order)]
+    first, last = colour_limits(0.0, float(values.max()), vmin, vmax)
     names = [short_name(result.names[i]) for i in order] if n <= MOST_NAMED else []
     margin = 0.075 * max(map(len, names), default=3)  # of the names, inches
     side = max(2.6, min(0.3 * n, 4.2))
-    with canvas(ax, (side + margin + 1.1, side * (1 + TREE * dendrogram) + margin + 0.3)) as axes:
-        mesh = axes.pcolormesh(values, cmap="viridis", vmin=0, vmax=max(float(values.max()), 1e-9))
+    with canvas(ax, (side + margin + 1.1, side * (1 + TREE * dendrogram) + margin + 0.3), width=width) as axes:
+        mesh = axes.pcolormesh(values, cmap="viridis", vmin=first, vmax=last)
         axes.invert_yaxis()
-        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=25)
-        bar.set_label(_label(result), parse_math=False)
-        bar.outline.set_visible(False)
+        axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=25).outline.set_visible(False)
+        axes.figure.axes[-1].set_ylabel(_label(result), parse_math=False)
         places = np.arange(len(names)) + 0.5
         axes.set_xticks(places, names, rotation=90, parse_math=False)
         axes.set_yticks(places, names, parse_math=False)
@@ -113,6 +118,7 @@ def clusters(
     *,
     by: str | Sequence[object] = "group",
     label_points: bool | None = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Entropy profiles as points of the plane, with a colour and a marker for each group.
@@ -123,6 +129,7 @@ def clusters(
         embedding: what ``profile_embedding`` returned.
         by: "group", or a label for each profile, such as those of ``pairwise.clusters(3)``.
         label_points: write the profiles' names beside their points, where there is room; None does for up to 12.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -154,7 +161,7 @@ def clusters(
         raise InputError(f"by must be 'group' or a label for each of the {n} profiles; got {len(groups)} labels")
     there = list(dict.fromkeys(groups))
     points = embedding.coordinates.numpy()
-    with canvas(ax, (4.8, 3.8)) as axes:
+    with canvas(ax, (4.8, 3.8), width=width) as axes:
         for group, (style, label) in zip(there, line_styles([(group,) for group in there]), strict=True):
             rows = [i for i, other in enumerate(groups) if other == group]
             look = {"color": style["color"], "marker": style["marker"], "edgecolors": "white", "linewidths": 0.5}
@@ -168,21 +175,12 @@ def clusters(
             axes.set_xticks([])
             axes.set_yticks([])
         axes.spines[["top", "right"]].set_visible(False)
-        legend = _legend(axes, len(there)) if len(there) > 1 else []
+        legend = [add_legend(axes, own=ax is None, handlelength=1, handletextpad=0.2)] if len(there) > 1 else []
         if label_points or (label_points is None and n <= MOST_LABELLED):
             every = label_points is True
             names = [(x, y, short_name(name), every) for (x, y), name in zip(points.tolist(), embedding.names, strict=True)]
             name_points(axes, names, points[:, None], legend)
     return axes
-
-
-def _legend(axes: Axes, entries: int) -> list[mpl.artist.Artist]:
-    """The legend, among the points while it is short; returned where names may not cover it."""
-    outside = {} if entries <= MOST_INSIDE else {"loc": "upper left", "bbox_to_anchor": (1, 1)}
-    legend = axes.legend(frameon=False, handletextpad=0.2, **outside)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    return [legend]
 
 
 def _tree(axes: Axes, tree: dict[str, list[list[float]]], n: int) -> None:

@@ -21,10 +21,23 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import FancyArrowPatch
 
 from tl_entropy.errors import InputError, check_choice
+from tl_entropy.plots.depth import EMBED
 from tl_entropy.plots.lens.predictions import divergence_name
-from tl_entropy.plots.naming import halving, name_points
+from tl_entropy.plots.naming import halving, name_points, short_name
 from tl_entropy.plots.plane import error_bars
-from tl_entropy.plots.style import NEW_FIGURE, canvas, line_styles, named, quantity as entropy_name
+from tl_entropy.plots.style import (
+    Limits,
+    Width,
+    add_legend,
+    canvas,
+    colour_bar,
+    from_zero,
+    line_styles,
+    named,
+    quantity as entropy_name,
+    set_title,
+    sized,
+)  # fmt: skip
 from tl_entropy.results.profiles.dynamics import FAMILIES, Family, LayerDynamics
 from tl_entropy.torch_state import steady
 
@@ -32,7 +45,6 @@ ARROW = 12.0  # size of an arrow's head, points
 SHORTEST_STEP = 16.0  # that gets an arrow's head, points
 MOST_NAMES = 24  # of layers, shared by all paths
 MOST_EDGED = 24  # cells of a row: of more, white edges would take too much
-MOST_CELLS = 7  # of a panel in which the names of the first two don't touch
 
 _CURVE_NAMES = {
     "velocity": "Velocity: Wasserstein-1 of entropies",
@@ -50,6 +62,8 @@ def velocity(
     family: Family | None = None,
     errors: bool = True,
     labels: Sequence[str] | None = None,
+    ylim: Limits = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Mean entropy against velocity, a path through the layers of each result; arrows point from a layer to the next.
@@ -63,6 +77,8 @@ def velocity(
         family: "curve" or "vocabulary"; None is "vocabulary" where that has the quantity, else "curve".
         errors: draw ±1.96 standard errors over documents both ways (nothing for a single document).
         labels: names of several results in the legend; None takes the names of their models.
+        ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -96,7 +112,7 @@ def velocity(
         raise InputError(
             f"quantity: {of} has no value at any site, as where all entropies are 0; choose another, such as 'velocity'"
         )
-    with canvas(ax, (4.8, 3.8)) as axes:
+    with canvas(ax, (4.8, 3.8), width=width, ylim=ylim) as axes:
         paths = []
         for (name, result), (style, _) in zip(by_name.items(), line_styles([(name,) for name in by_name]), strict=True):
             at, se = (
@@ -112,10 +128,9 @@ def velocity(
         axes.set_ylabel(ylabel, parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(0.08)  # for the names of what lies farthest out
-        axes.set_xlim(left=0, auto=None)  # without switching off the scaling to what is drawn on these axes later
+        from_zero(axes, "xy")
         if len(paths) > 1:
-            for text in axes.legend(frameon=False, handlelength=3).get_texts():
-                text.set_parse_math(False)
+            add_legend(axes, own=ax is None)
         axes.figure.figure.draw_without_rendering()  # settles the layout, and with it how long steps are on the page
         for _, at, _, colour in paths:
             _arrows(axes, at, colour)
@@ -130,6 +145,7 @@ def importance(
     *,
     family: Family | None = None,
     labels: Sequence[str] | None = None,
+    width: Width = None,
     axes: Sequence[Axes] | np.ndarray | None = None,
 ) -> list[Axes]:
     r"""What each layer does, as maps: a panel for entropy, velocity, distance to the output and JSD to it, a row a result.
@@ -144,6 +160,7 @@ def importance(
             by the first metric that all results have, and jsd_to_output. None is "vocabulary" where all results have it, else
             "curve". Panels for what not all results hold are left out.
         labels: names of the rows; None takes the names of the models.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         axes: axes to draw on, one for each panel; None makes a figure.
 
     Returns:
@@ -166,7 +183,7 @@ def importance(
     by_name = named(results, (LayerDynamics,), "layer_dynamics", labels)
     panels = _panels(list(by_name.values()), family)
     names = [_shared_label(by_name, *panel) for panel in panels]
-    with _grid(axes, len(panels), len(by_name)) as (grid, own):
+    with _grid(axes, len(panels), list(map(short_name, by_name)), width) as (grid, own):
         for number, (panel, name) in enumerate(zip(panels, names, strict=True)):
             _draw_panel(grid[number], by_name, panel, name)
             if own and number % 2:
@@ -189,18 +206,16 @@ def _draw_panel(axes: Axes, by_name: Mapping[str, LayerDynamics], panel: tuple[s
     axes.patch.set(facecolor="0.92", edgecolor="0.6", hatch="////")  # shows where the meshes have no value
     axes.set_xlim(0, 1)
     axes.set_ylim(len(rows), 0)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, list(by_name), parse_math=False)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, list(map(short_name, by_name)), parse_math=False)
     if _same_sites(by_name):
-        axes.set_xticks(*_site_ticks(next(iter(by_name.values()))))
+        axes.set_xticks(*_site_ticks(axes, next(iter(by_name.values()))))
     else:
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     title, _, unit = name.rpartition(" (") if name.endswith(")") else (name, "", "")
-    axes.set_title(title, parse_math=False)
-    bar = axes.figure.colorbar(ScalarMappable(Normalize(0, top), "viridis"), ax=axes, pad=0.02, aspect=12)
-    bar.set_label(unit.removesuffix(")"), parse_math=False)
-    bar.outline.set_visible(False)
+    set_title(axes, title)
+    colour_bar(axes, ScalarMappable(Normalize(0, top), "viridis"), unit.removesuffix(")"), aspect=12)
 
 
 def _panels(results: Sequence[LayerDynamics], family: Family | None) -> list[tuple[str, Family]]:
@@ -277,29 +292,34 @@ def _same_sites(by_name: Mapping[str, LayerDynamics]) -> bool:
     return len({result.sites for result in by_name.values()}) == 1
 
 
-def _site_ticks(result: LayerDynamics) -> tuple[list[float], list[str]]:
+def _site_ticks(axes: Axes, result: LayerDynamics) -> tuple[list[float], list[str]]:
     """The middles of cells, named by their layers; where a layer has several, those like the last site are named."""
     sites = result.sites
     named_sites = [i for i, site in enumerate(sites) if site.name == sites[-1].name]
-    step = math.ceil((len(named_sites) + 1) / 12)
+    cell = 0.8 * axes.get_window_extent().width * 72 / axes.figure.dpi / len(sites)  # names of rows take some
+    cell /= float(axes.xaxis.get_major_ticks(1)[0].label1.get_fontsize())  # its width, in sizes of the font
+    step = max(math.ceil((len(named_sites) + 1) / 12), math.ceil(1.5 * len(named_sites) / len(sites) / cell))
     ticks = {i: str(sites[i].layer) for i in named_sites if sites[i].layer % step == 0}
     if sites[0].name == "embed":
-        ticks = {0: "embed"} | {i: text for i, text in ticks.items() if i >= step + (step == 1 and len(sites) > MOST_CELLS)}
+        ticks = {0: "embed"} | {i: text for i, text in ticks.items() if i * cell >= EMBED + 0.6}
     return [(i + 0.5) / len(sites) for i in ticks], list(ticks.values())
 
 
 @contextmanager
-def _grid(axes: Any, panels: int, rows: int) -> Iterator[tuple[list[Axes], bool]]:
+def _grid(axes: Any, panels: int, rows: Sequence[str], width: Width) -> Iterator[tuple[list[Axes], bool]]:
     """The axes given, as they are, or those of a new figure, two panels side by side; and whether they are new."""
     if axes is not None:
+        sized(axes, (1, 1), width)
         given = list(np.asarray(axes, dtype=object).flat)
         if len(given) != panels:
             raise InputError(f"axes: there are {panels} panels to draw, and {len(given)} axes; give one for each")
         yield given, False
         return
     across, down = min(panels, 2), math.ceil(panels / 2)
-    figure = plt.figure(figsize=(3.9 * across, down * (0.9 + 0.36 * rows) + 0.2), layout="constrained")
-    with mpl.rc_context(NEW_FIGURE):
+    wide = 3.5 * across + 0.08 * max(map(len, rows))
+    size, sizes = sized(axes, (wide, down * (0.9 + 0.36 * len(rows)) + 0.2), width)
+    figure = plt.figure(figsize=size, layout="constrained")
+    with mpl.rc_context(sizes):
         grid = list(np.atleast_1d(figure.subplots(down, across)).flat)
         for unused in grid[panels:]:
             unused.remove()

@@ -16,8 +16,19 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError
 from tl_entropy.plots.cells import cell_size, row_step, write
-from tl_entropy.plots.depth import depth_lines, depth_ticks, draw_course, finish_courses
-from tl_entropy.plots.style import canvas, line_styles, named, number
+from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course, finish_courses
+from tl_entropy.plots.style import (
+    Limits,
+    Width,
+    canvas,
+    colour_bar,
+    colour_limits,
+    fit_label,
+    line_styles,
+    named,
+    number,
+    set_title,
+)
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady
@@ -34,6 +45,10 @@ def similarity(
     quantity: str | None = None,
     labels: Sequence[str] | None = None,
     annotate: bool | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    ylim: Limits = None,
+    width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Similarity of layers: to a single site against depth, one line for each result and site name; else as a matrix.
@@ -49,6 +64,10 @@ def similarity(
         labels: names of several results in the legend; None takes the names of their models. Of a matrix, what to call the
             model of the rows and that of the columns; a mapping's name of one is its title.
         annotate: write the values into the cells of a matrix; None does up to 8 rows and columns.
+        vmin: of a matrix, the value at the low end of the colours; None is 0.
+        vmax: the value at the high end; None is 1 of a CKA, else the highest.
+        ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -79,10 +98,15 @@ def similarity(
                 "results: a figure shows one matrix; give one result, or results against a single site each, such as 'output'"
             )
         [(result, name)] = zip(by_name.values(), axis.values(), strict=True)
-        axes = _matrix(result, quantity, name, _models(result, labels if alone else None), annotate, ax)
+        if ylim is not None:
+            raise InputError("ylim is of lines along depth, and this result is a matrix: leave it out, or take vmin and vmax")
+        models = _models(result, labels if alone else None)
+        axes = _matrix(result, quantity, name, models, annotate, (vmin, vmax), width, ax)
         if not alone:
-            axes.set_title(next(iter(by_name)), parse_math=False)
+            set_title(axes, next(iter(by_name)))
         return axes
+    if vmin is not None or vmax is not None:
+        raise InputError("vmin and vmax are of a matrix; these results are against a single site: leave them out, or take ylim")
     if annotate:
         raise InputError("annotate writes into the cells of a matrix; these results are against a single site, so leave it out")
     if len({_unit(result, quantity) for result in by_name.values()}) > 1:
@@ -96,24 +120,26 @@ def similarity(
             f"results are of samples of different sizes ({counts}), with which matrix-based information grows; measure them "
             "with the same n_samples, and enough text"
         )
-    return _courses(by_name, quantity, axis, ax)
+    return _courses(by_name, quantity, axis, ylim, width, ax)
 
 
-def _courses(by_name: Mapping[str, LayerSimilarity], quantity: str | None, axis: Mapping[str, str], ax: Axes | None) -> Axes:
+def _courses(
+    by_name: Mapping[str, LayerSimilarity], quantity: str | None, axis: Mapping[str, str], ylim: Limits, width: Width,
+    ax: Axes | None,
+) -> Axes:  # fmt: skip
     """Similarity to a single site against depth."""
     lines = [
         ((name, site, axis[name]), depth, result.value(quantity)[columns, 0].numpy())
         for name, result in by_name.items()
         for site, (columns, depth) in depth_lines(enumerate(result.rows), None).items()
     ]
-    with canvas(ax, (4.8, 3.4)) as axes:
+    with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
         for (_, depth, values), (style, label) in zip(lines, line_styles([key for key, *_ in lines]), strict=True):
             draw_course(axes, depth, values, None, style=style, label=label)
-        axes.set_xticks(*depth_ticks([depth for _, depth, _ in lines]))
-        axes.set_xlabel("Layer")
+        depth_axis(axes, [depth for _, depth, _ in lines])
         names = set(axis.values())
         axes.set_ylabel(names.pop() if len(names) == 1 else "Similarity", parse_math=False)
-        finish_courses(axes, [values for *_, values in lines], len(lines))
+        finish_courses(axes, [values for *_, values in lines], len(lines), own=ax is None)
     return axes
 
 
@@ -123,28 +149,33 @@ def _matrix(
     name: str,
     models: Sequence[str],
     annotate: bool | None,
+    limits: tuple[float | None, float | None],
+    width: Width,
     ax: Axes | None,
 ) -> Axes:
     """Every row's similarity to every column, as colours."""
     values = result.value(quantity).numpy()
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    top = 1.0 if result.method == "cka" else max(high, 1e-9)
-    beyond = (low < -ROUNDING, high > top + ROUNDING)
+    first, top = (default if end is None else end for end, default in zip(limits, (0.0, 1.0), strict=True))
+    if limits[1] is None and result.method != "cka":
+        top = max(high, first + 1e-9)
+    first, top = colour_limits(low, high, first, top)
+    beyond = (low < first - ROUNDING, high > top + ROUNDING)
     ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
     rows, columns = values.shape
     side = min(max(3.5 / max(rows, columns), 0.12), 0.42)  # of a cell, inches
-    with canvas(ax, (max(3.4, 1.5 + side * columns), max(2.6, 0.8 + side * rows))) as axes:
+    with canvas(ax, (max(3.4, 1.5 + side * columns), max(2.6, 0.8 + side * rows)), width=width) as axes:
         grid: dict[str, Any] = {"edgecolors": "white", "linewidth": 0.4} if max(rows, columns) <= MOST_OUTLINED else {}
-        mesh = axes.pcolormesh(values, cmap="viridis", vmin=0.0, vmax=top, **grid)
+        mesh = axes.pcolormesh(values, cmap="viridis", vmin=first, vmax=top, **grid)
         axes.patch.set(facecolor="0.92", edgecolor="0.6", hatch="////")  # shows where the mesh has no value
-        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=20, extend=ends)
-        bar.set_label(name, parse_math=False)
-        bar.outline.set_visible(False)
+        bar = colour_bar(axes, mesh, name, extend=ends)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_xlabel(f"Layer of {models[1]}" if models else "Layer", parse_math=False)
         axes.set_ylabel(f"Layer of {models[0]}" if models else "Layer", parse_math=False)
         wide, tall = cell_size(axes, columns, rows)
+        if fit_label(bar, tall * rows):
+            wide, tall = cell_size(axes, columns, rows)
         axes.set_xticks(*_ticks(result.columns, int(np.ceil(18 / wide))))
         axes.set_yticks(*_ticks(result.rows, row_step(axes, rows)))
         for tick in axes.get_xticklabels():

@@ -15,7 +15,7 @@ from matplotlib.patheffects import Normal, Stroke
 
 from tl_entropy.errors import InputTypeError, check_choice
 from tl_entropy.plots.naming import short_name
-from tl_entropy.plots.style import canvas
+from tl_entropy.plots.style import Limits, Width, canvas, colour_bar
 from tl_entropy.results.tokens.correlation import TokenCorrelation
 from tl_entropy.torch_state import steady
 
@@ -27,17 +27,24 @@ _HEXAGONS = 45  # across
 
 @steady
 def token_correlation(
-    result: TokenCorrelation, *, kind: Literal["auto", "scatter", "hexbin"] = "auto", ax: Axes | None = None
+    result: TokenCorrelation,
+    *,
+    kind: Literal["auto", "scatter", "hexbin"] = "auto",
+    ylim: Limits = None,
+    width: Width = None,
+    ax: Axes | None = None,
 ) -> Axes:
     r"""Every token as a point, or how many there are in each hexagon, and the least-squares line through all of them.
 
-    The line's slope and intercept with their standard errors over documents and R² stand above the axes. Where both quantities
-    are in the same unit, a thin dotted line shows where they would be equal.
+    The line's slope and intercept with their standard errors over documents and R² stand above the axes. Where both are
+    the same quantity, in one unit, a thin dotted line shows where they would be equal.
 
     Args:
         result: of ``token_correlation``.
         kind: "scatter" for points, "hexbin" for numbers of tokens by colour, on a logarithmic scale; "auto" is "hexbin" above
             5000 tokens.
+        ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -61,12 +68,10 @@ def token_correlation(
     x, y = result.x.numpy(), result.y.numpy()
     if kind == "auto":
         kind = "hexbin" if len(x) > MOST_POINTS else "scatter"
-    with canvas(ax, (4.8, 4.2)) as axes:
+    with canvas(ax, (4.8, 4.2), width=width, ylim=ylim) as axes:
         if kind == "hexbin":
             cells = axes.hexbin(x, y, gridsize=_HEXAGONS, mincnt=1, norm=LogNorm(), cmap="viridis_r", linewidths=0.1)
-            bar = axes.figure.colorbar(cells, ax=axes, pad=0.02, aspect=25)
-            bar.set_label("Tokens")
-            bar.outline.set_visible(False)
+            colour_bar(axes, cells, "Tokens", aspect=25)
         else:
             size = float(np.clip(3000 / len(x), 4, 16))  # of many points, smaller ones
             axes.scatter(x, y, s=size, color="#31688e", alpha=0.4, linewidths=0)
@@ -75,7 +80,7 @@ def token_correlation(
             ends, result.intercept + result.slope * ends, color="black", linewidth=1.6, label=_line(result), zorder=3
         )
         line.set_path_effects([Stroke(linewidth=3.2, foreground="white"), Normal()])  # apart from the darkest hexagons
-        if result.units[0] == result.units[1]:
+        if result.units[0] == result.units[1] and result.quantities[0] == result.quantities[1]:
             axes.axline((0, 0), slope=1, color="black", linestyle=":", linewidth=0.8, label="y = x", zorder=2)
         axes.set_xlabel(_label(result, 0), parse_math=False)
         axes.set_ylabel(_label(result, 1), parse_math=False)

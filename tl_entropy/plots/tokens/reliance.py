@@ -18,9 +18,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
-from tl_entropy.plots.cells import LINE, LONGEST_LABEL, cell_size, visible
-from tl_entropy.plots.style import canvas, line_styles, only
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_positive
+from tl_entropy.plots.cells import EDGED, LINE, LONGEST_LABEL, MARKED_FROM, cell_size, visible, write
+from tl_entropy.plots.naming import short_name
+from tl_entropy.plots.style import Width, add_legend, canvas, colour_bar, fit_label, from_zero, line_styles, only, set_title
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.torch_state import steady
 
@@ -39,20 +40,32 @@ _NAMES = {
 _SIGNED = ("loss", "entropy", "gradient")
 _BLANK = "0.88"
 _MOST_LINES = 8
+_MOST_MARKED = 60  # tokens of a line with a marker at each
 _SMALLEST = 5.5  # points of a token's label; where there is no room for that, positions are written instead
 
 
 @steady
-def reliance(result: TokenReliance, *, metric: str | None = None, document: int | None = None, ax: Axes | None = None) -> Axes:
+def reliance(
+    result: TokenReliance,
+    *,
+    metric: str | None = None,
+    document: int | None = None,
+    vmax: float | None = None,
+    width: Width = None,
+    ax: Axes | None = None,
+) -> Axes:
     r"""Reliance along one document: a bar for each token where there is one source, a line for each of several, or a map.
 
     Results over tokens (``token_reliance(..., "tokens")``, ``gradient_reliance``) are drawn as a map of sources (rows, from the
-    top down) and tokens predicted (columns). Metrics with a sign have colours of their own on either side of 0.
+    top down) and tokens predicted (columns). Metrics with a sign have colours of their own on either side of 0,
+    and a minus in cells below 0, for prints in grey, unless these are too small.
 
     Args:
         result: what ``token_reliance`` or ``gradient_reliance`` returned.
         metric: its name; None is the first.
         document: its number; None takes the only one.
+        vmax: of a map, the value at the end of the colours, both ways for metrics with a sign; None is the largest one.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -82,15 +95,19 @@ def reliance(result: TokenReliance, *, metric: str | None = None, document: int 
     part = result.select(documents=chosen)
     label = f"{_NAMES[name]} ({unit})" if unit else _NAMES[name]
     title = part.names.get(chosen, "")
-    return (_map if result.over == "tokens" else _along)(part, name, label, title, ax)
+    if result.over == "tokens":
+        return _map(part, name, label, title, vmax, width, ax)
+    if vmax is not None:
+        raise InputError("vmax is of a map, and this result is over parts: leave it out")
+    return _along(part, name, label, title, width, ax)
 
 
-def _map(part: TokenReliance, metric: str, label: str, title: str, ax: Axes | None) -> Axes:
+def _map(part: TokenReliance, metric: str, label: str, title: str, vmax: float | None, width: Width, ax: Axes | None) -> Axes:
     table = part.matrix(metric)
     values = table.to_numpy()
     if not np.isfinite(values).any():
         raise InputError("result: no source can change a token predicted here, so there is no value to draw")
-    highest = float(np.nanmax(np.abs(values))) or 1.0
+    highest = (float(np.nanmax(np.abs(values))) or 1.0) if vmax is None else check_positive("vmax", vmax)
     colours: dict[str, Any] = {"vmin": 0.0, "vmax": highest}
     if metric in _SIGNED:
         colours["vmin"] = -highest
@@ -105,11 +122,9 @@ def _map(part: TokenReliance, metric: str, label: str, title: str, ax: Axes | No
     columns = [visible(texts[i], LONGEST_LABEL) for i in table.columns]
     wide, high = (float(np.clip(0.17 * n, 2.6, 8.0)) for n in (len(columns), len(sources)))
     size = (wide + 1.0 + 0.08 * max(map(len, sources)) + 1.0, high + 0.9 + 0.08 * max(map(len, columns)))
-    with canvas(ax, size, **{"xtick.labelsize": 8, "ytick.labelsize": 8}) as axes:
+    with canvas(ax, size, width=width, rc={"xtick.labelsize": 8.0, "ytick.labelsize": 8.0}) as axes:
         mesh = axes.pcolormesh(np.ma.masked_invalid(values), **colours)
-        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=25)
-        bar.set_label(label, parse_math=False)
-        bar.outline.set_visible(False)
+        bar = colour_bar(axes, mesh, label, aspect=25)
         axes.invert_yaxis()
         axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90, parse_math=False)
         axes.set_yticks(np.arange(len(sources)) + 0.5, sources, parse_math=False)
@@ -117,14 +132,19 @@ def _map(part: TokenReliance, metric: str, label: str, title: str, ax: Axes | No
         axes.spines[:].set_visible(False)
         axes.set_xlabel("Token predicted")
         axes.set_ylabel("Source" if known else "Source: position")
-        axes.set_title(title, parse_math=False)
+        set_title(axes, title)
         wide, high = cell_size(axes, len(columns), len(sources))
+        if fit_label(bar, high * len(sources)):
+            wide, high = cell_size(axes, len(columns), len(sources))
         _fit(axes.xaxis, wide, list(table.columns))
         _fit(axes.yaxis, high, list(table.index))
+        if metric in _SIGNED and min(wide, high) >= EDGED:
+            signs = [["−" if value <= -MARKED_FROM * highest else "" for value in row] for row in values]
+            write(axes, signs, mesh.to_rgba(np.ma.masked_invalid(values)), (wide, high))
     return axes
 
 
-def _along(part: TokenReliance, metric: str, label: str, title: str, ax: Axes | None) -> Axes:
+def _along(part: TokenReliance, metric: str, label: str, title: str, width: Width, ax: Axes | None) -> Axes:
     if len(part.sources) > _MOST_LINES:
         raise InputError(
             f"result has {len(part.sources)} sources, and {_MOST_LINES} lines can be told apart; choose some with "
@@ -134,32 +154,28 @@ def _along(part: TokenReliance, metric: str, label: str, title: str, ax: Axes | 
     if not np.isfinite(values).any():
         raise InputError(f"result: {metric} has no value in this document")
     x = np.arange(part.n_tokens)
-    with canvas(ax, (float(np.clip(0.17 * len(x) + 1.2, 4.8, 12.0)), 3.2), **{"xtick.labelsize": 8}) as axes:
+    with canvas(ax, (float(np.clip(0.17 * len(x) + 1.2, 4.8, 12.0)), 3.2), width=width, rc={"xtick.labelsize": 8.0}) as axes:
         if len(part.sources) == 1:
             axes.bar(x, values[:, 0], width=0.8, color="#3b528b")
             title = " ".join(filter(None, (title, f"without: {part.sources[0]}")))
         else:
             for column, (style, name) in zip(values.T, line_styles([(source,) for source in part.sources]), strict=True):
-                axes.plot(x, column, label=name, markersize=3, linewidth=1, **style)
-            # Above the axes, where it covers no line; the place of a title.
-            legend = axes.legend(
-                title=f"{title}, without" if title else "Without", frameon=False, loc="lower left", bbox_to_anchor=(0, 1),
-                ncols=min(3, len(part.sources)),
-            )  # fmt: skip
+                marked = style if len(x) <= _MOST_MARKED else {**style, "marker": ""}
+                axes.plot(x, column, label=name, markersize=3, linewidth=1, **marked)
+            # In the place of a title.
+            add_legend(axes, own=ax is None, inside=False, title=short_name(f"{title}, without" if title else "Without", 60))
             title = ""
-            for text in legend.get_texts():
-                text.set_parse_math(False)
         if metric in _SIGNED:
             axes.axhline(0, color="0.5", linewidth=0.8, zorder=0)
         else:
-            axes.set_ylim(bottom=0)
+            from_zero(axes)
         axes.set_xlim(-0.7, len(x) - 0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xticks(x, tokens, rotation=90, parse_math=False)
         axes.tick_params(axis="x", length=0)
         axes.set_xlabel("Token predicted")
         axes.set_ylabel(label, parse_math=False)
-        axes.set_title(title, parse_math=False)
+        set_title(axes, title)
         _fit(axes.xaxis, cell_size(axes, len(x), 1)[0], part.position.tolist())
     return axes
 

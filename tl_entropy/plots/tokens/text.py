@@ -25,9 +25,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import FuncNorm, ListedColormap, TwoSlopeNorm
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_number
+from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.cells import ink, map_title, shown_part
-from tl_entropy.plots.style import canvas, only
+from tl_entropy.plots.naming import wrapped
+from tl_entropy.plots.style import Width, canvas, only, sized
 from tl_entropy.plots.tokens.parts import OUTSIDE, colours, places, scale, text_pieces, ticks
 from tl_entropy.results.tokens.rows import TokenRows
 from tl_entropy.torch_state import steady
@@ -50,7 +51,7 @@ def token_text(
     document: int | None = None,
     start: int = 0,
     max_tokens: int = 200,
-    width: float | None = None,
+    width: Width = None,
     cmap: str = "viridis",
     vmin: float | None = None,
     vmax: float | None = None,
@@ -64,7 +65,7 @@ def token_text(
         document: number of the text; None takes the only one.
         start: the first position to draw.
         max_tokens: how many tokens to draw at most.
-        width: width of the figure in inches; None is 6.8, two columns of a paper.
+        width: of a new figure: "column" (3.4 inches), "page" (7) or inches; None is 6.8.
         cmap: colour map of matplotlib, for quantities that are never negative; its lightest end stands for low values.
             Quantities of both signs go from blue to orange.
         vmin: low end of the scale; None is 0, or as far below 0 as ``vmax`` is above.
@@ -89,9 +90,7 @@ def token_text(
         raise InputTypeError(
             f"result must have values of single tokens, as token_surprisal returns them; got {type(result).__name__}"
         )
-    if ax is not None and width is not None:
-        raise InputError("width is that of a new figure; leave it out for axes that are given")
-    inches = 6.8 if width is None else check_number("width (in inches)", width, 1, 100)
+    (inches, _), _ = sized(ax, (6.8, 3.0), width)
     whole = result.select(documents=only("document", document, result.documents))
     part = shown_part(whole, start, max_tokens)
     quantities = part.columns()
@@ -102,7 +101,7 @@ def token_text(
     map_ = ListedColormap(colours(cmap, 256, both_signs=isinstance(norm, TwoSlopeNorm)))
     with canvas(ax, (inches, 3.0)) as axes:
         axes.set_axis_off()
-        axes.set_title(map_title(whole, part), parse_math=False, loc="left", fontsize=9)
+        axes.set_title(wrapped(map_title(whole, part), 72 * inches, 9), parse_math=False, loc="left", fontsize=9)
         wide, high = _room(axes)
         lines = _lines(_cells(whole, part), wide)
         needed = LINE * len(lines) + _BAR

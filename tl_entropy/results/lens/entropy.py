@@ -141,6 +141,10 @@ class LensEntropy(Positions, Result):
         counts = {"tokens": len(values), "documents": len(documents.unique())}
         return _profile_frame(self.sites, orders, mean, se, **counts)
 
+    def deviation(self) -> Tensor:
+        """Standard deviation over tokens [site, order], float64 in ``unit``."""
+        return self.entropy.double().std(0, correction=0)
+
     def to_pandas(self) -> pd.DataFrame:
         """The long form: document, position, token, site, layer, order, entropy, and what else was asked for."""
         row, site, order = np.indices(self.entropy.shape).reshape(3, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gallery
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import tl_entropy as tle
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.plots.information.training import course
+from tl_entropy.plots.models.course import MOST_NAMED, course
 from tl_entropy.results import Provenance, SoftInformation
 from tl_entropy.sites import Site
 
@@ -71,8 +72,13 @@ def test_other_quantities_axes_and_units():
         ([result(0.3), result(0.4)], {"label": "token"}, InputTypeError, "mapping from numbers"),
         ({"a": result(0.3), "b": result(0.4)}, {"label": "token"}, InputTypeError, "mapping from numbers"),
         ({0: result(0.3), 1: result(0.4)}, {}, InputError, "label: choose one of the 2"),
-        ({0: result(0.3), 1: result(0.4)}, {"label": "word"}, InputError, "label set 'word'"),
-        ({0: result(0.3), 1: result(0.4, sites=SITES[:2])}, {"label": "token"}, InputError, "same sites and heads"),
+        ({0: result(0.3), 1: result(0.4)}, {"label": "word"}, InputError, "label must be one of 'token'"),
+        (
+            {0: result(0.3), 1: result(0.4, sites=SITES[:2])},
+            {"label": "token"},
+            InputError,
+            "same places, quantity and unit; step 0 has",
+        ),
         ({0: result(0.3), 1: result(0.4, unit="bits")}, {"label": "token"}, InputError, "nats and in bits"),
         ({0: result(0.3), 1: result(0.4)}, {"label": "token", "of": "height"}, InputError, "of must be one of"),
         ({0: result(2.0, null=2.0), 1: result(2.0, null=2.0)}, {"label": "token"}, InputError, "labels too rare"),
@@ -80,6 +86,81 @@ def test_other_quantities_axes_and_units():
     ],
 )
 def test_what_it_refuses(results, options, error, message):
+    with pytest.raises(error, match=message):
+        course(results, **options)
+
+
+def lines(axes):
+    return [line.get_ydata() for line in axes.lines]
+
+
+def legend_of(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "quantity", "axis"),
+    [
+        (gallery.lens, {}, None, "Entropy (nats)"),
+        (gallery.lens, {"of": "surprisal"}, "surprisal", "Surprisal of the next token (nats)"),
+        (gallery.divergence, {}, "jsd", "JSD to output (nats)"),
+        (gallery.divergence, {"of": "decided"}, "decided", "Decided (share of tokens)"),
+        (gallery.divergence, {"of": "rank of 'def'"}, "rank of 'def'", "Rank of 'def' (1 is first)"),
+    ],
+)
+def test_lens_entropies_and_divergences_over_steps(make, options, quantity, axis):
+    results = {step: make(2, 5, i) for i, step in enumerate((0, 10, 100))}
+    axes = course(results, **options)
+    assert axes.get_ylabel() == axis
+    assert legend_of(axes) == ["embed", "resid_post.0", "resid_post.1"]
+    profiles = [r.mean_profile() if quantity is None else r.mean_profile(quantity) for r in results.values()]
+    for place, line in enumerate(lines(axes)):
+        shift = 1 if "rank" in axis.lower() else 0
+        np.testing.assert_allclose(line, [profile["mean"].iloc[place] + shift for profile in profiles])
+
+
+def test_summaries_and_orders():
+    results = {step: gallery.summary(2, 5 + step) for step in (1, 2)}
+    [first, *_] = lines(course(results))
+    np.testing.assert_allclose(first, [r.mean_profile()["mean"].iloc[0] for r in results.values()])
+    several = {step: gallery.lens(2, 5, step, orders=(1.0, 2.0)) for step in (1, 2)}
+    axes = course(several, order=2, sites="embed")
+    assert (axes.get_ylabel(), legend_of(axes)) == ("Rényi entropy of order 2 (nats)", ["embed"])
+    np.testing.assert_allclose(lines(axes)[0], [r.entropy[:, 0, 1].double().mean() for r in several.values()], rtol=1e-6)
+
+
+def test_heads_over_steps():
+    results = {step: gallery.head_entropy(2, 5 + step) for step in (1, 2)}
+    axes = course(results, of="normalized")
+    assert axes.get_ylabel() == "Entropy / log of keys"
+    assert len(axes.lines) == 24
+    assert legend_of(axes)[0] == "head 0.0"
+    assert legend_of(axes)[-1] == "head 1.11"
+    assert len(legend_of(axes)) == MOST_NAMED
+    chosen = {step: r.select(layers=1, heads=[3]) for step, r in results.items()}
+    assert legend_of(course(chosen, of="bos_share")) == ["head 1.3"]
+
+
+def test_geometry_over_steps():
+    results = {step: gallery.geometry(2, step) for step in (1, 2)}
+    axes = course(results)
+    assert axes.get_ylabel() == "Curvature (rad)"
+    np.testing.assert_allclose(lines(axes)[1], [r.value("curvature")[1] for r in results.values()])
+
+
+@pytest.mark.parametrize(
+    ("results", "options", "error", "message"),
+    [
+        ({0: gallery.lens(2, 5), 1: gallery.divergence(2, 5)}, {}, InputTypeError, "one kind.*LayerDivergence, LensEntropy"),
+        ({0: gallery.lens(2, 5), 1: gallery.lens(3, 5)}, {}, InputError, "at 3 places .*, another .* at 4 places"),
+        ({0: gallery.lens(2, 5), 1: gallery.lens(2, 5).to("bits")}, {}, InputError, "same places, quantity and unit"),
+        ({0: gallery.lens(2, 5), 1: gallery.lens(2, 5)}, {"label": "token"}, InputError, "label belongs to results of soft"),
+        ({0: gallery.divergence(2, 5), 1: gallery.divergence(2, 5)}, {"order": 2}, InputError, "order belongs to results of"),
+        ({0: gallery.head_entropy(2, 5), 1: gallery.head_entropy(2, 5)}, {"sites": "z"}, InputError, "sites: heads have none"),
+        ({0: gallery.summary(2, 5), 1: gallery.summary(2, 5)}, {"of": "surprisal"}, InputError, "a summary holds no surprisal"),
+    ],
+)
+def test_what_it_refuses_of_other_kinds(results, options, error, message):
     with pytest.raises(error, match=message):
         course(results, **options)
 
