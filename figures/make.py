@@ -163,8 +163,7 @@ def checkpoints(layers: list[int]) -> dict[int, Any]:
 
 def training_plane(_: Any) -> Axes:
     """The course of training in the information plane, one path for each layer."""
-    results = {str(step): result for step, result in checkpoints([0, 2, 5]).items()}
-    return tle.plots.information_plane(results, input="token", output="next_token", path="results")
+    return tle.plots.information_plane(checkpoints([0, 2, 5]), input="token", output="next_token", path="results")
 
 
 def training_tokens(_: Any) -> Axes:
