@@ -45,7 +45,7 @@ from .errors import (
     NonFiniteError as NonFiniteError,
     TLEntropyError as TLEntropyError,
 )
-from .labels import LabelPlan as LabelPlan, ngram as ngram
+from .labels import LabelPlan as LabelPlan, SpanLabels as SpanLabels, ngram as ngram, span_labels as span_labels
 from .lenses.files import load_tuned_lens as load_tuned_lens
 from .lenses.training import train_tuned_lens as train_tuned_lens
 from .lenses.tuned import TunedLens as TunedLens

@@ -3,5 +3,17 @@
 from tl_entropy.labels.plan import LabelPlan, LabelTable
 from tl_entropy.labels.sets import NAMES, Labels, NGram, Side, ngram
 from tl_entropy.labels.slots import DocumentTokens
+from tl_entropy.labels.spans import SpanLabels, span_labels
 
-__all__ = ["NAMES", "DocumentTokens", "LabelPlan", "LabelTable", "Labels", "NGram", "Side", "ngram"]
+__all__ = [
+    "NAMES",
+    "DocumentTokens",
+    "LabelPlan",
+    "LabelTable",
+    "Labels",
+    "NGram",
+    "Side",
+    "SpanLabels",
+    "ngram",
+    "span_labels",
+]

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_entropy.analyses.information.spans import has_spans, of_tokens
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
 from tl_entropy.analyses.measuring import computing
-from tl_entropy.batches import Batch
+from tl_entropy.batches import Batch, Window
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
@@ -83,9 +84,11 @@ def label_plan(
     _, rest = split_cache(inputs)
     corpus = read_corpus(adapter, rest, positions=positions, **options)
     special = frozenset() if options.get("include_special") else corpus.special_ids
-    documents = _UpToAnError(_documents(corpus, special))
+    windows: list[Window | None] = []  # of each document
+    documents = _UpToAnError(_documents(corpus, special, windows if has_spans(labels) else None))
     try:
-        plan = LabelPlan.from_documents(documents, labels, valid=valid)
+        read = list(documents)
+        plan = LabelPlan.from_documents(read, of_tokens(adapter, labels, windows) if windows else labels, valid=valid)
     except InputError:
         if documents.error is None:
             raise
@@ -134,7 +137,8 @@ def soft_information(
             ``label_plan`` they are read once, and must be what it was made from.
         labels: "token", "bigram", "trigram" (the n tokens up to a position), "next_token", "next_bigram", "next_trigram" (the
             next n), ``ngram(n, side)``, "position"; one, several, or a mapping from a name to any of these, to values (one for
-            each document, or for each position), or to a function of a document's tokens; or a ``label_plan``.
+            each document, or for each position), to a function of a document's tokens, or to ``span_labels`` of characters; or
+            a ``label_plan``.
         sites: short names: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, result.
         layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         heads: add the heads: "z" (their outputs before W_O), "result" (in d_model), True for both.
@@ -261,8 +265,8 @@ class _UpToAnError:
             self.error = error
 
 
-def _documents(corpus: Corpus, special: frozenset[int]) -> Iterator[DocumentTokens]:
-    """Every document's tokens, put together from its windows; documents without a token are empty."""
+def _documents(corpus: Corpus, special: frozenset[int], kept: list[Window | None] | None = None) -> Iterator[DocumentTokens]:
+    """Every document's tokens, put together from its windows, the last of which is ``kept``; without a token it is empty."""
     special_ids = torch.tensor(sorted(special), dtype=torch.long)
     nothing = DocumentTokens(torch.tensor([-1]), torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool))
     number, windows = 0, []
@@ -270,9 +274,10 @@ def _documents(corpus: Corpus, special: frozenset[int]) -> Iterator[DocumentToke
         windows.append(window)
         if not window.last:
             continue
-        while number < window.document:  # empty documents have no window
-            yield nothing
-            number += 1
+        gap = window.document - number  # empty documents have no window
+        yield from [nothing] * gap
+        if kept is not None:
+            kept += [*[None] * gap, window]
         slots = torch.cat([w.position for w in windows]) + 1
         tokens, counted = (torch.cat([getattr(w, name) for w in windows]) for name in ("tokens", "counted"))
         whole = torch.full((int(slots.max()) + 1,), -1)
@@ -280,9 +285,11 @@ def _documents(corpus: Corpus, special: frozenset[int]) -> Iterator[DocumentToke
         counts = torch.zeros(len(whole), dtype=torch.bool)
         counts[slots[counted]] = True
         yield DocumentTokens(whole, counts, (whole >= 0) & ~torch.isin(whole, special_ids))
-        number, windows = number + 1, []
-    for _ in range(number, corpus.report.documents + corpus.report.left_out):  # empty documents at the end
-        yield nothing
+        number, windows = window.document + 1, []
+    gap = corpus.report.documents + corpus.report.left_out - number  # empty documents at the end
+    yield from [nothing] * gap
+    if kept is not None:
+        kept += [None] * gap
 
 
 def _announce(size: int, device: torch.device, progress: bool) -> None:

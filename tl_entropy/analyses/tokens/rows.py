@@ -5,7 +5,7 @@ them therefore counts "predicted" tokens (``stream``), so that a BOS predicts a 
 the tokens read, a row is about the token after each of them, and a document's first token has none.
 
 A document that came as token ids has the text that they decode to where the tokenizer splits that text into the same ids;
-otherwise, and where nothing says where in the text its tokens are (``analyses/tokens/placing.py``), its text is not known.
+otherwise, and where nothing says where in the text its tokens are (``analyses/placing.py``), its text is not known.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.placing import placed
 from tl_entropy.analyses.rows import Rows
-from tl_entropy.analyses.tokens.placing import placed
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.results.positions import by_document
