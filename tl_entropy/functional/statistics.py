@@ -97,6 +97,36 @@ def jackknife_error(values: Tensor, fold_rows: Tensor) -> Tensor:
     return ((pseudo - centre).square() / (h - 1)).mean(0).sqrt()
 
 
+def sampled_error(scores: Float[Tensor, "rows ..."], documents: Int[Tensor, "rows"], population: int) -> Float[Tensor, "..."]:
+    r"""Standard error of a mean over all tokens, from scores of a sample of them; tokens of one document go together.
+
+    With n tokens sampled of N, f = n / N, the scores s_i less their mean, and S_d their sums by document,
+
+        se² = D/(D-1) / N² · (Σ_i s_i² / f + (Σ_d S_d² - Σ_i s_i²) / f²),
+
+    since both of a pair of tokens are sampled with the probability f². With all tokens it is that of document sums.
+
+    Args:
+        scores: [row, ...] what each sampled token adds to the mean.
+        documents: [row] its document.
+        population: N.
+
+    Returns:
+        [...]; NaN with fewer than two documents.
+
+    >>> scores = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+    >>> round(sampled_error(scores, torch.tensor([0, 0, 1, 1]), 4).item(), 6)  # two documents that differ by 2
+    1.0
+    """
+    centred = scores.double() - scores.double().mean(0)
+    seen, sums, _ = document_sums(centred, documents)
+    if len(seen) < 2:
+        return torch.full_like(centred[0], torch.nan)
+    share, own = len(scores) / population, centred.square().sum(0)
+    found = own / share + (sums.square().sum(0) - own) / share**2
+    return (found.clamp_min(0) * len(seen) / (len(seen) - 1)).sqrt() / population
+
+
 def balanced_folds(sizes: Int[Tensor, "documents"], number: int) -> Int[Tensor, "documents"]:
     """Deal documents into at most ``number`` folds of about equal size: the largest left goes to the smallest fold.
 

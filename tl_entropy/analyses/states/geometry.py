@@ -107,7 +107,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
             rows = batch.rows(activations[site])
             moments += [Moments.of(rows)] if self._wants("effective_rank") else []
             directions += [Directions.of(in_double(rows), documents % FOLDS)] if self._wants("anisotropy") else []
-        if self._wants("two_nn"):
+        if self._wants("two_nn", "effective_rank"):
             states: dict[Hashable, Tensor] = {site: batch.rows(activations[site]) for site in self.sites}
             self._sample.update(batch.row_document, batch.row_position, states)
         # From here on nothing can fail for want of memory, so that a batch is in as a whole or not at all.
@@ -133,7 +133,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         """Take in what another accumulator of the same settings has seen of other documents, numbered on from this one's.
 
         Raises:
-            InputError: the settings or the models differ; or, for two_nn, its ``first_document`` is not the number of documents
+            InputError: the settings or the models differ; or, for two_nn and effective_rank, its ``first_document`` is not the number of documents
                 here.
         """
         super().merge(other)
@@ -147,7 +147,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         self._next += other._next
 
     def _settings(self) -> dict[str, Any]:
-        sample = {"n_samples": self.n_samples, "sample_seed": self.seed} if self._wants("two_nn") else {}
+        sample = {"n_samples": self.n_samples, "sample_seed": self.seed} if self._wants("two_nn", "effective_rank") else {}
         own = {"measures": self.measures, "order": self.order, "normalise": self.normalise}
         return {**own, **sample, "sites": tuple(map(str, self.sites))}
 
@@ -179,12 +179,13 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         if not self._tokens:
             return noted.nothing(), noted.nothing()
         if name == "effective_rank":
-            return effective_ranks(self._moments, noted)
+            sample = self._sample.whole()
+            return effective_ranks(self._moments, [sample[site] for site in self.sites], self._sample.documents, noted)
         if name == "anisotropy":
             return anisotropies(self._directions, self._tokens.total(), noted)
         if name == "two_nn":
             sample = self._sample.whole()
-            return dimensions([sample[site] for site in self.sites], noted)
+            return dimensions([sample[site] for site in self.sites], self._sample.documents, noted)
         means = list(self._pooled.compute().values())
         if name == "dataset_entropy":
             return dataset_entropies(means, self.order, self.normalise, self._pooled.floor, noted)
@@ -246,7 +247,8 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
             None takes them as they are: both keep d_model² numbers a site at most.
         labels: one for each document of the input, empty ones included; documents with the same label are views (augmentations,
             pieces) of one text. lidar takes delta=1e-4, info_nce a temperature of 0.1.
-        n_samples: tokens that two_nn is measured on, at most: drawn at random, the same ones for any batch size.
+        n_samples: tokens that two_nn is measured on, and errors of effective_rank, at most: drawn at random, the same ones for
+            any batch size.
         seed: of that sample, and of sampled text.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         max_new_tokens: generate this many tokens after each text, and measure both.

@@ -15,7 +15,7 @@ from tl_entropy.results.states.geometry import MEASURES, OF_GRAM, Measure
 OF_LABELS = ("lidar", "info_nce")
 
 N_SAMPLES = 2000
-"""Tokens that TwoNN is measured on, where nothing else is asked for."""
+"""Tokens that TwoNN, and the error of the effective rank, are measured on, where nothing else is asked for."""
 
 
 def check_used(measures: Sequence[Measure], *, order: float, normalise: Normalise, n_samples: int) -> None:
@@ -28,7 +28,7 @@ def check_used(measures: Sequence[Measure], *, order: float, normalise: Normalis
     for name, value, default, owners in (
         ("order", order, 1.0, OF_GRAM),
         ("normalise", normalise, "centred", OF_GRAM),
-        ("n_samples", n_samples, N_SAMPLES, ("two_nn",)),
+        ("n_samples", n_samples, N_SAMPLES, ("two_nn", "effective_rank")),
     ):
         if value != default and not {*owners} & {*measures}:
             raise InputError(f"{name} belongs to {', '.join(owners)}; leave it out for {', '.join(measures)}")

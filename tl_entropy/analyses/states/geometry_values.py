@@ -1,4 +1,7 @@
-"""From what ``layer_geometry`` has gathered to its values at every site, with standard errors where they are cheap.
+"""From what ``layer_geometry`` has gathered to its values at every site, with standard errors over documents.
+
+Those of the effective rank and TwoNN are linear, from what sampled tokens add, tokens of one document together; others leave
+out documents, or labels, in folds.
 
 A measure that is not defined at a site, for want of documents or of states that differ, or that fails there, is NaN there, and
 a note says why: a pass over a corpus should not be lost to one of its numbers.
@@ -16,15 +19,21 @@ from torch import Tensor
 from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, TextGram
 from tl_entropy.analyses.states.pooled import means_vary
 from tl_entropy.errors import InputError
+from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import (
     Normalise,
-    different_rows,
+    different_places,
     dimension_of_different,
+    dimension_scores,
     effective_rank_of_covariance,
+    rank_scores,
 )
 from tl_entropy.functional.states.views import info_nce, lidar
-from tl_entropy.functional.statistics import jackknife_error
+from tl_entropy.functional.statistics import jackknife_error, sampled_error
 from tl_entropy.sites import Site
+
+VIEWS_UP_TO = 1000
+"""Documents up to which LiDAR and InfoNCE get standard errors, for which they are taken 20 times more."""
 
 JACKKNIFE_UP_TO = 200
 """Documents up to which the dataset entropy gets a standard error, which takes its eigenvalues 20 times more."""
@@ -91,15 +100,22 @@ def document_means(name: str, values: Tensor, normalise: Normalise, noted: Noted
     return mean, torch.where(n > 1, (squares / (n * (n - 1)).clamp_min(1)).sqrt(), math.nan)
 
 
-def effective_ranks(moments: Sequence[Moments], noted: Noted) -> tuple[Tensor, Tensor]:
-    """Effective rank of all tokens, without errors."""
+def effective_ranks(
+    moments: Sequence[Moments], samples: Sequence[Tensor], documents: Tensor, noted: Noted
+) -> tuple[Tensor, Tensor]:
+    """Effective rank of all tokens, and its standard errors from sampled ones [token, d_model] of these documents [token]."""
+    errors = noted.nothing()
 
     def rank(i: int) -> Tensor:
-        if not moments[i].vary:
-            raise InputError(f"the {moments[i].n} tokens all have one state")
-        return effective_rank_of_covariance(moments[i].scatter)
+        of_site = moments[i]
+        if not of_site.vary:
+            raise InputError(f"the {of_site.n} tokens all have one state")
+        value = effective_rank_of_covariance(of_site.scatter)
+        centred = samples[i].double() - of_site.mean.cpu()
+        errors[i] = sampled_error(rank_scores(of_site.scatter.cpu() / of_site.n, centred), documents, of_site.n)
+        return value
 
-    return noted.each("effective_rank", rank), noted.nothing()
+    return noted.each("effective_rank", rank), errors
 
 
 def anisotropies(directions: Sequence[Directions], tokens: int, noted: Noted) -> tuple[Tensor, Tensor]:
@@ -114,18 +130,22 @@ def anisotropies(directions: Sequence[Directions], tokens: int, noted: Noted) ->
     return values, errors
 
 
-def dimensions(samples: Sequence[Tensor], noted: Noted) -> tuple[Tensor, Tensor]:
-    """TwoNN dimension of sampled tokens [token, d_model] at each site, without errors."""
+def dimensions(samples: Sequence[Tensor], documents: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:
+    """TwoNN dimension of sampled tokens [token, d_model] at each site, with standard errors over their documents [token]."""
+    errors = noted.nothing()
 
     def dimension(i: int) -> Tensor:
-        different = different_rows(samples[i])
+        places = different_places(samples[i])
+        different = in_double(samples[i])[places]
         if repeats := len(samples[i]) - len(different):
             noted.note(f"two_nn: {repeats} of {len(samples[i])} sampled states repeat others and are left out", noted.sites[i])
         if len(different) < 3:
             raise InputError(f"it needs at least three different states; there are {len(different)}")
-        return dimension_of_different(different)
+        value = dimension_of_different(different)
+        errors[i] = sampled_error(dimension_scores(different), documents[places], len(different))
+        return value
 
-    return noted.each("two_nn", dimension), noted.nothing()
+    return noted.each("two_nn", dimension), errors
 
 
 def dataset_entropies(
@@ -158,6 +178,8 @@ def of_views(
 ) -> tuple[Tensor, Tensor]:
     """LiDAR or InfoNCE of mean states [document, d_model], of documents with a view, another one with their label.
 
+    Their standard errors leave out labels, which stand for texts, in folds: views of one text are not independent.
+
     LiDAR, which knows no scale, is NaN where the means vary by less than ``floor`` of their length.
     """
     views = Counter(labels)
@@ -169,12 +191,22 @@ def of_views(
         noted.note(f"{name} is nan: it needs at least two labels with two documents each")
         return noted.nothing(), noted.nothing()
 
+    measured, errors = info_nce if name == "info_nce" else lidar, noted.nothing()
+    number = {label: i for i, label in enumerate(dict.fromkeys(chosen))}
+    folds = min(FOLDS, len(number))
+    fold = torch.tensor([number[label] % folds for label in chosen])
+
     def of_site(i: int) -> Tensor:
         x = means[i][kept]
-        if name == "info_nce":
-            return info_nce(x, chosen)
-        if not means_vary(x, floor):
+        if name != "info_nce" and not means_vary(x, floor):
             raise InputError(f"the mean states of all {len(x)} documents are equal")
-        return lidar(x, chosen)
+        value = measured(x, chosen)
+        if len(number) > 2 and len(x) <= VIEWS_UP_TO:
+            left = [
+                measured(x[fold != f], [c for c, g in zip(chosen, fold.tolist(), strict=True) if g != f]) for f in range(folds)
+            ]
+            labels_of = torch.bincount(torch.arange(len(number)) % folds).double()
+            errors[i] = jackknife_error(torch.stack([value, *left]), labels_of)
+        return value
 
-    return noted.each(name, of_site), noted.nothing()
+    return noted.each(name, of_site), errors

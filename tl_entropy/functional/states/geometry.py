@@ -136,6 +136,27 @@ def effective_rank_of_covariance(c: Tensor) -> Tensor:
     return entropy(kept.sqrt() / kept.sqrt().sum()).exp()
 
 
+def rank_scores(c: Tensor, x: Tensor) -> Tensor:
+    """What each row adds to the effective rank, to first order: that of the rows' mean score [row] is 0.
+
+    With λ_i, v_i the eigenvalues and vectors of the covariance, σ_i = √λ_i and H = log erank, a row's score is
+    -erank Σ_i (log p_i + H) / (2 σ_i Σ σ) · ((v_i · x)² - λ_i).
+
+    Args:
+        c: [d_model, d_model] covariance of all rows.
+        x: [row, d_model] some of the rows less the mean of all, float64.
+    """
+    values, vectors = torch.linalg.eigh(c)
+    kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
+    values, vectors = values[kept], vectors[:, kept]
+    sigma = values.sqrt()
+    p = sigma / sigma.sum()
+    h = entropy(p)
+    weights = -h.exp() * (p.log() + h) / (2 * sigma * sigma.sum())
+    scores: Tensor = ((x @ vectors).square() - values) @ weights
+    return scores
+
+
 @steady
 def curvature(x: Tensor) -> Tensor:
     r"""How much the path of the states through a text bends: the mean angle between successive steps.
@@ -250,6 +271,19 @@ def dimension_of_different(states: Tensor, discard: float = 0.1) -> Tensor:
     return (a @ b) / (a @ a)
 
 
+def dimension_scores(states: Tensor, discard: float = 0.1) -> Tensor:
+    """What each row adds to ``dimension_of_different``, to first order [row]: the score of the likelihood of d.
+
+    log μ is exponential with rate d, and censored at the largest that enters the fit: with t that value and m the share of rows
+    below it, -d² (min(log μ, t) - [log μ ≤ t] / d) / m. Of independent rows the error is then about d / √(m n).
+    """
+    d, logs = dimension_of_different(states, discard), _neighbour_ratios(states).log()
+    most = logs.sort().values[max(min(int(len(logs) * (1 - discard)), len(logs) - 1) - 1, 0)]
+    inside = (logs <= most).double()
+    scores: Tensor = -d * (d * logs.clamp_max(most) - inside) / inside.mean()
+    return scores
+
+
 def directed_rows(x: Tensor, normalise: Normalise, floor: float = 0.0) -> Tensor:
     """Rows as ``prompt_entropy`` takes them; 0 where a row has no direction.
 
@@ -307,10 +341,17 @@ def different_rows(x: Tensor) -> Tensor:
     their dtype can tell (``spread_floor`` of the longer one): the states of one text in two batches differ by as much in
     float32, and no dimension should come from that.
     """
-    states = checked_rows(x).unique(dim=0)
+    return checked_rows(x)[different_places(x)]
+
+
+def different_places(x: Tensor) -> Tensor:
+    """Which rows of ``x`` are its ``different_rows``: their numbers [different]."""
+    states, inverse = checked_rows(x).unique(dim=0, return_inverse=True)
+    number = torch.arange(len(inverse), device=inverse.device)
+    first = torch.full_like(number[: len(states)], len(inverse)).scatter_reduce(0, inverse, number, "amin")
     same = SAME * from_median(states).norm(dim=1).median()
     near = squared_distances(states, spread_floor(x.dtype)) <= same**2
-    different: Tensor = states[~near.tril(-1).any(1)]
+    different: Tensor = first[~near.tril(-1).any(1)]
     return different
 
 

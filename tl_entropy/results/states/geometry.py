@@ -76,9 +76,10 @@ class LayerGeometry(Result):
         sites: what the second axis means, in order of depth.
         measures: what the first axis means.
         values: [measure, site]; NaN where there is none, and the notes say why.
-        errors: [measure, site] standard errors over documents; NaN where none is known: of effective_rank, two_nn, lidar and
-            info_nce, of dataset_entropy for more than 200 documents or fewer than 4 (3 where not centred), and for a single
-            document.
+        errors: [measure, site] standard errors over documents, of lidar and info_nce over labels; NaN where none is known: of
+            dataset_entropy for more than 200 documents or fewer than 4 (3 where not centred), of lidar and info_nce for more
+            than 1000 or fewer than three labels, and for a single document. That of effective_rank is linear, and too small
+            where tokens are few beside d_model.
         by_document: [document, part, site] the values of each document, the parts being those of ``measures`` that every
             document has by itself; NaN where a document has none.
         document: [document] number of each document in the input.

@@ -1,0 +1,99 @@
+"""Standard errors of the geometry of layers, against closed forms, what leaving out gives, and the spread over corpora."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tl_entropy.analyses.states.geometry_sums import Moments
+from tl_entropy.analyses.states.geometry_values import Noted, dimensions, effective_ranks, of_views
+from tl_entropy.functional.states.geometry import effective_rank
+from tl_entropy.functional.states.views import info_nce, lidar
+from tl_entropy.functional.statistics import sampled_error
+from tl_entropy.sites import Site
+
+
+def texts(seed, documents=40, length=25, d=12, effect=1.0):
+    """Rows [token, d] of texts, each with a mean of its own, and the text of each."""
+    draw = torch.Generator().manual_seed(seed)
+    scale = torch.linspace(0.3, 2, d, dtype=torch.float64)
+    means = effect * torch.randn(documents, 1, d, generator=draw, dtype=torch.float64) * scale
+    rows = means + torch.randn(documents, length, d, generator=draw, dtype=torch.float64) * scale**2
+    return rows.flatten(0, 1), torch.arange(documents).repeat_interleave(length)
+
+
+def rank_and_error(seed):
+    rows, document = texts(seed, documents=60)
+    noted = Noted([Site("embed", -1)])
+    picked = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:400]
+    value, error = effective_ranks([Moments.of(rows)], [rows[picked]], document[picked], noted)
+    return value.item(), error.item()
+
+
+def dimension_and_error(seed):
+    rows, document = texts(seed, documents=30, length=12, d=4)
+    value, error = dimensions([rows], document, Noted([Site("embed", -1)]))
+    return value.item(), error.item()
+
+
+def views_and_error(name):
+    def found(seed):
+        draw = torch.Generator().manual_seed(seed)
+        own = torch.randn(40, 1, 10, generator=draw, dtype=torch.float64) * torch.linspace(0.2, 1.5, 10)
+        rows = (own + 0.5 * torch.randn(40, 4, 10, generator=draw)).flatten(0, 1)
+        labels = torch.arange(40).repeat_interleave(4).tolist()
+        value, error = of_views(name, [rows], labels, 0.0, Noted([Site("embed", -1)]))
+        return value.item(), error.item()
+
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "of", [rank_and_error, dimension_and_error, views_and_error("lidar"), views_and_error("info_nce")],
+    ids=["effective_rank", "two_nn", "lidar", "info_nce"],
+)  # fmt: skip
+def test_errors_are_the_spread_over_corpora(of):
+    found = np.array([of(seed) for seed in range(80)])
+    assert np.sqrt((found[:, 1] ** 2).mean()) / found[:, 0].std(ddof=1) == pytest.approx(1, abs=0.35)
+
+
+def test_the_error_of_two_nn_of_independent_rows_is_that_of_its_likelihood():
+    rows = torch.rand(800, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    value, error = dimensions([rows], torch.arange(800), Noted([Site("embed", -1)]))
+    assert error.item() == pytest.approx(value.item() / math.sqrt(0.9 * 800), rel=0.15)
+
+
+def test_the_error_of_the_effective_rank_is_the_change_by_a_document():
+    """Of many documents the jackknife that leaves out one at a time is linear, too."""
+    rows, document = texts(0, documents=100, length=5, d=6)
+    _, error = effective_ranks([Moments.of(rows)], [rows], document, Noted([Site("embed", -1)]))
+    left_out = np.array([effective_rank(rows[document != d]).item() for d in range(100)])
+    jackknife = np.sqrt(99 / 100 * ((left_out - left_out.mean()) ** 2).sum())
+    assert error.item() == pytest.approx(jackknife, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["lidar", "info_nce"])
+def test_errors_of_views_leave_out_labels(name):
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(30, 5, generator=draw, dtype=torch.float64) + torch.arange(30)[:, None] // 3 * torch.eye(5)[0]
+    labels = (torch.arange(30) // 3).tolist()
+    _, error = of_views(name, [rows], labels, 0.0, Noted([Site("embed", -1)]))
+    measured = info_nce if name == "info_nce" else lidar
+    kept = [[i for i in range(30) if labels[i] != label] for label in range(10)]
+    left_out = np.array([measured(rows[rest], [labels[i] for i in rest]).item() for rest in kept])
+    assert error.item() == pytest.approx(np.sqrt(9 / 10 * ((left_out - left_out.mean()) ** 2).sum()), rel=1e-6)
+
+
+def test_the_error_from_a_sample_is_that_of_all_rows_on_average():
+    draw = torch.Generator().manual_seed(0)
+    document = torch.arange(40).repeat_interleave(25)
+    scores = torch.randn(40, generator=draw, dtype=torch.float64)[document] + torch.randn(1000, generator=draw)
+    whole = sampled_error(scores, document, 1000).square()
+    picks = [torch.randperm(1000, generator=draw)[:300] for _ in range(200)]
+    parts = torch.stack([sampled_error(scores[i], document[i], 1000).square() for i in picks])
+    assert parts.mean().item() == pytest.approx(whole.item(), rel=0.05)
+    assert math.isnan(sampled_error(scores[:25], document[:25], 25).item())
