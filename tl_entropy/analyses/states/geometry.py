@@ -133,8 +133,8 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         """Take in what another accumulator of the same settings has seen of other documents, numbered on from this one's.
 
         Raises:
-            InputError: the settings or the models differ; or, for two_nn and effective_rank, its ``first_document`` is not the number of documents
-                here.
+            InputError: the settings or the models differ; or, for two_nn and effective_rank, its ``first_document`` is not the
+                number of documents here.
         """
         super().merge(other)
         first = self._next
