@@ -51,5 +51,14 @@ def test_what_run_with_cache_returns_is_refused_with_the_way(gpt2):
     for inputs in ((logits, cache), [logits, cache], (tokens, cache)):
         with pytest.raises(InputTypeError, match=r"run_with_cache gives \(logits, cache\); pass the cache with its tokens"):
             tle.lens_entropy(gpt2, inputs, progress=False)
-    with pytest.raises(InputTypeError, match="one cache at a time"):
-        tle.lens_entropy(gpt2, [(cache, tokens), (cache, tokens)], progress=False)
+    for several in ([(cache, tokens), (cache, tokens)], [(logits, cache)], (cache, cache), [[cache, tokens]]):
+        with pytest.raises(InputTypeError, match="one cache at a time"):
+            tle.lens_entropy(gpt2, several, progress=False)
+    for alone in ([cache], [cache, tokens], (cache, "text")):
+        with pytest.raises(InputTypeError, match=r"an ActivationCache comes as \(cache, tokens\)"):
+            tle.lens_entropy(gpt2, alone, progress=False)
+    for hidden in (["text", cache], iter([cache])):
+        with pytest.raises(InputTypeError, match=r"with its tokens.*: \(cache, tokens\)"):
+            tle.lens_entropy(gpt2, hidden, progress=False)
+    with pytest.raises(InputTypeError, match="this cache is a dict; pass an ActivationCache"):
+        tle.lens_entropy(gpt2, (dict(cache.cache_dict), tokens), progress=False)

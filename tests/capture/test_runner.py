@@ -141,6 +141,8 @@ def test_interventions_and_captures_are_nobody_elses(gpt2):
 def test_what_could_become_a_model_is_refused_with_the_way():
     with pytest.raises(InputTypeError, match=r"str lacks cfg.*; load it first: tle\.load_model\('gpt2'\)"):
         tle.lens_entropy("gpt2", "the cat", progress=False)
+    with pytest.raises(InputTypeError, match=r"str lacks cfg.*; the model comes first, and then the inputs"):
+        Adapter("A text, and no name\n" * 999)
     with pytest.raises(InputTypeError, match=r"PosixPath lacks cfg.*load_model\('folder/model'\)"):
         tle.lens_entropy(Path("folder/model"), "the cat", progress=False)
     with pytest.raises(InputTypeError, match=r"GPT2LMHeadModel lacks .*tle\.load_model\(name or folder\).*boot_transformers"):

@@ -18,26 +18,29 @@ from tl_entropy.batches import Batch, batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.corpus import Corpus
 from tl_entropy.capture.hooks import hook_name
+from tl_entropy.capture.inputs import is_cache
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.sites import Site
 
 
 def split_cache(inputs: Any) -> tuple[Any, Any]:
     """(cache, rest) where the input is an ActivationCache with its tokens; (None, inputs) otherwise."""
-    if hasattr(inputs, "cache_dict"):
+    if is_cache(inputs):
         raise InputTypeError("inputs: an ActivationCache needs its tokens: pass (cache, tokens), or (cache, tokens, mask)")
-    if isinstance(inputs, tuple | list):
-        places = [i for i, part in enumerate(inputs) if hasattr(part, "cache_dict")]
-        if places and places != [0]:
-            raise InputTypeError(
-                "inputs: run_with_cache gives (logits, cache); pass the cache with its tokens instead: (cache, tokens)"
-            )
-        if any(isinstance(part, tuple) and any(hasattr(one, "cache_dict") for one in part) for part in inputs):
-            raise InputTypeError("inputs: one cache at a time; call the function for each (cache, tokens), and merge the parts")
-    if not (isinstance(inputs, tuple) and inputs and hasattr(inputs[0], "cache_dict")):
+    parts = inputs if isinstance(inputs, tuple | list) else ()
+    places = [i for i, part in enumerate(parts) if is_cache(part)]
+    if len(places) > 1 or any(is_cache(one) for part in parts if isinstance(part, tuple | list) for one in part):
+        raise InputTypeError("inputs: one cache at a time; call the function for each (cache, tokens), and merge the parts")
+    if places and places != [0]:
+        raise InputTypeError(
+            "inputs: run_with_cache gives (logits, cache); pass the cache with its tokens instead: (cache, tokens)"
+        )
+    if not places:
         return None, inputs
-    if len(inputs) not in (2, 3) or not isinstance(inputs[1], Tensor):
+    if not isinstance(inputs, tuple) or len(inputs) not in (2, 3) or not isinstance(inputs[1], Tensor):
         raise InputTypeError("inputs: an ActivationCache comes as (cache, tokens), or as (cache, tokens, mask)")
+    if not hasattr(inputs[0], "cache_dict"):
+        raise InputTypeError("inputs: this cache is a dict; pass an ActivationCache, which run_with_cache gives by default")
     cache, tokens, *mask = inputs
     tokens = tokens[None] if tokens.ndim == 1 else tokens
     return cache, (tokens, mask[0]) if mask else tokens

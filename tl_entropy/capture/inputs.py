@@ -101,10 +101,17 @@ def pieces(
         yield Piece(error, where)
 
 
+def is_cache(value: object) -> bool:
+    """Whether it is an ActivationCache of TransformerLens, or the dict of activations that stands for one."""
+    return hasattr(value, "cache_dict") or (
+        isinstance(value, dict) and any(isinstance(key, str) and "hook_" in key for key in value)
+    )
+
+
 def _holds_items(inputs: object) -> bool:
     """Whether it is an iterable of inputs, and none itself."""
     is_tokens = _is_numeric(inputs) or (isinstance(inputs, tuple) and len(inputs) == 2 and _is_numeric(inputs[0]))
-    is_known = isinstance(inputs, (str, bytes, bytearray, Path, Mapping)) or hasattr(inputs, "columns")
+    is_known = isinstance(inputs, (str, bytes, bytearray, Path, Mapping)) or hasattr(inputs, "columns") or is_cache(inputs)
     return isinstance(inputs, Iterable) and not is_tokens and not is_known
 
 
@@ -112,6 +119,8 @@ def _own_pieces(inputs: Any, text_column: str, special_ids: frozenset[int], wher
     """The documents in what is no iterable of inputs."""
     if isinstance(inputs, str):
         yield Piece(str(inputs), where)
+    elif is_cache(inputs):
+        raise InputTypeError(f"{where} is an ActivationCache; a cache goes in alone, with its tokens: (cache, tokens)")
     elif isinstance(inputs, Path):
         yield from _files(inputs, where)
     elif _is_numeric(inputs):

@@ -12,6 +12,7 @@ model, and the error says so. Otherwise the error is left as it is: that of a ho
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -36,6 +37,8 @@ _NEEDED = ("cfg", "hook_dict")
 
 def _way_to_load(model: Any) -> str:
     """What to do with what is not a TransformerLens model, but names one, or could become one."""
+    if isinstance(model, str) and any(map(str.isspace, model)) and not os.path.exists(model):  # a text
+        return "; the model comes first, and then the inputs"
     if isinstance(model, str | Path):
         return f"; load it first: tle.load_model({str(model)!r})"
     if attribute(model, "config") is not None and callable(attribute(model, "get_output_embeddings")):

@@ -21,6 +21,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.legend import Legend
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_number
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.naming import short_name, wrapped
 
 # At 4.8 inches printed in a column of 3.4, the labels are 8 points high and the legend 6.5.
@@ -218,7 +219,7 @@ def named(
         raise InputError(f"results is empty; give at least one result of {source}")
     for item in items:
         if not isinstance(item, kinds):
-            raise InputTypeError(f"results must be one or several results of {source}; got {type(item).__name__}")
+            raise InputTypeError(f"results must be one or several results of {source}; got {kind_of(item)}")
     names = [item.provenance.model for item in items] if labels is None else list(labels)
     if len(names) != len(items) or len(set(names)) < len(names):
         raise InputError(f"{asking} must be {len(items)} different names, one for each result; got {names}")

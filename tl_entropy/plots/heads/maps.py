@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.cells import cell_size, row_step, write
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.soft_values import axis_name, means, reason, same_for_all
 from tl_entropy.plots.style import Width, canvas, colour_bar, colour_limits, fit_label, number, only, set_title
 from tl_entropy.results import HeadEntropy, HeadSummary, SoftInformation
@@ -101,7 +102,7 @@ def heads(
             raise InputError("order belongs to results of head_entropy; leave it out")
         shown = _of_information(result, "information" if of is None else of, label, site)
     else:
-        raise InputTypeError(f"result must be what head_entropy or soft_information returned; got {type(result).__name__}")
+        raise InputTypeError(f"result must be what head_entropy or soft_information returned; got {kind_of(result)}")
     return _drawn(shown, annotate, vmin, vmax, width, ax)
 
 

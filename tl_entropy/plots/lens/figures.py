@@ -23,6 +23,7 @@ from matplotlib.patheffects import Normal, Stroke
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.plots.cells import map_title, shown_part, token_map, visible
 from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.lens.predictions import SHARES, divergence_name, is_rank
 from tl_entropy.plots.style import (
     NORMAL_95,
@@ -201,7 +202,7 @@ def heatmap(
     """
     if not isinstance(result, LensEntropy | LayerDivergence):
         raise InputTypeError(
-            f"result must be a LensEntropy or LayerDivergence, which hold every position; got {type(result).__name__}"
+            f"result must be a LensEntropy or LayerDivergence, which hold every position; got {kind_of(result)}"
         )
     if top_tokens and result.top_tokens is None:
         raise InputError("top_tokens: this result holds none; ask for them with lens_entropy(..., top_k=1)")

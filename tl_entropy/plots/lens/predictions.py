@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.depth import BEFORE_END, depth_axis, depth_lines, draw_course
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.style import Limits, Width, add_legend, canvas, from_zero, line_styles, named, only
 from tl_entropy.results import DivergenceSummary, LayerDivergence
 from tl_entropy.results.base import PER_NAT
@@ -192,7 +193,7 @@ def targets(
     ('After “import”', ['␣os', '↵'])
     """
     if not isinstance(result, LayerDivergence):
-        raise InputTypeError(f"result must be a LayerDivergence, which holds every position; got {type(result).__name__}")
+        raise InputTypeError(f"result must be a LayerDivergence, which holds every position; got {kind_of(result)}")
     check_choice("of", of, ("rank", "probability", "surprisal"))
     if result.target_rank is None or result.target_surprisal is None:
         raise InputError("result holds no targets; ask for them with layer_divergence(..., targets=(' Paris', ' London'))")

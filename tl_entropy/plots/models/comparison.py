@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 
 from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.depth import draw_course
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.lens.predictions import divergence_name
 from tl_entropy.plots.naming import short_name
 from tl_entropy.plots.profiles.distances import distances
@@ -66,7 +67,7 @@ def comparison(result: ModelComparison, *, figsize: tuple[float, float] | None =
     ['Fisher-Rao distance to previous (rad)', 'Fisher-Rao distance to output (rad)', 'Entropy against velocity']
     """
     if not isinstance(result, ModelComparison):
-        raise InputTypeError(f"result must be what compare_models returned; got {type(result).__name__}")
+        raise InputTypeError(f"result must be what compare_models returned; got {kind_of(result)}")
     first = next(iter(result.dynamics.values()))
     step, family = first.main_velocity()
     metric = step.removesuffix("_velocity")

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_positive
 from tl_entropy.plots.cells import MARKED_FROM, map_title, shown_part, token_map
 from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.style import Limits, Width, add_legend, canvas, line_styles, named, only
 from tl_entropy.results import Contrast
 from tl_entropy.results.models.contrast import run_names
@@ -139,7 +140,7 @@ def contrast_map(
     ['import', '␣os', '↵']
     """
     if not isinstance(result, Contrast):
-        raise InputTypeError(f"result must be a Contrast; got {type(result).__name__}")
+        raise InputTypeError(f"result must be a Contrast; got {kind_of(result)}")
     of = only("quantity", quantity, result.quantities)
     whole = result.select(documents=only("document", document, result.documents), quantities=of, sites=sites)
     part = shown_part(whole, start, max_tokens)

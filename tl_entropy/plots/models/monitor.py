@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.depth import depth_lines, draw_course
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.style import (
     DASHES,
     MARKERS,
@@ -88,7 +89,7 @@ def monitor(
     for name, one in by_name.items():
         called = f"history[{name!r}]" if isinstance(history, Mapping) else "history"
         if not isinstance(one, EntropyHistory):
-            raise InputTypeError(f"{called} must be that of an EntropyMonitor; got {type(one).__name__}")
+            raise InputTypeError(f"{called} must be that of an EntropyMonitor; got {kind_of(one)}")
         if len(one.steps) < 2:
             raise InputError(f"{called}: a course needs two steps or more; got {len(one.steps)}")
     first, *others = by_name.values()

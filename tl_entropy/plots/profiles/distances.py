@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.cells import cell_size, write
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.naming import name_points, short_name
 from tl_entropy.plots.style import Width, add_legend, canvas, colour_limits, line_styles
 from tl_entropy.results.profiles.distances import FEATURES, Linkage, PairwiseDistances, ProfileEmbedding
@@ -80,7 +81,7 @@ def distances(
     from scipy.cluster import hierarchy
 
     if not isinstance(result, PairwiseDistances):
-        raise InputTypeError(f"result must be what pairwise_distances returned; got {type(result).__name__}")
+        raise InputTypeError(f"result must be what pairwise_distances returned; got {kind_of(result)}")
     tree = hierarchy.dendrogram(result.linkage(method), no_plot=True)
     order, n = tree["leaves"], len(result.names)
     values = result.distances.numpy()[np.ix_(order, order)]
@@ -148,7 +149,7 @@ def clusters(
     'PC 1 (100 %)'
     """
     if not isinstance(embedding, ProfileEmbedding):
-        raise InputTypeError(f"embedding must be what profile_embedding returned; got {type(embedding).__name__}")
+        raise InputTypeError(f"embedding must be what profile_embedding returned; got {kind_of(embedding)}")
     n = len(embedding.names)
     if isinstance(by, str):
         if by != "group":

@@ -14,6 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patheffects import Normal, Stroke
 
 from tl_entropy.errors import InputTypeError, check_choice
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.naming import short_name
 from tl_entropy.plots.style import Limits, Width, canvas, colour_bar
 from tl_entropy.results.tokens.correlation import TokenCorrelation
@@ -63,7 +64,7 @@ def token_correlation(
     ('Entropy (nats)', 'Surprisal (nats)')
     """
     if not isinstance(result, TokenCorrelation):
-        raise InputTypeError(f"result must be one of token_correlation; got {type(result).__name__}")
+        raise InputTypeError(f"result must be one of token_correlation; got {kind_of(result)}")
     check_choice("kind", kind, ("auto", "scatter", "hexbin"))
     x, y = result.x.numpy(), result.y.numpy()
     if kind == "auto":

@@ -24,6 +24,7 @@ import torch
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.cells import visible
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.tokens.page_parts import Quantity, page_markup
 from tl_entropy.plots.tokens.parts import scale, shown, ticks
 from tl_entropy.results.files import replacing
@@ -139,7 +140,7 @@ def _results(result: Any, documents: Any) -> dict[str, TokenRows]:
         if not isinstance(value, TokenRows):
             raise InputTypeError(
                 "result must have values of single tokens, as token_surprisal returns them, or be a mapping from names to such "
-                f"results; got {type(value).__name__}"
+                f"results; got {kind_of(value)}"
             )
     chosen = {str(name): value if documents is None else value.select(documents=documents) for name, value in given.items()}
     name, first = next(iter(chosen.items()))

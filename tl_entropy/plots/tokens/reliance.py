@@ -20,6 +20,7 @@ from matplotlib.axis import Axis
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_positive
 from tl_entropy.plots.cells import EDGED, LINE, LONGEST_LABEL, MARKED_FROM, cell_size, visible, write
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.naming import short_name
 from tl_entropy.plots.style import Width, add_legend, canvas, colour_bar, fit_label, from_zero, line_styles, only, set_title
 from tl_entropy.results.tokens.reliance import TokenReliance
@@ -84,7 +85,7 @@ def reliance(
     ('KL divergence (nats)', 6)
     """
     if not isinstance(result, TokenReliance):
-        raise InputTypeError(f"result must be what token_reliance or gradient_reliance returned; got {type(result).__name__}")
+        raise InputTypeError(f"result must be what token_reliance or gradient_reliance returned; got {kind_of(result)}")
     if not result.n_tokens:
         raise InputError("result holds no token to draw")
     chosen = only("document", document, result.documents)

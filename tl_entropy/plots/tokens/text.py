@@ -27,6 +27,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.cells import ink, map_title, shown_part
+from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.naming import wrapped
 from tl_entropy.plots.style import Width, canvas, only, sized
 from tl_entropy.plots.tokens.parts import OUTSIDE, colours, places, scale, text_pieces, ticks
@@ -88,7 +89,7 @@ def token_text(
     """
     if not isinstance(result, TokenRows):
         raise InputTypeError(
-            f"result must have values of single tokens, as token_surprisal returns them; got {type(result).__name__}"
+            f"result must have values of single tokens, as token_surprisal returns them; got {kind_of(result)}"
         )
     (inches, _), _ = sized(ax, (6.8, 3.0), width)
     whole = result.select(documents=only("document", document, result.documents))

@@ -1,0 +1,41 @@
+"""Which plots draw which kind of result, for refusals that name the right one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DRAWN_BY = {
+    "LensEntropy": ("profile", "heatmap"),
+    "LensSummary": ("profile",),
+    "LayerDivergence": ("divergences", "decisions", "heatmap", "targets"),
+    "DivergenceSummary": ("divergences", "decisions"),
+    "HeadEntropy": ("heads",),
+    "HeadSummary": ("heads",),
+    "SoftInformation": ("information", "information_plane", "heads"),
+    "LayerSimilarity": ("similarity",),
+    "LayerGeometry": ("geometry",),
+    "LayerDynamics": ("velocity", "importance"),
+    "Contrast": ("contrast", "contrast_map"),
+    "PairwiseDistances": ("distances",),
+    "ProfileEmbedding": ("clusters",),
+    "ModelComparison": ("comparison",),
+    "EntropyHistory": ("monitor",),
+    "TokenSurprisal": ("tokens", "token_text"),
+    "AlignedValues": ("tokens", "token_text"),
+    "ConditionalEntropy": ("tokens", "token_text"),
+    "TokenReliance": ("reliance", "tokens", "token_text"),
+    "TokenCorrelation": ("token_correlation",),
+}
+"""The plots that draw each kind of result."""
+
+
+def kind_of(result: Any) -> str:
+    """What a refusal says of what came: its kind, and where that is a result's the plots that draw it.
+
+    >>> kind_of(3)
+    'int'
+    """
+    kind = type(result).__name__
+    if kind not in DRAWN_BY:
+        return kind
+    return f"{kind}, for which there is {' and '.join(f'plots.{name}' for name in DRAWN_BY[kind])}"
