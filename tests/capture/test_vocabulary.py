@@ -132,3 +132,22 @@ def test_ids_that_the_model_reads():
     model = cached_model("gpt2", BRIDGE)
     assert tle.Adapter(model).n_ids == VOCAB
     assert hf_model("gpt2").config.vocab_size == VOCAB
+
+
+def test_parts_of_characters_are_written_as_their_bytes():
+    adapter = tle.Adapter(tle.demo_model())
+    ids = adapter.encode("naïve 日本")
+    strings = [adapter.strings(ids)[i] for i in ids]
+    assert not any("\ufffd" in text for text in strings)
+    parts = "".join(text for text in strings if text.startswith("<0x"))
+    assert parts.startswith("<0xC3><0xAF>")
+    assert parts.endswith("".join(f"<0x{byte:02X}>" for byte in "本".encode()))
+    result = tle.lens_entropy(tle.demo_model(), "日", top_k=1, progress=False)
+    assert result.tokens()[0].startswith("<0x")
+    whole = adapter.encode("\ufffd")
+    assert "".join(adapter.strings(whole)[i] for i in whole) in ("\ufffd", "<0xEF><0xBF><0xBD>")
+
+
+def test_without_known_bytes_they_are_what_the_tokenizer_decodes_them_to():
+    tokenizer = Holder(decode=lambda ids, **_: "\ufffd", get_vocab=lambda: {"x": 3})
+    assert speaker(tokenizer=tokenizer).strings([3]) == {3: "\ufffd"}

@@ -51,6 +51,16 @@ def piece_reader(tokenizer: Any) -> Callable[[int], bytes | None] | None:
     return read
 
 
+def readable(piece: bytes) -> str:
+    r"""The text of a token's bytes, in which those that are a part of a character stand as ``<0xE6>``.
+
+    >>> readable(b" a\xe6\x97"), readable("日".encode())
+    (' a<0xE6><0x97>', '日')
+    """
+    text = piece.decode("utf-8", "surrogateescape")
+    return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if "\udc80" <= c <= "\udcff" else c for c in text)
+
+
 def _byte_level(piece: str) -> bytes | None:
     found = [_BYTE_OF.get(character) for character in piece]
     return None if None in found else bytes(byte for byte in found if byte is not None)

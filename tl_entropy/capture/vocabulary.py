@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.capture.hooks import attribute
-from tl_entropy.capture.pieces import piece_reader
+from tl_entropy.capture.pieces import piece_reader, readable
 from tl_entropy.torch_state import Steady
 
 _CONFIGURED = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -155,10 +155,18 @@ class Vocabulary(Steady):
         return found[(found >= 0) & (found < self.d_vocab)]
 
     def strings(self, ids: Sequence[int]) -> dict[int, str]:
-        """The text of each token id; the id in angle brackets where there is no tokenizer, or no such token in it."""
+        """The text of each token id; the id in angle brackets where there is no tokenizer, or no such token in it.
+
+        Bytes of a token that are a part of a character are written as such, ``<0xE6>``, where the tokenizer's bytes are known.
+        """
         named = (i for i in ids if i in self._named)
-        texts = {i: self.model.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in named}
+        texts = {i: self._string(i) for i in named}
         return {i: texts.get(i, f"<{i}>") for i in ids}
+
+    def _string(self, i: int) -> str:
+        text: str = self.model.tokenizer.decode([i], clean_up_tokenization_spaces=False)
+        piece = self._piece_of(i) if "\ufffd" in text and self._piece_of is not None else None
+        return text if piece is None else readable(piece)
 
     @cached_property
     def _named(self) -> frozenset[int]:

@@ -26,11 +26,14 @@ LINE = 1.35  # height of a line of text, in font sizes
 def visible(token: str, longest: int) -> str:
     r"""A token as one line of at most ``longest`` characters, with its whitespace made visible.
 
-    >>> visible("\n        return", 16), visible(" supercalifragilistic", 8)
-    ('↵␣×8return', '␣superc…')
+    Bytes that are a part of a character, ``<0xE6><0x97>``, are written between brackets.
+
+    >>> visible("\n        return", 16), visible(" supercalifragilistic", 8), visible("<0xE6><0x97>", 8)
+    ('↵␣×8return', '␣superc…', '⟨E697⟩')
     """
     shown = token.replace("\r\n", "↵").replace("\n", "↵").replace("\t", "→").replace(" ", "␣")
     shown = re.sub(r"([↵→␣])\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", shown)
+    shown = re.sub(r"(<0x[0-9A-F]{2}>)+", lambda run: f"⟨{re.sub('<0x|>', '', run[0])}⟩", shown)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 

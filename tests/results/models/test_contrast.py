@@ -271,6 +271,11 @@ def test_contrasts_that_differ_in_the_lens_or_the_window_have_labels_of_their_ow
     ]
 
 
+def test_parts_of_characters_of_0_5_0_are_the_same_tokens():
+    old, new = lens(strings={0: "a", 1: "\ufffd", 2: "\n"}), lens(strings={0: "a", 1: "<0xE6>", 2: "\n"})
+    assert contrast(old, new).n_tokens == 17
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

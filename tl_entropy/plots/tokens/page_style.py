@@ -148,7 +148,7 @@ function describe(cell) {
   const section = cell.closest("section").querySelector("h2");
   const place = ["position " + data.position[i], "id " + data.ids[data.token[i]]];
   if (section) place.unshift(section.dataset.name);
-  if (!cell.textContent || token(i).includes("\\ufffd")) place.push("part of a character");
+  if (!cell.textContent || /<0x[0-9A-F]{2}>|\\ufffd/.test(token(i))) place.push("part of a character");
   if (data.generated[i] === "1") place.push("written by the model");
   const several = data.results.length > 1;
   const table = make("table", undefined, several ? "several" : ""), body = make("tbody");

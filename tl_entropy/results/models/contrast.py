@@ -246,7 +246,8 @@ def _check_rows(before: Compared, after: Compared) -> None:
                 f"{_shown(other[row].item())} after; give both the same texts and positions{hint}"
             )
     for i in before.token.unique().tolist():
-        if before.strings[i] != after.strings[i]:
+        one, other = before.strings[i], after.strings[i]
+        if one != other and "\ufffd" not in one + other:  # with which 0.5.0 wrote parts of characters
             raise InputError(
                 f"token {i} is {before.strings[i]!r} before and {after.strings[i]!r} after; only models with the same tokens "
                 "can be compared"
