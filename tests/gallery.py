@@ -212,6 +212,7 @@ FIGURES = {
     "heatmap": lambda k, t, n: plots.heatmap(lens(k, t), document=0),
     "heatmap_inside": lambda k, t, n: plots.heatmap(lens(k, t, site_names=INSIDE), document=0),
     "heatmap_tops": lambda k, t, n: plots.heatmap(divergence(k, t), document=0, top_tokens=True),
+    "lens_plane": lambda k, t, n: plots.lens_plane(all_of(lambda i: lens(k, t, i, high=False), n)),
     "divergences": lambda k, t, n: plots.divergences(all_of(lambda i: divergence(k, t, i), n)),
     "divergences_log": lambda k, t, n: plots.divergences(all_of(lambda i: divergence(k, t, i), n), log=True),
     "decisions": lambda k, t, n: plots.decisions(all_of(lambda i: divergence(k, t, i), n)),

@@ -3,6 +3,7 @@
 from tl_entropy.plots.heads.maps import heads
 from tl_entropy.plots.information.soft import information
 from tl_entropy.plots.lens.figures import heatmap, profile
+from tl_entropy.plots.lens.plane import lens_plane
 from tl_entropy.plots.lens.predictions import decisions, divergences, targets
 from tl_entropy.plots.models.comparison import comparison
 from tl_entropy.plots.models.course import course
@@ -34,6 +35,7 @@ __all__ = [
     "importance",
     "information",
     "information_plane",
+    "lens_plane",
     "monitor",
     "profile",
     "reliance",
