@@ -20,33 +20,43 @@ LONGEST = 80  # characters that a text is shown with; a longer one is hashed
 
 
 def digests(value, name: str = "") -> dict[str, str]:
-    """Every number in ``value``, by where it is in there.
+    """Every number in ``value`` as text, by where it is in there.
 
     >>> digests({"a": 0.5, "b": (torch.tensor([1.0, 3.0]), "text")}, "of")
     {'of/a': '0x1.0000000000000p-1', 'of/b/0': 'float32[2] a47077a19cd711ee, mean 2', 'of/b/1': 'text'}
     """
+    found = leaves(value, name)
+    return {where: _of_tensor(leaf) if isinstance(leaf, torch.Tensor) else _short(leaf) for where, leaf in found.items()}
+
+
+def leaves(value, name: str = "") -> dict[str, torch.Tensor | str]:
+    """Every tensor in ``value``, on the CPU, and everything else as text, by where it is in there.
+
+    >>> leaves({"a": 0.5, "b": (torch.tensor([1.0, 3.0]), "text")}, "of")
+    {'of/a': '0x1.0000000000000p-1', 'of/b/0': tensor([1., 3.]), 'of/b/1': 'text'}
+    """
     if isinstance(value, torch.Tensor):
-        return {name: _of_tensor(value.detach().cpu())}
+        return {name: value.detach().cpu()}
     if isinstance(value, np.ndarray):
-        return {name: _of_tensor(torch.tensor(value))}
+        return {name: torch.tensor(value)}
     if isinstance(value, pd.DataFrame):
         columns = {"index": value.index.to_series(), **{str(column): value[column] for column in value}}
-        return digests({column: _of_column(series) for column, series in columns.items()}, name)
+        return leaves({column: _of_column(series) for column, series in columns.items()}, name)
     if _is_plain(value):
-        return {name: _short(_text(value))}
+        return {name: _text(value)}
     if dataclasses.is_dataclass(value):
-        return digests({item.name: getattr(value, item.name) for item in dataclasses.fields(value)}, name)
+        return leaves({item.name: getattr(value, item.name) for item in dataclasses.fields(value)}, name)
     if isinstance(value, Mapping):
         if all(map(_is_plain, value.values())) and not all(isinstance(key, str) for key in value):
-            return {name: _short(repr(sorted((_text(key), _text(part)) for key, part in value.items())))}
+            return {name: repr(sorted((_text(key), _text(part)) for key, part in value.items()))}
         named = {_key(key): part for key, part in value.items()}
     elif isinstance(value, tuple | list):
         named = {str(i): part for i, part in enumerate(value)}
     else:
         raise TypeError(f"{name}: no numbers are known of a {type(value).__name__}")
-    found: dict[str, str] = {}
+    found: dict[str, torch.Tensor | str] = {}
     for key, part in named.items():
-        found |= digests(part, f"{name}/{key}" if name else key)
+        found |= leaves(part, f"{name}/{key}" if name else key)
     return found
 
 
