@@ -9,7 +9,7 @@ import torch
 from spans import MAKERS, TEXTS, made
 from transformers import PreTrainedTokenizerFast
 
-from tl_entropy.analyses.tokens.placing import placed
+from tl_entropy.analyses.placing import placed
 from tl_entropy.capture.vocabulary import Vocabulary
 
 
