@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from pathlib import Path
 
@@ -203,6 +204,7 @@ def _information(record, of, model, texts):
     labels = {
         "document": ["a", "b", "a", "b"], "token": "token", "four": tle.ngram(4), "next": tle.ngram(2, "output"),
         "even": lambda tokens: tokens % 2, "position": "position",
+        "word": tle.span_labels(lambda text: [(*word.span(), "word") for word in re.finditer(r"\w+", text)], outside="none"),
     }  # fmt: skip
     plan = record(f"label_plan/{of}", tle.label_plan, model, texts, labels=labels, valid="own")
     for name, options in {
