@@ -5,8 +5,8 @@
     python tests/gpu/run.py --parts tensors models anchors memory time
 
 It needs the repository, what its tests need, and no network. It exits with 1 where a number is off by more than 1e-4, a count
-is another one, or a function that works on the CPU fails. Of ranks and likeliest tokens, which rounding decides where two are nearly
-as probable, one in a hundred may differ.
+is another one, or a function that works on the CPU fails. Of ranks and likeliest tokens, which rounding decides where two are
+nearly as probable, one in a hundred may differ.
 """
 
 from __future__ import annotations
