@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TLEntropyError(Exception):
@@ -88,6 +91,21 @@ def _keep(error: BaseException, partial: Callable[[BaseException], Any], note: s
     error.partial = found  # type: ignore[attr-defined]
     if not isinstance(error, TLEntropyError) and note not in getattr(error, "__notes__", ()):
         error.add_note(note)
+
+
+def printable(text: str) -> str:
+    r"""A text as tables, files, pages and figures can hold it: what UTF-8 has no bytes for is escaped.
+
+    Such are names of files that are not UTF-8, and halves of surrogate pairs.
+
+    >>> printable("caf\udce9.txt"), printable("\ud800"), printable("café")
+    ('caf\\xe9.txt', '\\ud800', 'café')
+    """
+    return _SURROGATE.sub(lambda half: _escaped(ord(half[0])), text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"  # the former stands for a byte
 
 
 def check_choice(argument: str, value: object, choices: Iterable[object]) -> None:

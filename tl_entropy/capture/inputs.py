@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, printable
 from tl_entropy.torch_state import each
 
 ACCEPTED = "a str, a pathlib.Path, a tensor of token ids, (tokens, mask), a mapping with input_ids, or an iterable of these"
@@ -227,12 +227,12 @@ def _plain(value: Any) -> Any:
 
 def _files(path: Path, where: str) -> Iterator[Piece]:
     if path.is_file():
-        yield Piece(path, where, path.name)
+        yield Piece(path, where, printable(path.name))
     elif path.is_dir():
         empty = True
         for file in _below(path):
             empty = False
-            yield Piece(file, str(file), file.relative_to(path).as_posix())
+            yield Piece(file, printable(str(file)), printable(file.relative_to(path).as_posix()))
         if empty:
             raise InputError(f"{where} is a folder that holds no files (hidden ones are left out): {path}")
     elif path.exists():

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, printable
 from tl_entropy.labels.slots import Slots
 from tl_entropy.torch_state import steady, yours
 
@@ -102,7 +102,7 @@ def named(labels: Labels) -> dict[str, Any]:
     {'token': 'token', '4-gram': NGram(n=4, side='input')}
     """
     if isinstance(labels, Mapping):
-        pairs = list(labels.items())
+        pairs = [(printable(name) if isinstance(name, str) else name, value) for name, value in labels.items()]
     else:
         asked = labels if isinstance(labels, Sequence) and not isinstance(labels, str) else [labels]
         unnamed = [type(item).__name__ for item in asked if not isinstance(item, str | NGram)]
@@ -237,7 +237,8 @@ def _codes(entries: list, where: str) -> tuple[Tensor, list[str] | None]:
             raise InputError(f"{where} must have ints of at most 64 bits; pass larger ones as str") from None
     texts = sorted({str(entry) for entry in entries if entry is not None})
     code = {text: number for number, text in enumerate(texts)}
-    return torch.tensor([-1 if entry is None else code[str(entry)] for entry in entries], dtype=torch.long), texts
+    codes = torch.tensor([-1 if entry is None else code[str(entry)] for entry in entries], dtype=torch.long)
+    return codes, [printable(text) for text in texts]
 
 
 def _kind(found: type) -> str:

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.legend import Legend
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_number
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_number, printable
 from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.naming import short_name, wrapped
 
@@ -212,7 +212,7 @@ def named(
     if isinstance(results, Mapping):
         if labels is not None:
             raise InputError("labels: the names in the mapping already label the results; leave labels out")
-        labels, items = [str(name) for name in results], list(results.values())
+        labels, items = [printable(str(name)) for name in results], list(results.values())
     else:
         items = list(results) if isinstance(results, list | tuple) else [results]
     if not items:
@@ -220,7 +220,7 @@ def named(
     for item in items:
         if not isinstance(item, kinds):
             raise InputTypeError(f"results must be one or several results of {source}; got {kind_of(item)}")
-    names = [item.provenance.model for item in items] if labels is None else list(labels)
+    names = [item.provenance.model for item in items] if labels is None else [printable(str(label)) for label in labels]
     if len(names) != len(items) or len(set(names)) < len(names):
         raise InputError(f"{asking} must be {len(items)} different names, one for each result; got {names}")
     return dict(zip(names, items, strict=True))

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from tl_entropy.errors import SaveError
+from tl_entropy.errors import SaveError, printable
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -135,7 +135,9 @@ def plain(value: Any) -> Any:
         return {"$map": [[plain(k), plain(v)] for k, v in value.items()]}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
-    if value is None or isinstance(value, str | int):
+    if isinstance(value, str):
+        return printable(value)
+    if value is None or isinstance(value, int):
         return value
     raise TypeError(f"a result cannot store {type(value).__name__}")
 
@@ -144,6 +146,8 @@ def unplain(value: Any) -> Any:
     """The inverse of ``plain``; lists come back as tuples."""
     if isinstance(value, list):
         return tuple(unplain(item) for item in value)
+    if isinstance(value, str):
+        return printable(value)
     if not isinstance(value, dict):
         return value
     if "$site" in value:

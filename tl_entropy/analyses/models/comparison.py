@@ -34,7 +34,16 @@ from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, TLEntropyError, check_choice, check_order, keeping
+from tl_entropy.errors import (
+    InputError,
+    InputTypeError,
+    NonFiniteError,
+    TLEntropyError,
+    check_choice,
+    check_order,
+    keeping,
+    printable,
+)
 from tl_entropy.functional.lens.comparison import METRICS, Metric
 from tl_entropy.functional.profiles.curves import elastic_srvf_distance
 from tl_entropy.functional.states.similarity import MIN_ROWS
@@ -259,7 +268,7 @@ def _adapters(models: Any, sites: Any) -> dict[str, Adapter]:
     adapters = {}
     for name, model in models.items():
         with _named(name):
-            adapters[name] = adapter = model if isinstance(model, Adapter) else Adapter(model)
+            adapters[printable(name)] = adapter = model if isinstance(model, Adapter) else Adapter(model)
             found = adapter.sites(sites)
             others = [site for site in found if site.name not in STREAM_SITES]
             if others or len(found) < 2:

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_entropy.analyses.profiles.reading import check_shapes, read_profiles
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_orders
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_orders, printable
 from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import common_depth, elastic_srvf_distance, histogram_jsd, wasserstein_distance
 from tl_entropy.functional.profiles.pairwise import CurveMetric, SampleMetric, pairwise_curves, pairwise_samples
@@ -185,11 +185,11 @@ def pairwise_distances(
         arguments = [f"results[{key!r}]" for key in by_key]
         profiles, orders = read_profiles(dict(zip(arguments, by_key.values(), strict=True)), asked)
         origins = [item.provenance for item in by_key.values()]
-        found = [str(name) for name in results] if isinstance(results, Mapping) else run_names(origins)
+        found = [printable(str(name)) for name in results] if isinstance(results, Mapping) else run_names(origins)
     if len(profiles) < 2:
         raise InputError(f"results: distances need at least two profiles; got {len(profiles)}")
     models = tuple(origin.model for origin in origins)
-    called = _numbered(found) if names is None else _one_each("names", names, len(profiles))
+    called = _numbered(found) if names is None else tuple(map(printable, _one_each("names", names, len(profiles))))
     if len(set(called)) < len(called):
         raise InputError(f"names must all be different; got {', '.join(called)}")
     if metric == "fisher_rao":

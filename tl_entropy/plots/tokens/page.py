@@ -22,7 +22,7 @@ from typing import Any, SupportsInt
 
 import torch
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice, printable
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.tokens.page_parts import Quantity, page_markup
@@ -128,7 +128,7 @@ def tokens(
             for quantity in quantities
         ],
     }
-    return TokenPage(page_markup(results, quantities, opening, data, title, cmap), first.n_tokens)
+    return TokenPage(printable(page_markup(results, quantities, opening, data, title, cmap)), first.n_tokens)
 
 
 def _results(result: Any, documents: Any) -> dict[str, TokenRows]:
