@@ -15,8 +15,9 @@ from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccum
 from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.states.rows import spread_floor
-from tl_entropy.functional.states.similarity import cka_table
+from tl_entropy.functional.states.similarity import cka_scores, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
+from tl_entropy.functional.statistics import sampled_error
 from tl_entropy.sites import Site
 
 pytestmark = pytest.mark.model
@@ -202,6 +203,34 @@ def test_merged_shards_of_one_state_have_no_similarity(model):
     tle.stream(model, ["dog", "x", "def", "mat"], [parts[1]], positions=[0], **QUIET)
     parts[0].merge(parts[1])
     assert not parts[0].compute().values.isnan().any()
+
+
+@pytest.mark.parametrize("options", [{}, {"against": "all"}, {"debiased": False}, {"rows": "documents"}], ids=str)
+def test_errors_of_cka_are_those_of_what_each_row_adds(model, texts, options):
+    result = layer_similarity(model, texts, **options, **QUIET)
+    parts = gathered(model, texts)
+    rows = all_rows(parts)
+    document = torch.cat([torch.full((len(part[0]),), i) for i, part in enumerate(parts)])
+    if options.get("rows"):
+        rows = [torch.stack([part[i].mean(0) for part in parts]) for i in range(len(rows))]
+        document = torch.arange(len(parts))
+    columns = rows if options.get("against") else rows[-1:]
+    scores = cka_scores(rows, columns, debiased=options.get("debiased", True))
+    close(result.error(), sampled_error(scores, document, len(document)), 1e-4)
+    assert "± standard error" in repr(result) or "standard errors in to_pandas()" in repr(result)
+    assert result.to_pandas()["se"].notna().any()
+    assert "±" in repr(result) or options.get("against")
+
+
+def test_errors_of_merged_shards_and_streams_are_those_of_the_whole(model, texts):
+    whole, both, again = CKAAccumulator(model), [CKAAccumulator(model) for _ in range(2)], CKAAccumulator(model)
+    tle.stream(model, texts, [whole], **QUIET)
+    for part, its in zip(both, (texts[:2], texts[2:]), strict=True):
+        tle.stream(model, its, [part], **QUIET)
+        tle.stream(model, its, [again], **QUIET)
+    both[0].merge(both[1])
+    for other in (both[0], again):
+        close(other.compute().error(), whole.compute().error(), 1e-9)
 
 
 # --- massive states
@@ -448,10 +477,10 @@ def test_options_of_documents_are_looked_at_before_the_first_pass(model, texts, 
 
 def test_sums_that_are_too_large_are_refused(model, monkeypatch):
     accumulator = CKAAccumulator(model, against="all")
-    assert accumulator.memory() == 10 * 34 * 34 * 8  # 4 sites, each with itself and each other
-    assert CKAAccumulator(model).memory() == 7 * 34 * 34 * 8
+    assert accumulator.memory() == 10 * 34 * 34 * 8 + 4 * 2000 * 32 * 4  # 4 sites, each with itself and each other; tokens
+    assert CKAAccumulator(model).memory() == 7 * 34 * 34 * 8 + 4 * 2000 * 32 * 4
     assert CKAAccumulator(model, estimator="minibatch", block=10).memory() == 4 * 10 * (32 + 10) * 8
-    monkeypatch.setattr(cka_module, "LARGEST", 10 * 34 * 34 * 8 - 1)
+    monkeypatch.setattr(cka_module, "LARGEST", accumulator.memory() - 1)
     with pytest.raises(InputError, match=r"of 4 x 4 sites would take .* GiB.*against='output', .*estimator='minibatch'"):
         CKAAccumulator(model, against="all")
     CKAAccumulator(model)

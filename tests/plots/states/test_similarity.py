@@ -202,3 +202,11 @@ def test_refusals(results, options, match):
 def test_another_kind_of_result_is_refused():
     with pytest.raises(InputTypeError, match="results of layer_similarity; got LensEntropy"):
         similarity(lens())
+
+
+def test_errors_are_a_band_that_can_be_left_out():
+    errors = torch.full((1, 4, 1), 0.1, dtype=torch.float64)
+    result = similarities(3, 3, against="output", errors=errors)
+    band = similarity(result).collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(result.value().max().item() + 1.96 * 0.1, abs=1e-3)
+    assert not similarity(result, band=False).collections

@@ -60,10 +60,11 @@ def test_only_what_has_a_unit_is_scaled():
 
 def test_the_long_form_has_a_line_for_every_number():
     frame = renyi(columns=ROWS[:2], values=torch.arange(12).double().view(2, 3, 2)).to_pandas()
-    names = ["row_site", "row_layer", "column_site", "column_layer", "quantity", "unit", "value"]
+    names = ["row_site", "row_layer", "column_site", "column_layer", "quantity", "unit", "value", "se"]
     assert list(frame.columns) == names
     assert frame["value"].tolist() == list(range(12))
-    assert frame.iloc[3].tolist() == ["resid_post", 0, "resid_post", 0, "dime", "nats", 3.0]
+    assert frame.iloc[3, :-1].tolist() == ["resid_post", 0, "resid_post", 0, "dime", "nats", 3.0]
+    assert frame["se"].isna().all()
 
 
 def test_a_single_column_prints_every_quantity():

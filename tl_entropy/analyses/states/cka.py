@@ -6,6 +6,9 @@ batch, one matrix [d_model + 2, d_model + 2] for each pair of sites and for each
 too much memory, the mini-batch estimator of Nguyen, Raghu and Kornblith (2021, arXiv 2010.15327) keeps one number for each
 pair: the unbiased HSIC of blocks of tokens, averaged.
 
+Standard errors of the exact one are linear, from what each of 2000 random tokens adds to it, tokens of one document together
+(``functional/statistics.py``); those of the other leave out blocks in folds.
+
 A block of consecutive tokens comes from few documents. The mini-batch estimator so says how similar two sites are within such
 blocks, and what tells one document from another hardly enters; the exact one has no such limit.
 
@@ -17,12 +20,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure
+from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.states.similarity import MIN_ROWS
 from tl_entropy.functional.states.similarity_sums import BlockSums, CrossSums
+from tl_entropy.functional.statistics import sampled_error
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Layers, Site
@@ -31,6 +37,9 @@ Estimator = Literal["exact", "minibatch"]
 
 BLOCK = 512
 """Rows of a block of the mini-batch estimator, where nothing else is asked for."""
+
+SAMPLE = 2000
+"""Tokens whose states are kept, at most, for standard errors."""
 
 LARGEST = 8 * 2**30
 """Bytes of sums from which on they are refused."""
@@ -93,6 +102,8 @@ class CKAAccumulator(PairedMeasure):
                 f"the sums of {len(self._rows)} x {len(self._columns)} sites would take {self.memory() / 2**30:.1f} GiB, more "
                 f"than {LARGEST / 2**30:.0f}; use against='output', fewer layers, or {lighter}"
             )
+        self._sample = TokenSample(SAMPLE, 0)  # errors are measured on it
+        self._first = self._next = 0  # what is added to numbers of documents, and one more than the highest that came of it
         self._documents = 0
         self._latest: int | None = None  # the number of the document that the last row was of
 
@@ -101,7 +112,8 @@ class CKAAccumulator(PairedMeasure):
         widths: list[int] = [int(adapter.model.cfg.d_model) for adapter in (self.adapter, self.paired.other or self.adapter)]
         if self.estimator == "minibatch":
             return sum(8 * self.block * (widths[side] + self.block) for side, _ in {*self._rows, *self._columns})
-        return sum(8 * (widths[a[0]] + 2) * (widths[b[0]] + 2) for a, b in self._sums.pairs)
+        sums: int = sum(8 * (widths[a[0]] + 2) * (widths[b[0]] + 2) for a, b in self._sums.pairs)
+        return sums + sum(4 * SAMPLE * widths[side] for side, _ in {*self._rows, *self._columns})
 
     def merge(self, other: CKAAccumulator) -> None:
         """Take in what another accumulator of the same settings has seen of other documents.
@@ -112,12 +124,22 @@ class CKAAccumulator(PairedMeasure):
             InputError: the settings or the models differ.
         """
         super().merge(other)
+        self._sample.merge(other._sample, first_document=self._next)
+        self._next += other._next
         self._documents += other._documents
 
     def _add(self, documents: Tensor, positions: Tensor, states: Mapping[Any, Tensor]) -> None:
-        self._sums.update(states)
         numbers = documents.unique_consecutive().tolist()
+        again = self._latest is not None and bool(numbers) and numbers[0] < self._latest  # another stream, numbered from 0
+        first = self._next if again else self._first
+        if self.estimator == "exact" and numbers:
+            number = self._sums.rows + torch.arange(len(documents))  # of the row among all, so that none comes twice
+            names = dict.fromkeys([*self._rows, *self._columns])
+            self._sample.update(documents.cpu() + first, number, {name: states[name] for name in names})
+        self._sums.update(states)
+        self._first = first
         self._documents += len(numbers) - (numbers[:1] == [self._latest])
+        self._next = max([self._next, *(first + number + 1 for number in numbers)])
         self._latest = numbers[-1] if numbers else self._latest
 
     def _settings(self) -> dict[str, Any]:
@@ -128,11 +150,19 @@ class CKAAccumulator(PairedMeasure):
 
     def _result(self, provenance: Provenance) -> LayerSimilarity:
         """NaN where too little was seen, and of sites where all states are alike up to rounding."""
-        how, left_out = ({"debiased": self.debiased}, 0) if self.estimator == "exact" else ({}, self._sums.left_out)
+        left_out = 0
+        if self.estimator == "minibatch":
+            left_out = self._sums.left_out
+            values, errors = (found(self._rows, self._columns) for found in (self._sums.cka, self._sums.error))
+        else:
+            values, errors = self._sums.cka(self._rows, self._columns, debiased=self.debiased), None
+            sample = self._sample.whole()
+            if sample:
+                scores = self._sums.scores(self._rows, self._columns, sample, debiased=self.debiased)
+                errors = sampled_error(scores, self._sample.documents, self._sums.rows)
         return self._similarity(
-            provenance, method="cka", quantities=("cka",), units=("",), count=self._sums.rows - left_out,
-            values=self._sums.cka(self._rows, self._columns, **how)[None],
-            documents=self._documents,
+            provenance, method="cka", quantities=("cka",), units=("",), count=self._sums.rows - left_out, values=values[None],
+            errors=(torch.full_like(values, torch.nan) if errors is None else errors)[None], documents=self._documents,
         )  # fmt: skip
 
 

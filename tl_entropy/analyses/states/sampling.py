@@ -83,14 +83,18 @@ class TokenSample:
         self._take(torch.stack([_priorities(self.seed, number, position), number, position], 1), values)
         self.seen += len(number)
 
-    def merge(self, other: TokenSample) -> None:
+    def merge(self, other: TokenSample, *, first_document: int = 0) -> None:
         """Take in the sample of another part of the same corpus.
+
+        Where that has numbered its documents from 0, ``first_document`` is the number of its first one here. Then a sample of
+        parts is as random as one of the whole, but another one.
 
         Raises:
             InputError: another size or seed, values of other names, or the same tokens: their ``first_document`` is wrong.
         """
         check_same(self, other, ("size", "seed"))
-        self._take(other._keys, {key: value[: len(other._keys)] for key, value in other._values.items()})
+        keys = other._keys + torch.tensor([0, first_document, 0])
+        self._take(keys, {key: value[: len(other._keys)] for key, value in other._values.items()})
         self.seen += other.seen
 
     def whole(self) -> dict[Hashable, Tensor]:

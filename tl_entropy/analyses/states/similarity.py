@@ -32,8 +32,9 @@ from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int, check_order, keeping
-from tl_entropy.functional.states.similarity import MIN_ROWS, cka_table
+from tl_entropy.functional.states.similarity import MIN_ROWS, cka_scores, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
+from tl_entropy.functional.statistics import sampled_error
 from tl_entropy.results.states.similarity import LayerSimilarity, Method
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
@@ -251,9 +252,9 @@ def _of_pooled(
     _check_enough(len(documents), method, own, "documents")
     x = _of_documents(mine, rows, documents)
     y = x if not other and rows == columns else _of_documents(theirs, columns, documents)
-    quantities, values, how = _compared(x, y, method, own, progress)
+    quantities, values, errors, how = _compared(x, y, method, own, progress)
     return LayerSimilarity(
-        method=method, rows=rows, columns=columns, quantities=quantities, values=values, over="documents",
+        method=method, rows=rows, columns=columns, quantities=quantities, values=values, errors=errors, over="documents",
         against=settings["against"], units=("nats" if method == "matrix_renyi" else "",) * len(quantities),
         count=len(documents) - how.get("left_out_rows", 0), documents=len(documents),
         massive=settings["massive"], massive_tokens=mine.massive_tokens + (theirs.massive_tokens if other else 0),
@@ -275,17 +276,19 @@ def _of_documents(pooled: Pooled, sites: Sequence[Site], documents: Sequence[int
 
 def _compared(
     x: list[Tensor], y: list[Tensor], method: Method, own: Mapping[str, Any], progress: bool
-) -> tuple[tuple[str, ...], Tensor, dict[str, Any]]:
-    """Quantities, their values [quantity, row, column], and the settings they were had with."""
+) -> tuple[tuple[str, ...], Tensor, Tensor | None, dict[str, Any]]:
+    """Quantities, their values and errors [quantity, row, column], and the settings they were had with."""
     if method == "matrix_renyi":
         options = {name: own[name] for name in ("order", "permutations", "seed")}
         tables = matrix_similarities(x, y, **options, progress=progress)
         tables["entropy"] = tables["row_entropy"][:, None].expand(len(x), len(y))
-        return QUANTITIES, torch.stack([tables[name] for name in QUANTITIES]), {**options, "kernel": "gaussian"}
+        return QUANTITIES, torch.stack([tables[name] for name in QUANTITIES]), None, {**options, "kernel": "gaussian"}
     if own["estimator"] == "minibatch":
         names = [*((0, i) for i in range(len(x))), *((1, j) for j in range(len(y)))]
         blocks = BlockSums(names, BLOCK)
         blocks.update(dict(zip(names, [*x, *y], strict=True)))
-        values = blocks.cka(names[: len(x)], names[len(x) :])
-        return ("cka",), values[None], {**own, "block": BLOCK, "left_out_rows": blocks.left_out}
-    return ("cka",), cka_table(x, y, debiased=own["debiased"])[None], dict(own)
+        values, errors = (found(names[: len(x)], names[len(x) :]) for found in (blocks.cka, blocks.error))
+        return ("cka",), values[None], errors[None], {**own, "block": BLOCK, "left_out_rows": blocks.left_out}
+    scores = cka_scores(x, y, debiased=own["debiased"])
+    errors = sampled_error(scores, torch.arange(len(scores)), len(scores))
+    return ("cka",), cka_table(x, y, debiased=own["debiased"])[None], errors[None], dict(own)

@@ -182,6 +182,47 @@ def cka_of(hsic: Tensor, hsic_x: Tensor, hsic_y: Tensor) -> Tensor:
     return torch.where(known, hsic / (hsic_x.clamp_min(0).sqrt() * hsic_y.clamp_min(0).sqrt()), torch.nan)
 
 
+def cka_scores(x: Sequence[Tensor], y: Sequence[Tensor], *, debiased: bool = True) -> Tensor:
+    """What each row adds to ``cka_table`` to first order [row, x, y]: see ``scores_of``."""
+    a, b = (
+        [_scaled(checked_rows(v, name=name), spread_floor(v.dtype)) for v in values] for name, values in (("x", x), ("y", y))
+    )
+    own_a, own_b = ([scores_of(v, v, v.mT @ v / len(v), len(v)) for v in values] for values in (a, b))
+    hsic_a, hsic_b = (torch.stack([hsic_table([v], [v], debiased=debiased)[0, 0] for v in values]) for values in (a, b))
+    hsic, n = hsic_table(a, b, debiased=debiased), len(a[0])
+    scale = 1.0 if debiased else 1 / n**2
+    return torch.stack([
+        torch.stack([
+            ratio_scores(scores_of(v, w, v.mT @ w / n, n), own_a[i], own_b[j], hsic[i, j] * scale, hsic_a[i] * scale,
+                         hsic_b[j] * scale)
+            for j, w in enumerate(b)
+        ], dim=1)
+        for i, v in enumerate(a)
+    ], dim=1)  # fmt: skip
+
+
+def scores_of(x: Tensor, y: Tensor, c: Tensor, n: int) -> Tensor:
+    """What rows of n add to HSIC, x_i · C y_i with C = Σ x yᵀ / n and the row's own part in it left out [row].
+
+    HSIC is ‖E[x yᵀ]‖² of centred rows, so that a row changes it by twice what its score is above the mean.
+
+    Args:
+        x: [row, d1] some of the n rows, centred.
+        y: [row, d2] the same ones.
+        c: [d1, d2] of all n.
+        n: number of all.
+    """
+    own = x.square().sum(1) * y.square().sum(1)
+    found: Tensor = (n * ((x @ c) * y).sum(1) - own) / (n - 1)
+    return found
+
+
+def ratio_scores(cross: Tensor, own_x: Tensor, own_y: Tensor, hsic: Tensor, hsic_x: Tensor, hsic_y: Tensor) -> Tensor:
+    """What rows add to the ratio of one HSIC to those of each variable with itself, from their ``scores_of`` [row]."""
+    ratio = cka_of(hsic, hsic_x, hsic_y)
+    return 2 * (cross / (hsic_x * hsic_y).clamp_min(0).sqrt() - ratio / 2 * (own_x / hsic_x + own_y / hsic_y))
+
+
 def _scaled(x: Tensor, floor: float) -> Tensor:
     """``centred``, and of largest magnitude 1, since HSIC takes the fourth power of it."""
     apart = centred(x, floor)

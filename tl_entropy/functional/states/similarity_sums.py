@@ -28,9 +28,22 @@ from torch import Tensor
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.lens.entropies import check_floating
 from tl_entropy.functional.states.rows import spread_floor, varies
-from tl_entropy.functional.states.similarity import MIN_ROWS, centred, cka_of, hsic_of_centred, hsic_table, resolved
+from tl_entropy.functional.states.similarity import (
+    MIN_ROWS,
+    centred,
+    cka_of,
+    hsic_of_centred,
+    hsic_table,
+    ratio_scores,
+    resolved,
+    scores_of,
+)
+from tl_entropy.functional.statistics import jackknife_error
 
 Pair = tuple[Hashable, Hashable]
+
+FOLDS = 20
+"""Folds of blocks that are left out one by one, for standard errors."""
 
 
 class CrossSums:
@@ -130,12 +143,47 @@ class CrossSums:
         table = [[cka_of(hsic[self._in_order(a, b)], hsic[a, a], hsic[b, b]) for b in columns] for a in rows]
         return torch.stack([torch.stack(line) for line in table]).cpu()
 
+    def scores(
+        self, rows: Sequence[Hashable], columns: Sequence[Hashable], sample: Mapping[Hashable, Tensor], *, debiased: bool = True
+    ) -> Tensor:
+        """What some of the rows seen add to ``cka`` to first order [sampled, row, column], float64 on the CPU.
+
+        Args:
+            rows: as for ``cka``.
+            columns: as for ``cka``.
+            sample: the rows' states [sampled, d] of every representation.
+            debiased: as for ``cka``.
+        """
+        if self.rows < (MIN_ROWS if debiased else 2):
+            return torch.full((len(sample[rows[0]]), len(rows), len(columns)), torch.nan, dtype=torch.float64)
+        scale = 1.0 if debiased else 1 / self.rows**2
+        own = {name: self._scores(name, name, sample) for name in {*rows, *columns}}
+        hsic = {name: self._hsic(name, name, debiased) * scale for name in own}
+
+        def of(a: Hashable, b: Hashable) -> Tensor:
+            found = self._hsic(*self._in_order(a, b), debiased) * scale
+            return ratio_scores(self._scores(a, b, sample), own[a], own[b], found, hsic[a], hsic[b]).cpu()
+
+        return torch.stack([torch.stack([of(a, b) for b in columns], dim=1) for a in rows], dim=1)
+
+    def _scores(self, a: Hashable, b: Hashable, sample: Mapping[Hashable, Tensor]) -> Tensor:
+        a, b = self._in_order(a, b)
+        around_mean = self._around_mean(a, b)
+        x, y = (sample[name].to(around_mean.device).double() - self._mean(name) for name in (a, b))
+        return scores_of(x, y, around_mean[:-2, :-2] / self.rows, self.rows)
+
+    def _mean(self, name: Hashable) -> Tensor:
+        return self._origin[name] + self._sums[name, name][:-2, -2] / self.rows
+
+    def _around_mean(self, a: Hashable, b: Hashable) -> Tensor:
+        sums = self._sums[self._in_order(a, b)]
+        return _shifted(sums, -sums[:-2, -2] / self.rows, -sums[-2, :-2] / self.rows)
+
     def _hsic(self, a: Hashable, b: Hashable, debiased: bool) -> Tensor:
         """The unbiased HSIC, or ‖XᵀY‖² of centred rows."""
-        sums = self._sums[self._in_order(a, b)]
-        around_mean = _shifted(sums, -sums[:-2, -2] / self.rows, -sums[-2, :-2] / self.rows)
+        around_mean = self._around_mean(a, b)
         cross = around_mean[:-2, :-2].square().sum()
-        if a == b and not varies(around_mean[-1, -2], self.rows, self._origin[a] + sums[:-2, -2] / self.rows, self._floor[a]):
+        if a == b and not varies(around_mean[-1, -2], self.rows, self._mean(a), self._floor[a]):
             return torch.zeros_like(cross)
         if not debiased:
             return cross
@@ -169,7 +217,8 @@ class BlockSums:
         self._place = {name: i for i, name in enumerate(dict.fromkeys(names))}
         self.block = check_int("block", block, MIN_ROWS)
         self._waiting: list[Tensor] = []
-        self._sums = torch.zeros(len(self._place), len(self._place), dtype=torch.float64)
+        self._sums = torch.zeros(FOLDS, len(self._place), len(self._place), dtype=torch.float64)
+        self._counts = torch.zeros(FOLDS, dtype=torch.float64)  # rows of the blocks of each fold
         self.rows = 0
 
     @property
@@ -190,11 +239,13 @@ class BlockSums:
         waiting = self._waiting or [x[:0] for x in found]
         joined = [torch.cat([before.to(x.device), x]) for before, x in zip(waiting, found, strict=True)]
         whole = len(joined[0]) // self.block * self.block
-        sums = self._sums.clone()
+        sums, counts = self._sums.clone(), self._counts.clone()
         for first in range(0, whole, self.block):
-            sums += _weighted_hsic([x[first : first + self.block] for x in joined])
+            fold = int(counts.sum()) // self.block % FOLDS
+            sums[fold] += _weighted_hsic([x[first : first + self.block] for x in joined])
+            counts[fold] += self.block
         self._waiting = [x[whole:].clone() for x in joined]  # a view would keep the whole batch
-        self._sums = sums
+        self._sums, self._counts = sums, counts
         self.rows += len(found[0])
 
     def merge(self, other: BlockSums) -> None:
@@ -208,7 +259,8 @@ class BlockSums:
         if other._waiting:
             self.update(dict(zip(self._place, other._waiting, strict=True)))
             self.rows += other.rows - len(other._waiting[0])
-        self._sums = self._sums + other._sums
+        by = int(self._counts.sum()) // self.block % FOLDS
+        self._sums, self._counts = self._sums + other._sums.roll(by, 0), self._counts + other._counts.roll(by, 0)
 
     def cka(self, rows: Sequence[Hashable], columns: Sequence[Hashable]) -> Tensor:
         """CKA of each of ``rows`` with each of ``columns`` [row, column], float64: ratios of the averages over blocks.
@@ -218,13 +270,30 @@ class BlockSums:
         Raises:
             InputError: an unknown representation.
         """
+        return self._left_out(rows, columns)[0][0]
+
+    def error(self, rows: Sequence[Hashable], columns: Sequence[Hashable]) -> Tensor:
+        """Its standard error [row, column] if blocks are independent, by leaving them out in 20 folds; NaN of fewer than two.
+
+        Raises:
+            InputError: an unknown representation.
+        """
+        return jackknife_error(*self._left_out(rows, columns))
+
+    def _left_out(self, rows: Sequence[Hashable], columns: Sequence[Hashable]) -> tuple[Tensor, Tensor]:
+        """CKA of all blocks and without each fold of them [1 + fold, row, column], and the rows of each fold."""
         _check_names((*rows, *columns), self._place)
-        sums = self._sums
+        sums, counts = self._sums, self._counts
         if self._waiting and len(self._waiting[0]) >= MIN_ROWS:
-            sums = sums + _weighted_hsic(self._waiting)
-        own = sums.diagonal()
+            fold = int(counts.sum()) // self.block % FOLDS
+            sums, counts = sums.clone(), counts.clone()
+            sums[fold] += _weighted_hsic(self._waiting)
+            counts[fold] += len(self._waiting[0])
+        whole = sums.sum(0)
+        parts = torch.cat([whole[None], whole - sums])
+        own = parts.diagonal(dim1=1, dim2=2)
         i, j = (torch.tensor([self._place[name] for name in names]) for names in (rows, columns))
-        return cka_of(sums[i][:, j], own[i][:, None], own[j])
+        return cka_of(parts[:, i][:, :, j], own[:, i][:, :, None], own[:, j][:, None]), counts
 
 
 def _weighted_hsic(block: Sequence[Tensor]) -> Tensor:

@@ -49,6 +49,7 @@ def similarity(
     vmax: float | None = None,
     ylim: Limits = None,
     width: Width = None,
+    band: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Similarity of layers: to a single site against depth, one line for each result and site name; else as a matrix.
@@ -68,6 +69,7 @@ def similarity(
         vmax: the value at the high end; None is 1 of a CKA, else the highest.
         ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
         width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
+        band: along depth, shade ±1.96 standard errors, where the result knows them.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -120,26 +122,31 @@ def similarity(
             f"results are of samples of different sizes ({counts}), with which matrix-based information grows; measure them "
             "with the same n_samples, and enough text"
         )
-    return _courses(by_name, quantity, axis, ylim, width, ax)
+    return _courses(by_name, quantity, axis, ylim, width, band, ax)
 
 
 def _courses(
     by_name: Mapping[str, LayerSimilarity], quantity: str | None, axis: Mapping[str, str], ylim: Limits, width: Width,
-    ax: Axes | None,
+    band: bool, ax: Axes | None,
 ) -> Axes:  # fmt: skip
     """Similarity to a single site against depth."""
     lines = [
-        ((name, site, axis[name]), depth, result.value(quantity)[columns, 0].numpy())
+        (
+            (name, site, axis[name]),
+            depth,
+            result.value(quantity)[columns, 0].numpy(),
+            result.error(quantity)[columns, 0].numpy() if band else None,
+        )
         for name, result in by_name.items()
         for site, (columns, depth) in depth_lines(enumerate(result.rows), None).items()
     ]
     with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
-        for (_, depth, values), (style, label) in zip(lines, line_styles([key for key, *_ in lines]), strict=True):
-            draw_course(axes, depth, values, None, style=style, label=label)
-        depth_axis(axes, [depth for _, depth, _ in lines])
+        for (_, depth, values, se), (style, label) in zip(lines, line_styles([key for key, *_ in lines]), strict=True):
+            draw_course(axes, depth, values, se, style=style, label=label)
+        depth_axis(axes, [depth for _, depth, *_ in lines])
         names = set(axis.values())
         axes.set_ylabel(names.pop() if len(names) == 1 else "Similarity", parse_math=False)
-        finish_courses(axes, [values for *_, values in lines], len(lines), own=ax is None)
+        finish_courses(axes, [values for _, _, values, _ in lines], len(lines), own=ax is None)
     return axes
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
+from tl_entropy.results.printing import plus_minus
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -48,6 +50,8 @@ class LayerSimilarity(Result):
         provenance: model, settings, corpus, versions.
         other: where the columns come from, if from another model.
         unit: "nats" or "bits", for quantities that have a unit.
+        errors: [quantity, row, column] standard errors over documents (over blocks of tokens, where CKA is of such); None, or
+            NaN, where none is known: of matrix-based information, of a single document, and in earlier files.
     """
 
     aligned = (("quantity", "quantities", "units"),)
@@ -67,11 +71,14 @@ class LayerSimilarity(Result):
     provenance: Provenance
     other: Provenance | None = None
     unit: Unit = "nats"
+    errors: Float[Tensor, "quantity row column"] | None = None
 
     def to(self, unit: Unit) -> Self:
         """The same result in ``"nats"`` or ``"bits"``; quantities in neither stay."""
         factors, units = in_unit(self.units, unit)
-        return dataclasses.replace(self, values=self.values * factors[:, None, None], units=units, unit=unit)
+        scale = factors[:, None, None]
+        errors = None if self.errors is None else self.errors * scale
+        return dataclasses.replace(self, values=self.values * scale, errors=errors, units=units, unit=unit)
 
     def value(self, quantity: str | None = None) -> Float[Tensor, "row column"]:
         """One quantity [row, column]; None is the headline.
@@ -79,15 +86,28 @@ class LayerSimilarity(Result):
         Raises:
             InputError: it is not in this result.
         """
+        return self.values[self._of(quantity)]
+
+    def error(self, quantity: str | None = None) -> Float[Tensor, "row column"]:
+        """Its standard error [row, column]; NaN where none is known.
+
+        Raises:
+            InputError: it is not in this result.
+        """
+        found = torch.full_like(self.values, torch.nan) if self.errors is None else self.errors
+        return found[self._of(quantity)]
+
+    def _of(self, quantity: str | None) -> int:
         [name] = self.quantities[:1] if quantity is None else chosen_from("quantity", quantity, self.quantities)
-        return self.values[self.quantities.index(name)]
+        return self.quantities.index(name)
 
     def to_pandas(self) -> pd.DataFrame:
-        """The long form: row_site, row_layer, column_site, column_layer, quantity, unit, value."""
+        """The long form: row_site, row_layer, column_site, column_layer, quantity, unit, value, se."""
+        errors = [self.error(quantity) for quantity in self.quantities]
         return pd.DataFrame(
             {
                 "row_site": row.name, "row_layer": row.layer, "column_site": column.name, "column_layer": column.layer,
-                "quantity": quantity, "unit": unit, "value": self.values[q, i, j].item(),
+                "quantity": quantity, "unit": unit, "value": self.values[q, i, j].item(), "se": errors[q][i, j].item(),
             }
             for q, (quantity, unit) in enumerate(zip(self.quantities, self.units, strict=True))
             for i, row in enumerate(self.rows)
@@ -107,13 +127,21 @@ class LayerSimilarity(Result):
             table: Any = self.value().numpy()
             return pd.DataFrame(table, index=index, columns=[str(site) for site in self.columns]).round(3)
         names = [f"{name} ({unit})" if unit else name for name, unit in zip(self.quantities, self.units, strict=True)]
-        return pd.DataFrame(self.values[:, :, 0].T.numpy(), index=index, columns=names).round(3)
+        table = pd.DataFrame(self.values[:, :, 0].T.numpy(), index=index, columns=names).round(3)
+        if not bool(self.error().isnan().all()):
+            table[names[0]] = plus_minus(self.value()[:, 0].tolist(), self.error()[:, 0].tolist())
+        return table
 
     def _notes(self) -> list[str]:
         """What the numbers are, and what became of massive states."""
+        known = not bool(self.error().isnan().all())
         headline = f"{self.quantities[0]} ({self.units[0]})" if self.units[0] else self.quantities[0]
         shown = [f"{headline}: rows of {self.provenance.model}, columns of {(self.other or self.provenance).model}"]
         notes = shown if len(self.columns) > 1 else []
+        if known:
+            blocks = self.provenance.settings.get("estimator") == "minibatch"
+            where = "± standard error" if len(self.columns) == 1 else "standard errors in to_pandas():"
+            notes.append(f"{where} over {'blocks of tokens' if blocks else f'{self.documents} documents'}")
         settings = self.provenance.settings
         if self.method == "matrix_renyi":
             notes.append("dime: joint entropy of shuffled states less that of the states; about 0 where they are independent")
