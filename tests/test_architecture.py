@@ -17,7 +17,7 @@ ROOT = Path(tl_entropy.__file__).parent
 # its own wing; on one floor the wing ``lens`` serves all others, and the wing ``models`` may use them all.
 FLOORS = {
     "errors": 0,
-    "torch_state": 0,
+    "torch_state": 0.5,  # the errors below it
     "sites": 1,
     "batches": 1,
     "functional": 1,

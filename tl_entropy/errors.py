@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -116,8 +118,29 @@ def check_choice(argument: str, value: object, choices: Iterable[object]) -> Non
     tl_entropy.errors.InputError: unit must be one of 'nats', 'bits'; got 'hartleys'
     """
     options = list(choices)
-    if value not in options:
+    if not any(_same(value, option) for option in options):
         raise InputError(f"{argument} must be one of {', '.join(map(repr, options))}; got {value!r}")
+
+
+def _same(value: object, option: object) -> bool:
+    """Whether they are equal, where 1 is not True."""
+    found = value == option
+    return isinstance(found, bool | np.bool_) and bool(found) and isinstance(value, bool) == isinstance(option, bool)
+
+
+FLAGS = ("bool", "bool | None")
+"""Annotations of arguments that are flags."""
+
+
+def check_flag(argument: str, value: object, annotation: str = "bool") -> None:
+    """Raise InputTypeError unless ``value`` is a truth value of Python or NumPy, or None where the annotation allows that.
+
+    >>> check_flag("progress", 1)
+    Traceback (most recent call last):
+    tl_entropy.errors.InputTypeError: progress must be True or False; got 1
+    """
+    if not isinstance(value, bool | np.bool_) and (value is not None or annotation == "bool"):
+        raise InputTypeError(f"{argument} must be True or False; got {value!r}")
 
 
 def check_int(argument: str, value: object, low: int | None = None, high: int | None = None) -> int:

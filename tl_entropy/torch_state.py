@@ -34,6 +34,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 
+from tl_entropy.errors import FLAGS, check_flag
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -110,6 +112,7 @@ def each(items: Iterable[R], state: Callable[[], AbstractContextManager[None]] =
 def steady(function: Callable[P, R]) -> Callable[P, R]:
     """The function, made to run in the ``plain`` state; its caller is one frame further up, for warnings.
 
+    Keywords that are flags by their annotation are checked to be truth values.
     Of a generator, each item is made in that state, and its reader's is left alone between them.
 
     >>> @steady
@@ -129,14 +132,26 @@ def steady(function: Callable[P, R]) -> Callable[P, R]:
 
         return cast("Callable[P, R]", items)
 
+    flags = _flags(function)
+
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if _here.inside:
             return function(*args, **kwargs)
+        for name in flags.keys() & kwargs.keys():
+            check_flag(name, kwargs[name], flags[name])
         with plain():
             return function(*args, **kwargs)
 
     return run
+
+
+def _flags(function: Callable[..., Any]) -> dict[str, str]:
+    """The keywords of a function that are flags, with their annotations."""
+    if not isinstance(function, FunctionType):
+        return {}
+    keywords = (p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
+    return {p.name: p.annotation for p in keywords if p.annotation in FLAGS}
 
 
 class Steady:

@@ -267,8 +267,8 @@ def test_arguments_are_checked(gpt2):
     for wrong, match in (
         ({"steps": 0}, "steps must be an int of at least 1"),
         ({"tokens_per_step": 0}, "tokens_per_step must be"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"weight_decay": -1.0}, "weight_decay at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
+        ({"weight_decay": -1.0}, "weight_decay must be a finite number of at least 0"),
         ({"window": 1}, "window must be at least 2"),
     ):
         with pytest.raises(InputError, match=match):

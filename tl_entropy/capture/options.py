@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from tl_entropy.capture.generate import AT_ONCE, check_sampling
 from tl_entropy.capture.interventions import Interventions, intervention_names
 from tl_entropy.capture.skipping import OnError
-from tl_entropy.errors import InputTypeError
+from tl_entropy.errors import FLAGS, InputTypeError, check_flag
 
 
 class WindowOptions(TypedDict, total=False):
@@ -98,3 +98,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], know
             near = difflib.get_close_matches(name, names, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise InputTypeError(f"{name!r} is not an option{hint}; choose from {', '.join(names)}")
+        if name in known.__annotations__:
+            kind = known.__annotations__[name].__forward_arg__
+            if kind in FLAGS:
+                check_flag(name, options[name], kind)

@@ -33,7 +33,7 @@ from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.options import WindowOptions, check_options
 from tl_entropy.capture.stream import MAX_TOKENS
-from tl_entropy.errors import InputError, NonFiniteError, check_int, keeping
+from tl_entropy.errors import InputError, NonFiniteError, check_int, check_number, check_positive, keeping
 from tl_entropy.lenses.identity import norm_ignores_mean, signature
 from tl_entropy.lenses.objective import Objective
 from tl_entropy.lenses.regression import Regression
@@ -109,8 +109,7 @@ def train_tuned_lens(
     steps = check_int("steps", steps, 1)
     tokens_per_step = check_int("tokens_per_step", tokens_per_step, 1)
     seed = check_int("seed", seed, 0)
-    if not learning_rate > 0 or not weight_decay >= 0:
-        raise InputError(f"learning_rate must be above 0 and weight_decay at least 0; got {learning_rate} and {weight_decay}")
+    learning_rate, weight_decay = check_positive("learning_rate", learning_rate), check_number("weight_decay", weight_decay, 0)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     translators = _Translators(adapter, batch_size)
     windows, skipped = _read(adapter, inputs, options, most=steps * tokens_per_step)

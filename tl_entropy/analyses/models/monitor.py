@@ -27,6 +27,7 @@ from tl_entropy.analyses.measuring import measure_all
 from tl_entropy.analyses.tokens.surprisal import SurprisalAccumulator
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
+from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, check_int, keeping
@@ -103,7 +104,8 @@ class EntropyMonitor(Steady):
         self.sites = adapter.sites((*adapter.sites(sites, layers), last))
         self._batch_size, self._options = batch_size, cast("CorpusOptions", options)
         self._reading: dict[str, Any] = {"precision": precision, "vocabulary": vocabulary}
-        self._entropies(adapter)  # refuses now what could not be measured later
+        self._entropies(adapter)  # refuses now what could not be measured later, as does the next line
+        read_corpus(adapter, texts, **options)
         self._parts: list[EntropyHistory] = []
         self._step = -1
 
