@@ -9,6 +9,11 @@ import pytest
 from gallery import FIGURES
 from matplotlib.text import Text
 
+from tl_entropy.plots import style
+from tl_entropy.plots.profiles import dynamics
+from tl_entropy.plots.style import sized as style_sized
+from tl_entropy.plots.tokens import text as token_text
+
 QUICK = [(2, 5, 1)]
 SIZES = [(layers, tokens, results) for layers in (2, 30, 96) for tokens in (5, 500) for results in (1, 10)]
 SLACK = 1.0  # pixels
@@ -93,6 +98,18 @@ def check(name, size):
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_fit(name, size):
     check(name, size)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Figures are as wide as a column where nothing else is asked for."""
+    for module in (style, dynamics, token_text):
+        monkeypatch.setattr(module, "sized", lambda ax, size, width: style_sized(ax, size, width if width or ax else "column"))
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "comparison"])
+def test_texts_fit_in_a_column(name, narrow):
+    check(name, (6, 12, 3))
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from gallery import FIGURES, lens as lens_of, names, soft
+from gallery import FIGURES, lens as lens_of, names, reliance, soft
 from hand_made import lens
 
 from tl_entropy import plots
@@ -157,4 +157,7 @@ def test_cells_below_zero_carry_a_sign():
     largest = np.nanmax(np.abs(values))
     signs = np.array([text.get_text() for text in axes.texts]).reshape(values.shape)
     assert ((signs == "−") == (values <= -0.1 * largest)).all()
+    assert {text.get_rotation() for text in axes.texts} == {0.0}
+    narrow = plots.reliance(reliance(20, 1, "tokens"), metric="loss", width="column")
+    assert {text.get_rotation() for text in narrow.texts} == {0.0}
     assert not FIGURES["reliance_map"](2, 300, 1).texts, "too small for signs"

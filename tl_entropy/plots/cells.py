@@ -19,6 +19,7 @@ from tl_entropy.sites import Site
 CELL_FONT = 7.0  # points
 LONGEST_LABEL = 16  # characters
 EDGED = 7.0  # points: of smaller cells, white edges would take too much
+SIGNED = 4.5  # points: smaller cells of a map with signs carry none
 MARKED_FROM = 0.1  # of the largest value of a map with signs; cells that are less far below 0 carry no minus
 LINE = 1.35  # height of a line of text, in font sizes
 
@@ -78,7 +79,8 @@ def write(axes: Axes, cells: Sequence[Sequence[str]], colours: np.ndarray, size:
     """Write a text into each cell [row, column] of ``size`` points, along whichever side lets it be larger."""
     width, (wide, high) = widest(cells) / CELL_FONT, size
     level, upright = min(wide / width, high / LINE), min(high / width, wide / LINE)
-    font, rotation = (level, 0) if level >= min(upright, CELL_FONT) else (upright, 90)
+    signs = max(len(text) for row in cells for text in row) < 2  # which mean something else when turned
+    font, rotation = (level, 0) if signs or level >= min(upright, CELL_FONT) else (upright, 90)
     for i, row in enumerate(cells):
         for j, text in enumerate(row):
             axes.text(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 DRAWN_BY = {
-    "LensEntropy": ("profile", "heatmap"),
+    "LensEntropy": ("profile", "heatmap", "lens_plane"),
     "LensSummary": ("profile",),
     "LayerDivergence": ("divergences", "decisions", "heatmap", "targets"),
     "DivergenceSummary": ("divergences", "decisions"),

@@ -20,12 +20,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.lines import Line2D
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
 from tl_entropy.plots.naming import halving, name_points
 from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name
 from tl_entropy.plots.style import NORMAL_95, Width, add_legend, canvas, colour_bar, line_styles
-from tl_entropy.results import LensEntropy, SoftInformation
+from tl_entropy.results import SoftInformation
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
@@ -111,9 +111,6 @@ def information_plane(
     """
     check_choice("of", of, ("information", "share", "plug_in", "chance_adjusted"))
     check_choice("path", path, ("layers", "results"))
-    given = results.values() if isinstance(results, Mapping) else results if isinstance(results, list | tuple) else [results]
-    if any(isinstance(item, LensEntropy) for item in given):
-        raise InputTypeError("results must be of soft_information; plots.lens_plane draws those of lens_entropy")
     by_name = results_by_name(results, of)
     chosen = {(r.label_on("input", input), r.label_on("output", output)) for r in by_name.values()}
     if len(chosen) > 1:

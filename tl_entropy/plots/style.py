@@ -168,7 +168,7 @@ def set_title(axes: Axes, title: str) -> None:
 def add_legend(axes: Axes, *, own: bool, inside: bool = True, handles: Sequence[Any] | None = None, **options: Any) -> Legend:
     """A legend among the lines while it is small, if ``inside``; else above the axes, for which an ``own`` figure grows."""
     given = {} if handles is None else {"handles": handles}
-    options = {"frameon": False, "handlelength": 3, **options}
+    options = {"frameon": False, "handlelength": 3, "title_fontsize": mpl.rcParams["legend.fontsize"], **options}
 
     def drawn(**more: Any) -> Legend:
         legend = axes.legend(**given, **options, **more)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from drawn import legend
-from gallery import lens, soft, summary
+from gallery import lens, summary
 from matplotlib.collections import PathCollection
 
 from tl_entropy.errors import InputError, InputTypeError
@@ -66,7 +66,5 @@ def test_what_it_refuses(make, options, error, message):
 
 
 def test_the_plane_of_soft_information_names_it():
-    with pytest.raises(InputTypeError, match=r"plots\.lens_plane draws those of lens_entropy"):
-        information_plane(lens(2, 5))
     with pytest.raises(InputTypeError, match=r"plots\.lens_plane"):
-        information_plane({"a": soft(2), "b": lens(2, 5)})
+        information_plane(lens(2, 5))

@@ -44,6 +44,7 @@ from tl_entropy.torch_state import steady
 ARROW = 12.0  # size of an arrow's head, points
 SHORTEST_STEP = 16.0  # that gets an arrow's head, points
 MOST_NAMES = 24  # of layers, shared by all paths
+NARROW = 5.0  # inches: panels of a narrower figure stand below each other
 MOST_EDGED = 24  # cells of a row: of more, white edges would take too much
 
 _CURVE_NAMES = {
@@ -186,9 +187,11 @@ def importance(
     with _grid(axes, len(panels), list(map(short_name, by_name)), width) as (grid, own):
         for number, (panel, name) in enumerate(zip(panels, names, strict=True)):
             _draw_panel(grid[number], by_name, panel, name)
-            if own and number % 2:
+            place = grid[number].get_subplotspec() if own else None
+            beside = place is not None and not place.is_first_col()
+            if beside:
                 grid[number].set_yticklabels([])
-            if not own or number >= len(panels) - 2:
+            if place is None or place.is_last_row() or (beside and number == len(panels) - 2):
                 grid[number].set_xlabel("Layer" if _same_sites(by_name) else "Relative depth")
     return grid
 
@@ -315,9 +318,12 @@ def _grid(axes: Any, panels: int, rows: Sequence[str], width: Width) -> Iterator
             raise InputError(f"axes: there are {panels} panels to draw, and {len(given)} axes; give one for each")
         yield given, False
         return
-    across, down = min(panels, 2), math.ceil(panels / 2)
-    wide = 3.5 * across + 0.08 * max(map(len, rows))
-    size, sizes = sized(axes, (wide, down * (0.9 + 0.36 * len(rows)) + 0.2), width)
+    names = 0.08 * max(map(len, rows))  # inches
+    across = min(panels, 2)
+    (inches, _), sizes = sized(axes, (3.5 * across + names, 1.0), width)
+    across = across if inches > NARROW else 1
+    down = math.ceil(panels / across)
+    size = inches, down * (0.9 + 0.36 * len(rows)) + 0.2
     figure = plt.figure(figsize=size, layout="constrained")
     with mpl.rc_context(sizes):
         grid = list(np.atleast_1d(figure.subplots(down, across)).flat)

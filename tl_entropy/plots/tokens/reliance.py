@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_positive
-from tl_entropy.plots.cells import EDGED, LINE, LONGEST_LABEL, MARKED_FROM, cell_size, visible, write
+from tl_entropy.plots.cells import LINE, LONGEST_LABEL, MARKED_FROM, SIGNED, cell_size, visible, write
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.naming import short_name
+from tl_entropy.plots.naming import wrapped
 from tl_entropy.plots.style import Width, add_legend, canvas, colour_bar, fit_label, from_zero, line_styles, only, set_title
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.torch_state import steady
@@ -139,7 +139,7 @@ def _map(part: TokenReliance, metric: str, label: str, title: str, vmax: float |
             wide, high = cell_size(axes, len(columns), len(sources))
         _fit(axes.xaxis, wide, list(table.columns))
         _fit(axes.yaxis, high, list(table.index))
-        if metric in _SIGNED and min(wide, high) >= EDGED:
+        if metric in _SIGNED and min(wide, high) >= SIGNED:
             signs = [["−" if value <= -MARKED_FROM * highest else "" for value in row] for row in values]
             write(axes, signs, mesh.to_rgba(np.ma.masked_invalid(values)), (wide, high))
     return axes
@@ -164,7 +164,9 @@ def _along(part: TokenReliance, metric: str, label: str, title: str, width: Widt
                 marked = style if len(x) <= _MOST_MARKED else {**style, "marker": ""}
                 axes.plot(x, column, label=name, markersize=3, linewidth=1, **marked)
             # In the place of a title.
-            add_legend(axes, own=ax is None, inside=False, title=short_name(f"{title}, without" if title else "Without", 60))
+            room = axes.get_window_extent().width * 72 / axes.figure.dpi
+            title = wrapped(f"{title}, without" if title else "Without", room, 10)
+            add_legend(axes, own=ax is None, inside=False, title=title)
             title = ""
         if metric in _SIGNED:
             axes.axhline(0, color="0.5", linewidth=0.8, zorder=0)
