@@ -27,7 +27,7 @@ def refused_in_one_line(monkeypatch, capsys, folder, arguments, message):
     monkeypatch.chdir(folder)
     status, out, err = run(monkeypatch, capsys, *arguments)
     assert status == 2
-    lines = [line for line in err.splitlines() if "doc/s" not in line and line.strip()]
+    lines = [line for line in err.splitlines() if "tok/s" not in line and line.strip()]
     assert len(lines) == 1, err
     assert lines[0].startswith("tl-entropy: ")
     assert message in lines[0]

@@ -22,7 +22,6 @@ from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tl_entropy.accumulators import Accumulator
 from tl_entropy.batches import Batch, batches
@@ -33,6 +32,7 @@ from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.feeding import Feeder, Watch, check_finite, whole_batches
 from tl_entropy.capture.generate import Continuations, check_sampling
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
+from tl_entropy.capture.progress import TokenBar
 from tl_entropy.capture.proofs.causality import check_mask
 from tl_entropy.errors import InputError, check_int
 from tl_entropy.sites import Site
@@ -180,7 +180,7 @@ def stream(
 
     feeder, watch, read = Feeder(splits=cache is None), Watch(accumulators, given.n_documents), 0
     started, interrupted, tokens = time.perf_counter(), False, 0
-    bar = tqdm(total=given.n_documents, unit="doc", desc="tl_entropy", disable=not progress, dynamic_ncols=True)
+    bar = TokenBar(given.n_documents, show=progress)
     with bar, adapter.edited(edits.hooks):
         try:
             for batch in padded:
@@ -189,8 +189,7 @@ def stream(
                     tokens += batch.n_rows
                 read += int(batch.last.sum())
                 watch.look(read)
-                bar.update(int(batch.last.sum()))
-                bar.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} tok/s", refresh=False)
+                bar.take(batch)
         except KeyboardInterrupt:
             interrupted = True
             warnings.warn(f"interrupted after {tokens} tokens; results cover what was read until then", stacklevel=3)

@@ -25,13 +25,13 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tl_entropy.batches import Window, batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.options import WindowOptions, check_options
+from tl_entropy.capture.progress import tqdm
 from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, NonFiniteError, check_int, check_number, check_positive, keeping
 from tl_entropy.lenses.identity import norm_ignores_mean, signature

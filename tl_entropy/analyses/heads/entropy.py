@@ -24,7 +24,6 @@ from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tl_entropy.accumulators import DocumentMeans
 from tl_entropy.analyses.heads.values import frozen_entropies, pattern_values, recomputed_entropies
@@ -36,6 +35,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.attention import attention_sight, visible_keys
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.options import CorpusOptions, check_options
+from tl_entropy.capture.progress import tqdm
 from tl_entropy.errors import InputError, check_choice, check_orders
 from tl_entropy.results.heads.entropy import HeadEntropy, HeadSummary, Norm, Of, normalized, valued
 from tl_entropy.results.provenance import Provenance

@@ -20,7 +20,6 @@ from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tl_entropy.analyses.information.spans import has_spans, of_tokens
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
@@ -32,6 +31,7 @@ from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import WindowOptions, check_options
+from tl_entropy.capture.progress import tqdm
 from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, keeping
 from tl_entropy.functional.information.soft import Invalid

@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
 from tl_entropy.analyses.information.values import COLUMNS, Counted, site_values
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.hooks import hook_name
+from tl_entropy.capture.progress import tqdm
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.information.chance import SAMPLE
 from tl_entropy.functional.information.soft import Invalid

@@ -23,9 +23,9 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tl_entropy.analyses.profiles.reading import check_shapes, read_profiles
+from tl_entropy.capture.progress import tqdm
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_orders, printable
 from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import common_depth, elastic_srvf_distance, histogram_jsd, wasserstein_distance

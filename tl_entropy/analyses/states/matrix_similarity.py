@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure
 from tl_entropy.analyses.states.sampling import TokenSample
+from tl_entropy.capture.progress import tqdm
 from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_gram_matrix
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations

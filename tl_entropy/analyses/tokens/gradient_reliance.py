@@ -21,7 +21,6 @@ from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.streaming import PositionMeasure
@@ -30,6 +29,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.interventions import check_heads
 from tl_entropy.capture.occlusion import numbers_from_0
 from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
+from tl_entropy.capture.progress import tqdm
 from tl_entropy.errors import InputError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.results.provenance import Provenance

@@ -21,7 +21,6 @@ from typing import Any, Literal, Unpack, cast
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from tqdm.auto import tqdm
 
 from tl_entropy.analyses.lens.reading import Over, Precision, Reading
 from tl_entropy.analyses.measuring import measure
@@ -34,6 +33,7 @@ from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions, intervention_names
 from tl_entropy.capture.occlusion import mask_attention
 from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
+from tl_entropy.capture.progress import tqdm
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.tokens.logit_changes import CHANGE_UNITS, Change, check_changes, vocabulary_changes
 from tl_entropy.results.provenance import Provenance

@@ -37,7 +37,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from tl_entropy.analyses.lens.reading import Reading
 from tl_entropy.analyses.streaming import row_fields
@@ -46,6 +45,7 @@ from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
+from tl_entropy.capture.progress import tqdm
 from tl_entropy.capture.skipping import OnError
 from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, keeping

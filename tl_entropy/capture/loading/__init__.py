@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+import tl_entropy.capture.progress  # noqa: F401  before transformers imports tqdm, which then has nothing to say
 from tl_entropy.capture import origin
 from tl_entropy.capture.feeding import out_of_memory
 from tl_entropy.capture.loading.bridges import bridge_by_name, bridge_of
