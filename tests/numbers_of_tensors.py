@@ -90,6 +90,10 @@ def _states(record, of, dtype):
     record(f"curvature/{of}", f.curvature, x)
     record(f"two_nn/{of}", f.two_nn, x)
     record(f"two_nn/{of}, discard 0", f.two_nn, x, discard=0.0)
+    record(f"gride/{of}", f.gride, x)
+    record(f"neighbour_overlap/{of}", f.neighbour_overlap, x, y)
+    record(f"neighbour_overlap/{of}, labels", f.neighbour_overlap, x, labels, k=3)
+    record(f"information_imbalance/{of}", f.information_imbalance, x, y)
     for center in (True, False):
         record(f"effective_rank/{of}, center {center}", f.effective_rank, x, center=center)
     record(f"effective_rank_of_covariance/{of}", f.effective_rank_of_covariance, x.double().T.cov().to(dtype))

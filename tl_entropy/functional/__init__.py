@@ -28,6 +28,7 @@ from tl_entropy.functional.states.geometry import (
 )
 from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy, matrix_renyi_entropy
 from tl_entropy.functional.states.matrix_information import MatrixInformation, dime, matrix_renyi_mutual_information
+from tl_entropy.functional.states.neighbours import Gride, NeighbourMean, gride, information_imbalance, neighbour_overlap
 from tl_entropy.functional.states.similarity import linear_cka, unbiased_hsic
 from tl_entropy.functional.states.views import info_nce, lidar
 from tl_entropy.functional.tokens.characters import covering_spans, transfer
@@ -43,7 +44,9 @@ from tl_entropy.functional.tokens.losses import (
 from tl_entropy.functional.tokens.sizes import piece_spans, token_sizes
 
 __all__ = [
+    "Gride",
     "MatrixInformation",
+    "NeighbourMean",
     "SoftMutualInformation",
     "VocabularyChanges",
     "VocabularyDivergences",
@@ -67,9 +70,11 @@ __all__ = [
     "entropy_weighted_loss",
     "fisher_rao_distance",
     "gram_matrix",
+    "gride",
     "histogram_jsd",
     "histogram_jsd_chance",
     "info_nce",
+    "information_imbalance",
     "js_divergence",
     "kl_divergence",
     "lidar",
@@ -79,6 +84,7 @@ __all__ = [
     "matrix_renyi_mutual_information",
     "memory_loss",
     "min_max",
+    "neighbour_overlap",
     "normalized_loss",
     "pairwise_curves",
     "pairwise_samples",
