@@ -177,7 +177,15 @@ class Adapter(Runner):
     def check_looks_back(self) -> None:
         """Raise ModelError where the model looks ahead and does not declare it."""
         if not self.reads_ahead:
-            check_causal(self.sight)
+            check_causal(self.sight, self._looks_ahead_by)
+
+    def _looks_ahead_by(self) -> str:
+        """By what it would look ahead."""
+        if self.stack.of == "decoder":
+            return "an encoder-decoder, whose encoder gives the decoder the whole text"
+        if self.stack.of == "encoder" or any(map(self.looks_ahead, range(self.n_layers))):
+            return "its attention goes in both directions"
+        return "by something else than its attention"
 
     @property
     def pads(self) -> bool:

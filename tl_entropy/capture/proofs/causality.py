@@ -12,6 +12,7 @@ the mask matters; caches padded on the left, where that matters. Where padding o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -100,15 +101,14 @@ def _states(runner: Runner, rows: Tensor, mask: Tensor | None = None) -> Tensor 
     return None if states is None or states.shape[:2] != rows.shape else states
 
 
-def check_causal(seen: Sight) -> None:
-    """Raise ModelError where a model looks ahead."""
+def check_causal(seen: Sight, cause: Callable[[], str]) -> None:
+    """Raise ModelError where a model looks ahead; ``cause`` is asked by what."""
     if seen.later > 1:
         raise ModelError(
             "this model looks ahead: on a short pass its states move when only a later token changes, so nothing that it says "
-            "at a position is about a next token that it has not seen (attention in both directions, or a decoder that is "
-            "given the whole text). Lenses, losses and surprisals are refused; patterns, soft_information and "
-            "layer_similarity are not. A model that is meant to look ahead says so by cfg.reads_ahead = True, and is then "
-            "measured as it is"
+            f"at a position is about a next token that it has not seen ({cause()}). Lenses, losses and surprisals are refused; "
+            "patterns, soft_information and layer_similarity are not. A model that is meant to look ahead says so by "
+            "cfg.reads_ahead = True, and is then measured as it is"
         )
 
 
