@@ -28,6 +28,9 @@ SITE_NAMES = ("embed", "resid_pre", "pattern", "z", "result", "attn_out", "resid
 HEAD_SITES = frozenset({"pattern", "z", "result"})
 """Sites with a head axis; the others are vectors of the residual stream's width."""
 
+UNEMBED = "unembed"
+"""What the unembedding is given; no site that is asked for, but where a model's own predictions may have to be read."""
+
 Layers = int | slice | Sequence[int]
 """Blocks asked for: numbers from 0, negative from the last, or a slice."""
 
@@ -86,7 +89,7 @@ class Site(NamedTuple):
     @property
     def depth(self) -> tuple[int, int]:
         """Sorts sites by the order in which the model computes them."""
-        return self.layer, SITE_NAMES.index(self.name)
+        return self.layer, (*SITE_NAMES, UNEMBED).index(self.name)
 
     @property
     def counts_back(self) -> bool:

@@ -1,12 +1,10 @@
-"""Expectations that rows of a kind share: true reasons first, then what is to become right."""
+"""Expectations that rows of a kind share."""
 
 from __future__ import annotations
 
-from architectures.row import OK, Expected, outside, refused, wrong
+from architectures.row import OK, Expected, outside, refused
 
 Cells = dict[str, Expected]
-
-# --- refused, and the reason is true ----------------------------------------------------------------------------------------
 
 POST_NORM: Cells = {"readout": refused("not contributions to the residual stream: .* since a norm")}
 NO_MASK: Cells = {"mask": refused("attention cannot be masked on this model: .* no hook can change its attention scores")}
@@ -24,10 +22,6 @@ DENSE_BETWEEN = refused("logits can't be reproduced from its last residual strea
 
 PADS = refused("padding on the left changes what this model computes")
 BEHIND_MLP: Cells = {"mid": refused("is passed behind the MLP, so it is not the state between attention and MLP")}
-
-# --- to become right --------------------------------------------------------------------------------------------------------
-
-OWN_LOGITS = wrong("^refused: .* logits can't be reproduced", right="ok, by the model's own logits")
 
 ENCODER_DECODER: Cells = {"all": AHEAD, "soft cka": OK}
 NO_ATTENTION: Cells = {

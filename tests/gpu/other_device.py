@@ -22,6 +22,8 @@ INDEXING = {"aten::index.Tensor", "aten::index_put", "aten::index_put_", "aten::
 class OtherTensor(torch.Tensor):
     """A tensor that says it is on ``other:0``; ``held`` is on the CPU."""
 
+    __module__ = "torch"  # no library's own kind of weight
+
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> OtherTensor:
         made = torch.Tensor._make_wrapper_subclass(
@@ -43,8 +45,13 @@ class OtherTensor(torch.Tensor):
     def tolist(self) -> object:
         return self.held.tolist()
 
+    def __getitem__(self, index: object) -> torch.Tensor:
+        parts = index if isinstance(index, tuple) else (index,)
+        return super().__getitem__(tuple(torch.tensor(part) if isinstance(part, list) else part for part in parts))
+
     def __setitem__(self, index: object, value: object) -> None:
-        if isinstance(value, torch.Tensor) and not isinstance(value, OtherTensor) and value.dim():
+        several = any(isinstance(part, torch.Tensor | list) for part in (index if isinstance(index, tuple) else (index,)))
+        if several and isinstance(value, torch.Tensor) and not isinstance(value, OtherTensor) and value.dim():
             raise RuntimeError(f"Expected tensors of one device, but a part of one on {NAME}:0 was set to one on cpu")
         self.held[_held(index)] = _held(value)
 

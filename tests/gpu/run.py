@@ -41,7 +41,7 @@ TOLERANCE = 1e-4
 BY_ROUNDING = ("rank", "token", "decided", "agree", "accuracy", "top")
 """In the names of what rounding decides; of reduced precision, whose rounding is coarse, it is not compared."""
 ONE_IN = 100
-OF_THE_RUN = {"created", "versions", "device", "compiled", "provenance", "weights"}
+OF_THE_RUN = {"created", "versions", "device", "compiled", "provenance", "weights", "state"}
 
 
 class Values:

@@ -36,7 +36,7 @@ from tl_entropy.capture.runner import Runner
 from tl_entropy.capture.views import View, reshaped, scaled
 from tl_entropy.errors import ModelError
 from tl_entropy.results.provenance import READS_AHEAD, Provenance
-from tl_entropy.sites import Site
+from tl_entropy.sites import UNEMBED, Site
 
 AHEAD = 1e-4
 """Attention weight on a later token above which it is seen."""
@@ -162,7 +162,29 @@ class Adapter(Runner):
             ModelError: it can't be reproduced, or the model looks ahead and does not declare it.
         """
         self.check_looks_back()
-        return prove_readout(self)
+        return prove_readout(self, self.last_site)
+
+    @cached_property
+    def output(self) -> tuple[Site, Readout]:
+        """Where the model's own predictions are read, and how: losses need no more.
+
+        It is the last site, but for a model that does more to its last state than a norm does (the heads of BERT's kind, Gemma
+        3n): no lens can read that one's sites, and its own predictions are read from what its unembedding is given.
+
+        Raises:
+            ModelError: they can't be read there, either, or the model looks ahead and does not declare it.
+        """
+        try:
+            return self.last_site, self.readout
+        except ModelError as refused:
+            self.check_looks_back()
+            site = Site(UNEMBED, self.last_site.layer)
+            if self.hook_of(site) not in self.points:
+                raise
+            try:
+                return site, prove_readout(self, site)
+            except ModelError:
+                raise refused from None
 
     @cached_property
     def sight(self) -> Sight:
@@ -209,11 +231,10 @@ class Adapter(Runner):
     def _left_padding(self) -> float:
         return left_padding(self)
 
-    @cached_property
-    def readout_of_tokens(self) -> Readout:
-        """The same of the rows of the unembedding that are tokens of the tokenizer, as ``token_ids`` lists them."""
+    def of_tokens(self, readout: Readout) -> Readout:
+        """A readout of the rows of the unembedding that are tokens of the tokenizer, as ``token_ids`` lists them."""
         ids = self.token_ids
-        return self.readout if ids is None or len(ids) == self.d_vocab else self.readout.of_tokens(ids)
+        return readout if ids is None or len(ids) == self.d_vocab else readout.of_tokens(ids)
 
     @cached_property
     def frozen_norm(self) -> FrozenNorm:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from tl_entropy.errors import ModelError
-from tl_entropy.sites import HEAD_SITES, Site
+from tl_entropy.sites import HEAD_SITES, UNEMBED, Site
 
 _FIRST_LEVEL = 7_300_000  # TransformerLens's own contexts count up from 1
 _levels = itertools.count(_FIRST_LEVEL)
@@ -41,6 +41,8 @@ def hook_name(site: Site) -> str:
     """
     if site.name == "embed":
         return "blocks.0.hook_resid_pre"
+    if site.name == UNEMBED:
+        return "unembed.hook_in"
     return f"blocks.{site.layer}.{'attn.' if site.name in HEAD_SITES else ''}hook_{site.name}"
 
 

@@ -10,7 +10,7 @@ from tiny_models import CONTEXT, VOCAB, cached_model, indifferent_model, kinds
 
 import tl_entropy as tle
 from tl_entropy import functional
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
+from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
 
 pytestmark = pytest.mark.model
 
@@ -353,3 +353,25 @@ def test_rates_of_a_text_with_words_left_out_are_warned_of(gpt2, texts, recwarn)
         str(part)  # says it in its last line
     both = tle.token_surprisal(gpt2, "the cat<|endoftext|> sat", prepend_bos=True, include_special=True, **QUIET)
     assert "special" not in both.provenance.corpus
+
+
+@pytest.mark.model
+@pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")
+def test_predictions_that_no_lens_gives_are_read_from_what_the_unembedding_is_given():
+    model, tokens = cached_model("bert decoder", "bridge"), torch.tensor([[5, 6, 7, 8, 9, 10], [3, 4, 5, 6, 7, 8]])
+    with pytest.raises(ModelError, match=r"can't be reproduced from its last residual stream"):
+        tle.lens_entropy(model, tokens, progress=False)
+    with torch.no_grad():
+        log_p = model.original_model(tokens).logits.double().log_softmax(-1)
+    expected = -log_p[:, :-1].gather(-1, tokens[:, 1:, None]).flatten()
+    _, cache = model.run_with_cache(tokens)
+    for inputs in (tokens, (cache, tokens)):
+        found = tle.token_surprisal(model, inputs, progress=False)
+        torch.testing.assert_close(found.surprisal, expected, rtol=0, atol=2e-6)
+    summed = tle.conditional_entropy(model, tokens, progress=False)
+    torch.testing.assert_close(summed.entropy, expected, rtol=0, atol=5e-6)
+    edit = tle.ablate("mlp_out.0")
+    reliance = tle.token_reliance(model, tokens, edit, metrics=("loss",), progress=False).values.flatten()
+    with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda x, hook: x * 0)]):
+        edited = tle.token_surprisal(model, tokens, progress=False)
+    torch.testing.assert_close(reliance, edited.surprisal - expected, rtol=0, atol=5e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from architectures.bodies import BODY, SIZED
-from architectures.expectations import AHEAD, DENSE_BETWEEN, ENCODER_DECODER, NO_PART, OWN_LOGITS
+from architectures.expectations import AHEAD, DENSE_BETWEEN, ENCODER_DECODER, NO_PART
 from architectures.row import OK, Expected, Row, refused
 
 BERT_PARTS = {"blocks": "bert.encoder.layer", "attn": "attention", "out": "output.dense"}
@@ -56,7 +56,7 @@ MASKED = {"all": AHEAD, "attn mlp": NO_PART, "pattern soft cka": OK}
 # fmt: off
 ROWS = (
     Row("bert (decoder)", "BertLMHeadModel", {**BODY, "is_decoder": True}, parts=BERT_PARTS, cells={
-        "all": DENSE_BETWEEN, "attn mlp": NO_PART, "pattern soft cka": OK, "loss": OWN_LOGITS,
+        "all": DENSE_BETWEEN, "attn mlp": NO_PART, "pattern soft cka loss": OK,
     }),
     Row("bert (masked)", "BertForMaskedLM", BODY, parts=BERT_PARTS, cells=MASKED),
     Row("roberta (masked)", "RobertaForMaskedLM", {**BODY, "max_position_embeddings": 66, "pad_token_id": 1},

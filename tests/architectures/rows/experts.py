@@ -7,7 +7,6 @@ from architectures.expectations import (
     DENSE_BETWEEN,
     NO_BFLOAT16,
     NO_MASK,
-    OWN_LOGITS,
     PADS,
     POST_NORM,
     SINGLE_LAYERS,
@@ -92,7 +91,7 @@ ROWS = (
     Row("minimax_m2", "MiniMaxM2ForCausalLM", {**SIZED, **LOCAL_EXPERTS}),
     Row("mixtral", "MixtralForCausalLM", {**GROUPED, **LOCAL_EXPERTS}),
     Row("modernbert_decoder", "ModernBertDecoderForCausalLM", MODERNBERT, cells={
-        "all": DENSE_BETWEEN, "pattern soft cka": OK, "loss": OWN_LOGITS,
+        "all": DENSE_BETWEEN, "pattern soft cka loss": OK,
     }),
     Row("olmoe", "OlmoeForCausalLM", {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
     Row("phimoe", "PhimoeForCausalLM", {**GROUPED, **LOCAL_EXPERTS}, cells=NO_MASK, registered="PhiMoEForCausalLM"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from architectures.bodies import EXPERTS, GROUPED, LINEAR, LOCAL, SHARED_EXPERT, SIZED, WINDOW
-from architectures.expectations import DENSE_BETWEEN, NO_MASK, NO_PART, OTHER_MEANS, OWN_LOGITS, POST_NORM, SINGLE_LAYERS
+from architectures.expectations import DENSE_BETWEEN, NO_MASK, NO_PART, OTHER_MEANS, POST_NORM, SINGLE_LAYERS
 from architectures.row import OK, Row, outside
 
 GEMMA = {**SIZED, **LOCAL}
@@ -71,7 +71,7 @@ ROWS = (
         "text_config": GEMMA_3N, "vision_config": {"hidden_size": 32, "vocab_size": 8, "vocab_offset": 300},
         "audio_config": GEMMA_EAR,
     }, blind=True, cells={
-        "all": DENSE_BETWEEN, "attn mlp": NO_PART, "pattern soft cka": OK, "mid": SINGLE_LAYERS, "loss": OWN_LOGITS,
+        "all": DENSE_BETWEEN, "attn mlp": NO_PART, "pattern soft cka loss": OK, "mid": SINGLE_LAYERS,
     }),
     Row("gemma4", "Gemma4ForCausalLM", GEMMA_4, cells=GEMMA_4_CELLS, parts=MLP_OUT),
     Row("gemma4 two head sizes", "Gemma4ForCausalLM", {**GEMMA_4, "global_head_dim": 16}, cells=GEMMA_4_CELLS, parts=MLP_OUT),

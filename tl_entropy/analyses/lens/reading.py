@@ -19,7 +19,7 @@ from tl_entropy.capture.interventions import SUBLAYERS
 from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.compiling import Compiled, worth_trying
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
-from tl_entropy.sites import HEAD_SITES, Site
+from tl_entropy.sites import HEAD_SITES, UNEMBED, Site
 from tl_entropy.torch_state import yours
 
 Precision = Literal["float32", "bfloat16"]
@@ -69,7 +69,8 @@ class Reading:
         check_lens(lens, adapter, sites)
         self.adapter, self.lens, self.precision, self.compiled = adapter, lens, precision, compiled
         self.vocabulary = vocabulary
-        self.readout = adapter.readout if vocabulary == "model" else adapter.readout_of_tokens
+        readout = adapter.output[1] if len(sites) == 1 and sites[0].name == UNEMBED else adapter.readout
+        self.readout = readout if vocabulary == "model" else adapter.of_tokens(readout)
         self._ids = None if self.n_rows == adapter.d_vocab else adapter.token_ids
         self.device = self.readout.unembedding.device
         self.ran_compiled = False

@@ -70,7 +70,7 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
         super().__init__(model)
         check_changes(metrics)
         self.metrics, self.precision = tuple(metrics), precision
-        self.sites = (self.adapter.last_site,)
+        self.sites = (self.adapter.output[0],)
         self.parts = None if isinstance(on, str) and on == "tokens" else _parts(on)
         given = {"tokens": mask_attention(0)} if self.parts is None else self.parts
         self._edits = {name: Edits(self.adapter, one, self.sites) for name, one in given.items()}  # refuses before a pass does

@@ -163,7 +163,7 @@ class ModelLoss:
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self._last = adapter.last_site
+        self._last = adapter.output[0]
         self.reading = Reading(adapter, (self._last,), lens=None, precision="float32", compiled=None)
 
     def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         self.keep, self.precision = keep, precision
         if keep == "summary" and top_k:
             raise InputError("top_k belongs to single tokens; use keep='positions', or leave it out")
-        self.sites, self.vocabulary = (self.adapter.last_site,), vocabulary
+        self.sites, self.vocabulary = (self.adapter.output[0],), vocabulary
         self.reading = Reading(
             self.adapter, self.sites, lens=None, precision=precision, compiled=compiled, vocabulary=vocabulary
         )

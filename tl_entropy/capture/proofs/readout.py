@@ -32,6 +32,7 @@ from tl_entropy.capture.hooks import attribute, silent
 from tl_entropy.capture.linear import linear_map
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, NonFiniteError
+from tl_entropy.sites import UNEMBED, Site
 
 # In units of rounding: how far any logit may miss, and the root mean square over all of them. A product, a bias, a scale and a
 # soft cap are rounded one after the other.
@@ -71,21 +72,25 @@ class Readout:
         return replace(self, unembedding=self.unembedding[:, chosen], bias=bias)
 
 
-def prove_readout(runner: Runner) -> Readout:
+def prove_readout(runner: Runner, site: Site) -> Readout:
     """The readout of a model, proved by a short forward pass.
 
+    Args:
+        runner: of the model.
+        site: what it reads: the last residual stream, or what the unembedding is given, which needs no norm any more.
+
     Raises:
-        ModelError: the model's own log-probabilities can't be reproduced from its last residual stream.
+        ModelError: the model's own log-probabilities can't be reproduced from there.
     """
-    model, last = runner.model, runner.last_site
-    final = attribute(model, runner.stack.norm)
+    model = runner.model
+    final = None if site.name == UNEMBED else attribute(model, runner.stack.norm)
     cap = float(getattr(model.cfg, "output_logits_soft_cap", None) or 0.0)
 
     with runner.proving():
-        x, own = runner.state_and_logits(runner.short_row(), last)
+        x, own = runner.state_and_logits(runner.short_row(), site)
     if x is None:
         raise ModelError(
-            f"this model has no hook {runner.hook_of(last)}, or one that never fires, so its residual stream can't be read"
+            f"this model has no hook {runner.hook_of(site)}, or one that never fires, so its residual stream can't be read"
         )
     (unembedding, bias), dtype = _unembedding(runner), runner.dtype
 
