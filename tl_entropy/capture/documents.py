@@ -187,7 +187,7 @@ class Rereadable:
         )
 
 
-def checked_ids(ids: Collection[int], known: int) -> frozenset[int]:
+def checked_ids(ids: Collection[int], known: int = 2**63) -> frozenset[int]:
     """Special ids as they are given by hand; InputError unless they are ids from 0 to ``known`` - 1.
 
     >>> sorted(checked_ids((2, 0), 10))

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypedDict
 
+from tl_entropy.capture.documents import checked_ids
 from tl_entropy.capture.generate import AT_ONCE, check_sampling
 from tl_entropy.capture.interventions import Interventions, intervention_names
 from tl_entropy.capture.skipping import OnError
@@ -78,7 +79,7 @@ def described(options: Mapping[str, Any], *, batch_size: int | None = None, n_la
     if temperature > 0:
         plain["batch_size"] = batch_size or AT_ONCE
     if "special_ids" in plain:
-        plain["special_ids"] = tuple(sorted(map(int, plain["special_ids"])))
+        plain["special_ids"] = tuple(sorted(checked_ids(plain["special_ids"])))
     if "interventions" in plain:
         plain["interventions"] = intervention_names(plain["interventions"], n_layers)
     return plain

@@ -198,7 +198,7 @@ def _of_anchors(fit: Fit, sample: Sample, part: slice) -> dict[str, Tensor]:
         subsets = torch.stack([repeated, held]).to(p.dtype)
         within = influence(subsets @ weighed, subsets * weighed.sum(-1)[:, None])
     else:
-        within = torch.zeros_like(p[:, :2])
+        within = p.new_zeros(len(p), 2, p.shape[2])
     return {"entropy": entropy, "ceiling": own + entropy, "conditional": within[:, 0] / rows, "left": within[:, 1] / held.sum()}
 
 

@@ -1,0 +1,81 @@
+"""Threads, processes, and Python without asserts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import LONG, cached_model, kinds, make_model
+
+import tl_entropy as tle
+
+pytestmark = pytest.mark.model
+TEXTS = ["the cat sat on the mat", "def f(x):\n    return x + 1", "dog and cat and dog"]
+QUIET = {"progress": False}
+
+
+def measured(texts):
+    """Means of the lens entropies of some texts, by a model of this process's own."""
+    torch.set_num_threads(1)
+    return tle.lens_entropy(make_model("gpt2", kinds()[0]), texts, **QUIET).entropy.mean(0).flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param("spawn", marks=pytest.mark.long), pytest.param("fork", marks=pytest.mark.long)]
+)
+def test_pools_give_what_one_process_gives(method):
+    expected = [measured([text]) for text in TEXTS]
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        found = pool.map(measured, [[text] for text in TEXTS])
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), atol=2e-5, rtol=0)
+
+
+def test_several_analyses_in_threads_on_one_model():
+    model = cached_model("gpt2", kinds()[0])
+    calls = {
+        "lens": lambda: tle.lens_entropy(model, TEXTS, **QUIET).entropy,
+        "heads": lambda: tle.head_entropy(model, TEXTS, **QUIET).entropy,
+        "surprisal": lambda: tle.token_surprisal(model, TEXTS, **QUIET).surprisal,
+        "edited": lambda: tle.lens_entropy(model, TEXTS, interventions=tle.ablate("mlp_out.1"), **QUIET).entropy,
+    }
+    expected = {name: call() for name, call in calls.items()}
+    found, wrong = {}, []
+
+    def run(name, turn):
+        try:
+            found[name, turn] = calls[name]()
+        except Exception as error:
+            wrong.append((name, error))
+
+    threads = [threading.Thread(target=run, args=(name, turn)) for turn in range(20 if LONG else 1) for name in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    for (name, _), value in found.items():
+        torch.testing.assert_close(value, expected[name], equal_nan=True)
+    assert len(found) == len(threads)
+
+
+@pytest.mark.long
+def test_without_asserts_it_refuses_and_measures_the_same():
+    code = """
+import torch, tl_entropy as tle
+model = tle.demo_model()
+try:
+    tle.lens_entropy(model, [None], progress=False)
+except tle.InputTypeError:
+    print(tle.lens_entropy(model, "import os", progress=False).entropy.flatten().tolist())
+assert False
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, env=environment, check=True)
+    expected = tle.lens_entropy(tle.demo_model(), "import os", **QUIET).entropy.flatten().tolist()
+    assert eval(run.stdout.splitlines()[-1]) == pytest.approx(expected, abs=2e-5)
