@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
-from tl_entropy.plots.cells import cell_size, row_step, write
+from tl_entropy.plots.cells import EDGED, cell_size, row_step, write
 from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.soft_values import axis_name, means, reason, same_for_all
 from tl_entropy.plots.style import Width, canvas, colour_bar, colour_limits, fit_label, number, only, set_title
@@ -25,6 +25,7 @@ from tl_entropy.results import HeadEntropy, HeadSummary, SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES
 from tl_entropy.torch_state import steady
 
+HIGHEST = 8.0  # inches
 MOST_WRITTEN = 12  # heads or layers of a map whose cells are written into
 
 
@@ -153,7 +154,7 @@ def _drawn(shown: _Map, annotate: bool | None, vmin: float | None, vmax: float |
     high, low = float(np.nanmax(values)), float(np.nanmin(values))
     first, top = colour_limits(low, high, vmin, vmax)
     side = min(max(3.5 / len(columns), 0.12), 0.42)  # of a cell, inches
-    size = max(3.4, 1.3 + side * len(columns)), 0.8 + min(max(side, 0.16), 0.34) * len(layers)
+    size = max(3.4, 1.3 + side * len(columns)), 0.8 + min(min(max(side, 0.16), 0.34) * len(layers), HIGHEST)
     with canvas(ax, (size[0], max(size[1], 2.2)), width=width) as axes:
         mesh = axes.pcolormesh(values, cmap="viridis", vmin=first, vmax=top, edgecolors="white", linewidth=0.4)
         axes.patch.set(facecolor="0.92", edgecolor="0.6", hatch="////")  # shows where the mesh has no value
@@ -168,6 +169,8 @@ def _drawn(shown: _Map, annotate: bool | None, vmin: float | None, vmax: float |
         wide, tall = cell_size(axes, len(columns), len(layers))
         if fit_label(bar, tall * len(layers)):
             wide, tall = cell_size(axes, len(columns), len(layers))
+        if min(wide, tall) < EDGED:
+            mesh.set_edgecolor("face")
         for axis, names, step in (
             (axes.xaxis, columns, int(np.ceil(18 / wide))),
             (axes.yaxis, layers, row_step(axes, len(layers))),

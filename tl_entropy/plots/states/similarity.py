@@ -33,6 +33,7 @@ from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady
 
+LARGEST = 7.0  # inches of a matrix
 MOST_OUTLINED = 16  # rows or columns of a matrix whose cells are told apart by lines
 ROUNDING = 1e-6  # a value so far beyond the ends of the colours is at the end
 MOST_WRITTEN = 8  # rows or columns of a matrix whose cells are written into
@@ -170,7 +171,7 @@ def _matrix(
     beyond = (low < first - ROUNDING, high > top + ROUNDING)
     ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
     rows, columns = values.shape
-    side = min(max(3.5 / max(rows, columns), 0.12), 0.42)  # of a cell, inches
+    side = min(max(3.5 / max(rows, columns), 0.12), 0.42, LARGEST / max(rows, columns))  # of a cell, inches
     with canvas(ax, (max(3.4, 1.5 + side * columns), max(2.6, 0.8 + side * rows)), width=width) as axes:
         grid: dict[str, Any] = {"edgecolors": "white", "linewidth": 0.4} if max(rows, columns) <= MOST_OUTLINED else {}
         mesh = axes.pcolormesh(values, cmap="viridis", vmin=first, vmax=top, **grid)
