@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import re
 
+import gallery
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from gallery import FIGURES
 from matplotlib.text import Text
 
+from tl_entropy import plots
 from tl_entropy.plots import style
 from tl_entropy.plots.profiles import dynamics
 from tl_entropy.plots.style import sized as style_sized
@@ -47,7 +52,7 @@ def texts(figure):
         for tick in axis._update_ticks()
         for label in (tick.label1, tick.label2)
     }
-    clipped = {text for text in figure.findobj(Text) if text.get_clip_on()}
+    clipped = {text for text in figure.findobj(Text) if text.get_clip_on() and text.get_clip_box() is not None}
     return [text for text in figure.findobj(Text) if seen(text) and text not in (hidden - shown) | clipped]
 
 
@@ -117,3 +122,19 @@ def test_texts_fit_in_a_column(name, narrow):
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_fit_at_all_sizes(name, size):
     check(name, size)
+
+
+def test_every_plot_is_here():
+    drawn_here = set(re.findall(r"plots\.(\w+)\(", inspect.getsource(gallery)))
+    assert {name for name in plots.__all__ if name not in ("TokenPage", "tokens")} <= drawn_here
+
+
+def test_this_test_can_fail():
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], [0, 1], marker="o", label="cut")
+    axes.set(xlim=(0, 1), ylim=(-1, 2), xticks=[0.5, 0.51], xticklabels=["one", "other"])
+    figure.text(0.98, 0.5, "outside of it")
+    figure.canvas.draw()
+    assert [text for text, *_ in outside(figure)] == ["outside of it"]
+    assert [pair for _, *pair in touching(figure)] == [["one", "other"]]
+    assert [label for _, label, _ in cut(figure)] == ["cut"]

@@ -162,7 +162,7 @@ def fit_label(bar: Colorbar, high: float) -> bool:
 def set_title(axes: Axes, title: str) -> None:
     """A title in as many lines as the width of the axes takes."""
     wide = axes.get_window_extent().width * 72 / axes.figure.dpi
-    axes.set_title(wrapped(title, 1.18 * wide, float(axes.title.get_fontsize())), parse_math=False)
+    axes.set_title(wrapped(title, 1.1 * wide, float(axes.title.get_fontsize())), parse_math=False)
 
 
 def add_legend(axes: Axes, *, own: bool, inside: bool = True, handles: Sequence[Any] | None = None, **options: Any) -> Legend:

@@ -19,7 +19,7 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice, check_in
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.depth import BEFORE_END, depth_axis, depth_lines, draw_course
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import Limits, Width, add_legend, canvas, from_zero, line_styles, named, only
+from tl_entropy.plots.style import Limits, Width, add_legend, canvas, from_zero, line_styles, named, only, set_title
 from tl_entropy.results import DivergenceSummary, LayerDivergence
 from tl_entropy.results.base import PER_NAT
 from tl_entropy.results.lens.divergence import STREAM_SITES, unit_of
@@ -217,7 +217,7 @@ def targets(
     with canvas(ax, (4.8, 3.4), width=width) as axes:
         _draw(axes, lines, band=False, log=of == "rank")
         axes.set_ylabel(name[of])
-        axes.set_title(f"After “{_text_before(whole, row)}”", parse_math=False)
+        set_title(axes, f"After “{_text_before(whole, row)}”")
         _finish(axes, share=False, log=of == "rank", legend=True, own=ax is None)
         if of == "rank":
             axes.set_ylim(max(10.0, 1.3 * axes.dataLim.y1), 0.8)

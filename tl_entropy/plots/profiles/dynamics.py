@@ -193,6 +193,12 @@ def importance(
                 grid[number].set_yticklabels([])
             if place is None or place.is_last_row() or (beside and number == len(panels) - 2):
                 grid[number].set_xlabel("Layer" if _same_sites(by_name) else "Relative depth")
+        grid[0].figure.figure.draw_without_rendering()  # settles the layout, and with it how wide cells are
+        for panel_axes in grid:
+            if _same_sites(by_name):
+                panel_axes.set_xticks(*_site_ticks(panel_axes, next(iter(by_name.values()))))
+            else:
+                panel_axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
     return grid
 
 
@@ -210,10 +216,6 @@ def _draw_panel(axes: Axes, by_name: Mapping[str, LayerDynamics], panel: tuple[s
     axes.set_xlim(0, 1)
     axes.set_ylim(len(rows), 0)
     axes.set_yticks(np.arange(len(rows)) + 0.5, list(map(short_name, by_name)), parse_math=False)
-    if _same_sites(by_name):
-        axes.set_xticks(*_site_ticks(axes, next(iter(by_name.values()))))
-    else:
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     title, _, unit = name.rpartition(" (") if name.endswith(")") else (name, "", "")
@@ -299,7 +301,7 @@ def _site_ticks(axes: Axes, result: LayerDynamics) -> tuple[list[float], list[st
     """The middles of cells, named by their layers; where a layer has several, those like the last site are named."""
     sites = result.sites
     named_sites = [i for i, site in enumerate(sites) if site.name == sites[-1].name]
-    cell = 0.8 * axes.get_window_extent().width * 72 / axes.figure.dpi / len(sites)  # names of rows take some
+    cell = axes.get_window_extent().width * 72 / axes.figure.dpi / len(sites)
     cell /= float(axes.xaxis.get_major_ticks(1)[0].label1.get_fontsize())  # its width, in sizes of the font
     step = max(math.ceil((len(named_sites) + 1) / 12), math.ceil(1.5 * len(named_sites) / len(sites) / cell))
     ticks = {i: str(sites[i].layer) for i in named_sites if sites[i].layer % step == 0}
