@@ -1,11 +1,12 @@
 """How long vocabulary_statistics takes, how much memory and how far off it is, beside the plain product and two peers.
 
-    python tests/benchmarks/bench_readout.py [--threads 2] [--repeats 5] [--parts product lens profiler memory]
+    python tests/benchmarks/bench_readout.py [--threads 2] [--repeats 5] [--parts product limit lens profiler memory]
 
 Ratios are medians of interleaved repeats in one run, so that a drift of the machine hits both sides; measure on an idle one.
 ``--clock cpu`` takes processor time instead of wall-clock time: for a busy machine, and with one thread.
 
 product   GPT-2's shape, 512 rows, against ``hidden @ W_U`` with all logits freshly allocated
+limit     the shapes of GPT-2 and of SmolLM2: what the products of all tiles take by themselves
 lens      13 sites x 96 positions against transformer_lens' logit_lens, one thread
 profiler  64 prompt and 32 generated tokens against entropy-profiler, its generation not counted, one thread
 memory    peak memory beyond what was there before, each variant in a process of its own
@@ -26,6 +27,7 @@ import torch
 from shared import D_VOCAB, medians, random_bridge, random_model, show
 
 from tl_entropy.functional import compiler_available, renyi_entropy, vocabulary_statistics
+from tl_entropy.functional.lens.readout import Reader
 from tl_entropy.functional.lens.reduced import reduced_time
 
 D_MODEL, ROWS = 768, 512
@@ -84,6 +86,33 @@ def bench_product(repeats: int, clock: Callable[[], float]) -> None:
         errors[name] = (run().entropies[:64] - truth).abs().max().item()
     print(f"{ROWS} rows x {D_MODEL} x {D_VOCAB}, orders {ORDERS}, {torch.get_num_threads()} threads")
     show(medians(variants, repeats, clock), errors)
+
+
+def bench_limit(repeats: int, clock: Callable[[], float]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name, n_sites, rows, d_model, d_vocab in (("GPT-2", 1, 512, 768, D_VOCAB), ("SmolLM2", 31, 256, 576, 49152)):
+        hidden = torch.randn(n_sites * rows, d_model, generator=generator)
+        unembedding = torch.randn(d_model, d_vocab, generator=generator) * 0.1
+
+        def plain(hidden: torch.Tensor = hidden, unembedding: torch.Tensor = unembedding, rows: int = rows) -> None:
+            for site in hidden.split(rows):
+                site @ unembedding
+
+        def tiles(hidden: torch.Tensor = hidden, unembedding: torch.Tensor = unembedding) -> None:
+            options: dict[str, Any] = {"bias": None, "scale": 1.0, "softcap": None, "targets": None, "top_k": 0}
+            reader = Reader.open(hidden, unembedding, orders=ORDERS, precision="float32", compiled=False, **options)
+            for part, _, _ in reader.blocks(hidden, None):
+                reader.products.begin(part)
+                for _ in reader.products.tiles():
+                    pass
+
+        def ours(compiled: bool, hidden: torch.Tensor = hidden, unembedding: torch.Tensor = unembedding) -> Callable[[], Any]:
+            return lambda: vocabulary_statistics(hidden, unembedding, orders=ORDERS, compiled=compiled)
+
+        variants = {"hidden @ W_U, all logits by site": plain, "products of all tiles alone": tiles, "eager": ours(False)}
+        variants |= {"compiled": ours(True)} if compiler_available() else {}
+        print(f"{name}: {n_sites} x {rows} rows x {d_model} x {d_vocab}, {torch.get_num_threads()} threads")
+        show(medians(variants, repeats, clock), {})
 
 
 def lens_variants() -> dict[str, Callable[[], Any]]:
@@ -216,7 +245,7 @@ def bench_memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = ("product", "lens", "profiler", "memory")
+    every = ("product", "limit", "lens", "profiler", "memory")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=every, default=every)
@@ -228,7 +257,9 @@ def main() -> None:
         return
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     torch.set_num_threads(options.threads)
-    for part, run in (("product", bench_product), ("lens", bench_lens), ("profiler", bench_profiler)):
+    for part, run in (
+        ("product", bench_product), ("limit", bench_limit), ("lens", bench_lens), ("profiler", bench_profiler),
+    ):  # fmt: skip
         if part in options.parts:
             run(options.repeats, clock)
     if "memory" in options.parts:
