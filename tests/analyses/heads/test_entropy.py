@@ -566,7 +566,7 @@ def test_layers_of_uneven_heads_are_filled_up_with_nan(of, tmp_path):
         means = found.mean_profile()["mean"].to_numpy().reshape(3, 4)
         np.testing.assert_allclose(means, result.entropy[..., 0].double().mean(0).numpy(), atol=1e-6)
         assert "layer 0" in str(found)
-    title = tle.plots.heads(result).get_title()
+    title = " ".join(tle.plots.heads(result).get_title().split())
     assert title.endswith("hatched: no value, its layer has fewer heads")
 
 
