@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import kinds, make_model
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.hooks import hook_name
@@ -75,6 +76,23 @@ def test_unknown_site_and_layer(gpt2):
     with pytest.raises(InputError, match="layer 3 does not exist; the model has layers 0 to 2"):
         Adapter(gpt2).sites("resid_post", [3])
     assert Adapter(gpt2).sites("resid_post", [-1]) == (Site("resid_post", 2),)
+
+
+@pytest.mark.skipif("bridge" not in kinds(), reason="no Bridge is installed")
+def test_the_model_inside_a_bridge_is_in_evaluation_mode_and_then_as_it_was():
+    model = make_model("gpt2")
+    inside = list(model.original_model.modules())
+    assert not set(inside) <= set(model.modules()), "which a Bridge does not hold as its child"
+    model.original_model.train()
+    model.original_model.transformer.h[1].eval()
+    flags, seen = [module.training for module in inside], []
+    point = model.hook_dict["blocks.1.hook_resid_post"]
+    with model.hooks(fwd_hooks=[(point.name, lambda activation, hook: seen.extend(m.training for m in inside))]):
+        Adapter(model, check=False).activations(TOKENS, MASK, [Site("resid_post", 2)])
+    assert seen
+    assert not any(seen)
+    assert [module.training for module in inside] == flags
+    assert any(flags)
 
 
 @pytest.mark.filterwarnings("ignore:hooks that somebody has left on this model")
