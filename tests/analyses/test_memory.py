@@ -23,7 +23,7 @@ SUMMARIES = {
     "head readouts": partial(tle.HeadAccumulator, of="readout", keep="summary"),
     "token_surprisal": partial(tle.SurprisalAccumulator, keep="summary"),
     "cka": tle.CKAAccumulator,
-    "minibatch cka": partial(tle.CKAAccumulator, estimator="minibatch"),
+    "minibatch cka": partial(tle.CKAAccumulator, estimator="minibatch", block=10),
     "matrix_renyi": partial(tle.MatrixAccumulator, n_samples=40, permutations=2),
     "geometry": partial(tle.GeometryAccumulator, measures=("effective_rank", "anisotropy", "two_nn"), n_samples=40),
 }
