@@ -17,6 +17,7 @@ import os
 import sys
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,10 +91,18 @@ def models_on(device: torch.device) -> Iterator[None]:
 
 
 def moved(model, device: torch.device):
+    """The model there; weights that were one stay one, which tensors of a class of their own don't do by themselves."""
     if device.type != "cpu":
+        owners = defaultdict(list)
+        for module in model.modules():
+            for name, weight in module._parameters.items():
+                owners[id(weight)].append((module, name))
         torch.__future__.set_overwrite_module_params_on_conversion(device.type == other_device.NAME)
         with warnings.catch_warnings(action="ignore"):
             model.to(device)
+        for (first, called), *others in owners.values():
+            for module, name in others:
+                module._parameters[name] = first._parameters[called]
     return model
 
 
