@@ -26,7 +26,7 @@ import numpy as np
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.torch_state import steady, yours
+from tl_entropy.torch_state import Steady, steady, yours
 
 Label = str | int | bool
 _NAMES = ("label", "entity_group", "entity")  # of a label in a mapping
@@ -48,7 +48,7 @@ class Places(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SpanLabels:
+class SpanLabels(Steady):
     """A label set whose classes are labels of spans of characters; ``span_labels`` makes one.
 
     Attributes:
