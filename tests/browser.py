@@ -41,11 +41,18 @@ def _written(html, folder):
     return page.as_uri()
 
 
-def dom(html, *, fragment="", size=(1200, 900)):
-    """The page's elements as HTML, after its scripts have run; ``fragment`` is what follows "#" in its address."""
+def dom(html, *, fragment="", size=(1200, 900), until="data-seen="):
+    """The page's elements as HTML, after its scripts have run; ``fragment`` is what follows "#" in its address.
+
+    On a busy machine Chromium may write them down before a frame has loaded: it is asked again until they hold ``until``.
+    """
     with tempfile.TemporaryDirectory() as folder:
         address = _written(html, folder) + (f"#{fragment}" if fragment else "")
-        return _run(f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=2000", "--dump-dom", address)
+        for budget in (2000, 10_000, 30_000):
+            found = _run(f"--window-size={size[0]},{size[1]}", f"--virtual-time-budget={budget}", "--dump-dom", address)
+            if until in found:
+                break
+    return found
 
 
 def screenshot(html, path, size=(1200, 900), *, dark=False):
