@@ -568,15 +568,19 @@ def test_an_address_chooses_the_quantity():
 def test_in_the_narrow_frame_of_a_notebook():
     probe = """
     const radio = document.querySelectorAll("input")[1], panel = document.querySelector("#panel");
-    radio.checked = true; radio.dispatchEvent(new Event("change"));
     const box = (what) => what.getBoundingClientRect();
-    const low = [...document.querySelectorAll(".t")].filter((cell) => box(cell).bottom < innerHeight).at(-1);
-    const before = box(low).bottom;
-    low.dispatchEvent(new MouseEvent("click", {bubbles: true}));
-    parent.postMessage({
-      shown: document.querySelector(".quantity").textContent + "|" + panel.innerText, before, after: box(low).bottom,
-      top: box(panel).top, height: innerHeight, wide: document.documentElement.scrollWidth - innerWidth,
-    }, "*");
+    const look = () => {
+      if (!box(panel).width) return setTimeout(look, 10);  // A frame may run its scripts before it is given its size.
+      radio.checked = true; radio.dispatchEvent(new Event("change"));
+      const low = [...document.querySelectorAll(".t")].filter((cell) => box(cell).bottom < innerHeight).at(-1);
+      const before = box(low).bottom;
+      low.dispatchEvent(new MouseEvent("click", {bubbles: true}));
+      parent.postMessage({
+        shown: document.querySelector(".quantity").textContent + "|" + panel.innerText, before, after: box(low).bottom,
+        top: box(panel).top, height: innerHeight, wide: document.documentElement.scrollWidth - innerWidth,
+      }, "*");
+    };
+    look();
     """
     page = tokens(hand_made.surprisal([" cat"] * 400))
     framed = TokenPage(with_script(page.html, probe), page.n_tokens)._repr_html_()
