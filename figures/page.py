@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 1200, 900
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-def page() -> tle.plots.token_page.TokenPage:
+def page() -> tle.plots.TokenPage:
     """The first lines of a module that the bundled model was never shown."""
     text = dict(zip(tle.demo_names(), tle.demo_texts(), strict=True))[MODULE]
     beginning = "".join(text.splitlines(keepends=True)[:LINES])

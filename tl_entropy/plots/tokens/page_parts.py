@@ -81,9 +81,9 @@ def _colour_rules(cmap: str, *, dark: bool) -> str:
     return f":root{{--page:#{page};{DARK if dark else LIGHT}}}" + "\n".join(rules) + "\n"
 
 
-def policy() -> str:
-    """What the page may do: its own styles, its own script, nothing else."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+def policy(script: str) -> str:
+    """What a page may do: its own styles, this script of its own, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
@@ -139,7 +139,7 @@ def page_markup(
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy()}">
+<meta http-equiv="Content-Security-Policy" content="{policy(SCRIPT)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{heading}</title>
 <style>{styles(cmap)}</style>
