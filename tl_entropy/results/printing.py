@@ -1,15 +1,23 @@
-"""How results print themselves, as text and in a notebook: a title, a table, and notes on what it shows."""
+"""How results print themselves, as text and in a notebook: a title, a table, and notes on what it shows.
+
+In a terminal, text is as wide as that: tables go on below, column by column, and lines are broken between words; nothing is
+left out. What is not a terminal (files, logs, ``str(result)`` in a program) has every line whole.
+"""
 
 from __future__ import annotations
 
-import html
+import dataclasses
 import math
+import shutil
+import sys
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pandas as pd
 
+from tl_entropy.results.notebook import Along, page
 from tl_entropy.results.provenance import READS_AHEAD, Provenance, skipped_note
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import Steady
@@ -19,7 +27,9 @@ class Printed(Steady, ABC):
     """Gives ``repr`` and the notebook's view to a class that says what its title, table and notes are."""
 
     printing: ClassVar[Mapping[str, Any]] = {}
-    """Options of ``pandas.DataFrame.to_string`` and ``to_html`` alike."""
+    """Options of ``pandas.DataFrame.to_string``."""
+    along: ClassVar[Along | None] = "rows"
+    """Where the table's values follow each other, as those of sites do; None where nowhere."""
 
     @abstractmethod
     def _title(self) -> list[str]:
@@ -33,20 +43,40 @@ class Printed(Steady, ABC):
     def _notes(self) -> list[str]:
         """Lines below the table."""
 
+    def _along(self) -> Along | None:
+        """The same of this one result."""
+        return self.along
+
+    def _origins(self) -> list[Provenance]:
+        """Where the numbers come from, of one model or two."""
+        fields = [getattr(self, item.name) for item in dataclasses.fields(cast("Any", self))]
+        return [value for value in fields if isinstance(value, Provenance)]
+
     def __repr__(self) -> str:
         table = self._table()
-        shown = [] if table is None else [table.to_string(**self.printing), *self._notes(), *_origin_notes(self)]
-        return "\n".join([*self._title(), *shown])
+        width = _terminal_width()
+        shown = [] if table is None else [table.to_string(**self.printing, line_width=width), *self._below()]
+        titles = [_broken(line, width) for line in self._title()]
+        return "\n".join([*titles, *shown[:1], *(_broken(line, width) for line in shown[1:])])
 
     def _repr_html_(self) -> str:
-        """The same for notebooks."""
-        table = self._table()
-        first, *others = map(html.escape, self._title())
-        title = "<br>".join([f"<strong>{first}</strong>", *others])
-        if table is None:
-            return f"<div>{title}</div>"
-        notes = "<br>".join(map(html.escape, [*self._notes(), *_origin_notes(self)]))
-        return f"<div>{title}{table.to_html(**self.printing)}<small>{notes}</small></div>"
+        """The same for notebooks, with spark lines."""
+        return page(self._title(), self._table(), self._below(), self._origins(), self._along(), self.printing)
+
+    def _below(self) -> list[str]:
+        return [*self._notes(), *_origin_notes(self)]
+
+
+def _terminal_width() -> int | None:
+    """Columns of the terminal that text goes to; None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+
+
+def _broken(line: str, width: int | None) -> str:
+    """The line, broken between words where it is wider than the terminal."""
+    if width is None or len(line) <= width:
+        return line
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _origin_notes(result: Any) -> list[str]:

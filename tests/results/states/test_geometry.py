@@ -117,7 +117,7 @@ def test_it_prints_its_numbers_and_its_notes():
     assert text.endswith("two_nn: 3 of 31 sampled states repeat others and are left out (at embed)")
     assert header.split()[0].startswith(("prompt_entropy", "..."))
     page = result._repr_html_()
-    assert page.count("<tr") == 4
+    assert page.count("<tr") == 4 + 10, "the table, and a row a measure"
     assert "sampled states" in page
 
 

@@ -38,6 +38,8 @@ QUANTITIES = ("entropy", "normalized", "bos_share", "sink_share")
 class _HeadTable(Printed):
     """What both results print, and their long table."""
 
+    along = "columns"  # head by head
+
     of: Of
     norm: Norm | None
     layers: tuple[int, ...]

@@ -28,6 +28,7 @@ from tl_entropy.results.loading import FOLDERS, load
 from tl_entropy.results.printing import Printed, plus_minus
 from tl_entropy.results.profiles.distances import PairwiseDistances
 from tl_entropy.results.profiles.dynamics import LayerDynamics
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 
 INDEX = "comparison.json"
@@ -51,6 +52,8 @@ class ModelComparison(Printed):
             (columns); ``over`` says whether over tokens or over documents. Empty where it was not asked for.
         notes: what could not be measured as it was asked for, and why.
     """
+
+    along = None  # models in any order
 
     lenses: Mapping[str, LensEntropy]
     dynamics: Mapping[str, LayerDynamics]
@@ -136,6 +139,9 @@ class ModelComparison(Printed):
     def _repr_html_(self) -> str:
         """The same for notebooks."""
         return super()._repr_html_() + ("" if self.distances is None else self.distances._repr_html_())
+
+    def _origins(self) -> list[Provenance]:
+        return [lens.provenance for lens in self.lenses.values()]
 
     def _title(self) -> list[str]:
         many = len(self.names) != 1

@@ -48,6 +48,8 @@ class EntropyHistory(Result):
         unit: "nats" or "bits".
     """
 
+    along = "columns"  # step by step
+
     steps: Int[Tensor, "step"]
     entropy: Float[Tensor, "step site"]
     entropy_se: Float[Tensor, "step site"]

@@ -199,6 +199,8 @@ class PairwiseDistances(Scaled, Result):
         features: of "euclidean", what of the curves is compared: "mean", "delta", "bucketed" or "full".
     """
 
+    along = None  # profiles in any order
+
     aligned = (("profile", "names", "groups", "tokens", "depths", "models"),)
 
     distances: Float[Tensor, "profile profile"]
@@ -315,6 +317,8 @@ class ProfileEmbedding(Result):
         unit: "nats" or "bits".
         features: what the distances compare, as in ``PairwiseDistances``.
     """
+
+    along = None
 
     aligned = (("profile", "names", "groups", "tokens"),)
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
+from tl_entropy.results.notebook import Along
 from tl_entropy.results.printing import plus_minus
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
@@ -113,6 +114,9 @@ class LayerSimilarity(Result):
             for i, row in enumerate(self.rows)
             for j, column in enumerate(self.columns)
         )  # fmt: skip
+
+    def _along(self) -> Along | None:
+        return "columns" if len(self.columns) > 1 else "rows"
 
     def _title(self) -> list[str]:
         sites = f"{len(self.rows)} x {len(self.columns)} sites, against {self.against}"

@@ -50,6 +50,8 @@ class ConditionalEntropy(TokenRows, Result):
     [[0.0, 2.0, 3.0]]
     """
 
+    along = None
+
     entropy: Float[Tensor, "row"]
     method: str = "truncation"
 

@@ -49,6 +49,8 @@ class AlignedValues(TokenRows, Result):
     The other fields are those of ``TokenRows``, of the target.
     """
 
+    along = None  # quantities in units of their own
+
     aligned = (("quantity", "quantities", "units", "abouts"),)
 
     values: Float[Tensor, "row quantity"]
@@ -115,6 +117,8 @@ class TokenCorrelation(Positions, Result):
 
     The other fields say which token a row is of, as in ``TokenRows``.
     """
+
+    along = None  # quantities in units of their own
 
     x: Float[Tensor, "row"]
     y: Float[Tensor, "row"]

@@ -65,6 +65,8 @@ class TokenReliance(TokenRows, Result):
     The other fields are those of ``TokenRows``.
     """
 
+    along = None  # sources in any order
+
     aligned = (("metric", "metrics", "units"), ("source", "sources"))
 
     values: Float[Tensor, "row source metric"]

@@ -51,6 +51,8 @@ def moments(totals: Tensor) -> tuple[Tensor, Tensor]:
 class _Rates(Printed):
     """Rates and their errors, from moments of the documents' totals in nats."""
 
+    along = None  # quantities in units of their own
+
     unit: Unit
     provenance: Provenance
 
