@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 from tiny_models import cached_model
 
 import tl_entropy as tle
 from tl_entropy.batches import Batch
-from tl_entropy.capture.progress import TokenBar
+from tl_entropy.capture.progress import Bar, TokenBar
 
 
 def batch(*windows):
@@ -54,10 +58,86 @@ def test_the_bar_ends_at_all_tokens(capsys):
     tokens = [torch.arange(5, 5 + n) for n in (40, 3, 70)]
     model = cached_model("gpt2", "bridge")
     tle.lens_entropy(model, tokens, window=16, stride=4, prepend_bos=False, batch_size=2, positions=-1)
-    shown = capsys.readouterr().err.splitlines()[-1].split("\r")[-1]
+    [shown] = capsys.readouterr().err.splitlines()
     assert "100%" in shown
     assert "113/113" in shown
     assert "3 of 3 documents" in shown
+
+
+def test_a_log_has_one_line_of_each_bar_and_none_of_those_inside(capsys):
+    for _ in Bar(range(3), show=True, desc="outer", mininterval=0):
+        for _ in Bar(range(50), show=True, nested=True, desc="inner", mininterval=0):
+            pass
+    [line] = capsys.readouterr().err.split("\n")[:-1]
+    assert line.startswith("outer: 100%")
+    assert "3/3" in line
+    assert "\r" not in line
+
+
+def test_a_bar_that_is_stopped_says_how_far_it_came(capsys):
+    def steps():
+        yield 0
+        raise ValueError("stop")
+
+    bar = Bar(steps(), total=4, show=True)
+    with pytest.raises(ValueError, match="stop"):
+        list(bar)
+    bar.close()
+    assert capsys.readouterr().err.count("1/4") == 1
+
+
+def test_nothing_is_written_of_a_bar_that_is_not_shown(capsys):
+    assert list(Bar("ab", show=False)) == ["a", "b"]
+    assert capsys.readouterr().err == ""
+
+
+def test_without_any_stream_there_is_no_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(Bar("ab", show=True)) == ["a", "b"]
+
+
+def test_a_terminal_keeps_a_bar_and_not_those_inside(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    list(Bar(range(3), show=True, nested=True, desc="inner"))
+    assert "inner" in terminal.getvalue()
+    assert terminal.getvalue().rstrip("\r").split("\r")[-1].strip() == ""
+    list(Bar(range(3), show=True, desc="outer"))
+    last = terminal.getvalue().split("\r")[-1]
+    assert last.startswith("outer: 100%")
+    assert last.endswith("\n")
+
+
+def test_a_notebook_sees_the_bar_move(monkeypatch):
+    shown = []
+    handle = SimpleNamespace(update=lambda data, raw: shown.append(data["text/plain"]))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=type("ZMQInteractiveShell", (), {})))
+    monkeypatch.setitem(
+        sys.modules,
+        "IPython.display",
+        SimpleNamespace(display=lambda data, raw, display_id: handle.update(data, raw) or handle),
+    )
+    list(Bar(range(3), show=True, desc="outer", mininterval=0))
+    assert [line.partition("|")[0] for line in shown] == ["outer:   0%", "outer:  33%", "outer:  67%", "outer: 100%", ""]
+
+
+@pytest.mark.long
+def test_a_notebook_keeps_nothing_of_bars():
+    code = """
+import sys, time
+sys.modules["ipywidgets"] = None  # not installed
+from tl_entropy.capture.progress import Bar
+for _ in Bar(range(2), show=True, mininterval=0):
+    for _ in Bar(range(2), show=True, nested=True, mininterval=0):
+        pass
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    outputs = notebook.cells[0].outputs
+    assert outputs, "it was shown"
+    assert {output.output_type for output in outputs} == {"display_data"}
+    assert {tuple(output.data.items()) for output in outputs} == {(("text/plain", ""),)}
 
 
 def test_a_notebook_without_widgets_hears_nothing_of_them():

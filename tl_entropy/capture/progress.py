@@ -1,23 +1,93 @@
-"""Progress bars: tqdm's own, and one that moves by the tokens of a corpus.
+"""Progress bars: where they show, and what they leave behind; and one that moves by the tokens of a corpus.
 
-In a notebook without ipywidgets tqdm falls back to bars of text, which do as well; that it says so is kept back, here and for
-the libraries that import it later.
+In a terminal a bar stays when it has ended. In a notebook it is shown while it moves, and leaves nothing, neither on the page
+nor in the file; it needs no widgets. Anywhere else (a log, a pipe, a batch job) nothing is written until the bar ends, and then
+one line: how far it came, and how long that took. A bar inside another one leaves nothing anywhere.
+
+That tqdm misses ipywidgets is kept back, here and for the libraries that import it later.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Iterable
 from types import TracebackType
+from typing import Any
 
-from tqdm.std import TqdmWarning
+import tqdm.std
 
 from tl_entropy.batches import Batch
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TqdmWarning)
-    from tqdm.auto import tqdm
+    warnings.simplefilter("ignore", tqdm.std.TqdmWarning)
+    import tqdm.auto
 
-__all__ = ["TokenBar", "tqdm"]
+__all__ = ["Bar", "TokenBar"]
+
+
+class _Nowhere:
+    """A file that takes everything and keeps nothing."""
+
+    def write(self, text: str) -> None:
+        """Take it."""
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+class _Cell(_Nowhere):
+    """An output of a notebook's cell that shows the last line written to it; empty once that is blank."""
+
+    def __init__(self) -> None:
+        self._shown: Any = None
+        self._text = ""
+
+    def write(self, text: str) -> None:
+        """Show what stands behind the last return of the carriage; other movements of a cursor mean nothing here."""
+        _, returned, line = text.rpartition("\r")
+        line = line.rstrip()
+        if not returned or line == self._text:
+            return
+        self._text = line
+        from IPython.display import display
+
+        data = {"text/plain": line}
+        if self._shown is None:
+            self._shown = display(data, raw=True, display_id=True)
+        else:
+            self._shown.update(data, raw=True)
+
+
+def _in_notebook() -> bool:
+    """Whether this runs in a notebook's kernel."""
+    found = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(found).__mro__)
+
+
+class Bar(tqdm.std.tqdm):  # type: ignore[misc]
+    """A bar of tqdm that leaves behind what suits where it shows.
+
+    Args:
+        of: what to go through, if not by ``update``.
+        show: whether to show it.
+        nested: whether it is inside another one.
+        options: further ones of tqdm.
+    """
+
+    def __init__(self, of: Iterable[Any] | None = None, *, show: bool, nested: bool = False, **options: Any) -> None:
+        stream = sys.stderr
+        terminal = stream is not None and stream.isatty()
+        notebook = not terminal and _in_notebook()
+        self._told = None if terminal or notebook or nested or not show else stream
+        file = stream if terminal else _Cell() if notebook else _Nowhere()
+        super().__init__(of, disable=not show, leave=terminal and not nested, file=file, dynamic_ncols=terminal, **options)
+
+    def close(self) -> None:
+        """End it; what is no terminal and no notebook gets its one line."""
+        if self._told is not None and not self.disable:
+            self._told.write(f"{self}\n")
+        super().close()
 
 
 class TokenBar:
@@ -33,7 +103,7 @@ class TokenBar:
 
     def __init__(self, documents: int | None, *, show: bool) -> None:
         self._documents = documents
-        self._bar = tqdm(unit="tok", unit_scale=True, desc="tl_entropy", disable=not show, dynamic_ncols=True)
+        self._bar = Bar(show=show, unit="tok", unit_scale=True, desc="tl_entropy")
         self._open: dict[int, tuple[int, int]] = {}  # of each document that is not yet at its end, tokens read and in all
         self._ended = self._tokens = 0  # documents at their end, and their tokens
 

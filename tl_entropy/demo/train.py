@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import torch
 import typer
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
+
+from tl_entropy.capture.progress import Bar
 
 # Drawn by random.Random(0).sample from the public single-file modules of Python 3.11 with 6 to 60 kB of source.
 HELD_OUT = frozenset(
@@ -229,7 +230,7 @@ def main(
     started = f"{device}, torch {torch.__version__}"
     log = out / "training.jsonl"
     model.train()
-    bar = tqdm(range(first, steps), initial=first, total=steps, desc="training", unit="step", dynamic_ncols=True)
+    bar = Bar(range(first, steps), initial=first, total=steps, desc="training", unit="step", show=True)
     smooth = None
     if 0 in kept and first == 0:
         keep_model(out, 0, model, tokenizer)

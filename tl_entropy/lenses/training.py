@@ -31,7 +31,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.options import WindowOptions, check_options
-from tl_entropy.capture.progress import tqdm
+from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, NonFiniteError, check_int, check_number, check_positive, keeping
 from tl_entropy.lenses.identity import norm_ignores_mean, signature
@@ -142,7 +142,7 @@ def train_tuned_lens(
         origin = adapter.provenance(settings=settings, corpus=corpus, interrupted=interrupted or done < steps)
         return TunedLens(weights, biases, origin, losses, signature(adapter))
 
-    bar = tqdm(total=steps, unit="step", desc="tuned lens", disable=not progress, dynamic_ncols=True)
+    bar = Bar(total=steps, unit="step", desc="tuned lens", show=progress)
     # A loss that is not finite is of a lens that is not worth keeping.
     with keeping(lambda error: trained() if done and not isinstance(error, NonFiniteError) else None), bar:
         try:

@@ -534,8 +534,8 @@ def test_bad_arguments(gpt2):
 
 @pytest.mark.model
 def test_long_readouts_show_their_layers(gpt2, monkeypatch, capsys):
-    plain = head_module.tqdm
-    monkeypatch.setattr(head_module, "tqdm", lambda *args, delay, **kwargs: plain(*args, **kwargs))
+    plain = head_module.Bar
+    monkeypatch.setattr(head_module, "Bar", lambda *args, delay, nested, **kwargs: plain(*args, **kwargs))
     head_entropy(gpt2, "the cat", of="readout")
     assert "layers of this batch" in capsys.readouterr().err
 

@@ -35,7 +35,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.attention import attention_sight, visible_keys
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.capture.progress import tqdm
+from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, check_choice, check_orders
 from tl_entropy.results.heads.entropy import HeadEntropy, HeadSummary, Norm, Of, normalized, valued
 from tl_entropy.results.provenance import Provenance
@@ -149,7 +149,7 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
             scale = self.adapter.frozen_norm.scale(batch.rows(activations[self._last]).to(reading.device))
         found = []
         # A batch takes long: each row is read as often as there are heads.
-        for layer in tqdm(self.layers, desc="layers of this batch", delay=2, leave=False, disable=not self.progress):
+        for layer in Bar(self.layers, desc="layers of this batch", delay=2, nested=True, show=self.progress):
             z = batch.rows(activations[Site("z", layer)]).to(reading.device)
             weights = self._weights[layer].to(reading.device)
             if self.norm == "frozen":

@@ -31,7 +31,7 @@ from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import WindowOptions, check_options
-from tl_entropy.capture.progress import tqdm
+from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, keeping
 from tl_entropy.functional.information.soft import Invalid
@@ -307,4 +307,4 @@ def _announce(size: int, device: torch.device, progress: bool) -> None:
             "seeds or label sets, smaller n_bins, or folds=1"
         )
     if progress and size >= LARGE:
-        tqdm.write(f"tl_entropy: sums take {size / 2**30:.1f} GiB", file=sys.stderr)
+        Bar.write(f"tl_entropy: sums take {size / 2**30:.1f} GiB", file=sys.stderr)

@@ -28,7 +28,7 @@ from tl_entropy.analyses.information.values import COLUMNS, Counted, site_values
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.hooks import hook_name
-from tl_entropy.capture.progress import tqdm
+from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.information.chance import SAMPLE
 from tl_entropy.functional.information.soft import Invalid
@@ -213,7 +213,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         counted = [self._counted(label) for label in range(len(self.plan.names))]
         whole = int((self.plan.ids >= 0).any(0).sum()) <= SAMPLE  # so that the sample has every position
         by_site = []
-        with tqdm(total=len(self._places), desc="statistics", unit="site", disable=not progress, dynamic_ncols=True) as bar:
+        with Bar(total=len(self._places), desc="statistics", unit="site", show=progress) as bar:
             for masses, samples in zip(self._mass, self._samples, strict=True):
                 seen = [sample[self._sampled.to(sample.device)] for sample in samples]
                 by_site.append(site_values(masses, seen, counted, folds=n_folds, whole=whole, keep_labels=self.keep_labels))

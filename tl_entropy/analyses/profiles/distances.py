@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.profiles.reading import check_shapes, read_profiles
-from tl_entropy.capture.progress import tqdm
+from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_orders, printable
 from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import common_depth, elastic_srvf_distance, histogram_jsd, wasserstein_distance
@@ -232,7 +232,7 @@ def _matrix(
     if metric == "elastic_srvf":
         rows, columns = torch.triu_indices(len(data), len(data), 1)
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
-        for i, j in tqdm(pairs, total=len(rows), desc="elastic", unit="pair", disable=not progress, dynamic_ncols=True):
+        for i, j in Bar(pairs, total=len(rows), desc="elastic", unit="pair", show=progress):
             depth = max(data[i].shape[-1], data[j].shape[-1])
             whole[i, j] = whole[j, i] = elastic_srvf_distance(common_depth(data[i][0], depth), common_depth(data[j][0], depth))
         return whole

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure
 from tl_entropy.analyses.states.sampling import TokenSample
-from tl_entropy.capture.progress import tqdm
+from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_gram_matrix
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations
@@ -214,7 +214,7 @@ def _tables(
     with _one_thread_each() as pool:
         row_entropy = torch.stack(list(pool.map(entropy, x)))
         column_entropy = row_entropy if symmetric else torch.stack(list(pool.map(entropy, y)))
-        bar = tqdm(total=len(pairs), desc="pairs of sites", unit="pair", disable=not progress, dynamic_ncols=True)
+        bar = Bar(total=len(pairs), desc="pairs of sites", unit="pair", show=progress)
         with bar:
             for (i, j), values in zip(pairs, pool.map(joint_of, pairs), strict=True):
                 found[i, j] = values

@@ -29,7 +29,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.interventions import check_heads
 from tl_entropy.capture.occlusion import numbers_from_0
 from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
-from tl_entropy.capture.progress import tqdm
+from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.results.provenance import Provenance
@@ -83,7 +83,7 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
         found = torch.zeros(*batch.tokens.shape, int(batch.row_position.max()) + 1, dtype=torch.float64)
         real = batch.position >= 0
         columns = batch.counted.any(0).nonzero()[:, 0].tolist()
-        for column in tqdm(columns, unit="token", desc="backward", leave=False, disable=not self._progress):
+        for column in Bar(columns, unit="token", desc="backward", nested=True, show=self._progress):
             with torch.inference_mode(False), torch.enable_grad():
                 here = counted[:, column].clone()  # kept for the way back, which what was made in inference mode cannot be
                 value = _numbers_of(self.of, logits[:, column], target[:, column])[here].sum()

@@ -33,7 +33,7 @@ from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions, intervention_names
 from tl_entropy.capture.occlusion import mask_attention
 from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
-from tl_entropy.capture.progress import tqdm
+from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional.tokens.logit_changes import CHANGE_UNITS, Change, check_changes, vocabulary_changes
 from tl_entropy.results.provenance import Provenance
@@ -108,7 +108,7 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
             return
         check_one_window(batch)
         positions = range(int(batch.row_position.max()))  # the last only reads itself
-        for position in tqdm(positions, unit="token", desc="masked", leave=False, disable=not self._progress):
+        for position in Bar(positions, unit="token", desc="masked", nested=True, show=self._progress):
             masked = replace(mask_attention(position), check=None)  # the model has been checked at the start
             yield f"token {position} masked", Edits(self.adapter, masked, self.sites)
 

@@ -45,7 +45,7 @@ from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
-from tl_entropy.capture.progress import tqdm
+from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.skipping import OnError
 from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, keeping
@@ -141,7 +141,7 @@ def conditional_entropy(
     if isinstance(losses, ModelLoss) and method == "pad_shift":
         _prove_left_padding(losses, width)
     measurement = _Measurement(adapter, corpus, losses, width if method == "pad_shift" else None)
-    bar = tqdm(total=0, unit="tok", desc="tl_entropy", disable=not progress, dynamic_ncols=True)
+    bar = Bar(total=0, unit="tok", desc="tl_entropy", show=progress)
     interrupted = False
 
     def partial(error: BaseException) -> ConditionalEntropy | None:
