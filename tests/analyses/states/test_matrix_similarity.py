@@ -67,7 +67,7 @@ def test_every_entry_of_the_tables_is_that_of_the_pair(order, kernel):
     y = [x[0] @ normal(4, 3, seed=5), normal(20, 5, seed=4), x[1].float()]
     options = {"order": order, "seed": 3, "kernel": kernel, "permutations": 5}
     tables = matrix_similarities(x, y, **options)
-    assert set(tables) == {*TABLES, "row_entropy", "column_entropy"}
+    assert set(tables) == {*TABLES, "dime_se", "mutual_information_se", "row_entropy", "column_entropy"}
     for i, one in enumerate(x):
         for j, two in enumerate(y):
             pair = dime(one, two, **options)
@@ -171,9 +171,17 @@ def test_a_corpus_within_the_sample_is_measured_whole(gpt2, texts, against):
     assert result.count == len(rows[result.rows[0]])
     assert result.documents == len(texts)
     x, y = [rows[site] for site in result.rows], [rows[site] for site in result.columns]
-    tables = matrix_similarities(x, x if against == "all" else y, order=1.01, seed=2, **FEW)
+    lengths = [len(gpt2.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    document = torch.arange(len(texts)).repeat_interleave(torch.tensor(lengths))
+    tables = matrix_similarities(x, x if against == "all" else y, order=1.01, seed=2, documents=document, **FEW)
     for name in TABLES:
         close(result.value(name), tables[name], 2e-5)
+    for name in ("dime", "mutual_information"):
+        close(result.error(name), tables[f"{name}_se"], 2e-4)
+        assert (result.error(name) > 0).all()
+        close(result.to("bits").error(name), result.error(name) / math.log(2))
+    assert result.error("joint_entropy").isnan().all()
+    assert "over 4 documents" in repr(result)
     close(result.value("entropy"), tables["row_entropy"][:, None].expand(result.value("entropy").shape), 2e-5)
     assert torch.equal(result.value(), result.value("dime"))
 

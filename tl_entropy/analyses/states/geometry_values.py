@@ -1,7 +1,7 @@
 """From what ``layer_geometry`` has gathered to its values at every site, with standard errors over documents.
 
-Those of the effective rank and TwoNN are linear, from what sampled tokens add, tokens of one document together; others leave
-out documents, or labels, in folds.
+Those of the effective rank and TwoNN are linear, from what sampled tokens add, tokens of one document together, and so is that
+of the dataset entropy of many documents; others leave out documents, or labels, in folds.
 
 A measure that is not defined at a site, for want of documents or of states that differ, or that fails there, is NaN there, and
 a note says why: a pass over a corpus should not be lost to one of its numbers.
@@ -25,9 +25,11 @@ from tl_entropy.functional.states.geometry import (
     different_places,
     dimension_of_different,
     dimension_scores,
+    directed_rows,
     effective_rank_of_covariance,
     rank_scores,
 )
+from tl_entropy.functional.states.matrix_scores import linear_scores
 from tl_entropy.functional.states.views import info_nce, lidar
 from tl_entropy.functional.statistics import jackknife_error, sampled_error
 from tl_entropy.sites import Site
@@ -36,7 +38,7 @@ VIEWS_UP_TO = 1000
 """Documents up to which LiDAR and InfoNCE get standard errors, for which they are taken 20 times more."""
 
 JACKKNIFE_UP_TO = 200
-"""Documents up to which the dataset entropy gets a standard error, which takes its eigenvalues 20 times more."""
+"""Documents up to which the error of the dataset entropy leaves out folds, which takes its eigenvalues 20 times more."""
 
 
 FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)
@@ -170,7 +172,17 @@ def dataset_entropies(
     for site, value in zip(noted.sites, values[0].tolist(), strict=True):
         if math.isnan(value):
             noted.note(f"dataset_entropy is nan: the mean states of all {n} documents are equal", site)
+    if n > JACKKNIFE_UP_TO and order > 0:
+        return values[0], torch.stack([_linear_error(x, order, normalise, floor) for x in means])
     return values[0], jackknife_error(values, torch.bincount(fold)[:folds].double())
+
+
+def _linear_error(means: Tensor, order: float, normalise: Normalise, floor: float) -> Tensor:
+    """Standard error of the dataset entropy over many documents, from what each adds; NaN where none has a direction."""
+    rows = directed_rows(in_double(means), normalise, floor)
+    if not bool(rows.any()):
+        return torch.tensor(math.nan, dtype=torch.float64)
+    return sampled_error(linear_scores(rows, order), torch.arange(len(rows)), len(rows)).cpu()
 
 
 def of_views(

@@ -5,7 +5,8 @@ their matrix-based mutual information, which is far above 0 for independent stat
 Jacobs and Sanchez Giraldo 2023, arXiv 2301.08164).
 
 Matrices are of tokens against tokens, so a corpus enters by a random sample of its tokens (``analyses/states/sampling.py``),
-the same for every site. Values depend on the sample's size: compare those of equal sizes only.
+the same for every site. Values depend on the sample's size: compare those of equal sizes only. DiME and mutual information have
+standard errors over the documents of the sample, for orders from 1 on (``functional/states/matrix_scores.py``).
 
 The time goes into eigenvalues: those of ``permutations`` + 1 matrices for every two sites, and of one for each site; at order 2
 there are none to find. With 1000 tokens and 20 permutations two sites take some 2 to 3 s on one core; pairs are shared out over
@@ -14,6 +15,7 @@ the processor's cores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +30,9 @@ from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_gram_matrix
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations
+from tl_entropy.functional.states.matrix_scores import RowScores
 from tl_entropy.functional.states.rows import checked_rows
+from tl_entropy.functional.statistics import sampled_error
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Layers, Site
@@ -48,6 +52,7 @@ def matrix_similarities(
     permutations: int = 20,
     seed: int = 0,
     kernel: Kernel = "gaussian",
+    documents: Tensor | None = None,
     progress: bool = False,
 ) -> dict[str, Tensor]:
     r"""Matrix-based information between each set of states of ``x`` and each of ``y``.
@@ -62,11 +67,14 @@ def matrix_similarities(
         permutations: how many random pairings of rows are averaged, 2 or more.
         seed: of the permutations.
         kernel: "gaussian" or "linear"; see ``gram_matrix``.
+        documents: [row] which rows belong together; None takes every row for independent of the others.
         progress: show a progress bar over pairs.
 
     Returns:
         Tables [len(x), len(y)] in float64, nats: "dime", "mutual_information", "joint_entropy", "permuted_joint_entropy" and
-        its "deviation" over permutations; and the entropies of the sets, "row_entropy" [len(x)] and "column_entropy" [len(y)].
+        its "deviation" over permutations; "dime_se" and "mutual_information_se", standard errors over documents (of DiME over
+        permutations, too), NaN below order 1; and the entropies of the sets, "row_entropy" [len(x)] and "column_entropy"
+        [len(y)].
         NaN where a set has no Gram matrix: more than half of its rows are equal, or, with a linear kernel, all are 0.
 
     Raises:
@@ -89,7 +97,18 @@ def matrix_similarities(
     sizes = {f"{name}[{i}]": len(rows) for name, sets in (("x", x), ("y", y)) for i, rows in enumerate(sets)}
     if len(set(sizes.values())) > 1:
         raise InputError(f"x and y must hold states of the same items, equally many in each set; got {sizes}")
-    return _tables(rows, columns, n=len(x[0]), order=order, permutations=permutations, seed=seed, progress=progress)
+    return _tables(
+        rows, columns, documents=torch.arange(len(x[0])) if documents is None else documents, order=order,
+        permutations=permutations, seed=seed, adaptive=kernel == "gaussian", progress=progress,
+    )  # fmt: skip
+
+
+def stacked(tables: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Values and standard errors [quantity, row, column] of such tables, NaN where there is no error."""
+    shape = tables["dime"].shape
+    values = torch.stack([tables["row_entropy"][:, None].expand(shape) if q == "entropy" else tables[q] for q in QUANTITIES])
+    none = torch.full(shape, torch.nan, dtype=torch.float64)
+    return values, torch.stack([tables.get(f"{quantity}_se", none) for quantity in QUANTITIES])
 
 
 class MatrixAccumulator(PairedMeasure):
@@ -155,17 +174,16 @@ class MatrixAccumulator(PairedMeasure):
     def _result(self, provenance: Provenance) -> LayerSimilarity:
         """NaN where fewer than two tokens were seen, and of sites where more than half of the sampled states are equal."""
         count, shape = len(self.sample.documents), (len(self.paired.rows), len(self.paired.columns))
-        values = torch.full((len(QUANTITIES), *shape), torch.nan, dtype=torch.float64)
+        values = errors = torch.full((len(QUANTITIES), *shape), torch.nan, dtype=torch.float64)
         if count > 1:
             tables = _tables(
-                *self._grams(), n=count, order=self.order, permutations=self.permutations, seed=self.sample.seed,
-                progress=self.progress,
+                *self._grams(), documents=self.sample.documents, order=self.order, permutations=self.permutations,
+                seed=self.sample.seed, adaptive=True, progress=self.progress,
             )  # fmt: skip
-            tables["entropy"] = tables["row_entropy"][:, None].expand(shape)
-            values = torch.stack([tables[name] for name in QUANTITIES])
+            values, errors = stacked(tables)
         return self._similarity(
             provenance, method="matrix_renyi", quantities=QUANTITIES, units=("nats",) * len(QUANTITIES), values=values,
-            count=count, documents=len(self.sample.documents.unique()),
+            errors=errors, count=count, documents=len(self.sample.documents.unique()),
         )  # fmt: skip
 
     def _grams(self) -> tuple[_Grams, _Grams]:
@@ -193,42 +211,57 @@ def _gram_matrix(name: str, rows: Tensor, kernel: Kernel) -> Tensor | None:
 
 
 def _tables(
-    rows: _Grams, columns: _Grams, *, n: int, order: float, permutations: int, seed: int, progress: bool
+    rows: _Grams,
+    columns: _Grams,
+    *,
+    documents: Tensor,
+    order: float,
+    permutations: int,
+    seed: int,
+    adaptive: bool,
+    progress: bool,
 ) -> dict[str, Tensor]:
     """What ``matrix_similarities`` returns, from Gram matrices [n, n] by name; NaN where there is none."""
-    x, y = list(rows.values()), list(columns.values())
-    symmetric = rows is columns
+    n, symmetric = len(documents), rows is columns
     orders = random_permutations(n, check_int("permutations", permutations, 2), seed=seed)
-    found = torch.full((len(x), len(y), 1 + permutations), torch.nan, dtype=torch.float64)
+    x = [None if a is None else RowScores(a, order, adaptive=adaptive) for a in rows.values()]
+    y = x if symmetric else [None if a is None else RowScores(a, order, adaptive=adaptive) for a in columns.values()]
+    found = torch.full((len(x), len(y), 2 + permutations), torch.nan, dtype=torch.float64)
     pairs = [(i, j) for i in range(len(x)) for j in range(i if symmetric else 0, len(y))]
 
-    def entropy(a: Tensor | None) -> Tensor:
-        return torch.tensor(torch.nan, dtype=torch.float64) if a is None else matrix_entropy(a, order).cpu()
+    def entropy(one: RowScores | None) -> Tensor:
+        return torch.tensor(torch.nan, dtype=torch.float64) if one is None else matrix_entropy(one.a, order).cpu()
 
-    def joint_of(pair: tuple[int, int]) -> Tensor:
+    def of_pair(pair: tuple[int, int]) -> Tensor:
+        """The standard error of the mutual information, and joint entropies."""
         a, b = x[pair[0]], y[pair[1]]
         if a is None or b is None:
             return found[pair]
-        return joint_entropies(a, b.to(a.device), order=order, permutations=orders).cpu()
+        joint = joint_entropies(a.a, b.a.to(a.a.device), order=order, permutations=orders).cpu()
+        if order < 1:
+            return torch.cat([torch.full_like(joint[:1], torch.nan), joint])
+        return torch.cat([sampled_error(a.information(b).cpu(), documents, n)[None], joint])
 
     with _one_thread_each() as pool:
         row_entropy = torch.stack(list(pool.map(entropy, x)))
         column_entropy = row_entropy if symmetric else torch.stack(list(pool.map(entropy, y)))
         bar = Bar(total=len(pairs), desc="pairs of sites", unit="pair", show=progress)
         with bar:
-            for (i, j), values in zip(pairs, pool.map(joint_of, pairs), strict=True):
+            for (i, j), values in zip(pairs, pool.map(of_pair, pairs), strict=True):
                 found[i, j] = values
                 if symmetric:
                     found[j, i] = values
                 bar.update()
-    joint, permuted = found[..., 0], found[..., 1:]
-    mean = permuted.mean(-1)
+    error, joint, permuted = found[..., 0], found[..., 1], found[..., 2:]
+    mean, deviation = permuted.mean(-1), permuted.std(-1)
     return {
         "dime": mean - joint,
+        "dime_se": torch.hypot(error, deviation / math.sqrt(permutations)),
         "mutual_information": row_entropy[:, None] + column_entropy - joint,
+        "mutual_information_se": error,
         "joint_entropy": joint,
         "permuted_joint_entropy": mean,
-        "deviation": permuted.std(-1),
+        "deviation": deviation,
         "row_entropy": row_entropy,
         "column_entropy": column_entropy,
     }

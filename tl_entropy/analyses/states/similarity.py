@@ -23,7 +23,7 @@ from torch import Tensor
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.states.cka import BLOCK, CKAAccumulator, Estimator, check_estimator
 from tl_entropy.analyses.states.document_states import DocumentStates, Pooled
-from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities
+from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities, stacked
 from tl_entropy.analyses.states.paired_states import Against, Massive, check_shared_tokens, compared_with
 from tl_entropy.analyses.states.pooled import means_vary, vector_sites
 from tl_entropy.capture.adapter import Adapter
@@ -276,13 +276,12 @@ def _of_documents(pooled: Pooled, sites: Sequence[Site], documents: Sequence[int
 
 def _compared(
     x: list[Tensor], y: list[Tensor], method: Method, own: Mapping[str, Any], progress: bool
-) -> tuple[tuple[str, ...], Tensor, Tensor | None, dict[str, Any]]:
+) -> tuple[tuple[str, ...], Tensor, Tensor, dict[str, Any]]:
     """Quantities, their values and errors [quantity, row, column], and the settings they were had with."""
     if method == "matrix_renyi":
         options = {name: own[name] for name in ("order", "permutations", "seed")}
-        tables = matrix_similarities(x, y, **options, progress=progress)
-        tables["entropy"] = tables["row_entropy"][:, None].expand(len(x), len(y))
-        return QUANTITIES, torch.stack([tables[name] for name in QUANTITIES]), None, {**options, "kernel": "gaussian"}
+        values, errors = stacked(matrix_similarities(x, y, **options, progress=progress))
+        return QUANTITIES, values, errors, {**options, "kernel": "gaussian"}
     if own["estimator"] == "minibatch":
         names = [*((0, i) for i in range(len(x))), *((1, j) for j in range(len(y)))]
         blocks = BlockSums(names, BLOCK)

@@ -51,8 +51,9 @@ class LayerSimilarity(Result):
         provenance: model, settings, corpus, versions.
         other: where the columns come from, if from another model.
         unit: "nats" or "bits", for quantities that have a unit.
-        errors: [quantity, row, column] standard errors over documents (over blocks of tokens, where CKA is of such); None, or
-            NaN, where none is known: of matrix-based information, of a single document, and in earlier files.
+        errors: [quantity, row, column] standard errors over documents (over blocks of tokens, where CKA is of such; of DiME
+            over permutations, too); None, or NaN, where none is known: of matrix-based entropies, of matrix-based information
+            below order 1, of a single document, and in earlier files.
     """
 
     aligned = (("quantity", "quantities", "units"),)

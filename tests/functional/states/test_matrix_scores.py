@@ -1,0 +1,103 @@
+"""What rows add to matrix-based information: derivatives by their weights, and errors against the spread over corpora."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tl_entropy.analyses.states.matrix_similarity import matrix_similarities
+from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy
+from tl_entropy.functional.states.matrix_information import matrix_renyi_mutual_information
+from tl_entropy.functional.states.matrix_scores import RowScores
+
+
+def texts(seed, documents, length, shared=0.3, d=8):
+    """Two representations [token, d] of the same texts, and the text of each row."""
+    draw = torch.Generator().manual_seed(seed)
+    scale = torch.linspace(0.3, 1.5, d, dtype=torch.float64)
+    means = torch.randn(documents, 1, d, generator=draw, dtype=torch.float64)
+    x = (means + torch.randn(documents, length, d, generator=draw, dtype=torch.float64)).flatten(0, 1) * scale
+    y = shared * x.flip(1) + torch.randn(x.shape, generator=draw, dtype=torch.float64)
+    return x, y, torch.arange(documents).repeat_interleave(length)
+
+
+def weighted(a, weights, order):
+    """The entropy of the rows of ``a`` with these weights."""
+    root = weights.sqrt()
+    moved = root[:, None] * a * root
+    return matrix_entropy(moved / moved.trace(), order)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+@pytest.mark.parametrize("order", [1.0, 1.01, 2.0, 3.5, math.inf])
+def test_scores_are_derivatives_by_the_weights_of_rows(order, kernel):
+    x, y, _ = texts(0, 20, 1, d=4)
+    a, b = (gram_matrix(rows, kernel=kernel) for rows in (x, y))
+    joint = a * b / (a * b).trace()
+    scores = RowScores(a, order, adaptive=False).information(RowScores(b, order, adaptive=False))
+    assert scores.mean().item() == pytest.approx(0, abs=1e-10)
+    draw, step = torch.Generator().manual_seed(1), 1e-4
+    for _ in range(3):
+        change = torch.randn(20, generator=draw, dtype=torch.float64)
+        change -= change.mean()
+
+        def information(weights):
+            return weighted(a, weights, order) + weighted(b, weights, order) - weighted(joint, weights, order)
+
+        slope = (information(1 + step * change) - information(1 - step * change)) / (2 * step)
+        assert (scores * change).mean().item() == pytest.approx(slope.item(), rel=1e-4, abs=1e-6)
+
+
+def test_the_bandwidth_moves_with_the_rows():
+    """A change of scale alone changes no entropy; what a row does to the median is seen by repeating it."""
+    x, _, _ = texts(0, 400, 1)
+    width = RowScores(gram_matrix(x), 2.0, adaptive=True).width
+    whole = torch.pdist(x).median().log()
+    far, near = width.argsort(descending=True)[:40], width.argsort()[:40]
+    for rows in (far, near):  # without these, the others have a weight of 400/360
+        kept = torch.ones(400, dtype=torch.bool)
+        kept[rows] = False
+        moved = torch.pdist(x[kept]).median().log() - whole
+        assert moved.item() == pytest.approx(width[kept].mean().item(), rel=0.25)
+
+
+def test_the_error_is_that_of_leaving_out_documents():
+    """Without what documents do to the bandwidth it would be two to three times as large."""
+    x, y, document = texts(1, 40, 4)
+    tables = matrix_similarities([x], [y], permutations=2, documents=document)
+    kept = [document != one for one in range(40)]
+    left_out = np.array([matrix_renyi_mutual_information(x[rows], y[rows]).item() for rows in kept])
+    jackknife = math.sqrt(39 / 40 * ((left_out - left_out.mean()) ** 2).sum())
+    assert tables["mutual_information_se"].item() == pytest.approx(jackknife, rel=0.35)
+
+
+def test_errors_below_order_1_are_not_known():
+    x, y, document = texts(0, 10, 3)
+    assert matrix_similarities([x], [y], order=0.5, permutations=2, documents=document)["dime_se"].isnan().all()
+    one = torch.zeros(30, dtype=torch.long)
+    assert matrix_similarities([x], [y], permutations=2, documents=one)["mutual_information_se"].isnan().all()
+
+
+def test_rows_of_one_document_go_together():
+    x, y, document = texts(0, 30, 5)
+    together = matrix_similarities([x], [y], permutations=2, documents=document)["mutual_information_se"].item()
+    copies = matrix_similarities([x.repeat(2, 1)], [y.repeat(2, 1)], permutations=2, documents=document.repeat(2))
+    alone = matrix_similarities([x.repeat(2, 1)], [y.repeat(2, 1)], permutations=2)["mutual_information_se"].item()
+    assert copies["mutual_information_se"].item() == pytest.approx(together, rel=0.05)
+    assert alone < 0.9 * together, "copies that pass for rows of their own make the error smaller than it is"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("order", [1.01, 2.0])
+@pytest.mark.parametrize(("shared", "documents", "length"), [(0.0, 40, 5), (1.0, 40, 5), (0.3, 40, 10), (0.3, 150, 1)])
+def test_errors_are_the_spread_over_corpora(order, shared, documents, length):
+    found = []
+    for seed in range(50):
+        x, y, document = texts(seed, documents, length, shared)
+        tables = matrix_similarities([x], [y], order=order, permutations=8, documents=document)
+        found.append([tables[q].item() for q in ("dime", "mutual_information", "dime_se", "mutual_information_se")])
+    values, errors = np.array(found)[:, :2], np.array(found)[:, 2:]
+    np.testing.assert_allclose(np.sqrt((errors**2).mean(0)) / values.std(0, ddof=1), 1, atol=0.35)
