@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import cache
 
 import matplotlib
 import pytest
@@ -11,8 +12,14 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
+
+# Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
+# since there the package's own errors are tested. What was imported before would not be checked.
+install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens.entropy"], "beartype.beartype")
+
 from tiny_models import ARCHITECTURES, LONG, cached_model, kinds
 
+from tl_entropy import demo
 from tl_entropy.functional import compiler_available
 
 settings.register_profile("quick", max_examples=12, deadline=None, derandomize=True, database=None)
@@ -24,9 +31,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     threadpool_limits(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background jobs; Ctrl-C is tested, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
-# since there the package's own errors are tested.
-install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens.entropy"], "beartype.beartype")
+# The bundled model is read once a process, for examples in docstrings, too; who changes its weights loads one by its folder.
+demo.load_model = cache(demo.load_model)
 
 
 @pytest.fixture(params=ARCHITECTURES, ids=lambda p: f"{p[0]}-{p[1]}-{'compatible' if p[2] else 'raw'}")
@@ -58,6 +64,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("compiled"):
                 item.add_marker(pytest.mark.skip(reason="torch.compile finds no C++ compiler here"))
-    left = [item for item in items if not LONG and item.get_closest_marker("long")]
+    left = [item for item in items if not LONG and (item.get_closest_marker("long") or _can_be_spared(item))]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in set(left)]
+
+
+def _can_be_spared(item):
+    """Of a test of every model and of cases every second pair: each model has half of the cases, and each case half of them."""
+    places = getattr(getattr(item, "callspec", None), "indices", {})
+    return "any_model" in places and len(places) > 1 and sum(places.values()) % 2 == 1

@@ -24,7 +24,7 @@ from tl_entropy.capture import origin
 from tl_entropy.capture.attention import chooses_keys
 from tl_entropy.capture.hooks import hooks_of_others, is_left, source_site
 from tl_entropy.capture.places import StackName
-from tl_entropy.capture.proofs.causality import Sight, check_causal, left_padding, sight
+from tl_entropy.capture.proofs.causality import Sight, Unmasked, check_causal, left_padding, sight, unmasked
 from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.proofs.generation import Generated, cache_is_sound, proved_text
@@ -162,7 +162,8 @@ class Adapter(Runner):
             ModelError: it can't be reproduced, or the model looks ahead and does not declare it.
         """
         self.check_looks_back()
-        return prove_readout(self, self.last_site)
+        states, logits = self._unmasked
+        return prove_readout(self, self.last_site, (None if states is None else states[:1], logits))
 
     @cached_property
     def output(self) -> tuple[Site, Readout]:
@@ -189,7 +190,11 @@ class Adapter(Runner):
     @cached_property
     def sight(self) -> Sight:
         """Whether the model looks ahead, and whether a mask of ones or padding on the right matters to it."""
-        return sight(self)
+        return sight(self, self._unmasked)
+
+    @cached_property
+    def _unmasked(self) -> Unmasked:
+        return unmasked(self)
 
     @property
     def reads_ahead(self) -> bool:

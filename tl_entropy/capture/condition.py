@@ -18,6 +18,8 @@ from tl_entropy.capture.digests import combined, digest
 from tl_entropy.capture.hooks import attribute, modules_of
 
 _PACKED = (torch.uint8, torch.int8, torch.int32)
+_WIDE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_OF_TORCH = (Tensor, nn.Parameter)
 
 
 def is_plain(weight: Tensor) -> bool:
@@ -27,7 +29,7 @@ def is_plain(weight: Tensor) -> bool:
     (True, False, False)
     """
     return (
-        type(weight) in (Tensor, nn.Parameter)
+        type(weight) in _OF_TORCH
         and weight.is_floating_point()
         and weight.dtype.itemsize >= 2
         and weight.layout is torch.strided
@@ -56,9 +58,10 @@ def quantised(module: nn.Module) -> dict[str, str]:
     {}
     """
     found = {}
-    kept = {k: v for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set}
-    for name, weight in (*module._parameters.items(), *kept.items()):
-        if weight is None:
+    passing = module._non_persistent_buffers_set
+    for name, weight in (*module._parameters.items(), *module._buffers.items()):
+        plain = weight is None or (type(weight) in _OF_TORCH and weight.dtype in _WIDE)
+        if plain or (name in passing and name in module._buffers):
             continue
         small = weight.itemsize < 2 if weight.is_floating_point() else weight.dtype in _PACKED
         if library(weight) != "torch":

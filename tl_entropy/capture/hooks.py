@@ -85,7 +85,7 @@ def as_found(model: Any) -> Iterator[None]:
 @contextmanager
 def silent(root: nn.Module) -> Iterator[None]:
     """No forward hook on any hook point below ``root`` (those of the model's user, and of others) fires inside."""
-    points = [module for module in root.modules() if hasattr(module, "fwd_hooks")]
+    points = [module for module in _below(root) if "fwd_hooks" in vars(module)]
     kept = [point._forward_hooks for point in points]
     try:
         for point in points:
@@ -104,15 +104,24 @@ def uncompiled(model: Any) -> Any:
 
 def modules_of(model: Any) -> Iterator[nn.Module]:
     """Every module of a model, once; a Bridge does not hold the Hugging Face model as its child."""
-    seen: set[nn.Module] = set()
-    for root in (model, attribute(model, "original_model")):
-        if isinstance(root, nn.Module):
-            yield from (module for _, module in root.named_modules(seen))
+    return _below(*(root for root in (attribute(model, "original_model"), model) if isinstance(root, nn.Module)))
+
+
+def _below(*roots: nn.Module) -> Iterator[nn.Module]:
+    """The last root and every module below it, then those of the one before, each once; in the order of ``modules()``."""
+    seen: set[nn.Module | None] = {None}  # a part may be None
+    waiting: list[Any] = list(roots)
+    while waiting:  # modules() makes a generator in a generator for every level, several times a pass
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            yield module
+            waiting.extend(reversed(module._modules.values()))
 
 
 def hooks_of_others(model: Any) -> dict[str, nn.Module]:
     """Modules with forward hooks that neither this package has put there nor what the model is made of, by their names."""
-    held = [module for module in modules_of(model) if _foreign(module)]
+    held = [m for m in modules_of(model) if (m._forward_hooks or m._forward_pre_hooks) and _foreign(m)]
     if not held:
         return {}
     # TransformerLens's hook points have several names; the least nested ones are those that people use.
@@ -134,8 +143,6 @@ def is_left(model: Any, module: nn.Module) -> bool:
 
 def _foreign(module: nn.Module) -> list[Any]:
     """Of each hook of others on a module: TransformerLens's handle for it, or None on modules that are no hook points."""
-    if not module._forward_hooks and not module._forward_pre_hooks:
-        return []
     handles = {handle.hook.id: handle for handle in getattr(module, "fwd_hooks", ())}
     others = []
     for key, function in (*module._forward_hooks.items(), *module._forward_pre_hooks.items()):

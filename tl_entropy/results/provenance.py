@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -28,13 +29,15 @@ def skipped_note(skipped: Mapping[str, Any]) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that a number depends on."""
-    found = {}
-    for name in ("tl-entropy", "torch", "transformer-lens", "transformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {name: _version(name) for name in ("tl-entropy", "torch", "transformer-lens", "transformers")}
+
+
+@cache  # metadata are read from files
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 @dataclass(frozen=True)

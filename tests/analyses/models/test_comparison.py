@@ -19,6 +19,7 @@ from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.profiles.dynamics import layer_dynamics
 from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.demo import FOLDER
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 
 pytestmark = pytest.mark.model
@@ -169,7 +170,7 @@ def test_a_model_is_itself_under_another_name(models):
 
 
 def test_an_untrained_copy_of_the_bundled_model_is_told_from_it():
-    model, untrained = tle.demo_model(), tle.demo_model()
+    model, untrained = tle.demo_model(), tle.load_model(FOLDER)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in untrained.parameters():

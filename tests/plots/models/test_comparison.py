@@ -20,12 +20,16 @@ def result():
     return compared()
 
 
+@pytest.fixture(scope="module")
+def panels(result):
+    return comparison(result)
+
+
 def meshes(axes):
     return [artist for artist in axes.get_children() if isinstance(artist, QuadMesh)]
 
 
-def test_panels_of_two_models(result):
-    panels = comparison(result)
+def test_panels_of_two_models(result, panels):
     assert [axes.get_title() for axes in panels] == [
         "Entropy (nats)", "Fisher-Rao distance to previous (rad)", "Fisher-Rao distance to output (rad)", "",
         "Similarity of layers over tokens", "Entropy against velocity",
@@ -34,8 +38,7 @@ def test_panels_of_two_models(result):
     assert len({axes.figure for axes in panels}) == 1
 
 
-def test_courses_are_the_dynamics_against_relative_depth(result):
-    panels = comparison(result)
+def test_courses_are_the_dynamics_against_relative_depth(result, panels):
     for axes, quantity in zip(panels, ("entropy", "fisher_rao_velocity", "fisher_rao_to_output"), strict=False):
         assert axes.get_xlabel() == "Relative depth"
         assert len(axes.lines) == 2
@@ -62,8 +65,7 @@ def test_the_measure_drawn_is_the_first_where_fisher_rao_is_not_there(result):
     assert titles[1:3] == ["JSD to previous (nats)", "JSD to output (nats)"]
 
 
-def test_models_have_one_style_everywhere_and_one_legend(result):
-    panels = comparison(result)
+def test_models_have_one_style_everywhere_and_one_legend(result, panels):
     figure = panels[0].figure
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(result.names)
     assert not any(axes.get_legend() for axes in panels)
@@ -73,8 +75,8 @@ def test_models_have_one_style_everywhere_and_one_legend(result):
         assert styles == {(handle.get_linestyle(), handle.get_marker())}
 
 
-def test_matrices_are_those_of_the_result(result):
-    *_, distances, across, _ = comparison(result)
+def test_matrices_are_those_of_the_result(result, panels):
+    *_, distances, across, _ = panels
     assert sorted(meshes(distances)[0].get_array().flatten()) == pytest.approx(
         sorted(result.distances.distances.flatten().tolist())
     )

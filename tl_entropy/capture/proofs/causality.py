@@ -42,26 +42,40 @@ class Sight(NamedTuple):
     padding: float
 
 
-def sight(runner: Runner) -> Sight:
-    """What moves a model's last states on a short pass; 0 where it has no state to look at."""
-    row = runner.short_row()
-    other, short = row.clone(), row[:, : (row.shape[1] + 1) // 2]
-    other[0, -1] = (row[0, -1] + runner.d_vocab // 2) % runner.d_vocab
-    padded, mask = _padded(runner, short, row.shape[1] - short.shape[1], left=False)
-    rows = torch.cat([row, other, padded])
+class Unmasked(NamedTuple):
+    """What a model makes of the proofs' rows without a mask.
+
+    Attributes:
+        states: the last ones [row, pos, d_model]; None where there is no hook that fires.
+        logits: of the first row [1, pos, d_vocab].
+    """
+
+    states: Tensor | None
+    logits: Tensor
+
+
+def unmasked(runner: Runner) -> Unmasked:
+    """The pass without a mask, which the readout's proof looks at, too."""
     with runner.proving():
-        masked = _states(runner, rows, torch.cat([torch.ones_like(row), torch.ones_like(row), mask]))
-        plain = _states(runner, rows)
+        states, logits = runner.state_and_logits(_rows(runner)[0], runner.last_site)
+    return Unmasked(states, logits[:1].clone())
+
+
+def sight(runner: Runner, without: Unmasked) -> Sight:
+    """What moves a model's last states on a short pass; 0 where it has no state to look at."""
+    rows, mask = _rows(runner)
+    n = int(mask[2].sum())
+    with runner.proving():
+        masked, plain = _states(runner, rows, mask), _like_tokens(without.states, rows)
         if masked is None or plain is None:
             return Sight(0.0, 0.0, 0.0)
         first, second, third = masked
         alike, apart = _tolerances(runner, masked.dtype)
         later = _movement(first[:-1], second[:-1]) / alike
-        n = short.shape[1]
         if later <= 1:  # then the row's first half is what the half gives alone
             padding = _movement(third[:n], first[:n]) / alike
         else:
-            alone = _states(runner, short)
+            alone = _states(runner, rows[:1, :n])
             padding = 0.0 if alone is None else _movement(third[:n], alone[0]) / apart
     return Sight(later, _movement(masked[:2], plain[:2]) / apart, padding)
 
@@ -87,6 +101,16 @@ def _tolerances(runner: Runner, dtype: torch.dtype) -> tuple[float, float]:
     return tuple(table.get(dtype, table[torch.bfloat16]) for table in (_OF_A_BATCH, _TOLERANCE))  # type: ignore[return-value]
 
 
+def _rows(runner: Runner) -> tuple[Tensor, Tensor]:
+    """A short row, the same with another last token, and its first half, padded; and their mask."""
+    row = runner.short_row()
+    other, n = row.clone(), (row.shape[1] + 1) // 2
+    other[0, -1] = (row[0, -1] + runner.d_vocab // 2) % runner.d_vocab
+    padded, mask = _padded(runner, row[:, :n], row.shape[1] - n, left=False)
+    ones = torch.ones_like(row)
+    return torch.cat([row, other, padded]), torch.cat([ones, ones, mask])
+
+
 def _padded(runner: Runner, row: Tensor, n: int, *, left: bool) -> tuple[Tensor, Tensor]:
     """A row [1, pos] with ``n`` cells of padding, and its mask."""
     cells, ones = row.new_full((1, n), runner.pad_id), torch.ones_like(row)
@@ -97,7 +121,10 @@ def _padded(runner: Runner, row: Tensor, n: int, *, left: bool) -> tuple[Tensor,
 
 def _states(runner: Runner, rows: Tensor, mask: Tensor | None = None) -> Tensor | None:
     """The last states [row, pos, d_model]; None where the model has none that are laid out like its tokens."""
-    states, _ = runner.state_and_logits(rows, runner.last_site, mask=mask)
+    return _like_tokens(runner.state_and_logits(rows, runner.last_site, mask=mask)[0], rows)
+
+
+def _like_tokens(states: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if states is None or states.shape[:2] != rows.shape else states
 
 

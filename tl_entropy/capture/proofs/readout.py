@@ -72,12 +72,13 @@ class Readout:
         return replace(self, unembedding=self.unembedding[:, chosen], bias=bias)
 
 
-def prove_readout(runner: Runner, site: Site) -> Readout:
+def prove_readout(runner: Runner, site: Site, seen: tuple[Tensor | None, Tensor] | None = None) -> Readout:
     """The readout of a model, proved by a short forward pass.
 
     Args:
         runner: of the model.
         site: what it reads: the last residual stream, or what the unembedding is given, which needs no norm any more.
+        seen: the site's activation and the model's own logits of a short row, where that pass has been made.
 
     Raises:
         ModelError: the model's own log-probabilities can't be reproduced from there.
@@ -86,8 +87,10 @@ def prove_readout(runner: Runner, site: Site) -> Readout:
     final = None if site.name == UNEMBED else attribute(model, runner.stack.norm)
     cap = float(getattr(model.cfg, "output_logits_soft_cap", None) or 0.0)
 
-    with runner.proving():
-        x, own = runner.state_and_logits(runner.short_row(), site)
+    if seen is None:
+        with runner.proving():
+            seen = runner.state_and_logits(runner.short_row(), site)
+    x, own = seen
     if x is None:
         raise ModelError(
             f"this model has no hook {runner.hook_of(site)}, or one that never fires, so its residual stream can't be read"
