@@ -60,8 +60,9 @@ def quantised(module: nn.Module) -> dict[str, str]:
     found = {}
     passing = module._non_persistent_buffers_set
     for name, weight in (*module._parameters.items(), *module._buffers.items()):
-        plain = weight is None or (type(weight) in _OF_TORCH and weight.dtype in _WIDE)
-        if plain or (name in passing and name in module._buffers):
+        if weight is None or (type(weight) in _OF_TORCH and weight.dtype in _WIDE):
+            continue
+        if name in passing and name in module._buffers:
             continue
         small = weight.itemsize < 2 if weight.is_floating_point() else weight.dtype in _PACKED
         if library(weight) != "torch":
