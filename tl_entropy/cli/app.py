@@ -15,7 +15,6 @@ _CommandError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     help="Information measures on the insides of TransformerLens models.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -52,7 +51,7 @@ def main() -> None:
         sys.argv.append("--help")
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="tl-entropy", standalone_mode=False)
     except typer.Abort:
         sys.exit("tl-entropy: interrupted")
     except _CommandError as error:

@@ -117,12 +117,12 @@ class Lines:
     """The lines of text files, each a document; empty ones are left out. They can be gone through again."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths = list(paths)
+        self.paths = list(paths)
 
     def __iter__(self) -> Iterator[str]:
         from tl_entropy.capture.inputs import pieces
 
-        for piece in pieces(self._paths, text_column="text", special_ids=frozenset(), where="--file"):
+        for piece in pieces(self.paths, text_column="text", special_ids=frozenset(), where="--file"):
             path = Path(str(piece.value))
             try:
                 with path.open(encoding="utf-8", newline="\n") as file:

@@ -20,7 +20,7 @@ from tl_entropy.sites import SITE_NAMES
         "tl-entropy compare --model before --model after --file texts --similarity none --format pdf",
     )
 )
-@reads("tl-entropy-compare", generation, several=True)
+@reads("tl-entropy-compare", generation, several=True, readouts=True)
 def compare(
     source: Source,
     generated: dict[str, Any],

@@ -34,7 +34,7 @@ from tl_entropy.sites import HEAD_SITES, Site
         "tl-entropy divergence --model gpt2 --file notes.txt --ablate 3.1,mlp_out.-1",
     )
 )
-@reads("tl-entropy-divergence", generation, Changes.of)
+@reads("tl-entropy-divergence", generation, Changes.of, readouts=True)
 def divergence(
     source: Source,
     generated: dict[str, Any],

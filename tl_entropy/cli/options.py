@@ -18,14 +18,26 @@ from typing import Annotated, Any
 import typer
 
 from tl_entropy.cli.checks import Lines, check_files, data_set
+from tl_entropy.cli.plan import announce
 from tl_entropy.cli.report import FORMATS, Leaves, report, reportable
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.results.files import check_folder
 
 Out = Annotated[Path | None, typer.Option(help="folder for the figures, the table and the result file")]
-Unit = Annotated[str, typer.Option(help="nats or bits")]
+Unit = Annotated[str, typer.Option(help="nats or bits", autocompletion=lambda: ["nats", "bits"])]
 Kind = Annotated[str | None, typer.Option(help="bridge or hooked; what is installed, if not given")]
-Format = Annotated[str, typer.Option("--format", help="of the figures: png, or pdf or svg, which are sharp at any size")]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="of the figures: png, or pdf or svg, which are sharp at any size",
+        autocompletion=lambda: list(FORMATS),
+    ),
+]
+Page = Annotated[
+    bool,
+    typer.Option("--report", help="write report.html, too: figures, tables and settings on one page, which needs nothing else"),
+]
 Sites = Annotated[str, typer.Option(help="sites of every layer, such as mlp_out, or of one, such as mlp_out.3; commas between")]
 Layers = Annotated[
     str | None, typer.Option(help="numbers, such as 0,5,-1 (the last), or a slice, such as 3:8 or ::2; all, if not given")
@@ -53,6 +65,8 @@ class Source(Leaves):
     inputs: Iterable[Any]
     windows: dict[str, Any]
     unit: Any
+    readouts: bool
+    new_tokens: int
 
     @cached_property
     def model(self) -> Any:
@@ -72,7 +86,8 @@ class Source(Leaves):
         for given in self.names:
             name = Path(given).resolve().name if Path(given).exists() else given
             numbered = (name, *(f"{name} ({i})" for i in range(2, len(self.names) + 1)))
-            found[next(free for free in numbered if free not in found)] = tle.load_model(given, **options)
+            found[next(free for free in numbered if free not in found)] = model = tle.load_model(given, **options)
+            announce(model, self.inputs, new_tokens=self.new_tokens, readouts=self.readouts)
         return found
 
     @classmethod
@@ -113,9 +128,12 @@ class Source(Leaves):
         ] = False,
         out: Out = None,
         figures: Format = "png",
+        page: Page = False,
         *,
         folder: str,
         several: bool,
+        readouts: bool,
+        new_tokens: int,
     ) -> Source:
         """The source that these options describe; results go to ``folder`` where ``out`` is not given."""
         if not model:  # of a command that has the bundled model as its default
@@ -148,7 +166,8 @@ class Source(Leaves):
         windows: dict[str, Any] = {"window": window, "stride": stride, "batch_size": batch_size}
         windows |= {"text_column": column or "text"} if dataset is not None else {}
         windows |= {"on_error": on_error} if on_error != "raise" else {}
-        return cls(there, figures, tuple(model), kind, device, dtype, trust_remote_code, inputs, windows, unit)
+        machine = (kind, device, dtype, trust_remote_code)
+        return cls(there, figures, page, tuple(model), *machine, inputs, windows, unit, readouts, new_tokens)
 
 
 @contextmanager
@@ -165,24 +184,32 @@ def reporting(source: Source) -> Iterator[None]:
 
 
 def reads(
-    folder: str, *groups: Callable[..., Any], several: bool = False, bundled: bool = False, without: Iterable[str] = ()
+    folder: str,
+    *groups: Callable[..., Any],
+    several: bool = False,
+    bundled: bool = False,
+    readouts: bool = False,
+    without: Iterable[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of ``Source.of`` but those ``without``, and those of other groups; results go to ``folder``.
 
     A group is a function whose parameters are options. The command's first arguments are then a ``Source`` and what the groups
     make of theirs; its other parameters are options of its own. ``several`` says that it may be given several models,
-    ``bundled`` that it takes the bundled one where it is given none.
+    ``bundled`` that it takes the bundled one where it is given none, ``readouts`` that it reads every layer through the
+    unembedding.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        source = [p for p in _parameters(Source.of) if p.name not in ("folder", "several", *without)]
+        told: dict[str, Any] = {"folder": folder, "several": several, "readouts": readouts}
+        source = [p for p in _parameters(Source.of) if p.name not in (*told, "new_tokens", *without)]
         if bundled:
             source[0] = source[0].replace(default=[])
         grouped = [_parameters(group) for group in groups]
         own = _parameters(command)[1 + len(groups) :]
 
         def run(**given: Any) -> None:
-            parts = [Source.of(**{p.name: given.pop(p.name) for p in source}, folder=folder, several=several)]
+            new_tokens = given.get("max_new_tokens", 0)
+            parts = [Source.of(**{p.name: given.pop(p.name) for p in source}, **told, new_tokens=new_tokens)]
             for group, parameters in zip(groups, grouped, strict=True):
                 parts.append(group(**{p.name: given.pop(p.name) for p in parameters}))
             with reporting(parts[0]):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ def reportable(found: Any) -> bool:
 
 @dataclass(frozen=True)
 class Leaves:
-    """Where a command leaves its results, and in what format its figures."""
+    """Where a command leaves its results, in what format its figures, and whether there is to be a page of them."""
 
     out: Path
     format: str
+    page: bool
 
 
 def report(result: Any, to: Leaves) -> None:
@@ -47,7 +49,10 @@ def report(result: Any, to: Leaves) -> None:
     (result.to_pandas() if table == name else result.mean_profile()).to_csv(written[-1], index=False)
     for told in (_told_of_targets, _told_of_generated):
         written += told(result, to.out)
-    written += drawn(((partial(plot, result, **options), file) for plot, file, options in figures), to)
+    pictures: dict[str, bytes] = {}
+    written += drawn(((partial(plot, result, **options), file) for plot, file, options in figures), to, pictures)
+    if to.page:
+        written.append(_page(result, written, pictures, to, f'tle.load("{to.out / name}.safetensors")'))
     typer.echo("wrote " + ", ".join(str(path) for path in written))
 
 
@@ -72,12 +77,25 @@ def _report_comparison(result: Any, to: Leaves) -> None:
     figures += [(partial(layers, found), f"similarity_{stems[name]}") for name, found in result.similarity.items()]
     for (one, other), found in result.across.items():
         figures.append((partial(layers, found, labels=(one, other)), f"across_{stems[one]}_{stems[other]}"))
-    written += drawn(figures, to)
+    pictures: dict[str, bytes] = {}
+    written += drawn(figures, to, pictures)
+    if to.page:
+        written.append(_page(result, written, pictures, to, f'tle.load("{folder}")'))
     typer.echo(f"wrote {', '.join(sorted(map(str, written)))}")
 
 
-def drawn(figures: Iterable[tuple[Callable[[], Any], str]], to: Leaves) -> list[Path]:
-    """Write what each function draws, under its file name; what cannot be drawn is told, and left out."""
+def _page(result: Any, written: list[Path], pictures: dict[str, bytes], to: Leaves, load: str) -> Path:
+    from tl_entropy.cli.page import write_page
+
+    lines = f"import tl_entropy as tle\n\nresult = {load}\nresult.to_pandas()"
+    return write_page(to.out / "report.html", result, origins=result._origins(), figures=pictures, files=written, load=lines)
+
+
+def drawn(figures: Iterable[tuple[Callable[[], Any], str]], to: Leaves, pictures: dict[str, bytes]) -> list[Path]:
+    """Write what each function draws, under its file name; what cannot be drawn is told, and left out.
+
+    Where there is to be a page, what is drawn is put into ``pictures``, too, as PNG.
+    """
     import matplotlib
     import matplotlib.pyplot as plt
 
@@ -94,6 +112,9 @@ def drawn(figures: Iterable[tuple[Callable[[], Any], str]], to: Leaves) -> list[
         written.append(to.out / file)
         with plt.rc_context({"pdf.fonttype": 42}):  # letters stay letters, and not shapes, which some journals refuse
             figure.savefig(written[-1], dpi=150, bbox_inches="tight")
+            if to.page:
+                figure.savefig(picture := BytesIO(), format="png", dpi=150, bbox_inches="tight")
+                pictures[name] = picture.getvalue()
         plt.close(figure)
     return written
 

@@ -20,7 +20,7 @@ from tl_entropy.errors import check_positive
         "tl-entropy train-lens --model gpt2 --file texts --validation held_out.txt --out lens",
     ),
 )
-@reads("tl-entropy-tuned-lens", without=("unit", "figures"))
+@reads("tl-entropy-tuned-lens", without=("unit", "figures", "page"))
 def train_lens(
     source: Source,
     steps: Annotated[int, typer.Option(min=1, help="steps of the training")] = 250,
@@ -37,6 +37,7 @@ def train_lens(
 
     check_positive("--learning-rate", learning_rate)
     check_files("--validation", validation or ())
+    typer.echo(f"trains {steps} steps of {tokens_per_step} tokens each", err=True)
     lens = tle.train_tuned_lens(
         source.model, source.inputs, steps=steps, tokens_per_step=tokens_per_step, learning_rate=learning_rate, seed=seed,
         validation=validation or None, **source.windows,
