@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 # since there the package's own errors are tested. What was imported before would not be checked.
 install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens.entropy"], "beartype.beartype")
 
-from tiny_models import ARCHITECTURES, LONG, cached_model, kinds
+from tiny_models import ARCHITECTURES, LONG, PAGES, cached_model, kinds
 
 from tl_entropy import demo
 from tl_entropy.functional import compiler_available
@@ -59,12 +59,13 @@ def texts():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out tests marked ``long`` unless they are asked for, and skip those that compile where nothing can."""
+    """Leave out tests marked ``long`` or ``pages`` unless they are asked for, and skip those that compile where nothing can."""
     if not compiler_available():
         for item in items:
             if item.get_closest_marker("compiled"):
                 item.add_marker(pytest.mark.skip(reason="torch.compile finds no C++ compiler here"))
-    left = [item for item in items if not LONG and (item.get_closest_marker("long") or _can_be_spared(item))]
+    marks = ["long"] * (not LONG) + ["pages"] * (not PAGES)
+    left = [item for item in items if any(map(item.get_closest_marker, marks)) or (not LONG and _can_be_spared(item))]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in set(left)]
 

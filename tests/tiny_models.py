@@ -187,6 +187,9 @@ def kinds() -> tuple[str, ...]:
 LONG = os.environ.get("TL_ENTROPY_TESTS") == "long"
 """Whether to run everything, with many examples: what a gate wants, and nobody before a commit."""
 
+PAGES = LONG or os.environ.get("TL_ENTROPY_TESTS") == "pages"
+"""Whether to run the examples of README.md and docs/."""
+
 ALL_MODELS = LONG or os.environ.get("TL_ENTROPY_TESTS") == "models"
 """Whether to run all models, raw and processed, however few the examples."""
 

@@ -39,6 +39,8 @@ from tl_entropy.torch_state import Steady
 class EntropyMonitor(Steady):
     r"""Measures, while a model is trained, how uncertain every site is and how well the model predicts.
 
+    In a loop of one's own::
+
         monitor = EntropyMonitor(model, held_out_texts, every=100)
         for step, batch in enumerate(batches):
             monitor(step)

@@ -191,7 +191,7 @@ class TokenSurprisal(_Rates, TokenRows, Result):
     Attributes:
         surprisal: [row], -log p(token), in ``unit``; 0 to infinity.
         entropy: [row], of the distribution, in ``unit``; 0 to log d_vocab.
-        varentropy: [row], variance of the surprisal under the distribution, in ``unit``².
+        varentropy: [row], variance of the surprisal under the distribution, in ``unit`` squared.
         rank: [row], how many other tokens were at least as probable; 0 for the one that was the most probable alone.
         n_bytes: [row], UTF-8 bytes that the token stands for, a shared character's divided among its tokens; NaN where the
             text is not known.
