@@ -47,16 +47,24 @@ def tutorials(folder: Path) -> None:
         shutil.copy(Path(executed) / path.name if executed else path, folder)
 
 
-def drawn() -> dict[str, tuple[str, str]]:
-    """Every stored figure that a script draws: what its function says it shows, and the function's lines."""
-    found: dict[str, tuple[str, str]] = {}
-    for script in ("make.py", "layers.py", "tokens.py"):
-        source = (ROOT / "figures" / script).read_text(encoding="utf-8")
-        functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+def drawn() -> dict[str, tuple[str, str, str]]:
+    """Every stored figure: what it is said to show, the lines that draw it, and the script that they are of.
+
+    A figure is drawn by the function of its name; the picture of a page is of the script that names the page.
+    """
+    found: dict[str, tuple[str, str, str]] = {}
+    for path in sorted((ROOT / "figures").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
         for name, node in functions.items():
             if (ROOT / "figures" / f"{name}.png").is_file():
                 says = (ast.get_docstring(node) or name).splitlines()[0]
-                found[name] = (says, _with_helpers(source, functions, node))
+                found[name] = (says, _with_helpers(source, functions, node), "make.py")
+        for name in re.findall(r"``(\w+)\.html``", ast.get_docstring(tree) or ""):
+            node = functions.get("page") or functions["html"]
+            says = f"{(ast.get_docstring(node) or name).splitlines()[0]} ([the page](../../figures/{name}.html))"
+            found[name] = (says, _with_helpers(source, functions, node), path.name)
     return found
 
 
@@ -66,6 +74,7 @@ def _with_helpers(source: str, functions: dict[str, ast.FunctionDef], node: ast.
     return "\n\n\n".join(ast.get_source_segment(source, functions[name]) or "" for name in [*sorted(called), node.name])
 
 
+LINK = re.compile(r" \(\[.*?\]\(.*?\)\)")
 CARD = """<figure><a href="{name}.html"><img src="../_images/{name}.png" alt="{name}" loading="lazy">
 <figcaption>{says}</figcaption></a></figure>"""
 GALLERY = """# Gallery
@@ -86,18 +95,19 @@ FIGURE = """# {title}
 
 {says}
 
-![{says}](../../figures/{name}.png)
+![{alt}](../../figures/{name}.png)
 
 ```python
 {lines}
 ```
 
-`python figures/make.py {name}` draws it, as PNG and as PDF. `tle` is `tl_entropy`, `plt` matplotlib's pyplot; `model` is `tle.demo_model()`.
+`python figures/{script}` draws it, one of make.py alone where its name is given. `tle` is `tl_entropy`, `plt` matplotlib's
+pyplot; `model` is `tle.demo_model()`.
 """
 API = """# API
 
-The public names, by what they are for. `import tl_entropy as tle` has them all; those of `tle.functional` and `tle.plots` stand in their own
-groups.
+The public names, by what they are for. `import tl_entropy as tle` has them all; those of `tle.functional` and `tle.plots` stand
+in their own groups.
 
 ```{{toctree}}
 :maxdepth: 1
@@ -110,10 +120,11 @@ groups.
 def gallery(folder: Path) -> None:
     """A page of thumbnails, and a page for each figure with the lines that draw it."""
     figures = drawn()
-    cards = "\n".join(CARD.format(name=name, says=says) for name, (says, _) in figures.items())
+    cards = "\n".join(CARD.format(name=name, says=LINK.sub("", says)) for name, (says, *_) in figures.items())
     (folder / "index.md").write_text(GALLERY.format(cards=cards, names="\n".join(figures)), encoding="utf-8")
-    for name, (says, lines) in figures.items():
-        page = FIGURE.format(title=name.replace("_", " ").capitalize(), says=says, name=name, lines=lines)
+    for name, (says, lines, script) in figures.items():
+        title, alt = name.replace("_", " ").capitalize(), LINK.sub("", says)
+        page = FIGURE.format(title=title, says=says, alt=alt, name=name, lines=lines, script=script)
         (folder / f"{name}.md").write_text(page, encoding="utf-8")
 
 

@@ -30,12 +30,9 @@ class Block:
 def pages():
     """README.md and the pages in docs/ that are kept, not those that a build of the site made."""
     made = ("_", "api/", "gallery/", "project/", "tutorials/")
-    found = [
-        path
-        for path in sorted((ROOT / "docs").rglob("*.md"))
-        if not path.relative_to(ROOT / "docs").as_posix().startswith(made)
-    ]
-    return [ROOT / "README.md", *found]
+    docs = ROOT / "docs"
+    kept = [path for path in sorted(docs.rglob("*.md")) if not path.relative_to(docs).as_posix().startswith(made)]
+    return [ROOT / "README.md", *kept]
 
 
 def blocks(text):
@@ -57,7 +54,7 @@ def blocks(text):
 
 
 def differences(expected, found):
-    """Lines of what a page shows that were not printed: "..." stands for anything, numbers may be off by 2 in the last digit."""
+    """What a page shows and that was not printed: "..." stands for anything, numbers may be off by 2 in the last place."""
     want, got = [line.split() for line in expected.strip().splitlines()], [line.split() for line in found.strip().splitlines()]
     lines = [" ".join(line) for line, other in zip(want, got, strict=False) if not _same(line, other)]
     return lines + ([] if len(want) == len(got) else [f"{len(got)} lines were printed, not {len(want)}"])
