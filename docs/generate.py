@@ -44,7 +44,9 @@ def tutorials(folder: Path) -> None:
     """The notebooks, as their test executed them where ``TL_ENTROPY_EXECUTED`` names the folder that it wrote."""
     executed = os.environ.get("TL_ENTROPY_EXECUTED")
     for path in sorted((ROOT / "tutorials").glob("*.ipynb")):
-        shutil.copy(Path(executed) / path.name if executed else path, folder)
+        text = (Path(executed) / path.name if executed else path).read_text(encoding="utf-8")
+        text = text.replace("](../docs/", "](docs/").replace("](../", "](../../").replace("](docs/", "](../")  # a folder deeper
+        (folder / path.name).write_text(text, encoding="utf-8")
 
 
 def drawn() -> dict[str, tuple[str, str, str]]:
