@@ -63,6 +63,7 @@ def desk(tmp_path, monkeypatch):
     rows = datasets.Dataset.from_dict({"text": texts})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows.to_iterable_dataset())
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(demo, "load_model", demo.load_model.__wrapped__)  # some pages change weights
     monkeypatch.chdir(tmp_path)
     plt.close("all")
     yield
