@@ -86,15 +86,25 @@ def jackknife_error(values: Tensor, fold_rows: Tensor) -> Tensor:
     >>> round(jackknife_error(means, torch.tensor([1.0, 1.0, 1.0])).item(), 6)
     0.57735
     """
+    return jackknife_scores(values, fold_rows).square().sum(0).sqrt()
+
+
+def jackknife_scores(values: Tensor, fold_rows: Tensor) -> Tensor:
+    """[group, ...] what each group adds to the error of ``jackknife_error``: that is the root of the sum of their squares.
+
+    So the covariance of two values from the same groups is the sum of the products of their scores. Empty groups add 0.
+    """
     present = fold_rows > 0
     groups = int(present.sum())
     if groups < 2 or len(values) < 2:
-        return torch.full_like(values[0], torch.nan)
+        return values.new_full((max(1, len(fold_rows)), *values.shape[1:]), torch.nan)
     left_out = values[1:][present]
     h = (fold_rows.sum().to(values.dtype) / fold_rows[present]).reshape(-1, *[1] * (values.ndim - 1))
     pseudo = h * values[0] - (h - 1) * left_out
     centre = (pseudo / h).sum(0)
-    return ((pseudo - centre).square() / (h - 1)).mean(0).sqrt()
+    scores = torch.zeros_like(values[1:])
+    scores[present] = (pseudo - centre) / (groups * (h - 1)).sqrt()
+    return scores
 
 
 def sampled_error(scores: Float[Tensor, "rows ..."], documents: Int[Tensor, "rows"], population: int) -> Float[Tensor, "..."]:
@@ -125,6 +135,41 @@ def sampled_error(scores: Float[Tensor, "rows ..."], documents: Int[Tensor, "row
     share, own = len(scores) / population, centred.square().sum(0)
     found = own / share + (sums.square().sum(0) - own) / share**2
     return (found.clamp_min(0) * len(seen) / (len(seen) - 1)).sqrt() / population
+
+
+def sampled_covariance(
+    scores: Float[Tensor, "rows items"], documents: Int[Tensor, "rows"], population: int
+) -> Float[Tensor, "items items"]:
+    """Covariance of means of several items, of which ``sampled_error`` has the root of the diagonal.
+
+    >>> scores = torch.tensor([[1.0, -2.0], [1.0, -2.0], [-1.0, 2.0], [-1.0, 2.0]], dtype=torch.float64)
+    >>> sampled_covariance(scores, torch.tensor([0, 0, 1, 1]), 4).tolist()
+    [[1.0, -2.0], [-2.0, 4.0]]
+    """
+    centred = scores.double() - scores.double().mean(0)
+    seen, sums, _ = document_sums(centred, documents)
+    if len(seen) < 2:
+        return scores.new_full((scores.shape[1], scores.shape[1]), torch.nan, dtype=torch.float64)
+    share, own = len(scores) / population, centred.mT @ centred
+    found = own / share + (sums.mT @ sums - own) / share**2
+    return found * (len(seen) / (len(seen) - 1) / population**2)
+
+
+def column_covariances(
+    scores: Float[Tensor, "rows items columns"], documents: Int[Tensor, "rows"], population: int
+) -> Float[Tensor, "items items columns"]:
+    """``sampled_covariance`` of the items of each column."""
+    return torch.stack([sampled_covariance(column, documents, population) for column in scores.unbind(-1)], dim=-1)
+
+
+def difference_errors(covariance: Float[Tensor, "... items items"]) -> Float[Tensor, "... items items"]:
+    """Standard errors of the difference of every two items, from the covariance of their estimates.
+
+    >>> difference_errors(torch.tensor([[1.0, 0.5], [0.5, 1.0]])).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    own = covariance.diagonal(dim1=-2, dim2=-1)
+    return (own[..., :, None] + own[..., None, :] - 2 * covariance).clamp_min(0).sqrt()
 
 
 def balanced_folds(sizes: Int[Tensor, "documents"], number: int) -> Int[Tensor, "documents"]:

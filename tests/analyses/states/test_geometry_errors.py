@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from tl_entropy.analyses.states.geometry_sums import Moments
-from tl_entropy.analyses.states.geometry_values import Noted, dataset_entropies, dimensions, effective_ranks, of_views
+from tl_entropy.analyses.states.geometry_sums import Directions, Moments
+from tl_entropy.analyses.states.geometry_values import (
+    Noted,
+    anisotropies,
+    dataset_entropies,
+    dimensions,
+    document_means,
+    effective_ranks,
+    of_views,
+)
 from tl_entropy.functional.states.geometry import effective_rank
 from tl_entropy.functional.states.views import info_nce, lidar
-from tl_entropy.functional.statistics import sampled_error
+from tl_entropy.functional.statistics import difference_errors, sampled_error
 from tl_entropy.sites import Site
 
 
@@ -30,13 +38,13 @@ def rank_and_error(seed):
     noted = Noted([Site("embed", -1)])
     picked = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:400]
     value, error = effective_ranks([Moments.of(rows)], [rows[picked]], document[picked], noted)
-    return value.item(), error.item()
+    return value.item(), error.item() ** 0.5
 
 
 def dimension_and_error(seed):
     rows, document = texts(seed, documents=30, length=12, d=4)
     value, error = dimensions([rows], document, Noted([Site("embed", -1)]))
-    return value.item(), error.item()
+    return value.item(), error.item() ** 0.5
 
 
 def views_and_error(name):
@@ -46,7 +54,7 @@ def views_and_error(name):
         rows = (own + 0.5 * torch.randn(40, 4, 10, generator=draw)).flatten(0, 1)
         labels = torch.arange(40).repeat_interleave(4).tolist()
         value, error = of_views(name, [rows], labels, 0.0, Noted([Site("embed", -1)]))
-        return value.item(), error.item()
+        return value.item(), error.item() ** 0.5
 
     return found
 
@@ -58,7 +66,7 @@ def documents_and_error(documents, order):
         own = kinds[torch.randint(8, (documents,), generator=draw)]
         rows = (own + torch.randn(own.shape, generator=draw, dtype=torch.float64)) * torch.linspace(0.3, 2, 24)
         value, error = dataset_entropies([rows], order, "centred", 0.0, Noted([Site("embed", -1)]))
-        return value.item(), error.item()
+        return value.item(), error.item() ** 0.5
 
     return found
 
@@ -75,10 +83,54 @@ def test_errors_are_the_spread_over_corpora(of):
     assert np.sqrt((found[:, 1] ** 2).mean()) / found[:, 0].std(ddof=1) == pytest.approx(1, abs=0.35)
 
 
+def two_sites(seed, measure):
+    """A measure at two sites of the same 30 texts, whose states are alike, and its covariance."""
+    x, document = texts(seed, documents=30, length=10, d=6)
+    draw = torch.Generator().manual_seed(1000 + seed)
+    both = [x, x * torch.linspace(1, 2, 6) + 0.5 * torch.randn(x.shape, generator=draw, dtype=torch.float64)]
+    means = [site.view(30, 10, 6).mean(1) for site in both]
+    noted = Noted([Site("resid_post", 0), Site("resid_post", 1)])
+    if measure == "effective_rank":
+        return effective_ranks([Moments.of(site) for site in both], both, document, noted)
+    if measure == "two_nn":
+        return dimensions(both, document, noted)
+    if measure == "anisotropy":
+        directions = [Directions(6), Directions(6)]
+        for mine, site in zip(directions, both, strict=True):
+            mine.add(*Directions.of(site + 1, document % 20))
+        return anisotropies(directions, 300, noted)
+    if measure == "dataset_entropy":
+        return dataset_entropies(means, 1.0, "centred", 0.0, noted)
+    if measure == "info_nce":
+        return of_views(measure, [site.view(60, 5, 6).mean(1) for site in both], (torch.arange(60) // 2).tolist(), 0.0, noted)
+    return document_means("curvature", torch.stack(means, 1)[..., 0], None, noted)
+
+
+PAIRED = ("effective_rank", "two_nn", "anisotropy", "dataset_entropy", "info_nce", "curvature")
+
+
+@pytest.mark.parametrize("measure", PAIRED)
+def test_sites_of_the_same_texts_have_a_smaller_error_of_their_difference(measure):
+    values, covariance = two_sites(0, measure)
+    assert torch.equal(covariance, covariance.mT)
+    paired, apart = difference_errors(covariance)[0, 1], covariance.diagonal().sum().sqrt()
+    assert values.shape == (2,)
+    assert 0 < paired < 0.95 * apart
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("measure", PAIRED)
+def test_errors_of_differences_are_the_spread_over_corpora(measure):
+    found = [two_sites(seed, measure) for seed in range(100)]
+    differences = np.array([(values[1] - values[0]).item() for values, _ in found])
+    squares = np.array([difference_errors(covariance)[0, 1].item() ** 2 for _, covariance in found])
+    assert math.sqrt(squares.mean()) / differences.std(ddof=1) == pytest.approx(1, abs=0.35)
+
+
 def test_the_error_of_two_nn_of_independent_rows_is_that_of_its_likelihood():
     rows = torch.rand(800, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     value, error = dimensions([rows], torch.arange(800), Noted([Site("embed", -1)]))
-    assert error.item() == pytest.approx(value.item() / math.sqrt(0.9 * 800), rel=0.15)
+    assert error.sqrt().item() == pytest.approx(value.item() / math.sqrt(0.9 * 800), rel=0.15)
 
 
 def test_the_error_of_the_effective_rank_is_the_change_by_a_document():
@@ -87,7 +139,7 @@ def test_the_error_of_the_effective_rank_is_the_change_by_a_document():
     _, error = effective_ranks([Moments.of(rows)], [rows], document, Noted([Site("embed", -1)]))
     left_out = np.array([effective_rank(rows[document != d]).item() for d in range(100)])
     jackknife = np.sqrt(99 / 100 * ((left_out - left_out.mean()) ** 2).sum())
-    assert error.item() == pytest.approx(jackknife, rel=0.1)
+    assert error.sqrt().item() == pytest.approx(jackknife, rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["lidar", "info_nce"])
@@ -99,7 +151,7 @@ def test_errors_of_views_leave_out_labels(name):
     measured = info_nce if name == "info_nce" else lidar
     kept = [[i for i in range(30) if labels[i] != label] for label in range(10)]
     left_out = np.array([measured(rows[rest], [labels[i] for i in rest]).item() for rest in kept])
-    assert error.item() == pytest.approx(np.sqrt(9 / 10 * ((left_out - left_out.mean()) ** 2).sum()), rel=1e-6)
+    assert error.sqrt().item() == pytest.approx(np.sqrt(9 / 10 * ((left_out - left_out.mean()) ** 2).sum()), rel=1e-6)
 
 
 def test_the_error_from_a_sample_is_that_of_all_rows_on_average():
@@ -122,7 +174,9 @@ def test_the_error_of_the_entropy_of_many_documents_is_that_of_leaving_them_out(
     monkeypatch.setattr("tl_entropy.analyses.states.geometry_values.JACKKNIFE_UP_TO", 400)
     same, left_out = dataset_entropies([rows], order, normalise, 0.0, noted)
     assert value.item() == same.item()
-    assert linear.item() == pytest.approx(left_out.item(), rel=0.35)  # of twenty folds, the error has an error of 16 %
+    assert linear.sqrt().item() == pytest.approx(
+        left_out.sqrt().item(), rel=0.35
+    )  # of twenty folds, the error has an error of 16 %
 
 
 def test_the_rank_and_equal_documents_have_no_error():

@@ -67,7 +67,8 @@ def test_every_entry_of_the_tables_is_that_of_the_pair(order, kernel):
     y = [x[0] @ normal(4, 3, seed=5), normal(20, 5, seed=4), x[1].float()]
     options = {"order": order, "seed": 3, "kernel": kernel, "permutations": 5}
     tables = matrix_similarities(x, y, **options)
-    assert set(tables) == {*TABLES, "dime_se", "mutual_information_se", "row_entropy", "column_entropy"}
+    paired = {"dime_covariance", "mutual_information_covariance"}
+    assert set(tables) == {*TABLES, *paired, "row_entropy", "column_entropy"}
     for i, one in enumerate(x):
         for j, two in enumerate(y):
             pair = dime(one, two, **options)
@@ -177,10 +178,11 @@ def test_a_corpus_within_the_sample_is_measured_whole(gpt2, texts, against):
     for name in TABLES:
         close(result.value(name), tables[name], 2e-5)
     for name in ("dime", "mutual_information"):
-        close(result.error(name), tables[f"{name}_se"], 2e-4)
+        close(result.error(name), tables[f"{name}_covariance"].diagonal().T.sqrt(), 2e-4)
         assert (result.error(name) > 0).all()
         close(result.to("bits").error(name), result.error(name) / math.log(2))
     assert result.error("joint_entropy").isnan().all()
+    assert result.difference_error("mutual_information").shape == (4, 4, len(result.columns))
     assert "over 4 documents" in repr(result)
     close(result.value("entropy"), tables["row_entropy"][:, None].expand(result.value("entropy").shape), 2e-5)
     assert torch.equal(result.value(), result.value("dime"))

@@ -12,6 +12,8 @@ from tl_entropy.analyses.states.matrix_similarity import matrix_similarities
 from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy
 from tl_entropy.functional.states.matrix_information import matrix_renyi_mutual_information
 from tl_entropy.functional.states.matrix_scores import RowScores
+from tl_entropy.functional.states.similarity import cka_scores, cka_table
+from tl_entropy.functional.statistics import column_covariances, difference_errors
 
 
 def texts(seed, documents, length, shared=0.3, d=8):
@@ -22,6 +24,10 @@ def texts(seed, documents, length, shared=0.3, d=8):
     x = (means + torch.randn(documents, length, d, generator=draw, dtype=torch.float64)).flatten(0, 1) * scale
     y = shared * x.flip(1) + torch.randn(x.shape, generator=draw, dtype=torch.float64)
     return x, y, torch.arange(documents).repeat_interleave(length)
+
+
+def se_of(tables, quantity="mutual_information"):
+    return tables[f"{quantity}_covariance"].item() ** 0.5
 
 
 def weighted(a, weights, order):
@@ -71,22 +77,22 @@ def test_the_error_is_that_of_leaving_out_documents():
     kept = [document != one for one in range(40)]
     left_out = np.array([matrix_renyi_mutual_information(x[rows], y[rows]).item() for rows in kept])
     jackknife = math.sqrt(39 / 40 * ((left_out - left_out.mean()) ** 2).sum())
-    assert tables["mutual_information_se"].item() == pytest.approx(jackknife, rel=0.35)
+    assert se_of(tables) == pytest.approx(jackknife, rel=0.35)
 
 
 def test_errors_below_order_1_are_not_known():
     x, y, document = texts(0, 10, 3)
-    assert matrix_similarities([x], [y], order=0.5, permutations=2, documents=document)["dime_se"].isnan().all()
+    assert matrix_similarities([x], [y], order=0.5, permutations=2, documents=document)["dime_covariance"].isnan().all()
     one = torch.zeros(30, dtype=torch.long)
-    assert matrix_similarities([x], [y], permutations=2, documents=one)["mutual_information_se"].isnan().all()
+    assert matrix_similarities([x], [y], permutations=2, documents=one)["mutual_information_covariance"].isnan().all()
 
 
 def test_rows_of_one_document_go_together():
     x, y, document = texts(0, 30, 5)
-    together = matrix_similarities([x], [y], permutations=2, documents=document)["mutual_information_se"].item()
+    together = se_of(matrix_similarities([x], [y], permutations=2, documents=document))
     copies = matrix_similarities([x.repeat(2, 1)], [y.repeat(2, 1)], permutations=2, documents=document.repeat(2))
-    alone = matrix_similarities([x.repeat(2, 1)], [y.repeat(2, 1)], permutations=2)["mutual_information_se"].item()
-    assert copies["mutual_information_se"].item() == pytest.approx(together, rel=0.05)
+    alone = se_of(matrix_similarities([x.repeat(2, 1)], [y.repeat(2, 1)], permutations=2))
+    assert se_of(copies) == pytest.approx(together, rel=0.05)
     assert alone < 0.9 * together, "copies that pass for rows of their own make the error smaller than it is"
 
 
@@ -98,6 +104,35 @@ def test_errors_are_the_spread_over_corpora(order, shared, documents, length):
     for seed in range(50):
         x, y, document = texts(seed, documents, length, shared)
         tables = matrix_similarities([x], [y], order=order, permutations=8, documents=document)
-        found.append([tables[q].item() for q in ("dime", "mutual_information", "dime_se", "mutual_information_se")])
+        both = ("dime", "mutual_information")
+        found.append([*(tables[q].item() for q in both), *(se_of(tables, q) for q in both)])
     values, errors = np.array(found)[:, :2], np.array(found)[:, 2:]
     np.testing.assert_allclose(np.sqrt((errors**2).mean(0)) / values.std(0, ddof=1), 1, atol=0.35)
+
+
+def compared(seed, method):
+    """How like ``y`` two representations are, of the same texts, and the covariance of both."""
+    x, y, document = texts(seed, 40, 5, shared=0.6)
+    draw = torch.Generator().manual_seed(1000 + seed)
+    both = [x, x + 0.5 * torch.randn(x.shape, generator=draw, dtype=torch.float64)]
+    if method == "cka":
+        scores = cka_scores(both, [y])
+        return cka_table(both, [y])[:, 0], column_covariances(scores, document, len(x))[..., 0]
+    tables = matrix_similarities(both, [y], permutations=8, documents=document)
+    return tables[method][:, 0], tables[f"{method}_covariance"][..., 0]
+
+
+@pytest.mark.parametrize("method", ["cka", "dime", "mutual_information"])
+def test_representations_of_the_same_texts_have_a_smaller_error_of_their_difference(method):
+    _, covariance = compared(0, method)
+    torch.testing.assert_close(covariance, covariance.mT)
+    assert 0 < difference_errors(covariance)[0, 1] < 0.9 * covariance.diagonal().sum().sqrt()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["cka", "dime", "mutual_information"])
+def test_errors_of_differences_are_the_spread_over_corpora(method):
+    found = [compared(seed, method) for seed in range(60)]
+    differences = np.array([(values[1] - values[0]).item() for values, _ in found])
+    squares = np.array([difference_errors(covariance)[0, 1].item() ** 2 for _, covariance in found])
+    assert math.sqrt(squares.mean()) / differences.std(ddof=1) == pytest.approx(1, abs=0.35)

@@ -52,7 +52,7 @@ def test_errors_of_blocks_leave_out_blocks():
     sums.update({"x": x, "y": y})
     for part, first in zip(parts, (0, 600), strict=True):
         part.update({"x": x[first : first + 600], "y": y[first : first + 600]})
-    value, error = sums.cka(["x"], ["y"]), sums.error(["x"], ["y"])
+    value, error = sums.cka(["x"], ["y"]), sums.covariance(["x"], ["y"]).sqrt()
     kept = [torch.arange(1200) // 100 != block for block in range(12)]
     left_out = []
     for rows in kept:
@@ -62,7 +62,7 @@ def test_errors_of_blocks_leave_out_blocks():
     spread = np.array(left_out) - np.mean(left_out)
     assert error.item() == pytest.approx(math.sqrt(11 / 12 * (spread**2).sum()), rel=1e-6)
     parts[0].merge(parts[1])
-    merged, its_error = parts[0].cka(["x"], ["y"]), parts[0].error(["x"], ["y"])
+    merged, its_error = parts[0].cka(["x"], ["y"]), parts[0].covariance(["x"], ["y"]).sqrt()
     assert (merged.item(), its_error.item()) == pytest.approx((value.item(), error.item()), rel=1e-12)
 
 

@@ -138,3 +138,18 @@ def test_without_entropies_there_is_no_order_and_without_documents_no_mean():
 def test_a_file_gives_it_back(tmp_path, measures):
     result = geometry_result(measures, order=math.inf).to("bits")
     same(load(result.save(tmp_path / "geometry.safetensors")), result)
+
+
+def test_differences_of_sites_have_errors_of_their_own(tmp_path):
+    covariance = torch.tensor([[4.0, 3.0, 0.0], [3.0, 4.0, 0.0], [0.0, 0.0, 1.0]]).double().repeat(2, 1, 1)
+    result = geometry_result(("dataset_entropy", "anisotropy"), covariance=covariance)
+    expected = torch.tensor([[0, 2, 5], [2, 0, 5], [5, 5, 0]], dtype=torch.float64).sqrt()
+    bits = result.to("bits")
+    torch.testing.assert_close(result.difference_error("dataset_entropy"), expected)
+    torch.testing.assert_close(bits.difference_error("dataset_entropy"), expected / LOG2)
+    torch.testing.assert_close(bits.difference_error("anisotropy"), expected)
+    torch.testing.assert_close(load(result.save(tmp_path / "geometry.safetensors")).covariance, covariance)
+    with pytest.raises(InputError, match="earlier version, which kept no covariance of sites; measure again"):
+        geometry_result().difference_error("anisotropy")
+    with pytest.raises(InputError, match="curvature"):
+        result.difference_error("curvature")

@@ -129,3 +129,16 @@ def test_sites_without_a_value_are_named():
     assert "NaN: too few rows, or more than half of the states are equal, at resid_post.0, resid_post.1" in text
     nothing = repr(renyi(values=torch.full((2, 3, 1), math.nan, dtype=torch.float64)))
     assert "NaN: too few rows, or more than half of the states are equal\n" in nothing + "\n"
+
+
+def test_differences_of_rows_have_errors_of_their_own(tmp_path):
+    covariance = torch.zeros(2, 3, 3, 1, dtype=torch.float64)
+    covariance[0, :, :, 0] = torch.tensor([[4.0, 3.0, 0.0], [3.0, 4.0, 0.0], [0.0, 0.0, 1.0]])
+    result = renyi(covariance=covariance)
+    expected = torch.tensor([[0, 2, 5], [2, 0, 5], [5, 5, 0]], dtype=torch.float64).sqrt()[..., None]
+    torch.testing.assert_close(result.difference_error(), expected)
+    torch.testing.assert_close(result.to("bits").difference_error("dime"), expected / math.log(2))
+    loaded = load(result.save(tmp_path / "similarity.safetensors"))
+    torch.testing.assert_close(loaded.difference_error(), expected)
+    with pytest.raises(InputError, match="earlier version, which kept no covariance of rows; measure again"):
+        renyi().difference_error()

@@ -28,7 +28,7 @@ from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.states.similarity import MIN_ROWS
 from tl_entropy.functional.states.similarity_sums import BlockSums, CrossSums
-from tl_entropy.functional.statistics import sampled_error
+from tl_entropy.functional.statistics import column_covariances
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Layers, Site
@@ -153,16 +153,17 @@ class CKAAccumulator(PairedMeasure):
         left_out = 0
         if self.estimator == "minibatch":
             left_out = self._sums.left_out
-            values, errors = (found(self._rows, self._columns) for found in (self._sums.cka, self._sums.error))
+            values, paired = (found(self._rows, self._columns) for found in (self._sums.cka, self._sums.covariance))
         else:
-            values, errors = self._sums.cka(self._rows, self._columns, debiased=self.debiased), None
+            values = self._sums.cka(self._rows, self._columns, debiased=self.debiased)
+            paired = torch.full((len(values), *values.shape), torch.nan, dtype=torch.float64)
             sample = self._sample.whole()
             if sample:
                 scores = self._sums.scores(self._rows, self._columns, sample, debiased=self.debiased)
-                errors = sampled_error(scores, self._sample.documents, self._sums.rows)
+                paired = column_covariances(scores, self._sample.documents, self._sums.rows)
         return self._similarity(
             provenance, method="cka", quantities=("cka",), units=("",), count=self._sums.rows - left_out, values=values[None],
-            errors=(torch.full_like(values, torch.nan) if errors is None else errors)[None], documents=self._documents,
+            covariance=paired[None], documents=self._documents,
         )  # fmt: skip
 
 

@@ -158,26 +158,27 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         if known:
             by_document = torch.stack([known[document] for document in sorted(self._tokens)])
         found = [self._measured(name, by_document, noted) for name in self.measures]
+        covariance = torch.stack([paired for _, paired in found])
         return LayerGeometry(
             sites=self.sites, measures=self.measures, values=torch.stack([values for values, _ in found]),
-            errors=torch.stack([errors for _, errors in found]), by_document=by_document,
+            errors=covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt(), covariance=covariance, by_document=by_document,
             document=torch.tensor(sorted(self._tokens), dtype=torch.long), tokens=self._tokens.total(),
             documents=len(self._tokens), order=self.order, provenance=provenance, notes=noted.lines(),
         )  # fmt: skip
 
     def _measured(self, name: Measure, by_document: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:
-        """A measure and its standard errors, [site] each; NaN with a note where it fails."""
+        """A measure [site] and its covariance [site, site]; NaN with a note where it fails."""
         try:
             return self._measure(name, by_document, noted)
         except FAILURES as error:
             noted.failed(name, error)
-            return noted.nothing(), noted.nothing()
+            return noted.nothing(), noted.nothing_paired()
 
     def _measure(self, name: Measure, by_document: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:
         if name in OF_DOCUMENTS:
             return document_means(name, by_document[:, self._parts.index(name)], self.normalise, noted)
         if not self._tokens:
-            return noted.nothing(), noted.nothing()
+            return noted.nothing(), noted.nothing_paired()
         if name == "effective_rank":
             sample = self._sample.whole()
             return effective_ranks(self._moments, [sample[site] for site in self.sites], self._sample.documents, noted)

@@ -21,7 +21,7 @@ from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import ROUNDING, Normalise, directed_rows, mean_cosine, smaller_gram, turning_angles
 from tl_entropy.functional.states.matrices import matrix_entropy
 from tl_entropy.functional.states.rows import spread_floor, varies
-from tl_entropy.functional.statistics import group_sums, jackknife_error
+from tl_entropy.functional.statistics import group_sums, jackknife_scores
 from tl_entropy.sites import Site
 
 FOLDS = 20
@@ -235,8 +235,8 @@ class Directions:
         self.sums += sums.roll(first_fold, 0)
         self.counts += counts.roll(first_fold, 0)
 
-    def anisotropy(self) -> tuple[float, float]:
-        """The mean cosine of all pairs and its standard error (delete-a-group jackknife over documents)."""
+    def anisotropy(self) -> tuple[Tensor, Tensor]:
+        """The mean cosine of all pairs, and what each fold adds to its error (delete-a-group jackknife over documents)."""
         total, n = self.sums.sum(0), self.counts.sum()
         left_out = mean_cosine(torch.cat([total[None], total - self.sums]), torch.cat([n[None], n - self.counts]))
-        return float(left_out[0]), float(jackknife_error(left_out, self.counts))
+        return left_out[0], jackknife_scores(left_out, self.counts)

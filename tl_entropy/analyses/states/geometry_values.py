@@ -1,4 +1,4 @@
-"""From what ``layer_geometry`` has gathered to its values at every site, with standard errors over documents.
+"""From what ``layer_geometry`` has gathered to its values at every site, with their covariance over documents.
 
 Those of the effective rank and TwoNN are linear, from what sampled tokens add, tokens of one document together, and so is that
 of the dataset entropy of many documents; others leave out documents, or labels, in folds.
@@ -31,7 +31,7 @@ from tl_entropy.functional.states.geometry import (
 )
 from tl_entropy.functional.states.matrix_scores import linear_scores
 from tl_entropy.functional.states.views import info_nce, lidar
-from tl_entropy.functional.statistics import jackknife_error, sampled_error
+from tl_entropy.functional.statistics import jackknife_scores, sampled_covariance
 from tl_entropy.sites import Site
 
 VIEWS_UP_TO = 1000
@@ -74,6 +74,10 @@ class Noted:
         """[site] NaN."""
         return torch.full((len(self.sites),), math.nan, dtype=torch.float64)
 
+    def nothing_paired(self) -> Tensor:
+        """[site, site] NaN."""
+        return torch.full((len(self.sites), len(self.sites)), math.nan, dtype=torch.float64)
+
     def each(self, name: str, of: Callable[[int], Tensor]) -> Tensor:
         """A measure at every site [site]; NaN with a note where it is not defined, or fails."""
         values = self.nothing()
@@ -91,22 +95,22 @@ class Noted:
 
 
 def document_means(name: str, values: Tensor, normalise: Normalise, noted: Noted) -> tuple[Tensor, Tensor]:
-    """Means of ``values`` [document, site] over documents that have one, and their standard errors."""
+    """Means of ``values`` [document, site] over documents that have one, and their covariance [site, site]."""
     why = "fewer than two steps of some length" if name == "curvature" else _NO_ENTROPY[name, normalise == "centred"]
     for site, missing in zip(noted.sites, values.isnan().sum(0).tolist(), strict=True):
         if missing:
             noted.note(f"{name}: {missing} of {len(values)} documents have none ({why})", site)
     n = (~values.isnan()).sum(0)
     mean = values.nansum(0) / torch.where(n > 0, n, math.nan)
-    squares = (values - mean).square().nansum(0)
-    return mean, torch.where(n > 1, (squares / (n * (n - 1)).clamp_min(1)).sqrt(), math.nan)
+    scores = (values - mean).nan_to_num(0) / torch.where(n > 1, n * (n - 1), math.nan).sqrt()
+    return mean, scores.mT @ scores
 
 
 def effective_ranks(
     moments: Sequence[Moments], samples: Sequence[Tensor], documents: Tensor, noted: Noted
 ) -> tuple[Tensor, Tensor]:
-    """Effective rank of all tokens, and its standard errors from sampled ones [token, d_model] of these documents [token]."""
-    errors = noted.nothing()
+    """Effective rank of all tokens, and its covariance from sampled ones [token, d_model] of these documents [token]."""
+    scores = torch.full((len(documents), len(samples)), math.nan, dtype=torch.float64)
 
     def rank(i: int) -> Tensor:
         of_site = moments[i]
@@ -114,27 +118,33 @@ def effective_ranks(
             raise InputError(f"the {of_site.n} tokens all have one state")
         value = effective_rank_of_covariance(of_site.scatter)
         centred = samples[i].double() - of_site.mean.cpu()
-        errors[i] = sampled_error(rank_scores(of_site.scatter.cpu() / of_site.n, centred), documents, of_site.n)
+        scores[:, i] = rank_scores(of_site.scatter.cpu() / of_site.n, centred)
         return value
 
-    return noted.each("effective_rank", rank), errors
+    return noted.each("effective_rank", rank), sampled_covariance(scores, documents, moments[0].n)
 
 
 def anisotropies(directions: Sequence[Directions], tokens: int, noted: Noted) -> tuple[Tensor, Tensor]:
-    """Anisotropy of ``tokens`` tokens and its standard errors."""
+    """Anisotropy of ``tokens`` tokens and its covariance [site, site]."""
     for site, of_site in zip(noted.sites, directions, strict=True):
         counted = int(of_site.counts.sum())
         if counted < tokens:
             noted.note(f"anisotropy: {tokens - counted} states of length 0 are left out", site)
         if counted < 2:
             noted.note("anisotropy is nan: fewer than two states with a direction", site)
-    values, errors = torch.tensor([of_site.anisotropy() for of_site in directions], dtype=torch.float64).T
-    return values, errors
+    found = [of_site.anisotropy() for of_site in directions]
+    return torch.stack([value for value, _ in found]), of_scores([scores for _, scores in found])
+
+
+def of_scores(scores: Sequence[Tensor]) -> Tensor:
+    """Covariance [site, site] of what the groups add to the error of each site [group]."""
+    together = torch.stack(list(scores), dim=1)
+    return together.mT @ together
 
 
 def dimensions(samples: Sequence[Tensor], documents: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:
-    """TwoNN dimension of sampled tokens [token, d_model] at each site, with standard errors over their documents [token]."""
-    errors = noted.nothing()
+    """TwoNN dimension of sampled tokens [token, d_model] at each site, with its covariance over their documents [token]."""
+    scores = torch.full((len(documents), len(samples)), math.nan, dtype=torch.float64)
 
     def dimension(i: int) -> Tensor:
         places = different_places(samples[i])
@@ -144,16 +154,17 @@ def dimensions(samples: Sequence[Tensor], documents: Tensor, noted: Noted) -> tu
         if len(different) < 3:
             raise InputError(f"it needs at least three different states; there are {len(different)}")
         value = dimension_of_different(different)
-        errors[i] = sampled_error(dimension_scores(different), documents[places], len(different))
+        added, scores[:, i] = dimension_scores(different), 0
+        scores[places, i] = (added - added.mean()) * len(documents) / len(different)
         return value
 
-    return noted.each("two_nn", dimension), errors
+    return noted.each("two_nn", dimension), sampled_covariance(scores, documents, len(documents))
 
 
 def dataset_entropies(
     means: Sequence[Tensor], order: float, normalise: Normalise, floor: float, noted: Noted
 ) -> tuple[Tensor, Tensor]:
-    """Entropy of the documents' mean states [document, d_model] at each site, and its standard errors.
+    """Entropy of the documents' mean states [document, d_model] at each site, and its covariance [site, site].
 
     Means of states that differ by less than ``floor`` of their length, the ``spread_floor`` of these states, are equal.
     """
@@ -162,7 +173,7 @@ def dataset_entropies(
     if n < least:
         centred = " where they are centred" if normalise == "centred" else ""
         noted.note(f"dataset_entropy is nan: it needs at least {'three' if least == 3 else 'two'} documents{centred}")
-        return noted.nothing(), noted.nothing()
+        return noted.nothing(), noted.nothing_paired()
     fold = torch.arange(n) % FOLDS
     folds = min(n, FOLDS) if least < n <= JACKKNIFE_UP_TO else 0
     gram = TextGram(normalise, floor=floor)
@@ -173,16 +184,15 @@ def dataset_entropies(
         if math.isnan(value):
             noted.note(f"dataset_entropy is nan: the mean states of all {n} documents are equal", site)
     if n > JACKKNIFE_UP_TO and order > 0:
-        return values[0], torch.stack([_linear_error(x, order, normalise, floor) for x in means])
-    return values[0], jackknife_error(values, torch.bincount(fold)[:folds].double())
+        scores = torch.stack([_linear_scores(x, order, normalise, floor) for x in means], dim=1)
+        return values[0], sampled_covariance(scores, torch.arange(n), n)
+    return values[0], of_scores(jackknife_scores(values, torch.bincount(fold)[:folds].double()).unbind(1))
 
 
-def _linear_error(means: Tensor, order: float, normalise: Normalise, floor: float) -> Tensor:
-    """Standard error of the dataset entropy over many documents, from what each adds; NaN where none has a direction."""
+def _linear_scores(means: Tensor, order: float, normalise: Normalise, floor: float) -> Tensor:
+    """[document] what each adds to the dataset entropy of many; NaN where none has a direction."""
     rows = directed_rows(in_double(means), normalise, floor)
-    if not bool(rows.any()):
-        return torch.tensor(math.nan, dtype=torch.float64)
-    return sampled_error(linear_scores(rows, order), torch.arange(len(rows)), len(rows)).cpu()
+    return linear_scores(rows, order).cpu() if bool(rows.any()) else torch.full((len(rows),), math.nan, dtype=torch.float64)
 
 
 def of_views(
@@ -190,7 +200,7 @@ def of_views(
 ) -> tuple[Tensor, Tensor]:
     """LiDAR or InfoNCE of mean states [document, d_model], of documents with a view, another one with their label.
 
-    Their standard errors leave out labels, which stand for texts, in folds: views of one text are not independent.
+    Their covariance leaves out labels, which stand for texts, in folds: views of one text are not independent.
 
     LiDAR, which knows no scale, is NaN where the means vary by less than ``floor`` of their length.
     """
@@ -201,12 +211,13 @@ def of_views(
         noted.note(f"{name}: {len(labels) - len(chosen)} documents without a second one of their label are left out")
     if len(set(chosen)) < 2:
         noted.note(f"{name} is nan: it needs at least two labels with two documents each")
-        return noted.nothing(), noted.nothing()
+        return noted.nothing(), noted.nothing_paired()
 
-    measured, errors = info_nce if name == "info_nce" else lidar, noted.nothing()
+    measured = info_nce if name == "info_nce" else lidar
     number = {label: i for i, label in enumerate(dict.fromkeys(chosen))}
     folds = min(FOLDS, len(number))
     fold = torch.tensor([number[label] % folds for label in chosen])
+    scores = [torch.full((folds,), math.nan, dtype=torch.float64) for _ in means]
 
     def of_site(i: int) -> Tensor:
         x = means[i][kept]
@@ -218,7 +229,7 @@ def of_views(
                 measured(x[fold != f], [c for c, g in zip(chosen, fold.tolist(), strict=True) if g != f]) for f in range(folds)
             ]
             labels_of = torch.bincount(torch.arange(len(number)) % folds).double()
-            errors[i] = jackknife_error(torch.stack([value, *left]), labels_of)
+            scores[i] = jackknife_scores(torch.stack([value, *left]), labels_of).cpu()
         return value
 
-    return noted.each(name, of_site), errors
+    return noted.each(name, of_site), of_scores(scores)

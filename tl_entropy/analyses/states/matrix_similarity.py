@@ -15,7 +15,6 @@ the processor's cores.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations
 from tl_entropy.functional.states.matrix_scores import RowScores
 from tl_entropy.functional.states.rows import checked_rows
-from tl_entropy.functional.statistics import sampled_error
+from tl_entropy.functional.statistics import column_covariances
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Layers, Site
@@ -72,9 +71,9 @@ def matrix_similarities(
 
     Returns:
         Tables [len(x), len(y)] in float64, nats: "dime", "mutual_information", "joint_entropy", "permuted_joint_entropy" and
-        its "deviation" over permutations; "dime_se" and "mutual_information_se", standard errors over documents (of DiME over
-        permutations, too), NaN below order 1; and the entropies of the sets, "row_entropy" [len(x)] and "column_entropy"
-        [len(y)].
+        its "deviation" over permutations; the entropies of the sets, "row_entropy" [len(x)] and "column_entropy" [len(y)]; and
+        "dime_covariance" and "mutual_information_covariance" [len(x), len(x), len(y)], of the values of two of ``x`` with one
+        of ``y``, over documents (of DiME over permutations, too), NaN below order 1.
         NaN where a set has no Gram matrix: more than half of its rows are equal, or, with a linear kernel, all are 0.
 
     Raises:
@@ -104,11 +103,11 @@ def matrix_similarities(
 
 
 def stacked(tables: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Values and standard errors [quantity, row, column] of such tables, NaN where there is no error."""
-    shape = tables["dime"].shape
+    """Values [quantity, row, column] of such tables, and their covariance [quantity, row, row, column], NaN where not known."""
+    rows, columns = shape = tables["dime"].shape
     values = torch.stack([tables["row_entropy"][:, None].expand(shape) if q == "entropy" else tables[q] for q in QUANTITIES])
-    none = torch.full(shape, torch.nan, dtype=torch.float64)
-    return values, torch.stack([tables.get(f"{quantity}_se", none) for quantity in QUANTITIES])
+    none = torch.full((rows, rows, columns), torch.nan, dtype=torch.float64)
+    return values, torch.stack([tables.get(f"{quantity}_covariance", none) for quantity in QUANTITIES])
 
 
 class MatrixAccumulator(PairedMeasure):
@@ -174,16 +173,17 @@ class MatrixAccumulator(PairedMeasure):
     def _result(self, provenance: Provenance) -> LayerSimilarity:
         """NaN where fewer than two tokens were seen, and of sites where more than half of the sampled states are equal."""
         count, shape = len(self.sample.documents), (len(self.paired.rows), len(self.paired.columns))
-        values = errors = torch.full((len(QUANTITIES), *shape), torch.nan, dtype=torch.float64)
+        values = torch.full((len(QUANTITIES), *shape), torch.nan, dtype=torch.float64)
+        covariance = torch.full((len(QUANTITIES), shape[0], *shape), torch.nan, dtype=torch.float64)
         if count > 1:
             tables = _tables(
                 *self._grams(), documents=self.sample.documents, order=self.order, permutations=self.permutations,
                 seed=self.sample.seed, adaptive=True, progress=self.progress,
             )  # fmt: skip
-            values, errors = stacked(tables)
+            values, covariance = stacked(tables)
         return self._similarity(
             provenance, method="matrix_renyi", quantities=QUANTITIES, units=("nats",) * len(QUANTITIES), values=values,
-            errors=errors, count=count, documents=len(self.sample.documents.unique()),
+            covariance=covariance, count=count, documents=len(self.sample.documents.unique()),
         )  # fmt: skip
 
     def _grams(self) -> tuple[_Grams, _Grams]:
@@ -226,42 +226,44 @@ def _tables(
     orders = random_permutations(n, check_int("permutations", permutations, 2), seed=seed)
     x = [None if a is None else RowScores(a, order, adaptive=adaptive) for a in rows.values()]
     y = x if symmetric else [None if a is None else RowScores(a, order, adaptive=adaptive) for a in columns.values()]
-    found = torch.full((len(x), len(y), 2 + permutations), torch.nan, dtype=torch.float64)
+    found = torch.full((len(x), len(y), 1 + permutations), torch.nan, dtype=torch.float64)
+    scores = torch.full((n, len(x), len(y)), torch.nan, dtype=torch.float64)
     pairs = [(i, j) for i in range(len(x)) for j in range(i if symmetric else 0, len(y))]
 
     def entropy(one: RowScores | None) -> Tensor:
         return torch.tensor(torch.nan, dtype=torch.float64) if one is None else matrix_entropy(one.a, order).cpu()
 
-    def of_pair(pair: tuple[int, int]) -> Tensor:
-        """The standard error of the mutual information, and joint entropies."""
+    def of_pair(pair: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Joint entropies, and what each row adds to the mutual information."""
         a, b = x[pair[0]], y[pair[1]]
         if a is None or b is None:
-            return found[pair]
+            return found[pair], scores[:, *pair]
         joint = joint_entropies(a.a, b.a.to(a.a.device), order=order, permutations=orders).cpu()
-        if order < 1:
-            return torch.cat([torch.full_like(joint[:1], torch.nan), joint])
-        return torch.cat([sampled_error(a.information(b).cpu(), documents, n)[None], joint])
+        return joint, a.information(b).cpu() if order >= 1 else scores[:, *pair]
 
     with _one_thread_each() as pool:
         row_entropy = torch.stack(list(pool.map(entropy, x)))
         column_entropy = row_entropy if symmetric else torch.stack(list(pool.map(entropy, y)))
         bar = Bar(total=len(pairs), desc="pairs of sites", unit="pair", show=progress)
         with bar:
-            for (i, j), values in zip(pairs, pool.map(of_pair, pairs), strict=True):
-                found[i, j] = values
+            for (i, j), (values, added) in zip(pairs, pool.map(of_pair, pairs), strict=True):
+                found[i, j], scores[:, i, j] = values, added
                 if symmetric:
-                    found[j, i] = values
+                    found[j, i], scores[:, j, i] = values, added
                 bar.update()
-    error, joint, permuted = found[..., 0], found[..., 1], found[..., 2:]
-    mean, deviation = permuted.mean(-1), permuted.std(-1)
+    joint, permuted = found[..., 0], found[..., 1:]
+    mean = permuted.mean(-1)
+    covariance = column_covariances(scores, documents, n)
+    around = permuted - mean[..., None]
+    of_permutations = torch.einsum("icp,jcp->ijc", around, around) / (permutations * (permutations - 1))
     return {
         "dime": mean - joint,
-        "dime_se": torch.hypot(error, deviation / math.sqrt(permutations)),
+        "dime_covariance": covariance + of_permutations,
         "mutual_information": row_entropy[:, None] + column_entropy - joint,
-        "mutual_information_se": error,
+        "mutual_information_covariance": covariance,
         "joint_entropy": joint,
         "permuted_joint_entropy": mean,
-        "deviation": deviation,
+        "deviation": permuted.std(-1),
         "row_entropy": row_entropy,
         "column_entropy": column_entropy,
     }

@@ -194,13 +194,19 @@ class PairedMeasure(StreamingMeasure[LayerSimilarity]):
         return {"sites": tuple(map(str, paired.rows)), "against": paired.against, "massive": paired.massive, "rows": "tokens"}
 
     def _similarity(self, provenance: Provenance, **values: Any) -> LayerSimilarity:
-        """The result, with what all similarities have in common."""
+        """The result, with what all similarities have in common; its errors follow from ``covariance``."""
         paired = self.paired
         return LayerSimilarity(
+            errors=own_errors(values["covariance"]),
             rows=paired.rows, columns=paired.columns, against=paired.against, over="tokens", massive=paired.massive,
             massive_tokens=self._massive_tokens, provenance=provenance,
             other=paired.other.provenance() if paired.other else None, **values,
         )  # fmt: skip
+
+
+def own_errors(covariance: Tensor) -> Tensor:
+    """Standard errors [quantity, row, column], from the covariance [quantity, row, row, column]."""
+    return covariance.diagonal(dim1=1, dim2=2).movedim(-1, 1).clamp_min(0).sqrt()
 
 
 def massive_rows(x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.states.cka import BLOCK, CKAAccumulator, Estimator, check_estimator
 from tl_entropy.analyses.states.document_states import DocumentStates, Pooled
 from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities, stacked
-from tl_entropy.analyses.states.paired_states import Against, Massive, check_shared_tokens, compared_with
+from tl_entropy.analyses.states.paired_states import Against, Massive, check_shared_tokens, compared_with, own_errors
 from tl_entropy.analyses.states.pooled import means_vary, vector_sites
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
@@ -34,7 +34,7 @@ from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int, check_order, keeping
 from tl_entropy.functional.states.similarity import MIN_ROWS, cka_scores, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
-from tl_entropy.functional.statistics import sampled_error
+from tl_entropy.functional.statistics import column_covariances
 from tl_entropy.results.states.similarity import LayerSimilarity, Method
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
@@ -252,9 +252,10 @@ def _of_pooled(
     _check_enough(len(documents), method, own, "documents")
     x = _of_documents(mine, rows, documents)
     y = x if not other and rows == columns else _of_documents(theirs, columns, documents)
-    quantities, values, errors, how = _compared(x, y, method, own, progress)
+    quantities, values, covariance, how = _compared(x, y, method, own, progress)
     return LayerSimilarity(
-        method=method, rows=rows, columns=columns, quantities=quantities, values=values, errors=errors, over="documents",
+        method=method, rows=rows, columns=columns, quantities=quantities, values=values, over="documents",
+        errors=own_errors(covariance), covariance=covariance,
         against=settings["against"], units=("nats" if method == "matrix_renyi" else "",) * len(quantities),
         count=len(documents) - how.get("left_out_rows", 0), documents=len(documents),
         massive=settings["massive"], massive_tokens=mine.massive_tokens + (theirs.massive_tokens if other else 0),
@@ -277,17 +278,17 @@ def _of_documents(pooled: Pooled, sites: Sequence[Site], documents: Sequence[int
 def _compared(
     x: list[Tensor], y: list[Tensor], method: Method, own: Mapping[str, Any], progress: bool
 ) -> tuple[tuple[str, ...], Tensor, Tensor, dict[str, Any]]:
-    """Quantities, their values and errors [quantity, row, column], and the settings they were had with."""
+    """Quantities, their values [quantity, row, column] and covariance, and the settings they were had with."""
     if method == "matrix_renyi":
         options = {name: own[name] for name in ("order", "permutations", "seed")}
-        values, errors = stacked(matrix_similarities(x, y, **options, progress=progress))
-        return QUANTITIES, values, errors, {**options, "kernel": "gaussian"}
+        values, covariance = stacked(matrix_similarities(x, y, **options, progress=progress))
+        return QUANTITIES, values, covariance, {**options, "kernel": "gaussian"}
     if own["estimator"] == "minibatch":
         names = [*((0, i) for i in range(len(x))), *((1, j) for j in range(len(y)))]
         blocks = BlockSums(names, BLOCK)
         blocks.update(dict(zip(names, [*x, *y], strict=True)))
-        values, errors = (found(names[: len(x)], names[len(x) :]) for found in (blocks.cka, blocks.error))
-        return ("cka",), values[None], errors[None], {**own, "block": BLOCK, "left_out_rows": blocks.left_out}
+        values, covariance = (found(names[: len(x)], names[len(x) :]) for found in (blocks.cka, blocks.covariance))
+        return ("cka",), values[None], covariance[None], {**own, "block": BLOCK, "left_out_rows": blocks.left_out}
     scores = cka_scores(x, y, debiased=own["debiased"])
-    errors = sampled_error(scores, torch.arange(len(scores)), len(scores))
-    return ("cka",), cka_table(x, y, debiased=own["debiased"])[None], errors[None], dict(own)
+    covariance = column_covariances(scores, torch.arange(len(scores)), len(scores))
+    return ("cka",), cka_table(x, y, debiased=own["debiased"])[None], covariance[None], dict(own)

@@ -81,7 +81,8 @@ def linear_scores(x: Tensor, order: float) -> Tensor:
     trace = scatter.trace()
     slope = _slope(scatter / trace, order)
     through, lengths = ((x @ slope) * x).sum(1) / trace, x.square().sum(1) / trace
-    return len(x) * (through - lengths * through.sum())
+    scores: Tensor = len(x) * (through - lengths * through.sum())
+    return scores
 
 
 def _slope(a: Tensor, order: float) -> Tensor:
@@ -92,7 +93,8 @@ def _slope(a: Tensor, order: float) -> Tensor:
     kept = values > values[-1] * len(a) * torch.finfo(torch.float64).eps
     values, vectors = values[kept], vectors[:, kept]
     if order == torch.inf:
-        return -(vectors[:, -1:] @ vectors[:, -1:].mT) / values[-1]
+        largest: Tensor = vectors[:, -1:] / values[-1].sqrt()
+        return -largest @ largest.mT
     shares = (values / values[-1]) ** (order - 1)
     weights = -values.log() - 1 if order == 1 else order / (1 - order) * shares / (values * shares).sum()
     slope: Tensor = (vectors * weights) @ vectors.mT

@@ -38,7 +38,7 @@ from tl_entropy.functional.states.similarity import (
     resolved,
     scores_of,
 )
-from tl_entropy.functional.statistics import jackknife_error
+from tl_entropy.functional.statistics import jackknife_scores
 
 Pair = tuple[Hashable, Hashable]
 
@@ -272,13 +272,14 @@ class BlockSums:
         """
         return self._left_out(rows, columns)[0][0]
 
-    def error(self, rows: Sequence[Hashable], columns: Sequence[Hashable]) -> Tensor:
-        """Its standard error [row, column] if blocks are independent, by leaving them out in 20 folds; NaN of fewer than two.
+    def covariance(self, rows: Sequence[Hashable], columns: Sequence[Hashable]) -> Tensor:
+        """Its covariance [row, row, column] if blocks are independent, by leaving them out in 20 folds; NaN of fewer than two.
 
         Raises:
             InputError: an unknown representation.
         """
-        return jackknife_error(*self._left_out(rows, columns))
+        scores = jackknife_scores(*self._left_out(rows, columns))
+        return torch.einsum("fic,fjc->ijc", scores, scores)
 
     def _left_out(self, rows: Sequence[Hashable], columns: Sequence[Hashable]) -> tuple[Tensor, Tensor]:
         """CKA of all blocks and without each fold of them [1 + fold, row, column], and the rows of each fold."""

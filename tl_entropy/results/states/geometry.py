@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_entropy.errors import InputError
+from tl_entropy.functional.statistics import difference_errors
 from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from
 from tl_entropy.results.printing import profile_table, title
 from tl_entropy.results.provenance import Provenance
@@ -90,6 +92,8 @@ class LayerGeometry(Result):
         provenance: model, settings, corpus, versions.
         notes: what was left out, and why a value is NaN.
         unit: "nats" or "bits".
+        covariance: [measure, site, site] of the values of two sites over the same documents, of which ``errors`` are the roots
+            of the diagonal; None in earlier files.
     """
 
     sites: tuple[Site, ...]
@@ -104,6 +108,7 @@ class LayerGeometry(Result):
     provenance: Provenance
     notes: tuple[str, ...] = ()
     unit: Unit = "nats"
+    covariance: Float[Tensor, "measure site site"] | None = None
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -118,9 +123,11 @@ class LayerGeometry(Result):
             torch.tensor([factor if name in _IN_UNIT else 1.0 for name in names], dtype=torch.float64)[:, None]
             for names in (self.measures, self._parts)
         )
+        paired = None if self.covariance is None else self.covariance * factors[..., None].square()
         return dataclasses.replace(
-            changed, values=self.values * factors, errors=self.errors * factors, by_document=self.by_document * of_parts
-        )
+            changed, values=self.values * factors, errors=self.errors * factors, by_document=self.by_document * of_parts,
+            covariance=paired,
+        )  # fmt: skip
 
     @property
     def rows(self) -> str:
@@ -143,6 +150,21 @@ class LayerGeometry(Result):
             InputError: it was not measured.
         """
         return self.errors[self._row(measure)]
+
+    def difference_error(self, measure: Measure) -> Float[Tensor, "site site"]:
+        """Standard error over documents of the difference between every two sites [site, site]; NaN where none is known.
+
+        Both sites are of the same documents, so that what these add to both falls out of it: it is often far below
+        that of either value.
+
+        Raises:
+            InputError: it was not measured, or the file is an earlier one that holds no covariance.
+        """
+        if self.covariance is None:
+            raise InputError(
+                "this result is of an earlier version, which kept no covariance of sites; measure again to have it"
+            )
+        return difference_errors(self.covariance[self._row(measure)])
 
     def document_values(self, measure: Measure) -> Float[Tensor, "document site"]:
         """A measure that every document has by itself [document, site]; row i is that of document ``document[i]``.

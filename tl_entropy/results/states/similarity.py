@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_entropy.errors import InputError
+from tl_entropy.functional.statistics import difference_errors
 from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
 from tl_entropy.results.notebook import Along
 from tl_entropy.results.printing import plus_minus
@@ -54,6 +56,8 @@ class LayerSimilarity(Result):
         errors: [quantity, row, column] standard errors over documents (over blocks of tokens, where CKA is of such; of DiME
             over permutations, too); None, or NaN, where none is known: of matrix-based entropies, of matrix-based information
             below order 1, of a single document, and in earlier files.
+        covariance: [quantity, row, row, column] of the values of two rows at one column, over the same documents, of which
+            ``errors`` are the roots of the diagonal; NaN where these are, and None in earlier files.
     """
 
     aligned = (("quantity", "quantities", "units"),)
@@ -74,13 +78,17 @@ class LayerSimilarity(Result):
     other: Provenance | None = None
     unit: Unit = "nats"
     errors: Float[Tensor, "quantity row column"] | None = None
+    covariance: Float[Tensor, "quantity row row column"] | None = None
 
     def to(self, unit: Unit) -> Self:
         """The same result in ``"nats"`` or ``"bits"``; quantities in neither stay."""
         factors, units = in_unit(self.units, unit)
         scale = factors[:, None, None]
         errors = None if self.errors is None else self.errors * scale
-        return dataclasses.replace(self, values=self.values * scale, errors=errors, units=units, unit=unit)
+        paired = None if self.covariance is None else self.covariance * scale[..., None].square()
+        return dataclasses.replace(
+            self, values=self.values * scale, errors=errors, covariance=paired, units=units, unit=unit
+        )  # fmt: skip
 
     def value(self, quantity: str | None = None) -> Float[Tensor, "row column"]:
         """One quantity [row, column]; None is the headline.
@@ -98,6 +106,19 @@ class LayerSimilarity(Result):
         """
         found = torch.full_like(self.values, torch.nan) if self.errors is None else self.errors
         return found[self._of(quantity)]
+
+    def difference_error(self, quantity: str | None = None) -> Float[Tensor, "row row column"]:
+        """Standard error of the difference between every two rows, at each column; NaN where none is known.
+
+        Both are of the same documents, so that what these add to both falls out of it: it is often far below that of either
+        value. ``value()[i] - value()[j]`` is the difference itself.
+
+        Raises:
+            InputError: it is not in this result, or the file is an earlier one that holds no covariance.
+        """
+        if self.covariance is None:
+            raise InputError("this result is of an earlier version, which kept no covariance of rows; measure again to have it")
+        return difference_errors(self.covariance[self._of(quantity)].movedim(-1, 0)).movedim(0, -1)
 
     def _of(self, quantity: str | None) -> int:
         [name] = self.quantities[:1] if quantity is None else chosen_from("quantity", quantity, self.quantities)
