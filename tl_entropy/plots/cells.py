@@ -70,7 +70,13 @@ def row_step(axes: Axes, n_rows: int) -> int:
 
 def cell_size(axes: Axes, columns: int, rows: int) -> tuple[float, float]:
     """Width and height of a cell in points, once the layout of the figure is settled."""
-    axes.figure.figure.draw_without_rendering()  # the whole figure, where the axes are in a part of it
+    figure = axes.figure.figure  # the whole figure, where the axes are in a part of it
+    engine = figure.get_layout_engine()
+    if engine is None:
+        figure.draw_without_rendering()
+    else:
+        engine.execute(figure)
+        axes.apply_aspect()
     box, points = axes.get_window_extent(), 72 / axes.figure.dpi
     return box.width * points / columns, box.height * points / rows
 
