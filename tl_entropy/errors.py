@@ -22,29 +22,68 @@ class TLEntropyError(Exception):
     """Anything that tl_entropy refuses to do.
 
     ``partial`` holds the result of all that was counted before the refusal, where there is one.
+
+    >>> import tl_entropy as tle
+    >>> try:
+    ...     tle.ngram(0)
+    ... except tle.TLEntropyError as error:
+    ...     print(type(error).__name__)
+    InputError
     """
 
     partial: Any = None
 
 
 class InputError(TLEntropyError, ValueError):
-    """A value that cannot be measured: out of range, empty, not finite, or of the wrong shape."""
+    """A value that cannot be measured: out of range, empty, not finite, or of the wrong shape.
+
+    >>> import tl_entropy as tle
+    >>> issubclass(tle.InputError, ValueError)
+    True
+    """
 
 
 class InputTypeError(TLEntropyError, TypeError):
-    """An argument of a kind that is not understood."""
+    """An argument of a kind that is not understood.
+
+    >>> import tl_entropy as tle
+    >>> issubclass(tle.InputTypeError, TypeError)
+    True
+    """
 
 
 class ModelError(TLEntropyError, ValueError):
-    """A model that cannot be read: a hook that is missing or silent, or logits that cannot be reproduced."""
+    """A model that cannot be read: a hook that is missing or silent, or logits that cannot be reproduced.
+
+    >>> import tl_entropy as tle
+    >>> issubclass(tle.ModelError, ValueError)
+    True
+    """
 
 
 class NonFiniteError(TLEntropyError, ValueError):
-    """A NaN or an infinity inside the model; the message names the hook, the document and the position."""
+    """A NaN or an infinity inside the model; the message names the hook, the document and the position.
+
+    >>> import torch
+    >>> import tl_entropy as tle
+    >>> try:
+    ...     tle.functional.shannon_entropy(torch.tensor([float("nan"), 0.0]))
+    ... except tle.NonFiniteError as error:
+    ...     print(isinstance(error, ValueError))
+    True
+    """
 
 
 class FileError(TLEntropyError, ValueError):
-    """A file that is not what it should be: damaged, of another kind, or of a newer schema."""
+    """A file that is not what it should be: damaged, of another kind, or of a newer schema.
+
+    >>> import tl_entropy as tle
+    >>> try:
+    ...     tle.load("no such file")
+    ... except tle.FileError as error:
+    ...     print(error)
+    path: there is no file no such file
+    """
 
 
 class SaveError(TLEntropyError, OSError):

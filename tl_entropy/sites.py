@@ -38,7 +38,12 @@ _HOOK = re.compile(r"(?:(?:de|en)coder_)?blocks\.(-?\d+)\.(?:(?:self_)?attn\.)?h
 
 
 class Site(NamedTuple):
-    """One place in the model, such as ``Site("resid_post", 3)``."""
+    """One place in the model, such as ``Site("resid_post", 3)``.
+
+    >>> import tl_entropy as tle
+    >>> str(tle.Site("resid_post", 3)), tle.Site.parse("blocks.3.hook_resid_post") == tle.Site("resid_post", 3)
+    ('resid_post.3', True)
+    """
 
     name: str
     layer: int

@@ -29,6 +29,11 @@ def test_every_public_name_stands_in_one_group():
     assert all(group["title"] and group["says"].endswith(".") for group in GROUPS)
 
 
+def test_every_public_name_has_an_example():
+    without = [name for name, found in PUBLIC.items() if ">>> " not in (inspect.getdoc(found) or "")]
+    assert not without, f"no example in the docstrings of {', '.join(without)}"
+
+
 def test_every_public_function_is_on_a_page():
     text = "\n".join(path.read_text(encoding="utf-8") for path in pages())
     functions = [name for name, found in PUBLIC.items() if inspect.isfunction(found) and "." not in name]

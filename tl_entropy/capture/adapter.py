@@ -56,6 +56,11 @@ class Adapter(Runner):
         InputTypeError: the object lacks a part that every TransformerLens model has.
         ModelError: the model has no single stack of blocks; from the first pass on, its logits are not those of the Hugging
             Face model that it wraps, or adapters and hooks on modules of that one do not run.
+
+    >>> import tl_entropy as tle
+    >>> adapter = tle.Adapter(tle.demo_model())
+    >>> adapter.n_layers, adapter.d_model, adapter.hook_of(tle.Site("resid_post", 3))
+    (6, 192, 'blocks.3.hook_resid_post')
     """
 
     def __init__(self, model: Any, *, stack: StackName | None = None, check: bool = True) -> None:

@@ -70,6 +70,12 @@ class Intervention:
             ``function(activation, hook)``, called with both by position. Those behind the last site measured are left out.
         check: called with the model's adapter before anything runs, to refuse what does not fit the model.
         of_layers: of one whose layers are counted from the last: the same for a model of this many layers, counted from 0.
+
+    >>> import tl_entropy as tle
+    >>> half = tle.Intervention("half", [("blocks.2.hook_mlp_out", lambda activation, hook: 0.5 * activation)])
+    >>> changed = tle.lens_entropy(tle.demo_model(), "import os", interventions=half, progress=False)
+    >>> changed.provenance.settings["interventions"]
+    ('half',)
     """
 
     name: str

@@ -24,6 +24,11 @@ class WindowOptions(TypedDict, total=False):
     that the model's configuration names as its begin, end and padding tokens); ``text_column``: column of a dataset that holds
     the text ("text"); ``on_error``: "raise", or "skip" to leave out documents that cannot be used (None, no token, another
     type, no UTF-8, a tokenizer that raises), which the result counts and lists (``provenance.corpus["skipped"]``).
+
+    >>> import tl_entropy as tle
+    >>> options: tle.WindowOptions = {"prepend_bos": False}
+    >>> tle.lens_entropy(tle.demo_model(), "import os", progress=False, **options).n_tokens
+    2
     """
 
     window: int | None
@@ -45,6 +50,11 @@ class EditOptions(WindowOptions, total=False):
     alone; what one at ``hook_resid_mid`` of a TransformerBridge changes reaches the MLP and not the stream; two are told apart
     in results by their function's name, or by an ``Intervention``'s. Heads ablated to 0 are another thing where TransformerLens
     has folded the value biases: to compare models or processings, ablate to ``head_means``.
+
+    >>> import tl_entropy as tle
+    >>> options: tle.EditOptions = {"interventions": tle.ablate_heads([(0, 1)])}
+    >>> tle.layer_geometry(tle.demo_model(), "import os", measures="curvature", progress=False, **options).tokens
+    2
     """
 
     interventions: Interventions | None
@@ -56,6 +66,11 @@ class CorpusOptions(EditOptions, total=False):
     ``temperature``: 0 (greedy) or more. ``seed``: of the sampling. Prompts of one length among ``batch_size`` (16 where none is
     given) that follow each other are sampled together, with random numbers of their own, drawn from ``seed`` and the number of
     the first of them; so a sampled text depends on ``batch_size``, which the provenance then holds. Greedy text needs neither.
+
+    >>> import tl_entropy as tle
+    >>> options: tle.CorpusOptions = {"window": 64, "stride": 32}
+    >>> tle.lens_entropy(tle.demo_model(), "import os", progress=False, **options).n_tokens
+    2
     """
 
     temperature: float

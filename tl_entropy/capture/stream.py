@@ -64,6 +64,12 @@ class StreamReport:
         ids: whether a document, or a prompt, was given as token ids, which may be other texts to another model.
         digest: a hash of the documents, or prompts, as they were given, in whatever order: 16 digits.
         skipped: "count" and "first" of what ``on_error="skip"`` left out: (number, place, reason) each; empty for nothing.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> report = tle.stream(model, ["import os", "import sys"], [tle.LensAccumulator(model)], progress=False)
+    >>> report.documents
+    2
     """
 
     documents: int
@@ -131,6 +137,13 @@ def stream(
         InputTypeError: an argument of another kind.
         ModelError: a hook exists but never fires, or a mask of ones changes what the model computes.
         NonFiniteError: a NaN or infinity in an activation; accumulators keep what came before.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> lens, heads = tle.LensAccumulator(model), tle.HeadAccumulator(model)
+    >>> report = tle.stream(model, ["import os", "import sys"], [lens, heads], progress=False)  # one pass for both
+    >>> lens.compute().n_tokens == heads.compute().n_tokens
+    True
     """
     check_options(stream, options, CorpusOptions)
     temperature, seed = check_sampling(options.pop("temperature", 0.0), options.pop("seed", 0))

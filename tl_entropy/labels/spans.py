@@ -54,6 +54,11 @@ class SpanLabels(Steady):
     Attributes:
         spans: those of each document, or a function from its text to them.
         outside: the label of tokens that no span labels; None for none.
+
+    >>> import tl_entropy as tle
+    >>> names = tle.span_labels(lambda text: [(7, 9, "module")] if text.startswith("import os") else [])
+    >>> type(names).__name__
+    'SpanLabels'
     """
 
     spans: Sequence[Iterable[Any]] | Callable[[str], Iterable[Any]]

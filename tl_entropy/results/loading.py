@@ -30,6 +30,15 @@ def load(path: str | Path) -> Any:
 
     Raises:
         FileError: no such file, not a file of tl_entropy, damaged, or written by a later version.
+
+    >>> import tl_entropy as tle
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> result = tle.lens_entropy(tle.demo_model(), "import os", progress=False)
+    >>> path = Path(mkdtemp()) / "lens.safetensors"
+    >>> place = result.save(path)
+    >>> tle.load(path).entropy.equal(result.entropy)
+    True
     """
     source = Path(path)
     if source.is_dir():

@@ -51,6 +51,11 @@ class Provenance:
     ``settings`` are the arguments that decide the numbers; ``corpus`` counts what was read, and lists under "skipped" the first
     of the documents that ``on_error="skip"`` left out (number, place, reason); ``interrupted`` says that the pass was stopped
     before the input's end.
+
+    >>> import tl_entropy as tle
+    >>> origin = tle.lens_entropy(tle.demo_model(), "import os", progress=False).provenance
+    >>> origin.model, origin.settings["lens"]
+    ('stdlib-gpt2-3m', 'logit lens')
     """
 
     model: str

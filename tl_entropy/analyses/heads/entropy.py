@@ -47,6 +47,13 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
     """Gathers head entropies, of every position (``keep="positions"``) or as sums over the corpus (``keep="summary"``).
 
     Arguments as for ``head_entropy``. ``compute`` gives a ``HeadEntropy`` or a ``HeadSummary`` of what was seen so far.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> heads = tle.HeadAccumulator(model)
+    >>> report = tle.stream(model, "import os", [heads], progress=False)
+    >>> tuple(heads.compute().entropy.shape)  # position, layer, head, order
+    (2, 6, 6, 1)
     """
 
     alike = ("of", "norm", "layers", "orders", "keep", "precision", "vocabulary")

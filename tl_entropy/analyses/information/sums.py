@@ -50,6 +50,15 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
 
     ``compute`` gives a ``SoftInformation`` of what was seen so far. Accumulators of parts of a corpus merge exactly, where they
     share one plan of the whole; ``first_document`` is then the number of the part's first document in it.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> texts = ["import os, sys"] * 3
+    >>> plan = tle.label_plan(model, texts, labels=("token",))
+    >>> soft = tle.SoftAccumulator(model, plan, layers=[0], n_bins=10)
+    >>> report = tle.stream(model, texts, [soft], progress=False)
+    >>> soft.compute().labels
+    ('token',)
     """
 
     alike = ("measured", "draws", "calibration", "invalid", "folds")

@@ -41,6 +41,13 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
     """Gathers divergences, of every position (``keep="positions"``) or as sums over the corpus (``keep="summary"``).
 
     Arguments as for ``layer_divergence``. ``compute`` gives a ``LayerDivergence`` or a ``DivergenceSummary``.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> divergence = tle.DivergenceAccumulator(model, keep="summary")
+    >>> report = tle.stream(model, "import os", [divergence], progress=False)
+    >>> divergence.compute().tokens
+    2
     """
 
     alike = ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision", "vocabulary")

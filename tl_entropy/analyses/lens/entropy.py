@@ -44,6 +44,13 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
     """Gathers lens entropies, of every position (``keep="positions"``) or as sums over the corpus (``keep="summary"``).
 
     Arguments as for ``lens_entropy``. ``compute`` gives a ``LensEntropy`` or a ``LensSummary`` of what was seen so far.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> lens = tle.LensAccumulator(model, orders=(1, 2))
+    >>> report = tle.stream(model, "import os", [lens], progress=False)
+    >>> tuple(lens.compute().entropy.shape)  # position, site, order
+    (2, 7, 2)
     """
 
     alike = ("sites", "orders", "keep", "surprisal", "top_k", "lens", "precision", "vocabulary")

@@ -63,6 +63,13 @@ class CKAAccumulator(PairedMeasure):
     Raises:
         InputError: an argument that doesn't fit, or sums of more than 8 GiB.
         InputTypeError: an argument of another kind.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> cka = tle.CKAAccumulator(model)
+    >>> report = tle.stream(model, ["import os, sys"] * 4, [cka], progress=False)
+    >>> round(float(cka.compute().values[0, -1]), 3)  # the output with itself
+    1.0
     """
 
     alike = ("debiased", "estimator", "block")

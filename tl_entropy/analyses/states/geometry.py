@@ -52,6 +52,13 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
 
     Arguments as for ``layer_geometry``, and ``first_document``: how many documents come before the first one here, where the
     parts of a corpus are read apart and merged. ``labels`` are those of the documents read here.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> geometry = tle.GeometryAccumulator(model, measures="curvature")
+    >>> report = tle.stream(model, "import os", [geometry], progress=False)
+    >>> geometry.compute().measures
+    ('curvature',)
     """
 
     alike = ("sites", "measures", "order", "normalise", "n_samples", "seed")

@@ -134,6 +134,13 @@ class MatrixAccumulator(PairedMeasure):
 
     Raises:
         InputError, InputTypeError: an argument that doesn't fit.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> matrices = tle.MatrixAccumulator(model, permutations=2)
+    >>> report = tle.stream(model, ["import os, sys"] * 4, [matrices], progress=False)
+    >>> matrices.compute().method
+    'matrix_renyi'
     """
 
     alike = ("order", "permutations")

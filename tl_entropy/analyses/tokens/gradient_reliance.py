@@ -43,7 +43,15 @@ SITES = ("embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "z")
 
 
 class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
-    """Gathers gradients times activations; arguments as for ``gradient_reliance``. ``compute`` gives a ``TokenReliance``."""
+    """Gathers gradients times activations; arguments as for ``gradient_reliance``. ``compute`` gives a ``TokenReliance``.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> gradients = tle.GradientRelianceAccumulator(model, "embed")
+    >>> report = tle.stream(model, "import os", [gradients], count="predicted", progress=False)
+    >>> gradients.compute().metrics
+    ('gradient',)
+    """
 
     runs_model = True
     alike = ("site", "of", "heads")

@@ -50,6 +50,13 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
     While ``stream`` hands it a batch, it runs the model again, once for each source; interventions of the pass itself hold for
     these runs, too. For a document's first token to be among the rows, ``stream(..., count="predicted")`` has to hand on its
     BOS.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> reliance = tle.RelianceAccumulator(model, {"head 0.3": tle.ablate_heads([(0, 3)])}, metrics=("kl",))
+    >>> report = tle.stream(model, "import os", [reliance], count="predicted", progress=False)
+    >>> reliance.compute().metrics
+    ('kl',)
     """
 
     runs_model = True

@@ -39,6 +39,13 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
 
     Arguments as for ``token_surprisal``. ``compute`` gives a ``TokenSurprisal`` or a ``SurprisalSummary`` of what was seen so
     far. For a document's first token to be among them, ``stream(..., count="predicted")`` has to hand on its BOS.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> surprisal = tle.SurprisalAccumulator(model)
+    >>> report = tle.stream(model, "import os", [surprisal], count="predicted", progress=False)
+    >>> surprisal.compute().n_tokens
+    2
     """
 
     alike = ("keep", "top_k", "precision", "vocabulary")

@@ -66,6 +66,12 @@ def load_model(
     Warns:
         UserWarning: a model that sees was loaded to read alone, since torchvision is not installed; or some weights were not
             found, and were drawn at random.
+
+    >>> import tl_entropy as tle
+    >>> from pathlib import Path
+    >>> folder = Path(tle.__file__).parent / "demo" / "stdlib-gpt2-3m"
+    >>> tle.load_model(folder).cfg.n_layers
+    6
     """
     kinds = available_kinds()
     if kind is not None:

@@ -69,6 +69,13 @@ class SoftMutualInformation:
         singletons: share of the labels that are seen once.
         dropped: number of rows that were left out for being zero or not finite.
         reason: why ``information`` is NaN; empty otherwise.
+
+    >>> import torch
+    >>> from tl_entropy.functional import soft_mutual_information
+    >>> labels = torch.arange(100) % 4
+    >>> found = soft_mutual_information(torch.eye(4, 16)[labels], labels, n_bins=10)
+    >>> bool(found.null < found.plug_in <= found.ceiling + 1e-9)
+    True
     """
 
     information: Tensor

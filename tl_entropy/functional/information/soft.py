@@ -54,6 +54,12 @@ def soft_assignments(z: Tensor, anchors: Tensor, temperature: float) -> Tensor:
     """softmax(anchors · z / (temperature ‖z‖)): [..., d] to [..., bin], float64 for float64 states, float32 for all others.
 
     ``anchors`` [bin, d] are taken as they are, of length 1. A state without a direction gives NaN.
+
+    >>> import torch
+    >>> from tl_entropy.functional import soft_anchors, soft_assignments
+    >>> p = soft_assignments(torch.ones(2, 16), soft_anchors(16, 10), temperature=0.2)
+    >>> tuple(p.shape), bool((p.sum(-1) - 1).abs().max() < 1e-6)
+    ((2, 10), True)
     """
     rows = z if z.dtype == torch.float64 else z.float()
     largest = _largest(rows.detach())[..., None]

@@ -42,6 +42,12 @@ class VocabularyDivergences:
         statistics: of the same hidden states, [site, row] where `vocabulary_statistics` has [rows].
         compiled: whether the sums ran as compiled code.
         precision: of the product, "float32" ("float64" for float64 hidden states) or "bfloat16".
+
+    >>> import torch
+    >>> from tl_entropy.functional import vocabulary_divergences
+    >>> found = vocabulary_divergences(torch.ones(2, 1, 4), torch.eye(4), reference=-1, metrics=("jsd",))
+    >>> found.divergences.abs().max().item()  # of two equal rows
+    0.0
     """
 
     divergences: Tensor

@@ -64,6 +64,12 @@ class VocabularyStatistics:
         compiled: whether the sums ran as compiled code.
         precision: of the product, "float32" ("float64" for float64 hidden states) or "bfloat16".
         varentropy: [rows], the variance of the surprisal, nats²; None unless asked for.
+
+    >>> import torch
+    >>> from tl_entropy.functional import vocabulary_statistics
+    >>> found = vocabulary_statistics(torch.zeros(1, 4), torch.ones(4, 16))
+    >>> found.entropies.exp().round().tolist()  # 16 tokens, equally probable
+    [[16.0]]
     """
 
     entropies: Tensor

@@ -86,6 +86,12 @@ class MatrixInformation:
         permutations: how many there were.
         order: of the entropies.
         n: number of rows; no entropy here can exceed log n.
+
+    >>> import torch
+    >>> from tl_entropy.functional import dime
+    >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    >>> type(dime(x, x)).__name__
+    'MatrixInformation'
     """
 
     entropy_x: float

@@ -38,6 +38,12 @@ class NeighbourMean:
         value: the mean.
         se: its standard error over documents, or over rows; NaN with fewer than two.
         by_row: [row] float64.
+
+    >>> import torch
+    >>> from tl_entropy.functional import neighbour_overlap
+    >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    >>> neighbour_overlap(x, x)
+    NeighbourMean(value=1.0, se=0.0)
     """
 
     value: float
@@ -55,6 +61,13 @@ class Gride:
         se: [scale] its standard error: of the likelihood, or over documents.
         distance: [scale] mean distance of the neighbours k and 2k, in the unit of the rows: how far the scale is.
         rows: number of different rows.
+
+    >>> import torch
+    >>> from tl_entropy.functional import gride
+    >>> plane = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 8).triu()
+    >>> found = gride(plane)
+    >>> type(found).__name__, found.scales[:3], found.dimension[2].round().item()
+    ('Gride', (1, 2, 4), 2.0)
     """
 
     scales: tuple[int, ...]

@@ -52,6 +52,12 @@ class VocabularyChanges:
         changes: [row, metric] float64, in the sequence of the metrics asked for.
         compiled: whether the sums ran as compiled code.
         precision: of the product, "float32" ("float64" for float64 hidden states) or "bfloat16".
+
+    >>> import torch
+    >>> from tl_entropy.functional import vocabulary_changes
+    >>> found = vocabulary_changes(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 2.0]]), torch.eye(2), metrics=("l1",))
+    >>> found.changes.tolist()  # row, metric
+    [[1.0]]
     """
 
     changes: Tensor

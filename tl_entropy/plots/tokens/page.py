@@ -42,6 +42,11 @@ class TokenPage:
     Attributes:
         html: the whole page.
         n_tokens: tokens on it.
+
+    >>> import tl_entropy as tle
+    >>> page = tle.plots.tokens(tle.token_surprisal(tle.demo_model(), "import os", progress=False))
+    >>> page.n_tokens, page.html[:15].lower()
+    (2, '<!doctype html>')
     """
 
     html: str

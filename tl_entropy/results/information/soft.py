@@ -102,6 +102,12 @@ class SoftInformation(Result):
         label_se: [place, single, draw] its standard error over documents, in ``unit``.
         label_entropy: [place, single, draw] H(Z given x) of every label seen twice or more, in ``unit``.
         unit: "nats" or "bits".
+
+    >>> import tl_entropy as tle
+    >>> texts = ["import os, sys"] * 3
+    >>> result = tle.soft_information(tle.demo_model(), texts, labels="token", layers=[0, 5], n_bins=10, progress=False)
+    >>> tuple(result.value("information").shape)  # place, label set, draw of anchors
+    (3, 1, 1)
     """
 
     aligned = (("place", "sites", "heads"), ("label", "labels", "sides"), ("draw", "n_bins", "seeds"))

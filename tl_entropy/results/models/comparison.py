@@ -51,6 +51,12 @@ class ModelComparison(Printed):
         across: of every pair of models, the similarity of every layer of the first (rows) to every layer of the second
             (columns); ``over`` says whether over tokens or over documents. Empty where it was not asked for.
         notes: what could not be measured as it was asked for, and why.
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> both = tle.compare_models({"one": model, "same": model}, ["import os, sys"] * 4, similarity=None, progress=False)
+    >>> sorted(both.dynamics)
+    ['one', 'same']
     """
 
     along = None  # models in any order

@@ -46,6 +46,14 @@ class EntropyHistory(Result):
         documents: number of documents.
         provenance: model, settings, corpus, versions; the weights are those of the last step.
         unit: "nats" or "bits".
+
+    >>> import tl_entropy as tle
+    >>> model = tle.demo_model()
+    >>> monitor = tle.EntropyMonitor(model, "import os")
+    >>> for step in (0, 10):
+    ...     found = monitor(step)
+    >>> monitor.history.steps.tolist()
+    [0, 10]
     """
 
     along = "columns"  # step by step

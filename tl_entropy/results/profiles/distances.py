@@ -108,6 +108,11 @@ class ProfileDistance(Scaled, Result):
         provenance: where the first comes from.
         other: where the second comes from.
         unit: "nats" or "bits".
+
+    >>> import tl_entropy as tle
+    >>> lens = tle.lens_entropy(tle.demo_model(), "import os, sys", progress=False)
+    >>> tle.profile_distance(lens, lens, metric="wasserstein").value
+    0.0
     """
 
     aligned = (("depth",),)
@@ -197,6 +202,12 @@ class PairwiseDistances(Scaled, Result):
         provenance: where the first profile comes from.
         unit: "nats" or "bits".
         features: of "euclidean", what of the curves is compared: "mean", "delta", "bucketed" or "full".
+
+    >>> import tl_entropy as tle
+    >>> lens = tle.lens_entropy(tle.demo_model(), ["import os", "import os, sys"], progress=False)
+    >>> distances = tle.pairwise_distances(lens, metric="euclidean", progress=False)
+    >>> distances.distances.diagonal().tolist()
+    [0.0, 0.0]
     """
 
     along = None  # profiles in any order
@@ -316,6 +327,12 @@ class ProfileEmbedding(Result):
         provenance: where the first profile comes from.
         unit: "nats" or "bits".
         features: what the distances compare, as in ``PairwiseDistances``.
+
+    >>> import tl_entropy as tle
+    >>> lens = tle.lens_entropy(tle.demo_model(), ["import os", "import os, sys", "class A: pass"], progress=False)
+    >>> places = tle.profile_embedding(tle.pairwise_distances(lens, metric="euclidean", progress=False), method="pca")
+    >>> tuple(places.coordinates.shape)
+    (3, 2)
     """
 
     along = None

@@ -69,6 +69,11 @@ class LayerDynamics(Result):
         n_bins: number of bins of the histograms, equal ones over the range of all E.
         unit: "nats" or "bits".
         provenance: model, settings, corpus, versions.
+
+    >>> import tl_entropy as tle
+    >>> lens = tle.lens_entropy(tle.demo_model(), "import os, sys", progress=False)
+    >>> float(tle.layer_dynamics(lens).value("distance_to_output")[-1])
+    0.0
     """
 
     aligned = (("quantity", "quantities", "families", "units"),)

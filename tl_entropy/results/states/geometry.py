@@ -94,6 +94,11 @@ class LayerGeometry(Result):
         unit: "nats" or "bits".
         covariance: [measure, site, site] of the values of two sites over the same documents, of which ``errors`` are the roots
             of the diagonal; None in earlier files.
+
+    >>> import tl_entropy as tle
+    >>> result = tle.layer_geometry(tle.demo_model(), "import os, sys", measures="curvature", progress=False)
+    >>> tuple(result.values.shape)  # measure, site
+    (1, 7)
     """
 
     sites: tuple[Site, ...]

@@ -58,6 +58,11 @@ class LayerSimilarity(Result):
             below order 1, of a single document, and in earlier files.
         covariance: [quantity, row, row, column] of the values of two rows at one column, over the same documents, of which
             ``errors`` are the roots of the diagonal; NaN where these are, and None in earlier files.
+
+    >>> import tl_entropy as tle
+    >>> result = tle.layer_similarity(tle.demo_model(), ["import os, sys"] * 4, progress=False)
+    >>> round(float(result.values[0, -1]), 3)  # the output with itself
+    1.0
     """
 
     aligned = (("quantity", "quantities", "units"),)

@@ -47,6 +47,12 @@ class AlignedValues(TokenRows, Result):
         target: provenance of the result whose tokens these are.
 
     The other fields are those of ``TokenRows``, of the target.
+
+    >>> import tl_entropy as tle
+    >>> surprisal = tle.token_surprisal(tle.demo_model(), "import os, sys", progress=False)
+    >>> aligned = tle.align_tokens(surprisal, surprisal)
+    >>> aligned.quantities, len(aligned.token)
+    (('surprisal',), 4)
     """
 
     along = None  # quantities in units of their own
@@ -116,6 +122,12 @@ class TokenCorrelation(Positions, Result):
         x_provenance: of x.
 
     The other fields say which token a row is of, as in ``TokenRows``.
+
+    >>> import tl_entropy as tle
+    >>> surprisal = tle.token_surprisal(tle.demo_model(), "import os, sys", progress=False)
+    >>> same = tle.token_correlation(surprisal, surprisal)
+    >>> round(float(same.slope), 6), round(float(same.intercept), 6)
+    (1.0, 0.0)
     """
 
     along = None  # quantities in units of their own

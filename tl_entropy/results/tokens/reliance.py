@@ -63,6 +63,12 @@ class TokenReliance(TokenRows, Result):
         unit: "nats" or "bits", for metrics that have a unit.
 
     The other fields are those of ``TokenRows``.
+
+    >>> import tl_entropy as tle
+    >>> edit = tle.ablate("mlp_out.5")
+    >>> result = tle.token_reliance(tle.demo_model(), "import os, sys", edit, metrics=("kl",), progress=False)
+    >>> result.metrics
+    ('kl',)
     """
 
     along = None  # sources in any order

@@ -201,6 +201,11 @@ class TokenSurprisal(_Rates, TokenRows, Result):
         unit: "nats" or "bits".
 
     The other fields are those of ``TokenRows``.
+
+    >>> import tl_entropy as tle
+    >>> result = tle.token_surprisal(tle.demo_model(), "import os, sys", progress=False)
+    >>> bool((result.surprisal >= 0).all()), result.unit
+    (True, 'nats')
     """
 
     surprisal: Float[Tensor, "row"]
@@ -281,6 +286,11 @@ class SurprisalSummary(_Rates, Result):
         products: [total, total] float64, Σ over documents of the products of each two of their totals.
         unit: the unit of what the methods return.
         provenance: model, settings, corpus, versions.
+
+    >>> import tl_entropy as tle
+    >>> summary = tle.token_surprisal(tle.demo_model(), "import os", keep="summary", progress=False)
+    >>> summary.unit
+    'nats'
     """
 
     sums: Float[Tensor, "total"]
