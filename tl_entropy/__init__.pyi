@@ -61,12 +61,9 @@ from .results.lens.divergence import DivergenceSummary as DivergenceSummary, Lay
 from .results.models.comparison import ModelComparison as ModelComparison
 from .results.models.contrast import Contrast as Contrast, contrast as contrast
 from .results.models.monitor import EntropyHistory as EntropyHistory
-from .results.profiles.distances import (
-    PairwiseDistances as PairwiseDistances,
-    ProfileDistance as ProfileDistance,
-    ProfileEmbedding as ProfileEmbedding,
-)
+from .results.profiles.distances import PairwiseDistances as PairwiseDistances, ProfileDistance as ProfileDistance
 from .results.profiles.dynamics import LayerDynamics as LayerDynamics
+from .results.profiles.embedding import ProfileEmbedding as ProfileEmbedding
 from .results.states.geometry import LayerGeometry as LayerGeometry
 from .results.states.similarity import LayerSimilarity as LayerSimilarity
 from .results.tokens.conditional import ConditionalEntropy as ConditionalEntropy

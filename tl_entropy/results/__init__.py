@@ -9,8 +9,9 @@ from tl_entropy.results.loading import load
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import Contrast
 from tl_entropy.results.models.monitor import EntropyHistory
-from tl_entropy.results.profiles.distances import PairwiseDistances, ProfileDistance, ProfileEmbedding
+from tl_entropy.results.profiles.distances import PairwiseDistances, ProfileDistance
 from tl_entropy.results.profiles.dynamics import LayerDynamics
+from tl_entropy.results.profiles.embedding import ProfileEmbedding
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.geometry import LayerGeometry
 from tl_entropy.results.states.similarity import LayerSimilarity

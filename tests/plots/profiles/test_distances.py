@@ -14,7 +14,8 @@ from scipy.cluster import hierarchy
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.profiles.distances import MOST_NAMED, clusters, distances
 from tl_entropy.results import Provenance
-from tl_entropy.results.profiles.distances import PairwiseDistances, ProfileEmbedding
+from tl_entropy.results.profiles.distances import PairwiseDistances
+from tl_entropy.results.profiles.embedding import ProfileEmbedding
 
 ORIGIN = Provenance("tiny", "0", "none", "float32", "cpu", versions={}, created="then")
 

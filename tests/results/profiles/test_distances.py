@@ -12,7 +12,8 @@ from scipy.cluster import hierarchy
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.results import Provenance, load
-from tl_entropy.results.profiles.distances import POWERS, PairwiseDistances, ProfileDistance, ProfileEmbedding
+from tl_entropy.results.profiles.distances import POWERS, PairwiseDistances, ProfileDistance
+from tl_entropy.results.profiles.embedding import ProfileEmbedding
 
 ORIGIN = Provenance("tiny", "abc", "raw", "float32", "cpu", settings={"lens": "logit lens"}, versions={}, created="then")
 LOG2 = math.log(2)

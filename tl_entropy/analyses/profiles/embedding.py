@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
-from tl_entropy.results.profiles.distances import Method, PairwiseDistances, ProfileEmbedding
+from tl_entropy.results.profiles.distances import PairwiseDistances
+from tl_entropy.results.profiles.embedding import Method, ProfileEmbedding
 from tl_entropy.torch_state import steady
 
 FEWEST = 4  # profiles for t-SNE and UMAP

@@ -20,7 +20,8 @@ from tl_entropy.plots.cells import cell_size, write
 from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.naming import name_points, short_name
 from tl_entropy.plots.style import Width, add_legend, canvas, colour_limits, line_styles
-from tl_entropy.results.profiles.distances import FEATURES, Linkage, PairwiseDistances, ProfileEmbedding
+from tl_entropy.results.profiles.distances import FEATURES, Linkage, PairwiseDistances
+from tl_entropy.results.profiles.embedding import ProfileEmbedding
 from tl_entropy.torch_state import steady
 
 MOST_WRITTEN = 8  # profiles of a matrix whose cells are written into
