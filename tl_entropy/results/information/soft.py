@@ -161,7 +161,8 @@ class SoftInformation(Result):
 
         "information" is cross-fitted, NaN where nothing can be said; "share" is information / corrected_ceiling;
         "chance_adjusted" is ceiling (plug_in - null) / (ceiling - null), the information of files of 0.5.0; "efficiency" is
-        H(Z) / log n_bins; "regularity" is plug-in / H(Z). "lower" and "fold_jackknife" have no error: NaN behind left = 0.
+        H(Z) / log n_bins; "regularity" is plug-in / H(Z). "lower" and "fold_jackknife" have no error: NaN behind left = 0
+        (over corpora of known truth they varied .6 to 1.3 times as much as the information).
 
         Raises:
             InputError: an unknown quantity, or one that a file of 0.5.0 does not hold.
