@@ -3,12 +3,16 @@
 ``TL_ENTROPY_EXECUTED`` names a folder that they are written to with their outputs, for the site to show.
 """
 
+import ast
+import inspect
 import os
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+import tl_entropy as tle
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -33,6 +37,15 @@ def test_what_is_stored_is_short_and_has_no_outputs(path):
             assert not cell.outputs
             assert cell.execution_count is None
             assert len(cell.source.splitlines()) < 15
+
+
+def test_the_tour_calls_every_public_function():
+    [tour] = [path for path in NOTEBOOKS if "tour" in path.stem]
+    code = "\n".join(cell.source for cell in read(tour).cells if cell.cell_type == "code")
+    calls = [node.func for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    called = {call.attr for call in calls if isinstance(call, ast.Attribute)}
+    functions = {name for name in tle.__all__ if inspect.isfunction(getattr(tle, name))}
+    assert not functions - called
 
 
 @pytest.mark.model
