@@ -10,6 +10,7 @@ from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.profiles.dynamics import layer_dynamics
 from tl_entropy.functional.tokens.sizes import token_sizes
 from tl_entropy.results import LayerDivergence, LensEntropy, Provenance
+from tl_entropy.results.base import fields_at
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.results.tokens.surprisal import TokenSurprisal
@@ -31,6 +32,11 @@ def rows(lengths=LENGTHS):
     document = torch.tensor([d for d, length in enumerate(lengths) for _ in range(length)])
     position = torch.tensor([p for length in lengths for p in range(length)])
     return {"document": document, "position": position, "token": torch.zeros(len(document), dtype=torch.long)}
+
+
+def without_rows(result):
+    """A result of the same kind in which nothing was counted: what a pass that was ended at once may leave."""
+    return dataclasses.replace(result, **fields_at(result, row=[]))
 
 
 def lens(model="tiny", n_layers=3, seed=0, **settings):

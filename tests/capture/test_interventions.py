@@ -342,7 +342,7 @@ def test_head_means_take_options(gpt2):
     with pytest.raises(InputTypeError, match="'layer' is not an option"):
         head_means(gpt2, TEXT, layer=2, progress=False)
     ids = torch.tensor([[0, 0]])
-    with pytest.raises(InputError, match="no position was counted"):
+    with pytest.raises(InputError, match="all their tokens are special tokens"):
         head_means(gpt2, ids, prepend_bos=False, progress=False)
 
 

@@ -320,7 +320,7 @@ def test_the_mean_in_place_of_itself_changes_nothing_where_there_is_one_token(an
 def test_site_means_refuse_patterns_and_empty_means(gpt2):
     with pytest.raises(InputError, match="sites: pattern is of pairs of positions"):
         site_means(gpt2, TEXT, ("resid_post", "pattern"), progress=False)
-    with pytest.raises(InputError, match="no position was counted, so there is no mean"):
+    with pytest.raises(InputError, match="all their tokens are special tokens"):
         site_means(gpt2, torch.tensor([[0, 0]]), "embed", progress=False)
     with pytest.raises(InputTypeError, match="'site' is not an option"):
         site_means(gpt2, TEXT, "embed", site="z", progress=False)

@@ -101,7 +101,7 @@ def test_special_tokens_do_not_count_unless_asked_for(gpt2):
     bare = one_step(gpt2, torch.tensor([[0, 40, 41, 42]]))
     assert bare[-1] == 3
     assert one_step(gpt2, torch.tensor([[0, 40, 41, 42]]), include_special=True)[-1] == 4
-    with pytest.raises(InputError, match="hold no position that counts"):
+    with pytest.raises(InputError, match="all their tokens are special tokens"):
         train_tuned_lens(gpt2, torch.tensor([0, 0]), **QUICK)
 
 

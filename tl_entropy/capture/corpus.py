@@ -12,6 +12,10 @@ before it has counted, and sees the others as context. With ``stride`` equal to 
 a smaller one buys longer context for the tokens behind a cut with more forward passes (the sliding window of
 https://huggingface.co/docs/transformers/perplexity).
 
+One rule for what counts nothing: inputs of which no token is counted (no documents, empty ones, special tokens alone,
+positions that none has, a single token that nothing predicts) are refused at their end, with the reason; where some documents
+are such, or some ``positions`` are in none, a warning says so.
+
 Refused: windows larger than the context; strides that would leave tokens out; inputs in which there is nothing to measure; a
 second pass over a generator; and what ``capture/inputs.py`` and ``capture/documents.py`` refuse.
 """
@@ -32,7 +36,7 @@ from tl_entropy.batches import Window
 from tl_entropy.capture.documents import Document, Rereadable, TextEncoder, check_texts, checked_ids
 from tl_entropy.capture.inputs import Piece, at_hand, pieces, repeatable
 from tl_entropy.capture.options import WindowOptions
-from tl_entropy.capture.positions import Positions, at_positions, checked_positions
+from tl_entropy.capture.positions import Positions, at_positions, checked_positions, shown_positions
 from tl_entropy.capture.skipping import OnError, Skipped
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.results.provenance import skipped_note
@@ -59,6 +63,9 @@ class CorpusReport:
         cut: Documents that did not fit into one window.
         n_empty: Documents without a token, which were skipped.
         empty: The numbers of the first 20 of them.
+        n_uncounted: Documents with tokens of which none is counted.
+        uncounted: The numbers of the first 20 of them.
+        longest: Tokens of the longest document.
         doubled: Documents that begin with two BOS.
         special: Special tokens of these documents, words that the tokenizer does not know among them, that are left out.
         digest: The sum of the documents' digests, below 2**64: the same for the same documents in whatever order.
@@ -74,6 +81,9 @@ class CorpusReport:
     cut: int = 0
     n_empty: int = 0
     empty: list[int] = field(default_factory=list)
+    n_uncounted: int = 0
+    uncounted: list[int] = field(default_factory=list)
+    longest: int = 0
     doubled: int = 0
     special: int = 0
     digest: int = 0
@@ -104,6 +114,7 @@ class Corpus:
         text_column: The column of a data set that holds the texts.
         on_error: What to do with a document that cannot be used: "raise" its error, or "skip" it (``capture/skipping.py``).
         quiet: Whether somebody else warns of documents that are empty or left out.
+        measured: Whether its tokens are what is measured, so that some have to count; prompts of texts to be written are not.
         count: What ``positions`` and the rule for special ids speak of: the token that a cell reads ("read"), or the one that
             it predicts ("predicted"). The cell that is counted for a predicted token is the one before it, a BOS where there is
             one; a token with nothing before it is predicted nowhere, and counted nowhere.
@@ -147,6 +158,7 @@ class Corpus:
         on_error: OnError = "raise",
         count: Count = "read",
         quiet: bool = False,
+        measured: bool = True,
     ) -> None:
         check_choice("count", count, ("read", "predicted"))
         check_choice("on_error", on_error, ("raise", "skip"))
@@ -163,7 +175,7 @@ class Corpus:
         # A configuration may name a BOS that is none, as a class of models does for all of them; a tokenizer puts it there.
         self._begin = encoder.begin if encoder.has_tokenizer or encoder.begin in self.special_ids else None
         self._text_column = text_column
-        self._skips, self._quiet = on_error == "skip", quiet
+        self._skips, self._quiet, self._measured = on_error == "skip", quiet, measured
         self._predicted = count == "predicted"
         self._started = False
         self._room_and_stride("a text", prepend_bos and encoder.begin is not None)
@@ -225,18 +237,55 @@ class Corpus:
                 report.empty.extend([number] if len(report.empty) < _KEPT else [])
         if self._readings is not None:
             self._readings.check_end(number + 1)
-        if not report.documents:
-            raise InputError(_nothing(number + 1, report))
+        if not report.documents or (self._measured and not report.tokens):
+            raise InputError(f"inputs hold nothing to measure: {self._nothing(number + 1, report)}")
         if not self._quiet:
             self._warn(report)
+        if self._measured:
+            self._warn_of_uncounted(report)
+
+    def _nothing(self, documents: int, report: CorpusReport) -> str:
+        """Why no token is counted, and what to do."""
+        if not report.documents:
+            skipped = report.skipped.told()
+            return skipped_note(skipped) if skipped else f"{documents} documents, none with a token; pass some text"
+        if report.special:
+            return f"{documents} documents, and {self._asked()} are special tokens; include_special=True counts them"
+        if missing := self._missing(report.longest):
+            return f"no document has positions {missing}; the longest has {report.longest} tokens"
+        if self._predicted:
+            return f"{documents} documents, and nothing comes before {self._asked()} to predict them; pass more text, or a BOS"
+        return f"{documents} documents of up to {report.longest} tokens, and {self._asked()} are none of them"
+
+    def _asked(self) -> str:
+        return "all their tokens" if self._selection is None else f"positions={shown_positions(self._selection)}"
+
+    def _missing(self, longest: int) -> str:
+        """Which positions asked for one by one no document has, of which the longest has so many tokens."""
+        asked = self._selection if isinstance(self._selection, tuple) else ()
+        return shown_positions(tuple(position for position in asked if not -longest <= position < longest))
+
+    def _warn_of_uncounted(self, report: CorpusReport) -> None:
+        """Warn of documents of which nothing counts, and of positions that none has."""
+        if missing := self._missing(report.longest):
+            warnings.warn(
+                f"positions: no document has {missing}; the longest has {report.longest} tokens", UserWarning, stacklevel=2
+            )
+        if report.n_uncounted:
+            warnings.warn(
+                f"nothing counts of {report.n_uncounted} documents: numbers {_listed(report.uncounted, report.n_uncounted)}; "
+                "they hold special tokens alone, or no position that is asked for, or one token that nothing predicts",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _warn(self, report: CorpusReport) -> None:
         """Warn of documents that were left out, and of those that begin with two BOS."""
         if skipped := report.skipped.told():
             warnings.warn(skipped_note(skipped), UserWarning, stacklevel=2)
         elif report.n_empty:
-            first = ", ".join(map(str, report.empty[:5])) + ", ..." * (report.n_empty > 5)
-            warnings.warn(f"{report.n_empty} empty documents were skipped: numbers {first} (from 0)", UserWarning, stacklevel=2)
+            first = _listed(report.empty, report.n_empty)
+            warnings.warn(f"{report.n_empty} empty documents were skipped: numbers {first}", UserWarning, stacklevel=2)
         if report.doubled:
             warnings.warn(
                 f"{report.doubled} documents begin with two begin tokens (id {self._begin}), and the model sees both; "
@@ -247,6 +296,7 @@ class Corpus:
 
     def _windows(self, document: Document, report: CorpusReport) -> Iterator[Window]:
         body, bos, n = document.body, document.bos, len(document.body)
+        report.longest = max(report.longest, n)
         room, stride = self._room_and_stride(document.where, bos is not None)
         selected, special = at_positions(self._selection, torch.arange(n), n), torch.isin(body, self._special)
         countable = selected if self._include_special else selected & ~special
@@ -273,6 +323,9 @@ class Corpus:
                 report.digest = (report.digest + document.digest) % 2**64
                 report.bytes = _sum(report.bytes, document.n_bytes)
                 report.characters = _sum(report.characters, document.n_characters)
+            if last and not bool(countable.any()) and not (bos is not None and count_bos):
+                report.n_uncounted += 1
+                report.uncounted.extend([document.number] if len(report.uncounted) < _KEPT else [])
             yield Window(tokens, counted, position, target, document.number, document.name, last, document.text, body)
 
     def _room_and_stride(self, where: str, has_bos: bool) -> tuple[int, int]:
@@ -289,10 +342,8 @@ class Corpus:
         return room, self._stride or room
 
 
-def _nothing(documents: int, report: CorpusReport) -> str:
-    if skipped := report.skipped.told():
-        return f"inputs hold nothing to measure: {skipped_note(skipped)}"
-    return f"inputs hold nothing to measure: {documents} documents, none with a token; pass some text"
+def _listed(first: list[int], count: int) -> str:
+    return ", ".join(map(str, first[:5])) + ", ..." * (count > 5) + " (from 0)"
 
 
 def _warn_of_paths(inputs: object) -> None:
@@ -322,9 +373,10 @@ def read_corpus(
     positions: Any = None,
     count: Count = "read",
     quiet: bool = False,
+    measured: bool = True,
     **options: Unpack[WindowOptions],
 ) -> Corpus:
     """The windows of ``inputs`` (no cache) as ``stream`` reads them for a model."""
     if options.get("prepend_bos") is None:
         options["prepend_bos"] = encoder.prepends_begin
-    return Corpus(inputs, encoder, positions=positions, count=count, quiet=quiet, **options)  # type: ignore[arg-type]
+    return Corpus(inputs, encoder, positions=positions, count=count, quiet=quiet, measured=measured, **options)  # type: ignore[arg-type]

@@ -160,7 +160,10 @@ def stream(
         check_mask(adapter.sight)
 
     # Texts to tokens, cut into windows.
-    given = corpus = read_corpus(adapter, inputs, positions=None if max_new_tokens else positions, count=count, **windows)
+    plain = not max_new_tokens
+    given = corpus = read_corpus(
+        adapter, inputs, positions=positions if plain else None, count=count, measured=plain, **windows
+    )  # fmt: skip
     continuations = None
     if max_new_tokens:
         continuations = Continuations(

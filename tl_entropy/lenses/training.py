@@ -266,8 +266,6 @@ def _read(
         windows.extend([window] if count else [])
         if most is not None and tokens >= most:
             break
-    if not windows:
-        raise InputError("inputs hold no position that counts, only special tokens; pass some text")
     return windows, corpus.report.skipped.told()
 
 

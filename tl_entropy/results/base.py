@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 import torch
 from safetensors.torch import save_file
 
-from tl_entropy.errors import InputError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.results.checking import check_fields
 from tl_entropy.results.files import LAYOUT, SCHEMA, digest, plain, replacing
 from tl_entropy.results.printing import Printed
@@ -109,15 +109,22 @@ def in_unit(units: Iterable[str], unit: Unit) -> tuple[torch.Tensor, tuple[str, 
 def chosen_from(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
     """``asked``, one item or several, as a list; InputError unless a result has every one of them, ``present``.
 
+    Nothing at all is asked for by leaving the argument out, and never by an empty sequence: a result of nothing says nothing.
+
     >>> chosen_from("layers", 2, [-1, 0, 1])
     Traceback (most recent call last):
     tl_entropy.errors.InputError: layers: 2 not in this result; it has -1, 0, 1
     """
-    wanted = [asked] if isinstance(asked, str | Number) else list(asked)
     there = list(dict.fromkeys(present))
+    shown = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
+    plain = asked.tolist() if hasattr(asked, "tolist") else asked
+    if not isinstance(plain, str | Number | Iterable):
+        raise InputTypeError(f"{argument} must be one or several of {shown}; got {asked!r}")
+    wanted = [plain] if isinstance(plain, str | Number) else list(plain)
+    if not wanted:
+        raise InputError(f"{argument} is empty; choose from {shown}")
     missing = [item for item in wanted if item not in there]
     if missing:
-        shown = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
         raise InputError(f"{argument}: {', '.join(map(str, missing))} not in this result; it has {shown}")
     return wanted
 

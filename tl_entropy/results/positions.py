@@ -84,6 +84,11 @@ class Positions(Steady):
         elif positions is not None:
             present = self.position.unique().tolist()
             rows &= torch.isin(self.position, torch.tensor(chosen_from("positions", positions, present)))
+        if self.n_tokens and not rows.any():
+            raise InputError(
+                f"documents={documents!r} and positions={positions!r} leave nothing of this result, which has positions "
+                f"{int(self.position.min())} to {int(self.position.max())}"
+            )
         return rows
 
     @abstractmethod

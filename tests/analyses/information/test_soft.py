@@ -825,7 +825,7 @@ def test_bad_arguments(gpt2):
         ({"invalid": "keep"}, InputError, "invalid must be one of"),
         ({"folds": 0}, InputError, "folds must be an int of at least 1"),
         ({"batch_size": 0}, InputError, "batch_size must be"),
-        ({"positions": 40}, InputError, "counted token"),
+        ({"positions": 40}, InputError, "no document has positions 40"),
     ):
         with pytest.raises(error, match=message):
             tle.soft_information(gpt2, TEXTS, **arguments, **QUIET)

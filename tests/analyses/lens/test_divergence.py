@@ -349,6 +349,7 @@ def test_the_same_pass_feeds_both_kinds(gpt2, texts):
     np.testing.assert_allclose(total.compute().mean_profile()["mean"], each.compute().mean_profile()["mean"], atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:nothing counts of")
 def test_positions_select_what_is_counted_only(gpt2, texts):
     whole = tle.layer_divergence(gpt2, texts, **QUIET)
     last = tle.layer_divergence(gpt2, texts, positions=-1, **QUIET)
@@ -388,6 +389,7 @@ def test_generated_text_is_measured_like_read_text(gpt2, texts, sampling):
     assert torch.equal(again.token, result.token), "whatever the batch size"
 
 
+@pytest.mark.filterwarnings("ignore:nothing counts of")
 def test_what_comes_after_the_end_is_not_counted(gpt2, texts, monkeypatch):
     prompts = [texts[0], "the cat sat on the dog", texts[2]]
     lengths = [begun(gpt2, text).shape[1] - 1 for text in prompts]

@@ -195,6 +195,7 @@ def test_parts_merge_to_the_whole_in_any_order(gpt2, texts, keep):
         joined.merge(tle.LensAccumulator(gpt2, keep=keep))
 
 
+@pytest.mark.filterwarnings("ignore:nothing counts of")
 def test_positions_select_what_is_counted_only(gpt2, texts):
     whole = tle.lens_entropy(gpt2, texts, **QUIET)
     last = tle.lens_entropy(gpt2, texts, positions=-1, **QUIET)

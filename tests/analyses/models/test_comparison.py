@@ -115,6 +115,7 @@ def test_models_of_other_tokens_meet_at_documents(models, result):
     assert len(result.notes) == 2
 
 
+@pytest.mark.filterwarnings("ignore:nothing counts of")
 def test_options_reach_every_part(models):
     pair = {name: models[name] for name in ("gpt2", "small")}
     sites = ("resid_mid", "resid_post")

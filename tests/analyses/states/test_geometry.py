@@ -429,6 +429,7 @@ def test_equal_documents_have_equal_means(gpt2, corpus):
     assert any("sampled states repeat others" in note for note in result.notes)
 
 
+@pytest.mark.filterwarnings("ignore:nothing counts of")
 def test_documents_without_a_counted_token_are_no_documents(gpt2, corpus):
     result = layer_geometry(gpt2, ["the", *corpus], labels=["animals", *LABELS], positions=slice(1, None), **BOS)
     assert result.document.tolist() == [1, 2, 3, 4]

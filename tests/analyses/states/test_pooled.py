@@ -88,6 +88,7 @@ def test_a_document_in_several_windows_is_one_mean_of_all_its_tokens(gpt2):
         torch.testing.assert_close(value, expected, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:nothing counts of")
 def test_parts_number_on_and_documents_without_a_counted_token_are_left_out(gpt2, texts):
     whole = pooled(gpt2, texts, positions=slice(1, None))
     assert whole.documents == [0, 1, 3]  # the third is one token long

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from drawn import flat, legend, of_kind, ticks
+from hand_made import without_rows
 from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
 from matplotlib.colors import to_hex
 
@@ -260,7 +261,7 @@ def test_a_given_canvas_is_used_and_keeps_its_style():
         (lens, {"document": 7, "traces": 2}, InputError, "documents: 7 not in this result"),
         (lens, {"ceiling": True}, InputError, "keep='summary'"),
         (lambda: summary(lens()), {"traces": 2}, InputError, "keep='positions'"),
-        (lambda: lens().select(positions=slice(0, 0)), {}, InputError, "no position"),
+        (lambda: without_rows(lens()), {}, InputError, "no position"),
     ],
 )
 def test_profile_refuses(results, options, error, match):
@@ -392,7 +393,7 @@ def test_a_certain_model_is_drawn_all_the_same():
         (lens, {"document": 0, "max_tokens": 0}, InputError, "max_tokens must be an int"),
         (lambda: summary(lens()), {}, InputTypeError, "got LensSummary"),
         (lambda: None, {}, InputTypeError, "got NoneType"),
-        (lambda: lens().select(positions=slice(0, 0)), {}, InputError, "document: choose one of the 0"),
+        (lambda: without_rows(lens()), {}, InputError, "document: choose one of the 0"),
     ],
 )
 def test_heatmap_refuses(result, options, error, match):

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from hand_made import without_rows
 
 from tl_entropy.errors import InputError
 from tl_entropy.results.loading import load
@@ -247,7 +248,7 @@ def test_without_a_source():
 
 
 def test_without_a_token():
-    none = parts().select(positions=slice(0, 0))
+    none = without_rows(parts())
     assert repr(none) == "TokenReliance: 2 sources, 0 tokens of 0 documents; m"
     assert none.normalized().shape == (0, 2)
     with pytest.raises(InputError, match="holds no position to take a mean of"):

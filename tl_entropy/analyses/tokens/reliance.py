@@ -166,6 +166,8 @@ class SourceRows(PredictedRows):
         """The result, of sources with these names, or of tokens (None), and of ``metrics`` with their units."""
         fields = row_fields(self, self._adapter)
         del fields["n_bytes"], fields["n_characters"]
+        if not fields["values"].shape[1] and len(fields["token"]):
+            raise InputError("inputs hold nothing to measure: no token that counts has one before it that could be its source")
         return TokenReliance(
             sources=tuple(map(str, range(fields["values"].shape[1]))) if parts is None else parts,
             over="tokens" if parts is None else "parts", metrics=tuple(metrics), units=tuple(metrics.values()),
