@@ -70,7 +70,7 @@ def test_what_came_before_an_error_is_at_hand(gpt2, function):
     assert not hasattr(own, "__notes__")
 
 
-NONE_LEFT = {"stream": "its accumulators keep what came", "train_tuned_lens": "it reads before it trains"}
+NONE_LEFT = {"stream": "its accumulators keep what came", "train_tuned_lens": "it reads before it trains: the texts read"}
 ENDINGS = (Broken, ConnectionError, MemoryError, KeyboardInterrupt, SystemExit)
 
 
@@ -118,9 +118,12 @@ def test_a_lens_is_kept_as_far_as_it_was_trained(gpt2, monkeypatch):
         tle.train_tuned_lens(gpt2, list(GOOD), steps=5, tokens_per_step=8, **QUIET)
     assert caught.value.partial.provenance.settings["steps"] == 2
     assert caught.value.partial.provenance.interrupted
-    with pytest.raises(Broken) as foreign:
-        tle.train_tuned_lens(gpt2, iter(Breaking(GOOD, Broken())), steps=50, **QUIET)
-    assert not hasattr(foreign.value, "partial")
+    for kind in (Broken, KeyboardInterrupt):
+        with pytest.raises(kind) as foreign:
+            tle.train_tuned_lens(gpt2, iter(Breaking(GOOD, kind())), steps=50, window=8, **QUIET)
+        assert "documents read before this error" in foreign.value.__notes__[0]
+        again = tle.lens_entropy(gpt2, foreign.value.partial, window=8, **QUIET)
+        assert torch.equal(again.entropy, tle.lens_entropy(gpt2, list(GOOD), window=8, **QUIET).entropy)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])

@@ -95,7 +95,7 @@ def train_tuned_lens(
         InputError, InputTypeError: an argument out of range, or inputs that hold nothing to train on.
         ModelError: a model whose output can't be reproduced from its residual stream.
         NonFiniteError: a NaN or an infinity in the model, or a training that diverged. What else ends the training has the lens
-            as it was by then as its ``partial``.
+            as it was by then as its ``partial``; while texts are still being read, those read by then, as a list of tokens.
 
     Source: N. Belrose et al., Eliciting latent predictions from transformers with the tuned lens, 2023.
 
@@ -254,19 +254,29 @@ class _Translators:
 def _read(
     adapter: Adapter, inputs: Any, options: WindowOptions, *, most: int | None = None
 ) -> tuple[list[Window], dict[str, Any]]:
-    """The windows of ``inputs`` in which something is counted, until ``most`` positions have been; and what was left out."""
+    """The windows of ``inputs`` in which something is counted, until ``most`` positions have been; and what was left out.
+
+    Whatever ends it has as its ``partial`` the documents read by then, as tokens, which can be read again as ``inputs``.
+    """
     if split_cache(inputs)[0] is not None:
         raise InputError("inputs: a tuned lens can't be trained on a cache; pass the texts or tokens themselves")
     windows: list[Window] = []
     tokens = 0
     corpus = read_corpus(adapter, inputs, **options)
-    for window in corpus:
-        count = int(window.counted.sum())
-        tokens += count
-        windows.extend([window] if count else [])
-        if most is not None and tokens >= most:
-            break
+    with keeping(lambda _: _documents(windows), "the documents read before this error are its attribute 'partial', as tokens"):
+        for window in corpus:
+            count = int(window.counted.sum())
+            tokens += count
+            windows.extend([window] if count else [])
+            if most is not None and tokens >= most:
+                break
     return windows, corpus.report.skipped.told()
+
+
+def _documents(windows: Sequence[Window]) -> list[Tensor] | None:
+    """The documents that begin in these windows, as tokens [pos] with the BOS that they were given; None for none."""
+    firsts = [window for window in windows if int(window.position[window.position >= 0][0]) == 0]
+    return [torch.cat([window.tokens[window.position < 0], window.body]) for window in firsts] or None
 
 
 def _beginning(windows: Sequence[Window], most: int, seed: int) -> list[Window]:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hand_made import without_rows
+from hand_made import lens as hand_made_lens, without_rows
 from hypothesis import given, strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
@@ -291,6 +291,27 @@ def test_names_and_groups():
         pairwise_distances(some, groups="abc")
     with pytest.raises(InputError, match="the mapping already names"):
         pairwise_distances({"a": some[0], "b": some[1]}, names=["x", "y"])
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])
+def test_pairs_that_were_compared_before_it_ended_are_at_hand(monkeypatch, kind):
+    left = [3]
+
+    def ends(a, b):
+        left[0] -= 1
+        if not left[0]:
+            raise kind
+        return 1.0
+
+    monkeypatch.setattr("tl_entropy.analyses.profiles.distances.elastic_srvf_distance", ends)
+    with pytest.raises(kind) as caught:
+        pairwise_distances(hand_made_lens(), metric="elastic_srvf", progress=False)
+    found = caught.value.partial.distances
+    assert int(found.isnan().sum()) == 2 * (6 - 2)
+    assert bool((found.diagonal() == 0).all())
+    assert torch.equal(found.nan_to_num(), found.T.nan_to_num())
+    with pytest.raises(InputError, match="some pairs have none"):
+        caught.value.partial.clusters(2)
 
 
 def test_the_elastic_distance_shows_its_progress(capsys):

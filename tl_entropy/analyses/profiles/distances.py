@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.profiles.reading import check_shapes, read_profiles
 from tl_entropy.capture.progress import Bar
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_orders, printable
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_orders, keeping, printable
 from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import common_depth, elastic_srvf_distance, histogram_jsd, wasserstein_distance
 from tl_entropy.functional.profiles.pairwise import CurveMetric, SampleMetric, pairwise_curves, pairwise_samples
@@ -156,6 +156,9 @@ def pairwise_distances(
         NonFiniteError: an entropy that is not finite; the profile and the place are named.
         InputTypeError: something that is no ``LensEntropy``, names or groups that are no list, and as ``profile_distance``.
 
+        What ends it, such as Ctrl-C in the long run of "elastic_srvf", has as its ``partial`` the result with NaN for the pairs
+        that were still to come.
+
     Source: the features are those of entropy-profiler 0.2.1, after Entropy-Lens, arXiv 2502.16570.
 
     >>> import tl_entropy as tle
@@ -197,12 +200,16 @@ def pairwise_distances(
     depths = tuple(profile.shape[-1] for profile in profiles)
     if features == "bucketed" and max(depths) < 3:
         raise InputError(f"features='bucketed' needs three sites or more, of which it makes thirds; got {max(depths)}")
-    return PairwiseDistances(
-        distances=_matrix(profiles, metric, aggregate, features, n_bins, progress), names=called,
-        groups=models if groups is None else _one_each("groups", groups, len(profiles)), metric=metric, aggregate=over,
-        n_bins=bins, order=orders if len(orders) > 1 else orders[0], tokens=tuple(profile.shape[1] for profile in profiles),
-        depths=depths, models=models, provenance=origins[0], features=features,
+    whole = torch.full((len(profiles), len(profiles)), torch.nan, dtype=torch.float64).fill_diagonal_(0.0)
+    found_by_now = PairwiseDistances(
+        distances=whole, names=called, groups=models if groups is None else _one_each("groups", groups, len(profiles)),
+        metric=metric, aggregate=over, n_bins=bins, order=orders if len(orders) > 1 else orders[0],
+        tokens=tuple(profile.shape[1] for profile in profiles), depths=depths, models=models, provenance=origins[0],
+        features=features,
     )  # fmt: skip
+    with keeping(lambda _: found_by_now if bool(whole.triu(1).nansum() > 0) else None):
+        _fill(whole, profiles, metric, aggregate, features, n_bins, progress)
+    return found_by_now
 
 
 def _options(metric: str, aggregate: str, n_bins: int) -> tuple[str | None, int | None]:
@@ -222,20 +229,19 @@ def _over_layers(values: Tensor, aggregate: str) -> Tensor:
     return found
 
 
-def _matrix(
-    profiles: Sequence[Tensor], metric: Metric, aggregate: str, features: Features, n_bins: int, progress: bool
-) -> Tensor:
-    """Distances [profile, profile] of profiles [order, token, depth], each pair on the axis of the deeper one."""
+def _fill(
+    whole: Tensor, profiles: Sequence[Tensor], metric: Metric, aggregate: str, features: Features, n_bins: int, progress: bool
+) -> None:
+    """Into ``whole`` [profile, profile] the distances of profiles [order, token, depth], each on the axis of the deeper one."""
     data = list(profiles) if metric in BY_LAYER else [profile.mean(1) for profile in profiles]
     depths = torch.tensor([profile.shape[-1] for profile in profiles])
-    whole = torch.zeros(len(data), len(data), dtype=torch.float64)
     if metric == "elastic_srvf":
         rows, columns = torch.triu_indices(len(data), len(data), 1)
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
         for i, j in Bar(pairs, total=len(rows), desc="elastic", unit="pair", show=progress):
             depth = max(data[i].shape[-1], data[j].shape[-1])
             whole[i, j] = whole[j, i] = elastic_srvf_distance(common_depth(data[i][0], depth), common_depth(data[j][0], depth))
-        return whole
+        return
     for depth in depths.unique().tolist():
         members = (depths <= depth).nonzero()[:, 0]
         here = [common_depth(data[i], depth) for i in members.tolist()]
@@ -251,7 +257,6 @@ def _matrix(
         deepest = depths[members] == depth
         index = torch.meshgrid(members, members, indexing="ij")
         whole[index] = torch.where(deepest[:, None] | deepest, block, whole[index])
-    return whole
 
 
 def _featured(curves: Tensor, features: Features) -> Tensor:

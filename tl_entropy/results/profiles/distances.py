@@ -237,12 +237,15 @@ class PairwiseDistances(Scaled, Result):
                 "weighted" (each half of a cluster counts the same), "ward" (growth of the variance within clusters).
 
         Raises:
-            InputError: an unknown method; or "ward" for distances that are not those of points in a Euclidean space.
+            InputError: an unknown method; pairs without a distance; or "ward" for distances that are not those of points in a
+                Euclidean space.
         """
         from scipy.cluster import hierarchy
         from scipy.spatial.distance import squareform
 
         check_choice("method", method, LINKAGES)
+        if bool(self.distances.isnan().any()):
+            raise InputError("distances: some pairs have none, as the run was ended before they came; compare the others anew")
         if method == "ward":
             if self.metric not in ("euclidean", "srvf"):
                 raise InputError(
