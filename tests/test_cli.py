@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 import tl_entropy as tle
 from tl_entropy import demo
+from tl_entropy.analyses.models import comparison
+from tl_entropy.capture.feeding import Feeder
 
 pytestmark = pytest.mark.model
 
@@ -310,22 +312,75 @@ def test_files_that_cannot_be_read_are_left_out_where_that_is_asked_for(monkeypa
     assert (status, "b.txt is not a UTF-8 text file" in err) == (2, True)
 
 
-def test_sigterm_ends_a_pass_like_ctrl_c(monkeypatch, capsys, tmp_path):
-    update, handler = tle.LensAccumulator.update, signal.getsignal(signal.SIGTERM)
+ENDED = {
+    "lens": ((), "lens"),
+    "divergence": ((), "divergence"),
+    "divergence, before a change": (("--ablate", "3.1"), "divergence"),
+    "heads": ((), "heads"),
+    "tokens": ((), "tokens"),
+    "information": (("--labels", "token", "--n-bins", "5"), "information"),
+}
 
-    def ends(self, batch, activations):
-        update(self, batch, activations)
-        signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(tle.LensAccumulator, "update", ends)
-    arguments = ("lens", "--model", BUNDLED, "--text", CODE[0], "--text", CODE[1], "--batch-size", 1, "--out", tmp_path / "o")
-    with pytest.warns(UserWarning, match="interrupted after"):
-        status, out, err = run(monkeypatch, capsys, *arguments)
-    assert (status, "interrupted" in out) == (0, True), err
-    found = tle.load(tmp_path / "o" / "lens.safetensors")
-    assert found.documents == (0,)
-    assert found.provenance.interrupted
+@pytest.mark.filterwarnings("ignore:interrupted after", "ignore:.* of .* positions")
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("name", ENDED)
+def test_sigterm_ends_a_pass_like_ctrl_c(name, ignored, monkeypatch, capsys, tmp_path):
+    feed, handler = Feeder.feed, signal.getsignal(signal.SIGTERM)
+    (own, file), left = ENDED[name], [2]
+
+    def ends(self, batch, waiting, take_in):
+        feed(self, batch, waiting, take_in)
+        left[0] -= 1
+        if not left[0]:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Feeder, "feed", ends)
+    given = (name.split(",")[0], "--model", BUNDLED, *(part for text in CODE for part in ("--text", text)))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else signal.getsignal(signal.SIGINT)
+    try:
+        status, out, err = run(monkeypatch, capsys, *given, *own, "--batch-size", 1, "--out", tmp_path / "o")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert signal.getsignal(signal.SIGTERM) is handler
+    assert "Traceback" not in err
+    assert (status == 0) == (name != "divergence, before a change"), err
+    assert "interrupted" in out
+    found = tle.load(tmp_path / "o" / f"{file}.safetensors")
+    assert found.provenance.interrupted
+
+
+def test_sigterm_ends_a_comparison_and_a_training_with_what_they_have(monkeypatch, capsys, tmp_path):
+    measure, left = comparison.measure_all, [2]
+
+    def ends(*arguments, **options):
+        left[0] -= 1
+        if not left[0]:
+            signal.raise_signal(signal.SIGTERM)
+        return measure(*arguments, **options)
+
+    texts = [part for text in CODE for part in ("--text", text)]
+    (tmp_path / "again").symlink_to(BUNDLED)
+    monkeypatch.setattr(comparison, "measure_all", ends)
+    two = ("compare", "--model", BUNDLED, "--model", tmp_path / "again", *texts, "--similarity", "none")
+    status, out, err = run(monkeypatch, capsys, *two, "--out", tmp_path / "o")
+    assert status == "tl-entropy: interrupted"
+    assert "it ends with an error; until then it measured" in err
+    assert len(list((tmp_path / "o").glob("*.safetensors"))) == 2
+
+    step, done = torch.optim.AdamW.step, [2]
+
+    def stops(self, *arguments):
+        done[0] -= 1
+        if not done[0]:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stops)
+    train = ("train-lens", "--model", BUNDLED, *texts, "--steps", 9, "--tokens-per-step", 8)
+    with pytest.warns(UserWarning, match="interrupted after 1 of 9 steps"):
+        status, out, err = run(monkeypatch, capsys, *train, "--out", tmp_path / "l")
+    assert (status, "wrote" in out) == (0, True), err
 
 
 def test_a_folder_that_cannot_be_written_to_is_met_before_a_model_is_loaded(monkeypatch, capsys, tmp_path):

@@ -45,11 +45,11 @@ def examples(*lines: str) -> str:
 def main() -> None:
     """Run the command; what goes wrong is told in one line, with exit status 2.
 
-    SIGTERM, as batch systems send it, ends a pass like Ctrl-C: what was measured until then is written.
+    SIGTERM, as batch systems send it, ends a pass of any command like Ctrl-C: what was measured until then is written.
     """
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         status = app(prog_name="tl-entropy", standalone_mode=False)
     except typer.Abort:
@@ -61,6 +61,14 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _interrupt(*_: object) -> None:
+    """Like Ctrl-C, also where that is ignored, as in what a script starts in the background."""
+    if callable(signal.getsignal(signal.SIGINT)):  # then a batch is taken in as a whole first (``capture/feeding.py``)
+        signal.raise_signal(signal.SIGINT)
+    else:
+        raise KeyboardInterrupt
 
 
 def _fail(message: str, status: int) -> None:

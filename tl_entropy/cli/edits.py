@@ -13,7 +13,7 @@ import typer
 
 from tl_entropy.capture.interventions import STEERED
 from tl_entropy.cli.options import Source, refuse_without
-from tl_entropy.errors import FileError, InputError, check_choice
+from tl_entropy.errors import FileError, InputError, check_choice, keeping
 from tl_entropy.sites import Site
 
 TunedLens = Annotated[
@@ -98,7 +98,10 @@ class Changes:
 
 
 def measured(function: Callable[..., Any], source: Source, changes: Changes, generation: dict[str, Any], **options: Any) -> Any:
-    """What a function measures of a source, or the difference that changes make to it."""
+    """What a function measures of a source, or the difference that changes make to it.
+
+    A difference that is ended in either pass is none; what was measured without the changes is then kept.
+    """
     import tl_entropy as tle
 
     if changes and (generation["max_new_tokens"] or options.get("keep") == "summary"):
@@ -107,7 +110,19 @@ def measured(function: Callable[..., Any], source: Source, changes: Changes, gen
             "out"
         )
     run = partial(function, source.model, source.inputs, **options, **generation, **source.windows)
-    return tle.contrast(run(), run(interventions=changes.interventions(source))) if changes else run()
+    before = run()
+    if not changes:
+        return before
+    with keeping(lambda _: before):
+        _stop_where_ended(before)
+        after = run(interventions=changes.interventions(source))
+        _stop_where_ended(after)
+        return tle.contrast(before, after)
+
+
+def _stop_where_ended(result: Any) -> None:
+    if result.provenance.interrupted:
+        raise KeyboardInterrupt
 
 
 def _vector(path: Path) -> Any:
