@@ -13,6 +13,9 @@ from tl_entropy.errors import TLEntropyError
 # Typer brings its own copy of click in some versions and imports it in others; this is the base of its errors in both.
 _CommandError: type[Exception] = typer.BadParameter.__mro__[2]
 
+INTERRUPTED = 130
+"""The exit status of what Ctrl-C ends, as shells have it; some versions of Typer return it, others raise ``Abort``."""
+
 app = typer.Typer(
     help="Information measures on the insides of TransformerLens models.",
     rich_markup_mode=None,
@@ -53,13 +56,15 @@ def main() -> None:
     try:
         status = app(prog_name="tl-entropy", standalone_mode=False)
     except typer.Abort:
-        sys.exit("tl-entropy: interrupted")
+        status = INTERRUPTED
     except _CommandError as error:
         _fail(error.format_message(), 2)  # type: ignore[attr-defined]
     except (TLEntropyError, OSError, ImportError) as error:  # ImportError: an extra that is not installed
         _fail(str(error), 2)
     finally:
         signal.signal(signal.SIGTERM, before)
+    if status == INTERRUPTED:
+        _fail("interrupted", INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
