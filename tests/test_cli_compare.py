@@ -34,7 +34,7 @@ def tiny(tmp_path_factory):
 def test_two_models_give_a_folder_tables_and_figures(tiny, monkeypatch, capsys, tmp_path):
     status, out, err = run(
         monkeypatch, capsys, "compare", "--model", BUNDLED, "--model", tiny, *TEXTS, "--metrics", "kl, jsd", "--distance",
-        "wasserstein", "--unit", "bits", "--window", 40, "--out", tmp_path / "o",
+        "wasserstein", "--unit", "bits", "--window", 40, "--layers", "0:3", "--out", tmp_path / "o",
     )  # fmt: skip
     assert status == 0, err
     assert "ModelComparison: 2 models, bits" in out
@@ -43,12 +43,13 @@ def test_two_models_give_a_folder_tables_and_figures(tiny, monkeypatch, capsys, 
     assert result.names == ("stdlib-gpt2-3m", "tiny model")
     models = {"stdlib-gpt2-3m": tle.demo_model(), "tiny model": tle.load_model(tiny)}
     expected = compare_models(
-        models, CODE, metrics=("kl", "jsd"), distance="wasserstein", window=40, progress=False
+        models, CODE, metrics=("kl", "jsd"), distance="wasserstein", window=40, layers=slice(0, 3), progress=False
     ).to("bits")  # fmt: skip
     for name in result.names:
         assert result.dynamics[name].values.nan_to_num().flatten().tolist() == pytest.approx(
             expected.dynamics[name].values.nan_to_num().flatten().tolist(), abs=1e-5
         )
+    assert [site.layer for site in result.lenses["stdlib-gpt2-3m"].sites] == [-1, 0, 1, 2]
     pair = result.names
     assert result.across[pair].over == "documents"
     assert result.across[pair].values.flatten().tolist() == pytest.approx(

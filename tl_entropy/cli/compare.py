@@ -7,8 +7,8 @@ from typing import Annotated, Any, cast
 import typer
 
 from tl_entropy.cli.app import app, examples
-from tl_entropy.cli.checks import choices_in, sites_in
-from tl_entropy.cli.options import OVER, Sites, Source, Vocabulary, generation, reads
+from tl_entropy.cli.checks import choices_in, layers_in, sites_in
+from tl_entropy.cli.options import OVER, Layers, Sites, Source, Vocabulary, generation, reads
 from tl_entropy.cli.report import report
 from tl_entropy.errors import check_choice
 from tl_entropy.sites import SITE_NAMES
@@ -17,7 +17,7 @@ from tl_entropy.sites import SITE_NAMES
 @app.command(
     epilog=examples(
         "tl-entropy compare --model gpt2 --model distilgpt2 --file notes.txt",
-        "tl-entropy compare --model before --model after --file texts --similarity none --format pdf",
+        "tl-entropy compare --model before --model after --file texts --similarity none --layers :6 --format pdf",
     )
 )
 @reads("tl-entropy-compare", generation, several=True, readouts=True)
@@ -35,6 +35,7 @@ def compare(
     estimator: Annotated[str, typer.Option(help="of the CKA: exact or minibatch")] = "exact",
     massive: Annotated[str, typer.Option(help="massive states in the CKA: keep, drop or normalise")] = "keep",
     sites: Sites = "embed,resid_post",
+    layers: Layers = None,
     vocabulary: Vocabulary = "model",
 ) -> None:
     """Several models (--model A --model B): entropies, layer dynamics, similarities of layers, distances between the models."""
@@ -50,11 +51,13 @@ def compare(
         "estimator": estimator, "massive": massive,
         "similarity": None if similarity == "none" else similarity,
     }  # fmt: skip
+    wanted = layers_in(layers)
     check_measures(**measures)  # before the models are loaded
     result = compare_models(
         source.models(),
         source.inputs,
         sites=places,
+        layers=wanted,
         vocabulary=cast("Any", vocabulary),
         **measures,
         **generated,

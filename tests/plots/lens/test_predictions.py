@@ -115,6 +115,19 @@ def test_the_band_is_1_96_standard_errors_to_either_side():
     assert not of_kind(divergences(result_of(lengths=(5,))), PolyCollection)
 
 
+@pytest.mark.parametrize("metric", ["jsd", "agreement"])
+def test_or_one_standard_deviation_over_tokens(metric):
+    result = result_of(lengths=(5,)).to("bits")
+    (band,) = of_kind(divergences(result, metric=metric, band="sd"), PolyCollection)
+    corners = band.get_paths()[0].vertices
+    values = result.quantities()[metric].double().numpy()
+    for depth, column in zip((-1, 0, 1, 2), values.T, strict=True):
+        heights = corners[corners[:, 0] == depth, 1]
+        np.testing.assert_allclose(
+            [heights.min(), heights.max()], [column.mean() - column.std(), column.mean() + column.std()], atol=1e-6
+        )
+
+
 @pytest.mark.parametrize("draw", [divergences, decisions])
 def test_a_summary_draws_what_its_positions_would(draw):
     result = result_of(lengths=(5, 4, 7))
@@ -451,11 +464,13 @@ def test_targets_from_the_end():
                 (draw, lambda: {"a": result_of()}, {"labels": ["a"]}, InputError, "leave labels out"),
                 (draw, list, {}, InputError, "results is empty"),
                 (draw, entropies, {}, InputTypeError, "result.* of layer_divergence; got LensEntropy"),
-                (draw, result_of, {"band": "sd"}, InputError, "band must be one of"),
+                (draw, result_of, {"band": "iqr"}, InputError, "band must be one of"),
                 (draw, lambda: without_rows(result_of()), {}, InputError, "no position"),
             ]
             for draw in (divergences, decisions)
         ),
+        (decisions, result_of, {"band": "sd"}, InputError, "band must be one of"),
+        (divergences, lambda: summary(result_of()), {"band": "sd"}, InputError, "tiny is a summary, which holds no deviation"),
         (divergences, lambda: [result_of(), result_of(model="b").to("bits")], {}, InputError, "one unit"),
         (divergences, result_of, {"metric": "reverse_kl"}, InputError, "quantities: reverse_kl not in this result; it has kl"),
         (divergences, lambda: summary(result_of()), {"metric": "rank"}, InputError, "quantities: rank not"),

@@ -178,11 +178,14 @@ def test_select():
     for wrong in (1.0, [1.0], torch.tensor(1.0), [None]):
         with pytest.raises(InputError, match=r"sources: .* not in this result; it has 0, 1"):
             tokens().select(sources=wrong)
-    for wrong, shown in (([], "none"), (torch.tensor([], dtype=torch.long), "none"), ([1, 1], "1, 1"), ([1, "1"], "1, 1")):
-        with pytest.raises(InputError, match=f"sources must be one or several, each once; got {shown}"):
+    for nothing in ([], torch.tensor([], dtype=torch.long)):
+        with pytest.raises(InputError, match="sources is empty; choose from 0, 1"):
+            tokens().select(sources=nothing)
+    for wrong in ([1, 1], [1, "1"]):
+        with pytest.raises(InputError, match="sources must be one or several, each once; got 1, 1"):
             tokens().select(sources=wrong)
-    for wrong, shown in (([], "none"), (("kl", "kl"), "kl, kl")):
-        with pytest.raises(InputError, match=f"metrics must be one or several, each once; got {shown}"):
+    for wrong, message in (([], "is empty; choose from"), (("kl", "kl"), "must be one or several, each once; got kl, kl")):
+        with pytest.raises(InputError, match=f"metrics {message}"):
             result.select(metrics=wrong)
     with pytest.raises(InputError, match="metrics: 3 not in this result"):
         result.select(metrics=3)

@@ -53,7 +53,7 @@ from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.profiles.distances import Metric as Distance, PairwiseDistances
 from tl_entropy.results.profiles.dynamics import LayerDynamics
 from tl_entropy.results.states.similarity import LayerSimilarity
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 
@@ -69,6 +69,7 @@ def compare_models(
     estimator: Estimator = "exact",
     massive: Massive = "keep",
     sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+    layers: Layers | None = None,
     vocabulary: Over = "model",
     positions: int | slice | Sequence[int] | None = None,
     max_new_tokens: int = 0,
@@ -98,6 +99,7 @@ def compare_models(
         estimator: of the CKA: "exact" or "minibatch", as in ``layer_similarity``.
         massive: what to do with massive activations in the CKA, as in ``layer_similarity``.
         sites: states of the residual stream: embed, resid_pre, resid_mid, resid_post, or single ones, such as resid_post.3.
+        layers: blocks of names without a layer: numbers, from 0 or negative from each model's last, or a slice; None is all.
         vocabulary: what distributions are over: "model" for all rows of the unembedding, "tokenizer" without those that are no
             token of the model's tokenizer; see ``lens_entropy``.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
@@ -132,18 +134,19 @@ def compare_models(
     _check(inputs, options)
     inputs = Rereadable.of(inputs)
     check_measures(order=order, metrics=metrics, distance=distance, similarity=similarity, estimator=estimator, massive=massive)
-    adapters = _adapters(models, sites)
+    adapters = _adapters(models, sites, layers)
     # Before the first pass, so that whatever cannot be measured is refused at once.
+    where: dict[str, Any] = {"sites": sites, "layers": layers}
     waiting: dict[str, list[Any]] = {}
     for name, adapter in adapters.items():
         with _named(name):
             waiting[name] = [
-                LensAccumulator(adapter, orders=order, sites=sites, vocabulary=vocabulary),
-                DivergenceAccumulator(adapter, metrics=metrics, sites=sites, vocabulary=vocabulary),
-                DivergenceAccumulator(adapter, metrics=metrics, sites=sites, vocabulary=vocabulary, against="previous"),
+                LensAccumulator(adapter, orders=order, **where, vocabulary=vocabulary),
+                DivergenceAccumulator(adapter, metrics=metrics, **where, vocabulary=vocabulary),
+                DivergenceAccumulator(adapter, metrics=metrics, **where, vocabulary=vocabulary, against="previous"),
             ]
             if similarity is not None:
-                waiting[name].append(CKAAccumulator(adapter, sites=sites, against="all", estimator=estimator, massive=massive))
+                waiting[name].append(CKAAccumulator(adapter, **where, against="all", estimator=estimator, massive=massive))
     reading: dict[str, Any] = {"positions": positions, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     reading["progress"] = progress
     lenses: dict[str, LensEntropy] = {}
@@ -198,7 +201,7 @@ def compare_models(
             try:
                 with _named(f"{one}, {other}"):
                     found = layer_similarity(
-                        adapters[one], inputs, other=adapters[other], against="all", sites=sites, estimator=estimator,
+                        adapters[one], inputs, other=adapters[other], against="all", **where, estimator=estimator,
                         massive=massive, rows="tokens" if alike else "documents", **reading, **together,
                     )  # fmt: skip
             except InputError as error:
@@ -259,7 +262,7 @@ def _check(inputs: Any, options: CorpusOptions) -> None:
         )
 
 
-def _adapters(models: Any, sites: Any) -> dict[str, Adapter]:
+def _adapters(models: Any, sites: Any, layers: Layers | None) -> dict[str, Adapter]:
     """Every model's adapter by its name, once all have the sites asked for."""
     if not isinstance(models, Mapping):
         raise InputTypeError(f"models must be a mapping from names to models; got {type(models).__name__}")
@@ -269,7 +272,7 @@ def _adapters(models: Any, sites: Any) -> dict[str, Adapter]:
     for name, model in models.items():
         with _named(name):
             adapters[printable(name)] = adapter = model if isinstance(model, Adapter) else Adapter(model)
-            found = adapter.sites(sites)
+            found = adapter.sites(sites, layers)
             others = [site for site in found if site.name not in STREAM_SITES]
             if others or len(found) < 2:
                 raise InputError(

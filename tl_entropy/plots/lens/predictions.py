@@ -19,7 +19,18 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice, check_in
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.depth import BEFORE_END, depth_axis, depth_lines, draw_course
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import Limits, Width, add_legend, canvas, from_zero, line_styles, named, only, set_title
+from tl_entropy.plots.style import (
+    NORMAL_95,
+    Limits,
+    Width,
+    add_legend,
+    canvas,
+    from_zero,
+    line_styles,
+    named,
+    only,
+    set_title,
+)
 from tl_entropy.results import DivergenceSummary, LayerDivergence
 from tl_entropy.results.base import PER_NAT
 from tl_entropy.results.lens.divergence import STREAM_SITES, unit_of
@@ -39,7 +50,8 @@ class _Line:
     key: tuple[str, ...]
     depth: np.ndarray
     mean: np.ndarray
-    se: np.ndarray
+    half: np.ndarray | None
+    """Half of the band's height."""
 
 
 @steady
@@ -48,7 +60,7 @@ def divergences(
     *,
     metric: str | None = None,
     sites: Places | None = None,
-    band: Literal["se"] | None = "se",
+    band: Literal["se", "sd"] | None = "se",
     labels: Sequence[str] | None = None,
     log: bool = False,
     ylim: Limits = None,
@@ -66,7 +78,8 @@ def divergences(
         metric: what to draw; None is the first metric of the (first) result. Anything that ``mean_profile`` knows will do:
             agreement, decided, surprisal, "rank of ' Paris'" (counted from 1 here, as in all figures).
         sites: short names to draw, or single places, as in ``select``; None is all.
-        band: "se" shades ±1.96 standard errors over documents (nothing for a single document); None shades nothing.
+        band: "se" shades ±1.96 standard errors over documents (nothing for a single document), "sd" ±1 standard deviation over
+            tokens, which a summary does not know; None shades nothing.
         labels: names of several results in the legend; None takes the names of their models.
         log: a logarithmic y axis, from which values of 0 (the last site, compared with the output) are left out.
         ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
@@ -78,7 +91,7 @@ def divergences(
 
     Raises:
         InputError: results in different units or without tokens, a metric or site that is not there, names that are missing
-            or equal, a logarithmic axis without a value above 0.
+            or equal, a logarithmic axis without a value above 0, deviations of a summary.
         InputTypeError: something that is no result of ``layer_divergence``.
 
     >>> import matplotlib; matplotlib.use("agg")
@@ -87,18 +100,18 @@ def divergences(
     >>> tle.plots.divergences(result).get_ylabel()
     'KL(output ‖ layer) (nats)'
     """
-    check_choice("band", band, ("se", None))
+    check_choice("band", band, ("se", "sd", None))
     by_name = named(results, (LayerDivergence, DivergenceSummary), "layer_divergence", labels)
     metric = next(iter(by_name.values())).metrics[0] if metric is None else metric
     if len({unit_of(metric, result.unit) for result in by_name.values()}) > 1:
         raise InputError("results are in nats and in bits; bring them to one unit with result.to('bits')")
-    lines = [line for name, result in by_name.items() for line in _lines(name, result, metric, sites)]
+    lines = [line for name, result in by_name.items() for line in _lines(name, result, metric, sites, band)]
     if log and not any((line.mean > 0).any() for line in lines):
         raise InputError(f"log: there is no {metric} above 0 to draw on a logarithmic axis; leave log out")
     references = {result.against for result in by_name.values()}
     name = divergence_name(metric, next(iter(by_name.values())).unit, references.pop() if len(references) == 1 else None)
     with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
-        _draw(axes, lines, band=band is not None, log=log)
+        _draw(axes, lines, log=log)
         axes.set_ylabel(name[0].upper() + name[1:], parse_math=False)
         _finish(axes, share=metric in SHARES, log=log, legend=len(lines) > 1, own=ax is None)
     return axes
@@ -143,9 +156,9 @@ def decisions(
     """
     check_choice("band", band, ("se", None))
     by_name = named(results, (LayerDivergence, DivergenceSummary), "layer_divergence", labels)
-    lines = [line for name, result in by_name.items() for line in _decision_lines(name, result)]
+    lines = [line for name, result in by_name.items() for line in _decision_lines(name, result, band)]
     with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
-        _draw(axes, lines, band=band is not None, log=False)
+        _draw(axes, lines, log=False)
         axes.set_ylabel("Share of tokens")
         _finish(axes, share=True, log=False, legend=True, own=ax is None)
     return axes
@@ -207,15 +220,14 @@ def targets(
         "probability": (-surprisals / PER_NAT[whole.unit]).exp(),
         "surprisal": surprisals,
     }[of].numpy()  # [site, target]
-    nowhere = np.full(len(whole.sites), np.nan)
     lines = [
-        _Line((name, site), depth, values[columns, i], nowhere[columns])
+        _Line((name, site), depth, values[columns, i], None)
         for site, (columns, depth) in depth_lines(enumerate(whole.sites), sites).items()
         for i, name in enumerate(_target_labels(whole))
     ]
     name = {"rank": "Rank (1 is the most probable)", "probability": "Probability", "surprisal": f"Surprisal ({whole.unit})"}
     with canvas(ax, (4.8, 3.4), width=width) as axes:
-        _draw(axes, lines, band=False, log=of == "rank")
+        _draw(axes, lines, log=of == "rank")
         axes.set_ylabel(name[of])
         set_title(axes, f"After “{_text_before(whole, row)}”")
         _finish(axes, share=False, log=of == "rank", legend=True, own=ax is None)
@@ -252,17 +264,22 @@ def is_rank(quantity: str) -> bool:
     return quantity == "rank" or quantity.startswith("rank of ")
 
 
-def _lines(name: str, result: Divergence, metric: str, sites: Any) -> Iterator[_Line]:
+def _lines(name: str, result: Divergence, metric: str, sites: Any, band: str | None) -> Iterator[_Line]:
     """The curves of one result, one for each site name."""
+    if band == "sd" and not isinstance(result, LayerDivergence):
+        raise InputError(f"band: {name} is a summary, which holds no deviation; measure with keep='positions', or band='se'")
     frame = result.mean_profile(metric).set_index(["site", "layer"])
     there = [(i, site) for i, site in enumerate(result.sites) if tuple(site) in frame.index]
     for site, (columns, depth) in depth_lines(there, sites).items():
         line = frame.loc[[tuple(result.sites[column]) for column in columns]]
         mean = line["mean"].to_numpy() + is_rank(metric)
-        yield _Line((name, site, f"against {result.against}"), depth, mean, line["se"].to_numpy())
+        half = None if band is None else NORMAL_95 * line["se"].to_numpy()
+        if band == "sd" and isinstance(result, LayerDivergence):
+            half = result.deviation(metric)[columns].numpy()
+        yield _Line((name, site, f"against {result.against}"), depth, mean, half)
 
 
-def _decision_lines(name: str, result: Divergence) -> Iterator[_Line]:
+def _decision_lines(name: str, result: Divergence, band: str | None) -> Iterator[_Line]:
     """The two curves of one result, through all states of the residual stream."""
     stream = [site for site in result.sites if site.name in STREAM_SITES]
     if not stream:
@@ -272,16 +289,17 @@ def _decision_lines(name: str, result: Divergence) -> Iterator[_Line]:
     for quantity, shown in (("decided", "decided"), ("agreement", "agrees with the output")):
         frame = result.mean_profile(quantity).set_index(["site", "layer"])
         line = frame.loc[[tuple(site) for site in stream]]
-        yield _Line((name, shown), depth, line["mean"].to_numpy(), line["se"].to_numpy())
+        half = None if band is None else NORMAL_95 * line["se"].to_numpy()
+        yield _Line((name, shown), depth, line["mean"].to_numpy(), half)
 
 
-def _draw(axes: Axes, lines: Sequence[_Line], *, band: bool, log: bool) -> None:
+def _draw(axes: Axes, lines: Sequence[_Line], *, log: bool) -> None:
     """The curves with their bands, and the axis of depth."""
     if log:
         axes.set_yscale("log", nonpositive="clip")
     for line, (style, label) in zip(lines, line_styles([line.key for line in lines]), strict=True):
         mean = np.where(line.mean > 0, line.mean, np.nan) if log else line.mean
-        draw_course(axes, line.depth, mean, line.se if band else None, style=style, label=label)
+        draw_course(axes, line.depth, mean, line.half, style=style, label=label, errors=1.0)
     depth_axis(axes, [line.depth for line in lines])
 
 

@@ -219,6 +219,16 @@ class LayerDivergence(Positions, Result):
             frames += _lines(self.sites, columns, name, unit_of(name, self.unit), mean, se, counts)
         return pd.DataFrame(frames)
 
+    def deviation(self, quantity: str) -> Float[Tensor, "site"]:
+        """Standard deviation over tokens of one of ``quantities()`` at each site, float64 in its unit; NaN where it has none.
+
+        Raises:
+            InputError: it is not there.
+        """
+        there = self.quantities()
+        values = there[chosen_from("quantity", quantity, there)[0]].double()
+        return (values - values.nanmean(0)).square().nanmean(0).sqrt()
+
     def _per_row(self) -> tuple[Tensor, dict[str, Sequence[Any]]]:
         there = self.quantities()
         return torch.stack(list(there.values()), -1), {"site": list(map(str, self.sites)), "quantity": list(there)}

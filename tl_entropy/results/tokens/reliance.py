@@ -264,8 +264,8 @@ def _names(argument: str, asked: Any, present: tuple[str, ...]) -> list[str]:
     plain = asked.tolist() if isinstance(asked, np.ndarray | Tensor) else asked
     several = list(plain) if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain]
     names = chosen_from(argument, map(_name, several), present)
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"{argument} must be one or several, each once; got {', '.join(names) or 'none'}")
+    if len(set(names)) < len(names):
+        raise InputError(f"{argument} must be one or several, each once; got {', '.join(names)}")
     return names
 
 
