@@ -103,6 +103,8 @@ def measured(function: Callable[..., Any], source: Source, changes: Changes, gen
     A difference that is ended in either pass is none; what was measured without the changes is then kept.
     """
     import tl_entropy as tle
+    from tl_entropy.capture.adapter import Adapter
+    from tl_entropy.capture.edits import Edits
 
     if changes and (generation["max_new_tokens"] or options.get("keep") == "summary"):
         raise InputError(
@@ -110,12 +112,14 @@ def measured(function: Callable[..., Any], source: Source, changes: Changes, gen
             "out"
         )
     run = partial(function, source.model, source.inputs, **options, **generation, **source.windows)
-    before = run()
     if not changes:
-        return before
+        return run()
+    adapter, edits = Adapter(source.model), changes.interventions(source)
+    Edits(adapter, edits, (adapter.output[0],))  # refuses before a pass does
+    before = run()
     with keeping(lambda _: before):
         _stop_where_ended(before)
-        after = run(interventions=changes.interventions(source))
+        after = run(interventions=edits)
         _stop_where_ended(after)
         return tle.contrast(before, after)
 

@@ -55,10 +55,6 @@ def tokens(
         precision=cast("Any", precision), vocabulary=cast("Any", vocabulary),
         interventions=changes.interventions(source), **generated, **source.windows,
     ).to(source.unit)  # fmt: skip
-    if not summary and not result.n_tokens:
-        raise InputError(
-            "the texts hold no token that the model predicts; give more text, or one with more than special tokens"
-        )
     report(result, source)
     if not summary:
         result.rates().to_csv(source.out / "rates.csv", index=False)
