@@ -92,6 +92,20 @@ def test_a_file_gives_transformers_losses(file, dtype, folder):
     model.half()  # which what counts as quantised refuses
 
 
+@needs_gguf
+@needs_bridge
+@pytest.mark.libraries
+def test_unpacking_shows_no_bar_and_leaves_transformers_as_it_was(file, capsys):
+    from transformers import modeling_gguf_pytorch_utils as unpacking
+
+    before = unpacking.tqdm
+    tle.load_model(file, device="cpu")
+    assert "it/s" not in capsys.readouterr().err
+    assert unpacking.tqdm is before
+    read_by_transformers(file)
+    assert "it/s" in capsys.readouterr().err, "this test sees the bar"
+
+
 def test_files_that_are_none(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     (tmp_path / "weights.bin").write_bytes(b"")

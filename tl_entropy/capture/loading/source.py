@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from tl_entropy.errors import InputError
 
 _OF_TOKENIZERS = ("*tokenizer*", "*vocab*", "*.model", "*.tiktoken")
 """How files are called of which a folder with a tokenizer has at least one."""
+
+_UNPACKING = "transformers.modeling_gguf_pytorch_utils"
 
 
 @dataclass
@@ -128,7 +133,7 @@ class Source:
     def _read(self, made: Any, name: str, options: dict[str, Any]) -> Any:
         if self.adapter == name:  # which transformers would read by itself, and not all of it
             options = options | {"adapter_kwargs": {"subfolder": "none"}}
-        with _no_progress_bar():
+        with _no_progress_bar(gguf=self.gguf is not None):
             model, report = made.from_pretrained(name, output_loading_info=True, **options)
         if missing := sorted(report["missing_keys"]):
             self.random = f"{', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}"
@@ -177,14 +182,21 @@ def _unmark(model: Any) -> None:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def _no_progress_bar(*, gguf: bool) -> Iterator[None]:
     """A folder is read in a moment: no bar for that, and the user's setting as it was afterwards."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
+    # What unpacks GGUF files does not ask for that setting.
+    unpacking: Any = import_module(_UNPACKING) if gguf and find_spec(_UNPACKING) else None
+    bar = getattr(unpacking, "tqdm", None)
+    if bar is not None:
+        unpacking.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
+        if bar is not None:
+            unpacking.tqdm = bar
         if shown:
             logging.enable_progress_bar()
