@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hand_made import compared, lens, similarities
+from hand_made import compared, lens, similarities, surprisal
 from hypothesis import given, strategies as st
 
 import tl_entropy as tle
@@ -21,6 +21,10 @@ from tl_entropy.results.notebook import FOLDED, number, page, spark
 
 FOLDER = Path(__file__).parent / "saved_by_0_5_0"
 NAMES = [*sorted(path.stem for path in FOLDER.iterdir() if path.suffix == ".safetensors"), "ModelComparison"]
+# Each row has one value, of its own unit or of things in no order.
+WITHOUT_LINES = (
+    "SurprisalSummary", "TokenCorrelation", "TokenReliance", "TokenReliance_tokens", "PairwiseDistances", "ProfileEmbedding",
+)  # fmt: skip
 EMPTY = ("br", "circle", "polyline", "meta")
 
 
@@ -85,7 +89,7 @@ def test_a_notebook_shows_every_number_in_the_colours_of_its_page(name):
         for origin in result._origins():
             assert f"measured: {origin.model} (float32, cpu); {origin.corpus['documents']} documents" in told
         assert result._origins()
-        assert (len(elements.of("svg")) > 0) == (result._along() is not None)
+        assert (len(elements.of("svg")) > 0) == (name not in WITHOUT_LINES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,6 +144,22 @@ def test_matrices_have_a_line_a_row():
     nothing = torch.full((4, 5), math.nan)
     assert "<svg" not in similarities(3, 4, values=nothing)._repr_html_()
     assert similarities(3, 4, values=nothing)._repr_html_().count("nan") == 20
+
+
+def test_tokens_have_a_line_as_they_are_read():
+    result = surprisal(list("abcdefgh"), list("xyz"))
+    shown = re.findall(r'aria-label="(.*?)"', result._repr_html_())
+    assert shown == ["loss, token by token", "entropy, token by token", "varentropy, token by token"]
+    rising = dataclasses.replace(result, surprisal=torch.arange(11.0))
+    points = re.search('points="(.*?)"', rising._repr_html_())[1].split()
+    assert len(points) == 11
+    heights = [float(point.split(",")[1]) for point in points]
+    assert heights == sorted(heights, reverse=True)
+
+
+def test_lines_of_many_tokens_are_of_means():
+    drawn = surprisal([f"{i} " for i in range(1000)])._repr_html_()
+    assert max(len(points.split()) for points in re.findall('points="(.*?)"', drawn)) <= 60
 
 
 def test_comparisons_say_what_every_model_was_measured_on():

@@ -2,7 +2,8 @@
 
 A table whose rows follow each other (sites, depths) is shown as one row for each of its columns, with a spark line over the
 places and the values at its ends and extremes; the table itself stands below, folded where it is long. A table whose columns
-follow each other (heads, steps) has the spark lines as its first column. Lines are drawn of the numbers as they are printed,
+follow each other (heads, steps) has the spark lines as its first column, and so has one whose rows have a course of their own
+(what tokens cost, as they are read; a model's layers). Lines are drawn of the numbers as they are printed,
 each on its own scale from its smallest to its largest: they show a shape, and the numbers beside them its size. A gap is
 where there is no number.
 
@@ -29,6 +30,7 @@ FOLDED = 12
 """Rows of a table that is shown unfolded."""
 
 _WIDTH, _HEIGHT, _MARGIN = 120, 18, 2.5
+_POINTS = 60  # of a line
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*(e[+-]?\d+)?)(?![\w.])", re.IGNORECASE)
 _PLACE = re.compile(r"(?P<name>[a-z][a-z_]*)(\.\d+)?(?P<rest>(,| ).*)?")
 _STREAM = re.compile(r"embed|resid_\w+")
@@ -94,6 +96,7 @@ def page(
     origins: Iterable[Provenance],
     along: Along | None,
     options: Mapping[str, Any],
+    courses: tuple[str, Mapping[str, Sequence[float]]] = ("", {}),
 ) -> str:
     """The whole view, of what ``Printed`` says of itself; where there is no table, the title alone."""
     first, *others = map(html.escape, titles)
@@ -103,7 +106,10 @@ def page(
     parts = [title, *(f"<br><small>{html.escape(measured(origin))}</small>" for origin in origins)]
     if along == "rows":
         parts.append(_compact(table))
-    parts.append(_folded(_written(table, options, lines=along == "columns"), len(table)))
+    if along == "columns":
+        rows = zip(map(str, table.index), table.to_numpy().tolist(), strict=True)
+        courses = f"{table.columns[0]} to {table.columns[-1]}", {name: [number(cell) for cell in row] for name, row in rows}
+    parts.append(_folded(_written(table, options, *courses), len(table)))
     parts.append(f"<small>{'<br>'.join(map(html.escape, notes))}</small>")
     return f"<div>{''.join(parts)}</div>"
 
@@ -172,21 +178,31 @@ def _value(cell: tuple[str, str, float]) -> float:
     return cell[2]
 
 
-def _written(table: pd.DataFrame, options: Mapping[str, Any], *, lines: bool) -> str:
-    """The whole table, with spark lines over its columns where they are asked for."""
+def _written(table: pd.DataFrame, options: Mapping[str, Any], along: str, courses: Mapping[str, Sequence[float]]) -> str:
+    """The whole table, with a spark line for each row that has a course, by its name or that before its unit."""
     form = options.get("float_format", str)
     shown = table.map(lambda cell: html.escape(form(cell) if isinstance(cell, float) else str(cell)))
     shown.index = shown.index.map(lambda name: html.escape(str(name)))
     if shown.columns.nlevels == 1:
         shown.columns = shown.columns.map(lambda name: html.escape(str(name)))
-    if lines:
-        ends = f"{table.columns[0]} to {table.columns[-1]}"
-        drawn = [
-            spark([number(cell) for cell in row], f"{name}, {ends}")
-            for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)
-        ]
-        shown.insert(0, html.escape(ends), drawn)
+    if courses:
+        names = [name if name in courses else name.partition(" (")[0] for name in map(str, table.index)]
+        drawn = [spark(_shortened(courses.get(name, ())), f"{name}, {along}") for name in names]
+        shown.insert(0, html.escape(along), drawn)
     return str(shown.to_html(escape=False, border=0))
+
+
+def _shortened(values: Sequence[float]) -> Sequence[float]:
+    """As many values as a line has room for: means of equally many that follow each other, of those that are finite.
+
+    >>> _shortened([1.0, 3.0, math.nan, 5.0] * (_POINTS // 2))[:2]
+    [2.0, 5.0]
+    """
+    each = math.ceil(len(values) / _POINTS)
+    if each < 2:
+        return values
+    pieces = [[value for value in values[i : i + each] if math.isfinite(value)] for i in range(0, len(values), each)]
+    return [sum(piece) / len(piece) if piece else math.nan for piece in pieces]
 
 
 def _folded(table: str, rows: int) -> str:

@@ -12,7 +12,7 @@ import shutil
 import sys
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import pandas as pd
@@ -47,6 +47,10 @@ class Printed(Steady, ABC):
         """The same of this one result."""
         return self.along
 
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        """Along what rows of the table have values of their own, and these, by row; where ``along`` is None."""
+        return "", {}
+
     def _origins(self) -> list[Provenance]:
         """Where the numbers come from, of one model or two."""
         fields = [getattr(self, item.name) for item in dataclasses.fields(cast("Any", self))]
@@ -61,7 +65,9 @@ class Printed(Steady, ABC):
 
     def _repr_html_(self) -> str:
         """The same for notebooks, with spark lines."""
-        return page(self._title(), self._table(), self._below(), self._origins(), self._along(), self.printing)
+        table, along = self._table(), self._along()
+        courses = self._courses() if table is not None and along is None else ("", {})
+        return page(self._title(), table, self._below(), self._origins(), along, self.printing, courses)
 
     def _below(self) -> list[str]:
         return [*self._notes(), *_origin_notes(self)]

@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -152,6 +152,9 @@ class ModelComparison(Printed):
     def _title(self) -> list[str]:
         many = len(self.names) != 1
         return [f"ModelComparison: {len(self.names)} model{'s' * many}, {self.unit}"]
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        return "entropy, site by site", {name: lens.mean_profile()["mean"].tolist() for name, lens in self.lenses.items()}
 
     def _table(self) -> pd.DataFrame:
         return pd.DataFrame([_line(result) for result in self.dynamics.values()], index=list(self.dynamics))

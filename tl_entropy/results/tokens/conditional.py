@@ -9,6 +9,7 @@ Refused: a mean of no tokens, and parts that are not in the result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -90,6 +91,9 @@ class ConditionalEntropy(TokenRows, Result):
     def _title(self) -> list[str]:
         shape = f"{self.n_tokens} tokens of {len(self.documents)} documents by {self.method}"
         return [title(self, shape)]
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        return "token by token", {"mean": self.entropy.tolist()}
 
     def _table(self) -> pd.DataFrame | None:
         if not self.n_tokens:

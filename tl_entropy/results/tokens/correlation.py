@@ -84,6 +84,9 @@ class AlignedValues(TokenRows, Result):
         whose = f"{tokens} {self.target.model}"
         return [title(self, f"{self.n_tokens} tokens of {len(self.documents)} documents"), whose]
 
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        return "token by token", dict(zip(self.quantities, self.values.T.tolist(), strict=True))
+
     def _table(self) -> pd.DataFrame | None:
         there = ~self.values.isnan()
         lines = []

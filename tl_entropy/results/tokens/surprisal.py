@@ -14,7 +14,7 @@ import dataclasses
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -271,6 +271,10 @@ class TokenSurprisal(_Rates, TokenRows, Result):
     def _totals(self) -> tuple[Tensor, list[int]]:
         """Totals [document, total] in nats, and the documents' numbers."""
         return document_totals(vars(self), per_nat=PER_NAT[self.unit])
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        of_rows = {"loss": self.surprisal, "entropy": self.entropy, "varentropy": self.varentropy}
+        return "token by token", {name: values.tolist() for name, values in of_rows.items()}
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         return moments(self._totals()[0])
