@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tl_entropy.analyses.states.matrix_similarity import matrix_similarities
+from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy
-from tl_entropy.functional.states.matrix_information import matrix_renyi_mutual_information
+from tl_entropy.functional.states.matrix_information import dime, matrix_renyi_mutual_information
 from tl_entropy.functional.states.matrix_scores import RowScores
 from tl_entropy.functional.states.similarity import cka_scores, cka_table
 from tl_entropy.functional.statistics import column_covariances, difference_errors
@@ -136,3 +137,19 @@ def test_errors_of_differences_are_the_spread_over_corpora(method):
     differences = np.array([(values[1] - values[0]).item() for values, _ in found])
     squares = np.array([difference_errors(covariance)[0, 1].item() ** 2 for _, covariance in found])
     assert math.sqrt(squares.mean()) / differences.std(ddof=1) == pytest.approx(1, abs=0.35)
+
+
+def test_the_function_has_the_error_of_the_table():
+    x, y, document = texts(0, 20, 4)
+    tables = matrix_similarities([x], [y], permutations=3, documents=document)
+    found = dime(x, y, permutations=3, documents=document)
+    assert found.rows_se == pytest.approx(se_of(tables))
+    assert math.hypot(found.rows_se, found.se) == pytest.approx(se_of(tables, "dime"))
+    assert f"± {found.rows_se:.4f} (rows)" in str(found)
+    fixed = dime(x, y, permutations=3, documents=document.tolist(), bandwidth=2.0)
+    assert fixed.rows_se > 1.3 * found.rows_se, "a bandwidth that does not follow the scale leaves its noise in"
+    assert math.isnan(dime(x, y, permutations=2, order=0.5).rows_se)
+    with pytest.raises(InputError, match="documents must be one whole number for each of the 80 rows"):
+        dime(x, y, documents=[1, 2])
+    with pytest.raises(InputTypeError, match="documents must be whole numbers"):
+        dime(x, y, documents=[0.5] * 80)

@@ -9,8 +9,8 @@ the same for every site. Values depend on the sample's size: compare those of eq
 standard errors over the documents of the sample, for orders from 1 on (``functional/states/matrix_scores.py``).
 
 The time goes into eigenvalues: those of ``permutations`` + 1 matrices for every two sites, and of one for each site; at order 2
-there are none to find. With 1000 tokens and 20 permutations two sites take some 2 to 3 s on one core; pairs are shared out over
-the processor's cores.
+there are none to find. With 1000 tokens and 20 permutations two sites take some 2 to 3 s on one core, a tenth of it for errors;
+pairs are shared out over the processor's cores.
 """
 
 from __future__ import annotations

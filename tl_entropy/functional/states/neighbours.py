@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.errors import InputError, check_int
 from tl_entropy.functional.states.geometry import different_places
-from tl_entropy.functional.states.rows import checked_rows, squared_distances
+from tl_entropy.functional.states.rows import checked_rows, document_numbers, squared_distances
 from tl_entropy.functional.states.views import label_list
 from tl_entropy.functional.statistics import sampled_error
 from tl_entropy.torch_state import steady
@@ -199,7 +199,7 @@ def gride(x: Tensor, *, scales: Sequence[int] | None = None, documents: Any = No
     )
     if not chosen:
         raise InputError("scales must hold one number or more")
-    group = torch.arange(len(places)) if documents is None else _documents(documents, len(x))[places.cpu()]
+    group = torch.arange(len(places)) if documents is None else document_numbers(documents, len(x))[places.cpu()]
     distance = _others(checked_rows(x)[places]).topk(2 * max(chosen), largest=False).values.sqrt().cpu()
     found, errors = [], []
     for k in chosen:
@@ -255,18 +255,9 @@ def _check_as_many(rows: int, others: int) -> None:
         raise InputError(f"x and y must be of the same rows; got {rows} and {others}")
 
 
-def _documents(documents: Any, rows: int) -> Tensor:
-    given = torch.as_tensor(documents).cpu()
-    if given.is_floating_point() or given.is_complex():
-        raise InputTypeError(f"documents must be whole numbers; got {given.dtype}")
-    if tuple(given.shape) != (rows,):
-        raise InputError(f"documents must be one whole number for each of the {rows} rows; got shape {list(given.shape)}")
-    return given
-
-
 def _mean(by_row: Tensor, documents: Any, scores: Tensor | None = None) -> NeighbourMean:
     """The mean, and its error from what each row adds to it, itself where nothing else is given."""
     rows = by_row.cpu()
-    group = torch.arange(len(rows)) if documents is None else _documents(documents, len(rows))
+    group = torch.arange(len(rows)) if documents is None else document_numbers(documents, len(rows))
     error = sampled_error(rows if scores is None else scores.cpu(), group, len(rows))
     return NeighbourMean(float(rows.mean()), float(error), rows)

@@ -88,3 +88,13 @@ def squared_distances(x: Tensor, floor: float = 0.0) -> Tensor:
 def from_median(x: Tensor) -> Tensor:
     """Rows [row, d_model] less the median of each component, which no single row can move far from the others."""
     return x - x.median(0).values
+
+
+def document_numbers(documents: Any, rows: int) -> Tensor:
+    """[row] which document each row is of, on the CPU, from what a user gave as ``documents``."""
+    given = torch.as_tensor(documents).cpu()
+    if given.is_floating_point() or given.is_complex():
+        raise InputTypeError(f"documents must be whole numbers; got {given.dtype}")
+    if tuple(given.shape) != (rows,):
+        raise InputError(f"documents must be one whole number for each of the {rows} rows; got shape {list(given.shape)}")
+    return given
