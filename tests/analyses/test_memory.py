@@ -12,6 +12,7 @@ from tiny_models import LONG, cached_model, kinds
 
 import tl_entropy as tle
 from tl_entropy.analyses.lens.reading import Reading
+from tl_entropy.analyses.states.pooled import PooledDocuments
 from tl_entropy.capture.adapter import Adapter
 
 pytestmark = pytest.mark.model
@@ -25,9 +26,11 @@ SUMMARIES = {
     "cka": tle.CKAAccumulator,
     "minibatch cka": partial(tle.CKAAccumulator, estimator="minibatch", block=10),
     "matrix_renyi": partial(tle.MatrixAccumulator, n_samples=40, permutations=2),
+    "documents": partial(PooledDocuments, n_documents=40),
+    "geometry of documents": partial(tle.GeometryAccumulator, measures=("dataset_entropy",), n_documents=40),
     "geometry": partial(tle.GeometryAccumulator, measures=("effective_rank", "anisotropy", "two_nn"), n_samples=40),
 }
-OF_DOCUMENTS = {"geometry": 100}
+OF_DOCUMENTS = {"geometry": 100, "geometry of documents": 100}
 """Bytes for each document of what a result has by document: which they are, and their tokens."""
 FEW, MANY = (400, 4000) if LONG else (60, 400)
 

@@ -10,6 +10,7 @@ from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
 from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.results.base import chosen_from
 
 pytestmark = pytest.mark.model
 ALL = READERS | VARIANTS
@@ -79,5 +80,5 @@ def test_a_part_of_a_result_holds_something(asked, message):
 
 def test_a_slice_of_documents_is_refused_by_name():
     with pytest.raises(InputTypeError, match="documents must be one or several of 0, 1, 2, 3; got slice"):
-        lens().select(documents=slice(0, 2))
+        chosen_from("documents", slice(0, 2), range(4))
     assert lens().select(documents=torch.tensor(2)).documents == (2,)

@@ -114,3 +114,51 @@ def test_what_is_refused(gpt2):
         PooledDocuments(gpt2, sites=("resid_post", "z"))
     with pytest.raises(InputError, match="cannot merge: sites"):
         PooledDocuments(gpt2).merge(PooledDocuments(gpt2, sites="embed"))
+
+
+def test_so_many_documents_are_kept_the_same_ones_in_any_batches(gpt2):
+    corpus = ["the cat " * (1 + i % 5) + "dog" * (i % 3) for i in range(40)]
+
+    def sample(texts=corpus, seed=1, **options):
+        one = PooledDocuments(gpt2, n_documents=6, seed=seed)
+        tle.stream(gpt2, texts, [one], progress=False, **options)
+        return one
+
+    whole, kept = PooledDocuments(gpt2), sample()
+    tle.stream(gpt2, corpus, [whole], progress=False)
+    assert (len(kept.documents), kept.seen, whole.seen) == (6, 40, 40)
+    assert kept.nbytes == whole.nbytes * 6 // 40
+    for site, means in kept.compute().items():
+        torch.testing.assert_close(means, whole.compute()[site][kept.documents])
+    for options in ({"batch_size": 1}, {"batch_size": 7}, {"window": 6, "batch_size": 3}):
+        assert sample(**options).documents == kept.documents
+    assert sample(seed=2).documents != kept.documents
+    first, second = sample(corpus[:25]), sample(corpus[25:])
+    first.merge(second)
+    assert (len(first.documents), first.seen, min(first.documents) >= 0, max(first.documents) < 40) == (6, 40, True, True)
+    with pytest.raises(InputError, match="seed is 1 here and 2 there"):
+        first.merge(sample(seed=2))
+
+
+def test_the_sample_is_uniform(gpt2):
+    found = [PooledDocuments(gpt2, n_documents=10, seed=seed) for seed in range(60)]
+    tle.stream(gpt2, torch.arange(1, 41)[:, None].repeat(1, 2), found, progress=False)
+    counts = torch.bincount(torch.tensor([document for one in found for document in one.documents]), minlength=40)
+    assert counts.sum() == 600
+    assert 4 <= int(counts.min()) <= 15 <= int(counts.max()) <= 28, "15 each are to be expected, ± 3.4"
+
+
+def test_of_a_sample_of_documents(gpt2):
+    corpus = ["the cat " * (1 + i % 5) + "dog " * (i % 3) for i in range(24)]
+    few = {"n_documents": 8, "progress": False}
+    found = tle.layer_geometry(gpt2, corpus, measures="dataset_entropy", **few)
+    assert "dataset_entropy: of 8 of 24 documents, drawn at random" in found.notes
+    assert (found.documents, found.provenance.settings["n_documents"]) == (24, 8)
+    alike = tle.layer_similarity(gpt2, corpus, rows="documents", **few)
+    assert (alike.documents, alike.count, alike.provenance.settings["n_documents"]) == (8, 8, 8)
+    both = tle.layer_similarity(gpt2, corpus, rows="documents", other=gpt2, **few)
+    torch.testing.assert_close(both.values, alike.values)
+    with pytest.raises(InputError, match="n_documents belongs to rows='documents'"):
+        tle.layer_similarity(gpt2, corpus, **few)
+    with pytest.raises(InputError, match="n_documents belongs to dataset_entropy, lidar, info_nce"):
+        tle.layer_geometry(gpt2, corpus, measures="curvature", **few)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -47,15 +47,19 @@ class DocumentStates(StreamingMeasure[Pooled]):
         sites: what to gather.
         massive: "keep", "drop" (leave out a token where a state of it at any of these sites is massive) or "normalise" (divide
             every state by its norm before the mean is taken).
+        n_documents: how many documents are kept at most, as ``PooledDocuments`` says.
+        seed: of the sample that they are.
     """
 
     gathered = ("_paired", "_pooled", "_massive_tokens")
 
-    def __init__(self, adapter: Adapter, sites: Sequence[Site], massive: Massive) -> None:
+    def __init__(
+        self, adapter: Adapter, sites: Sequence[Site], massive: Massive, n_documents: int | None = None, seed: int = 0
+    ) -> None:
         super().__init__(adapter)
         self._massive = massive
         self._paired = PairedStates(adapter, sites=sites, against=sites, massive=massive)
-        self._pooled = PooledDocuments(adapter, sites=sites)
+        self._pooled = PooledDocuments(adapter, sites=sites, n_documents=n_documents, seed=seed)
         self.sites = self._pooled.sites
         self._massive_tokens = 0
 
@@ -75,9 +79,14 @@ class DocumentStates(StreamingMeasure[Pooled]):
     def growth(self) -> tuple[int, str]:
         """Bytes of the documents' mean states, and what to do where they are too many."""
         return self._pooled.nbytes, (
-            "the mean state of every document is kept at every site: rows='tokens' keeps sums alone where models read the same "
-            "tokens, and fewer sites= or layers= take less"
+            "the mean state of every document is kept at every site: n_documents= keeps a random sample of them, rows='tokens' "
+            "sums alone where models read the same tokens, and fewer sites= or layers= take less"
         )
+
+    def _settings(self) -> dict[str, Any]:
+        if self._pooled.n_documents is None:
+            return {}
+        return {"n_documents": self._pooled.n_documents, "sample_seed": self._pooled.seed}
 
     def _result(self, provenance: Provenance) -> Pooled:
         floor = max(self._pooled.floor, self._paired.floor)  # normalised states are wider than those that were read

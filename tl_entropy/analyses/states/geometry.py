@@ -75,6 +75,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         normalise: Normalise = "centred",
         labels: Sequence[Hashable] | None = None,
         n_samples: int = N_SAMPLES,
+        n_documents: int | None = None,
         seed: int = 0,
         first_document: int = 0,
     ) -> None:
@@ -85,9 +86,9 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         self.order, self.normalise = check_order("order", order), normalise
         self.labels = None if labels is None else label_list(labels)
         self.n_samples, self.seed = check_int("n_samples", n_samples, 3), check_int("seed", seed, 0)
-        check_used(self.measures, order=self.order, normalise=normalise, n_samples=self.n_samples)
+        check_used(self.measures, order=self.order, normalise=normalise, n_samples=self.n_samples, n_documents=n_documents)
         self._sample = TokenSample(n_samples, seed, first_document=first_document)
-        self._pooled = PooledDocuments(self.adapter, sites=self.sites)
+        self._pooled = PooledDocuments(self.adapter, sites=self.sites, n_documents=n_documents, seed=self.seed)
         self._texts = Texts(self._parts, self.sites, order=self.order, normalise=normalise)
         self._tokens: Counter[int] = Counter()  # of each document
         self._moments: list[Moments] = []
@@ -132,8 +133,8 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
     def growth(self) -> tuple[int, str]:
         """Bytes of the documents' mean states, and what to do where they are too many."""
         return self._pooled.nbytes, (
-            "the mean state of every document is kept at every site: measures= without dataset_entropy, lidar and info_nce "
-            "keep sums alone, or fewer sites= or layers= take less"
+            "the mean state of every document is kept at every site: n_documents= keeps a random sample of them, measures= "
+            "without dataset_entropy, lidar and info_nce sums alone, and fewer sites= or layers= take less"
         )
 
     def merge(self, other: GeometryAccumulator) -> None:
@@ -155,7 +156,8 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
 
     def _settings(self) -> dict[str, Any]:
         sample = {"n_samples": self.n_samples, "sample_seed": self.seed} if self._wants("two_nn", "effective_rank") else {}
-        own = {"measures": self.measures, "order": self.order, "normalise": self.normalise}
+        kept = {} if self._pooled.n_documents is None else {"n_documents": self._pooled.n_documents, "sample_seed": self.seed}
+        own = {**kept, "measures": self.measures, "order": self.order, "normalise": self.normalise}
         return {**own, **sample, "sites": tuple(map(str, self.sites))}
 
     def _result(self, provenance: Provenance) -> LayerGeometry:
@@ -195,6 +197,8 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
             sample = self._sample.whole()
             return dimensions([sample[site] for site in self.sites], self._sample.documents, noted)
         means = list(self._pooled.compute().values())
+        if len(means[0]) < self._pooled.seen:
+            noted.note(f"{name}: of {len(means[0])} of {self._pooled.seen} documents, drawn at random")
         if name == "dataset_entropy":
             return dataset_entropies(means, self.order, self.normalise, self._pooled.floor, noted)
         labels = [self._label_of[document] for document in self._pooled.documents]
@@ -228,6 +232,7 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
     normalise: Normalise = "centred",
     labels: Sequence[Hashable] | None = None,
     n_samples: int = N_SAMPLES,
+    n_documents: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     max_new_tokens: int = 0,
@@ -257,7 +262,10 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
             pieces) of one text. lidar takes delta=1e-4, info_nce a temperature of 0.1.
         n_samples: tokens that two_nn is measured on, and errors of effective_rank, at most: drawn at random, the same ones for
             any batch size.
-        seed: of that sample, and of sampled text.
+        n_documents: mean states that dataset_entropy, lidar and info_nce are measured on, at most: those of documents drawn at
+            random (of lidar and info_nce by themselves, so give enough that most labels keep two); None is all, which takes
+            8 · sites · d_model bytes each.
+        seed: of these samples, and of sampled text.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         max_new_tokens: generate this many tokens after each text, and measure both.
         progress: show a progress bar.
@@ -283,7 +291,7 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
     check_options(layer_geometry, options, CorpusOptions)
     accumulator = GeometryAccumulator(
         model, measures=measures, sites=sites, layers=layers, order=order, normalise=normalise, labels=labels,
-        n_samples=n_samples, seed=seed,
+        n_samples=n_samples, n_documents=n_documents, seed=seed,
     )  # fmt: skip
     single = [label for label, n in Counter(accumulator.labels or ()).items() if n == 1]
     if single:

@@ -18,7 +18,9 @@ N_SAMPLES = 2000
 """Tokens that TwoNN, and the error of the effective rank, are measured on, where nothing else is asked for."""
 
 
-def check_used(measures: Sequence[Measure], *, order: float, normalise: Normalise, n_samples: int) -> None:
+def check_used(
+    measures: Sequence[Measure], *, order: float, normalise: Normalise, n_samples: int, n_documents: int | None = None
+) -> None:
     """Raise InputError for an option that has no effect on these measures, unless it is left at its default.
 
     >>> check_used(["curvature"], order=2.0, normalise="centred", n_samples=2000)
@@ -29,6 +31,7 @@ def check_used(measures: Sequence[Measure], *, order: float, normalise: Normalis
         ("order", order, 1.0, OF_GRAM),
         ("normalise", normalise, "centred", OF_GRAM),
         ("n_samples", n_samples, N_SAMPLES, ("two_nn", "effective_rank")),
+        ("n_documents", n_documents, None, ("dataset_entropy", *OF_LABELS)),
     ):
         if value != default and not {*owners} & {*measures}:
             raise InputError(f"{name} belongs to {', '.join(owners)}; leave it out for {', '.join(measures)}")

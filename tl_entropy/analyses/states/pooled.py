@@ -4,21 +4,27 @@ Mean pooling is what turns a model's states into an embedding of a text where no
 documents (dataset entropy, LiDAR, InfoNCE, clusters) are about these vectors.
 
 Sums are in float64, and a document may come in any number of windows and batches. Documents without a counted token are left
-out. Refused: sites with a head axis.
+out. Where only so many documents are kept, they are a random sample, the same for any batches: those with the lowest of the
+random-looking numbers that follow from the seed and the document's number (``analyses/states/sampling.py``). One that is not
+among the lowest when its first window comes, or is driven out later, never comes back, since the bar only sinks.
+
+Refused: sites with a head axis.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.merging import check_alike
+from tl_entropy.analyses.merging import check_alike, check_same
+from tl_entropy.analyses.states.sampling import priorities
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, check_int
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import ROUNDING
 from tl_entropy.functional.states.rows import spread_floor, varies
@@ -45,8 +51,11 @@ class PooledDocuments:
         model: a HookedTransformer or TransformerBridge.
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
         layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
+        n_documents: how many documents are kept at most, drawn at random; None keeps all.
+        seed: of that sample.
 
     Attributes:
+        seen: how many documents with a counted token have come.
         floor: ``spread_floor`` of the least precise states seen: what their means, in float64, don't show.
 
     Raises:
@@ -68,9 +77,16 @@ class PooledDocuments:
         *,
         sites: str | Sequence[str | Site] = ("embed", "resid_post"),
         layers: Layers | None = None,
+        n_documents: int | None = None,
+        seed: int = 0,
     ) -> None:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
         self.sites = vector_sites(self.adapter, sites, layers)
+        self.n_documents = None if n_documents is None else check_int("n_documents", n_documents, 4)
+        self.seed = check_int("seed", seed, 0, 2**63 - 1)
+        self.seen = 0
+        self._last = -1  # the document that came last, of which more may come
+        self._heap: list[tuple[int, int]] = []  # of documents that are a sample: the priority, negated, and the number
         self._sums: dict[int, tuple[Tensor, float]] = {}  # of each document Σ states [site, d_model], and how many
         self._next = 0  # one more than the highest number of a document seen
         self.floor = 0.0
@@ -109,7 +125,13 @@ class PooledDocuments:
         """Take in what ``read`` found."""
         for document, s, n in zip(found.documents, found.sums, found.counts, strict=True):
             before = self._sums.get(document)
-            self._sums[document] = (s, n) if before is None else (before[0] + s, before[1] + n)
+            self.seen += document > self._last
+            self._last = max(self._last, document)
+            if before is None and self.n_documents is not None:
+                priority = int(priorities(self.seed, torch.tensor([document]), torch.tensor([0])))
+                heapq.heappush(self._heap, (-priority, document))
+            self._sums[document] = (s.clone(), n) if before is None else (before[0] + s, before[1] + n)
+            self._drive_out()
         self._next = max(self._next, found.next_document)
         self.floor = max(self.floor, found.floor)
 
@@ -121,9 +143,21 @@ class PooledDocuments:
         """
         mine, theirs = ({"model": part.adapter.fingerprint, "sites": part.sites} for part in (self, other))
         check_alike(mine, theirs)
+        check_same(self, other, ("n_documents", "seed"))
+        self.seen += other.seen
+        self._last = self._next + other._last
+        self._heap += [(priority, document + self._next) for priority, document in other._heap]
+        heapq.heapify(self._heap)
         self._sums |= {document + self._next: value for document, value in other._sums.items()}
         self._next += other._next
         self.floor = max(self.floor, other.floor)
+        self._drive_out()
+
+    def _drive_out(self) -> None:
+        """Keep no more than the sample: those of the lowest priorities."""
+        while self.n_documents is not None and len(self._sums) > self.n_documents:
+            _, document = heapq.heappop(self._heap)
+            del self._sums[document]
 
     def compute(self) -> dict[Site, Tensor]:
         """The mean states of every document seen so far: site to [document, d_model] float64, in the order of ``documents``."""

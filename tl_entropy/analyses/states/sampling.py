@@ -80,7 +80,7 @@ class TokenSample:
             InputError: a token that is already in the sample, or values of other names than before.
         """
         number, position = documents.cpu() + self.first_document, positions.cpu()
-        self._take(torch.stack([_priorities(self.seed, number, position), number, position], 1), values)
+        self._take(torch.stack([priorities(self.seed, number, position), number, position], 1), values)
         self.seen += len(number)
 
     def merge(self, other: TokenSample, *, first_document: int = 0) -> None:
@@ -136,7 +136,7 @@ class TokenSample:
         self._keys[slots] = keys[come]
 
 
-def _priorities(seed: int, documents: Tensor, positions: Tensor) -> Tensor:
+def priorities(seed: int, documents: Tensor, positions: Tensor) -> Tensor:
     """[row] int64 that look random, from the seed, the document and the position of each token."""
     start = _mixed(np.array([seed], dtype=np.uint64) ^ np.uint64(_SALT))
     of_document = _mixed(start + _words(documents))

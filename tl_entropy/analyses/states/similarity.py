@@ -59,6 +59,7 @@ def layer_similarity(
     estimator: Estimator = "exact",
     order: float = 1.01,
     n_samples: int = 1000,
+    n_documents: int | None = None,
     permutations: int = 20,
     max_new_tokens: int = 0,
     batch_size: int | None = None,
@@ -94,6 +95,8 @@ def layer_similarity(
             which takes little memory and says how similar sites are within such blocks.
         order: of matrix-based Rényi entropy, 0 to infinity.
         n_samples: of matrix-based information: tokens in the random sample that it is taken from.
+        n_documents: of ``rows="documents"``: how many are kept at most, drawn at random by ``seed``, the same of two models;
+            None keeps all, in 8 · sites · d_model bytes each.
         permutations: of matrix-based information: random pairings that the baseline is averaged over.
         max_new_tokens: generate this many tokens after each text, and measure both.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
@@ -126,6 +129,8 @@ def layer_similarity(
         "debiased": debiased, "estimator": estimator, "order": order, "n_samples": n_samples, "permutations": permutations,
     }  # fmt: skip
     _check_own_options(given, method, rows)
+    if n_documents is not None and rows != "documents":
+        raise InputError("n_documents belongs to rows='documents'; leave it out with rows='tokens', which keeps sums alone")
     check_estimator(estimator, debiased)
     own: dict[str, Any] = {name: given[name] for name in _OWN[method]}
     if method == "matrix_renyi":
@@ -144,6 +149,8 @@ def layer_similarity(
         "options": options,
     }  # fmt: skip
     compared: dict[str, Any] = {"sites": sites, "layers": layers, "against": against, "massive": massive}
+    if rows == "documents":
+        compared["sample"] = (n_documents, check_int("seed", options.get("seed", 0), 0))
     over = _over_tokens if rows == "tokens" else _over_documents
     return over(adapter, second, inputs, method, own, compared, reading)
 
@@ -211,7 +218,7 @@ def _over_documents(
         return _of_pooled(mine, theirs, rows, columns, own, settings, progress=progress)
 
     def passed(model: Adapter, sites: Sequence[Site], reading: dict[str, Any], shown: Callable[[Pooled], Any]) -> Pooled:
-        found = measure(DocumentStates(model, sites, compared["massive"]), inputs, shown=shown, **reading)
+        found = measure(DocumentStates(model, sites, compared["massive"], *compared["sample"]), inputs, shown=shown, **reading)
         if other and found.provenance.interrupted:
             with keeping(lambda _: shown(found)):
                 raise KeyboardInterrupt  # models that have read different parts can't be compared, but for what both have read
