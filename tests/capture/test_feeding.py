@@ -47,8 +47,11 @@ def test_where_nobody_knows_how_long_it_is_what_is_kept_counts():
     [
         (lambda model, texts: tle.lens_entropy(model, texts, **QUIET), "keep='summary' keeps sums alone"),
         (lambda model, texts: tle.token_reliance(model, texts, tle.ablate("mlp_out.1"), **QUIET), "fewer positions="),
-        (lambda model, texts: tle.layer_geometry(model, texts, **QUIET), "measures= without dataset_entropy"),
-        (lambda model, texts: tle.layer_similarity(model, texts, rows="documents", **QUIET), "rows='tokens' keeps sums"),
+        (lambda model, texts: tle.layer_geometry(model, texts, **QUIET), "n_documents= keeps a random sample"),
+        (
+            lambda model, texts: tle.layer_similarity(model, texts, rows="documents", **QUIET),
+            "n_documents= keeps a random sample",
+        ),
     ],
 )
 def test_every_measure_that_grows_says_so_with_its_remedy(gpt2, texts, monkeypatch, measure, remedy):
@@ -64,3 +67,5 @@ def test_sums_do_not(gpt2, texts, monkeypatch):
         measure(gpt2, texts, keep="summary", batch_size=1, **QUIET)
     tle.layer_similarity(gpt2, texts, **QUIET)
     tle.layer_geometry(gpt2, texts, measures=("curvature", "effective_rank", "anisotropy", "two_nn"), **QUIET)
+    tle.layer_geometry(gpt2, texts, measures="dataset_entropy", n_documents=4, **QUIET)
+    tle.layer_similarity(gpt2, texts, rows="documents", n_documents=4, **QUIET)

@@ -78,7 +78,7 @@ class DocumentStates(StreamingMeasure[Pooled]):
 
     def growth(self) -> tuple[int, str]:
         """Bytes of the documents' mean states, and what to do where they are too many."""
-        return self._pooled.nbytes, (
+        return 0 if self._pooled.n_documents else self._pooled.nbytes, (
             "the mean state of every document is kept at every site: n_documents= keeps a random sample of them, rows='tokens' "
             "sums alone where models read the same tokens, and fewer sites= or layers= take less"
         )

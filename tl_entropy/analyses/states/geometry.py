@@ -132,7 +132,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
 
     def growth(self) -> tuple[int, str]:
         """Bytes of the documents' mean states, and what to do where they are too many."""
-        return self._pooled.nbytes, (
+        return 0 if self._pooled.n_documents else self._pooled.nbytes, (
             "the mean state of every document is kept at every site: n_documents= keeps a random sample of them, measures= "
             "without dataset_entropy, lidar and info_nce sums alone, and fewer sites= or layers= take less"
         )
