@@ -55,7 +55,7 @@ def drawn() -> dict[str, tuple[str, str, str]]:
     A figure is drawn by the function of its name; the picture of a page is of the script that names the page.
     """
     found: dict[str, tuple[str, str, str]] = {}
-    for path in sorted((ROOT / "figures").glob("*.py")):
+    for path in sorted((ROOT / "figures").glob("*.py"), key=lambda path: (path.name != "make.py", path.name)):
         source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)
         functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -103,8 +103,10 @@ FIGURE = """# {title}
 {lines}
 ```
 
-`python figures/{script}` draws it, one of make.py alone where its name is given. `tle` is `tl_entropy`, `plt` matplotlib's
-pyplot; `model` is `tle.demo_model()`.
+`python figures/{script}` draws it, one of make.py alone where its name is given. `tle` is `tl_entropy`, `plt`
+matplotlib's pyplot; `model` is `tle.demo_model()`; `beginnings` and `function` are pieces of `tle.demo_texts()`, cut in
+`figures/layers.py` and
+`figures/tokens.py`.
 """
 API = """# API
 
