@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tomllib
 import types
 
+import pytest
 from page_blocks import ROOT, pages
 
 import tl_entropy as tle
@@ -40,16 +42,42 @@ def test_every_public_function_is_on_a_page():
     assert not [name for name in functions if not re.search(rf"\b{name}\b", text)]
 
 
-def test_the_pages_of_names_are_made_of_the_groups(tmp_path):
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        import generate
-    finally:
-        sys.path.pop(0)
+@pytest.fixture
+def of_docs(monkeypatch):
+    """Modules of docs/, by name."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module
+
+
+def test_the_pages_of_names_are_made_of_the_groups(of_docs, tmp_path):
+    generate = of_docs("generate")
     generate.names(tmp_path)
     made = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("*.rst"))
     assert all(f"   {name}\n" in made for name in PUBLIC)
+
+
+def test_every_figure_is_in_the_gallery_with_its_lines(of_docs, tmp_path):
+    generate = of_docs("generate")
     assert set(generate.drawn()) >= FIGURES
+    generate.gallery(tmp_path)
+    page = (tmp_path / "lens_profile.md").read_text(encoding="utf-8")
+    assert "def lens_profile(model" in page
+    assert "figures/lens_profile.png" in page
+    assert all(f'href="{name}.html"' in (tmp_path / "index.md").read_text(encoding="utf-8") for name in FIGURES)
+
+
+def test_links_out_of_docs_lead_to_pages_of_the_site(of_docs):
+    text = "[a](../../tutorials/04_heads.ipynb) [b](../CONTRIBUTING.md) [c](heads.md)"
+    assert of_docs("generate").on_the_site(text) == "[a](/tutorials/04_heads.ipynb) [b](/project/contributing.md) [c](heads.md)"
+
+
+def test_docstrings_become_what_sphinx_reads(of_docs):
+    lines = ["Σ |x| of ``|y|``.", "", "| a | b |", "|---|---|", "| 1 | |z| |", "", ">>> 1 | 2", "3"]
+    found = of_docs("docstrings").for_sphinx(lines)
+    assert found[0] == r"Σ \|x\| of ``|y|``."
+    assert [line.strip() for line in found if line.strip()][1:3] == [".. list-table::", ":header-rows: 1"]
+    assert "   * - a" in found
+    assert ">>> 1 | 2" in found
 
 
 def test_messages_on_the_page_of_errors_are_the_packages_own():
