@@ -81,6 +81,22 @@ def test_flipped_bits_and_cuts_are_seen(tmp_path, name):
             tle.load(path)
 
 
+def test_flipped_bits_of_an_exported_lens_are_seen(tmp_path):
+    lens = RESULTS["TunedLens"]()
+    path = lens.export(tmp_path / "lens") / "params.pt"
+    raw, draw = path.read_bytes(), random.Random(0)
+    for _ in range(4 * TRIALS):
+        bad = bytearray(raw)
+        bad[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
+        path.write_bytes(bad)
+        try:
+            found = tle.load_tuned_lens(path.parent)
+        except FileError:
+            continue
+        assert torch.equal(found.weights, lens.weights)
+        assert torch.equal(found.biases, lens.biases)
+
+
 def change(fields, **changed):
     return {**fields, **changed}
 

@@ -7,6 +7,7 @@ This package's is one safetensors file, written by ``lens.save``. The published 
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import torch
@@ -50,6 +51,19 @@ def load_tuned_lens(path: str | Path) -> TunedLens:
     return lens
 
 
+def _check_sums(path: Path) -> None:
+    """Raise FileError where the check sums in it, which torch does not look at, are not those of its contents."""
+    try:
+        if not zipfile.is_zipfile(path):  # torch's format before 1.6, which has none
+            return
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except Exception as error:  # of a directory that is damaged: several kinds
+        raise FileError(f"path: {path} cannot be read as tensors ({error}); it is damaged") from error
+    if bad is not None:
+        raise FileError(f"path: {path} is damaged: the check sum of {bad} is not that of its contents")
+
+
 def _load_published(folder: Path) -> TunedLens:
     for name in ("config.json", "params.pt"):
         if not (folder / name).is_file():
@@ -62,6 +76,7 @@ def _load_published(folder: Path) -> TunedLens:
         raise FileError(f"path: {folder / 'config.json'} is not the config of a tuned lens ({error!r})") from error
     if kind != LENS_TYPE:
         raise InputError(f"path: {folder} has a lens of type {kind!r}; only {LENS_TYPE!r} can be read")
+    _check_sums(folder / "params.pt")
     try:
         # The published format is a pickle; read as weights only, nothing in it is run.
         state = torch.load(folder / "params.pt", map_location="cpu", weights_only=True)
