@@ -6,6 +6,7 @@ This package's is one safetensors file, written by ``lens.save``. The published 
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -51,17 +52,23 @@ def load_tuned_lens(path: str | Path) -> TunedLens:
     return lens
 
 
-def _check_sums(path: Path) -> None:
-    """Raise FileError where the check sums in it, which torch does not look at, are not those of its contents."""
+def _checked(path: Path) -> Path | io.BytesIO:
+    """What is in it, packed anew, once its check sums have been compared, which torch does not look at.
+
+    Raises:
+        FileError: they differ, or its directory is damaged.
+    """
+    whole = io.BytesIO()
     try:
         if not zipfile.is_zipfile(path):  # torch's format before 1.6, which has none
-            return
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
+            return path
+        with zipfile.ZipFile(path) as given, zipfile.ZipFile(whole, "w") as packed:
+            for name in given.namelist():
+                packed.writestr(name, given.read(name))
     except Exception as error:  # of a directory that is damaged: several kinds
         raise FileError(f"path: {path} cannot be read as tensors ({error}); it is damaged") from error
-    if bad is not None:
-        raise FileError(f"path: {path} is damaged: the check sum of {bad} is not that of its contents")
+    whole.seek(0)
+    return whole
 
 
 def _load_published(folder: Path) -> TunedLens:
@@ -76,10 +83,10 @@ def _load_published(folder: Path) -> TunedLens:
         raise FileError(f"path: {folder / 'config.json'} is not the config of a tuned lens ({error!r})") from error
     if kind != LENS_TYPE:
         raise InputError(f"path: {folder} has a lens of type {kind!r}; only {LENS_TYPE!r} can be read")
-    _check_sums(folder / "params.pt")
+    params = _checked(folder / "params.pt")
     try:
         # The published format is a pickle; read as weights only, nothing in it is run.
-        state = torch.load(folder / "params.pt", map_location="cpu", weights_only=True)
+        state = torch.load(params, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen kinds, those of pickle among them
         raise FileError(f"path: {folder / 'params.pt'} cannot be read as tensors ({error}); it is damaged") from error
     biased = bool(config.get("bias", True))
