@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +73,15 @@ def test_a_batch_is_padded_on_the_right():
     st.one_of(st.none(), st.sampled_from([0, -1, slice(2, 9, 3), [1, 7]])),
 )
 def test_any_batch_size_gives_the_same_rows(texts, batch_size, max_tokens, window, positions):
-    found = batched(texts, batch_size=batch_size, max_tokens=max_tokens, window=window, stride=1, positions=positions)
+    options = {"batch_size": batch_size, "max_tokens": max_tokens, "window": window, "stride": 1, "positions": positions}
+    counted = [len(select(positions, len(text))) for text in texts]
+    if not any(counted):
+        with pytest.raises(InputError, match="nothing to measure"):
+            batched(texts, **options)
+        return
+    with warnings.catch_warnings(record=True, action="always") as told:
+        found = batched(texts, **options)
+    assert any("nothing counts of" in str(one.message) for one in told) is not all(counted)
     whole = [(d, p, ord(t[p]), ord(t[p + 1]) if p + 1 < len(t) else -1) for d, t in enumerate(texts) for p in range(len(t))]
     kept = {(d, p) for d, t in enumerate(texts) for p in select(positions, len(t))}
     assert rows(found) == [cell for cell in whole if cell[:2] in kept]

@@ -10,7 +10,12 @@ from tiny_models import kinds
 
 import tl_entropy as tle
 from tl_entropy.capture.loading import available_kinds
+from tl_entropy.demo import FOLDER
 from tl_entropy.errors import ModelError
+
+
+def load():
+    tle.load_model(FOLDER)
 
 
 @pytest.fixture
@@ -58,7 +63,7 @@ def test_it_cannot_be_imported(transformer_lens, monkeypatch, module):
     if module == "transformer_lens":
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    for call in (available_kinds, tle.demo_model):
+    for call in (available_kinds, load):
         with pytest.raises(ModelError, match=r"TransformerLens cannot be imported: OSError: libtorch_cuda\.so: cannot open"):
             call()
 
@@ -66,7 +71,7 @@ def test_it_cannot_be_imported(transformer_lens, monkeypatch, module):
 def test_it_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformer_lens", None)
     with pytest.raises(ModelError, match="TransformerLens cannot be imported: ModuleNotFoundError"):
-        tle.demo_model()
+        load()
 
 
 def test_a_library_below_it_is_missing(transformer_lens, monkeypatch):
