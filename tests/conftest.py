@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from functools import cache
+from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 # Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
@@ -51,6 +53,12 @@ def _reduced_precision_helps(monkeypatch):
     from tl_entropy.functional.lens import reduced
 
     monkeypatch.setattr(reduced, "reduced_time", lambda threads: 0.5)
+
+
+@pytest.fixture
+def blank_figures(monkeypatch):
+    """For tests that ask only which figures are written: they are, and nothing is in them, which is quick."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).touch())
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tl_entropy import demo
 from tl_entropy.analyses.models import comparison
 from tl_entropy.capture.feeding import Feeder
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("blank_figures")]
 
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
 

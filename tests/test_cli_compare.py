@@ -15,7 +15,7 @@ from tl_entropy import demo
 from tl_entropy.analyses.models.comparison import compare_models
 from tl_entropy.errors import ModelError
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("blank_figures")]
 
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
 CODE = ["import os\nimport sys\n", "def f(x):\n    return x\n", "x = 1\n", "class A:\n    pass\n"]

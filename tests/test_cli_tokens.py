@@ -9,7 +9,7 @@ from command import refused_in_one_line, run
 import tl_entropy as tle
 from tl_entropy.demo import FOLDER
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("blank_figures")]
 
 CODE = "import os\nimport sys\n\n\ndef f(x):\n    return x  # <script>alert(1)</script> 🙂\n"
 
