@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import matplotlib
 import pytest
@@ -15,11 +17,13 @@ from jaxtyping import install_import_hook
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a hub
+
 # Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
 # since there the package's own errors are tested. What was imported before would not be checked.
 install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens.entropy"], "beartype.beartype")
 
-from tiny_models import ARCHITECTURES, LONG, PAGES, cached_model, kinds
+from tiny_models import ARCHITECTURES, LONG, PAGES, cached_model, kinds, number
 
 from tl_entropy import demo
 from tl_entropy.functional import compiler_available
@@ -66,19 +70,32 @@ def texts():
     return ["the cat sat on the mat", "def f(x):\n    return x + 1", "the", "dog and cat and dog and the mat sat"]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Leave out tests marked ``long`` or ``pages`` unless they are asked for, and skip those that compile where nothing can."""
-    if not compiler_available():
-        for item in items:
-            if item.get_closest_marker("compiled"):
-                item.add_marker(pytest.mark.skip(reason="torch.compile finds no C++ compiler here"))
+    cases = defaultdict(dict)
+    for item in items:
+        if _is_second(item, cases[item.parent.nodeid, item.originalname] if hasattr(item, "callspec") else {}):
+            item.add_marker("long")
+        if item.get_closest_marker("compiled") and not compiler_available():
+            item.add_marker(pytest.mark.skip(reason="torch.compile finds no C++ compiler here"))
     marks = ["long"] * (not LONG) + ["pages"] * (not PAGES)
-    left = [item for item in items if any(map(item.get_closest_marker, marks)) or (not LONG and _can_be_spared(item))]
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if item not in set(left)]
+    left = {item for item in items if any(map(item.get_closest_marker, marks))}
+    config.hook.pytest_deselected(items=list(left))
+    items[:] = [item for item in items if item not in left]
 
 
-def _can_be_spared(item):
-    """Of a test of every model and of cases every second pair: each model has half of the cases, and each case half of them."""
-    places = getattr(getattr(item, "callspec", None), "indices", {})
-    return "any_model" in places and len(places) > 1 and sum(places.values()) % 2 == 1
+def _is_second(item, cases):
+    """Of a test of every model, or of one marked ``halved``, every second case is long; which ones changes from test to test.
+
+    ``cases`` numbers those of the test, whatever the model, as they come.
+    """
+    if not hasattr(item, "callspec"):
+        return False
+    names, model = item.callspec.id, item.callspec.params.get("any_model")
+    if model is None and not item.get_closest_marker("halved"):
+        return False
+    if model is not None:
+        names = names.replace("{}-{}-{}".format(*model[:2], "compatible" if model[2] else "raw"), "")
+    place = cases.setdefault(names, len(cases))
+    return (place + (0 if model is None else number(*model)) + crc32(item.originalname.encode())) % 2 == 1

@@ -323,6 +323,7 @@ ENDED = {
 
 
 @pytest.mark.filterwarnings("ignore:interrupted after", "ignore:.* of .* positions")
+@pytest.mark.halved
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("name", ENDED)
 def test_sigterm_ends_a_pass_like_ctrl_c(name, ignored, monkeypatch, capsys, tmp_path):

@@ -206,6 +206,11 @@ ARCHITECTURES = [
 ]
 
 
+def number(name: str, kind: str, compatible: bool) -> int:
+    """Of a model, the same in every choice of them; raw and processed ones have even and odd ones."""
+    return NAMES.index(name) // 2 + (name == "gpt2" and compatible)
+
+
 @cache
 def cached_model(name: str, kind: str, compatible: bool = False):
     return make_model(name, kind, compatible=compatible)
