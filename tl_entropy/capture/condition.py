@@ -41,7 +41,7 @@ def floating_dtypes(model: Any) -> dict[torch.dtype, int]:
     """How many numbers a model's weights hold of each dtype, most first; packed ones do not count."""
     found = Counter[torch.dtype]()
     for module in modules_of(model):
-        packed = quantised(module)
+        packed = quantised(module) if module._parameters else {}
         for name, weight in module._parameters.items():
             if weight is not None and name not in packed and weight.is_floating_point():
                 found[weight.dtype] += weight.numel()
@@ -89,7 +89,7 @@ def unusual(part: Any) -> str | None:
 
 def condition(model: Any) -> tuple[str, ...]:
     """What is to be said of a model's weights, one line a fact; nothing of plain numbers of one dtype in one place."""
-    modules = list(modules_of(model))
+    modules = modules_of(model)
     packed = Counter(kind for module in modules for kind in quantised(module).values())
     lines = [f"quantised: {count} weights, {kind}" for kind, count in sorted(packed.items())]
     if len(dtypes := floating_dtypes(model)) > 1:

@@ -85,7 +85,7 @@ def as_found(model: Any) -> Iterator[None]:
 @contextmanager
 def silent(root: nn.Module) -> Iterator[None]:
     """No forward hook on any hook point below ``root`` (those of the model's user, and of others) fires inside."""
-    points = [module for module in _below(root) if "fwd_hooks" in vars(module)]
+    points = [module for module in _below(root) if module._forward_hooks and "fwd_hooks" in vars(module)]
     kept = [point._forward_hooks for point in points]
     try:
         for point in points:
@@ -102,21 +102,24 @@ def uncompiled(model: Any) -> Any:
     return model if inner is None else inner
 
 
-def modules_of(model: Any) -> Iterator[nn.Module]:
+def modules_of(model: Any) -> list[nn.Module]:
     """Every module of a model, once; a Bridge does not hold the Hugging Face model as its child."""
     return _below(*(root for root in (attribute(model, "original_model"), model) if isinstance(root, nn.Module)))
 
 
-def _below(*roots: nn.Module) -> Iterator[nn.Module]:
+def _below(*roots: nn.Module) -> list[nn.Module]:
     """The last root and every module below it, then those of the one before, each once; in the order of ``modules()``."""
     seen: set[nn.Module | None] = {None}  # a part may be None
+    found: list[nn.Module] = []
     waiting: list[Any] = list(roots)
     while waiting:  # modules() makes a generator in a generator for every level, several times a pass
         module = waiting.pop()
         if module not in seen:
             seen.add(module)
-            yield module
-            waiting.extend(reversed(module._modules.values()))
+            found.append(module)
+            if parts := module._modules:
+                waiting.extend(reversed(parts.values()))
+    return found
 
 
 def hooks_of_others(model: Any) -> dict[str, nn.Module]:
