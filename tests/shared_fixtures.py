@@ -1,0 +1,101 @@
+"""Fixtures that the tests share; the models themselves are in ``tiny_models.py``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from zlib import crc32
+
+import matplotlib
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a hub
+
+# Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
+# since there the package's own errors are tested. What was imported before would not be checked.
+install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens.entropy"], "beartype.beartype")
+
+from tiny_models import ARCHITECTURES, LONG, PAGES, cached_model, kinds, number
+
+from tl_entropy import demo
+from tl_entropy.functional import compiler_available
+
+settings.register_profile("quick", max_examples=12, deadline=None, derandomize=True, database=None)
+settings.register_profile("long", max_examples=300, deadline=None, database=None)
+settings.load_profile("long" if LONG else "quick")
+matplotlib.use("Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background jobs; Ctrl-C is tested, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+# The bundled model is read once a process, for examples in docstrings, too; who changes its weights loads one by its folder.
+demo.load_model = cache(demo.load_model)
+
+
+@pytest.fixture(params=ARCHITECTURES, ids=lambda p: f"{p[0]}-{p[1]}-{'compatible' if p[2] else 'raw'}")
+def any_model(request):
+    return cached_model(*request.param)
+
+
+@pytest.fixture(params=kinds())
+def gpt2(request):
+    return cached_model("gpt2", request.param)
+
+
+@pytest.fixture(autouse=True)
+def _reduced_precision_helps(monkeypatch):
+    """What bfloat16 does to numbers is tested on processors without units for it, too."""
+    from tl_entropy.functional.lens import reduced
+
+    monkeypatch.setattr(reduced, "reduced_time", lambda threads: 0.5)
+
+
+@pytest.fixture
+def blank_figures(monkeypatch):
+    """For tests that ask only which figures are written: they are, and nothing is in them, which is quick."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).touch())
+
+
+@pytest.fixture
+def texts():
+    return ["the cat sat on the mat", "def f(x):\n    return x + 1", "the", "dog and cat and dog and the mat sat"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Leave out tests marked ``long`` or ``pages`` unless they are asked for, and skip those that compile where nothing can."""
+    cases = defaultdict(dict)
+    for item in items:
+        if _is_second(item, cases[item.parent.nodeid, item.originalname] if hasattr(item, "callspec") else {}):
+            item.add_marker("long")
+        if item.get_closest_marker("compiled") and not compiler_available():
+            item.add_marker(pytest.mark.skip(reason="torch.compile finds no C++ compiler here"))
+    marks = ["long"] * (not LONG) + ["pages"] * (not PAGES)
+    left = {item for item in items if any(map(item.get_closest_marker, marks))}
+    config.hook.pytest_deselected(items=list(left))
+    items[:] = [item for item in items if item not in left]
+
+
+def _is_second(item, cases):
+    """Of a test of every model, or of one marked ``halved``, every second case is long; which ones changes from test to test.
+
+    ``cases`` numbers those of the test, whatever the model, as they come.
+    """
+    if not hasattr(item, "callspec"):
+        return False
+    names, model = item.callspec.id, item.callspec.params.get("any_model")
+    if model is None and not item.get_closest_marker("halved"):
+        return False
+    if model is not None:
+        names = names.replace("{}-{}-{}".format(*model[:2], "compatible" if model[2] else "raw"), "")
+    place = cases.setdefault(names, len(cases))
+    return (place + (0 if model is None else number(*model)) + crc32(item.originalname.encode())) % 2 == 1
