@@ -8,7 +8,7 @@ of Wᵀ. Anchors for fewer bins are the first of those for more, so that several
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -71,6 +71,16 @@ class Place:
     def n_heads(self) -> int:
         """Number of heads; 1 for a site without heads."""
         return len(self.directions)
+
+    @property
+    def width(self) -> int:
+        """Entries of a state."""
+        return self.directions.shape[1]
+
+    def of_heads(self, heads: slice) -> Self:
+        """The same for some of the heads."""
+        metric = None if self.metric is None else self.metric[heads]
+        return replace(self, directions=self.directions[heads], metric=metric)
 
     def lengths(self, rows: Tensor) -> Tensor:
         """‖state‖ of rows [row, head, d] as [row, head, 1]."""

@@ -1,14 +1,14 @@
 """The sums behind ``soft_information``: soft assignments by label and fold, at every site, head and draw of anchors at once.
 
-Assignments (``analyses/information/places.py``) are added up in float64 as each batch comes.
+Assignments (``analyses/information/places.py``) are added up in float64 as each batch comes; positions of labels and folds with
+few of them are kept as they are, once for all label sets (``analyses/information/keeping.py``), and so are up to 4096 drawn at
+random, on which chance and errors over anchors are measured. That takes less than, in bytes,
 
-The sums need, in bytes,
+    8 · Σ_places Σ_draws (n_bins + 1) · Σ_labels rows  +  4 · Σ_places Σ_draws (n_bins + 1) · 4096,
 
-    8 · Σ_places Σ_draws (n_bins + 1) · Σ_labels rows  +  4 · Σ_places Σ_draws n_bins · 4096,
-
-where the rows of a label set are its pairs of a label seen twice or more and a fold of documents in which it occurs, one for
-each fold, and one for what has no label; the second part is the sample on which chance, and errors over anchors, are measured
-(8 instead of 4 for float64 models). Nothing else is kept of a position.
+where the rows of a label set are its pairs of a label seen twice or more and a fold of documents in which it occurs, and one
+for each fold (8 instead of 4 for float64 models); in text it takes a half, and of heads a third. Beside that, which positions
+were seen is known, a byte for each.
 
 Refused: tokens that the label plan was not made from; states without a direction, unless they are to be dropped; merging sums
 of different plans or settings, or of the same positions.
@@ -17,13 +17,15 @@ of different plans or settings, or of the same positions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.information.keeping import Layout, Shape
 from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
+from tl_entropy.analyses.information.site_sums import SiteSums
 from tl_entropy.analyses.information.values import COLUMNS, Counted, site_values
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
@@ -62,7 +64,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
     """
 
     alike = ("measured", "draws", "calibration", "invalid", "folds")
-    gathered = ("_count", "_documents", "_read", "_dropped")
+    gathered = ("_sites", "_seen", "_read", "_dropped")
 
     def __init__(
         self,
@@ -103,27 +105,25 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         self.draws = tuple(itertools.product(bins, seeds))
         self.takes_non_finite = invalid == "drop"
         self._tables = plan.tables(self.folds)
-        self._sample_place = _sample_places(plan)
-        self._places: list[Place] = []  # made when the first batch shows how wide each site is
-        # [site][draw][label]: [row + 1, head, bin + 1], the last row for what has no label, the last bin being Σ H(p_i)
-        self._mass: list[list[list[Tensor]]] = []
-        self._samples: list[list[Tensor]] = []  # [site][draw]: [SAMPLE, head, bin]
-        self._count = [torch.zeros(table.n_rows, dtype=torch.float64) for table in self._tables]
-        self._sampled = torch.zeros(min(SAMPLE, int((self._sample_place >= 0).sum())), dtype=torch.bool)
-        self._documents = torch.zeros(plan.n_documents, dtype=torch.bool)  # those seen
+        self._sample = _sample(plan)
+        self._layouts: dict[float, Layout] = {}
+        self._sites: dict[Site, SiteSums] = {}  # of each captured; made when the first batch shows how wide it is
+        self._seen = torch.zeros(plan.ids.shape[1], dtype=torch.bool)  # [slot]
         self._read = self._dropped = 0
 
     @property
     def started(self) -> bool:
         """Whether a position with a label was seen."""
-        return any(bool(count.sum() > 0) for count in self._count)
+        return bool(self._seen.any())
 
     def memory(self) -> int:
-        """Bytes of the sums, all of which are there from the first batch on."""
-        heads = sum(self.adapter.heads_of(site.layer) if site.name in BY_HEAD else 1 for site in self.measured)
-        rows = sum(table.n_rows + 1 for table in self._tables)
-        sample = (8 if self.adapter.dtype == torch.float64 else 4) * len(self._sampled)
-        return heads * sum((bins + 1) * 8 * rows + bins * sample for bins, _ in self.draws)
+        """Bytes of the sums and of what is kept, all of which is there from the first batch on."""
+        total, number = 0, 8 if self.adapter.dtype == torch.float64 else 4
+        for site in self.sites:
+            heads, width = self.adapter.heads.shape(site.layer) if site.name in BY_HEAD else (1, self.adapter.d_model)
+            shape, layout = self._kept_as(site, width, number)
+            total += heads * (len(layout.slots) * shape.kept + (layout.n_sums + 1) * shape.summed)
+        return total
 
     @torch.no_grad()
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
@@ -132,41 +132,36 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         if not batch.n_rows:
             return
         rows = torch.stack([table.rows[slots].long() for table in self._tables])  # [label, row]
-        kept = (rows >= 0).any(0)
-        if not self._places:
+        labelled = (rows >= 0).any(0)
+        if not self._sites:
             self._prepare(activations)
-        states = {site: self._states(batch, activations[site], site, kept) for site in self.sites}
-        lengths = [place.lengths(states[captured_for(place.site)]) for place in self._places]
-        directed = self._directed(batch, lengths, kept)
+        states = {site: self._states(batch, activations[site], site, labelled) for site in self.sites}
+        lengths = {site: [place.lengths(states[site]) for place in self._sites[site].places] for site in self.sites}
+        directed = self._directed(batch, lengths, labelled)
         if not bool(directed.all()):
             states = {site: value[directed.to(value.device)] for site, value in states.items()}
-            lengths = [length[directed.to(length.device)] for length in lengths]
-            kept[kept.clone()] = directed
-        assigned = [p.assign(states[captured_for(p.site)], n) for p, n in zip(self._places, lengths, strict=True)]
-        sampled = self._sample_place[slots[kept]].long()
-        here = sampled >= 0
-        if bool(self._sampled[sampled[here]].any()):
+            lengths = {site: [one[directed.to(one.device)] for one in found] for site, found in lengths.items()}
+            labelled[labelled.clone()] = directed
+        slots, rows = slots[labelled], rows[:, labelled]
+        if bool(self._seen[slots].any()):
             raise InputError("inputs: these positions were counted before; every document goes into an accumulator once")
-        for sample, assignments in zip(_flat(self._samples), _flat(assigned), strict=True):  # counts once it is marked, below
-            sample[sampled[here]] = assignments[here, :, :-1].to(sample)
-        unlabelled = torch.tensor([[table.n_rows] for table in self._tables])
-        rows = torch.where(rows >= 0, rows, unlabelled)[:, kept]
-        pairs = [pair for draws, tables in zip(assigned, self._mass, strict=True) for pair in zip(draws, tables, strict=True)]
+        additions = [
+            addition
+            for site, sums in self._sites.items()
+            for addition in sums.additions(states[site], lengths[site], slots, rows)
+        ]
         most: dict[torch.device, int] = {}
-        for assignments, tables in pairs:
-            most[tables[0].device] = max(most.get(tables[0].device, 0), assignments.numel())
-        rooms = {d: (torch.empty(size, dtype=torch.float64, device=d), rows.to(d)) for d, size in most.items()}
-        counts = [torch.bincount(row, minlength=table.n_rows + 1)[:-1] for row, table in zip(rows, self._tables, strict=True)]
+        for into, values, _ in additions:
+            if into.dtype != values.dtype:
+                most[into.device] = max(most.get(into.device, 0), values.numel())
+        rooms = {device: torch.empty(size, dtype=torch.float64, device=device) for device, size in most.items()}
         # From here on no memory is asked for and nothing can fail: an update that raised before has changed nothing.
-        for assignments, tables in pairs:
-            room, places = rooms[tables[0].device]
-            doubles = room[: assignments.numel()].view(assignments.shape).copy_(assignments)
-            for table, place in zip(tables, places, strict=True):
-                table.index_add_(0, place, doubles)
-        for count, more in zip(self._count, counts, strict=True):
-            count += more
-        self._sampled[sampled[here]] = True
-        self._documents[batch.row_document[kept] + self.first_document] = True
+        for into, values, places in additions:
+            if into.dtype != values.dtype:
+                values = rooms[into.device][: values.numel()].view(values.shape).copy_(values)
+            for place in places:
+                into.index_add_(0, place, values)
+        self._seen[slots] = True
         self._read += batch.n_rows
         self._dropped += int((~directed).sum())
 
@@ -176,17 +171,13 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         Raises:
             InputError: plans or settings differ, or both have seen the same positions.
         """
-        super().merge(other)
-        if other._places and not self._places:
-            self._places = other._places
-            self._mass = [[[table.clone() for table in tables] for tables in draws] for draws in other._mass]
-            self._samples = [[sample.clone() for sample in draws] for draws in other._samples]
-        elif other._places:
-            for mine, theirs in zip(_flat(self._mass), _flat(other._mass), strict=True):
-                mine += theirs.to(mine.device)
-            for mine, theirs in zip(_flat(self._samples), _flat(other._samples), strict=True):
-                mine[other._sampled] = theirs[other._sampled].to(mine.device)
-        self._sampled |= other._sampled
+        self._check_alike(other)
+        for site, sums in other._sites.items():
+            if site not in self._sites:
+                self._sites[site] = sums.empty()
+            self._sites[site].merge(sums)
+        self._seen = self._seen | other._seen
+        self._read, self._dropped = self._read + other._read, self._dropped + other._dropped
 
     def _check_alike(self, other: SoftAccumulator) -> None:
         super()._check_alike(other)
@@ -196,7 +187,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             torch.equal(mean.cpu(), other.centers[site].cpu()) for site, mean in self.centers.items()
         ):
             raise InputError("cannot merge: centers differ; give all parts the means of the whole corpus")
-        if bool((self._sampled & other._sampled).any()):
+        if bool((self._seen & other._seen).any()):
             raise InputError("cannot merge: both parts have seen the same positions; each must be read once")
 
     def compute(self, *, progress: bool = False, **origin: Any) -> SoftInformation:
@@ -211,9 +202,9 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "calibration": self.calibration, "folds": self.folds, "invalid": self.invalid, "valid": self.plan.valid,
-            "centered": bool(self.centers), "estimator": "cross_fitted",
-            "chance_sample": int(self._sampled.sum()), "n_bins": tuple(dict.fromkeys(bins for bins, _ in self.draws)),
+            "calibration": self.calibration, "chance_sample": int(self._seen[self._sample].sum()), "folds": self.folds,
+            "invalid": self.invalid, "valid": self.plan.valid, "centered": bool(self.centers), "estimator": "cross_fitted",
+            "n_bins": tuple(dict.fromkeys(bins for bins, _ in self.draws)),
             "seed": tuple(dict.fromkeys(seed for _, seed in self.draws)), "sites": tuple(map(str, self.measured)),
         }  # fmt: skip
 
@@ -221,20 +212,26 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         n_folds = int(max(table.row_fold.max() for table in self._tables)) + 1
         counted = [self._counted(label) for label in range(len(self.plan.names))]
         whole = int((self.plan.ids >= 0).any(0).sum()) <= SAMPLE  # so that the sample has every position
-        by_site = []
-        with Bar(total=len(self._places), desc="statistics", unit="site", show=progress) as bar:
-            for masses, samples in zip(self._mass, self._samples, strict=True):
-                seen = [sample[self._sampled.to(sample.device)] for sample in samples]
-                by_site.append(site_values(masses, seen, counted, folds=n_folds, whole=whole, keep_labels=self.keep_labels))
+        of_place = {place.site: (place, sums) for sums in self._sites.values() for place in sums.places}
+        places, by_site = [of_place[site] for site in self.measured], []
+        sampled = int(self._seen[self._sample].sum())
+        with Bar(total=len(self.measured), desc="statistics", unit="site", show=progress) as bar:
+            for place, sums in places:
+                for masses, samples in sums.blocks(place, self._tables, self._seen, sampled):
+                    by_site.append(
+                        site_values(masses, samples, counted, folds=n_folds, whole=whole, keep_labels=self.keep_labels)
+                    )
                 bar.update()
         values: dict[str, Any] = {
             name: torch.cat([v[name] for v in by_site], dim=1 if name in COLUMNS else 0) for name in by_site[0]
         }
-        heads = [(p, h if p.site.name in BY_HEAD else -1) for p in self._places for h in range(p.n_heads)]
+        heads = [(p, h if p.site.name in BY_HEAD else -1) for p, _ in places for h in range(p.n_heads)]
         folds = torch.stack([group_sums(c.count, c.table.row_fold, n_folds) for c in counted], dim=1)
         held = [_held(c) for c in counted]
-        sizes = [self._sizes(label) for label in range(len(self.plan.names))]
+        sizes = [self._sizes(label, c) for label, c in enumerate(counted)]
         tokens = folds.sum(0)
+        before = torch.nn.functional.pad(self._seen.cumsum(0), (1, 0))  # positions seen before each slot
+        documents = int(before[self.plan.starts].diff().count_nonzero())
         inside = [s[: len(h)][h >= 2].sum() for s, h in zip(sizes, held, strict=True)]
         return SoftInformation(
             **values, sites=tuple(p.site for p, _ in heads), heads=tuple(h for _, h in heads), labels=self.plan.names,
@@ -244,19 +241,18 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             singletons=torch.stack([(s == 1).sum() / (s > 0).sum() for s in sizes]).double(),
             in_two_folds=torch.stack(inside).double() / tokens,
             one_fold=tuple(self._one_fold(i, *of) for i, of in enumerate(zip(sizes, held, strict=True))) if n_folds > 1 else (),
-            documents=int(self._documents.sum()), dropped=self._dropped, label_texts=self._texts() if self.keep_labels else (),
+            documents=documents, dropped=self._dropped, label_texts=self._texts() if self.keep_labels else (),
             label_counts=torch.cat(sizes) if self.keep_labels else None, provenance=provenance,
         )  # fmt: skip
 
     def _counted(self, label: int) -> Counted:
         """What was counted of a label set, and the labels of the positions in the sample."""
         table = self._tables[label]
-        slots = torch.empty(len(self._sampled), dtype=torch.long)
-        used = (self._sample_place >= 0).nonzero()[:, 0]
-        slots[self._sample_place[used].long()] = used
-        rows = table.rows[slots[self._sampled]].long()
+        rows = table.rows[self._seen]
+        count = torch.bincount(rows[rows >= 0].long(), minlength=table.n_rows).double()
+        rows = table.rows[self._sample[self._seen[self._sample]]].long()
         labels = torch.where(rows >= 0, table.row_class[rows.clamp_min(0)], -2)
-        return Counted(table, self._count[label], labels, len(self.plan.sizes(label)))
+        return Counted(table, count, labels, len(self.plan.sizes(label)))
 
     def _one_fold(self, label: int, sizes: Tensor, held: Tensor) -> tuple[str, ...]:
         """Names of the labels that are in one fold alone, of a set that is not of n-grams."""
@@ -268,25 +264,31 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
 
     def _prepare(self, activations: Mapping[Site, Tensor]) -> None:
         """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""
-        places, masses, samples = [], [], []
-        for site in self.measured:
-            activation = activations[captured_for(site)]
-            center = self.centers.get(captured_for(site))
+        sums = {}
+        for site in self.sites:
+            activation = activations[site]
+            center = self.centers.get(site)
             if center is not None and center.shape != activation.shape[2:]:
                 raise InputError(
-                    f"center: the mean of {captured_for(site)} must have shape {list(activation.shape[2:])}; "
-                    f"got {list(center.shape)}"
+                    f"center: the mean of {site} must have shape {list(activation.shape[2:])}; got {list(center.shape)}"
                 )
-            place = Place.like(activation, site, self.adapter, self.draws, self.calibration)
-            device = activation.device if activation.device.type != "mps" else "cpu"  # which has no float64
+            places = [
+                Place.like(activation, measured, self.adapter, self.draws, self.calibration)
+                for measured in self.measured
+                if captured_for(measured) == site
+            ]
+            shape, layout = self._kept_as(site, activation.shape[-1], places[0].directions.element_size())
+            sums[site] = SiteSums(places, layout, shape, activation.device)
+        self._sites = sums
 
-            def empty(rows: int, bins: int, dtype: torch.dtype, heads: int = place.n_heads, on: Any = device) -> Tensor:
-                return torch.zeros(rows, heads, bins, dtype=dtype, device=on)
-
-            masses.append([[empty(t.n_rows + 1, b + 1, torch.float64) for t in self._tables] for b, _ in self.draws])
-            samples.append([empty(len(self._sampled), b, place.directions.dtype) for b, _ in self.draws])
-            places.append(place)
-        self._places, self._mass, self._samples = places, masses, samples
+    def _kept_as(self, site: Site, width: int, number: int) -> tuple[Shape, Layout]:
+        """How a site is kept whose states are so wide, in numbers of so many bytes."""
+        times = sum(captured_for(measured) == site for measured in self.measured)
+        shape = Shape.of(width, [bins for bins, _ in self.draws] * times, number)
+        cost = shape.kept / shape.summed
+        if cost not in self._layouts:
+            self._layouts[cost] = Layout.of(self._tables, self._sample, cost)
+        return shape, self._layouts[cost]
 
     def _states(self, batch: Batch, activation: Tensor, site: Site, kept: Tensor) -> Tensor:
         """The rows with a label, [row, head, d] or [row, 1, d], centred, in float32 or float64."""
@@ -296,15 +298,21 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         rows = rows - self.centers[site].to(rows) if site in self.centers else rows
         return rows if rows.ndim == 3 else rows[:, None]
 
-    def _directed(self, batch: Batch, lengths: Sequence[Tensor], kept: Tensor) -> Tensor:
+    def _directed(self, batch: Batch, lengths: Mapping[Site, Sequence[Tensor]], kept: Tensor) -> Tensor:
         """Which rows have a direction at every place [row]; where they must, an error names the first that has none."""
         good = torch.ones(int(kept.sum()), dtype=torch.bool)
-        for place, length in zip(self._places, lengths, strict=True):
+        at = {
+            place.site: length
+            for site, of in lengths.items()
+            for place, length in zip(self._sites[site].places, of, strict=True)
+        }
+        for site in self.measured:
+            length = at[site]
             fine = ((length > 0) & length.isfinite()).flatten(1).all(1).cpu()
             if self.invalid == "error" and not bool(fine.all()):
                 first = kept.nonzero()[:, 0][~fine][0]
                 raise InputError(
-                    f"{hook_name(place.site)} is zero or not finite, and so has no direction, at document "
+                    f"{hook_name(site)} is zero or not finite, and so has no direction, at document "
                     f"{int(batch.row_document[first])}, "
                     f"position {int(batch.row_position[first])} (and {int((~fine).sum()) - 1} more of this batch); pass "
                     "invalid='drop' to leave such positions out"
@@ -312,9 +320,9 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             good &= fine
         return good
 
-    def _sizes(self, label: int) -> Tensor:
+    def _sizes(self, label: int, counted: Counted) -> Tensor:
         """How often each class of a set was seen [class]; where reading was stopped, of those seen once any will do."""
-        table, count, planned = self._tables[label], self._count[label], self.plan.sizes(label)
+        table, count, planned = counted.table, counted.count, self.plan.sizes(label)
         repeated = table.row_class >= 0
         sizes = group_sums(count[repeated], table.row_class[repeated], len(planned)).long()
         sizes[(planned == 1).nonzero()[: int(count[~repeated].sum()), 0]] = 1
@@ -374,13 +382,10 @@ def _same_plan(one: LabelPlan, other: LabelPlan) -> bool:
     )
 
 
-def _sample_places(plan: LabelPlan) -> Tensor:
-    """For each slot its place in the sample that chance is measured on, or -1 [slot]; drawn from all slots with a label."""
+def _sample(plan: LabelPlan) -> Tensor:
+    """The slots that chance is measured on, drawn from all with a label."""
     used = (plan.ids >= 0).any(0).nonzero()[:, 0]
-    chosen = used[torch.randperm(len(used), generator=torch.Generator().manual_seed(0))[:SAMPLE]]
-    places = torch.full((plan.ids.shape[1],), -1, dtype=torch.int32)
-    places[chosen] = torch.arange(len(chosen), dtype=torch.int32)
-    return places
+    return used[torch.randperm(len(used), generator=torch.Generator().manual_seed(0))[:SAMPLE]]
 
 
 def _several(argument: str, values: int | Sequence[int], low: int) -> tuple[int, ...]:
@@ -388,11 +393,3 @@ def _several(argument: str, values: int | Sequence[int], low: int) -> tuple[int,
     if not given or len(set(given)) < len(given):
         raise InputError(f"{argument} must be one or more different whole numbers; got {values!r}")
     return given
-
-
-def _flat(nested: Sequence[Any]) -> Iterator[Tensor]:
-    for item in nested:
-        if isinstance(item, Tensor):
-            yield item
-        else:
-            yield from _flat(item)

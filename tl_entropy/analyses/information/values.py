@@ -5,7 +5,7 @@ The estimates are those of ``functional/information/estimates.py``; here they ge
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,13 +48,13 @@ class Counted:
 
 
 def site_values(
-    masses: Sequence[Sequence[Tensor]], samples: Sequence[Tensor], counted: Sequence[Counted], *, folds: int, whole: bool,
+    masses: Sequence[Iterable[Tensor]], samples: Sequence[Tensor], counted: Sequence[Counted], *, folds: int, whole: bool,
     keep_labels: bool,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Every field of a ``SoftInformation`` that has a place axis, for one site, heads along that axis.
+    """Every field of a ``SoftInformation`` that has a place axis, for one site or some of its heads, heads along that axis.
 
     Args:
-        masses: [draw][label set] tensors [row + 1, head, bin + 1].
+        masses: [draw][label set] tensors [row, head, bin + 1].
         samples: [draw] tensors [sampled, head, bin].
         counted: [label set].
         folds: number of folds.
@@ -65,11 +65,10 @@ def site_values(
     by_draw = []
     for tables, sample in zip(masses, samples, strict=True):
         curves = chance_curves(sample, whole=whole)
-        drawn = SampledRows(sample.cpu())
+        drawn = SampledRows(sample)
         found, single = [], []
         for mass, one in zip(tables, counted, strict=True):
-            kept = mass[:-1].cpu()
-            sums = SoftSums(kept[..., :-1], kept[..., -1], one.count, one.table.row_class, one.table.row_fold)
+            sums = SoftSums(mass[..., :-1], mass[..., -1], one.count, one.table.row_class, one.table.row_fold)
             found.append(estimates(sums, curves, folds=folds, sample=Sample(drawn, one.sample_label)))
             if keep_labels:
                 of_labels = label_estimates(sums, curves, folds=folds)

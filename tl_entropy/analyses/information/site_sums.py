@@ -1,0 +1,141 @@
+"""What soft information keeps of one site: of some positions all, of the others sums (``analyses/information/keeping.py``).
+
+Of heads a position is kept as its state where that is narrower than its assignments, which are then made at the end; two sites
+that are read from one, ``z`` and ``result``, keep it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from tl_entropy.analyses.information.keeping import Layout, Shape
+from tl_entropy.analyses.information.places import Place
+from tl_entropy.labels import LabelTable
+from tl_entropy.torch_state import Steady
+
+AT_ONCE = 2**24
+"""Numbers of the sums of one label set that are put together at once."""
+
+
+class Addition(NamedTuple):
+    """``into.index_add_(0, place, values)`` for each of ``places`` [several, row]."""
+
+    into: Tensor
+    values: Tensor
+    places: Tensor
+
+
+class SiteSums(Steady):
+    """Of one captured site, for all that is measured there.
+
+    Args:
+        places: how it is assigned, one or two.
+        layout: which positions are kept.
+        shape: how they are kept.
+        device: where.
+
+    Attributes:
+        kept: [kept, head, d] in a list of its own, or for each place and draw [kept, head, bin + 1]; 0 where not yet seen.
+        mass: for each place and draw [sum + 1, head, bin + 1], float64; the last sum is of what has no label.
+    """
+
+    def __init__(self, places: Sequence[Place], layout: Layout, shape: Shape, device: torch.device) -> None:
+        self.places, self.layout, self.shape = list(places), layout, shape
+        summing = "cpu" if device.type == "mps" else device  # which has no float64
+        heads, n_kept = places[0].n_heads, len(layout.slots)
+        widths = [bins + 1 for place in places for bins, _ in place.draws]
+        dtype = places[0].directions.dtype
+        self.kept = [
+            torch.zeros(n_kept, heads, width, dtype=dtype, device=device)
+            for width in ([places[0].width] if shape.as_states else widths)
+        ]
+        self.mass = [torch.zeros(layout.n_sums + 1, heads, width, dtype=torch.float64, device=summing) for width in widths]
+
+    def empty(self) -> Self:
+        """One that has seen nothing."""
+        return type(self)(self.places, self.layout, self.shape, self.kept[0].device)
+
+    def additions(self, states: Tensor, lengths: Sequence[Tensor], slots: Tensor, rows: Tensor) -> Iterator[Addition]:
+        """What a batch adds.
+
+        Args:
+            states: [row, head, d].
+            lengths: for each place [row, head, 1].
+            slots: [row].
+            rows: [label set, row] the row of each in the tables; -1 for no label.
+        """
+        place = self.layout.place[slots].long()
+        kept, summed = ((place >= 0).nonzero()[:, 0], (place < 0).nonzero()[:, 0])
+        sums = torch.stack([number[row[summed]] for number, row in zip(self.layout.sums, rows, strict=True)])
+        if self.shape.as_states:
+            if len(kept):
+                yield _addition(self.kept[0], _rows(states, kept), place[None, kept])
+            if len(summed):
+                lengths = [_rows(one, summed) for one in lengths]
+                for values, mass in zip(self._assigned(_rows(states, summed), lengths), self.mass, strict=True):
+                    yield _addition(mass, values, sums)
+            return
+        for values, into, mass in zip(self._assigned(states, lengths), self.kept, self.mass, strict=True):
+            if len(kept):
+                yield _addition(into, _rows(values, kept), place[None, kept])
+            if len(summed):
+                yield _addition(mass, _rows(values, summed), sums)
+
+    def merge(self, other: Self) -> None:
+        """Add what another has seen of other positions."""
+        for mine, theirs in zip([*self.kept, *self.mass], [*other.kept, *other.mass], strict=True):
+            mine += theirs.to(mine.device)
+
+    def blocks(
+        self, place: Place, tables: Sequence[LabelTable], seen: Tensor, sampled: int
+    ) -> Iterator[tuple[list[Iterator[Tensor]], list[Tensor]]]:
+        """Every sum of some heads of a place at a time, on the CPU.
+
+        Args:
+            place: one of the places.
+            tables: of the label sets.
+            seen: [slot] which positions were seen.
+            sampled: how many of the first of those kept, and seen, are the sample.
+
+        Yields:
+            [draw] an iterator over label sets of [row, head, bin + 1], and [draw] the sample [sampled, head, bin].
+        """
+        first, there = self.places.index(place) * len(place.draws), seen[self.layout.slots]
+        most = max(int(there.sum()), *(table.n_rows for table in tables)) * max(bins for bins, _ in place.draws)
+        step = max(1, AT_ONCE // most)
+        for start in range(0, place.n_heads, step):
+            heads, masses, samples = slice(start, start + step), [], []
+            for draw, kept in enumerate(self._of_heads(place, first, heads, there), start=first):
+                mass = self.mass[draw][:, heads].cpu()
+                masses.append(self._of_labels(tables, mass, kept, there))
+                samples.append(kept[:sampled, :, :-1])
+            yield masses, samples
+
+    def _of_labels(self, tables: Sequence[LabelTable], mass: Tensor, kept: Tensor, there: Tensor) -> Iterator[Tensor]:
+        doubles = kept.double()
+        for label, table in enumerate(tables):
+            yield self.layout.gathered(table, label, mass, doubles, there)
+
+    def _of_heads(self, place: Place, first: int, heads: slice, there: Tensor) -> list[Tensor]:
+        """[draw] the assignments of the positions kept and seen, [seen, head, bin + 1], on the CPU."""
+        if self.shape.as_states:
+            states, some = _rows(self.kept[0][:, heads], there.nonzero()[:, 0]), place.of_heads(heads)
+            return [p.cpu() for p in some.assign(states, some.lengths(states))]
+        return [_rows(p[:, heads], there.nonzero()[:, 0]).cpu() for p in self.kept[first : first + len(place.draws)]]
+
+    def _assigned(self, states: Tensor, lengths: Sequence[Tensor]) -> list[Tensor]:
+        """For each place and draw [row, head, bin + 1]."""
+        return [p for place, of in zip(self.places, lengths, strict=True) for p in place.assign(states, of)]
+
+
+def _rows(values: Tensor, which: Tensor) -> Tensor:
+    """Some rows; all of them as they are."""
+    return values if len(which) == len(values) else values[which.to(values.device)]
+
+
+def _addition(into: Tensor, values: Tensor, places: Tensor) -> Addition:
+    return Addition(into, values.to(into.device), places.to(into.device))
