@@ -105,5 +105,5 @@ def test_that_test_sees_what_is_missing() -> None:
         options: window, stride, prepend_bos, include_special, special_ids, on_error.
         """
 
-    assert undocumented(forgetful) == ["text_column", "interventions"]
+    assert undocumented(forgetful) == ["text_column", "documents", "interventions"]
     assert len(OPEN) > 14

@@ -35,7 +35,8 @@ from .capture.options import (
     WindowOptions as WindowOptions,
 )
 from .capture.positions import AtPositions as AtPositions
-from .capture.stream import StreamReport as StreamReport, stream as stream
+from .capture.report import StreamReport as StreamReport
+from .capture.stream import stream as stream
 from .demo import demo_lens as demo_lens, demo_model as demo_model, demo_names as demo_names, demo_texts as demo_texts
 from .errors import (
     FileError as FileError,

@@ -5,21 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NotRequired, TypedDict, Unpack
 
 import torch
-from torch import Tensor
 
+from tl_entropy.analyses.sharing import Pass, read
 from tl_entropy.analyses.streaming import Found, StreamingMeasure
-from tl_entropy.batches import Batch
 from tl_entropy.capture.corpus import Count
 from tl_entropy.capture.options import CorpusOptions, described
-from tl_entropy.capture.stream import StreamReport, stream
+from tl_entropy.capture.report import StreamReport
 from tl_entropy.errors import NonFiniteError, TLEntropyError, keeping
-from tl_entropy.sites import Site
 
 
 class _Reading(TypedDict):
@@ -31,26 +29,6 @@ class _Reading(TypedDict):
     progress: bool
     options: CorpusOptions
     count: NotRequired[Count]
-
-
-class _Begun:
-    """An accumulator that only counts the positions that came by: whether a pass has begun to measure."""
-
-    sites: tuple[Site, ...] = ()
-    takes_non_finite = True
-    rows = 0
-
-    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
-        """Count the rows of a batch."""
-        self.rows += batch.n_rows
-
-    def merge(self, other: _Begun) -> None:
-        """Add what another has counted."""
-        self.rows += other.rows
-
-    def compute(self) -> int:
-        """The number of rows."""
-        return self.rows
 
 
 def measure(
@@ -98,25 +76,26 @@ def _measured(
     options: CorpusOptions,
     count: Count = "read",
 ) -> list[Any]:
-    adapter, begun = accumulators[0].adapter, _Begun()
+    adapter = accumulators[0].adapter
     settings = {
         "positions": repr(positions), "max_new_tokens": max_new_tokens, "prepend_bos": adapter.prepends_begin,
         **({} if adapter.has_tokenizer else {"special_ids": tuple(sorted(adapter.special_ids))}),
         **described(options, batch_size=batch_size, n_layers=adapter.n_layers),
     }  # fmt: skip
+    one_pass = Pass(
+        adapter, inputs, positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens, count=count,
+        progress=progress, options=options,
+    )  # fmt: skip
 
     def results(**origin: Any) -> list[Any]:
         return [one.compute(settings=settings, **origin) for one in accumulators]
 
     def partial(error: BaseException) -> Any:
-        return shown(results(interrupted=True)) if begun.rows or isinstance(error, NonFiniteError) else None
+        return shown(results(interrupted=True)) if one_pass.rows or isinstance(error, NonFiniteError) else None
 
     with keeping(partial):
         # Texts to tokens, to batches, to hidden states, to rows.
-        report = stream(
-            adapter, inputs, [*accumulators, begun], positions=positions, batch_size=batch_size,
-            max_new_tokens=max_new_tokens, count=count, progress=progress, **options,
-        )  # fmt: skip
+        report = read(accumulators, one_pass)
     # Rows to results.
     with computing(accumulators[0] if len(accumulators) == 1 else accumulators):
         found = results(corpus=report.counts(), interrupted=report.interrupted)

@@ -9,7 +9,7 @@ Any split of a corpus then merges to the whole; models of other weights, or othe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import torch
@@ -19,6 +19,9 @@ from tl_entropy.analyses.merging import check_alike, check_same, merged
 from tl_entropy.analyses.rows import Rows
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.parts import Part
+from tl_entropy.capture.report import StreamReport
+from tl_entropy.errors import InputError
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import Steady
@@ -36,6 +39,7 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
     Attributes:
         adapter: of the model.
         sites: what it wants to see; a subclass sets it.
+        report: what it has read, as the pass over it said; None before the first.
         alike: names of the attributes that must be equal in two that are merged, beside the models' weights.
         gathered: names of the attributes that hold what was seen, each with a ``merge`` of its own, a number or tensor that is
             added, or a mapping or list of these. What may refuse another comes first.
@@ -44,9 +48,30 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
     alike: ClassVar[tuple[str, ...]] = ()
     gathered: ClassVar[tuple[str, ...]] = ()
     sites: tuple[Site, ...]
+    report: StreamReport | None = None
 
     def __init__(self, model: Any) -> None:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+
+    def begins(self, part: Part) -> Callable[[StreamReport], None]:
+        """Called as a pass over ``part`` of a corpus begins; what comes back takes the pass's report, whenever there is one.
+
+        Raises:
+            InputError: some of these documents were read before, or what was read has other numbers.
+        """
+        before = self.report
+        if before is not None and before.placed == part.all:
+            raise InputError(
+                "documents: this accumulator has read a part of a corpus by the numbers of the whole, and a pass without "
+                "documents= numbers its own from 0, or the other way round; make another accumulator"
+            )
+        if before is not None and before.placed:
+            part.check_new(before.held)
+
+        def note(report: StreamReport) -> None:
+            self.report = report if before is None else before.together(report)
+
+        return note
 
     @abstractmethod
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import deque
 from collections.abc import Collection, Iterator, Sized
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -36,63 +36,17 @@ from tl_entropy.batches import Window
 from tl_entropy.capture.documents import Document, Rereadable, TextEncoder, check_texts, checked_ids
 from tl_entropy.capture.inputs import Piece, at_hand, pieces, repeatable
 from tl_entropy.capture.options import WindowOptions
+from tl_entropy.capture.parts import Documents, Part
 from tl_entropy.capture.positions import Positions, at_positions, checked_positions, shown_positions
-from tl_entropy.capture.skipping import OnError, Skipped
+from tl_entropy.capture.report import LISTED, CorpusReport, added
+from tl_entropy.capture.skipping import OnError
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.results.provenance import skipped_note
 
 Count = Literal["read", "predicted"]
 
-_KEPT = 20
 _PATH = 1024
 """Characters of a path at most."""
-
-
-@dataclass(slots=True)
-class CorpusReport:
-    """What has gone by so far.
-
-    Attributes:
-        window: The most tokens in a window, BOS included.
-        stride: New tokens from one window's start to the next's; None for as many as fit.
-        documents: Documents that have been measured to their end; empty ones are not among them.
-        tokens: Counted tokens.
-        bytes: UTF-8 bytes of these documents' texts, a BOS that is written out before one not among them; None as soon as one
-            came as tokens, of which nobody knows the bytes.
-        characters: Their characters, likewise.
-        cut: Documents that did not fit into one window.
-        n_empty: Documents without a token, which were skipped.
-        empty: The numbers of the first 20 of them.
-        n_uncounted: Documents with tokens of which none is counted.
-        uncounted: The numbers of the first 20 of them.
-        longest: Tokens of the longest document.
-        doubled: Documents that begin with two BOS.
-        special: Special tokens of these documents, words that the tokenizer does not know among them, that are left out.
-        digest: The sum of the documents' digests, below 2**64: the same for the same documents in whatever order.
-        skipped: What was left out because it cannot be used, with ``on_error="skip"``; empty documents are among it.
-    """
-
-    window: int
-    stride: int | None
-    documents: int = 0
-    tokens: int = 0
-    bytes: int | None = 0
-    characters: int | None = 0
-    cut: int = 0
-    n_empty: int = 0
-    empty: list[int] = field(default_factory=list)
-    n_uncounted: int = 0
-    uncounted: list[int] = field(default_factory=list)
-    longest: int = 0
-    doubled: int = 0
-    special: int = 0
-    digest: int = 0
-    skipped: Skipped = field(default_factory=Skipped)
-
-    @property
-    def left_out(self) -> int:
-        """Documents that are not measured: empty ones, and those that were skipped, which empty ones then are among."""
-        return self.skipped.count or self.n_empty
 
 
 class Corpus:
@@ -115,6 +69,8 @@ class Corpus:
         on_error: What to do with a document that cannot be used: "raise" its error, or "skip" it (``capture/skipping.py``).
         quiet: Whether somebody else warns of documents that are empty or left out.
         measured: Whether its tokens are what is measured, so that some have to count; prompts of texts to be written are not.
+        documents: Which documents are read; None for all. Others are walked past, and no text is cut into tokens.
+        part: Whether there may be nothing to measure here, since others read the rest; who has read it all calls ``conclude``.
         count: What ``positions`` and the rule for special ids speak of: the token that a cell reads ("read"), or the one that
             it predicts ("predicted"). The cell that is counted for a predicted token is the one before it, a BOS where there is
             one; a token with nothing before it is predicted nowhere, and counted nowhere.
@@ -122,7 +78,7 @@ class Corpus:
     Attributes:
         report: What the latest pass has seen so far; each pass starts a new one.
         special_ids: The ids that are special here.
-        n_documents: How many documents there are, where that is known beforehand; None for generators and streams.
+        n_documents: How many documents will be read, where that is known beforehand; None for generators and streams.
 
     Raises:
         InputError: A window, stride or position that makes no sense, or inputs that cannot be measured: at construction, where
@@ -159,6 +115,8 @@ class Corpus:
         count: Count = "read",
         quiet: bool = False,
         measured: bool = True,
+        documents: Documents | Part | None = None,
+        part: bool = False,
     ) -> None:
         check_choice("count", count, ("read", "predicted"))
         check_choice("on_error", on_error, ("raise", "skip"))
@@ -176,11 +134,14 @@ class Corpus:
         self._begin = encoder.begin if encoder.has_tokenizer or encoder.begin in self.special_ids else None
         self._text_column = text_column
         self._skips, self._quiet, self._measured = on_error == "skip", quiet, measured
+        self.part, self._may_be_nothing = documents if isinstance(documents, Part) else Part(documents), part
         self._predicted = count == "predicted"
         self._started = False
+        self._marks: deque[tuple[int, CorpusReport]] | None = None
         self._room_and_stride("a text", prepend_bos and encoder.begin is not None)
         self.report = CorpusReport(self._window, self._stride)
-        _warn_of_paths(self._inputs)
+        if not quiet:
+            _warn_of_paths(self._inputs)
         self.n_documents = self._count()
 
     def __iter__(self) -> Iterator[Window]:
@@ -193,10 +154,21 @@ class Corpus:
 
     def _count(self) -> int | None:
         if at_hand(self._inputs):
-            return sum(1 for _ in self._pieces())
+            return self.part.count(sum(1 for _ in self._pieces()))
         # A data set or a single column of one: both know their length without being read.
         is_dataset = any(hasattr(self._inputs, name) for name in ("column_names", "column_name"))
-        return len(self._inputs) if is_dataset and isinstance(self._inputs, Sized) else None
+        return self.part.count(len(self._inputs)) if is_dataset and isinstance(self._inputs, Sized) else None
+
+    def mark(self) -> None:
+        """Remember, of the passes that begin now, what the report was after each document (``until``)."""
+        self._marks = deque()
+
+    def until(self, number: int) -> CorpusReport:
+        """The report of this pass as it was after document ``number``; of one that is marked, and once for each number."""
+        found = CorpusReport(self._window, self._stride)
+        while self._marks and self._marks[0][0] <= number:
+            found = self._marks.popleft()[1]
+        return found
 
     def _pieces(self) -> Iterator[Piece]:
         return pieces(self._inputs, text_column=self._text_column, special_ids=self.special_ids, skip=self._skips)
@@ -223,29 +195,51 @@ class Corpus:
         return document
 
     def _pass(self, report: CorpusReport) -> Iterator[Window]:
-        number = -1
+        if not self.part.ended(0):
+            yield from self._read(report)
+        if not self._may_be_nothing:
+            self.conclude(report, report)
+
+    def _read(self, report: CorpusReport) -> Iterator[Window]:
         for number, piece in enumerate(self._pieces()):
-            document = self._document(number, piece, report)
-            if document is None:
-                continue
-            if self._readings is not None:
-                self._readings.check(number, document.digest)
-            if len(document.body):
-                yield from self._windows(document, report)
-            else:
-                report.n_empty += 1
-                report.empty.extend([number] if len(report.empty) < _KEPT else [])
+            if self.part.has(number):
+                yield from self._of_piece(number, piece, report)
+            report.walked = number + 1
+            if self.part.ended(number + 1):
+                return
         if self._readings is not None:
-            self._readings.check_end(number + 1)
-        if not report.documents or (self._measured and not report.tokens):
-            raise InputError(f"inputs hold nothing to measure: {self._nothing(number + 1, report)}")
+            self._readings.check_end(report.walked)
+
+    def _of_piece(self, number: int, piece: Piece, report: CorpusReport) -> Iterator[Window]:
+        document = self._document(number, piece, report)
+        if document is None:
+            return
+        if self._readings is not None:
+            self._readings.check(number, document.digest)
+        if len(document.body):
+            yield from self._windows(document, report)
+        else:
+            report.n_empty += 1
+            report.empty.extend([number] if len(report.empty) < LISTED else [])
+
+    def conclude(self, given: CorpusReport, read: CorpusReport) -> None:
+        """Refuse what was nothing to measure as a whole, and warn of what is to be known.
+
+        Args:
+            given: of the documents as they were given.
+            read: of what was measured: the same, or what was generated after them.
+        """
+        if not read.documents or (self._measured and not read.tokens):
+            raise InputError(f"inputs hold nothing to measure: {self._nothing(given.walked, read)}")
         if not self._quiet:
-            self._warn(report)
+            self._warn(given)
         if self._measured:
-            self._warn_of_uncounted(report)
+            self._warn_of_uncounted(read)
 
     def _nothing(self, documents: int, report: CorpusReport) -> str:
         """Why no token is counted, and what to do."""
+        if not report.documents and not self.part.count(documents) and not self.part.all:
+            return f"there are none of {self.part}, which are numbered from 0; {documents} have come"
         if not report.documents:
             skipped = report.skipped.told()
             return skipped_note(skipped) if skipped else f"{documents} documents, none with a token; pass some text"
@@ -321,11 +315,14 @@ class Corpus:
                 report.doubled += bos is not None and int(body[0]) == bos and bool(countable.any())
                 report.special += 0 if self._include_special else int((selected & special).sum())
                 report.digest = (report.digest + document.digest) % 2**64
-                report.bytes = _sum(report.bytes, document.n_bytes)
-                report.characters = _sum(report.characters, document.n_characters)
+                report.bytes = added(report.bytes, document.n_bytes)
+                report.characters = added(report.characters, document.n_characters)
             if last and not bool(countable.any()) and not (bos is not None and count_bos):
                 report.n_uncounted += 1
-                report.uncounted.extend([document.number] if len(report.uncounted) < _KEPT else [])
+                report.uncounted.extend([document.number] if len(report.uncounted) < LISTED else [])
+            if last and self._marks is not None:
+                report.walked = document.number + 1
+                self._marks.append((document.number, report.numbered_from(0)))
             yield Window(tokens, counted, position, target, document.number, document.name, last, document.text, body)
 
     def _room_and_stride(self, where: str, has_bos: bool) -> tuple[int, int]:
@@ -362,10 +359,6 @@ def _warn_of_paths(inputs: object) -> None:
                 return
 
 
-def _sum(total: int | None, more: int | None) -> int | None:
-    return None if total is None or more is None else total + more
-
-
 def read_corpus(
     encoder: TextEncoder,
     inputs: Any,
@@ -374,9 +367,13 @@ def read_corpus(
     count: Count = "read",
     quiet: bool = False,
     measured: bool = True,
+    part: bool = False,
     **options: Unpack[WindowOptions],
 ) -> Corpus:
     """The windows of ``inputs`` (no cache) as ``stream`` reads them for a model."""
     if options.get("prepend_bos") is None:
         options["prepend_bos"] = encoder.prepends_begin
-    return Corpus(inputs, encoder, positions=positions, count=count, quiet=quiet, measured=measured, **options)  # type: ignore[arg-type]
+    return Corpus(
+        inputs, encoder, positions=positions, count=count, quiet=quiet, measured=measured, part=part,
+        **options,  # type: ignore[arg-type]
+    )  # fmt: skip

@@ -24,6 +24,9 @@ from torch import Tensor
 from tl_entropy.capture.inputs import Piece, read_text, repeatable
 from tl_entropy.errors import InputError, InputTypeError, check_int
 
+_UNREAD = 0
+"""In place of the digest of a document that no reading has come to, or that is left out."""
+
 
 class TextEncoder(Protocol):
     """What a corpus has to know of a model: how its tokenizer splits a text, and which ids and lengths it allows."""
@@ -119,7 +122,7 @@ class Document(NamedTuple):
 class Rereadable:
     """Inputs that are read several times, and must be the same documents in the same order each time.
 
-    The first reading says which; later ones are held to it document by document, by a digest of 8 bytes each.
+    The first reading of a document says which it is; later ones are held to that, by a digest of 8 bytes each.
 
     Args:
         inputs: what is read.
@@ -157,10 +160,11 @@ class Rereadable:
 
     def check(self, number: int, digest: int) -> None:
         """Raise InputError unless document ``number`` has the digest that it had at the first reading."""
-        if number == len(self._digests) and not self._whole:
-            self._digests.append(digest)
-        elif number >= len(self._digests):
+        if number >= len(self._digests) and self._whole:
             self._refuse(f"there are more than the {len(self._digests)} documents that there were before")
+        self._digests.extend([_UNREAD] * (number + 1 - len(self._digests)))
+        if self._digests[number] == _UNREAD:
+            self._digests[number] = digest
         elif self._digests[number] != digest:
             self._refuse(f"document {number} is not the one that it was before")
 
@@ -168,15 +172,16 @@ class Rereadable:
         """Leave document ``number`` out from now on; InputError where an earlier reading did not."""
         if number in self.skipped:
             return
-        if number < len(self._digests):
+        if number < len(self._digests) and self._digests[number] != _UNREAD:
             raise InputError(f"document {number} was read before, and cannot be used now: {reason}")
-        self.check(number, 0)
+        self.check(number, _UNREAD)
         self.skipped[number] = reason
 
     def check_end(self, documents: int) -> None:
-        """Raise InputError unless as many documents have come as at the first reading."""
+        """Raise InputError unless as many documents have come to the end as at the first reading."""
         if documents < len(self._digests):
             self._refuse(f"there are {documents} documents, and there were {len(self._digests)} before")
+        self._digests.extend([_UNREAD] * (documents - len(self._digests)))
         self._whole = True
 
     def _refuse(self, what: str) -> NoReturn:

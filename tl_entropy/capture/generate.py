@@ -5,8 +5,9 @@ single forward pass over the whole text gives every position, on every kind of m
 both: a hook sees the prompt [batch, prompt, ...] and then each new token [batch, 1, ...] while text is generated, and the whole
 text when it is measured.
 
-Sampling: prompts of one length, of up to ``batch_size`` that follow each other, are a group, and every group has random numbers
-of its own. Refused: a temperature below 0 or not finite, and prompts without room for the new tokens.
+Sampling: prompts of one length among ``batch_size`` documents, from one whose number is a multiple of it on, are a group, and
+every group has random numbers of its own. Refused: a temperature below 0 or not finite, and prompts without room for the new
+tokens.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Continuations:
 
     def _rows(self) -> Iterator[Tensor]:
         expected = 0
-        for chunk in gathered(map(self._checked, self._prompts), lambda chunk, _: len(chunk) < self._at_once):
+        for chunk in gathered(map(self._checked, self._prompts), self._joins):
             rows: dict[int, Tensor] = {}
             for _, group in groupby(sorted(chunk, key=len), key=len):
                 rows |= self._continue(list(group))
@@ -75,6 +76,12 @@ class Continuations:
                 yield from (torch.empty(0, dtype=torch.long) for _ in range(expected, number))
                 expected = number + 1
                 yield rows[number]
+
+    def _joins(self, chunk: list[Window], window: Window | None) -> bool:
+        """Whether a chunk takes the next prompt: chunks begin at multiples of their size, whatever part of a corpus is read."""
+        if window is None:
+            return (chunk[-1].document + 1) % self._at_once > 0
+        return window.document // self._at_once == chunk[0].document // self._at_once
 
     def _checked(self, window: Window) -> Window:
         context = self._adapter.context

@@ -75,7 +75,7 @@ def site_means(
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show a progress bar.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions, temperature, seed.
+            on_error, documents, interventions, temperature, seed.
 
     Raises:
         InputError: no position to take a mean over, a site that the model does not have, or attention patterns.
@@ -122,7 +122,7 @@ def head_means(
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show a progress bar.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions, temperature, seed.
+            on_error, documents, interventions, temperature, seed.
 
     Raises:
         InputError: no position to take a mean over, or a layer that the model does not have.

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from tl_entropy.capture.documents import checked_ids
 from tl_entropy.capture.generate import AT_ONCE, check_sampling
 from tl_entropy.capture.interventions import Interventions, intervention_names
+from tl_entropy.capture.parts import Documents, Part
 from tl_entropy.capture.skipping import OnError
 from tl_entropy.errors import FLAGS, InputTypeError, check_flag
 
@@ -23,7 +24,9 @@ class WindowOptions(TypedDict, total=False):
     ``include_special``: count special tokens, too (no); ``special_ids``: which these are (the tokenizer's, or without one those
     that the model's configuration names as its begin, end and padding tokens); ``text_column``: column of a dataset that holds
     the text ("text"); ``on_error``: "raise", or "skip" to leave out documents that cannot be used (None, no token, another
-    type, no UTF-8, a tokenizer that raises), which the result counts and lists (``provenance.corpus["skipped"]``).
+    type, no UTF-8, a tokenizer that raises), which the result counts and lists (``provenance.corpus["skipped"]``);
+    ``documents``: read these documents alone, by their numbers in the whole input, which they keep: a range, a slice, or ranges
+    (all).
 
     >>> import tl_entropy as tle
     >>> options: tle.WindowOptions = {"prepend_bos": False}
@@ -38,6 +41,7 @@ class WindowOptions(TypedDict, total=False):
     special_ids: Collection[int] | None
     text_column: str
     on_error: OnError
+    documents: Documents | None
 
 
 class EditOptions(WindowOptions, total=False):
@@ -64,7 +68,7 @@ class CorpusOptions(EditOptions, total=False):
     """The same, for functions that can generate text, too.
 
     ``temperature``: 0 (greedy) or more. ``seed``: of the sampling. Prompts of one length among ``batch_size`` (16 where none is
-    given) that follow each other are sampled together, with random numbers of their own, drawn from ``seed`` and the number of
+    given) documents are sampled together, with random numbers of their own, drawn from ``seed`` and the number of
     the first of them; so a sampled text depends on ``batch_size``, which the provenance then holds. Greedy text needs neither.
 
     >>> import tl_entropy as tle
@@ -95,6 +99,8 @@ def described(options: Mapping[str, Any], *, batch_size: int | None = None, n_la
         plain["batch_size"] = batch_size or AT_ONCE
     if "special_ids" in plain:
         plain["special_ids"] = tuple(sorted(checked_ids(plain["special_ids"])))
+    if "documents" in plain:
+        plain["documents"] = str(Part(plain["documents"])).removeprefix("documents ")
     if "interventions" in plain:
         plain["interventions"] = intervention_names(plain["interventions"], n_layers)
     return plain

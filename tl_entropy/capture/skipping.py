@@ -44,6 +44,10 @@ class Skipped:
             shown = reason if len(reason) <= _LONGEST else reason[: _LONGEST - 3] + "..."
             self.first.append((number, where, shown))
 
+    def together(self, other: Skipped) -> Skipped:
+        """Both, of different documents of one input."""
+        return Skipped(self.count + other.count, sorted([*self.first, *other.first])[:_LISTED])
+
     def told(self) -> dict[str, Any]:
         """Both, as a result's provenance says it under ``corpus["skipped"]``; empty where nothing was left out."""
         return {"count": self.count, "first": tuple(self.first)} if self.count else {}

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Unpack, cast
 
 import torch
@@ -34,68 +33,16 @@ from tl_entropy.capture.generate import Continuations, check_sampling
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.capture.progress import TokenBar
 from tl_entropy.capture.proofs.causality import check_mask
+from tl_entropy.capture.report import CorpusReport, StreamReport
 from tl_entropy.errors import InputError, check_int
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady, yours
 
+After = Callable[[StreamReport], bool | None]
+"""What is called between documents, with the report so far; the pass ends there if it returns True."""
+
 MAX_TOKENS = 4096
 """Cells of a batch (windows times longest) where no batch size is given."""
-
-
-@dataclass(frozen=True)
-class StreamReport:
-    """What one pass read.
-
-    Attributes:
-        documents: texts or rows read to their end.
-        tokens: positions counted.
-        bytes: UTF-8 bytes of the texts read; None where tokens were given, or generated.
-        characters: characters of the texts read, likewise.
-        empty: number of texts without a token, which were skipped.
-        cut: number of texts longer than a window.
-        window: tokens of a window.
-        stride: new tokens from window to window; None for as many as fit.
-        seconds: time of the pass.
-        interrupted: whether Ctrl-C ended it.
-        prompt_lengths: document to tokens of its prompt, where texts were generated.
-        uncached: documents that were generated without the model's cache, since what it wrote with it was not its own.
-        special: special tokens of the documents that are left out, words that the tokenizer does not know among them.
-        unpadded: whether every batch is of windows of one length, since padding changes what the model computes.
-        ids: whether a document, or a prompt, was given as token ids, which may be other texts to another model.
-        digest: a hash of the documents, or prompts, as they were given, in whatever order: 16 digits.
-        skipped: "count" and "first" of what ``on_error="skip"`` left out: (number, place, reason) each; empty for nothing.
-
-    >>> import tl_entropy as tle
-    >>> model = tle.demo_model()
-    >>> report = tle.stream(model, ["import os", "import sys"], [tle.LensAccumulator(model)], progress=False)
-    >>> report.documents
-    2
-    """
-
-    documents: int
-    tokens: int
-    bytes: int | None
-    characters: int | None
-    empty: int
-    cut: int
-    window: int
-    stride: int | None
-    seconds: float
-    interrupted: bool
-    prompt_lengths: Mapping[int, int]
-    uncached: int
-    special: int
-    unpadded: bool
-    ids: bool
-    digest: str
-    skipped: Mapping[str, Any]
-
-    def counts(self) -> dict[str, Any]:
-        """The counts, for a result's provenance."""
-        names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride", "ids", "digest")
-        counts = {name: getattr(self, name) for name in names}
-        noted = ("uncached", "special", "unpadded", "skipped")
-        return counts | {name: getattr(self, name) for name in noted if getattr(self, name)}
 
 
 @steady
@@ -127,7 +74,7 @@ def stream(
             latter, the position before each of them is handed on, the BOS before a document's first.
         progress: show a progress bar with tokens per second.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions, temperature, seed.
+            on_error, documents, interventions, temperature, seed.
 
     Returns:
         What was read.
@@ -146,6 +93,41 @@ def stream(
     True
     """
     check_options(stream, options, CorpusOptions)
+    return read_part(
+        model, inputs, accumulators, positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens, count=count,
+        progress=progress, **options,
+    )  # fmt: skip
+
+
+def read_part(
+    model: Any,
+    inputs: Any,
+    accumulators: Sequence[Accumulator],
+    *,
+    positions: Any = None,
+    batch_size: int | None = None,
+    max_new_tokens: int = 0,
+    count: Count = "read",
+    progress: bool = True,
+    part: bool = False,
+    after: After | None = None,
+    **options: Unpack[CorpusOptions],
+) -> StreamReport:
+    """As ``stream``, of a part of ``inputs`` (``documents``), others reading the rest.
+
+    Args:
+        model: as for ``stream``, and so are those that are not named here.
+        inputs: the whole.
+        accumulators: what is fed.
+        positions: which to count.
+        batch_size: windows a batch.
+        max_new_tokens: tokens to generate.
+        count: what positions speak of.
+        progress: show a bar.
+        part: whether there may be nothing to measure in it; then nobody is warned of what is left out, either.
+        after: called with the report so far whenever no document is half read; the pass ends where it says so.
+        options: those of ``tle.CorpusOptions``.
+    """
     temperature, seed = check_sampling(options.pop("temperature", 0.0), options.pop("seed", 0))
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     sites = tuple(sorted({site for a in accumulators for site in a.sites}, key=lambda site: site.depth))
@@ -155,6 +137,8 @@ def stream(
     edits = Edits(adapter, options.pop("interventions", None), sites)
     cache, inputs = split_cache(inputs)
     _check_possible(accumulators, edits, cached=cache is not None, generates=max_new_tokens > 0)
+    if cache is not None and options.get("documents") is not None:
+        raise InputError("documents: a cache is read whole; leave it out, or pass the tokens themselves")
     windows = cast("WindowOptions", options)
     if cache is None:
         check_mask(adapter.sight)
@@ -162,14 +146,19 @@ def stream(
     # Texts to tokens, cut into windows.
     plain = not max_new_tokens
     given = corpus = read_corpus(
-        adapter, inputs, positions=positions if plain else None, count=count, measured=plain, **windows
+        adapter, inputs, positions=positions if plain else None, count=count, measured=plain, part=part, quiet=part, **windows
     )  # fmt: skip
+    notes = [a.begins(given.part) for a in accumulators if hasattr(a, "begins")]
     continuations = None
     if max_new_tokens:
         continuations = Continuations(
             corpus, adapter, max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size
         )
-        corpus = read_corpus(adapter, continuations, positions=positions, count=count, quiet=True, **windows)
+        windows["documents"] = None  # which have been chosen by now
+        corpus = read_corpus(adapter, continuations, positions=positions, count=count, quiet=True, part=part, **windows)
+    if after is not None:
+        given.mark()
+        corpus.mark()
     pads = cache is not None or adapter.pads
     padded: Iterable[Batch] = batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=pads)
     if cache is not None:
@@ -195,7 +184,25 @@ def stream(
             waiting.pop(0)
 
     feeder, watch, read = Feeder(splits=cache is None), Watch(accumulators, given.n_documents), 0
-    started, interrupted, tokens = time.perf_counter(), False, 0
+    started, interrupted, tokens, seen = time.perf_counter(), False, 0, 0
+
+    def noted(before: int, given_then: CorpusReport, read_then: CorpusReport) -> StreamReport:
+        """What was read of the documents with numbers below ``before``, which accumulators get to know."""
+        report = StreamReport(
+            given=given_then, read=read_then, tokens=tokens, held=given.part.intervals(before), placed=not given.part.all,
+            seconds=time.perf_counter() - started, interrupted=interrupted,
+            prompt_lengths={d: n for d, n in continuations.prompt_lengths.items() if d < before} if continuations else {},
+            uncached=continuations.uncached if continuations else 0, unpadded=not pads,
+        )  # fmt: skip
+        for note in notes:
+            note(report)
+        return report
+
+    def whole_so_far(batch: Batch) -> StreamReport:
+        last = int(batch.document[-1])
+        given_then = given.until(last)
+        return noted(last + 1, given_then, given_then if plain else corpus.until(last))
+
     bar = TokenBar(given.n_documents, show=progress)
     with bar, adapter.edited(edits.hooks):
         try:
@@ -203,33 +210,22 @@ def stream(
                 with whole_batches():
                     feeder.feed(batch, list(accumulators), take_in)
                     tokens += batch.n_rows
+                    seen = int(batch.document[-1]) + 1
                 read += int(batch.last.sum())
                 watch.look(read)
                 bar.take(batch)
+                if after is not None and bool(batch.last[-1]):
+                    so_far = whole_so_far(batch)
+                    if after(so_far):
+                        return so_far
         except KeyboardInterrupt:
             interrupted = True
-            warnings.warn(f"interrupted after {tokens} tokens; results cover what was read until then", stacklevel=3)
+            warnings.warn(f"interrupted after {tokens} tokens; results cover what was read until then", stacklevel=4)
+        except BaseException:
+            noted(seen, given.report, corpus.report)
+            raise
     edits.warn_of_unmeant()
-    report = corpus.report
-    return StreamReport(
-        documents=report.documents,
-        tokens=tokens,
-        bytes=report.bytes,
-        characters=report.characters,
-        empty=given.report.n_empty,
-        cut=report.cut,
-        window=report.window,
-        stride=report.stride,
-        seconds=time.perf_counter() - started,
-        interrupted=interrupted,
-        prompt_lengths=continuations.prompt_lengths if continuations else {},
-        uncached=continuations.uncached if continuations else 0,
-        special=report.special,
-        unpadded=not pads,
-        ids=given.report.bytes is None,
-        digest=f"{given.report.digest:016x}",
-        skipped=given.report.skipped.told(),
-    )
+    return noted(seen if interrupted else given.report.walked, given.report, corpus.report)
 
 
 def _check_possible(accumulators: Sequence[Accumulator], edits: Edits, *, cached: bool, generates: bool) -> None:

@@ -85,7 +85,7 @@ def train_tuned_lens(
         batch_size: windows in a forward pass; None takes as many as fit in 4096 tokens. It doesn't change the lens.
         progress: show a progress bar with the step's mean KL over layers.
         options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error.
+            on_error, documents.
 
     Returns:
         ``TunedLens``, whose ``losses`` are the KL in nats on ``validation``, and whose provenance has the recipe and the mean

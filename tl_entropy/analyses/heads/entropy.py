@@ -248,7 +248,7 @@ def head_entropy(
             ``lens_entropy``.
         progress: show a progress bar.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions, temperature, seed.
+            on_error, documents, interventions, temperature, seed.
 
     Returns:
         ``HeadEntropy``, or ``HeadSummary`` with ``keep="summary"``; in nats. Error against float64 at most 2e-5 nats. Of

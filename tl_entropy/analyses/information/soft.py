@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -24,20 +24,22 @@ from torch import Tensor
 from tl_entropy.analyses.information.spans import has_spans, of_tokens
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
 from tl_entropy.analyses.measuring import computing
+from tl_entropy.analyses.sharing import Pass, once, read
+from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch, Window
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.capture.inputs import repeatable
-from tl_entropy.capture.options import WindowOptions, check_options
+from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options, described
 from tl_entropy.capture.progress import Bar
-from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, keeping
 from tl_entropy.functional.information.soft import Invalid
 from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.labels import DocumentTokens, LabelPlan
 from tl_entropy.results import SoftInformation
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
@@ -64,7 +66,7 @@ def label_plan(
         positions: positions of each document to count; None is all.
         valid: "common" leaves out positions where any label is undefined; "own" lets each label set use all it has.
         options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error; the same are needed for measuring.
+            on_error, documents; the same are needed for measuring.
 
     Returns:
         The plan, for ``soft_information(..., labels=plan)``.
@@ -156,7 +158,7 @@ def soft_information(
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress, and the memory that the sums need where it is much.
         options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error.
+            on_error, documents.
 
     Returns:
         ``SoftInformation``, in nats.
@@ -184,24 +186,25 @@ def soft_information(
                 f"valid: the plan was made with valid={plan.valid!r}; make one with label_plan(..., valid={valid!r})"
             )
     else:
-        plan = label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
+        plan = once(
+            "label plan", lambda: label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
+        )
     accumulator = SoftAccumulator(
         adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
         centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
     )  # fmt: skip
     _announce(accumulator.memory(), adapter.device, progress)
-    reading: dict[str, Any] = {"positions": positions, "batch_size": batch_size, "progress": progress, **options}
+    one_pass = Pass(
+        adapter, inputs, positions=positions, batch_size=batch_size, progress=progress, options=cast("CorpusOptions", options)
+    )
     if center is True:
         means = _Means(accumulator)
-        if stream(adapter, inputs, [means], **reading).interrupted:
+        if read([means], one_pass).interrupted:
             raise KeyboardInterrupt  # the mean of a part would be another quantity
         accumulator.centers |= means.compute()
-    settings = {
-        "positions": repr(positions), "prepend_bos": adapter.prepends_begin,
-        **{name: value for name, value in options.items() if value is not None},
-    }  # fmt: skip
+    settings = {"positions": repr(positions), "prepend_bos": adapter.prepends_begin, **described(options)}
     with keeping(lambda _: accumulator.compute(settings=settings, interrupted=True) if accumulator.started else None):
-        report = stream(adapter, inputs, [accumulator], **reading)
+        report = read([accumulator], one_pass)
     with computing(accumulator):
         return accumulator.compute(progress=progress, settings=settings, corpus=report.counts(), interrupted=report.interrupted)
 
@@ -215,10 +218,13 @@ def _listed(inputs: Any) -> list[Any]:
     return came
 
 
-class _Means:
+class _Means(StreamingMeasure[dict[Site, Tensor]]):
     """The mean state at each site over the positions that have a label, for centring."""
 
+    alike = ("sites",)
+
     def __init__(self, of: SoftAccumulator) -> None:
+        super().__init__(of.adapter)
         self.sites, self.takes_non_finite = of.sites, of.takes_non_finite
         self._plan = of.plan
         self._sums: dict[Site, Tensor] = {}
@@ -240,13 +246,17 @@ class _Means:
 
     def merge(self, other: _Means) -> None:
         """Add what another has seen."""
+        super().merge(other)
         for site, total in other._sums.items():
             self._sums[site] = self._sums.get(site, 0) + total
         self._count += other._count
 
-    def compute(self) -> dict[Site, Tensor]:
+    def compute(self, **origin: Any) -> dict[Site, Tensor]:
         """Site to mean state, [d] or [head, d]."""
         return {site: total / self._count for site, total in self._sums.items()}
+
+    def _result(self, provenance: Provenance) -> dict[Site, Tensor]:
+        return self.compute()
 
 
 class _UpToAnError:
@@ -274,7 +284,7 @@ def _documents(corpus: Corpus, special: frozenset[int], kept: list[Window | None
         windows.append(window)
         if not window.last:
             continue
-        gap = window.document - number  # empty documents have no window
+        gap = window.document - number  # empty documents have no window, nor have those that are not asked for
         yield from [nothing] * gap
         if kept is not None:
             kept += [*[None] * gap, window]
@@ -286,7 +296,7 @@ def _documents(corpus: Corpus, special: frozenset[int], kept: list[Window | None
         counts[slots[counted]] = True
         yield DocumentTokens(whole, counts, (whole >= 0) & ~torch.isin(whole, special_ids))
         number, windows = window.document + 1, []
-    gap = corpus.report.documents + corpus.report.left_out - number  # empty documents at the end
+    gap = corpus.report.walked - number  # empty documents at the end, and those that were not asked for
     yield from [nothing] * gap
     if kept is not None:
         kept += [None] * gap

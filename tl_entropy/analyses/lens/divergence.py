@@ -285,7 +285,7 @@ def layer_divergence(
         vocabulary: "model" for all rows of the unembedding, "tokenizer" without those that are no token; see ``lens_entropy``.
         progress: show a progress bar.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions, temperature, seed.
+            on_error, documents, interventions, temperature, seed.
 
     Returns:
         ``LayerDivergence``, or ``DivergenceSummary`` with ``keep="summary"``; in nats and radians. Errors against

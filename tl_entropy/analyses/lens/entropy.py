@@ -221,7 +221,7 @@ def lens_entropy(
             no token of the tokenizer (vocabularies are often padded). The provenance says how many there are.
         progress: show a progress bar.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions, temperature, seed.
+            on_error, documents, interventions, temperature, seed.
 
     Returns:
         ``LensEntropy``, or ``LensSummary`` with ``keep="summary"``; in nats. Error against float64 at most 2e-5 nats.

@@ -107,7 +107,7 @@ def compare_models(
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress bars.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, temperature, seed; but no interventions.
+            on_error, documents, temperature, seed; but no interventions.
 
     Returns:
         ``ModelComparison``, in nats.

@@ -62,7 +62,7 @@ class EntropyMonitor(Steady):
         precision: of the product with the unembedding, as for ``lens_entropy``.
         vocabulary: what distributions are over, "model" or "tokenizer", as for ``lens_entropy``; of the losses, too.
         options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error.
+            on_error, documents.
 
     Raises:
         InputError: an argument out of range, a site without a lens, a cache, or texts that can be read only once.

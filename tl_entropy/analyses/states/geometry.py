@@ -270,7 +270,7 @@ def layer_geometry(  # type: ignore[misc]  # seed is among the options, too: it 
         max_new_tokens: generate this many tokens after each text, and measure both.
         progress: show a progress bar.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions, temperature, seed.
+            on_error, documents, interventions, temperature, seed.
 
     Returns:
         ``LayerGeometry``, in nats and radians. A measure that needs more documents or tokens than there are, or that fails, is

@@ -102,7 +102,7 @@ def layer_similarity(
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress bars.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions, temperature, seed; ``seed`` is that of the sample and the permutations, too.
+            on_error, documents, interventions, temperature, seed; ``seed`` is that of the sample and the permutations, too.
             Interventions act on ``model`` alone.
 
     Returns:

@@ -180,7 +180,7 @@ def gradient_reliance(
         batch_size: windows a batch. The pass backward keeps everything that the model computes, and logits of all positions.
         progress: show progress bars, of documents and of tokens.
         options: those of ``tle.EditOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions.
+            on_error, documents, interventions.
 
     Returns:
         ``TokenReliance`` with the one metric "gradient" and tokens as sources. As exact as the model's own arithmetic.

@@ -284,7 +284,7 @@ def token_reliance(
         precision: "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off, and "l1" by more).
         vocabulary: "model" for all rows of the unembedding, "tokenizer" without those that are no token; see ``lens_entropy``.
         options: those of ``tle.EditOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions; the latter hold for both runs.
+            on_error, documents, interventions; the latter hold for both runs.
 
     Returns:
         ``TokenReliance`` with [row, source, metric] in nats. In float32 within 5e-5 nats of float64; an "l1" below some 1e-6

@@ -173,7 +173,7 @@ def token_surprisal(
         vocabulary: "model" for all rows of the unembedding, "tokenizer" without those that are no token; see ``lens_entropy``.
         progress: show a progress bar.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, interventions, temperature, seed.
+            on_error, documents, interventions, temperature, seed.
 
     Returns:
         ``TokenSurprisal``, or ``SurprisalSummary`` with ``keep="summary"``; in nats. Error against float64 at most 2e-5 nats.
