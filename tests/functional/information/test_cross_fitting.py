@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from tl_entropy.functional.information.blocks import Sample, SampledRows
 from tl_entropy.functional.information.chance import ChanceCurve, c_of, chance_curves, predicted
-from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums
-from tl_entropy.functional.information.estimates import Sample, SampledRows, error, estimates, label_estimates
+from tl_entropy.functional.information.cross_fitting import Groups, SoftSums, Whole
+from tl_entropy.functional.information.estimates import error, estimates, label_estimates
 from tl_entropy.functional.information.mutual import soft_mutual_information
 
 ROWS = np.array(
@@ -137,9 +138,8 @@ def found_by(p, label, fold, curve=None, **options):
 
 def test_check_values_of_seven_rows_by_sums():
     sums = gathered(ROWS, LABEL, FOLD)
-    groups = Groups.of(sums, 3)
-    fit = Fit(sums, groups, [constant()])
-    whole, corrected = fit.whole()
+    groups = Groups.of(sums)
+    whole, corrected = Whole.of(sums, 3).ceilings()
     assert whole.item() == pytest.approx(0.193078674767, abs=CLOSE)
     assert corrected.item() == pytest.approx(0.222498724764, abs=CLOSE)
     assert groups.weight.tolist() == pytest.approx([2 / 7, 2 / 5, 0])

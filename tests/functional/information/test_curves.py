@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tl_entropy.functional.information import chance, estimates as module
+from tl_entropy.functional.information import blocks as module, chance
+from tl_entropy.functional.information.blocks import Sample, SampledRows
 from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums
-from tl_entropy.functional.information.estimates import Sample, SampledRows, estimates, label_estimates
+from tl_entropy.functional.information.estimates import estimates, label_estimates
 
 
 def drawn(rows, units, bins=8, seed=0):

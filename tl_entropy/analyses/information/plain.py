@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.functional.information.blocks import Sample, SampledRows
 from tl_entropy.functional.information.chance import SAMPLE
 from tl_entropy.functional.information.cross_fitting import SoftSums
-from tl_entropy.functional.information.estimates import Sample, SampledRows
 from tl_entropy.functional.information.mutual import SoftMutualInformation, record
 from tl_entropy.functional.information.soft import Invalid, directed_rows, kernel, soft_assignments
 from tl_entropy.functional.information.temperature import Calibration

@@ -11,16 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tl_entropy.functional.information.blocks import Blocks, Estimates, Sample, SampledRows
 from tl_entropy.functional.information.chance import chance_curves
-from tl_entropy.functional.information.cross_fitting import SoftSums
-from tl_entropy.functional.information.estimates import (
-    Estimates,
-    Sample,
-    SampledRows,
-    estimates,
-    label_estimates,
-    reason_for_nan,
-)
+from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
+from tl_entropy.functional.information.estimates import reason_for_nan
 from tl_entropy.labels.plan import LabelTable
 
 COLUMNS = ("information", "entropy", "plug_in", "null", "ceiling")
@@ -69,9 +63,11 @@ def site_values(
         found, single = [], []
         for mass, one in zip(tables, counted, strict=True):
             sums = SoftSums(mass[..., :-1], mass[..., -1], one.count, one.table.row_class, one.table.row_fold)
-            found.append(estimates(sums, curves, folds=folds, sample=Sample(drawn, one.sample_label)))
+            blocks = Blocks(Whole.of(sums, folds), curves, Sample(drawn, one.sample_label), keep_labels=keep_labels)
+            blocks.add(sums, alone=True)
+            found.append(blocks.estimates())
             if keep_labels:
-                of_labels = label_estimates(sums, curves, folds=folds)
+                of_labels = blocks.label_estimates()
                 single.append({k: _padded(getattr(of_labels, v), of_labels.counts, one.classes) for k, v in OF_LABELS.items()})
         values = {name: torch.stack([_column(e, name, most) for e in found], dim=2) for name in COLUMNS}
         values |= {name: torch.stack([getattr(e, name) for e in found], dim=1) for name in SINGLE}

@@ -39,6 +39,7 @@ class SoftSums:
         count: [group] number of rows.
         label: [group] number of the group's label; -1 for a group that pools labels seen once.
         fold: [group] number of the group's fold of documents.
+        first: no label is below this number: that of the first label, where these are the sums of some labels alone.
     """
 
     mass: Tensor
@@ -46,10 +47,62 @@ class SoftSums:
     count: Tensor
     label: Tensor
     fold: Tensor
+    first: int = 0
 
     def of_units(self, units: slice) -> SoftSums:
         """Those of some units."""
-        return SoftSums(self.mass[:, units], self.own[:, units], self.count, self.label, self.fold)
+        return SoftSums(self.mass[:, units], self.own[:, units], self.count, self.label, self.fold, self.first)
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """Sums over all rows by fold, whatever their labels; differentiable where the sums are.
+
+    Attributes:
+        by_fold: [unit, fold, bin] summed assignments.
+        own: [unit, fold] Σ H(p_i), nats.
+        counts: [fold] number of rows.
+    """
+
+    by_fold: Tensor
+    own: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, sums: SoftSums, folds: int) -> Self:
+        """Those of sums of all labels, in ``folds`` folds, empty ones included."""
+        by_fold, own = group_sums(sums.mass, sums.fold, folds), group_sums(sums.own, sums.fold, folds)
+        return cls(by_fold.transpose(0, 1), own.mT, group_sums(sums.count, sums.fold, folds))
+
+    def of_units(self, units: slice) -> Whole:
+        """Those of some units."""
+        return Whole(self.by_fold[units], self.own[units], self.counts)
+
+    @property
+    def rows(self) -> Tensor:
+        """Number of rows."""
+        return self.counts.sum()
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """[unit, 1, bin] p̄."""
+        return normalised(self.by_fold.sum(1, keepdim=True))
+
+    @cached_property
+    def log_mean(self) -> Tensor:
+        """[unit, 1, bin] log p̄."""
+        return logs(self.mean)
+
+    def ceilings(self) -> tuple[Tensor, Tensor]:
+        """The ceiling W of all rows [unit], and S, which has no bias of few rows; NaN in one fold."""
+        rows, present = self.rows, self.counts > 0
+        ceiling = (-(self.by_fold * self.log_mean).sum((1, 2)) - self.own.sum(1)) / rows
+        if int(present.sum()) < 2:
+            return ceiling, torch.full_like(ceiling, torch.nan)
+        mass, counts = self.by_fold[:, present], self.counts[present]
+        left = normalised((self.by_fold.sum(1, keepdim=True) - mass).clamp_min(0))
+        gap = (mass * (self.log_mean - logs((1 - FLOOR) * left + FLOOR * self.mean))).sum((1, 2)) / rows
+        return ceiling, ceiling + gap / (1 + (counts / (rows - counts)).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +111,11 @@ class Groups:
 
     Attributes:
         pairs: [pair] which groups are of one label and have rows.
-        label: [pair]; fold: [pair]; count: [pair].
+        label: [pair], from 0, which is the first label of the sums; fold: [pair]; count: [pair].
         sizes: [label] rows of each label.
         held: [label] number of folds that hold it.
         inside: [pair] whether its label is in two folds or more.
         weight: [label] A / (A + B); 0 for labels in one fold.
-        fold_rows: [fold] rows of each fold, those of labels seen once included.
         singles: number of rows whose label was seen once.
     """
 
@@ -75,71 +127,46 @@ class Groups:
     held: Tensor
     inside: Tensor
     weight: Tensor
-    fold_rows: Tensor
     singles: Tensor
 
     @classmethod
-    def of(cls, sums: SoftSums, folds: int) -> Self:
-        """The groups of these sums, in ``folds`` folds, empty ones included."""
+    def of(cls, sums: SoftSums) -> Self:
+        """The groups of these sums."""
         pairs = ((sums.label >= 0) & (sums.count > 0)).nonzero()[:, 0]
-        label, fold, count = sums.label[pairs], sums.fold[pairs], sums.count[pairs]
-        n_labels = int(sums.label.max()) + 1 if len(sums.label) else 0
+        label, fold, count = sums.label[pairs] - sums.first, sums.fold[pairs], sums.count[pairs]
+        n_labels = max(0, int(sums.label.max()) + 1 - sums.first) if len(sums.label) else 0
         sizes = group_sums(count, label, n_labels)
         held = torch.bincount(label, minlength=n_labels)
         inside = held[label] >= 2
         share = torch.where(inside, count / (sizes[label] - count).clamp_min(1), 0.0)
         weight = torch.where(held >= 2, 1 / (1 + group_sums(share, label, n_labels)), 0.0)
-        return cls(
-            pairs, label, fold, count, sizes, held, inside, weight,
-            group_sums(sums.count, sums.fold, folds), sums.count[sums.label < 0].sum(),
-        )  # fmt: skip
-
-    @property
-    def rows(self) -> Tensor:
-        """Number of rows."""
-        return self.fold_rows.sum()
+        return cls(pairs, label, fold, count, sizes, held, inside, weight, sums.count[sums.label < 0].sum())
 
     @cached_property
     def label_inside(self) -> Tensor:
         """[pair inside] its label."""
         return self.label[self.inside]
 
-    @cached_property
-    def rows_inside(self) -> Tensor:
-        """[fold] rows of labels that are in two folds or more."""
-        return group_sums(self.count[self.inside], self.fold[self.inside], len(self.fold_rows))
-
 
 class Fit:
     """Cross-entropies of the groups of all units, in nats; differentiable where the sums are.
 
     Attributes:
-        mean: [unit, 1, bin] p̄.
-        by_fold: [unit, fold, bin] summed assignments.
-        by_label: [unit, label, bin] the same; label_means: [unit, label, bin] p̄_x.
-        own: [unit, pair] Σ H(p_i).
-        own_by_fold: [unit, fold] the same of all rows.
+        whole: sums over all rows.
+        mass: [unit, pair, bin] M_xg; own: [unit, pair] Σ H(p_i).
+        by_label: [unit, label, bin] M_x; label_means: [unit, label, bin] p̄_x.
         beta: [unit, label] β_x; 0 for labels in one fold.
     """
 
-    def __init__(self, sums: SoftSums, groups: Groups, curves: Sequence[ChanceCurve]) -> None:
-        folds = len(groups.fold_rows)
-        self.groups = groups
-        self.by_fold = group_sums(sums.mass, sums.fold, folds).transpose(0, 1)
-        self.own_by_fold = group_sums(sums.own, sums.fold, folds).mT
+    def __init__(self, sums: SoftSums, whole: Whole, groups: Groups, curves: Sequence[ChanceCurve]) -> None:
+        self.whole, self.groups = whole, groups
         mass = sums.mass[groups.pairs]
         self.by_label = group_sums(mass, groups.label, len(groups.sizes)).transpose(0, 1)
         self.mass = mass.transpose(0, 1).contiguous()
         self.own = sums.own[groups.pairs].mT
-        self.mean = normalised(self.by_fold.sum(1, keepdim=True))
         self.label_means = normalised(self.by_label)
         sizes = groups.sizes.clamp_min(2)
         self.beta = groups.weight * torch.stack([curve.correction(sizes) for curve in curves])
-
-    @cached_property
-    def log_mean(self) -> Tensor:
-        """[unit, 1, bin] log p̄."""
-        return logs(self.mean)
 
     @cached_property
     def log_label_means(self) -> Tensor:
@@ -169,7 +196,7 @@ class Fit:
     @cached_property
     def across(self) -> Tensor:
         """[unit, pair inside] the same as within of X_x: -M_xg · log q_xg - Σ H(p_i)."""
-        return self.predicted(self.mean.new_tensor(FLOOR))
+        return self.predicted(self.mass.new_tensor(FLOOR))
 
     @cached_property
     def spread(self) -> Tensor:
@@ -184,20 +211,7 @@ class Fit:
 
     def predicted(self, share: Tensor) -> Tensor:
         """[unit, pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
-        return -(self.mass_inside * logs(torch.lerp(self.predictors, self.mean, share))).sum(-1) - self.own_inside
-
-    def whole(self) -> tuple[Tensor, Tensor]:
-        """The ceiling W of all rows [unit], and S, which has no bias of few rows; NaN in one fold."""
-        rows, counts = self.groups.rows, self.groups.fold_rows
-        present = counts > 0
-        ceiling = (-(self.by_fold * self.log_mean).sum((1, 2)) - self.own_by_fold.sum(1)) / rows
-        if int(present.sum()) < 2:
-            return ceiling, torch.full_like(ceiling, torch.nan)
-        mass = self.by_fold[:, present]
-        left = normalised((self.by_fold.sum(1, keepdim=True) - mass).clamp_min(0))
-        gap = (mass * (self.log_mean - logs((1 - FLOOR) * left + FLOOR * self.mean))).sum((1, 2)) / rows
-        weight = 1 / (1 + (counts[present] / (rows - counts[present])).sum())
-        return ceiling, ceiling + weight * gap
+        return -(self.mass_inside * logs(torch.lerp(self.predictors, self.whole.mean, share))).sum(-1) - self.own_inside
 
 
 def normalised(mass: Tensor) -> Tensor:

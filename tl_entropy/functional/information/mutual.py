@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.functional.information.blocks import Sample, SampledRows
 from tl_entropy.functional.information.chance import SAMPLE, chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums
 from tl_entropy.functional.information.estimates import (
-    Sample,
-    SampledRows,
     chance_adjusted,
     delete_one,
     error,

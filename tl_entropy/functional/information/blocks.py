@@ -1,0 +1,327 @@
+r"""The estimates of ``functional/information/estimates.py``, label by label: blocks of labels, one after the other.
+
+Once the sums over all rows are known (p̄, and what is needed of each fold), every value is a sum over labels. So where the sums
+of all labels at once would be too much for memory, they may come in blocks, each with all groups of its labels. The lower
+bound's mixtures are chosen for each class of label sizes, of all blocks together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tl_entropy.functional.information.chance import ChanceCurve, logs
+from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, Whole
+from tl_entropy.functional.probabilities import extensive
+from tl_entropy.functional.statistics import group_sums
+
+_AT_ONCE = 2**20  # numbers of the sums
+_MIXTURES = (0.001, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)  # parts of p̄ tried for the lower bound
+_CLASSES = 128  # of sizes of labels: 2 log2 of an int64 is below
+
+
+@dataclass(frozen=True, eq=False)
+class SampledRows:
+    """Rows drawn at random, on which errors over anchors are measured: ``rows`` [row, unit, bin] soft assignments."""
+
+    rows: Tensor
+
+    @cached_property
+    def p(self) -> Tensor:
+        """[unit, row, bin] the same, float64."""
+        return self.rows.transpose(0, 1).double().contiguous()
+
+    @cached_property
+    def p_log_p(self) -> Tensor:
+        """[unit, row, bin] p log p."""
+        return logs(self.p).mul_(self.p)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows drawn at random with their labels.
+
+    Attributes:
+        drawn: the rows, which all label sets share.
+        label: [row] number of the row's label; -1 for one seen once, -2 for none.
+    """
+
+    drawn: SampledRows
+    label: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Values in nats; columns are [1 + fold + bin, unit] (without bins where there was no sample), others [unit].
+
+    ``fold_rows`` [fold] counts the rows of each fold; ``rows`` are all, ``rows_inside`` those of labels in two folds or more.
+    """
+
+    information: Tensor
+    entropy: Tensor
+    plug_in: Tensor
+    null: Tensor
+    ceiling: Tensor
+    corrected_ceiling: Tensor
+    lower: Tensor
+    fold_jackknife: Tensor
+    fold_rows: Tensor
+    rows: float
+    rows_inside: float
+
+
+@dataclass(frozen=True, eq=False)
+class LabelEstimates:
+    """What the states say about single labels, in nats, each [label, unit], and ``counts`` [label].
+
+    Attributes:
+        information: KL(p̄_x ‖ p̄), corrected: -p̄_x · log p̄ - mean H(p_i) - S_x; unbiased, so it may be below 0; NaN for labels
+            in one fold. Weighted by the counts it averages to I + C - S over labels in two folds or more.
+        se: its standard error over the folds that hold the label.
+        plug_in: KL(p̄_x ‖ p̄), never negative. Weighted by the counts, and with labels seen once, it averages to the plug-in I.
+        entropy: H(Z given x), that of p̄_x.
+        counts: number of rows of each label; 0 for those that were not seen, whose values mean nothing.
+    """
+
+    information: Tensor
+    se: Tensor
+    plug_in: Tensor
+    entropy: Tensor
+    counts: Tensor
+
+
+class Blocks:
+    """Estimates of labels that come in blocks: all groups of some labels at a time, each label once.
+
+    Args:
+        whole: sums over all rows, labels seen once included.
+        curves: a chance curve for each unit.
+        sample: rows for errors over anchors; None leaves these out.
+        keep_labels: keep the values of single labels, too; blocks then come in the order of labels.
+    """
+
+    def __init__(
+        self, whole: Whole, curves: Sequence[ChanceCurve], sample: Sample | None = None, *, keep_labels: bool = False
+    ) -> None:
+        self.whole, self.curves, self.sample, self.keep_labels = whole, curves, sample, keep_labels
+        self._sums: dict[str, Tensor] = {}
+        self._rows_inside = torch.zeros_like(whole.counts)
+        self._held = 0  # rows of the sample whose label is in two folds
+        self._labels: list[list[Tensor]] = []
+
+    def add(self, sums: SoftSums, *, alone: bool = False) -> None:
+        """Take in a block of labels, or of rows whose labels were seen once; ``alone`` where there is no other block."""
+        groups = Groups.of(sums)
+        drawn = None if self.sample is None else _SampledOf(self.sample, groups, sums.first)
+        found: list[dict[str, Tensor]] = []
+        single: list[tuple[Tensor, ...]] = []
+        for part, fit in _fits(sums, groups, self.whole, self.curves):
+            found.append(_of_units(fit, self.curves[part], drawn, part, every=not alone))
+            if self.keep_labels:
+                with torch.no_grad():
+                    single.append(_of_labels(fit))
+        values = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        self._sums = {name: self._sums[name] + value for name, value in values.items()} if self._sums else values
+        inside = groups.inside
+        self._rows_inside = self._rows_inside + group_sums(groups.count[inside], groups.fold[inside], len(self._rows_inside))
+        self._held += 0 if drawn is None else int(drawn.held.sum())
+        if single:
+            self._labels.append([torch.cat(one).mT for one in zip(*single, strict=True)] + [groups.sizes])
+
+    def estimates(self) -> Estimates:
+        """The estimates over all labels that came."""
+        whole, counts, rows, sums = self.whole, self.whole.counts, self.whole.rows, self._sums
+        rows_inside = self._rows_inside.sum()
+        ceiling, corrected = whole.ceilings()
+        cross = -(whole.by_fold * whole.log_mean).sum(-1)  # [unit, fold]
+        within, spread = sums["within"], sums["spread"]
+        entropy, conditional, left = cross.sum(1) / rows, within.sum(1) / rows, spread.sum(1) / rows_inside
+        # What each fold adds to a mean over rows: its sum less its rows times the mean, by all rows.
+        parts = {
+            "entropy": (cross - counts * entropy[:, None]) / rows,
+            "ceiling": (cross - whole.own - counts * ceiling[:, None]) / rows,
+            "conditional": (within - counts * conditional[:, None]) / rows,
+            "left": (spread - self._rows_inside * left[:, None]) / rows_inside,
+        }
+        present = int((counts > 0).sum())
+        factor = math.sqrt(present / (present - 1)) if present > 1 else math.nan
+        parts = {name: factor * one.detach() for name, one in parts.items()}
+        if self.sample is not None:
+            of_anchors = self._of_anchors(self.sample)
+            parts = {name: torch.cat([parts[name], one], dim=1) for name, one in of_anchors.items()}
+
+        def column(value: Tensor, one: Tensor) -> Tensor:
+            return torch.cat([value[None], value - one.mT])
+
+        spreads = column(ceiling, parts["ceiling"])
+        with torch.no_grad():
+            # Each class of sizes predicts with the mixture that is best for it.
+            lower = (rows_inside * ceiling - sums["mixed"].amin(-1).sum(-1)) / rows
+            by_fold, total = whole.by_fold[:, counts > 0], whole.by_fold.sum(1)
+            jackknife = by_fold.shape[1] * extensive(total) - extensive(total[:, None] - by_fold).sum(1) - whole.own.sum(1)
+        return Estimates(
+            information=column(corrected - left, parts["ceiling"] - parts["left"]),
+            entropy=column(entropy, parts["entropy"]),
+            plug_in=column(ceiling - conditional, parts["ceiling"] - parts["conditional"]),
+            # I₀ / C; of a single row 0, as its ceiling is.
+            null=spreads * (sums["null"][:, 0] - sums["null"][:, 1] / rows) / (rows - 1).clamp_min(1),
+            ceiling=spreads,
+            corrected_ceiling=corrected,
+            lower=lower if rows_inside > 0 else torch.full_like(lower, torch.nan),
+            fold_jackknife=jackknife / rows - sums["jackknife"] / rows_inside,
+            fold_rows=counts,
+            rows=float(rows),
+            rows_inside=float(rows_inside),
+        )
+
+    def label_estimates(self) -> LabelEstimates:
+        """The values of every single label that came."""
+        information, se, plug_in, own, sizes = map(torch.cat, zip(*self._labels, strict=True))
+        return LabelEstimates(information, se, plug_in, own, sizes)
+
+    @torch.no_grad()
+    def _of_anchors(self, sample: Sample) -> dict[str, Tensor]:
+        """[unit, bin] what each anchor adds, times √(m/(m-1)), from the rows of the sample that have a label."""
+        p, p_log_p, labelled = sample.drawn.p, sample.drawn.p_log_p, sample.label >= -1
+        if not bool(labelled.all()):
+            p, p_log_p = p[:, labelled], p_log_p[:, labelled]
+        rows, mean = p.shape[1], self.whole.log_mean
+        entropy = _influence(-mean * p.sum(1, keepdim=True), -(mean @ p.mT), p)[:, 0] / rows
+        own = _influence(p_log_p.sum(1, keepdim=True), p_log_p.sum(-1)[:, None], p)[:, 0] / rows
+        within = self._sums["anchors"]
+        return {
+            "entropy": entropy, "ceiling": own + entropy, "conditional": within[:, 0] / rows,
+            "left": within[:, 1] / within.new_tensor(self._held),
+        }  # fmt: skip
+
+
+class _SampledOf:
+    """The rows of a sample that have a label of some block, and whether that label is in two folds or more."""
+
+    def __init__(self, sample: Sample, groups: Groups, first: int) -> None:
+        label = sample.label - first
+        self.drawn = sample.drawn
+        self.rows = ((label >= 0) & (sample.label >= 0) & (label < len(groups.sizes))).nonzero()[:, 0]
+        self.label = label[self.rows]
+        self.held = groups.held[self.label] >= 2
+
+
+def _fits(sums: SoftSums, groups: Groups, whole: Whole, curves: Sequence[ChanceCurve]) -> Iterator[tuple[slice, Fit]]:
+    """As many units at once as stay in the cache."""
+    at_once = max(1, _AT_ONCE // max(1, sums.mass[:, 0].numel()))
+    for first in range(0, len(curves), at_once):
+        part = slice(first, first + at_once)
+        yield part, Fit(sums.of_units(part), whole.of_units(part), groups, curves[part])
+
+
+def _of_units(
+    fit: Fit, curves: Sequence[ChanceCurve], drawn: _SampledOf | None, part: slice, *, every: bool
+) -> dict[str, Tensor]:
+    """What the labels of a block add, each [unit, ...]; ``every`` mixture is tried, or the best that the block needs."""
+    groups, n_folds, inside = fit.groups, len(fit.whole.counts), fit.groups.inside
+    found = {
+        "within": group_sums(fit.within.mT, groups.fold, n_folds).mT,
+        "spread": group_sums(fit.spread.mT, groups.fold[inside], n_folds).mT,
+        "null": torch.stack([_null_parts(groups, curve) for curve in curves]),
+    }
+    with torch.no_grad():
+        found |= {"mixed": _mixed(fit, every=every), "jackknife": _fold_jackknife(fit)}
+        if drawn is not None:
+            found["anchors"] = _of_anchors(fit, drawn, part)
+    return found
+
+
+def _of_anchors(fit: Fit, drawn: _SampledOf, part: slice) -> Tensor:
+    """[unit, 2, bin] what each anchor adds within labels: of all rows, and of those of labels in two folds."""
+    p, p_log_p = drawn.drawn.p[part], drawn.drawn.p_log_p[part]
+    if not len(drawn.rows):
+        return p.new_zeros(len(p), 2, p.shape[2])
+    if len(drawn.rows) < p.shape[1]:
+        p, p_log_p = p[:, drawn.rows], p_log_p[:, drawn.rows]
+    weighed = fit.log_label_means[:, drawn.label].mul_(p).neg_().add_(p_log_p)
+    subsets = torch.stack([torch.ones_like(drawn.held), drawn.held]).to(p.dtype)
+    return _influence(subsets @ weighed, subsets * weighed.sum(-1)[:, None], p)
+
+
+def _influence(of_anchors: Tensor, of_rows: Tensor, p: Tensor) -> Tensor:
+    """From Σ_i p_ij s_ij [unit, subset, bin] and Σ_j p_ij s_ij [unit, subset, row], each of several subsets of rows."""
+    return math.sqrt(p.shape[2] / (p.shape[2] - 1)) * (of_anchors - of_rows @ p)
+
+
+def _null_parts(groups: Groups, curve: ChanceCurve) -> Tensor:
+    """Σ r(n_x) and Σ n_x r(n_x), of which the null is made."""
+    r = torch.where(groups.sizes > 0, curve(groups.sizes.clamp_min(1)), 0.0)
+    return torch.stack([r.sum() + groups.singles, (groups.sizes * r).sum() + groups.singles])
+
+
+def _mixed(fit: Fit, *, every: bool) -> Tensor:
+    """[unit, class of sizes, mixture] summed cross-entropies that the lower bound is made of; infinite where not tried.
+
+    X_x(a) is convex in a, so that the best of the mixtures lies where its slope changes sign; slopes need no logarithm. Where
+    other labels of a class come in another block, that cannot be told yet, and ``every`` mixture is tried.
+    """
+    groups, units = fit.groups, len(fit.mass)
+    found = fit.mass.new_zeros(units, _CLASSES, len(_MIXTURES))
+    if not bool(groups.inside.any()):
+        return found
+    kinds, size = (2 * groups.sizes[groups.label_inside].log2()).round().long().unique(return_inverse=True)
+    classes, mixtures = len(kinds), fit.mass.new_tensor(_MIXTURES)
+
+    def of_class(values: Tensor) -> Tensor:
+        return group_sums(values.mT, size, classes).mT  # [unit, class]
+
+    if every:
+        found[:, kinds] = torch.stack([of_class(fit.predicted(share)) for share in mixtures], dim=-1)
+        return found
+    change = fit.whole.mean - fit.predictors
+    weighed = fit.mass_inside * change
+    first = torch.zeros(units, classes, dtype=torch.long, device=found.device)
+    last = torch.full_like(first, len(mixtures))
+    for _ in range(len(mixtures).bit_length()):
+        middle = (first + last) // 2
+        share = mixtures[middle.clamp_max(len(mixtures) - 1)][:, size, None]
+        q = torch.addcmul(fit.predictors, change, share).clamp_min_(torch.finfo(change.dtype).tiny)
+        rises = of_class((weighed / q).sum(-1)) <= 0
+        first, last = torch.where(rises | (first == last), first, middle + 1), torch.where(rises, middle, last)
+    tried = found.new_full((units, classes, len(mixtures)), torch.inf)
+    for at in ((first - 1).clamp_min(0), first.clamp_max(len(mixtures) - 1)):
+        tried.scatter_(2, at[..., None], of_class(fit.predicted(mixtures[at][:, size, None]))[..., None])
+    found[:, kinds] = tried
+    return found
+
+
+def _fold_jackknife(fit: Fit) -> Tensor:
+    """Σ n_x S^J_x over labels in two folds or more."""
+    groups = fit.groups
+    held = groups.held >= 2
+    labels = (groups.held[held] * extensive(fit.by_label[:, held])).sum(1)
+    found: Tensor = labels - extensive(fit.others).sum(1) - fit.own_inside.sum(1)
+    return found
+
+
+def _of_labels(fit: Fit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each [unit, label]."""
+    groups, whole, means, log_means = fit.groups, fit.whole, fit.label_means, fit.log_label_means
+    n_labels, label, fold = len(groups.sizes), groups.label_inside, groups.fold[groups.inside]
+
+    def of_label(values: Tensor) -> Tensor:
+        return group_sums(values.mT, label, n_labels).mT
+
+    entropy = -(means * log_means).sum(-1)
+    plug_in = ((fit.by_label * (log_means - whole.log_mean)).sum(-1) / groups.sizes).clamp_min(0)
+    gained = -(fit.mass_inside * whole.log_mean).sum(-1) - fit.own_inside - fit.spread  # [unit, pair]
+    own = of_label(gained) / groups.sizes
+    known = groups.held >= 2
+    mine = (gained - groups.count[groups.inside] * own[:, label]) / groups.sizes[label]
+    # The mean of all rows moves, too: p̄ changes by `moved` with each fold, and -p̄_x · log p̄ by -(p̄_x / p̄) · moved.
+    moved = (whole.by_fold - whole.counts[:, None] * whole.mean) / whole.rows
+    ratio = means / whole.mean.clamp_min(torch.finfo(means.dtype).tiny)
+    through = (ratio @ moved.mT)[:, label, fold]
+    squares = of_label(mine.square() - 2 * mine * through) + ((ratio @ (moved.mT @ moved)) * ratio).sum(-1)
+    se = (squares.clamp_min(0) * groups.held / (groups.held - 1).clamp_min(1)).sqrt()
+    return torch.where(known, own, torch.nan), torch.where(known, se, torch.nan), plug_in, entropy
