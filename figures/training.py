@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 import tl_entropy as tle
+from tl_entropy.capture.progress import Bar
 
 LABELS = ("token", "bigram", "next_token", "next_bigram")
 CHARACTERS = 8000
@@ -32,7 +31,7 @@ def main() -> None:
         parser.error(f"{arguments.training} holds no step-* folder; train with --keep")
     texts = [text[:CHARACTERS] for text in tle.demo_texts()]
     plan = tle.label_plan(tle.load_model(arguments.training / f"step-{steps[0]}"), texts, labels=LABELS)
-    for step in tqdm(steps, unit="checkpoint"):
+    for step in Bar(steps, show=True, unit="checkpoint"):
         model = tle.load_model(arguments.training / f"step-{step}")
         result = tle.soft_information(model, texts, labels=plan, progress=False)
         result.save(arguments.out / f"step-{step}.safetensors")

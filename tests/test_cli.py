@@ -302,12 +302,12 @@ def test_what_was_measured_before_an_error_is_written_and_the_error_is_told(monk
     assert tle.load(tmp_path / "o" / "lens.safetensors").documents == 1
 
 
-@pytest.mark.filterwarnings("ignore:1 documents were left out")
+@pytest.mark.filterwarnings("ignore:1 document was left out")
 def test_files_that_cannot_be_read_are_left_out_where_that_is_asked_for(monkeypatch, capsys, tmp_path):
     (tmp_path / "a.txt").write_text("import os\n"), (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
     arguments = ("lens", "--model", BUNDLED, "--file", tmp_path, "--out", tmp_path / "o", "--summary")
     status, out, err = run(monkeypatch, capsys, *arguments, "--on-error", "skip")
-    assert (status, "1 documents were left out: " in out, "b.txt is not a UTF-8 text file" in out) == (0, True, True), err
+    assert (status, "1 document was left out: " in out, "b.txt is not a UTF-8 text file" in out) == (0, True, True), err
     status, _, err = run(monkeypatch, capsys, *arguments)
     assert (status, "b.txt is not a UTF-8 text file" in err) == (2, True)
 

@@ -87,7 +87,7 @@ def modules(text):
     return [(i, i + len(name), "module") for name in ("os", "sys", "re") for i in [text.find(f" {name}\n") + 1] if i]
 
 
-@pytest.mark.filterwarnings("ignore:1 empty documents were skipped")
+@pytest.mark.filterwarnings("ignore:1 empty document was skipped")
 @pytest.mark.parametrize("given", [modules, [modules(text) for text in TEXTS]])
 def test_a_plan_of_texts(given):
     model = tle.demo_model()

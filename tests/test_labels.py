@@ -330,7 +330,7 @@ def test_n_grams_that_mean_nothing(make, error, message):
     ("found", "message"),
     [
         ([], "at least one document"),
-        ([document([1], counted=[False])], "got 1 documents with none"),
+        ([document([1], counted=[False])], "got 1 document with none"),
         ([document([1]), raw([-1, 1], [0], [0, 1])], r"of document 1 must all be \[slot\].*got \[2\], \[1\], \[2\]"),
         ([raw([], [], [])], r"slot 0 for the BOS; got \[0\]"),
         ([raw([[1]], [[1]], [[1]])], r"got \[1, 1\]"),

@@ -145,6 +145,15 @@ def printable(text: str) -> str:
     return _SURROGATE.sub(lambda half: _escaped(ord(half[0])), text)
 
 
+def counted(n: int, noun: str, form: str = "") -> str:
+    """How many of something there are, in the singular or the plural.
+
+    >>> counted(1, "document"), counted(0, "site"), counted(45129, "token", ",")
+    ('1 document', '0 sites', '45,129 tokens')
+    """
+    return f"{n:{form}} {noun}" if n == 1 else f"{n:{form}} {noun}s"
+
+
 def _escaped(code: int) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"  # the former stands for a byte
 

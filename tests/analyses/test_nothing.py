@@ -21,8 +21,8 @@ OF_PREDICTED = ("token_surprisal", "token_reliance", "gradient_reliance", "condi
 NOTHING = {
     "no documents": ([], {}, "0 documents, none with a token"),
     "empty ones": (["", ""], {}, "2 documents, none with a token"),
-    "a begin token": (["<|endoftext|>"], {}, "1 documents, none with a token"),
-    "special tokens": (torch.tensor([[0, 0, 0]]), {}, "1 documents, and all their tokens are special tokens"),
+    "a begin token": (["<|endoftext|>"], {}, "1 document, none with a token"),
+    "special tokens": (torch.tensor([[0, 0, 0]]), {}, "1 document, and all their tokens are special tokens"),
     "a position": (WORDS, {"positions": [70, -99]}, r"no document has positions 70, -99; the longest has 6 tokens"),
     "a slice": (WORDS, {"positions": slice(6, None)}, "2 documents of up to 6 tokens, and positions=6: are none of them"),
 }
@@ -47,7 +47,7 @@ def test_nothing_that_counts_is_an_error_with_its_reason(name):
 def test_documents_and_positions_that_count_nothing_are_warned_of(name):
     model = cached_model("gpt2", kinds()[0])
     inputs = [WORDS[0], torch.tensor([0, 0]), *WORDS * 3]
-    with pytest.warns(UserWarning, match=r"nothing counts of 1 documents: numbers 1 \(from 0\); they hold special tokens"):
+    with pytest.warns(UserWarning, match=r"nothing counts of 1 document, number 1 \(from 0\); they hold special tokens"):
         ALL[name](model, inputs[:3] if name == "train_tuned_lens" else inputs)  # which stops reading where it has enough
     if name not in WITHOUT_POSITIONS | {"soft_information, centred"}:
         with pytest.warns(UserWarning, match="positions: no document has 70; the longest has 6 tokens"):

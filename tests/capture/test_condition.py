@@ -15,4 +15,4 @@ def test_several_devices_are_said():
     assert condition(model) == ()
     with FakeTensorMode():
         model[1].weight = nn.Parameter(torch.empty(3, 2, device="cuda"))
-    assert condition(model) == ("on several devices: 2 weights on cpu, 1 weights on cuda:0",)
+    assert condition(model) == ("on several devices: 2 weights on cpu, 1 weight on cuda:0",)

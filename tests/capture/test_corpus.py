@@ -44,7 +44,7 @@ def test_a_text_and_its_tokens_are_the_same_windows(text, prepend_bos, window, s
         return
     options = {"prepend_bos": prepend_bos, "window": window, "stride": stride, "include_special": include_special}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "1 documents begin with two begin tokens")
+        warnings.filterwarnings("ignore", "two begin tokens")
         assert listed(corpus_of(text, **options)) == listed(corpus_of(torch.tensor(tokens), **options))
 
 
@@ -57,7 +57,7 @@ def test_a_text_that_begins_with_the_bos_gets_no_second_one():
 
 @pytest.mark.parametrize("inputs", ["^^ab", torch.tensor([BOS, BOS, *ids("ab")])])
 def test_a_document_with_two_bos_is_warned_of_and_keeps_them(inputs):
-    with pytest.warns(UserWarning, match="2 documents begin with two begin tokens .id 0."):
+    with pytest.warns(UserWarning, match="two begin tokens .id 0. begin 2 documents"):
         first, *_ = corpus_of([inputs, "c", inputs])
     assert first.tokens.tolist() == [BOS, BOS, *ids("ab")]
     assert first.counted.tolist() == [False, False, True, True]
@@ -157,7 +157,7 @@ def select(positions, inputs=("abcde", "ab"), **options):
         (slice(-2, None), [(0, 3), (0, 4), (1, 0), (1, 1)]),
     ],
 )
-@pytest.mark.filterwarnings("ignore:nothing counts of 1 documents")
+@pytest.mark.filterwarnings("ignore:nothing counts of 1 document")
 def test_positions_select_in_each_document(positions, expected):
     assert select(positions) == expected
     assert select(positions, window=3, stride=1) == expected
@@ -168,7 +168,7 @@ def test_positions_select_in_each_document(positions, expected):
 def test_positions_leave_what_the_model_sees():
     assert [w.tokens.tolist() for w in corpus_of("abc", positions=0)] == [w.tokens.tolist() for w in corpus_of("abc")]
     corpus = corpus_of(["abc", "a"], positions=2)
-    with pytest.warns(UserWarning, match=r"nothing counts of 1 documents: numbers 1 \(from 0\)"):
+    with pytest.warns(UserWarning, match=r"nothing counts of 1 document, number 1 \(from 0\)"):
         assert len(list(corpus)) == 2
     assert (corpus.report.documents, corpus.report.tokens) == (2, 1)
 

@@ -62,7 +62,7 @@ def test_inputs_that_stay_may_be_read_in_any_windows():
     texts = ["abc", "", torch.tensor([BOS, 5, 6]), "^de"]
     inputs = Rereadable(texts)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "1 empty documents")
+        warnings.filterwarnings("ignore", "1 empty document")
         for encoder, prepend_bos in ((Letters(), True), (context_of(3), False), (Letters(), False)):
             list(corpus_of(inputs, encoder, prepend_bos=prepend_bos))
     partly = Rereadable(texts)

@@ -29,7 +29,7 @@ def told(watch, read):
 def test_what_will_be_much_is_told_once_and_early():
     watch = Watch([growing(LARGE // 100, LARGE // 50, LARGE), growing(0, 0, 0, remedy="nothing"), object()], 1000)
     assert told(watch, 1)[0] == (
-        "memory grows with the corpus: 0.0 GiB after 1 documents, and will be 10.0 GiB, since take less"
+        "memory grows with the corpus: 0.0 GiB after 1 document, and will be 10.0 GiB, since take less"
     )
     assert told(watch, 2) == []
 

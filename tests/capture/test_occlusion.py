@@ -326,6 +326,21 @@ def test_site_means_refuse_patterns_and_empty_means(gpt2):
         site_means(gpt2, TEXT, "embed", site="z", progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:interrupted after")
+def test_means_of_a_part_are_no_means(gpt2):
+    seen = []
+
+    def stop_in_the_second(activation, hook):
+        seen.append(hook)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    edit = ("blocks.0.hook_resid_pre", stop_in_the_second)
+    with pytest.raises(KeyboardInterrupt) as ended:
+        head_means(gpt2, torch.tensor([[5, 6, 7], [8, 9, 10]]), batch_size=1, interventions=edit, progress=False)
+    assert list(ended.value.partial) == [0, 1, 2], "those of what was read are at hand"
+
+
 def test_bfloat16():
     half = make_model("gpt2", "bridge", dtype=torch.bfloat16)
     for edit in (occlude("embed", 1), occlude("resid_post.1", 1, means=VECTOR.double()), mask_attention(1)):

@@ -21,10 +21,7 @@ from tl_entropy.results.notebook import FOLDED, number, page, spark
 
 FOLDER = Path(__file__).parent / "saved_by_0_5_0"
 NAMES = [*sorted(path.stem for path in FOLDER.iterdir() if path.suffix == ".safetensors"), "ModelComparison"]
-# Each row has one value, of its own unit or of things in no order.
-WITHOUT_LINES = (
-    "SurprisalSummary", "TokenCorrelation", "TokenReliance", "TokenReliance_tokens", "PairwiseDistances", "ProfileEmbedding",
-)  # fmt: skip
+WITHOUT_LINES = ("SurprisalSummary",)  # sums have no course
 EMPTY = ("br", "circle", "polyline", "meta")
 
 
@@ -156,6 +153,14 @@ def test_tokens_have_a_line_as_they_are_read():
     assert len(points) == 11
     heights = [float(point.split(",")[1]) for point in points]
     assert heights == sorted(heights, reverse=True)
+
+
+def test_sources_and_profiles_have_a_line_each_and_a_slope_that_of_its_points():
+    shown = {name: re.findall(r'aria-label="(.*?)"', read(name)._repr_html_()) for name in NAMES}
+    assert shown["TokenReliance"][0].endswith(", l1, token by token")
+    assert shown["TokenCorrelation"] == ["slope, y as x rises"]
+    assert shown["PairwiseDistances"][0].endswith(", nearest to farthest")
+    assert all(label.endswith(", nearest to farthest, on this map") for label in shown["ProfileEmbedding"])
 
 
 def test_lines_of_many_tokens_are_of_means():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tl_entropy.capture.digests import combined, digest
 from tl_entropy.capture.hooks import attribute, modules_of
+from tl_entropy.errors import counted
 
 _PACKED = (torch.uint8, torch.int8, torch.int32)
 _WIDE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -91,16 +92,16 @@ def condition(model: Any) -> tuple[str, ...]:
     """What is to be said of a model's weights, one line a fact; nothing of plain numbers of one dtype in one place."""
     modules = modules_of(model)
     packed = Counter(kind for module in modules for kind in quantised(module).values())
-    lines = [f"quantised: {count} weights, {kind}" for kind, count in sorted(packed.items())]
+    lines = [f"quantised: {counted(count, 'weight')}, {kind}" for kind, count in sorted(packed.items())]
     if len(dtypes := floating_dtypes(model)) > 1:
         shares = (f"{numbers:,} numbers in {str(dtype).removeprefix('torch.')}" for dtype, numbers in dtypes.items())
         lines.append(f"weights of several dtypes: {', '.join(shares)}")
     weights = {id(w): str(w.device) for module in modules for w in module._parameters.values() if w is not None}
     places = Counter(weights.values())
     if away := places.pop("meta", 0):
-        lines.append(f"offloaded: {away} weights are loaded where they are needed")
+        lines.append(f"offloaded: {counted(away, 'weight')}, loaded where needed")
     if len(places) > 1:
-        parts = (f"{count} weights on {place}" for place, count in sorted(places.items()))
+        parts = (f"{counted(count, 'weight')} on {place}" for place, count in sorted(places.items()))
         lines.append(f"on several devices: {', '.join(parts)}")
     if any("_orig_mod" in module._modules or module._compiled_call_impl is not None for module in modules):
         lines.append("compiled by torch.compile, and measured without")

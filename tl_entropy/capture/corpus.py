@@ -40,7 +40,7 @@ from tl_entropy.capture.parts import Documents, Part
 from tl_entropy.capture.positions import Positions, at_positions, checked_positions, shown_positions
 from tl_entropy.capture.report import LISTED, CorpusReport, added
 from tl_entropy.capture.skipping import OnError
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted
 from tl_entropy.results.provenance import skipped_note
 
 Count = Literal["read", "predicted"]
@@ -239,17 +239,18 @@ class Corpus:
     def _nothing(self, documents: int, report: CorpusReport) -> str:
         """Why no token is counted, and what to do."""
         if not report.documents and not self.part.count(documents) and not self.part.all:
-            return f"there are none of {self.part}, which are numbered from 0; {documents} have come"
+            return f"there are none of {self.part}, which are numbered from 0; {counted(documents, 'document')} came"
+        read, longest = counted(documents, "document"), counted(report.longest, "token")
         if not report.documents:
             skipped = report.skipped.told()
-            return skipped_note(skipped) if skipped else f"{documents} documents, none with a token; pass some text"
+            return skipped_note(skipped) if skipped else f"{read}, none with a token; pass some text"
         if report.special:
-            return f"{documents} documents, and {self._asked()} are special tokens; include_special=True counts them"
+            return f"{read}, and {self._asked()} are special tokens; include_special=True counts them"
         if missing := self._missing(report.longest):
-            return f"no document has positions {missing}; the longest has {report.longest} tokens"
+            return f"no document has positions {missing}; the longest has {longest}"
         if self._predicted:
-            return f"{documents} documents, and nothing comes before {self._asked()} to predict them; pass more text, or a BOS"
-        return f"{documents} documents of up to {report.longest} tokens, and {self._asked()} are none of them"
+            return f"{read}, and nothing comes before {self._asked()} to predict them; pass more text, or a BOS"
+        return f"{read} of up to {longest}, and {self._asked()} are none of them"
 
     def _asked(self) -> str:
         return "all their tokens" if self._selection is None else f"positions={shown_positions(self._selection)}"
@@ -262,13 +263,13 @@ class Corpus:
     def _warn_of_uncounted(self, report: CorpusReport) -> None:
         """Warn of documents of which nothing counts, and of positions that none has."""
         if missing := self._missing(report.longest):
-            warnings.warn(
-                f"positions: no document has {missing}; the longest has {report.longest} tokens", UserWarning, stacklevel=2
-            )
+            longest = counted(report.longest, "token")
+            warnings.warn(f"positions: no document has {missing}; the longest has {longest}", UserWarning, stacklevel=2)
         if report.n_uncounted:
+            which = f"{counted(report.n_uncounted, 'document')}, {_listed(report.uncounted, report.n_uncounted)}"
             warnings.warn(
-                f"nothing counts of {report.n_uncounted} documents: numbers {_listed(report.uncounted, report.n_uncounted)}; "
-                "they hold special tokens alone, or no position that is asked for, or one token that nothing predicts",
+                f"nothing counts of {which}; they hold special tokens alone, or no position that is asked for, or one token "
+                "that nothing predicts",
                 UserWarning,
                 stacklevel=2,
             )
@@ -279,10 +280,11 @@ class Corpus:
             warnings.warn(skipped_note(skipped), UserWarning, stacklevel=2)
         elif report.n_empty:
             first = _listed(report.empty, report.n_empty)
-            warnings.warn(f"{report.n_empty} empty documents were skipped: numbers {first}", UserWarning, stacklevel=2)
+            empty = f"{counted(report.n_empty, 'empty document')} {'was' if report.n_empty == 1 else 'were'} skipped"
+            warnings.warn(f"{empty}: {first}", UserWarning, stacklevel=2)
         if report.doubled:
             warnings.warn(
-                f"{report.doubled} documents begin with two begin tokens (id {self._begin}), and the model sees both; "
+                f"two begin tokens (id {self._begin}) begin {counted(report.doubled, 'document')}, and the model sees both; "
                 "tokenise what a chat template rendered with add_special_tokens=False",
                 UserWarning,
                 stacklevel=2,
@@ -340,7 +342,7 @@ class Corpus:
 
 
 def _listed(first: list[int], count: int) -> str:
-    return ", ".join(map(str, first[:5])) + ", ..." * (count > 5) + " (from 0)"
+    return f"number{'s' * (count != 1)} {', '.join(map(str, first[:5]))}{', ...' * (count > 5)} (from 0)"
 
 
 def _warn_of_paths(inputs: object) -> None:

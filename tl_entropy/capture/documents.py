@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.capture.inputs import Piece, read_text, repeatable
-from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_int, counted
 
 _UNREAD = 0
 """In place of the digest of a document that no reading has come to, or that is left out."""
@@ -180,7 +180,7 @@ class Rereadable:
     def check_end(self, documents: int) -> None:
         """Raise InputError unless as many documents have come to the end as at the first reading."""
         if documents < len(self._digests):
-            self._refuse(f"there are {documents} documents, and there were {len(self._digests)} before")
+            self._refuse(f"there are {counted(documents, 'document')}, and there were {len(self._digests)} before")
         self._digests.extend([_UNREAD] * (documents - len(self._digests)))
         self._whole = True
 

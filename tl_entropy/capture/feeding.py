@@ -20,7 +20,7 @@ from torch import Tensor
 from tl_entropy.accumulators import Accumulator
 from tl_entropy.batches import Batch
 from tl_entropy.capture.hooks import hook_name
-from tl_entropy.errors import NonFiniteError
+from tl_entropy.errors import NonFiniteError, counted
 from tl_entropy.sites import Site
 
 LARGE = 2**30
@@ -109,7 +109,8 @@ class Watch:
             then = "" if self._documents is None else f", and will be {whole / 2**30:.1f} GiB"
             remedies = "; ".join(dict.fromkeys(remedy for size, remedy in found if size))
             warnings.warn(
-                f"memory grows with the corpus: {held / 2**30:.1f} GiB after {read} documents{then}, since {remedies}",
+                f"memory grows with the corpus: {held / 2**30:.1f} GiB after {counted(read, 'document')}{then}, since "
+                f"{remedies}",
                 UserWarning,
                 stacklevel=2,
             )

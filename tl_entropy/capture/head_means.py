@@ -79,6 +79,7 @@ def site_means(
 
     Raises:
         InputError: no position to take a mean over, a site that the model does not have, or attention patterns.
+        KeyboardInterrupt: Ctrl-C; the means of what was read until then are its ``partial``.
 
     >>> import tl_entropy as tle
     >>> means = site_means(tle.demo_model(), "import os", ("embed", "resid_post.0"), progress=False)
@@ -92,10 +93,12 @@ def site_means(
         raise InputError("sites: pattern is of pairs of positions, and has no mean that could stand at one of them")
     sums = _Sums(chosen)
     with keeping(lambda _: sums.compute() if sums.tokens else None):
-        stream(
+        report = stream(
             adapter, inputs, [sums], positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens,
             progress=progress, **options,
         )  # fmt: skip
+        if report.interrupted:
+            raise KeyboardInterrupt  # the means of a part are other means, and do not say so
     return sums.compute()
 
 
@@ -126,6 +129,7 @@ def head_means(
 
     Raises:
         InputError: no position to take a mean over, or a layer that the model does not have.
+        KeyboardInterrupt: as ``site_means``.
 
     >>> import tl_entropy as tle
     >>> means = head_means(tle.demo_model(), "import os", progress=False)

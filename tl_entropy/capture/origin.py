@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tl_entropy.capture.condition import adapters_of, condition, elsewhere, is_plain, leaves, quantised
 from tl_entropy.capture.digests import combined, digest
 from tl_entropy.capture.hooks import attribute, modules_of
+from tl_entropy.errors import counted
 
 _OF_ANY_MODULE = vars(nn.Module())
 
@@ -55,7 +56,7 @@ def note(model: Any, *lines: str) -> None:
 
 def state(model: Any, weights: Fingerprint, *more: str | None) -> tuple[str, ...]:
     """What else there is to say of a model, and more lines, one a fact; see ``Provenance.state``."""
-    unread = f"{weights.unread} weights could not be read: they count in the fingerprint by their shapes alone"
+    unread = f"{counted(weights.unread, 'weight')} could not be read: in the fingerprint by shape alone"
     lines = (*(attribute(model, "tl_entropy_notes") or ()), *condition(model), unread if weights.unread else None, *more)
     return tuple(line for line in lines if line)
 

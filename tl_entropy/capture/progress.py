@@ -133,6 +133,6 @@ class TokenBar:
                 self._open[document] = read, length
         self._bar.total = self.expected
         of = "" if self._documents is None else f" of {self._documents}"
-        self._bar.set_postfix_str(f"{self._ended}{of} documents", refresh=False)
+        self._bar.set_postfix_str(f"{self._ended}{of} document{'s' * (self._ended != 1 or bool(of))}", refresh=False)
         self._bar.update(new)
         return new

@@ -34,7 +34,7 @@ from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_optio
 from tl_entropy.capture.progress import TokenBar
 from tl_entropy.capture.proofs.causality import check_mask
 from tl_entropy.capture.report import CorpusReport, StreamReport
-from tl_entropy.errors import InputError, check_int
+from tl_entropy.errors import InputError, check_int, counted
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady, yours
 
@@ -220,7 +220,7 @@ def read_part(
                         return so_far
         except KeyboardInterrupt:
             interrupted = True
-            warnings.warn(f"interrupted after {tokens} tokens; results cover what was read until then", stacklevel=4)
+            warnings.warn(f"interrupted after {counted(tokens, 'token')}; results cover what was read until then", stacklevel=4)
         except BaseException:
             noted(seen, given.report, corpus.report)
             raise

@@ -16,6 +16,8 @@ from typing import Any
 
 import typer
 
+from tl_entropy.errors import counted
+
 LONG = 5.0
 """Seconds from which on work is announced."""
 
@@ -43,7 +45,7 @@ def announce(model: Any, inputs: Iterable[Any], *, new_tokens: int = 0, readouts
     """
     name = getattr(model.cfg, "model_name", None) or "the model"
     dtype = str(model.cfg.dtype).removeprefix("torch.")
-    shape = f"{Path(str(name)).name} ({model.cfg.n_layers} layers, {dtype}, {model.cfg.device})"
+    shape = f"{Path(str(name)).name} ({counted(model.cfg.n_layers, 'layer')}, {dtype}, {model.cfg.device})"
     amount = measured(inputs)
     if amount is None:
         typer.echo(

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, counted
 from tl_entropy.sites import Site
 
 FORMATS = ("png", "pdf", "svg")
@@ -155,7 +155,7 @@ def _told_of_generated(result: Any, out: Path) -> list[Path]:
 
 def _more(documents: int, where: str) -> None:
     if documents > MOST_TOLD:
-        typer.echo(f"and {documents - MOST_TOLD} documents more, {where}")
+        typer.echo(f"and {counted(documents - MOST_TOLD, 'document')} more, {where}")
 
 
 def _lens(result: Any) -> tuple[str, str, Figures]:

@@ -10,7 +10,7 @@ import typer
 from tl_entropy.cli.app import app, examples
 from tl_entropy.cli.checks import check_files
 from tl_entropy.cli.options import Source, reads
-from tl_entropy.errors import check_positive
+from tl_entropy.errors import check_positive, counted
 
 
 @app.command(
@@ -37,7 +37,7 @@ def train_lens(
 
     check_positive("--learning-rate", learning_rate)
     check_files("--validation", validation or ())
-    typer.echo(f"trains {steps} steps of {tokens_per_step} tokens each", err=True)
+    typer.echo(f"trains {counted(steps, 'step')} of {counted(tokens_per_step, 'token')} each", err=True)
     lens = tle.train_tuned_lens(
         source.model, source.inputs, steps=steps, tokens_per_step=tokens_per_step, learning_rate=learning_rate, seed=seed,
         validation=validation or None, **source.windows,

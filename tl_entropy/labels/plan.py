@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.errors import InputError, check_choice, check_int, counted
 from tl_entropy.functional.statistics import balanced_folds
 from tl_entropy.labels.sets import Labels, Side, label_set, named
 from tl_entropy.labels.slots import DocumentTokens, Slots
@@ -114,7 +114,8 @@ class LabelPlan(Steady):
         slots = Slots(documents)
         if not slots.counted.any():
             raise InputError(
-                f"documents must hold a counted token; got {len(slots.starts) - 1} documents with none; pass some text"
+                f"documents must hold a counted token; got {counted(len(slots.starts) - 1, 'document')} with none; pass some "
+                "text"
             )
         sets = {name: label_set(name, asked_for, slots) for name, asked_for in asked.items()}
         kept = torch.stack([slots.counted & (one.codes >= 0) for one in sets.values()])
@@ -248,8 +249,8 @@ class LabelPlan(Steady):
             )
             for row in rows
         )
-        documents = f"{self.n_documents:,} document{'s' * (self.n_documents != 1)}"
-        head = f'LabelPlan: {self.counted:,} tokens counted in {documents}, valid="{self.valid}"'
+        documents = counted(self.n_documents, "document", ",")
+        head = f'LabelPlan: {counted(self.counted, "token", ",")} counted in {documents}, valid="{self.valid}"'
         return "\n".join((head, *lines))
 
     def _document(self) -> Tensor:

@@ -33,7 +33,7 @@ from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.options import WindowOptions, check_options
 from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.stream import MAX_TOKENS
-from tl_entropy.errors import InputError, NonFiniteError, check_int, check_number, check_positive, keeping
+from tl_entropy.errors import InputError, NonFiniteError, check_int, check_number, check_positive, counted, keeping
 from tl_entropy.lenses.identity import norm_ignores_mean, signature
 from tl_entropy.lenses.objective import Objective
 from tl_entropy.lenses.regression import Regression
@@ -165,7 +165,9 @@ def train_tuned_lens(
                 losses = torch.stack([before, translators.losses(watched)]).float()
         except KeyboardInterrupt:
             interrupted = True
-            warnings.warn(f"interrupted after {done} of {steps} steps; the lens is what was trained until then", stacklevel=3)
+            warnings.warn(
+                f"interrupted after {done} of {counted(steps, 'step')}; the lens is what was trained until then", stacklevel=3
+            )
     return trained()
 
 

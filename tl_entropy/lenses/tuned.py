@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, counted
 from tl_entropy.lenses.identity import signature, stream_has_mean
 from tl_entropy.results.base import Result, Unit
 from tl_entropy.results.provenance import Provenance
@@ -147,8 +147,8 @@ class TunedLens(Result):
         shape = adapter.n_layers, adapter.d_model
         if shape != (self.n_layers, self.d_model):
             raise InputError(
-                f"lens: {self.name} is for {self.n_layers} layers of d_model {self.d_model}; this model has {shape[0]} of "
-                f"{shape[1]}. Load the lens of this model, or train one with train_tuned_lens"
+                f"lens: {self.name} is for {counted(self.n_layers, 'layer')} of d_model {self.d_model}; this model has "
+                f"{shape[0]} of {shape[1]}. Load the lens of this model, or train one with train_tuned_lens"
             )
         for site in sites:
             self.index(site)
@@ -175,9 +175,9 @@ class TunedLens(Result):
 
     def _title(self) -> list[str]:
         tokens = self.provenance.corpus.get("tokens_trained")
-        trained = "training unknown" if tokens is None else f"trained on {tokens:,} tokens"
+        trained = "training unknown" if tokens is None else f"trained on {counted(tokens, 'token', ',')}"
         stopped = ", interrupted" if self.provenance.interrupted else ""
-        shape = f"{self.n_layers} layers x d_model {self.d_model}"
+        shape = f"{counted(self.n_layers, 'layer')} x d_model {self.d_model}"
         return [f"TunedLens: {shape}; {self.provenance.model}, {trained}{stopped}"]
 
     def _table(self) -> pd.DataFrame | None:

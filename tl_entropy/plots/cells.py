@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-from tl_entropy.errors import InputError, check_int
+from tl_entropy.errors import InputError, check_int, counted
 from tl_entropy.plots.style import Width, canvas, colour_bar, fit_label, set_title
 from tl_entropy.sites import Site
 
@@ -115,7 +115,7 @@ def map_title(whole: Any, part: Any) -> str:
     if part.n_tokens == whole.n_tokens:
         return name
     first, last = part.position[[0, -1]].tolist()
-    return f"{name or 'Text'}: {part.n_tokens} of {whole.n_tokens} tokens, positions {first} to {last}"
+    return f"{name or 'Text'}: {part.n_tokens} of {counted(whole.n_tokens, 'token')}, positions {first} to {last}"
 
 
 def token_map(

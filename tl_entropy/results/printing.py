@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import pandas as pd
 
+from tl_entropy.errors import counted
 from tl_entropy.results.notebook import Along, page
 from tl_entropy.results.provenance import READS_AHEAD, Provenance, skipped_note
 from tl_entropy.sites import Site
@@ -93,11 +94,11 @@ def _origin_notes(result: Any) -> list[str]:
     if READS_AHEAD in getattr(origin, "processing", ""):
         notes.append("the model reads ahead, as it declares: what is said of a token it may have seen")
     if rows and settings.get("vocabulary") == "tokenizer":
-        notes.append(f"over the tokenizer's tokens: {rows} rows of the unembedding without a token are left out")
+        notes.append(f"over the tokenizer's tokens, without {counted(rows, 'row')} of the unembedding that no token has")
     elif rows:
         notes.append(
-            f"{rows} rows of the unembedding have no token and count, as in the model's softmax; vocabulary='tokenizer' does "
-            "not"
+            f"{counted(rows, 'row')} of the unembedding without a token included, as in the model's softmax; "
+            "vocabulary='tokenizer' leaves such out"
         )
     skipped = getattr(origin, "corpus", {}).get("skipped")
     return [*notes, skipped_note(skipped)] if skipped else notes
@@ -108,6 +109,16 @@ def title(result: Any, shape: str) -> str:
     origin: Provenance = result.provenance
     stopped = ", interrupted" if origin.interrupted else ""
     return f"{type(result).__name__}: {shape}, {result.unit}; {origin.model}{stopped}"
+
+
+def over(tokens: int, documents: int, **axes: int) -> str:
+    """What a result is over, in words; axes by their names in the singular.
+
+    >>> over(1, 1, site=7, order=1)
+    '1 token of 1 document x 7 sites x 1 order'
+    """
+    first = f"{counted(tokens, 'token')} of {counted(documents, 'document')}"
+    return " x ".join([first, *(counted(n, name) for name, n in axes.items())])
 
 
 def plus_minus(means: Iterable[float], errors: Iterable[float], *, sign: str = "") -> list[str]:

@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from tl_entropy.errors import counted
+
 _SHOWN = 3
 """Documents left out that are named."""
 
@@ -24,7 +26,8 @@ def skipped_note(skipped: Mapping[str, Any]) -> str:
     """
     first = [reason if where in reason else f"{where}: {reason}" for _, where, reason in skipped["first"][:_SHOWN]]
     first += ["..."] * (skipped["count"] > len(first))
-    return f"{skipped['count']} documents were left out: {'; '.join(first)}"
+    n = skipped["count"]
+    return f"{counted(n, 'document')} {'was' if n == 1 else 'were'} left out: {'; '.join(first)}"
 
 
 def library_versions() -> dict[str, str]:

@@ -318,6 +318,8 @@ def test_a_summary_has_the_profile_of_its_positions(gpt2, texts, sites, against)
             assert a[column].tolist() == b[column].tolist()
         for column in ("mean", "se"):
             np.testing.assert_allclose(a[column], b[column], atol=1e-5)
+        for quantity in total.columns:
+            np.testing.assert_allclose(mine.deviation(quantity), theirs.deviation(quantity), atol=1e-5)
 
 
 @pytest.mark.parametrize("keep", ["positions", "summary"])

@@ -47,8 +47,8 @@ def test_all_rows_count_by_default_and_the_result_says_how_many(padded):
     found = tle.lens_entropy(padded, TEXTS, orders=ORDERS, sites="resid_post.2", top_k=3, **QUIET)
     unnamed = adapter.d_vocab - len(adapter.token_ids)
     assert found.provenance.settings["rows_without_token"] == unnamed
-    assert f"{unnamed} rows of the unembedding have no token and count" in repr(found)
-    assert f"{unnamed} rows of the unembedding have no token and count" in found._repr_html_()
+    assert f"{unnamed} rows of the unembedding without a token included" in repr(found)
+    assert f"{unnamed} rows of the unembedding without a token included" in found._repr_html_()
     logits, _ = logits_of(padded, TEXTS[0])
     expected = functional.renyi_entropy(logits[1:], ORDERS)
     torch.testing.assert_close(found.select(documents=0).entropy[:, 0].double(), expected, atol=2e-5, rtol=0)
@@ -69,7 +69,7 @@ def test_over_tokens_alone_it_is_the_distribution_of_these(padded):
         expected = -log_p[:-1].gather(1, place[:, None])[:, 0]
         torch.testing.assert_close(cost.select(documents=document).surprisal, expected, atol=2e-5, rtol=0)
         assert torch.equal(cost.select(documents=document).top_tokens, ids[log_p[:-1].topk(5).indices])
-    assert "rows of the unembedding without a token are left out" in repr(lens)
+    assert "rows of the unembedding that no token has" in repr(lens)
     assert lens.provenance.settings["vocabulary"] == "tokenizer"
 
 

@@ -443,7 +443,7 @@ def test_documents_without_a_counted_token_are_no_documents(gpt2, corpus):
         note
         for name in ("lidar", "info_nce")
         for note in (
-            f"{name}: 1 documents without a second one of their label are left out",
+            f"{name}: without 1 document whose label no second one has",
             f"{name} is nan: it needs at least two labels with two documents each",
         )
     )

@@ -348,7 +348,7 @@ def test_rates_of_a_text_with_words_left_out_are_warned_of(gpt2, texts, recwarn)
         assert not [w for w in recwarn if "are left out" in str(w.message)]
         part = tle.token_surprisal(gpt2, ["the cat<|endoftext|> sat", "the"], prepend_bos=True, keep=keep, **QUIET)
         assert part.provenance.corpus["special"] == 1
-        said = r"1 special tokens of the texts, .*, are left out: rates .* of 14 of the 27 bytes read"
+        said = r"without 1 special token of the texts, .*, rates .* of 14 of the 27 bytes read"
         for ask in (part.bits_per_byte, part.bits_per_character, part.rates, getattr(part, "per_document", part.rates)):
             with pytest.warns(UserWarning, match=said) as seen:
                 ask()

@@ -73,6 +73,7 @@ def summary(result):
     return DivergenceSummary(
         sites=result.sites, columns=columns, against=result.against, tokens=result.n_tokens, unit="nats",
         documents=len(result.documents), sums=torch.stack([n, s, n * n, n * s, s * s]).sum(1), provenance=result.provenance,
+        squares=values.square().sum(0),
     )  # fmt: skip
 
 
@@ -117,8 +118,12 @@ def test_the_band_is_1_96_standard_errors_to_either_side():
 
 @pytest.mark.parametrize("metric", ["jsd", "agreement"])
 def test_or_one_standard_deviation_over_tokens(metric):
-    result = result_of(lengths=(5,)).to("bits")
-    (band,) = of_kind(divergences(result, metric=metric, band="sd"), PolyCollection)
+    result = result_of(lengths=(5,))
+    bands = [
+        of_kind(divergences(one.to("bits"), metric=metric, band="sd"), PolyCollection)[0] for one in (result, summary(result))
+    ]
+    result, band = result.to("bits"), bands[0]
+    np.testing.assert_allclose(bands[1].get_paths()[0].vertices, band.get_paths()[0].vertices, atol=1e-6)
     corners = band.get_paths()[0].vertices
     values = result.quantities()[metric].double().numpy()
     for depth, column in zip((-1, 0, 1, 2), values.T, strict=True):
@@ -470,7 +475,13 @@ def test_targets_from_the_end():
             for draw in (divergences, decisions)
         ),
         (decisions, result_of, {"band": "sd"}, InputError, "band must be one of"),
-        (divergences, lambda: summary(result_of()), {"band": "sd"}, InputError, "tiny is a summary, which holds no deviation"),
+        (
+            divergences,
+            lambda: dataclasses.replace(summary(result_of()), squares=None),
+            {"band": "sd"},
+            InputError,
+            "written by a version that kept no squares",
+        ),
         (divergences, lambda: [result_of(), result_of(model="b").to("bits")], {}, InputError, "one unit"),
         (divergences, result_of, {"metric": "reverse_kl"}, InputError, "quantities: reverse_kl not in this result; it has kl"),
         (divergences, lambda: summary(result_of()), {"metric": "rank"}, InputError, "quantities: rank not"),

@@ -77,6 +77,7 @@ def summary_of(result):
     return DivergenceSummary(
         sites=result.sites, columns=columns, against=result.against, tokens=result.n_tokens,
         documents=len(result.documents), sums=torch.stack([n, s, n * n, n * s, s * s]).sum(1), provenance=result.provenance,
+        squares=values.square().sum(0),
     )  # fmt: skip
 
 

@@ -70,8 +70,7 @@ def test_the_long_form_has_a_line_for_every_number():
 def test_a_single_column_prints_every_quantity():
     text = repr(renyi())
     assert text.splitlines()[0] == (
-        "LayerSimilarity: matrix-based Rényi information of order 1.01, 3 x 1 sites, against output; "
-        "12 tokens of 3 documents; m"
+        "LayerSimilarity: matrix-based Rényi information of order 1.01, 3 x 1 site, against output; 12 tokens of 3 documents; m"
     )
     assert "dime (nats)" in text
     assert "resid_post.1" in text
@@ -102,7 +101,7 @@ def test_several_columns_print_the_matrix():
         ({"settings": {"debiased": False}}, ": biased CKA"),
         ({"settings": {"debiased": True}}, "debiased: about 0 for independent states"),
         ({"settings": {"estimator": "minibatch", "block": 8, "left_out_rows": 3}}, "within blocks of 8 rows"),
-        ({"settings": {"estimator": "minibatch", "block": 8, "left_out_rows": 3}}, "3 rows too few for a block are left out"),
+        ({"settings": {"estimator": "minibatch", "block": 8, "left_out_rows": 3}}, "left out: 3 rows, too few for a block"),
         ({"interrupted": True}, "m, interrupted"),
     ],
 )

@@ -51,7 +51,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
     """
 
     alike = ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision", "vocabulary")
-    gathered = ("_means", "_rows", "reading")
+    gathered = ("_means", "_squares", "_rows", "reading")
 
     def __init__(
         self,
@@ -113,7 +113,8 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         self.reading.columns(torch.tensor(self.targets, dtype=torch.long))  # refuses what is left out
         self._stream = stream_columns(self.measured, required=False)
         self._columns = (*self.metrics, "agreement", *(("decided",) if self._stream else ()))
-        self._means = DocumentMeans((len(self.measured), len(self._columns)))
+        shape = (len(self.measured), len(self._columns))
+        self._means, self._squares = DocumentMeans(shape), torch.zeros(shape, dtype=torch.float64)
         self._rows = Rows(self._nothing())
 
     def _settings(self) -> dict[str, Any]:
@@ -124,7 +125,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         if self.keep == "summary":
             return DivergenceSummary(
                 sites=self.measured, columns=self._columns, against=self.against, tokens=self._means.tokens,
-                documents=self._means.seen_documents, sums=self._means.sums(), provenance=provenance,
+                documents=self._means.seen_documents, sums=self._means.sums(), squares=self._squares, provenance=provenance,
             )  # fmt: skip
         return LayerDivergence(
             sites=self.measured, metrics=self.metrics, against=self.against, targets=self.targets, provenance=provenance,
@@ -135,7 +136,10 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         if self.keep == "positions":
             super()._add(batch, found)
         else:
-            self._means.update(self._sums(found), batch.row_document, closed(batch))
+            values = self._sums(found)
+            squares = self._squares + values.square().sum(0)
+            self._means.update(values, batch.row_document, closed(batch))
+            self._squares = squares
 
     def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         rows = {site: batch.rows(activations[site]) for site in self.sites}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, TextGram
 from tl_entropy.analyses.states.pooled import means_vary
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, counted
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import (
     Normalise,
@@ -127,10 +127,10 @@ def effective_ranks(
 def anisotropies(directions: Sequence[Directions], tokens: int, noted: Noted) -> tuple[Tensor, Tensor]:
     """Anisotropy of ``tokens`` tokens and its covariance [site, site]."""
     for site, of_site in zip(noted.sites, directions, strict=True):
-        counted = int(of_site.counts.sum())
-        if counted < tokens:
-            noted.note(f"anisotropy: {tokens - counted} states of length 0 are left out", site)
-        if counted < 2:
+        directed = int(of_site.counts.sum())
+        if directed < tokens:
+            noted.note(f"anisotropy: without {counted(tokens - directed, 'state')} of length 0", site)
+        if directed < 2:
             noted.note("anisotropy is nan: fewer than two states with a direction", site)
     found = [of_site.anisotropy() for of_site in directions]
     return torch.stack([value for value, _ in found]), of_scores([scores for _, scores in found])
@@ -208,7 +208,7 @@ def of_views(
     kept = torch.tensor([views[label] > 1 for label in labels], dtype=torch.bool)
     chosen = [label for label in labels if views[label] > 1]
     if len(chosen) < len(labels):
-        noted.note(f"{name}: {len(labels) - len(chosen)} documents without a second one of their label are left out")
+        noted.note(f"{name}: without {counted(len(labels) - len(chosen), 'document')} whose label no second one has")
     if len(set(chosen)) < 2:
         noted.note(f"{name} is nan: it needs at least two labels with two documents each")
         return noted.nothing(), noted.nothing_paired()

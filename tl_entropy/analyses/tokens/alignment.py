@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int, counted
 from tl_entropy.functional.statistics import balanced_folds, group_sums, jackknife_error
 from tl_entropy.functional.tokens.characters import transfer
 from tl_entropy.results.base import PER_NAT, Unit, chosen_from, in_unit
@@ -175,7 +175,8 @@ def token_correlation(
     pairs = values[known]
     if len(pairs) < LEAST_PAIRS:
         raise InputError(
-            f"x and y have {len(pairs)} tokens with a value of both; a line needs at least {LEAST_PAIRS}: measure more text"
+            f"x and y have {counted(len(pairs), 'token')} with a value of both; a line needs at least {LEAST_PAIRS}: measure "
+            "more text"
         )
     if len(bad := (~pairs.isfinite()).any(1).nonzero()):
         row = int(bad[0])

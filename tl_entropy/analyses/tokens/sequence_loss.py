@@ -48,7 +48,7 @@ from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.skipping import OnError
 from tl_entropy.capture.stream import MAX_TOKENS
-from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, keeping
+from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, counted, keeping
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
 from tl_entropy.torch_state import steady
@@ -152,7 +152,7 @@ def conditional_entropy(
             measurement.run(batch_size, bar)
     except KeyboardInterrupt:
         interrupted = True
-        warnings.warn(f"interrupted after {measurement.tokens} tokens; the result covers these", stacklevel=3)
+        warnings.warn(f"interrupted after {counted(measurement.tokens, 'token')}; the result covers these", stacklevel=3)
     return measurement.result(method, settings, interrupted=interrupted)
 
 

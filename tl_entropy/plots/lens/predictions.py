@@ -79,7 +79,7 @@ def divergences(
             agreement, decided, surprisal, "rank of ' Paris'" (counted from 1 here, as in all figures).
         sites: short names to draw, or single places, as in ``select``; None is all.
         band: "se" shades ±1.96 standard errors over documents (nothing for a single document), "sd" ±1 standard deviation over
-            tokens, which a summary does not know; None shades nothing.
+            tokens; None shades nothing.
         labels: names of several results in the legend; None takes the names of their models.
         log: a logarithmic y axis, from which values of 0 (the last site, compared with the output) are left out.
         ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
@@ -91,7 +91,8 @@ def divergences(
 
     Raises:
         InputError: results in different units or without tokens, a metric or site that is not there, names that are missing
-            or equal, a logarithmic axis without a value above 0, deviations of a summary.
+            or equal, a logarithmic axis without a value above 0, deviations of a summary whose file is from
+            before there were any.
         InputTypeError: something that is no result of ``layer_divergence``.
 
     >>> import matplotlib; matplotlib.use("agg")
@@ -266,15 +267,13 @@ def is_rank(quantity: str) -> bool:
 
 def _lines(name: str, result: Divergence, metric: str, sites: Any, band: str | None) -> Iterator[_Line]:
     """The curves of one result, one for each site name."""
-    if band == "sd" and not isinstance(result, LayerDivergence):
-        raise InputError(f"band: {name} is a summary, which holds no deviation; measure with keep='positions', or band='se'")
     frame = result.mean_profile(metric).set_index(["site", "layer"])
     there = [(i, site) for i, site in enumerate(result.sites) if tuple(site) in frame.index]
     for site, (columns, depth) in depth_lines(there, sites).items():
         line = frame.loc[[tuple(result.sites[column]) for column in columns]]
         mean = line["mean"].to_numpy() + is_rank(metric)
         half = None if band is None else NORMAL_95 * line["se"].to_numpy()
-        if band == "sd" and isinstance(result, LayerDivergence):
+        if band == "sd":
             half = result.deviation(metric)[columns].numpy()
         yield _Line((name, site, f"against {result.against}"), depth, mean, half)
 

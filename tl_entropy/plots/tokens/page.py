@@ -22,7 +22,7 @@ from typing import Any, SupportsInt
 
 import torch
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, printable
+from tl_entropy.errors import InputError, InputTypeError, check_choice, counted, printable
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.tokens.page_parts import Quantity, page_markup
@@ -61,7 +61,7 @@ class TokenPage:
 
     def __repr__(self) -> str:
         size = f"{len(self.html.encode()) / 1000:,.0f} kB"
-        return f"TokenPage: {self.n_tokens} tokens, {size}; a notebook shows it, .save('page.html') writes it"
+        return f"TokenPage: {counted(self.n_tokens, 'token')}, {size}; a notebook shows it, .save('page.html') writes it"
 
     def _repr_html_(self) -> str:
         """A frame of its own, so that a notebook's styles and the page's leave each other alone."""

@@ -24,7 +24,7 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
 from tl_entropy.results.positions import Positions, token_means
-from tl_entropy.results.printing import Printed, title
+from tl_entropy.results.printing import Printed, over, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, layers_at
 
@@ -55,8 +55,8 @@ class _HeadTable(Printed):
     def _title(self) -> list[str]:
         tokens, documents = self._counts()
         what = "attention patterns" if self.of == "pattern" else f"head readouts, {self.norm} norm"
-        axes = f"{len(self.layers)} layers x {len(self.heads)} heads x {len(self.orders)} orders"
-        return [title(self, f"{what}, {tokens} tokens of {documents} documents x {axes}")]
+        axes = {"layer": len(self.layers), "head": len(self.heads), "order": len(self.orders)}
+        return [title(self, f"{what}, {over(tokens, documents, **axes)}")]
 
     def _table(self) -> pd.DataFrame | None:
         if not self._counts()[0]:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from tl_entropy.errors import counted
 from tl_entropy.results.printing import plus_minus, title
 
 UNSURE = "unsure"
@@ -64,8 +65,8 @@ def single_labels(result: Any, part: slice, texts: tuple[str, ...]) -> pd.DataFr
 
 def title_lines(result: Any) -> list[str]:
     """The first line."""
-    axes = f"{len(result.sites)} places x {len(result.labels)} label sets x {len(result.seeds)} draws"
-    return [title(result, axes)]
+    axes = {"place": len(result.sites), "label set": len(result.labels), "draw": len(result.seeds)}
+    return [title(result, " x ".join(counted(n, name) for name, n in axes.items()))]
 
 
 def table(result: Any) -> pd.DataFrame:
@@ -97,8 +98,8 @@ def notes(result: Any) -> list[str]:
             "compare with labels shuffled between documents"
         )
     for j, label in enumerate(result.labels):
-        counted = f"{int(result.tokens[j])} positions ({result.coverage[j]:.1%} of those read)"
-        note = f"{label}: {counted}, {int(result.classes[j])} labels, {result.singletons[j]:.1%} of them seen once"
+        positions = f"{counted(int(result.tokens[j]), 'position')} ({result.coverage[j]:.1%} of those read)"
+        note = f"{label}: {positions}, {counted(int(result.classes[j]), 'label')}, {result.singletons[j]:.1%} of them seen once"
         if new:
             note += f", {result.in_two_folds[j]:.1%} of positions have one that two folds of documents hold"
         found.append(note)
@@ -115,9 +116,9 @@ def notes(result: Any) -> list[str]:
     found += [f"nan ({', '.join(labels)}): {why}" for why, labels in unknown.items()]
     hidden = len(result.heads) - len(_shown(result))
     if hidden:
-        found.append(f"{hidden} heads not shown: see to_pandas(), select(sites=...), plots.heads()")
+        found.append(f"{counted(hidden, 'head')} not shown: see to_pandas(), select(sites=...), plots.heads()")
     if result.dropped:
-        found.append(f"{result.dropped} positions dropped: a state there was zero or not finite")
+        found.append(f"{counted(result.dropped, 'position')} dropped: a state there was zero or not finite")
     return found
 
 
@@ -145,7 +146,7 @@ def _of_errors(result: Any) -> str:
     seeds = len(set(result.seeds))
     if result.information is None:
         text = "information corrected for chance" + (
-            one if folds < 2 else f" ± standard error over {result.documents} documents"
+            one if folds < 2 else f" ± standard error over {counted(result.documents, 'document')}"
         )
         return text + (f", means over {seeds} seeds of anchors, whose spread ± does not hold" if seeds > 1 else "")
     if folds < 2:
@@ -153,7 +154,7 @@ def _of_errors(result: Any) -> str:
     anchors = (
         f"{seeds} seeds of anchors, of which means are shown" if seeds > 1 else "anchors (infinitesimal jackknife of one seed)"
     )
-    return f"information cross-fitted ± standard error over {result.documents} documents and over {anchors}"
+    return f"information cross-fitted ± standard error over {counted(result.documents, 'document')} and over {anchors}"
 
 
 def _parts(result: Any) -> list[str]:

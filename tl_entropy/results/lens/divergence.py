@@ -23,7 +23,7 @@ from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from, fields_at, places_of
 from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
-from tl_entropy.results.printing import profile_table, title
+from tl_entropy.results.printing import over, profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Places, Site
 
@@ -49,7 +49,7 @@ def unit_of(quantity: str, unit: Unit) -> str:
 def _heading(result: LayerDivergence | DivergenceSummary, tokens: int, documents: int) -> str:
     lens = result.provenance.settings.get("lens", "logit lens")
     through = "" if lens == "logit lens" else f", through {lens}"
-    shape = f"{tokens} tokens of {documents} documents x {len(result.sites)} sites"
+    shape = over(tokens, documents, site=len(result.sites))
     return title(result, f"{shape}, against {result.against}{through}")
 
 
@@ -294,6 +294,7 @@ class DivergenceSummary(Result):
         sums: [5, site, column] float64, in nats, radians and shares: Σ n_d, Σ S_d, Σ n_d², Σ n_d S_d, Σ S_d² over documents d.
         unit: the unit of what the methods return.
         provenance: model, settings, corpus, versions.
+        squares: [site, column] float64, Σ of the squares over all tokens; None in files from before there were any.
 
     >>> import tl_entropy as tle
     >>> summary = tle.layer_divergence(tle.demo_model(), "import os", keep="summary", progress=False)
@@ -309,6 +310,7 @@ class DivergenceSummary(Result):
     sums: Float[Tensor, "5 site column"]
     provenance: Provenance
     unit: Unit = "nats"
+    squares: Float[Tensor, "site column"] | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -332,6 +334,22 @@ class DivergenceSummary(Result):
                 self.sites, columns, name, unit_of(name, self.unit), mean[:, i] * factor, se[:, i] * factor, counts
             )
         return pd.DataFrame(frames)
+
+    def deviation(self, quantity: str) -> Float[Tensor, "site"]:
+        """Standard deviation over tokens of one of ``columns`` at each site, float64 in its unit; NaN where it has none.
+
+        Raises:
+            InputError: it is not there, or the result is of a file that holds no squares.
+        """
+        column = self.columns.index(chosen_from("quantity", quantity, self.columns)[0])
+        if self.squares is None:
+            raise InputError("this summary was written by a version that kept no squares, and has no deviation; measure again")
+        mean = self.sums[1, :, column] / self.tokens
+        factor = PER_NAT[self.unit] if quantity in _IN_UNIT else 1.0
+        found = (self.squares[:, column] / self.tokens - mean * mean).clamp_min(0).sqrt() * factor
+        if quantity == "decided":
+            found[[i for i, site in enumerate(self.sites) if site.name not in STREAM_SITES]] = math.nan
+        return found
 
     def to_pandas(self) -> pd.DataFrame:
         """The mean profile."""

@@ -21,7 +21,7 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
 from tl_entropy.results.positions import Positions, site_columns, token_means
-from tl_entropy.results.printing import profile_table, title
+from tl_entropy.results.printing import over, profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import SITE_NAMES, Layers, Places, Site
 
@@ -213,8 +213,7 @@ class LensEntropy(Positions, Result):
         return xarray.Dataset(variables, coordinates, {"model": self.provenance.model, "unit": self.unit})
 
     def _title(self) -> list[str]:
-        axes = f"{len(self.sites)} sites x {len(self.orders)} orders"
-        return [title(self, f"{self.n_tokens} tokens of {len(self.documents)} documents x {axes}")]
+        return [title(self, over(self.n_tokens, len(self.documents), site=len(self.sites), order=len(self.orders)))]
 
     def _table(self) -> pd.DataFrame | None:
         return profile_table(self.mean_profile(), "order") if self.n_tokens else None
@@ -308,8 +307,7 @@ class LensSummary(Result):
         return self.mean_profile().assign(**extra)
 
     def _title(self) -> list[str]:
-        axes = f"{len(self.sites)} sites x {len(self.orders)} orders"
-        return [title(self, f"{self.tokens} tokens of {self.documents} documents x {axes}")]
+        return [title(self, over(self.tokens, self.documents, site=len(self.sites), order=len(self.orders)))]
 
     def _table(self) -> pd.DataFrame | None:
         return profile_table(self.mean_profile(), "order") if self.tokens else None

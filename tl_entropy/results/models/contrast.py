@@ -25,7 +25,7 @@ from tl_entropy.results.base import Result, Unit, chosen_from, fields_at, in_uni
 from tl_entropy.results.lens.divergence import LayerDivergence, unit_of
 from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
-from tl_entropy.results.printing import plus_minus
+from tl_entropy.results.printing import over, plus_minus
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Places, Site
 from tl_entropy.torch_state import steady
@@ -165,7 +165,7 @@ class Contrast(Positions, Result):
         return before, after
 
     def _title(self) -> list[str]:
-        shape = f"{self.n_tokens} tokens of {len(self.documents)} documents x {len(self.sites)} sites"
+        shape = over(self.n_tokens, len(self.documents), site=len(self.sites))
         before, after = self.runs()
         return [f"Contrast: {shape}, after - before", f"before: {before}", f"after: {after}"]
 

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, counted
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.printing import plus_minus, title
+from tl_entropy.results.printing import over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -121,8 +121,8 @@ class EntropyHistory(Result):
         )
 
     def _title(self) -> list[str]:
-        axes = f"{len(self.steps)} steps x {len(self.sites)} sites, {self.tokens} tokens of {self.documents} documents"
-        return [title(self, axes)]
+        axes = f"{counted(len(self.steps), 'step')} x {counted(len(self.sites), 'site')}"
+        return [title(self, f"{axes}, {over(self.tokens, self.documents)}")]
 
     def _table(self) -> pd.DataFrame:
         shown = np.unique(np.linspace(0, len(self.steps) - 1, MOST_SHOWN).round().astype(int))
@@ -134,7 +134,7 @@ class EntropyHistory(Result):
     def _notes(self) -> list[str]:
         left = len(self.steps) - MOST_SHOWN
         notes = [f"mean over tokens ± standard error over documents; {self.sites[-1]} is the output"]
-        return [*notes, f"{left} more steps between"] if left > 0 else notes
+        return [*notes, f"{counted(left, 'more step')} between"] if left > 0 else notes
 
 
 _ALIKE = ("sites", "unit", "tokens", "loss_tokens", "documents", "corpus", "model", "settings")

@@ -23,7 +23,7 @@ space, and is refused where there is none.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.errors import InputError, check_choice, check_int, counted
 from tl_entropy.functional.profiles.chance import adjusted_jsd
 from tl_entropy.results.base import PER_NAT, Result, Unit
 from tl_entropy.results.provenance import Provenance
@@ -165,7 +165,7 @@ class ProfileDistance(Scaled, Result):
             at_least = "at least " if self.aggregate == "max" else ""  # the largest of means lies below the mean largest
             lines[0] += f"; {at_least}{level:.4g} by chance"
         for name, tokens, depth in zip(self.names, self.tokens, self.depths, strict=True):
-            lines.append(f"{name}: {tokens} tokens x {depth} sites, order {self.order:g}")
+            lines.append(f"{name}: {counted(tokens, 'token')} x {counted(depth, 'site')}, order {self.order:g}")
         if len(set(self.depths)) > 1:
             lines.append(f"compared at {max(self.depths)} relative depths, linear between the layers of the shallower one")
         return lines
@@ -289,7 +289,10 @@ class PairwiseDistances(Scaled, Result):
     def _title(self) -> list[str]:
         over = compared(self.features, self.order, self.aggregate)
         models = ", ".join(dict.fromkeys(self.models))
-        return [f"PairwiseDistances: {len(self.names)} profiles, {self.metric} ({self.value_unit}){over}; {models}"]
+        return [f"PairwiseDistances: {counted(len(self.names), 'profile')}, {self.metric} ({self.value_unit}){over}; {models}"]
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        return "nearest to farthest", from_the_nearest(self.names, self.distances)
 
     def _table(self) -> pd.DataFrame:
         shown = self.matrix().iloc[:MOST_PRINTED, :MOST_PRINTED].map(lambda value: f"{value:.4g}")
@@ -306,6 +309,12 @@ class PairwiseDistances(Scaled, Result):
         few, many = min(self.tokens), max(self.tokens)
         tokens = str(few) if few == many else f"{few} to {many}"
         return [f"profiles have {tokens} tokens; equal laws differ, too, and more with fewer tokens: see profile_distance"]
+
+
+def from_the_nearest(names: Sequence[str], distances: Tensor) -> dict[str, list[float]]:
+    """The distances of each profile to the others, rising."""
+    others = {name: torch.cat([row[:i], row[i + 1 :]]) for i, (name, row) in enumerate(zip(names, distances, strict=True))}
+    return {name: row.sort().values.tolist() for name, row in others.items()}
 
 
 def compared(features: str, order: float | tuple[float, ...], aggregate: str | None) -> str:

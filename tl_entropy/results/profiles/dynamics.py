@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
-from tl_entropy.results.printing import plus_minus, title
+from tl_entropy.results.printing import over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -179,7 +179,7 @@ class LayerDynamics(Result):
         return next(there.index((quantity, of)) for of in searched if (quantity, of) in there)
 
     def _title(self) -> list[str]:
-        return [title(self, f"{self.tokens} tokens of {self.documents} documents x {len(self.sites)} sites")]
+        return [title(self, over(self.tokens, self.documents, site=len(self.sites)))]
 
     def _table(self) -> pd.DataFrame:
         cells = [

@@ -7,17 +7,18 @@ neighbours alone. Only the former have a unit, and only theirs is changed by ``t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_entropy.errors import check_choice
+from tl_entropy.errors import check_choice, counted
 from tl_entropy.results.base import PER_NAT, Result, Unit
-from tl_entropy.results.profiles.distances import MOST_PRINTED, POWERS, Features, compared, of_unequal_lengths
+from tl_entropy.results.profiles.distances import MOST_PRINTED, POWERS, Features, compared, from_the_nearest, of_unequal_lengths
 from tl_entropy.results.provenance import Provenance
 
 Method = Literal["pca", "tsne", "umap"]
@@ -99,7 +100,12 @@ class ProfileEmbedding(Result):
         of = f"the root of {self.metric}" if self.metric == "jsd" else self.metric
         name = {"pca": "principal coordinates", "tsne": "t-SNE", "umap": "UMAP"}[self.method]
         of += compared(self.features, self.order, None)
-        return [f"ProfileEmbedding: {len(self.names)} profiles, {name} of {of}{settings}{seed}; {self.provenance.model}"]
+        shown = f"{counted(len(self.names), 'profile')}, {name} of {of}{settings}{seed}"
+        return [f"ProfileEmbedding: {shown}; {self.provenance.model}"]
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        of_points = torch.cdist(self.coordinates, self.coordinates)
+        return "nearest to farthest, on this map", from_the_nearest(self.names, of_points)
 
     def _table(self) -> pd.DataFrame:
         shown = self.to_pandas().set_index("name").rename(columns=dict(zip("xy", self.axis_names, strict=True)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import difference_errors
 from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from
-from tl_entropy.results.printing import profile_table, title
+from tl_entropy.results.printing import over, profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -211,7 +211,7 @@ class LayerGeometry(Result):
 
     def _title(self) -> list[str]:
         gram = f", order {self.order:g}, {self.rows}" if {*self.measures} & {*OF_GRAM} else ""
-        return [title(self, f"{self.tokens} tokens of {self.documents} documents x {len(self.sites)} sites{gram}")]
+        return [title(self, over(self.tokens, self.documents, site=len(self.sites)) + gram)]
 
     def _table(self) -> pd.DataFrame | None:
         if not self.tokens:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, counted
 from tl_entropy.functional.statistics import difference_errors
 from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
 from tl_entropy.results.notebook import Along
@@ -146,11 +146,11 @@ class LayerSimilarity(Result):
         return "columns" if len(self.columns) > 1 else "rows"
 
     def _title(self) -> list[str]:
-        sites = f"{len(self.rows)} x {len(self.columns)} sites, against {self.against}"
-        counted = f"{self.count} {self.over}" + ("" if self.over == "documents" else f" of {self.documents} documents")
+        sites = f"{len(self.rows)} x {counted(len(self.columns), 'site')}, against {self.against}"
+        of = "" if self.over == "documents" else f" of {counted(self.documents, 'document')}"
         stopped = ", interrupted" if self.provenance.interrupted else ""
         models = self.provenance.model if self.other is None else f"{self.provenance.model} against {self.other.model}"
-        return [f"LayerSimilarity: {self._name()}, {sites}; {counted}; {models}{stopped}"]
+        return [f"LayerSimilarity: {self._name()}, {sites}; {self.count} {self.over}{of}; {models}{stopped}"]
 
     def _table(self) -> pd.DataFrame:
         index = [str(site) for site in self.rows]
@@ -172,7 +172,7 @@ class LayerSimilarity(Result):
         if known:
             blocks = self.provenance.settings.get("estimator") == "minibatch"
             where = "± standard error" if len(self.columns) == 1 else "standard errors in to_pandas():"
-            notes.append(f"{where} over {'blocks of tokens' if blocks else f'{self.documents} documents'}")
+            notes.append(f"{where} over {'blocks of tokens' if blocks else counted(self.documents, 'document')}")
         settings = self.provenance.settings
         if self.method == "matrix_renyi":
             notes.append("dime: joint entropy of shuffled states less that of the states; about 0 where they are independent")
@@ -184,13 +184,13 @@ class LayerSimilarity(Result):
             left_out = settings.get("left_out_rows", 0)
             notes.append(
                 f"within blocks of {settings.get('block')} rows in the order of the corpus"
-                + (f"; {left_out} rows too few for a block are left out" if left_out else "")
+                + (f"; left out: {counted(left_out, 'row')}, too few for a block" if left_out else "")
             )
         if bool(self.values.isnan().any()):
             notes.append(self._without_value())
         treated = {"keep": "kept", "drop": "left out", "normalise": "kept; every state is divided by its norm"}[self.massive]
         if self.massive_tokens or self.massive != "keep":
-            notes.append(f"{self.massive_tokens} tokens with massive states, {treated}")
+            notes.append(f"{counted(self.massive_tokens, 'token')} with massive states, {treated}")
         return notes
 
     def _without_value(self) -> str:

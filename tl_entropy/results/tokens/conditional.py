@@ -19,7 +19,7 @@ from torch import Tensor
 from tl_entropy.functional.statistics import document_sums
 from tl_entropy.results.base import Result
 from tl_entropy.results.positions import token_means
-from tl_entropy.results.printing import plus_minus, title
+from tl_entropy.results.printing import over, plus_minus, title
 from tl_entropy.results.tokens.rows import Column, TokenRows
 
 _ABOUT = "what the token adds to the loss of the sequence that it ends"
@@ -89,7 +89,7 @@ class ConditionalEntropy(TokenRows, Result):
         )
 
     def _title(self) -> list[str]:
-        shape = f"{self.n_tokens} tokens of {len(self.documents)} documents by {self.method}"
+        shape = f"{over(self.n_tokens, len(self.documents))} by {self.method}"
         return [title(self, shape)]
 
     def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tl_entropy.results.base import Result, Unit, in_unit
 from tl_entropy.results.positions import Positions, token_means
-from tl_entropy.results.printing import plus_minus, title
+from tl_entropy.results.printing import over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.rows import Column, TokenRows
 
@@ -82,7 +82,7 @@ class AlignedValues(TokenRows, Result):
     def _title(self) -> list[str]:
         tokens = "the same tokens as" if self.how is None else "on the tokens of"
         whose = f"{tokens} {self.target.model}"
-        return [title(self, f"{self.n_tokens} tokens of {len(self.documents)} documents"), whose]
+        return [title(self, over(self.n_tokens, len(self.documents))), whose]
 
     def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
         return "token by token", dict(zip(self.quantities, self.values.T.tolist(), strict=True))
@@ -218,9 +218,12 @@ class TokenCorrelation(Positions, Result):
         )
 
     def _title(self) -> list[str]:
-        line = title(self, f"{self.n_tokens} tokens of {len(self.documents)} documents")
+        line = title(self, over(self.n_tokens, len(self.documents)))
         shown = [f"{name} of {model}" for name, model in zip(self.quantities, self.models, strict=True)]
         return [line, f"y, {shown[1]}, against x, {shown[0]}"]
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        return "y as x rises", {"slope": self.y[self.x.argsort(stable=True)].tolist()}
 
     def _table(self) -> pd.DataFrame:
         # Slopes between quantities in different units are of any size, so these are digits that count, not decimals.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, SupportsInt
 
@@ -27,6 +27,7 @@ from tl_entropy.errors import InputError
 from tl_entropy.functional.tokens.losses import min_max
 from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
 from tl_entropy.results.positions import token_means
+from tl_entropy.results.printing import over
 from tl_entropy.results.tokens.rows import Column, TokenRows
 
 _MOST_SHOWN = 12  # sources in the printed table
@@ -227,7 +228,7 @@ class TokenReliance(TokenRows, Result):
         n, stopped = len(self.sources), ", interrupted" if self.provenance.interrupted else ""
         kind = "token as source" if self.over == "tokens" else "source"
         what = kind if n == 1 else kind.replace("token", "tokens") + "s"
-        shape = f"{n} {what}, {self.n_tokens} tokens of {len(self.documents)} documents"
+        shape = f"{n} {what}, {over(self.n_tokens, len(self.documents))}"
         return [f"TokenReliance: {shape}; {self.provenance.model}{stopped}"]
 
     def _shown(self) -> pd.DataFrame:
@@ -236,6 +237,10 @@ class TokenReliance(TokenRows, Result):
         first = profile[profile["metric"] == self.metrics[0]]
         chosen = first.loc[first["mean"].abs().nlargest(_MOST_SHOWN).index, "source"]
         return profile[profile["source"].isin(chosen)] if len(first) > _MOST_SHOWN else profile
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        of_sources = zip(map(self._called, self.sources), self.values[:, :, 0].T.tolist(), strict=True)
+        return f"{self.metrics[0]}, token by token", dict(of_sources)
 
     def _table(self) -> pd.DataFrame | None:
         if not self.n_tokens or not self.sources:

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_int, check_number
+from tl_entropy.errors import InputError, check_int, check_number, counted
 from tl_entropy.functional.statistics import clustered_mean, document_sums
 from tl_entropy.functional.tokens.coding import perplexity
 from tl_entropy.results.base import PER_NAT, Result, Unit
-from tl_entropy.results.printing import Printed, plus_minus, title
+from tl_entropy.results.printing import Printed, over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.rows import Column, TokenRows
 
@@ -135,7 +135,7 @@ class _Rates(Printed):
         if special and read is not None:
             measured = self._moments()[0][_TOTALS.index("bytes")].item()
             warnings.warn(
-                f"{special} special tokens of the texts, words that the tokenizer does not know among them, are left out: "
+                f"without {counted(special, 'special token')} of the texts, words that the tokenizer does not know among them, "
                 f"rates per byte and character are of {measured:.0f} of the {read} bytes read, and no code length of the texts",
                 stacklevel=4,
             )
@@ -160,7 +160,7 @@ class _Rates(Printed):
 
     def _title(self) -> list[str]:
         sums = self._moments()[0]
-        return [title(self, f"{int(sums[_TOTALS.index('tokens')])} tokens of {int(sums[0])} documents")]
+        return [title(self, over(int(sums[_TOTALS.index("tokens")]), int(sums[0])))]
 
     def _table(self) -> pd.DataFrame | None:
         if not self._moments()[0][0]:
