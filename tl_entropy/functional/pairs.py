@@ -31,6 +31,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tl_entropy.functional.lens.tiles import natural_exp
+
 Reference = int | Literal["previous"]
 
 
@@ -64,11 +66,9 @@ def pair_sums(logits: Tensor, maximum: Tensor, *, reference: Reference, buffers:
     reference_z, site_z = pair_up(z, reference)
     pairs = site_z.shape
     d = torch.sub(reference_z, site_z, out=_view(buffers, 1, pairs))
-    e = z.exp_()
-    reference_e, site_e = pair_up(e, reference)
-    forward = torch.mul(d, reference_e, out=_view(buffers, 2, pairs)).sum(-1)
-    backward = torch.mul(d, site_e, out=_view(buffers, 2, pairs)).sum(-1)
-    reference_root, site_root = pair_up(e.sqrt_(), reference)
+    reference_root, site_root = pair_up(natural_exp(z, 0.5, z), reference)
+    forward = torch.mul(d, reference_root, out=_view(buffers, 2, pairs)).mul_(reference_root).sum(-1)
+    backward = torch.mul(d, site_root, out=_view(buffers, 2, pairs)).mul_(site_root).sum(-1)
     chord = torch.sub(site_root, reference_root, out=_view(buffers, 1, pairs))
     return torch.stack([forward, backward, chord.square_().sum(-1)])
 
@@ -92,7 +92,8 @@ def mixture_sums(
     reference_log_p, site_log_p = pair_up(log_p, reference)
     shape = site_log_p.shape
     minus_x = torch.sub(site_log_p, reference_log_p, out=_view(buffers, 0, shape)).abs_().neg_()
-    larger = torch.maximum(site_log_p, reference_log_p, out=_view(buffers, 1, shape)).exp_()
+    larger = torch.maximum(site_log_p, reference_log_p, out=_view(buffers, 1, shape))
+    larger = natural_exp(larger, out=larger)
     half_u = torch.expm1(minus_x, out=_view(buffers, 2, shape)).mul_(0.5)
     g = torch.log1p(half_u, out=None if buffers is None else logits[: shape[0]])
     g = g.addcmul_(half_u, g)
