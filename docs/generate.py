@@ -41,10 +41,13 @@ def on_the_site(text: str) -> str:
 
 
 def tutorials(folder: Path) -> None:
-    """The notebooks, as their test executed them where ``TL_ENTROPY_EXECUTED`` names the folder that it wrote."""
-    executed = os.environ.get("TL_ENTROPY_EXECUTED")
+    """The notebooks, as their test executed them where ``TL_ENTROPY_EXECUTED`` names the folder that it wrote.
+
+    Those that are stored with outputs, since they need a model that is not here, are not in it.
+    """
+    executed = Path(os.environ.get("TL_ENTROPY_EXECUTED", ROOT / "tutorials"))
     for path in sorted((ROOT / "tutorials").glob("*.ipynb")):
-        text = (Path(executed) / path.name if executed else path).read_text(encoding="utf-8")
+        text = (executed / path.name if (executed / path.name).is_file() else path).read_text(encoding="utf-8")
         text = text.replace("](../docs/", "](docs/").replace("](../", "](../../").replace("](docs/", "](../")  # a folder deeper
         (folder / path.name).write_text(text, encoding="utf-8")
 
