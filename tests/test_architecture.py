@@ -18,7 +18,8 @@ ROOT = Path(tl_entropy.__file__).parent
 FLOORS = {
     "errors": 0,
     "torch_state": 0.5,  # the errors below it
-    "sites": 1,
+    "sites": 0.7,
+    "state": 0.8,  # tensors and sites as plain values
     "batches": 1,
     "functional": 1,
     "results": 2,

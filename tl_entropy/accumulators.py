@@ -1,7 +1,8 @@
 """Mergeable sums: the state behind every statistic that is gathered batch by batch.
 
 An accumulator has ``sites`` (what it wants to see), ``update(batch, activations)``, ``merge(other)`` and ``compute()``.
-Its state is sums in float64, so that any split of a corpus over batches, shards or processes merges to the same whole.
+Its state is sums in float64, so that any split of a corpus over batches, shards or processes merges to the same whole; those of
+this package give it away and take it back as plain tensors and values (``state_dict``, ``load_state_dict``, ``state.py``).
 ``update`` commits at its very end: an update that raises has changed nothing, and can be tried again with less.
 """
 
@@ -17,6 +18,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import document_sums
 from tl_entropy.sites import Site
+from tl_entropy.state import Kept
 
 
 class Accumulator(Protocol):
@@ -36,7 +38,14 @@ class Accumulator(Protocol):
         """The result of what was seen so far; the accumulator can go on."""
 
 
-class DocumentMeans:
+class ByNumber(Kept):
+    """What is kept by document, so that ``merge(other, placed=...)`` has to know whether both use the numbers of one corpus.
+
+    Where they do not, each has numbered its own from 0, and the other's documents are numbered on from these.
+    """
+
+
+class DocumentMeans(Kept):
     """Sums over tokens and over documents of a value of shape [...], for a mean with a standard error over documents.
 
     A document may come in several batches, one after the other; its sums are kept apart until its last part is in.
@@ -91,7 +100,7 @@ def _five_sums(s: Tensor, n: float) -> Tensor:
     return torch.stack((n * one, s, n * n * one, n * s, s * s))
 
 
-class Histogram:
+class Histogram(Kept):
     """Counts of values of shape [...] in equal bins over [0, high]; values a rounding error outside go to the outer bins.
 
     >>> histogram = Histogram((1,), high=1.0, bins=4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tl_entropy.accumulators import ByNumber
 from tl_entropy.errors import InputError
 
 
@@ -29,8 +30,13 @@ def check_same(mine: object, theirs: object, names: Iterable[str]) -> None:
     check_alike({name: getattr(mine, name) for name in wanted}, {name: getattr(theirs, name) for name in wanted})
 
 
-def merged(mine: Any, theirs: Any) -> Any:
+def merged(mine: Any, theirs: Any, *, placed: bool = False) -> Any:
     """What two have seen, as one: by the ``merge`` of the first, item by item in a mapping or list, and else their sum.
+
+    Args:
+        mine: what is changed.
+        theirs: what is added.
+        placed: whether both use the numbers that documents have in one corpus; else the second's are numbered on.
 
     >>> merged({"tokens": 3, "sums": [1.0, 2.0], "lens": None}, {"tokens": 4, "sums": [0.5, 0.5], "lens": None})
     {'tokens': 7, 'sums': [1.5, 2.5], 'lens': None}
@@ -38,10 +44,13 @@ def merged(mine: Any, theirs: Any) -> Any:
     if mine is None:
         return None
     if isinstance(mine, Mapping):
-        return {name: merged(part, theirs[name]) for name, part in mine.items()}
+        return {name: merged(part, theirs[name], placed=placed) for name, part in mine.items()}
     if isinstance(mine, list):
-        return [merged(*pair) for pair in zip(mine, theirs, strict=True)]
+        return [merged(*pair, placed=placed) for pair in zip(mine, theirs, strict=True)]
     if not hasattr(mine, "merge"):
         return mine + theirs
-    mine.merge(theirs)
+    if isinstance(mine, ByNumber):
+        mine.merge(theirs, placed=placed)  # type: ignore[attr-defined]
+    else:
+        mine.merge(theirs)
     return mine

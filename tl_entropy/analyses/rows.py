@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_entropy.accumulators import ByNumber
 from tl_entropy.batches import Batch
 
 
-class Rows:
+class Rows(ByNumber):
     """Tensors with one row for each position read, gathered batch by batch.
 
     Args:
@@ -42,13 +43,25 @@ class Rows:
         self.names |= {int(d): name for d, name in zip(batch.document, batch.names, strict=True) if name is not None}
         self._documents = max(self._documents, int(batch.document.max()) + 1)
 
-    def merge(self, other: Rows) -> None:
-        """Take in another's rows, its documents numbered on from this one's, since every pass numbers its own from 0."""
-        first = self._documents
+    def merge(self, other: Rows, *, placed: bool = False) -> None:
+        """Take in another's rows; its documents are numbered on from this one's, unless both use numbers of one corpus."""
+        first = 0 if placed else self._documents
         self._parts += [{**part, "document": part["document"] + first} for part in other._parts]
         self.names |= {document + first: name for document, name in other.names.items()}
-        self._documents += other._documents
+        self._documents = max(self._documents, first + other._documents)
         self.nbytes += other.nbytes
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, each column in one piece."""
+        self._parts = [{name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}]
+        return super().state_dict()
+
+    def ids(self) -> Tensor:
+        """Token ids that the rows hold, some of them several times."""
+        columns = [
+            part[name].flatten() for part in self._parts for name in ("token", "output_token", "top_tokens") if name in part
+        ]
+        return torch.cat(columns)
 
     def whole(self) -> dict[str, Any]:
         """All rows, by document and position."""

@@ -17,13 +17,16 @@ from torch import Tensor
 
 from tl_entropy.analyses.merging import check_alike, check_same, merged
 from tl_entropy.analyses.rows import Rows
+from tl_entropy.analyses.saving import check_state, settings_of, state_head
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.parts import Part
+from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.report import StreamReport
 from tl_entropy.errors import InputError
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+from tl_entropy.state import copied, decoded, encoded, restored
 from tl_entropy.torch_state import Steady
 
 Found = TypeVar("Found")
@@ -41,12 +44,16 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
         sites: what it wants to see; a subclass sets it.
         report: what it has read, as the pass over it said; None before the first.
         alike: names of the attributes that must be equal in two that are merged, beside the models' weights.
+        kept: names of further attributes that hold what was seen, which ``_merge`` adds up.
+        bound: names of attributes that belong to the model or follow from others, and are not saved.
         gathered: names of the attributes that hold what was seen, each with a ``merge`` of its own, a number or tensor that is
             added, or a mapping or list of these. What may refuse another comes first.
     """
 
     alike: ClassVar[tuple[str, ...]] = ()
     gathered: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[tuple[str, ...]] = ()
+    bound: ClassVar[tuple[str, ...]] = ()
     sites: tuple[Site, ...]
     report: StreamReport | None = None
 
@@ -80,14 +87,83 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
     def merge(self, other: Self) -> None:
         """Take in what another accumulator of the same settings has seen of other documents.
 
-        Its documents are numbered on from this one's, since every pass numbers its own from 0.
+        Where parts of one corpus were read with ``documents=``, they have its numbers. Otherwise the other's documents are
+        numbered on from this one's, since every such pass numbers its own from 0.
 
         Raises:
-            InputError: the settings or the models differ.
+            InputError: the settings or the models differ, or both have read a document of one corpus.
         """
         self._check_alike(other)
+        mine, theirs = self.report, other.report
+        both = mine.together(theirs) if mine is not None and theirs is not None else mine or theirs
+        placed = both is not None and both.placed
         for name in self.gathered:
-            setattr(self, name, merged(getattr(self, name), getattr(other, name)))
+            setattr(self, name, merged(getattr(self, name), getattr(other, name), placed=placed))
+        self._merge(other, placed=placed)
+        self.report = both
+        record: Any = self.adapter
+        if isinstance(record, ModelRecord):
+            self.adapter = record.together(ModelRecord.of(other.adapter, other._ids().tolist()))  # type: ignore[assignment]
+
+    def _merge(self, other: Self, *, placed: bool) -> None:
+        """Take in what ``gathered`` does not name; ``placed`` is whether both use the numbers of one corpus."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, as nested dicts and lists of tensors and plain values; none of it is shared with this accumulator.
+
+        Returns:
+            "kind" and "schema"; "settings", "model" (its fingerprint), "documents" (those held: [first, one after the last]
+            each), "corpus" (how many documents and tokens, and their digest), "report", and "gathered", what was seen itself.
+
+        Raises:
+            InputTypeError: an attribute that holds what was seen is of a kind that a state cannot hold.
+
+        >>> import tl_entropy as tle
+        >>> model, texts = tle.demo_model(), ["import os", "import sys"]
+        >>> first, second = tle.LensAccumulator(model), tle.LensAccumulator(model)
+        >>> report = tle.stream(model, texts, [first], documents=range(0, 1), progress=False)
+        >>> second.load_state_dict(first.state_dict())
+        >>> report = tle.stream(model, texts, [second], documents=range(1, 2), progress=False)
+        >>> second.state_dict()["documents"]
+        [[0, 2]]
+        """
+        copy: dict[str, Any] = copied(self._state())
+        return copy
+
+    def _state(self) -> dict[str, Any]:
+        """The state, whose tensors are those of this accumulator."""
+        return {
+            **state_head(self),
+            "report": encoded(self.report),
+            "gathered": {name: encoded(getattr(self, name)) for name in (*self.gathered, *self.kept)},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of an accumulator of the same settings and model, in place of what was seen here.
+
+        Raises:
+            InputError: it is of another kind, schema, model or setting; the message says which.
+        """
+        check_state(self, state)
+        self._take(state)
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        self.report = decoded(state["report"])
+        for name, value in state["gathered"].items():
+            setattr(self, name, restored(getattr(self, name, None), value))
+        self._came()
+
+    def _came(self) -> None:
+        """What follows from a state that was taken."""
+
+    def _told_apart(self) -> dict[str, Any]:
+        """What else tells settings apart, as plain values."""
+        return {}
+
+    def _ids(self) -> Tensor:
+        """Ids of the tokens whose texts a result gives."""
+        rows = getattr(self, "_rows", None)
+        return rows.ids() if isinstance(rows, Rows) else torch.zeros(0, dtype=torch.long)
 
     def growth(self) -> tuple[int, str]:
         """Bytes of what is kept and grows with the corpus, and what to do where they are too many."""
@@ -112,7 +188,11 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
     def _check_alike(self, other: Self) -> None:
         """Raise InputError where the two cannot be merged, and neither has changed."""
         check_alike({"model": self.adapter.fingerprint}, {"model": other.adapter.fingerprint})
-        check_same(self, other, self.alike)
+        adapters: tuple[Any, Any] = (self.adapter, other.adapter)
+        if any(isinstance(one, ModelRecord) for one in adapters):
+            check_alike(settings_of(self), settings_of(other))
+        else:
+            check_same(self, other, self.alike)
 
 
 class PositionMeasure(StreamingMeasure[Found]):
@@ -145,6 +225,5 @@ class PositionMeasure(StreamingMeasure[Found]):
 def row_fields(rows: Rows, adapter: Adapter, *more_ids: int) -> dict[str, Any]:
     """Rows as fields of a result: their columns, the documents' names, and the texts of all token ids that occur."""
     whole = rows.whole()
-    ids = [whole[name].flatten() for name in ("token", "output_token", "top_tokens") if name in whole]
-    every = torch.cat([*ids, torch.tensor(more_ids, dtype=torch.long)]).unique().tolist()
+    every = torch.cat([rows.ids(), torch.tensor(more_ids, dtype=torch.long)]).unique().tolist()
     return {**whole, "names": dict(rows.names), "strings": adapter.strings(every)}

@@ -32,6 +32,7 @@ from tl_entropy.capture.proofs.heads import Heads
 from tl_entropy.capture.proofs.readout import Readout, prove_readout
 from tl_entropy.capture.proofs.short_pass import PARTS, ShortPass
 from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
+from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.runner import Runner
 from tl_entropy.capture.views import View, reshaped, scaled
 from tl_entropy.errors import ModelError
@@ -282,6 +283,10 @@ class Adapter(Runner):
                 "model.reset_hooks(including_permanent=True) takes those on hook points off",
                 stacklevel=2,
             )
+
+    def as_record(self) -> ModelRecord:
+        """What is kept of the model in a state."""
+        return ModelRecord.of(self)
 
     def provenance(self, **parts: Any) -> Provenance:
         """The model's part of a result's provenance, with the other parts given."""

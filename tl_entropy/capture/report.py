@@ -12,13 +12,14 @@ from typing import Any
 from tl_entropy.capture.parts import Intervals, together
 from tl_entropy.capture.skipping import Skipped
 from tl_entropy.errors import InputError
+from tl_entropy.state import Kept
 
 LISTED = 20
 """Documents of a kind that are listed by number."""
 
 
 @dataclass(slots=True)
-class CorpusReport:
+class CorpusReport(Kept):
     """What has gone by so far.
 
     Attributes:
@@ -92,7 +93,7 @@ def added(total: int | None, more: int | None) -> int | None:
 
 
 @dataclass(frozen=True)
-class StreamReport:
+class StreamReport(Kept):
     """What one pass read, or several of parts of one corpus.
 
     Attributes:

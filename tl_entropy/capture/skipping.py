@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tl_entropy.state import Kept
+
 OnError = Literal["raise", "skip"]
 
 _LISTED = 20
@@ -21,7 +23,7 @@ _LONGEST = 200
 
 
 @dataclass(slots=True)
-class Skipped:
+class Skipped(Kept):
     """What was left out in one pass.
 
     Attributes:

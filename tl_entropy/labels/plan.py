@@ -23,6 +23,7 @@ from tl_entropy.errors import InputError, check_choice, check_int, counted
 from tl_entropy.functional.statistics import balanced_folds
 from tl_entropy.labels.sets import Labels, Side, label_set, named
 from tl_entropy.labels.slots import DocumentTokens, Slots
+from tl_entropy.state import Kept
 from tl_entropy.torch_state import Steady
 
 
@@ -50,7 +51,7 @@ class LabelTable(Steady):
 
 
 @dataclass(frozen=True, eq=False)
-class LabelPlan(Steady):
+class LabelPlan(Steady, Kept):
     """Which class each slot of all documents has, in each label set.
 
     Classes are numbered from 0 in the order of their keys: n-grams by their token ids, first token first, positions and

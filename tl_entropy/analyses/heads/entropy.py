@@ -58,6 +58,7 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
 
     alike = ("of", "norm", "layers", "orders", "keep", "precision", "vocabulary")
     gathered = ("_means", "_rows", "reading")
+    bound = ("_weights",)
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from tl_entropy.functional.information.soft import soft_anchors
 from tl_entropy.functional.information.temperature import Calibration, calibrate_temperature
 from tl_entropy.functional.probabilities import entropy
 from tl_entropy.sites import Site
+from tl_entropy.state import Kept
 
 BY_HEAD = ("z", "result")
 """Sites that are measured head by head."""
@@ -30,7 +31,7 @@ def captured_for(site: Site) -> Site:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Place(Kept):
     """One site, and how its activations are assigned.
 
     Attributes:

@@ -6,8 +6,8 @@ that are read from one, ``z`` and ``result``, keep it once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from tl_entropy.analyses.information.keeping import Layout, Shape
 from tl_entropy.analyses.information.places import Place
 from tl_entropy.labels import LabelTable
+from tl_entropy.state import Kept
 from tl_entropy.torch_state import Steady
 
 AT_ONCE = 2**24
@@ -29,7 +30,7 @@ class Addition(NamedTuple):
     places: Tensor
 
 
-class SiteSums(Steady):
+class SiteSums(Steady, Kept):
     """Of one captured site, for all that is measured there.
 
     Args:
@@ -43,6 +44,8 @@ class SiteSums(Steady):
         mass: for each place and draw [sum + 1, head, bin + 1], float64; the last sum is of what has no label.
     """
 
+    bound = ("layout",)
+
     def __init__(self, places: Sequence[Place], layout: Layout, shape: Shape, device: torch.device) -> None:
         self.places, self.layout, self.shape = list(places), layout, shape
         summing = "cpu" if device.type == "mps" else device  # which has no float64
@@ -54,6 +57,11 @@ class SiteSums(Steady):
             for width in ([places[0].width] if shape.as_states else widths)
         ]
         self.mass = [torch.zeros(layout.n_sums + 1, heads, width, dtype=torch.float64, device=summing) for width in widths]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a state in place of what was seen here."""
+        super().load_state_dict(state)
+        self.shape = Shape(*self.shape)
 
     def empty(self) -> Self:
         """One that has seen nothing."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Self, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -222,6 +222,9 @@ class _Means(StreamingMeasure[dict[Site, Tensor]]):
     """The mean state at each site over the positions that have a label, for centring."""
 
     alike = ("sites",)
+    gathered = ("_count",)
+    kept = ("_sums",)
+    bound = ("_plan",)
 
     def __init__(self, of: SoftAccumulator) -> None:
         super().__init__(of.adapter)
@@ -244,12 +247,9 @@ class _Means(StreamingMeasure[dict[Site, Tensor]]):
             self._sums[site] = self._sums.get(site, 0) + rows[kept].sum(0)
         self._count += int(kept.sum())
 
-    def merge(self, other: _Means) -> None:
-        """Add what another has seen."""
-        super().merge(other)
+    def _merge(self, other: Self, *, placed: bool) -> None:
         for site, total in other._sums.items():
             self._sums[site] = self._sums.get(site, 0) + total
-        self._count += other._count
 
     def compute(self, **origin: Any) -> dict[Site, Tensor]:
         """Site to mean state, [d] or [head, d]."""

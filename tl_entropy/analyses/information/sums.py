@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.information.centers import checked_centers
 from tl_entropy.analyses.information.keeping import Layout, Shape
 from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
 from tl_entropy.analyses.information.site_sums import SiteSums
@@ -38,6 +39,7 @@ from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels import LabelPlan
 from tl_entropy.results import SoftInformation
+from tl_entropy.results.files import digest
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Site
 
@@ -64,7 +66,9 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
     """
 
     alike = ("measured", "draws", "calibration", "invalid", "folds")
-    gathered = ("_sites", "_seen", "_read", "_dropped")
+    gathered = ("_read", "_dropped")
+    kept = ("_sites", "_seen")
+    bound = ("_tables", "_sample", "_layouts")
 
     def __init__(
         self,
@@ -99,17 +103,21 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
                 "sites: pattern holds no states but attention weights; choose from embed, resid_post, z, result, ..."
             )
         self.sites = tuple(dict.fromkeys(captured_for(site) for site in self.measured))  # a head's output comes from its z
-        self.centers = _checked_centers(centers, self.sites)
+        self.centers = checked_centers(centers, self.sites)
         bins = _several("n_bins", n_bins, 2)
         seeds = _several("seed", seed, 0)
         self.draws = tuple(itertools.product(bins, seeds))
         self.takes_non_finite = invalid == "drop"
-        self._tables = plan.tables(self.folds)
-        self._sample = _sample(plan)
-        self._layouts: dict[float, Layout] = {}
+        self._lay_out()
         self._sites: dict[Site, SiteSums] = {}  # of each captured; made when the first batch shows how wide it is
         self._seen = torch.zeros(plan.ids.shape[1], dtype=torch.bool)  # [slot]
         self._read = self._dropped = 0
+        self._moves = False  # whether sums came from elsewhere, and are not yet where the activations are
+
+    def _lay_out(self) -> None:
+        self._tables = self.plan.tables(self.folds)
+        self._sample = _sample(self.plan)
+        self._layouts: dict[float, Layout] = {}
 
     @property
     def started(self) -> bool:
@@ -125,6 +133,22 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             total += heads * (len(layout.slots) * shape.kept + (layout.n_sums + 1) * shape.summed)
         return total
 
+    def _came(self) -> None:
+        """Sums from a state find their layout, which follows from the plan."""
+        if "_tables" not in vars(self):
+            self._lay_out()
+        for sums in self._sites.values():
+            sums.layout = self._layout(sums.shape)
+        self._moves = bool(self._sites)
+
+    def _told_apart(self) -> dict[str, Any]:
+        plan, centers = self.plan, {str(site): mean.detach().cpu().contiguous() for site, mean in self.centers.items()}
+        of_plan = {name: getattr(plan, name).cpu().contiguous() for name in ("starts", "tokens", "ids")}
+        return {"plan": digest(repr((plan.names, plan.sides, plan.valid)), of_plan), "centers": digest("", centers)}
+
+    def _ids(self) -> Tensor:
+        return self.plan.tokens[self.plan.tokens >= 0].long() if self.keep_labels else super()._ids()
+
     @torch.no_grad()
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch; all or nothing."""
@@ -133,8 +157,12 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             return
         rows = torch.stack([table.rows[slots].long() for table in self._tables])  # [label, row]
         labelled = (rows >= 0).any(0)
-        if not self._sites:
+        if not self._sites or self._moves:
+            before = self._sites
             self._prepare(activations)
+            for site, sums in before.items():
+                self._sites[site].merge(sums)
+            self._moves = False
         states = {site: self._states(batch, activations[site], site, labelled) for site in self.sites}
         lengths = {site: [place.lengths(states[site]) for place in self._sites[site].places] for site in self.sites}
         directed = self._directed(batch, lengths, labelled)
@@ -165,19 +193,13 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         self._read += batch.n_rows
         self._dropped += int((~directed).sum())
 
-    def merge(self, other: SoftAccumulator) -> None:
-        """Take in what another accumulator has seen of other documents of the same plan.
-
-        Raises:
-            InputError: plans or settings differ, or both have seen the same positions.
-        """
-        self._check_alike(other)
+    def _merge(self, other: Self, *, placed: bool) -> None:
+        """Documents have the numbers of the plan."""
         for site, sums in other._sites.items():
             if site not in self._sites:
                 self._sites[site] = sums.empty()
             self._sites[site].merge(sums)
         self._seen = self._seen | other._seen
-        self._read, self._dropped = self._read + other._read, self._dropped + other._dropped
 
     def _check_alike(self, other: SoftAccumulator) -> None:
         super()._check_alike(other)
@@ -285,10 +307,13 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         """How a site is kept whose states are so wide, in numbers of so many bytes."""
         times = sum(captured_for(measured) == site for measured in self.measured)
         shape = Shape.of(width, [bins for bins, _ in self.draws] * times, number)
+        return shape, self._layout(shape)
+
+    def _layout(self, shape: Shape) -> Layout:
         cost = shape.kept / shape.summed
         if cost not in self._layouts:
             self._layouts[cost] = Layout.of(self._tables, self._sample, cost)
-        return shape, self._layouts[cost]
+        return self._layouts[cost]
 
     def _states(self, batch: Batch, activation: Tensor, site: Site, kept: Tensor) -> Tensor:
         """The rows with a label, [row, head, d] or [row, 1, d], centred, in float32 or float64."""
@@ -352,27 +377,6 @@ def planned_slots(plan: LabelPlan, batch: Batch, first_document: int = 0) -> Ten
     if not torch.equal(plan.tokens[slots].long(), batch.row_token):
         raise InputError("labels: the plan was made from other tokens than those that are read; make it from the same inputs")
     return slots
-
-
-def _checked_centers(centers: Mapping[Site | str, Tensor] | None, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """Given means, of which there is one for each site captured, under the site or its text."""
-    if centers is None:
-        return {}
-    expected = "center must be True, False or a mapping from Site to tensor"
-    if not isinstance(centers, Mapping):
-        raise InputTypeError(f"{expected}; got {type(centers).__name__}")
-    for key, mean in centers.items():
-        if not isinstance(mean, Tensor):
-            raise InputTypeError(f"{expected}; got {type(mean).__name__} for {key}")
-    by_place = {Site.parse(key, "center"): mean for key, mean in centers.items()}
-    found = {site: by_place[site] for site in sites if site in by_place}
-    missing = [site for site in sites if site not in found]
-    if missing:
-        raise InputError(
-            f"center must have the mean state of every site captured; it lacks {', '.join(map(str, missing))}: give it keys "
-            f"such as {missing[0]!r} or '{missing[0]}'; got {', '.join(map(repr, centers)) or 'none'}"
-        )
-    return found
 
 
 def _same_plan(one: LabelPlan, other: LabelPlan) -> bool:

@@ -20,6 +20,7 @@ from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.compiling import Compiled, worth_trying
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
 from tl_entropy.sites import HEAD_SITES, UNEMBED, Site
+from tl_entropy.state import Kept, encoded
 from tl_entropy.torch_state import yours
 
 Precision = Literal["float32", "bfloat16"]
@@ -27,7 +28,7 @@ Over = Literal["model", "tokenizer"]
 """What a distribution is over: all rows of the unembedding, or those that are tokens of the tokenizer."""
 
 
-class Reading:
+class Reading(Kept):
     """A model's readout through one lens, in one precision.
 
     Args:
@@ -75,6 +76,7 @@ class Reading:
         self.device = self.readout.unembedding.device
         self.ran_compiled = False
         self._work = 0
+        self._said: dict[str, Any] = {}
 
     def normed(self, site: Site, rows: Tensor) -> Tensor:
         """Rows [row, d_model] of a site as the unembedding takes them."""
@@ -122,17 +124,23 @@ class Reading:
 
     def settings(self) -> dict[str, Any]:
         """The same, for a result's provenance; of the vocabulary, where the unembedding has rows without a token."""
-        ids = self.adapter.token_ids
-        unnamed = 0 if ids is None else self.adapter.d_vocab - len(ids)
-        return {
-            **({"vocabulary": self.vocabulary, "rows_without_token": unnamed} if unnamed else {}),
-            "lens": lens_name(self.lens),
-            "precision": self.precision,
-            "compiled": self.ran_compiled,
-            "readout_scale": self.readout.scale,
-            "readout_softcap": self.readout.softcap,
-            "readout_error": self.readout.error,
-        }
+        if not self._said:
+            ids = self.adapter.token_ids
+            unnamed = 0 if ids is None else self.adapter.d_vocab - len(ids)
+            self._said = {
+                **({"vocabulary": self.vocabulary, "rows_without_token": unnamed} if unnamed else {}),
+                "lens": lens_name(self.lens),
+                "precision": self.precision,
+                "compiled": False,
+                "readout_scale": self.readout.scale,
+                "readout_softcap": self.readout.softcap,
+                "readout_error": self.readout.error,
+            }
+        return {**self._said, "compiled": self.ran_compiled}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether compiled code ran, and what a provenance says."""
+        return {"ran_compiled": self.ran_compiled, "_said": encoded(self.settings())}
 
     def merge(self, other: Reading) -> None:
         """Remember what another has done."""

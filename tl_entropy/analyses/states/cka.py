@@ -18,7 +18,7 @@ Refused: sums of more than 8 GiB.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -74,6 +74,7 @@ class CKAAccumulator(PairedMeasure):
 
     alike = ("debiased", "estimator", "block")
     gathered = ("paired", "_sums", "_massive_tokens")
+    kept = ("_sample", "_first", "_next", "_documents", "_latest")
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class CKAAccumulator(PairedMeasure):
         self._sample = TokenSample(SAMPLE, 0)  # errors are measured on it
         self._first = self._next = 0  # what is added to numbers of documents, and one more than the highest that came of it
         self._documents = 0
-        self._latest: int | None = None  # the number of the document that the last row was of
+        self._latest: tuple[int, int] | None = None  # the document and the position of the last row
 
     def memory(self) -> int:
         """Bytes that the sums take, or one block's states and kernel matrices."""
@@ -122,32 +123,29 @@ class CKAAccumulator(PairedMeasure):
         sums: int = sum(8 * (widths[a[0]] + 2) * (widths[b[0]] + 2) for a, b in self._sums.pairs)
         return sums + sum(4 * SAMPLE * widths[side] for side, _ in {*self._rows, *self._columns})
 
-    def merge(self, other: CKAAccumulator) -> None:
-        """Take in what another accumulator of the same settings has seen of other documents.
-
-        Blocks of the mini-batch estimator stay as each has cut them; rows short of a block go together.
-
-        Raises:
-            InputError: the settings or the models differ.
-        """
-        super().merge(other)
-        self._sample.merge(other._sample, first_document=self._next)
-        self._next += other._next
+    def _merge(self, other: Self, *, placed: bool) -> None:
+        """Blocks of the mini-batch estimator stay as each has cut them; rows short of a block go together."""
+        first = 0 if placed else self._next
+        self._sample.merge(other._sample, first_document=first)
+        self._next = max(self._next, first + other._next)
         self._documents += other._documents
 
     def _add(self, documents: Tensor, positions: Tensor, states: Mapping[Any, Tensor]) -> None:
         numbers = documents.unique_consecutive().tolist()
-        again = self._latest is not None and bool(numbers) and numbers[0] < self._latest  # another stream, numbered from 0
+        begins = (numbers[0], int(positions[0])) if numbers else None
+        placed = self.report is not None and self.report.placed
+        # Another stream, numbered from 0; not another part of one corpus.
+        again = not placed and begins is not None and self._latest is not None and begins <= self._latest
         first = self._next if again else self._first
         if self.estimator == "exact" and numbers:
-            number = self._sums.rows + torch.arange(len(documents))  # of the row among all, so that none comes twice
             names = dict.fromkeys([*self._rows, *self._columns])
-            self._sample.update(documents.cpu() + first, number, {name: states[name] for name in names})
+            self._sample.update(documents.cpu() + first, positions, {name: states[name] for name in names})
         self._sums.update(states)
         self._first = first
-        self._documents += len(numbers) - (numbers[:1] == [self._latest])
+        goes_on = begins is not None and self._latest is not None and not again and begins[0] == self._latest[0]
+        self._documents += len(numbers) - goes_on
         self._next = max([self._next, *(first + number + 1 for number in numbers)])
-        self._latest = numbers[-1] if numbers else self._latest
+        self._latest = (numbers[-1], int(positions[-1])) if numbers else self._latest
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"debiased": self.debiased, "estimator": self.estimator}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -63,6 +63,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
 
     alike = ("sites", "measures", "order", "normalise", "n_samples", "seed")
     gathered = ("_sample", "_pooled")
+    kept = ("_texts", "_tokens", "_moments", "_directions", "_label_of", "_next")
 
     def __init__(
         self,
@@ -137,22 +138,16 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
             "without dataset_entropy, lidar and info_nce sums alone, and fewer sites= or layers= take less"
         )
 
-    def merge(self, other: GeometryAccumulator) -> None:
-        """Take in what another accumulator of the same settings has seen of other documents, numbered on from this one's.
-
-        Raises:
-            InputError: the settings or the models differ; or, for two_nn and effective_rank, its ``first_document`` is not the
-                number of documents here.
-        """
-        super().merge(other)
-        first = self._next
+    def _merge(self, other: Self, *, placed: bool) -> None:
+        """For two_nn and effective_rank, the other's ``first_document`` has to be the number of documents here."""
+        first = 0 if placed else self._next
         self._tokens.update({first + document: n for document, n in other._tokens.items()})
         self._texts.merge(other._texts, first)
         self._add_moments([Moments(m.n, m.mean.clone(), m.scatter.clone(), m.floor) for m in other._moments])
         for mine, theirs in zip(self._directions, other._directions, strict=True):
             mine.add(theirs.sums, theirs.counts, first_fold=first)
         self._label_of |= {first + document: label for document, label in other._label_of.items()}
-        self._next += other._next
+        self._next = max(self._next, first + other._next)
 
     def _settings(self) -> dict[str, Any]:
         sample = {"n_samples": self.n_samples, "sample_seed": self.seed} if self._wants("two_nn", "effective_rank") else {}

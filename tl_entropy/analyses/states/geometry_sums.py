@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -23,13 +23,14 @@ from tl_entropy.functional.states.matrices import matrix_entropy
 from tl_entropy.functional.states.rows import spread_floor, varies
 from tl_entropy.functional.statistics import group_sums, jackknife_scores
 from tl_entropy.sites import Site
+from tl_entropy.state import Kept
 
 FOLDS = 20
 """Folds of documents that are left out one by one, for standard errors."""
 
 
 @dataclass(frozen=True, eq=False)
-class TextGram:
+class TextGram(Kept):
     """The rows of one text so far or, where there are more of them than d_model, their Gram matrix Xᵀ X.
 
     Rows that will be centred have to wait for their mean, and are kept whatever their number. ``floor`` is the ``spread_floor``
@@ -77,7 +78,7 @@ class TextGram:
 
 
 @dataclass(frozen=True, eq=False)
-class TextPath:
+class TextPath(Kept):
     """The angles between successive steps of one text so far, and its last two states."""
 
     end: Tensor | None = None
@@ -99,7 +100,7 @@ class TextPath:
 
 
 @dataclass(frozen=True, eq=False)
-class Text:
+class Text(Kept):
     """One open document: how many tokens of it came, and its Gram matrices and paths by site."""
 
     tokens: int
@@ -115,7 +116,7 @@ class TextBatch:
     open: dict[int, Text]
 
 
-class Texts:
+class Texts(Kept):
     """The measures that every document has by itself, once all of it came.
 
     Args:
@@ -131,6 +132,22 @@ class Texts:
         self._new = Text(0, (TextGram(normalise),) * len(sites), (TextPath(),) * len(sites))
         self._finished: dict[int, Tensor] = {}
         self._open: dict[int, Text] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The values of every document, in one tensor; one that is half read has those of what came."""
+        known, open_ = self.known(), self._open
+        values = torch.stack(list(known.values())) if known else torch.zeros(0)
+        self._open = {}
+        try:
+            return {**super().state_dict(), "_finished": {"documents": list(known), "values": values}}
+        finally:
+            self._open = open_
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a state in place of what was seen here."""
+        super().load_state_dict({name: value for name, value in state.items() if name != "_finished"})
+        of = state["_finished"]
+        self._finished = dict(zip(of["documents"], of["values"].clone(), strict=True))
 
     def read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> TextBatch:
         """What ``add`` takes in; this changes nothing yet."""
@@ -181,7 +198,7 @@ class Texts:
 
 
 @dataclass(eq=False)
-class Moments:
+class Moments(Kept):
     """Number, mean [d_model] and scatter about the mean [d_model, d_model] of rows; ``floor`` is their ``spread_floor``."""
 
     n: int
@@ -215,7 +232,7 @@ class Moments:
         self.n = n
 
 
-class Directions:
+class Directions(Kept):
     """Sums of the states' directions and how many there are, by fold of documents: what the mean cosine of all pairs needs."""
 
     def __init__(self, d_model: int) -> None:

@@ -32,6 +32,7 @@ from tl_entropy.functional.states.rows import spread_floor
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Layers, Site
+from tl_entropy.state import Kept
 
 Massive = Literal["keep", "drop", "normalise"]
 Against = str | Site | Sequence[str | Site]
@@ -44,7 +45,7 @@ MASSIVE_RATIO = 1000.0
 SAMPLED_IDS = 64
 
 
-class PairedStates:
+class PairedStates(Kept):
     """Reads the states that are compared off each batch.
 
     Args:
@@ -72,6 +73,8 @@ class PairedStates:
         InputError: a site that the model does not have or that has a head axis, or two models that do not share their tokens.
         InputTypeError: arguments of another kind.
     """
+
+    bound = ("_agreed",)
 
     def __init__(
         self,

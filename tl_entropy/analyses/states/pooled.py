@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tl_entropy.accumulators import ByNumber
 from tl_entropy.analyses.merging import check_alike, check_same
 from tl_entropy.analyses.states.sampling import priorities
 from tl_entropy.batches import Batch
@@ -44,7 +45,7 @@ class PooledBatch(NamedTuple):
     floor: float
 
 
-class PooledDocuments:
+class PooledDocuments(ByNumber):
     """Gathers the mean state of every document at every site: an accumulator for ``stream``.
 
     Args:
@@ -82,6 +83,7 @@ class PooledDocuments:
     ) -> None:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
         self.sites = vector_sites(self.adapter, sites, layers)
+        self._width = int(self.adapter.model.cfg.d_model)
         self.n_documents = None if n_documents is None else check_int("n_documents", n_documents, 4)
         self.seed = check_int("seed", seed, 0, 2**63 - 1)
         self.seen = 0
@@ -94,7 +96,7 @@ class PooledDocuments:
     @property
     def nbytes(self) -> int:
         """Bytes of the sums kept, one of every site for each document."""
-        return len(self._sums) * len(self.sites) * int(self.adapter.model.cfg.d_model) * 8
+        return len(self._sums) * len(self.sites) * self._width * 8
 
     @property
     def documents(self) -> list[int]:
@@ -125,8 +127,8 @@ class PooledDocuments:
         """Take in what ``read`` found."""
         for document, s, n in zip(found.documents, found.sums, found.counts, strict=True):
             before = self._sums.get(document)
-            self.seen += document > self._last
-            self._last = max(self._last, document)
+            self.seen += before is None and document != self._last  # one that was driven out may go on
+            self._last = document
             if before is None and self.n_documents is not None:
                 priority = int(priorities(self.seed, torch.tensor([document]), torch.tensor([0])))
                 heapq.heappush(self._heap, (-priority, document))
@@ -135,8 +137,8 @@ class PooledDocuments:
         self._next = max(self._next, found.next_document)
         self.floor = max(self.floor, found.floor)
 
-    def merge(self, other: PooledDocuments) -> None:
-        """Take in what another has seen of other documents, numbered on from this one's.
+    def merge(self, other: PooledDocuments, *, placed: bool = False) -> None:
+        """Take in what another has seen of other documents, numbered on from this one's unless both use those of one corpus.
 
         Raises:
             InputError: the sites or the models differ.
@@ -144,14 +146,27 @@ class PooledDocuments:
         mine, theirs = ({"model": part.adapter.fingerprint, "sites": part.sites} for part in (self, other))
         check_alike(mine, theirs)
         check_same(self, other, ("n_documents", "seed"))
+        first = 0 if placed else self._next
         self.seen += other.seen
-        self._last = self._next + other._last
-        self._heap += [(priority, document + self._next) for priority, document in other._heap]
+        self._last = first + other._last
+        self._heap += [(priority, document + first) for priority, document in other._heap]
         heapq.heapify(self._heap)
-        self._sums |= {document + self._next: value for document, value in other._sums.items()}
-        self._next += other._next
+        self._sums |= {document + first: value for document, value in other._sums.items()}
+        self._next = max(self._next, first + other._next)
         self.floor = max(self.floor, other.floor)
         self._drive_out()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, the sums of all documents in one tensor."""
+        sums = torch.stack([s for s, _ in self._sums.values()]) if self._sums else torch.zeros(0)
+        counts = [[document, n] for document, (_, n) in self._sums.items()]
+        return {**super().state_dict(), "_sums": {"sums": sums, "counts": counts}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a state in place of what was seen here."""
+        super().load_state_dict({name: value for name, value in state.items() if name != "_sums"})
+        kept, counts = state["_sums"]["sums"].clone(), state["_sums"]["counts"]
+        self._sums = {document: (s, n) for (document, n), s in zip(counts, kept, strict=True)}
 
     def _drive_out(self) -> None:
         """Keep no more than the sample: those of the lowest priorities."""
@@ -163,7 +178,7 @@ class PooledDocuments:
         """The mean states of every document seen so far: site to [document, d_model] float64, in the order of ``documents``."""
         means = [s / n for s, n in (self._sums[document] for document in self.documents)]
         if not means:
-            return {site: torch.zeros(0, int(self.adapter.model.cfg.d_model), dtype=torch.float64) for site in self.sites}
+            return {site: torch.zeros(0, self._width, dtype=torch.float64) for site in self.sites}
         return dict(zip(self.sites, torch.stack(means, 1), strict=True))
 
 

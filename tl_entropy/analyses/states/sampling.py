@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.merging import check_same
 from tl_entropy.errors import InputError, check_int
+from tl_entropy.state import Kept
 
 # A number that nobody picks for a seed.
 _SALT = int.from_bytes(b"sampling", "big")
@@ -27,7 +28,7 @@ _SALT = int.from_bytes(b"sampling", "big")
 _Words = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
 
 
-class TokenSample:
+class TokenSample(Kept):
     """The rows of at most ``size`` tokens of a stream, chosen uniformly.
 
     Memory is that of ``size`` rows of all values, on the CPU.

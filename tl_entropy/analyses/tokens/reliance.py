@@ -63,6 +63,7 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
     alike = ("sources", "metrics", "precision", "vocabulary")
     gathered = ("_rows", "reading")
     _rows: SourceRows
+    _edits: Mapping[str, Edits] = {}  # of one without its model
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
         self.parts = None if isinstance(on, str) and on == "tokens" else _parts(on)
         given = {"tokens": mask_attention(0)} if self.parts is None else self.parts
         self._edits = {name: Edits(self.adapter, one, self.sites) for name, one in given.items()}  # refuses before a pass does
+        self.sources = "tokens" if self.parts is None else {name: intervention_names(one) for name, one in self.parts.items()}
         self.vocabulary = vocabulary
         self.reading = Reading(self.adapter, self.sites, lens=None, precision=precision, compiled=None, vocabulary=vocabulary)
         self._progress = progress
@@ -97,17 +99,12 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
         return {**self.reading.settings(), "on": self.sources, "metrics": self.metrics}
 
     def _result(self, provenance: Provenance) -> TokenReliance:
-        parts = None if self.parts is None else tuple(self.parts)
+        parts = None if self.sources == "tokens" else tuple(self.sources)
         result = self._rows.result(parts, {metric: CHANGE_UNITS[metric] for metric in self.metrics}, provenance)
-        for i, edits in enumerate(self._edits.values() if self.parts is not None else ()):
+        for i, edits in enumerate(self._edits.values() if parts is not None else ()):
             if not bool(result.values[:, i].any()):  # of several that were merged, another may have had the positions
                 edits.warn_of_unmeant()
         return result
-
-    @property
-    def sources(self) -> Any:
-        """What a result's provenance says of the sources."""
-        return "tokens" if self.parts is None else {name: intervention_names(one) for name, one in self.parts.items()}
 
     def _sources(self, batch: Batch) -> Iterator[tuple[str, Edits]]:
         if self.parts is not None:
@@ -154,13 +151,21 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
 class SourceRows(PredictedRows):
     """Rows whose ``values`` are [row, source, metric]; of a batch with fewer sources than others the rest is NaN."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, all with as many sources."""
+        self._widen()
+        return super().state_dict()
+
     def whole(self) -> dict[str, Any]:
         """All rows, by document and position."""
+        self._widen()
+        return super().whole()
+
+    def _widen(self) -> None:
         most = max(part["values"].shape[1] for part in self._parts)
         for part in self._parts:
             values = part["values"]
             part["values"] = pad(values, (0, 0, 0, most - values.shape[1]), value=torch.nan)
-        return super().whole()
 
     def result(self, parts: tuple[str, ...] | None, metrics: Mapping[Any, str], provenance: Provenance) -> TokenReliance:
         """The result, of sources with these names, or of tokens (None), and of ``metrics`` with their units."""

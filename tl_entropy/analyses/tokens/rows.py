@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.placing import placed
+from tl_entropy.analyses.placing import Placed, placed
 from tl_entropy.analyses.rows import Rows
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
@@ -32,9 +32,12 @@ class PredictedRows(Rows):
         empty: as for ``Rows``.
     """
 
+    bound = ("_given", "_found")
+
     def __init__(self, adapter: Adapter, empty: Mapping[str, Tensor]) -> None:
         super().__init__(empty)
         self._adapter = adapter
+        self._found: dict[int, Placed | None] = {}  # of each document, once it was looked for
         self._lengths: dict[int, int] = {}
         self._given: dict[int, str | Tensor] = {}  # the text or, where none came, the ids
 
@@ -50,13 +53,46 @@ class PredictedRows(Rows):
         came = zip(documents, batch.texts, batch.bodies, strict=True)
         self._given |= {document: body if text is None else text for document, text, body in came}
 
-    def merge(self, other: Rows) -> None:
-        """Take in another's rows, its documents numbered on from this one's."""
-        first = self._documents
-        super().merge(other)
+    def merge(self, other: Rows, *, placed: bool = False) -> None:
+        """Take in another's rows; its documents are numbered on from this one's, unless both use numbers of one corpus."""
+        first = 0 if placed else self._documents
+        super().merge(other, placed=placed)
         if isinstance(other, PredictedRows):
+            self._found |= {document + first: found for document, found in other._found.items()}
             self._lengths |= {document + first: length for document, length in other._lengths.items()}
             self._given |= {document + first: given for document, given in other._given.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, and where in its text each token of a document is, in columns of all documents."""
+        documents = sorted(self._given)
+        places = [self._place(document) for document in documents]
+        known = [place for place in places if place is not None]
+        joined = {
+            name: torch.cat([getattr(place, name) for place in known]) if known else torch.zeros(0)
+            for name in ("tokens", "span", "n_bytes", "n_characters")
+        }
+        texts = [None if place is None else place.text for place in places]
+        return {**super().state_dict(), "_places": {"documents": documents, "texts": texts, **joined}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a state in place of what was seen here."""
+        super().load_state_dict({name: value for name, value in state.items() if name != "_places"})
+        of, first = state["_places"], 0
+        self._found, self._given = {}, {}
+        for document, text in zip(of["documents"], of["texts"], strict=True):
+            here = slice(first, first + self._lengths[document])
+            first = first if text is None else here.stop
+            columns = [of[name][here].clone() for name in ("tokens", "span", "n_bytes", "n_characters")]
+            self._found[document] = None if text is None else Placed(text, *columns)
+            self._given[document] = text or ""
+
+    def _place(self, document: int) -> Placed | None:
+        """Where in its text each token of a document is; None where that is not known."""
+        if document not in self._found:
+            given = self._given[document]
+            text = given if isinstance(given, str) else self._adapter.text(given.tolist())
+            self._found[document] = None if text is None else placed(self._adapter, text, self._lengths[document])
+        return self._found[document]
 
     def whole(self) -> dict[str, Any]:
         """All rows, by document and position, with ``span``, ``n_bytes``, ``n_characters``, ``texts`` and ``lengths``."""
@@ -67,9 +103,8 @@ class PredictedRows(Rows):
         span, sizes = no_spans(rows), torch.full((2, rows), torch.nan, dtype=torch.float64)
         texts: dict[int, str] = {}
         places = by_document(whole["document"])
-        for document, given in sorted(self._given.items()):
-            text = given if isinstance(given, str) else self._adapter.text(given.tolist())
-            found = None if text is None else placed(self._adapter, text, self._lengths[document])
+        for document in sorted(self._given):
+            found = self._place(document)
             here = places.get(document, slice(0))
             position = whole["position"][here]
             if found is None or not torch.equal(found.tokens[position], whole["token"][here]):
@@ -95,6 +130,7 @@ class PredictedRows(Rows):
         only(True)
         whole, gone = self.whole(), self._parts
         only(False)
+        self._found = {document: found for document, found in self._found.items() if document not in chosen}
         self._parts = [self._parts[0], *(part for part in self._parts[1:] if len(part["token"]))]
         self.names = {document: name for document, name in self.names.items() if document not in chosen}
         self.nbytes -= sum(value.nbytes for part in gone for value in part.values())

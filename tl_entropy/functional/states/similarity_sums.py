@@ -39,6 +39,7 @@ from tl_entropy.functional.states.similarity import (
     scores_of,
 )
 from tl_entropy.functional.statistics import jackknife_scores
+from tl_entropy.state import Kept
 
 Pair = tuple[Hashable, Hashable]
 
@@ -46,7 +47,7 @@ FOLDS = 20
 """Folds of blocks that are left out one by one, for standard errors."""
 
 
-class CrossSums:
+class CrossSums(Kept):
     """Exact sums of pairs of representations of the same rows.
 
     Args:
@@ -194,7 +195,7 @@ class CrossSums:
         return (a, b) if self._place[a] <= self._place[b] else (b, a)
 
 
-class BlockSums:
+class BlockSums(Kept):
     """HSIC of blocks of consecutive rows, averaged over blocks, for every pair of some representations.
 
     Rows short of a block wait for the next update, so that blocks are the same whatever the batches.

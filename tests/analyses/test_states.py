@@ -1,0 +1,136 @@
+"""States of accumulators: every kind has one, and any split of a corpus over states, merged in any order, is the whole."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+from functools import cache
+
+import pytest
+import torch
+from states import EVERY, TOKENS, differences, model, plan, streamed
+from tiny_models import cached_model
+
+import tl_entropy as tle
+from tl_entropy.analyses.streaming import StreamingMeasure
+from tl_entropy.errors import InputError
+
+QUICK = ("own lens, sums", "cka")
+LONG = [pytest.param(name, marks=pytest.mark.long) if name not in QUICK else name for name in EVERY]
+
+
+def subclasses(of):
+    return {of, *(found for below in of.__subclasses__() for found in subclasses(below))}
+
+
+def test_every_accumulator_of_the_package_is_here():
+    for name in tle.__all__:
+        getattr(tle, name)
+    kinds = {kind for kind in subclasses(StreamingMeasure) if kind.__module__.startswith("tl_entropy.")}
+    concrete = {kind for kind in kinds if not inspect.isabstract(kind)}
+    made = [make(model()) for make in EVERY.values()]
+    assert {type(one) for one in made} == concrete
+    for one in made:
+        state = one.state_dict()
+        json.dumps(plain(state))
+        one.load_state_dict(state)
+        assert state["documents"] is None
+
+
+@cache
+def whole(name):
+    return streamed(name).compute(corpus={})
+
+
+def plain(state):
+    """A state without its tensors, if all else in it is JSON's."""
+    if isinstance(state, torch.Tensor):
+        return f"tensor {state.dtype} {list(state.shape)}"
+    if isinstance(state, dict):
+        assert all(type(key) is str for key in state)
+        return {key: plain(item) for key, item in state.items()}
+    if isinstance(state, list):
+        return [plain(item) for item in state]
+    assert state is None or type(state) in (bool, int, float, str), type(state)
+    return state
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_parts_as_states_merge_to_the_whole_in_any_order(name):
+    dice = random.Random(name)
+    cuts = sorted(dice.sample(range(1, len(TOKENS)), 2))
+    parts = [range(*pair) for pair in zip([0, *cuts], [*cuts, len(TOKENS)], strict=True)]
+    states = [streamed(name, part).state_dict() for part in parts] + [EVERY[name](model()).state_dict()]
+    dice.shuffle(states)
+    json.dumps([plain(state) for state in states])
+    merged = None
+    for state in states:
+        one = EVERY[name](model())
+        one.load_state_dict(state)
+        assert plain(one.state_dict()) == plain(state)
+        if merged is None:
+            merged = one
+        else:
+            merged.merge(one)
+    assert differences(whole(name), merged.compute(corpus={})) == []
+    assert merged.state_dict()["documents"] == [[0, len(TOKENS)]]
+    assert merged.report.digest == streamed("lens").report.digest
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_one_goes_on_where_its_state_was_taken(name):
+    first = streamed(name, range(2, 5))
+    state = first.state_dict()
+    streamed(name, range(5, 6), into=first)  # which the state does not see
+    second = EVERY[name](model())
+    second.load_state_dict(state)
+    for part in (range(5, 8), range(2)):
+        streamed(name, part, into=second)
+    assert differences(whole(name), second.compute(corpus={})) == []
+
+
+def test_what_differs_is_named():
+    state = streamed("lens", range(2)).state_dict()
+    with pytest.raises(InputError, match=r"its orders is .* and here it is"):
+        tle.LensAccumulator(model(), surprisal=True, top_k=2).load_state_dict(state)
+    with pytest.raises(InputError, match="its model is"):
+        EVERY["lens"](cached_model("gpt2", "bridge")).load_state_dict(state)
+    with pytest.raises(InputError, match="its kind is 'LensAccumulator', and here it is 'HeadAccumulator'"):
+        tle.HeadAccumulator(model()).load_state_dict(state)
+    with pytest.raises(InputError, match="schema 99, this tl_entropy reads up to"):
+        EVERY["lens"](model()).load_state_dict({**state, "schema": 99})
+    with pytest.raises(InputError, match=r"lacks kind, .*gathered"):
+        EVERY["lens"](model()).load_state_dict({})
+
+
+def test_documents_that_both_hold_are_named_and_nothing_changes():
+    one, other = streamed("own lens, sums", range(4)), streamed("own lens, sums", range(3, 6))
+    before = one.compute().sums.clone()
+    with pytest.raises(InputError, match="both hold document 3"):
+        one.merge(other)
+    assert torch.equal(one.compute().sums, before)
+    with pytest.raises(InputError, match="read all parts with documents=, or none"):
+        one.merge(streamed("own lens, sums"))
+
+
+def test_without_documents_parts_are_numbered_on():
+    both = [tle.LensAccumulator(model()) for _ in range(2)]
+    for one, texts in zip(both, (TOKENS[:3], TOKENS[3:]), strict=True):
+        tle.stream(model(), texts, [one], progress=False)
+    states = [one.state_dict() for one in both]
+    one, other = (tle.LensAccumulator(model()) for _ in range(2))
+    one.load_state_dict(states[0])
+    other.load_state_dict(states[1])
+    one.merge(other)
+    assert one.compute().document.unique().tolist() == list(range(8))
+    assert one.state_dict()["documents"] == [[0, 8]]
+
+
+@pytest.mark.long
+def test_a_soft_state_of_another_plan_is_refused():
+    state = streamed("soft", range(4)).state_dict()
+    other = tle.label_plan(model(), TOKENS[:-1], labels=("token", "next_token"), window=6)
+    assert other.n_documents < plan().n_documents
+    with pytest.raises(InputError, match="its plan is"):
+        tle.SoftAccumulator(model(), other, heads=True, n_bins=(5, 8), keep_labels=True, folds=3).load_state_dict(state)
