@@ -16,6 +16,7 @@ from hand_made import compared, lens, similarities, surprisal
 from hypothesis import given, strategies as st
 
 import tl_entropy as tle
+from tl_entropy.errors import counted
 from tl_entropy.results.base import Result
 from tl_entropy.results.notebook import FOLDED, number, page, spark
 
@@ -85,7 +86,7 @@ def test_a_notebook_shows_every_number_in_the_colours_of_its_page(name):
     assert all(frame["aria-label"] for frame in elements.of("svg"))
     if table is not None:
         for origin in result._origins():
-            assert f"measured: {origin.model} (float32, cpu); {origin.corpus['documents']} documents" in told
+            assert f"measured: {origin.model} (float32, cpu); {counted(origin.corpus['documents'], 'document')}, " in told
         assert result._origins()
         assert (len(elements.of("svg")) > 0) == (name not in WITHOUT_LINES)
 

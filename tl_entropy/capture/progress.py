@@ -18,6 +18,7 @@ from typing import Any
 import tqdm.std
 
 from tl_entropy.batches import Batch
+from tl_entropy.errors import counted
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", tqdm.std.TqdmWarning)
@@ -132,7 +133,7 @@ class TokenBar:
             else:
                 self._open[document] = read, length
         self._bar.total = self.expected
-        of = "" if self._documents is None else f" of {self._documents}"
-        self._bar.set_postfix_str(f"{self._ended}{of} document{'s' * (self._ended != 1 or bool(of))}", refresh=False)
+        ended = f"{self._ended} of " if self._documents is not None else ""
+        self._bar.set_postfix_str(f"{ended}{counted(self._documents or self._ended, 'document')}", refresh=False)
         self._bar.update(new)
         return new

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from tl_entropy.errors import counted
 from tl_entropy.results.provenance import Provenance
 
 Along = Literal["rows", "columns"]
@@ -122,7 +123,8 @@ def measured(origin: Provenance) -> str:
     >>> measured(origin)
     'measured: gpt2 (float32, cpu); 2 documents, 9 tokens; orders 1.0, 2.0'
     """
-    read = [f"{origin.corpus[name]:,} {name}" for name in ("documents", "tokens") if isinstance(origin.corpus.get(name), int)]
+    found = {noun: origin.corpus.get(f"{noun}s") for noun in ("document", "token")}
+    read = [counted(n, noun, ",") for noun, n in found.items() if isinstance(n, int)]
     settings = [
         f"{name} {_setting(value)}"
         for name, value in origin.settings.items()
