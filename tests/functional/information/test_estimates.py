@@ -313,7 +313,7 @@ def test_chance_curve_of_few_or_equal_rows(rows):
 
 def test_chance_of_rows_that_all_differ_alike():
     """With a bin of its own for each of 40 rows, D(n) = log(40 / n) whatever rows are drawn: nothing varies but rounding."""
-    curve = chance_curve(torch.eye(40))
+    curve = chance_curve(torch.eye(40, dtype=torch.float64))
     for n in (1, 2, 3, 4, 6, 8, 12, 16):
         factor = math.log(40 / n) / math.log(40) * (1 - 1 / 40) / (1 / n - 1 / 40)
         assert curve(torch.tensor(float(n))).item() == pytest.approx(factor, rel=1e-9)

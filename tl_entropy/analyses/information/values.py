@@ -58,8 +58,8 @@ def site_values(
     most = max(sample.shape[-1] for sample in samples)
     by_draw = []
     for tables, sample in zip(masses, samples, strict=True):
-        curves = chance_curves(sample, whole=whole)
         drawn = SampledRows(sample)
+        curves = chance_curves(sample, whole=whole, p_log_p=drawn.p_log_p)
         found, single = [], []
         for mass, one in zip(tables, counted, strict=True):
             sums = SoftSums(mass[..., :-1], mass[..., -1], one.count, one.table.row_class, one.table.row_fold)

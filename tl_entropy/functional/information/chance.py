@@ -34,7 +34,9 @@ FLOOR = 0.001
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _SIZES_OF_C = (2, 3, 4, 6, 8, 16, 32, 64)
-_ROWS = 2048  # drawn, at least
+_ROWS = 2048  # drawn for each size, where there are so many: what a label of n rows is corrected by, and its noise, go as 1/n
+_SINGLE = 0.01  # nats of the ceiling, above which divergences from p̄ stand out from the rounding of single precision
+_FEWEST = 128  # groups, unless there are fewer
 _FEW = 24  # groups
 _AT_ONCE = 2**21  # numbers
 
@@ -63,7 +65,7 @@ class ChanceCurve:
         return _joined(n, self.c_sizes, self.c, 1.0) if len(self.c_sizes) else torch.ones_like(n, dtype=torch.float64)
 
 
-def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False) -> list[ChanceCurve]:
+def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, p_log_p: Tensor | None = None) -> list[ChanceCurve]:
     """Measure r(n) and c(n) of every unit by drawing groups of n rows from ``sample`` [row, unit, bin], rows drawn at random.
 
     Every size up to half the sample, or 256, is tried on disjoint groups of rows in random order (seeded); the limit of r for
@@ -75,19 +77,28 @@ def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False) -> list
     noise, which is linear in the states' spread and would bury D, quadratic in it, where all states point nearly one way.
     X(n) is how means of n - 1 rows predict all other rows at once. Of two quantities the expectation over groups is known, so
     that they serve as control variates: the quadratic term of the divergence, and the mean of KL(p_i ‖ p̄). C - W(n) is D(n)
-    and what the sample's own ceiling lacks.
+    and what the sample's own ceiling lacks. Means over groups are as noisy as some parts in a thousand, so that the divergences
+    of single groups are in the sample's own dtype, where rows differ enough for it; all else is in float64.
+
+    ``p_log_p`` [unit, row, bin] float64 is what it says, where it is there already.
     """
     at_once = max(1, _AT_ONCE // (max(_ROWS, len(sample)) * sample.shape[2]))  # more would fall out of the cache
-    return [curve for units in sample.split(at_once, dim=1) for curve in _curves(units, seed, whole)]
+    parts = [slice(first, first + at_once) for first in range(0, sample.shape[1], at_once)]
+    return [
+        curve for some in parts for curve in _curves(sample[:, some], seed, whole, None if p_log_p is None else p_log_p[some])
+    ]
 
 
-def _curves(sample: Tensor, seed: int, whole: bool) -> list[ChanceCurve]:
+def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> list[ChanceCurve]:
     k, units = sample.shape[:2]
     p = sample.transpose(0, 1).double()
     mean = p.mean(1, keepdim=True)
     log_mean, halves = logs(mean), 0.5 / mean.clamp_min(torch.finfo(torch.float64).tiny)
-    own = _divergence(p, log_mean)
+    own = _divergence(p, log_mean) if p_log_p is None else p_log_p.sum(-1) - _dot(p, log_mean)
     ceiling, half_spread = own.mean(1), _dot((p - mean).square_(), halves).mean(1)
+    exact = mean, log_mean, halves
+    if bool((ceiling > _SINGLE).all()):
+        p, own, mean, log_mean, halves = (one.to(sample.dtype) for one in (p, own, *exact))
     draw = torch.Generator().manual_seed(seed)
     orders, each = min(256, -(-_ROWS // k)), min(k, _ROWS)
     order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(p.device)
@@ -103,7 +114,7 @@ def _curves(sample: Tensor, seed: int, whole: bool) -> list[ChanceCurve]:
         half = n // 2 if n % 2 == 0 and n // 2 in sums else 1
         step = n // half
         sums[n] = reduce(torch.add, (sums[half][:, :, i : each // n * step : step] for i in range(step)))
-        groups = 1024 if n == 2 else 512  # the rarer a label, the more it is corrected
+        groups = max(_FEWEST, _ROWS // n)
         total = _first(sums[n], groups)
         means, own_means = total[..., :-1] / n, total[..., -1] / n
         lost[n] = controlled(_divergence(means, log_mean), means, own_means, n)
@@ -114,7 +125,8 @@ def _curves(sample: Tensor, seed: int, whole: bool) -> list[ChanceCurve]:
         across = controlled(predicted(means, mean, n - 1, k), means, own_means, n - 1)
         c[n] = c_of(n, lost[n] + half_spread / (k - 1), across + lost[n])
     if whole and k > 1:
-        sums[k // 2] = sums[1][:, :, : k // 2].sum(2, keepdim=True)
+        sums[k // 2] = sums[1][:, :, : k // 2].double().sum(2, keepdim=True)
+        mean, log_mean, halves = exact  # what few rows leave behind differs little from all
         every = torch.cat([mean, ceiling[:, None, None]], dim=-1)
         for n in [n for n in sums if k - n not in lost]:
             total = (k * every - _first(sums[n], 64)).div_(k - n)
@@ -167,6 +179,7 @@ def _controlled(values: Tensor, controls: Sequence[Tensor], expected: Sequence[T
 
     Of few groups no slopes can be told: the first control is then taken to have slope 1, and the others 0.
     """
+    values, controls = values.double(), [control.double() for control in controls]
     if values.shape[1] < _FEW:
         return (values - controls[0]).mean(1) + expected[0]
     found = values.mean(1)
