@@ -589,7 +589,7 @@ def test_wrong_tokens_and_zero_states_change_nothing(gpt2):
     assert_same(accumulator.compute(), before, 0)
 
 
-def test_counts_of_many_tiny_updates_are_exact(gpt2):
+def test_counts_of_many_tiny_updates_are_exact(gpt2, added_up):
     n = 2000
     plan, windows, states = made_up(1, n, dtype=torch.bfloat16)
     accumulator = tle.SoftAccumulator(gpt2, plan, sites=[POST], n_bins=4, folds=1)
@@ -608,7 +608,8 @@ def test_counts_of_many_tiny_updates_are_exact(gpt2):
     result = accumulator.compute()
     assert result.tokens.tolist() == [n, n - 1]
     expected = soft_mutual_information(states[0], windows[0].tokens, n_bins=4)
-    assert_is(result, 0, 0, expected)
+    for name in ("entropy", "plug_in", "ceiling"):  # which need no sample
+        assert getattr(result, name)[0, 0, 0, 0].item() == pytest.approx(float(getattr(expected, name)), abs=1e-6)
 
 
 def spoiler(value):
