@@ -7,6 +7,7 @@ from .analyses.information.soft import label_plan as label_plan, soft_informatio
 from .analyses.information.sums import SoftAccumulator as SoftAccumulator
 from .analyses.lens.divergence import DivergenceAccumulator as DivergenceAccumulator, layer_divergence as layer_divergence
 from .analyses.lens.entropy import LensAccumulator as LensAccumulator, lens_entropy as lens_entropy
+from .analyses.models.accumulators import load_accumulator as load_accumulator
 from .analyses.models.comparison import compare_models as compare_models
 from .analyses.models.monitor import EntropyMonitor as EntropyMonitor
 from .analyses.profiles.distances import pairwise_distances as pairwise_distances, profile_distance as profile_distance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
 import random
 from functools import cache
 
@@ -14,8 +15,9 @@ from tiny_models import cached_model
 
 import tl_entropy as tle
 from tl_entropy.analyses.streaming import StreamingMeasure
-from tl_entropy.errors import InputError
+from tl_entropy.errors import FileError, InputError, InputTypeError
 
+LENSES = ("tuned lens, sums", "own lens, sums")
 QUICK = ("own lens, sums", "cka")
 LONG = [pytest.param(name, marks=pytest.mark.long) if name not in QUICK else name for name in EVERY]
 
@@ -88,6 +90,77 @@ def test_one_goes_on_where_its_state_was_taken(name):
     for part in (range(5, 8), range(2)):
         streamed(name, part, into=second)
     assert differences(whole(name), second.compute(corpus={})) == []
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_files_merge_and_compute_without_the_model_and_go_on_with_it(name, tmp_path):
+    parts = [streamed(name, part) for part in (range(3), range(3, 8))]
+    for i, part in enumerate(parts):
+        assert part.save(tmp_path / f"{i}") == tmp_path / f"{i}"
+    first, second = (tle.load_accumulator(tmp_path / f"{i}") for i in (0, 1))
+    second.merge(first)
+    assert differences(whole(name), second.compute(corpus={})) == []
+    assert second.report.held == ((0, 8),)
+    if name not in LENSES and name not in ("means", "reliance on parts"):
+        again = tle.load_accumulator(tmp_path / "1", model())
+        streamed(name, range(3), into=again)
+        assert differences(whole(name), again.compute(corpus={})) == []
+    third = EVERY[name](model())
+    third.load_state_dict(tle.load_accumulator(tmp_path / "1").state_dict())
+    streamed(name, range(3), into=third)
+    assert differences(whole(name), third.compute(corpus={})) == []
+
+
+def test_a_lens_has_to_be_given_again(tmp_path):
+    streamed("own lens, sums", range(2)).save(tmp_path / "one")
+    with pytest.raises(InputError, match="a lens or interventions; make it anew"):
+        tle.load_accumulator(tmp_path / "one", model())
+    other = tle.LensAccumulator(model(), lens=lambda site, rows: rows, keep="summary", vocabulary="tokenizer")
+    with pytest.raises(InputError, match="its lens is 'half', and here it is '<lambda>'"):
+        other.load_state_dict(tle.load_accumulator(tmp_path / "one").state_dict())
+
+
+def test_damaged_and_other_files_are_refused(tmp_path):
+    path = streamed("own lens, sums", range(2)).save(tmp_path / "deep" / "one")
+    result = tle.lens_entropy(model(), TOKENS[:1], progress=False).save(tmp_path / "result")
+    with pytest.raises(FileError, match="holds a result, which load reads"):
+        tle.load_accumulator(result)
+    with pytest.raises(FileError, match="load_accumulator reads"):
+        tle.load(path)
+    with pytest.raises(FileError, match="no file"):
+        tle.load_accumulator(tmp_path / "none")
+    whole_file = path.read_bytes()
+    for wrong in (whole_file[:-8], whole_file[:40], b"", whole_file[:-8] + b"8 bytes."):
+        path.write_bytes(wrong)
+        with pytest.raises(FileError, match="damaged"):
+            tle.load_accumulator(path)
+    path.write_bytes(whole_file)
+    streamed("patterns", range(1)).save(path)
+    with pytest.raises(InputError, match="its model is"):
+        tle.load_accumulator(path, cached_model("gpt2", "bridge"))
+
+
+def test_a_later_schema_is_told(tmp_path, monkeypatch):
+    with monkeypatch.context() as later:
+        later.setattr("tl_entropy.analyses.saving.SCHEMA", 2)
+        path = streamed("own lens, sums", range(2)).save(tmp_path / "one")
+    with pytest.raises(FileError, match="schema 2, this tl_entropy reads up to 1; upgrade"):
+        tle.load_accumulator(path)
+
+
+def test_pickling_says_what_to_do():
+    with pytest.raises(InputTypeError, match=r"state_dict\(\) gives .* save\(path\)"):
+        pickle.dumps(EVERY["patterns"](model()))
+
+
+def test_state_information_has_a_file(tmp_path):
+    states = tle.StateInformation(6, 4, folds=2)
+    z = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    states.update(z, [("a", i % 2) for i in range(40)], documents=[i // 4 for i in range(40)])
+    again = tle.load_accumulator(states.save(tmp_path / "states"))
+    assert again.results() == pytest.approx(states.results(), nan_ok=True, abs=1e-12)
+    again.update(z, ["b"] * 40, documents=list(range(50, 90)))
+    assert again.rows == 80
 
 
 def test_what_differs_is_named():

@@ -56,12 +56,15 @@ class Rows(ByNumber):
         self._parts = [{name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}]
         return super().state_dict()
 
+    @property
+    def of_tokens(self) -> list[str]:
+        """Names of the columns that hold token ids."""
+        return [name for name in ("token", "output_token", "top_tokens") if name in self._parts[0]]
+
     def ids(self) -> Tensor:
         """Token ids that the rows hold, some of them several times."""
-        columns = [
-            part[name].flatten() for part in self._parts for name in ("token", "output_token", "top_tokens") if name in part
-        ]
-        return torch.cat(columns)
+        ids = torch.cat([part[name].flatten() for part in self._parts for name in self.of_tokens])
+        return ids[ids >= 0]
 
     def whole(self) -> dict[str, Any]:
         """All rows, by document and position."""

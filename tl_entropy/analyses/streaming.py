@@ -10,20 +10,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from tl_entropy.analyses.merging import check_alike, check_same, merged
 from tl_entropy.analyses.rows import Rows
-from tl_entropy.analyses.saving import check_state, settings_of, state_head
+from tl_entropy.analyses.saving import check_state, contents, settings_of, state_head, write
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.parts import Part
 from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.report import StreamReport
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 from tl_entropy.state import copied, decoded, encoded, restored
@@ -56,9 +57,17 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
     bound: ClassVar[tuple[str, ...]] = ()
     sites: tuple[Site, ...]
     report: StreamReport | None = None
+    _given: list[Any]
+    _told: dict[str, Any]
 
     def __init__(self, model: Any) -> None:
         self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Remembers what it was made with beside the model, for its file."""
+        found = super().__new__(cls)
+        found._given = [list(arguments[1:]), options]
+        return found
 
     def begins(self, part: Part) -> Callable[[StreamReport], None]:
         """Called as a pass over ``part`` of a corpus begins; what comes back takes the pass's report, whenever there is one.
@@ -147,6 +156,40 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
         check_state(self, state)
         self._take(state)
 
+    def save(self, path: str | Path) -> Path:
+        """Write what was seen to one file, which ``load_accumulator`` reads; folders on the way are made.
+
+        Raises:
+            SaveError: the folder cannot be written to, or the disk has no room; a file that was there stays as it was.
+
+        >>> import tl_entropy as tle
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> means = tle.LensAccumulator(tle.demo_model(), keep="summary")
+        >>> report = tle.stream(tle.demo_model(), "import os", [means], progress=False)
+        >>> path = means.save(Path(mkdtemp()) / "means.safetensors")
+        >>> tle.load_accumulator(path).compute().tokens
+        2
+        """
+        return write(path, contents(self))
+
+    def __reduce__(self) -> NoReturn:
+        raise InputTypeError(
+            f"a {type(self).__name__} holds a model, and cannot be pickled or copied: state_dict() gives what it has seen, and "
+            "save(path) writes that to a file, which load_accumulator reads"
+        )
+
+    @classmethod
+    def without_model(cls, content: Mapping[str, Any]) -> Self:
+        """From a file's content: one that merges and computes, and can see no more."""
+        found = super().__new__(cls)
+        for name, value in content["made"].items():
+            setattr(found, name, decoded(value))
+        found.adapter = decoded(content["record"])
+        found._told = content["settings"]
+        found._take(content)
+        return found
+
     def _take(self, state: Mapping[str, Any]) -> None:
         self.report = decoded(state["report"])
         for name, value in state["gathered"].items():
@@ -225,5 +268,6 @@ class PositionMeasure(StreamingMeasure[Found]):
 def row_fields(rows: Rows, adapter: Adapter, *more_ids: int) -> dict[str, Any]:
     """Rows as fields of a result: their columns, the documents' names, and the texts of all token ids that occur."""
     whole = rows.whole()
-    every = torch.cat([rows.ids(), torch.tensor(more_ids, dtype=torch.long)]).unique().tolist()
+    ids = [whole[name].flatten() for name in rows.of_tokens]
+    every = torch.cat([*ids, torch.tensor(more_ids, dtype=torch.long)]).unique().tolist()
     return {**whole, "names": dict(rows.names), "strings": adapter.strings(every)}

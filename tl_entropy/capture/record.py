@@ -14,6 +14,10 @@ from tl_entropy.results.provenance import Provenance
 from tl_entropy.state import Kept
 
 
+class _NoModelError(InputError, AttributeError):
+    """Something that only a model has; an AttributeError, too, for whoever asks whether it is there."""
+
+
 @dataclass(frozen=True)
 class ModelRecord(Kept):
     """In place of an ``Adapter``.
@@ -50,9 +54,7 @@ class ModelRecord(Kept):
         return {i: self.texts[i] for i in ids}
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise InputError(
+        raise _NoModelError(
             "what was loaded without its model can be merged and computed, and nothing more: give the model, "
             "load_accumulator(path, model), to go on"
         )

@@ -48,6 +48,8 @@ def load(path: str | Path) -> Any:
     try:
         with safe_open(source, "pt") as file:
             metadata = file.metadata() or {}
+            if "tl_entropy_state" in metadata:
+                raise FileError(f"path: {source} holds an accumulator, not a result; load_accumulator reads it")
             if "tl_entropy" not in metadata:
                 raise FileError(f"path: {source} is a safetensors file, but not one that tl_entropy wrote")
             text = metadata["tl_entropy"]

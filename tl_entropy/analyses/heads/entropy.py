@@ -103,13 +103,16 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
             quantities |= {"normalized": quantities["entropy"], "bos_share": shape, "sink_share": shape}
         self._means = {name: DocumentMeans(size) for name, size in quantities.items()}
         self._rows = Rows(self._nothing())
+        self._norm_error: float | None = None  # once it was asked for
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"of": self.of, "orders": self.orders, "layers": self.layers}
         if self.reading is not None:
             settings = {"norm": self.norm, **self.reading.settings(), **settings}
         if self.norm == "frozen":
-            settings["frozen_norm_error"] = self.adapter.frozen_norm.error
+            if self._norm_error is None:
+                self._norm_error = self.adapter.frozen_norm.error
+            settings["frozen_norm_error"] = self._norm_error
         return settings
 
     def _result(self, provenance: Provenance) -> HeadEntropy | HeadSummary:

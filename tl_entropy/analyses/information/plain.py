@@ -20,13 +20,15 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.saving import SCHEMA, write
 from tl_entropy.errors import InputError, InputTypeError, check_int
 from tl_entropy.functional.information.blocks import Sample, SampledRows
 from tl_entropy.functional.information.chance import SAMPLE
@@ -36,6 +38,7 @@ from tl_entropy.functional.information.soft import Invalid, directed_rows, kerne
 from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.functional.probabilities import entropy, extensive
 from tl_entropy.functional.statistics import balanced_folds
+from tl_entropy.state import decoded, encoded
 from tl_entropy.torch_state import Steady
 
 Pair = tuple[Hashable, Hashable]
@@ -261,6 +264,26 @@ class StateInformation(Steady):
             self._sets[name].table[: len(of["sums"])] = of["sums"]
         rows = zip(state["sample"], state["sampled"], strict=True)
         self._sample = [_Sampled(order, document, index, p.clone(), own) for (order, document, index, own), p in rows]
+
+    def save(self, path: str | Path) -> Path:
+        """Write what was seen to one file, which ``load_accumulator`` reads; folders on the way are made.
+
+        Raises:
+            SaveError: the folder cannot be written to, or the disk has no room; a file that was there stays as it was.
+        """
+        own = {"d": self.d, "folds": self.folds, "invalid": self.invalid, "center": self.center}
+        return write(path, {"kind": type(self).__name__, "schema": SCHEMA, "own": own, "state": encoded(self.state_dict())})
+
+    @classmethod
+    def of_state(cls, content: Mapping[str, Any]) -> Self:
+        """From a file's content."""
+        found, state = cls.__new__(cls), decoded(content["state"])
+        found.anchors, found.temperature = state["anchors"], state["temperature"]
+        for name, value in content["own"].items():
+            setattr(found, name, value)
+        found.reset()
+        found.load_state_dict(state)
+        return found
 
     def _shift(self) -> Tensor:
         """What is subtracted from every state [d]."""

@@ -82,7 +82,7 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
         return {"site": str(self.site), "of": self.of, "heads": self.heads}
 
     def _result(self, provenance: Provenance) -> TokenReliance:
-        return self._rows.result(None, {"gradient": "" if self.of == "l1" else "nats"}, provenance)
+        return self._rows.result(None, {"gradient": "" if self.of == "l1" else "nats"}, self.adapter, provenance)
 
     def _attributed(self, batch: Batch) -> Tensor:
         """Gradient times activation [row, source] in float64, on the CPU; 0 where there is no such position."""

@@ -27,6 +27,7 @@ from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.streaming import PositionMeasure, row_fields
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.feeding import row_place
 from tl_entropy.capture.hooks import hook_name
@@ -100,7 +101,8 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
 
     def _result(self, provenance: Provenance) -> TokenReliance:
         parts = None if self.sources == "tokens" else tuple(self.sources)
-        result = self._rows.result(parts, {metric: CHANGE_UNITS[metric] for metric in self.metrics}, provenance)
+        units = {metric: CHANGE_UNITS[metric] for metric in self.metrics}
+        result = self._rows.result(parts, units, self.adapter, provenance)
         for i, edits in enumerate(self._edits.values() if parts is not None else ()):
             if not bool(result.values[:, i].any()):  # of several that were merged, another may have had the positions
                 edits.warn_of_unmeant()
@@ -167,9 +169,11 @@ class SourceRows(PredictedRows):
             values = part["values"]
             part["values"] = pad(values, (0, 0, 0, most - values.shape[1]), value=torch.nan)
 
-    def result(self, parts: tuple[str, ...] | None, metrics: Mapping[Any, str], provenance: Provenance) -> TokenReliance:
+    def result(
+        self, parts: tuple[str, ...] | None, metrics: Mapping[Any, str], adapter: Adapter, provenance: Provenance
+    ) -> TokenReliance:
         """The result, of sources with these names, or of tokens (None), and of ``metrics`` with their units."""
-        fields = row_fields(self, self._adapter)
+        fields = row_fields(self, adapter)
         del fields["n_bytes"], fields["n_characters"]
         if not fields["values"].shape[1] and len(fields["token"]):
             raise InputError("inputs hold nothing to measure: no token that counts has one before it that could be its source")

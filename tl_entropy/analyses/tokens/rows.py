@@ -32,7 +32,7 @@ class PredictedRows(Rows):
         empty: as for ``Rows``.
     """
 
-    bound = ("_given", "_found")
+    bound = ("_adapter", "_given", "_found")
 
     def __init__(self, adapter: Adapter, empty: Mapping[str, Tensor]) -> None:
         super().__init__(empty)
