@@ -27,14 +27,17 @@ _CLASSES = 128  # of sizes of labels: 2 log2 of an int64 is below
 
 @dataclass(frozen=True, eq=False)
 class SampledRows:
-    """Rows drawn at random, on which errors over anchors are measured: ``rows`` [row, unit, bin] soft assignments."""
+    """Rows drawn at random, on which errors over anchors are measured: ``rows`` [row, unit, bin] soft assignments.
+
+    Those errors are rough, so that they are measured in the dtype of the rows.
+    """
 
     rows: Tensor
 
     @cached_property
     def p(self) -> Tensor:
-        """[unit, row, bin] the same, float64."""
-        return self.rows.transpose(0, 1).double().contiguous()
+        """[unit, row, bin] the same."""
+        return self.rows.transpose(0, 1).contiguous()
 
     @cached_property
     def p_log_p(self) -> Tensor:
@@ -191,6 +194,7 @@ class Blocks:
         if not bool(labelled.all()):
             p, p_log_p = p[:, labelled], p_log_p[:, labelled]
         rows, mean = p.shape[1], self.whole.log_mean
+        mean = mean.to(p.dtype)
         entropy = _influence(-mean * p.sum(1, keepdim=True), -(mean @ p.mT), p)[:, 0] / rows
         own = _influence(p_log_p.sum(1, keepdim=True), p_log_p.sum(-1)[:, None], p)[:, 0] / rows
         within = self._sums["anchors"]
@@ -240,17 +244,17 @@ def _of_anchors(fit: Fit, drawn: _SampledOf, part: slice) -> Tensor:
     """[unit, 2, bin] what each anchor adds within labels: of all rows, and of those of labels in two folds."""
     p, p_log_p = drawn.drawn.p[part], drawn.drawn.p_log_p[part]
     if not len(drawn.rows):
-        return p.new_zeros(len(p), 2, p.shape[2])
+        return fit.mass.new_zeros(len(p), 2, p.shape[2])
     if len(drawn.rows) < p.shape[1]:
         p, p_log_p = p[:, drawn.rows], p_log_p[:, drawn.rows]
-    weighed = fit.log_label_means[:, drawn.label].mul_(p).neg_().add_(p_log_p)
+    weighed = fit.log_label_means.to(p.dtype)[:, drawn.label].mul_(p).neg_().add_(p_log_p)
     subsets = torch.stack([torch.ones_like(drawn.held), drawn.held]).to(p.dtype)
     return _influence(subsets @ weighed, subsets * weighed.sum(-1)[:, None], p)
 
 
 def _influence(of_anchors: Tensor, of_rows: Tensor, p: Tensor) -> Tensor:
-    """From Σ_i p_ij s_ij [unit, subset, bin] and Σ_j p_ij s_ij [unit, subset, row], each of several subsets of rows."""
-    return math.sqrt(p.shape[2] / (p.shape[2] - 1)) * (of_anchors - of_rows @ p)
+    """From Σ_i p_ij s_ij [unit, subset, bin] and Σ_j p_ij s_ij [unit, subset, row], of subsets of rows; float64."""
+    return math.sqrt(p.shape[2] / (p.shape[2] - 1)) * (of_anchors - of_rows @ p).double()
 
 
 def _null_parts(groups: Groups, curve: ChanceCurve) -> Tensor:

@@ -80,7 +80,7 @@ def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, p_log_p
     and what the sample's own ceiling lacks. Means over groups are as noisy as some parts in a thousand, so that the divergences
     of single groups are in the sample's own dtype, where rows differ enough for it; all else is in float64.
 
-    ``p_log_p`` [unit, row, bin] float64 is what it says, where it is there already.
+    ``p_log_p`` [unit, row, bin] is what it says, where it is there already.
     """
     at_once = max(1, _AT_ONCE // (max(_ROWS, len(sample)) * sample.shape[2]))  # more would fall out of the cache
     parts = [slice(first, first + at_once) for first in range(0, sample.shape[1], at_once)]
@@ -94,7 +94,9 @@ def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> l
     p = sample.transpose(0, 1).double()
     mean = p.mean(1, keepdim=True)
     log_mean, halves = logs(mean), 0.5 / mean.clamp_min(torch.finfo(torch.float64).tiny)
-    own = _divergence(p, log_mean) if p_log_p is None else p_log_p.sum(-1) - _dot(p, log_mean)
+    own = _divergence(p, log_mean) if p_log_p is None else p_log_p.sum(-1, dtype=p.dtype) - _dot(p, log_mean)
+    if p_log_p is not None and p_log_p.dtype != p.dtype and bool((own.mean(1) <= _SINGLE).any()):
+        own = _divergence(p, log_mean)  # which is too small for single precision
     ceiling, half_spread = own.mean(1), _dot((p - mean).square_(), halves).mean(1)
     exact = mean, log_mean, halves
     if bool((ceiling > _SINGLE).all()):
