@@ -26,17 +26,16 @@ from torch import Tensor
 from tl_entropy.analyses.information.centers import checked_centers
 from tl_entropy.analyses.information.keeping import Layout, Shape
 from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
+from tl_entropy.analyses.information.seen import Measured, Seen, sample_of
 from tl_entropy.analyses.information.site_sums import SiteSums
-from tl_entropy.analyses.information.values import COLUMNS, Counted, site_values
+from tl_entropy.analyses.information.values import site_values
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
-from tl_entropy.functional.information.chance import SAMPLE
 from tl_entropy.functional.information.soft import Invalid
 from tl_entropy.functional.information.temperature import Calibration
-from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels import LabelPlan
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.files import digest
@@ -44,9 +43,6 @@ from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Site
 
 Heads = bool | Literal["z", "result"]
-
-NAMED = 20
-"""Labels in one fold of documents that are named, at most."""
 
 
 class SoftAccumulator(StreamingMeasure[SoftInformation]):
@@ -116,7 +112,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
 
     def _lay_out(self) -> None:
         self._tables = self.plan.tables(self.folds)
-        self._sample = _sample(self.plan)
+        self._sample = sample_of(self.plan)
         self._layouts: dict[float, Layout] = {}
 
     @property
@@ -231,58 +227,17 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         }  # fmt: skip
 
     def _result(self, provenance: Provenance, *, progress: bool = False) -> SoftInformation:
-        n_folds = int(max(table.row_fold.max() for table in self._tables)) + 1
-        counted = [self._counted(label) for label in range(len(self.plan.names))]
-        whole = int((self.plan.ids >= 0).any(0).sum()) <= SAMPLE  # so that the sample has every position
+        seen = Seen(self.plan, self._tables, self._seen, self._read, self._dropped)
         of_place = {place.site: (place, sums) for sums in self._sites.values() for place in sums.places}
         places, by_site = [of_place[site] for site in self.measured], []
-        sampled = int(self._seen[self._sample].sum())
+        options: dict[str, Any] = {"folds": seen.n_folds, "whole": seen.whole, "keep_labels": self.keep_labels}
         with Bar(total=len(self.measured), desc="statistics", unit="site", show=progress) as bar:
             for place, sums in places:
-                for masses, samples in sums.blocks(place, self._tables, self._seen, sampled):
-                    by_site.append(
-                        site_values(masses, samples, counted, folds=n_folds, whole=whole, keep_labels=self.keep_labels)
-                    )
+                for masses, samples in sums.blocks(place, self._tables, self._seen, len(seen.sample)):
+                    by_site.append(site_values(masses, samples, seen.counted, **options))
                 bar.update()
-        values: dict[str, Any] = {
-            name: torch.cat([v[name] for v in by_site], dim=1 if name in COLUMNS else 0) for name in by_site[0]
-        }
-        heads = [(p, h if p.site.name in BY_HEAD else -1) for p, _ in places for h in range(p.n_heads)]
-        folds = torch.stack([group_sums(c.count, c.table.row_fold, n_folds) for c in counted], dim=1)
-        held = [_held(c) for c in counted]
-        sizes = [self._sizes(label, c) for label, c in enumerate(counted)]
-        tokens = folds.sum(0)
-        before = torch.nn.functional.pad(self._seen.cumsum(0), (1, 0))  # positions seen before each slot
-        documents = int(before[self.plan.starts].diff().count_nonzero())
-        inside = [s[: len(h)][h >= 2].sum() for s, h in zip(sizes, held, strict=True)]
-        return SoftInformation(
-            **values, sites=tuple(p.site for p, _ in heads), heads=tuple(h for _, h in heads), labels=self.plan.names,
-            sides=self.plan.sides, n_bins=tuple(b for b, _ in self.draws), seeds=tuple(s for _, s in self.draws),
-            temperatures=torch.tensor([p.temperatures for p, _ in heads], dtype=torch.float64), fold_tokens=folds,
-            tokens=tokens.long(), coverage=tokens / self._read, classes=torch.stack([(s > 0).sum() for s in sizes]),
-            singletons=torch.stack([(s == 1).sum() / (s > 0).sum() for s in sizes]).double(),
-            in_two_folds=torch.stack(inside).double() / tokens,
-            one_fold=tuple(self._one_fold(i, *of) for i, of in enumerate(zip(sizes, held, strict=True))) if n_folds > 1 else (),
-            documents=documents, dropped=self._dropped, label_texts=self._texts() if self.keep_labels else (),
-            label_counts=torch.cat(sizes) if self.keep_labels else None, provenance=provenance,
-        )  # fmt: skip
-
-    def _counted(self, label: int) -> Counted:
-        """What was counted of a label set, and the labels of the positions in the sample."""
-        table = self._tables[label]
-        rows = table.rows[self._seen]
-        count = torch.bincount(rows[rows >= 0].long(), minlength=table.n_rows).double()
-        rows = table.rows[self._sample[self._seen[self._sample]]].long()
-        labels = torch.where(rows >= 0, table.row_class[rows.clamp_min(0)], -2)
-        return Counted(table, count, labels, len(self.plan.sizes(label)))
-
-    def _one_fold(self, label: int, sizes: Tensor, held: Tensor) -> tuple[str, ...]:
-        """Names of the labels that are in one fold alone, of a set that is not of n-grams."""
-        if self.plan.orders[label]:
-            return ()
-        alone = ((held == 1) & (sizes[: len(held)] > 1)).nonzero()[:, 0]
-        names = self.plan.texts(label, {})
-        return tuple(names[i] for i in alone[sizes[alone].argsort(descending=True, stable=True)][:NAMED].tolist())
+        measured = [Measured(place.site, place.n_heads, place.temperatures) for place, _ in places]
+        return seen.result(by_site, measured, self.draws, provenance, self._texts() if self.keep_labels else None)
 
     def _prepare(self, activations: Mapping[Site, Tensor]) -> None:
         """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""
@@ -345,24 +300,10 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             good &= fine
         return good
 
-    def _sizes(self, label: int, counted: Counted) -> Tensor:
-        """How often each class of a set was seen [class]; where reading was stopped, of those seen once any will do."""
-        table, count, planned = counted.table, counted.count, self.plan.sizes(label)
-        repeated = table.row_class >= 0
-        sizes = group_sums(count[repeated], table.row_class[repeated], len(planned)).long()
-        sizes[(planned == 1).nonzero()[: int(count[~repeated].sum()), 0]] = 1
-        return sizes
-
     def _texts(self) -> tuple[tuple[str, ...], ...]:
         """The text of every label of every set."""
         strings = self.adapter.strings([i for i in self.plan.tokens.unique().tolist() if i >= 0])
         return tuple(tuple(self.plan.texts(label, strings)) for label in self.plan.names)
-
-
-def _held(counted: Counted) -> Tensor:
-    """[class] in how many folds each label was seen, of those seen twice or more in the plan."""
-    row_class = counted.table.row_class[(counted.table.row_class >= 0) & (counted.count > 0)]
-    return torch.bincount(row_class, minlength=int(counted.table.row_class.max()) + 1)
 
 
 def planned_slots(plan: LabelPlan, batch: Batch, first_document: int = 0) -> Tensor:
@@ -384,12 +325,6 @@ def _same_plan(one: LabelPlan, other: LabelPlan) -> bool:
         (one.names, one.sides, one.valid, one.counted) == (other.names, other.sides, other.valid, other.counted)
         and all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("starts", "tokens", "ids"))
     )
-
-
-def _sample(plan: LabelPlan) -> Tensor:
-    """The slots that chance is measured on, drawn from all with a label."""
-    used = (plan.ids >= 0).any(0).nonzero()[:, 0]
-    return used[torch.randperm(len(used), generator=torch.Generator().manual_seed(0))[:SAMPLE]]
 
 
 def _several(argument: str, values: int | Sequence[int], low: int) -> tuple[int, ...]:
