@@ -2,6 +2,7 @@
 
 from . import functional as functional, plots as plots
 from .analyses.heads.entropy import HeadAccumulator as HeadAccumulator, head_entropy as head_entropy
+from .analyses.information.assignments import Assignments as Assignments, load_assignments as load_assignments
 from .analyses.information.plain import StateInformation as StateInformation
 from .analyses.information.soft import label_plan as label_plan, soft_information as soft_information
 from .analyses.information.sums import SoftAccumulator as SoftAccumulator

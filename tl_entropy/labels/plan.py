@@ -68,6 +68,7 @@ class LabelPlan(Steady, Kept):
             or integer ids, ``[class, 1]`` long; a tuple of texts for other labels.
         counted: The number of counted slots.
         valid: Whether all label sets share one set of slots ("common") or each has all it can ("own").
+        usable: ``[slot]`` bool; the slots that may be part of an n-gram.
 
     >>> tokens = torch.tensor([-1, 7, 8, 7, 8])
     >>> plan = LabelPlan.from_documents([DocumentTokens(tokens, tokens >= 0, tokens >= 0)], ("token", "bigram"))
@@ -89,6 +90,7 @@ class LabelPlan(Steady, Kept):
     keys: tuple[Any, ...]
     counted: int
     valid: Literal["common", "own"]
+    usable: Tensor
 
     @classmethod
     def from_documents(
@@ -111,8 +113,14 @@ class LabelPlan(Steady, Kept):
             InputTypeError: Labels, values or entries of a kind that is not understood, such as floats.
         """
         check_choice("valid", valid, ("common", "own"))
+        named(labels)  # refused before anything is read
+        return cls.from_slots(Slots(documents), labels, valid=valid)
+
+    @classmethod
+    def from_slots(cls, slots: Slots, labels: Labels, *, valid: Literal["common", "own"] = "common") -> LabelPlan:
+        """Label every counted slot; ``labels``, ``valid`` and what is raised as for ``from_documents``."""
+        check_choice("valid", valid, ("common", "own"))
         asked = named(labels)
-        slots = Slots(documents)
         if not slots.counted.any():
             raise InputError(
                 f"documents must hold a counted token; got {counted(len(slots.starts) - 1, 'document')} with none; pass some "
@@ -135,7 +143,7 @@ class LabelPlan(Steady, Kept):
             codes, classes = one.codes[slot].unique(return_inverse=True)
             row[slot] = classes.int()
             # Any slot of a class can stand for it: here whichever is written last.
-            example = torch.empty_like(codes)
+            example = torch.empty(len(codes), dtype=torch.long)
             example[classes] = slot
             keys.append(one.keys(codes, example))
         return cls(
@@ -143,11 +151,12 @@ class LabelPlan(Steady, Kept):
             sides=tuple(one.side for one in sets.values()),
             orders=tuple(one.order for one in sets.values()),
             starts=slots.starts,
-            tokens=slots.tokens.int(),
+            tokens=slots.tokens,
             ids=ids,
             keys=tuple(keys),
             counted=int(slots.counted.sum()),
             valid=valid,
+            usable=slots.usable,
         )
 
     @property
@@ -219,7 +228,8 @@ class LabelPlan(Steady, Kept):
     def tables(self, number_of_folds: int) -> tuple[LabelTable, ...]:
         """A table for each label set, with the documents in ``folds(number_of_folds)``; raises what that does."""
         folds = self.folds(check_int("number_of_folds", number_of_folds, 1))
-        return tuple(_table(ids, folds[self._document()], int(folds.max()) + 1) for ids in self.ids)
+        of_slots = folds.int().repeat_interleave(self.starts.diff())
+        return tuple(_table(ids, of_slots, int(folds.max()) + 1) for ids in self.ids)
 
     def texts(self, label: str | int, strings: Mapping[int, str]) -> list[str]:
         """Every class of a label set as text; ``strings`` are those of the tokens, by id, which n-grams string together.
@@ -271,7 +281,7 @@ def _table(ids: Tensor, fold: Tensor, n_folds: int) -> LabelTable:
     pairs, row = (ids[often].long() * n_folds + fold[often]).unique(return_inverse=True)
     rows = torch.full_like(ids, -1)
     rows[often] = row.int()
-    rows[once] = (len(pairs) + fold[once]).int()
+    rows[once] = len(pairs) + fold[once]
     return LabelTable(
         rows,
         row_class=torch.cat([pairs // n_folds, torch.full((n_folds,), -1)]),

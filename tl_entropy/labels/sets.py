@@ -79,7 +79,7 @@ class LabelSet(NamedTuple):
     Attributes:
         side: "input" or "output" for n-grams, "other" for all else.
         order: The n of n-grams; 0 for all else.
-        codes: ``[slot]`` long; the same code for the same class, in the order of the classes; below 0 where undefined.
+        codes: ``[slot]`` long or int32; the same code for the same class, in the order of the classes; below 0 where undefined.
         keys: What classes are, from the code of each ``[class]`` and a slot of each ``[class]``.
         why_none: How it can be that no counted slot has a class.
     """
@@ -143,7 +143,7 @@ def _ngrams(gram: NGram, slots: Slots) -> LabelSet:
     n, ahead = gram.n, gram.side == "output"
 
     def keys(_: Tensor, slot: Tensor) -> Tensor:
-        return slots.tokens[slot[:, None] + torch.arange(n) + (1 if ahead else 1 - n)]
+        return slots.tokens[slot[:, None] + torch.arange(n) + (1 if ahead else 1 - n)].long()
 
     codes = slots.following_grams(n) if ahead else slots.grams(n)
     where = "after it" if ahead else "up to and including it"
@@ -155,7 +155,7 @@ def _custom(where: str, values: Any, slots: Slots) -> LabelSet:
     body = slots.place > 0
     if callable(values):
         with yours():
-            rows = [values(tokens) if len(tokens) else [] for tokens in slots.tokens[body].split(lengths)]
+            rows = [values(tokens) if len(tokens) else [] for tokens in slots.tokens[body].long().split(lengths)]
     else:
         rows = _listed(values, where)
     nested = callable(values) or bool(rows and _is_row(rows[0]))
@@ -165,7 +165,7 @@ def _custom(where: str, values: Any, slots: Slots) -> LabelSet:
     if len(entries) == len(lengths) and not nested:
         readings.append(codes[slots.document])
     if len(entries) == sum(lengths):
-        by_position = torch.full_like(slots.tokens, -1)
+        by_position = codes.new_full((len(body),), -1)
         by_position[body] = codes
         readings.append(by_position)
     if not readings:

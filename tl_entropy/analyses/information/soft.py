@@ -16,11 +16,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self, Unpack, cast
 
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.information.assignments import AssignmentWriter, Kept, kept_by
 from tl_entropy.analyses.information.spans import has_spans, of_tokens
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
 from tl_entropy.analyses.measuring import computing
@@ -38,6 +40,7 @@ from tl_entropy.errors import InputError, keeping
 from tl_entropy.functional.information.soft import Invalid
 from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.labels import DocumentTokens, LabelPlan
+from tl_entropy.labels.slots import Slots
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Site
@@ -89,8 +92,8 @@ def label_plan(
     windows: list[Window | None] = []  # of each document
     documents = _UpToAnError(_documents(corpus, special, windows if has_spans(labels) else None))
     try:
-        read = list(documents)
-        plan = LabelPlan.from_documents(read, of_tokens(adapter, labels, windows) if windows else labels, valid=valid)
+        slots = Slots(documents)
+        plan = LabelPlan.from_slots(slots, of_tokens(adapter, labels, windows) if windows else labels, valid=valid)
     except InputError:
         if documents.error is None:
             raise
@@ -119,6 +122,8 @@ def soft_information(
     invalid: Invalid = "error",
     folds: int = 20,
     keep_labels: bool = False,
+    keep: Kept = "sums",
+    folder: str | Path | None = None,
     batch_size: int | None = None,
     progress: bool = True,
     **options: Unpack[WindowOptions],
@@ -155,6 +160,10 @@ def soft_information(
         folds: groups of documents, none of which predicts itself; 1 needs the least memory, and leaves entropy, the plug-in
             value and its ceiling, without standard errors.
         keep_labels: also give the values of every single label that is seen twice or more (``result.label_table()``).
+        keep: "sums" by label, in memory; "assignments" of every position, in ``folder``: memory does not grow with labels, and
+            ``load_assignments(folder).information(labels=...)`` gives other labels, n-grams and folds later, without a pass of
+            the model; "auto" for what takes fewer bytes, which ``provenance.settings["keep"]`` says.
+        folder: where assignments are kept: a new folder, or an empty one.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress, and the memory that the sums need where it is much.
         options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
@@ -164,7 +173,9 @@ def soft_information(
         ``SoftInformation``, in nats.
 
     Raises:
-        InputError, InputTypeError: an argument or an item of the input that can't be measured, or sums larger than memory.
+        InputError, InputTypeError: an argument or an item of the input that can't be measured, sums larger than memory, or
+            assignments larger than the disk.
+        SaveError: assignments that cannot be written.
         ModelError: ``result`` of a model whose heads are not contributions to the residual stream.
         NonFiniteError: a NaN or infinity inside the model; its ``partial`` holds the result so far.
 
@@ -189,11 +200,13 @@ def soft_information(
         plan = once(
             "label plan", lambda: label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
         )
-    accumulator = SoftAccumulator(
-        adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
-        centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
-    )  # fmt: skip
-    _announce(accumulator.memory(), adapter.device, progress)
+    measured: dict[str, Any] = {
+        "sites": sites, "layers": layers, "heads": heads, "n_bins": n_bins, "seed": seed, "calibration": calibration,
+        "centers": None if isinstance(center, bool) else center, "invalid": invalid, "folds": folds, "keep_labels": keep_labels,
+    }  # fmt: skip
+    accumulator, kept = kept_by(adapter, plan, keep, folder, **measured)
+    if not isinstance(accumulator, AssignmentWriter):
+        _announce(accumulator.memory(), adapter.device, progress)
     one_pass = Pass(
         adapter, inputs, positions=positions, batch_size=batch_size, progress=progress, options=cast("CorpusOptions", options)
     )
@@ -202,7 +215,7 @@ def soft_information(
         if read([means], one_pass).interrupted:
             raise KeyboardInterrupt  # the mean of a part would be another quantity
         accumulator.centers |= means.compute()
-    settings = {"positions": repr(positions), "prepend_bos": adapter.prepends_begin, **described(options)}
+    settings = {"positions": repr(positions), "prepend_bos": adapter.prepends_begin, **described(options), **kept}
     with keeping(lambda _: accumulator.compute(settings=settings, interrupted=True) if accumulator.started else None):
         report = read([accumulator], one_pass)
     with computing(accumulator):

@@ -243,20 +243,26 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""
         sums = {}
         for site in self.sites:
-            activation = activations[site]
-            center = self.centers.get(site)
-            if center is not None and center.shape != activation.shape[2:]:
-                raise InputError(
-                    f"center: the mean of {site} must have shape {list(activation.shape[2:])}; got {list(center.shape)}"
-                )
-            places = [
-                Place.like(activation, measured, self.adapter, self.draws, self.calibration)
-                for measured in self.measured
-                if captured_for(measured) == site
-            ]
+            activation, places = activations[site], self._placed(site, activations[site])
             shape, layout = self._kept_as(site, activation.shape[-1], places[0].directions.element_size())
             sums[site] = SiteSums(places, layout, shape, activation.device)
         self._sites = sums
+
+    def _placed(self, site: Site, activation: Tensor) -> list[Place]:
+        """How a captured site is assigned that is as wide as this."""
+        center = self.centers.get(site)
+        if center is not None and center.shape != activation.shape[2:]:
+            raise InputError(
+                f"center: the mean of {site} must have shape {list(activation.shape[2:])}; got {list(center.shape)}"
+            )
+        return [
+            Place.like(activation, measured, self.adapter, self.draws, self.calibration)
+            for measured in self.measured
+            if captured_for(measured) == site
+        ]
+
+    def _places_at(self, site: Site) -> list[Place]:
+        return self._sites[site].places
 
     def _kept_as(self, site: Site, width: int, number: int) -> tuple[Shape, Layout]:
         """How a site is kept whose states are so wide, in numbers of so many bytes."""
@@ -282,9 +288,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         """Which rows have a direction at every place [row]; where they must, an error names the first that has none."""
         good = torch.ones(int(kept.sum()), dtype=torch.bool)
         at = {
-            place.site: length
-            for site, of in lengths.items()
-            for place, length in zip(self._sites[site].places, of, strict=True)
+            place.site: length for site, of in lengths.items() for place, length in zip(self._places_at(site), of, strict=True)
         }
         for site in self.measured:
             length = at[site]

@@ -55,23 +55,31 @@ def site_values(
         whole: whether the sample has every position.
         keep_labels: give the values of single labels, too.
     """
-    most = max(sample.shape[-1] for sample in samples)
-    by_draw = []
+    found = []
     for tables, sample in zip(masses, samples, strict=True):
-        drawn = SampledRows(sample)
+        drawn, of_draw = SampledRows(sample), []
         curves = chance_curves(sample, whole=whole, p_log_p=drawn.p_log_p)
-        found, single = [], []
         for mass, one in zip(tables, counted, strict=True):
             sums = SoftSums(mass[..., :-1], mass[..., -1], one.count, one.table.row_class, one.table.row_fold)
             blocks = Blocks(Whole.of(sums, folds), curves, Sample(drawn, one.sample_label), keep_labels=keep_labels)
             blocks.add(sums, alone=True)
-            found.append(blocks.estimates())
-            if keep_labels:
-                of_labels = blocks.label_estimates()
-                single.append({k: _padded(getattr(of_labels, v), of_labels.counts, one.classes) for k, v in OF_LABELS.items()})
-        values = {name: torch.stack([_column(e, name, most) for e in found], dim=2) for name in COLUMNS}
-        values |= {name: torch.stack([getattr(e, name) for e in found], dim=1) for name in SINGLE}
-        values |= {name: torch.cat([s[name] for s in single]).T for name in OF_LABELS if single}
+            of_draw.append(blocks)
+        found.append(of_draw)
+    return values_of(found, counted)
+
+
+def values_of(found: Sequence[Sequence[Blocks]], counted: Sequence[Counted]) -> dict[str, Tensor]:
+    """The same, from the estimates of [draw][label set] with all labels in."""
+    most = max(of_draw[0].whole.by_fold.shape[-1] for of_draw in found)
+    by_draw = []
+    for of_draw in found:
+        every = [blocks.estimates() for blocks in of_draw]
+        values = {name: torch.stack([_column(e, name, most) for e in every], dim=2) for name in COLUMNS}
+        values |= {name: torch.stack([getattr(e, name) for e in every], dim=1) for name in SINGLE}
+        if of_draw[0].keep_labels:
+            single = [(blocks.label_estimates(), one.classes) for blocks, one in zip(of_draw, counted, strict=True)]
+            for name, of in OF_LABELS.items():
+                values[name] = torch.cat([_padded(getattr(e, of), e.counts, classes) for e, classes in single]).T
         by_draw.append(values)
     return {name: torch.stack([values[name] for values in by_draw], dim=-1) for name in by_draw[0]}
 

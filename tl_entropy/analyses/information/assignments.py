@@ -1,0 +1,320 @@
+r"""Soft assignments of every position kept on the disk: label sets that are asked for later need no pass of the model.
+
+Sums by label (``analyses/information/sums.py``) take up to 8 (n_bins + 1) bytes for each pair of a label and a fold of
+documents, of each label set at each place; assignments 2 n_bins bytes for each position at each place, whatever is asked of
+them. Sums are the cheaper where labels are few or frequent, assignments where they are rare, or many, or not known yet. They
+are kept in two bytes a number (``functional/information/coding.py``): values agree with those of sums within 1e-6 nats where
+some thousand positions count. They are reduced label set by label set, in bounded memory
+(``analyses/information/reduction.py``).
+
+What is kept is every position counted, be it labelled or not, so that any label set can be asked for later. So states without
+a direction are refused, or dropped, at every position counted. ``center=True`` is the mean over the positions that have a label
+at the pass.
+
+Refused: folders that hold something else, or were not written to their end; writing from several processes at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tl_entropy.analyses.information.places import BY_HEAD, Place
+from tl_entropy.analyses.information.reduction import Chunks, Rows, reduced
+from tl_entropy.analyses.information.seen import Measured, Seen
+from tl_entropy.analyses.information.store import CODES, NUMBERS, ROWS, StoreReader, StoreWriter, check_empty
+from tl_entropy.analyses.information.sums import SoftAccumulator, planned_slots
+from tl_entropy.analyses.information.values import values_of
+from tl_entropy.analyses.sharing import sharing_here
+from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.progress import Bar
+from tl_entropy.errors import FileError, InputError, InputTypeError, check_choice, check_int
+from tl_entropy.functional.information.coding import coded
+from tl_entropy.labels import LabelPlan
+from tl_entropy.labels.slots import Slots
+from tl_entropy.results import SoftInformation
+from tl_entropy.results.provenance import Provenance
+from tl_entropy.sites import Site
+from tl_entropy.torch_state import Steady, steady
+
+Kept = Literal["sums", "assignments", "auto"]
+
+BUDGET = 2**30
+"""Bytes of sums that are held at a time."""
+
+
+class Assignments(Steady):
+    """Soft assignments of every position at every place of a model, in a folder; ``load_assignments`` reads one.
+
+    Attributes:
+        folder: where they are.
+        sites: the sites measured.
+        n_bins: number of anchors of each draw.
+        seeds: seed of each draw of anchors.
+        rows: number of positions.
+        documents: number of documents of the inputs, empty ones included.
+        provenance: of the pass that wrote them: model, settings, corpus.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._store = StoreReader(self.folder)
+        fields = self._store.fields
+        try:
+            self._places = [Measured(site, heads, temperatures) for site, heads, temperatures in fields["places"]]
+            self._draws: tuple[tuple[int, int], ...] = fields["draws"]
+            self.provenance: Provenance = fields["provenance"]
+            self.rows: int = fields["rows"]
+            self._starts, self._tokens = (torch.from_numpy(self._store.slots[name]) for name in ("starts", "tokens"))
+            self._usable = torch.from_numpy(self._store.slots["usable"]).bool()
+            where = [torch.from_numpy(part.copy()).long() for _, part in self._store.chunks(ROWS, NUMBERS, (3,))]
+            document, position, token = torch.cat([torch.zeros(0, 3, dtype=torch.long), *where]).T
+            self._slots = self._starts[document] + 1 + position
+            if not torch.equal(self._tokens[self._slots].long(), token) or bool((self._slots.diff() <= 0).any()):
+                raise ValueError("its rows are not those of its documents, in order")
+            self._dropped = torch.zeros(self.rows, dtype=torch.bool)
+            self._dropped[torch.tensor(fields["dropped"], dtype=torch.long)] = True
+        except FileError:
+            raise
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            raise FileError(f"folder: {folder} cannot be read as assignments ({type(error).__name__}: {error})") from error
+        self.sites: tuple[Site, ...] = tuple(place.site for place in self._places)
+        self.n_bins, self.seeds = (tuple(of) for of in zip(*self._draws, strict=True))
+        self.documents = len(self._starts) - 1
+
+    def __repr__(self) -> str:
+        places = sum(place.heads for place in self._places)
+        return (
+            f"Assignments: {self.rows:,} positions of {self.documents:,} documents at {places} places, "
+            f"{len(self._draws)} draws of anchors, of {self.provenance.model} in {self.folder}"
+        )
+
+    def codes(self, site: Site | str, n_bins: int, seed: int = 0) -> np.ndarray:
+        """The numbers of a site as a memory map, [row, head, bin] uint16, rows in order; p = q³ / Σ q³.
+
+        Raises:
+            InputError: no such site, or draw of anchors.
+        """
+        asked = Site.parse(site, "site")
+        place = next((one for one in self._places if one.site == asked), None)
+        if place is None or (n_bins, seed) not in self._draws:
+            raise InputError(f"site, n_bins, seed: {self.folder} has no {asked} with {n_bins} bins and seed {seed}")
+        path = self.folder / _file(asked, (n_bins, seed))
+        found: np.ndarray = np.memmap(path, CODES, "r", shape=(self.rows, place.heads, n_bins))
+        return found
+
+    def label_plan(self, labels: Any, *, valid: Literal["common", "own"] = "common") -> LabelPlan:
+        """Label every position that is there; ``labels`` and ``valid`` as for ``soft_information``."""
+        counted = torch.zeros(len(self._tokens), dtype=torch.bool)
+        counted[self._slots] = True
+        return LabelPlan.from_slots(Slots.of(self._starts, self._tokens, counted, self._usable), labels, valid=valid)
+
+    def information(
+        self,
+        labels: Any = ("token", "next_token"),
+        *,
+        valid: Literal["common", "own"] = "common",
+        folds: int = 20,
+        keep_labels: bool = False,
+        memory: int = BUDGET,
+        progress: bool = True,
+    ) -> SoftInformation:
+        r"""H(Z) and I(X;Z) about label sets, as ``soft_information`` has them, without a pass of the model.
+
+        Args:
+            labels: as for ``soft_information``, of the same documents in the same order; or a ``label_plan`` of them, which
+                labels of spans (``span_labels``) need, since texts are not kept.
+            valid: "common" counts only positions where all labels are defined; "own" all that each label set has.
+            folds: groups of documents, none of which predicts itself.
+            keep_labels: also give the values of every single label that is seen twice or more.
+            memory: bytes of sums that are held at a time; where all take more, files are read several times.
+            progress: show progress.
+
+        Returns:
+            ``SoftInformation``, in nats; its provenance is that of the pass, with the settings asked for here.
+
+        Raises:
+            InputError: labels that are unknown or fit nothing, or a plan of other documents.
+            FileError: a file that is damaged.
+        """
+        memory = check_int("memory", memory, 1)
+        plan = labels if isinstance(labels, LabelPlan) else self.label_plan(labels, valid=valid)
+        if not (torch.equal(plan.starts, self._starts) and torch.equal(plan.tokens, self._tokens)):
+            raise InputError(
+                "labels: the plan was made from other tokens than those that are kept; make it from the same inputs"
+            )
+        folds = check_int("folds", folds, 1)
+        return self._information(plan, plan.tables(folds), folds, keep_labels=keep_labels, memory=memory, progress=progress)
+
+    def _information(
+        self, plan: LabelPlan, tables: Any, folds: int, *, keep_labels: bool, memory: int = BUDGET, progress: bool
+    ) -> SoftInformation:
+        labelled = (plan.ids >= 0).any(0)
+        slots = torch.zeros_like(labelled)
+        slots[self._slots[~self._dropped]] = True
+        dropped = int(labelled[self._slots[self._dropped]].sum())
+        seen = Seen(plan, tables, slots & labelled, self.rows, dropped)
+        if not bool(seen.slots.any()):
+            raise InputError("nothing to compute: no position with a label is kept")
+        rows, by_site = Rows.of(seen, self._slots), []
+        with Bar(total=len(self._places), desc="statistics", unit="site", show=progress) as bar:
+            for place in self._places:
+                found = [
+                    reduced(self._reader(place, draw), rows, (place.heads, draw[0]), memory, keep_labels=keep_labels)
+                    for draw in self._draws
+                ]
+                by_site.append(values_of(found, seen.counted))
+                bar.update()
+        settings = {
+            **self.provenance.settings, "folds": folds, "valid": plan.valid, "chance_sample": len(seen.sample),
+        }  # fmt: skip
+        origin = Provenance(**{**vars(self.provenance), "settings": settings})
+        return seen.result(by_site, self._places, self._draws, origin, self._texts(plan) if keep_labels else None)
+
+    def _reader(self, place: Measured, draw: tuple[int, int]) -> Chunks:
+        return lambda: self._store.chunks(_file(place.site, draw), CODES, (place.heads, draw[0]))
+
+    def _texts(self, plan: LabelPlan) -> tuple[tuple[str, ...], ...]:
+        strings: Mapping[int, str] = self._store.fields["strings"]
+        return tuple(tuple(plan.texts(label, strings)) for label in plan.names)
+
+
+@steady
+def load_assignments(folder: str | Path) -> Assignments:
+    """The soft assignments that ``soft_information(..., keep="assignments", folder=folder)`` wrote.
+
+    Raises:
+        FileError: no such folder, one that was not written to its end, or one that is damaged.
+
+    >>> import tl_entropy as tle
+    >>> from tempfile import mkdtemp
+    >>> texts, where = ["import os, sys"] * 3, mkdtemp()
+    >>> options = {"layers": [0], "n_bins": 10, "progress": False}
+    >>> result = tle.soft_information(tle.demo_model(), texts, keep="assignments", folder=where, **options)
+    >>> kept = tle.load_assignments(where)
+    >>> kept.information(labels=("trigram", "position"), progress=False).labels  # no pass of the model
+    ('trigram', 'position')
+    """
+    return Assignments(folder)
+
+
+class AssignmentWriter(SoftAccumulator):
+    """Writes what ``SoftAccumulator`` adds up; arguments as there, and the folder.
+
+    ``compute`` ends the folder, and reduces it for the labels of the plan.
+    """
+
+    def __init__(self, model: Any, plan: LabelPlan, *, folder: str | Path, **options: Any) -> None:
+        super().__init__(model, plan, **options)
+        if not isinstance(folder, str | Path):
+            raise InputTypeError(f"folder must be a path; got {type(folder).__name__}")
+        self.folder = Path(folder)
+        check_empty(self.folder)
+        self._placed_at: dict[Site, list[Place]] = {}  # of each captured; made when the first batch shows how wide it is
+        self._writer: StoreWriter | None = None
+        self._left_out: list[int] = []
+
+    def disk(self) -> int:
+        """Bytes that a pass over all of the plan writes."""
+        heads = sum(self.adapter.heads_of(site.layer) if site.name in BY_HEAD else 1 for site in self.measured)
+        return self.plan.counted * (12 + 2 * heads * sum(bins for bins, _ in self.draws)) + 5 * len(self.plan.tokens)
+
+    @torch.no_grad()
+    def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
+        """Write one batch; all or nothing."""
+        slots = planned_slots(self.plan, batch, self.first_document)
+        if not batch.n_rows:
+            return
+        if not self._placed_at:
+            self._placed_at = {site: self._placed(site, activations[site]) for site in self.sites}
+        every = torch.ones(batch.n_rows, dtype=torch.bool)
+        states = {site: self._states(batch, activations[site], site, every) for site in self.sites}
+        lengths = {site: [place.lengths(states[site]) for place in self._placed_at[site]] for site in self.sites}
+        directed = self._directed(batch, lengths, every)
+        document, position = batch.row_document + self.first_document, batch.row_position
+        arrays = {ROWS: torch.stack([document, position, batch.row_token], dim=1).numpy()}
+        for site, placed in self._placed_at.items():
+            for place, length in zip(placed, lengths[site], strict=True):
+                for draw, p in zip(self.draws, place.assign(states[site], length), strict=True):
+                    codes = coded(p[..., :-1], document, position, len(arrays)).cpu()
+                    codes[~directed] = 0
+                    arrays[_file(place.site, draw)] = codes.numpy().astype(CODES)
+        if self._writer is None:
+            usable = self.plan.usable.byte()
+            held = {"starts": self.plan.starts, "tokens": self.plan.tokens, "usable": usable}
+            self._writer = StoreWriter(self.folder, {name: of.cpu().numpy() for name, of in held.items()})
+        self._writer.append(arrays)
+        self._left_out += ((~directed).nonzero()[:, 0] + self._read).tolist()
+        labelled = (self.plan.ids[:, slots] >= 0).any(0) & directed
+        self._seen[slots[labelled]] = True
+        self._read += batch.n_rows
+
+    def merge(self, other: SoftAccumulator) -> None:
+        """Refused: what is on the disk is not put together.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("cannot merge: assignments are written by one process, in order; keep='sums' can be shared")
+
+    def _places_at(self, site: Site) -> list[Place]:
+        return self._placed_at[site]
+
+    def _result(self, provenance: Provenance, *, progress: bool = False) -> SoftInformation:
+        if self._writer is None:
+            raise InputError("nothing to compute: no position was read")
+        places = {place.site: place for placed in self._placed_at.values() for place in placed}
+        ids = [i for i in self.plan.tokens.unique().tolist() if i >= 0]
+        self._writer.finish(
+            {
+                "places": [(site, places[site].n_heads, places[site].temperatures) for site in self.measured],
+                "draws": self.draws, "dropped": self._left_out, "provenance": provenance, "strings": self.adapter.strings(ids),
+            }
+        )  # fmt: skip
+        kept = Assignments(self.folder)
+        return kept._information(self.plan, self._tables, self.folds, keep_labels=self.keep_labels, progress=progress)
+
+
+def kept_by(
+    adapter: Adapter, plan: LabelPlan, keep: Kept, folder: str | Path | None, **options: Any
+) -> tuple[SoftAccumulator, dict[str, Any]]:
+    """What keeps what a pass finds, as asked for or as takes fewer bytes, and what is to be said of that in the provenance.
+
+    Raises:
+        InputError: ``folder`` without something to keep there, or the other way round; a disk without the room.
+    """
+    check_choice("keep", keep, ("sums", "assignments", "auto"))
+    if keep == "sums":
+        if folder is not None:
+            raise InputError("folder: sums are kept in memory; pass keep='assignments' or keep='auto' with it")
+        return SoftAccumulator(adapter, plan, **options), {}
+    if folder is None:
+        raise InputError(f"keep={keep!r} needs a folder for the assignments; pass folder=")
+    if sharing_here() is not None:
+        raise InputError(f"keep={keep!r}: assignments are written by one process; keep='sums' is shared among several")
+    writer = AssignmentWriter(adapter, plan, folder=folder, **options)
+    sizes = {"sums_bytes": writer.memory(), "assignments_bytes": writer.disk()}
+    if keep == "auto" and sizes["sums_bytes"] <= sizes["assignments_bytes"]:
+        return SoftAccumulator(adapter, plan, **options), {"keep": "sums", **sizes}
+    there = writer.folder.resolve()
+    while not there.exists():
+        there = there.parent
+    needed, free = sizes["assignments_bytes"], shutil.disk_usage(there).free
+    if free < needed:
+        raise InputError(
+            f"folder: assignments take {needed / 2**30:.1f} GiB, and the disk of {writer.folder} has {free / 2**30:.1f}: use "
+            "fewer sites, heads or seeds, smaller n_bins, or another disk"
+        )
+    return writer, {"keep": "assignments", **(sizes if keep == "auto" else {})}
+
+
+def _file(site: Site, draw: tuple[int, int]) -> str:
+    """The name of a site's file for a number of bins and a seed."""
+    return f"{site}.{draw[0]}-{draw[1]}"
