@@ -168,7 +168,7 @@ def test_auto_takes_what_is_smaller_and_says_so(tmp_path, monkeypatch):
     assert settings["sums_bytes"] > settings["assignments_bytes"]
     written = sum((tmp_path / "b" / name).stat().st_size for name in ("resid_post.1.12-0", "rows", "tokens", "usable"))
     assert written == settings["assignments_bytes"]
-    monkeypatch.setattr(module.AssignmentWriter, "memory", lambda self: 1000)
+    monkeypatch.setattr(tle.SoftAccumulator, "memory", lambda self: 1000)
     few = tle.soft_information(model(), TEXTS, labels="position", keep="auto", folder=tmp_path / "a", **FEW)
     assert not (tmp_path / "a").exists()
     assert few.provenance.settings["keep"] == "sums"
@@ -195,8 +195,9 @@ def test_what_does_not_go_together_is_refused(options, error, match):
 
 
 def test_several_processes_are_refused(tmp_path):
+    accumulator = tle.SoftAccumulator(model(), tle.label_plan(model(), TEXTS[:2]))
     with shared(Nobody()), pytest.raises(InputError, match="written by one process"):
-        module.kept_by(tle.Adapter(model()), tle.label_plan(model(), TEXTS[:2]), "assignments", tmp_path / "a")
+        module.writer_for(accumulator, "assignments", tmp_path / "a")
 
 
 def test_a_disk_without_room_is_refused_before_the_pass(tmp_path, monkeypatch):
@@ -278,6 +279,6 @@ def test_plans_of_other_documents_are_refused(copy):
 
 def test_assignments_are_not_merged(tmp_path):
     plan = tle.label_plan(model(), TEXTS[:2])
-    one, other = (module.AssignmentWriter(model(), plan, folder=tmp_path / name) for name in "ab")
+    one, other = (module.AssignmentWriter(tle.SoftAccumulator(model(), plan), tmp_path / name) for name in "ab")
     with pytest.raises(InputError, match="cannot merge"):
         one.merge(other)

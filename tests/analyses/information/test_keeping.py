@@ -98,7 +98,7 @@ def test_results_do_not_depend_on_what_is_kept(monkeypatch, sample):
         cached_model("gpt2", "bridge"),
         ["the cat sat on the mat and the dog sat", "a dog and a cat", "the dog sat on"] * 3,
     )
-    monkeypatch.setattr(soft_sums, "SAMPLE", sample)
+    monkeypatch.setattr(soft_seen, "SAMPLE", sample)
     options = {"heads": True, "layers": [1], "n_bins": (20, 5), "keep_labels": True, "progress": False}
     plain, found = Layout.of, []
     for cost in (2.0, None, 0.01):  # the sample alone, the layout as it comes, all that has a label

@@ -14,7 +14,7 @@ from letters import Shuffled
 from tiny_models import VOCAB, cached_model, make_model
 
 import tl_entropy as tle
-from tl_entropy.analyses.information import places as soft_places, soft, sums as soft_sums
+from tl_entropy.analyses.information import places as soft_places, seen as soft_seen, soft, sums as soft_sums
 from tl_entropy.batches import Window, batches
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
 from tl_entropy.functional.information.mutual import soft_mutual_information
@@ -508,7 +508,7 @@ def test_sums_that_do_not_merge(gpt2):
 @pytest.fixture
 def added_up(monkeypatch):
     """A sample of eight, and all other positions added up, few as they are."""
-    monkeypatch.setattr(soft_sums, "SAMPLE", 8)
+    monkeypatch.setattr(soft_seen, "SAMPLE", 8)
     plain = soft_sums.Layout.of
     monkeypatch.setattr(soft_sums.Layout, "of", lambda tables, sample, cost: plain(tables, sample, 1))
 

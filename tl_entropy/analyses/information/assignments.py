@@ -33,7 +33,6 @@ from tl_entropy.analyses.information.sums import SoftAccumulator, planned_slots
 from tl_entropy.analyses.information.values import values_of
 from tl_entropy.analyses.sharing import sharing_here
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import FileError, InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.information.coding import coded
@@ -150,17 +149,17 @@ class Assignments(Steady):
             raise InputError(
                 "labels: the plan was made from other tokens than those that are kept; make it from the same inputs"
             )
-        folds = check_int("folds", folds, 1)
-        return self._information(plan, plan.tables(folds), folds, keep_labels=keep_labels, memory=memory, progress=progress)
+        return self.reduced(plan, check_int("folds", folds, 1), keep_labels=keep_labels, memory=memory, progress=progress)
 
-    def _information(
-        self, plan: LabelPlan, tables: Any, folds: int, *, keep_labels: bool, memory: int = BUDGET, progress: bool
+    def reduced(
+        self, plan: LabelPlan, folds: int, *, keep_labels: bool, memory: int = BUDGET, progress: bool
     ) -> SoftInformation:
+        """The same for a plan of these documents, of which more positions may be labelled than are there."""
         labelled = (plan.ids >= 0).any(0)
         slots = torch.zeros_like(labelled)
         slots[self._slots[~self._dropped]] = True
         dropped = int(labelled[self._slots[self._dropped]].sum())
-        seen = Seen(plan, tables, slots & labelled, self.rows, dropped)
+        seen = Seen(plan, plan.tables(folds), slots & labelled, self.rows, dropped)
         if not bool(seen.slots.any()):
             raise InputError("nothing to compute: no position with a label is kept")
         rows, by_site = Rows.of(seen, self._slots), []
@@ -205,58 +204,63 @@ def load_assignments(folder: str | Path) -> Assignments:
     return Assignments(folder)
 
 
-class AssignmentWriter(SoftAccumulator):
-    """Writes what ``SoftAccumulator`` adds up; arguments as there, and the folder.
+class AssignmentWriter(Steady):
+    """Writes what a ``SoftAccumulator`` would add up, for ``stream``.
 
     ``compute`` ends the folder, and reduces it for the labels of the plan.
+
+    Args:
+        of: the accumulator; nothing is added up in it.
+        folder: where to.
     """
 
-    def __init__(self, model: Any, plan: LabelPlan, *, folder: str | Path, **options: Any) -> None:
-        super().__init__(model, plan, **options)
+    def __init__(self, of: SoftAccumulator, folder: str | Path) -> None:
         if not isinstance(folder, str | Path):
             raise InputTypeError(f"folder must be a path; got {type(folder).__name__}")
-        self.folder = Path(folder)
+        self.of, self.folder = of, Path(folder)
         check_empty(self.folder)
-        self._placed_at: dict[Site, list[Place]] = {}  # of each captured; made when the first batch shows how wide it is
+        self.sites, self.takes_non_finite = of.sites, of.takes_non_finite
+        self._places: dict[Site, list[Place]] = {}  # of each captured; made when the first batch shows how wide it is
         self._writer: StoreWriter | None = None
-        self._left_out: list[int] = []
+        self._rows = 0
+        self._dropped: list[int] = []
+        self.started = False
 
     def disk(self) -> int:
         """Bytes that a pass over all of the plan writes."""
-        heads = sum(self.adapter.heads_of(site.layer) if site.name in BY_HEAD else 1 for site in self.measured)
-        return self.plan.counted * (12 + 2 * heads * sum(bins for bins, _ in self.draws)) + 5 * len(self.plan.tokens)
+        of, plan = self.of, self.of.plan
+        heads = sum(of.adapter.heads_of(site.layer) if site.name in BY_HEAD else 1 for site in of.measured)
+        return disk_bytes(plan.counted, len(plan.tokens), heads * sum(bins for bins, _ in of.draws))
 
     @torch.no_grad()
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Write one batch; all or nothing."""
-        slots = planned_slots(self.plan, batch, self.first_document)
+        of = self.of
+        slots = planned_slots(of.plan, batch)
         if not batch.n_rows:
             return
-        if not self._placed_at:
-            self._placed_at = {site: self._placed(site, activations[site]) for site in self.sites}
+        if not self._places:
+            self._places = {site: of.placed(site, activations[site]) for site in of.sites}
         every = torch.ones(batch.n_rows, dtype=torch.bool)
-        states = {site: self._states(batch, activations[site], site, every) for site in self.sites}
-        lengths = {site: [place.lengths(states[site]) for place in self._placed_at[site]] for site in self.sites}
-        directed = self._directed(batch, lengths, every)
-        document, position = batch.row_document + self.first_document, batch.row_position
-        arrays = {ROWS: torch.stack([document, position, batch.row_token], dim=1).numpy()}
-        for site, placed in self._placed_at.items():
-            for place, length in zip(placed, lengths[site], strict=True):
-                for draw, p in zip(self.draws, place.assign(states[site], length), strict=True):
-                    codes = coded(p[..., :-1], document, position, len(arrays)).cpu()
+        states = {site: of.states(batch, activations[site], site, every) for site in of.sites}
+        lengths = {site: [place.lengths(states[site]) for place in self._places[site]] for site in of.sites}
+        directed = of.directed(batch, self._places, lengths, every)
+        arrays = {ROWS: torch.stack([batch.row_document, batch.row_position, batch.row_token], dim=1).numpy()}
+        for site, places in self._places.items():
+            for place, length in zip(places, lengths[site], strict=True):
+                for draw, p in zip(of.draws, place.assign(states[site], length), strict=True):
+                    codes = coded(p[..., :-1], batch.row_document, batch.row_position, len(arrays)).cpu()
                     codes[~directed] = 0
                     arrays[_file(place.site, draw)] = codes.numpy().astype(CODES)
         if self._writer is None:
-            usable = self.plan.usable.byte()
-            held = {"starts": self.plan.starts, "tokens": self.plan.tokens, "usable": usable}
-            self._writer = StoreWriter(self.folder, {name: of.cpu().numpy() for name, of in held.items()})
+            held = {"starts": of.plan.starts, "tokens": of.plan.tokens, "usable": of.plan.usable.byte()}
+            self._writer = StoreWriter(self.folder, {name: array.cpu().numpy() for name, array in held.items()})
         self._writer.append(arrays)
-        self._left_out += ((~directed).nonzero()[:, 0] + self._read).tolist()
-        labelled = (self.plan.ids[:, slots] >= 0).any(0) & directed
-        self._seen[slots[labelled]] = True
-        self._read += batch.n_rows
+        self._dropped += ((~directed).nonzero()[:, 0] + self._rows).tolist()
+        self._rows += batch.n_rows
+        self.started |= bool((of.plan.ids[:, slots] >= 0).any(0)[directed].any())
 
-    def merge(self, other: SoftAccumulator) -> None:
+    def merge(self, other: AssignmentWriter) -> None:
         """Refused: what is on the disk is not put together.
 
         Raises:
@@ -264,28 +268,45 @@ class AssignmentWriter(SoftAccumulator):
         """
         raise InputError("cannot merge: assignments are written by one process, in order; keep='sums' can be shared")
 
-    def _places_at(self, site: Site) -> list[Place]:
-        return self._placed_at[site]
+    def compute(self, *, progress: bool = False, settings: Mapping[str, Any], **origin: Any) -> SoftInformation:
+        """The result of what was written; ``settings`` and ``origin`` go into its provenance.
 
-    def _result(self, provenance: Provenance, *, progress: bool = False) -> SoftInformation:
-        if self._writer is None:
-            raise InputError("nothing to compute: no position was read")
-        places = {place.site: place for placed in self._placed_at.values() for place in placed}
-        ids = [i for i in self.plan.tokens.unique().tolist() if i >= 0]
+        Raises:
+            InputError: no position with a label was seen.
+        """
+        of = self.of
+        if self._writer is None or not self.started:
+            raise InputError("nothing to compute: no position with a label was seen")
+        places = {place.site: place for placed in self._places.values() for place in placed}
+        ids = [i for i in of.plan.tokens.unique().tolist() if i >= 0]
         self._writer.finish(
             {
-                "places": [(site, places[site].n_heads, places[site].temperatures) for site in self.measured],
-                "draws": self.draws, "dropped": self._left_out, "provenance": provenance, "strings": self.adapter.strings(ids),
+                "places": [(site, places[site].n_heads, places[site].temperatures) for site in of.measured],
+                "draws": of.draws, "dropped": self._dropped, "strings": of.adapter.strings(ids),
+                "provenance": of.adapter.provenance(settings={**of._settings(), **settings}, **origin),
             }
         )  # fmt: skip
-        kept = Assignments(self.folder)
-        return kept._information(self.plan, self._tables, self.folds, keep_labels=self.keep_labels, progress=progress)
+        return Assignments(self.folder).reduced(of.plan, of.folds, keep_labels=of.keep_labels, progress=progress)
 
 
-def kept_by(
-    adapter: Adapter, plan: LabelPlan, keep: Kept, folder: str | Path | None, **options: Any
-) -> tuple[SoftAccumulator, dict[str, Any]]:
-    """What keeps what a pass finds, as asked for or as takes fewer bytes, and what is to be said of that in the provenance.
+def disk_bytes(positions: int, slots: int, numbers: int) -> int:
+    """Bytes of a folder, but for its index and its log.
+
+    Args:
+        positions: that are counted.
+        slots: positions of all documents, and one for the BOS of each.
+        numbers: n_bins of every draw of anchors at every place.
+
+    >>> disk_bytes(5_120_000, 5_130_000, 100) / 1e9  # one layer of five million tokens
+    1.11109
+    """
+    return positions * (12 + 2 * numbers) + 5 * slots
+
+
+def writer_for(
+    accumulator: SoftAccumulator, keep: Kept, folder: str | Path | None
+) -> tuple[AssignmentWriter | None, dict[str, Any]]:
+    """What writes assignments, as asked for or where they take fewer bytes than sums, and what the provenance says of that.
 
     Raises:
         InputError: ``folder`` without something to keep there, or the other way round; a disk without the room.
@@ -294,15 +315,15 @@ def kept_by(
     if keep == "sums":
         if folder is not None:
             raise InputError("folder: sums are kept in memory; pass keep='assignments' or keep='auto' with it")
-        return SoftAccumulator(adapter, plan, **options), {}
+        return None, {}
     if folder is None:
         raise InputError(f"keep={keep!r} needs a folder for the assignments; pass folder=")
+    writer = AssignmentWriter(accumulator, folder)
+    sizes = {"sums_bytes": accumulator.memory(), "assignments_bytes": writer.disk()}
+    if keep == "auto" and sizes["sums_bytes"] <= sizes["assignments_bytes"]:
+        return None, {"keep": "sums", **sizes}
     if sharing_here() is not None:
         raise InputError(f"keep={keep!r}: assignments are written by one process; keep='sums' is shared among several")
-    writer = AssignmentWriter(adapter, plan, folder=folder, **options)
-    sizes = {"sums_bytes": writer.memory(), "assignments_bytes": writer.disk()}
-    if keep == "auto" and sizes["sums_bytes"] <= sizes["assignments_bytes"]:
-        return SoftAccumulator(adapter, plan, **options), {"keep": "sums", **sizes}
     there = writer.folder.resolve()
     while not there.exists():
         there = there.parent

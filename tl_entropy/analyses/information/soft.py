@@ -22,7 +22,7 @@ from typing import Any, Literal, Self, Unpack, cast
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.information.assignments import AssignmentWriter, Kept, kept_by
+from tl_entropy.analyses.information.assignments import Kept, writer_for
 from tl_entropy.analyses.information.spans import has_spans, of_tokens
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
 from tl_entropy.analyses.measuring import computing
@@ -200,12 +200,12 @@ def soft_information(
         plan = once(
             "label plan", lambda: label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
         )
-    measured: dict[str, Any] = {
-        "sites": sites, "layers": layers, "heads": heads, "n_bins": n_bins, "seed": seed, "calibration": calibration,
-        "centers": None if isinstance(center, bool) else center, "invalid": invalid, "folds": folds, "keep_labels": keep_labels,
-    }  # fmt: skip
-    accumulator, kept = kept_by(adapter, plan, keep, folder, **measured)
-    if not isinstance(accumulator, AssignmentWriter):
+    accumulator = SoftAccumulator(
+        adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
+        centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
+    )  # fmt: skip
+    writer, kept = writer_for(accumulator, keep, folder)
+    if writer is None:
         _announce(accumulator.memory(), adapter.device, progress)
     one_pass = Pass(
         adapter, inputs, positions=positions, batch_size=batch_size, progress=progress, options=cast("CorpusOptions", options)
@@ -216,10 +216,11 @@ def soft_information(
             raise KeyboardInterrupt  # the mean of a part would be another quantity
         accumulator.centers |= means.compute()
     settings = {"positions": repr(positions), "prepend_bos": adapter.prepends_begin, **described(options), **kept}
-    with keeping(lambda _: accumulator.compute(settings=settings, interrupted=True) if accumulator.started else None):
-        report = read([accumulator], one_pass)
-    with computing(accumulator):
-        return accumulator.compute(progress=progress, settings=settings, corpus=report.counts(), interrupted=report.interrupted)
+    found = accumulator if writer is None else writer
+    with keeping(lambda _: found.compute(settings=settings, interrupted=True) if found.started else None):
+        report = read([accumulator], one_pass) if writer is None else one_pass([cast("Any", writer)])
+    with computing(found):
+        return found.compute(progress=progress, settings=settings, corpus=report.counts(), interrupted=report.interrupted)
 
 
 def _listed(inputs: Any) -> list[Any]:

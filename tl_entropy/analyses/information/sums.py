@@ -159,9 +159,10 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             for site, sums in before.items():
                 self._sites[site].merge(sums)
             self._moves = False
-        states = {site: self._states(batch, activations[site], site, labelled) for site in self.sites}
-        lengths = {site: [place.lengths(states[site]) for place in self._sites[site].places] for site in self.sites}
-        directed = self._directed(batch, lengths, labelled)
+        states = {site: self.states(batch, activations[site], site, labelled) for site in self.sites}
+        placed = {site: sums.places for site, sums in self._sites.items()}
+        lengths = {site: [place.lengths(states[site]) for place in placed[site]] for site in self.sites}
+        directed = self.directed(batch, placed, lengths, labelled)
         if not bool(directed.all()):
             states = {site: value[directed.to(value.device)] for site, value in states.items()}
             lengths = {site: [one[directed.to(one.device)] for one in found] for site, found in lengths.items()}
@@ -243,12 +244,12 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""
         sums = {}
         for site in self.sites:
-            activation, places = activations[site], self._placed(site, activations[site])
+            activation, places = activations[site], self.placed(site, activations[site])
             shape, layout = self._kept_as(site, activation.shape[-1], places[0].directions.element_size())
             sums[site] = SiteSums(places, layout, shape, activation.device)
         self._sites = sums
 
-    def _placed(self, site: Site, activation: Tensor) -> list[Place]:
+    def placed(self, site: Site, activation: Tensor) -> list[Place]:
         """How a captured site is assigned that is as wide as this."""
         center = self.centers.get(site)
         if center is not None and center.shape != activation.shape[2:]:
@@ -260,9 +261,6 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             for measured in self.measured
             if captured_for(measured) == site
         ]
-
-    def _places_at(self, site: Site) -> list[Place]:
-        return self._sites[site].places
 
     def _kept_as(self, site: Site, width: int, number: int) -> tuple[Shape, Layout]:
         """How a site is kept whose states are so wide, in numbers of so many bytes."""
@@ -276,7 +274,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             self._layouts[cost] = Layout.of(self._tables, self._sample, cost)
         return self._layouts[cost]
 
-    def _states(self, batch: Batch, activation: Tensor, site: Site, kept: Tensor) -> Tensor:
+    def states(self, batch: Batch, activation: Tensor, site: Site, kept: Tensor) -> Tensor:
         """The rows with a label, [row, head, d] or [row, 1, d], centred, in float32 or float64."""
         rows = batch.rows(activation)
         rows = rows if bool(kept.all()) else rows[kept.to(rows.device)]
@@ -284,12 +282,12 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         rows = rows - self.centers[site].to(rows) if site in self.centers else rows
         return rows if rows.ndim == 3 else rows[:, None]
 
-    def _directed(self, batch: Batch, lengths: Mapping[Site, Sequence[Tensor]], kept: Tensor) -> Tensor:
+    def directed(
+        self, batch: Batch, places: Mapping[Site, Sequence[Place]], lengths: Mapping[Site, Sequence[Tensor]], kept: Tensor
+    ) -> Tensor:
         """Which rows have a direction at every place [row]; where they must, an error names the first that has none."""
         good = torch.ones(int(kept.sum()), dtype=torch.bool)
-        at = {
-            place.site: length for site, of in lengths.items() for place, length in zip(self._places_at(site), of, strict=True)
-        }
+        at = {place.site: length for site, of in lengths.items() for place, length in zip(places[site], of, strict=True)}
         for site in self.measured:
             length = at[site]
             fine = ((length > 0) & length.isfinite()).flatten(1).all(1).cpu()
