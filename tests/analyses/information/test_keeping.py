@@ -7,7 +7,7 @@ import torch
 from tiny_models import cached_model
 
 import tl_entropy as tle
-from tl_entropy.analyses.information import sums as soft_sums
+from tl_entropy.analyses.information import seen as soft_seen
 from tl_entropy.analyses.information.keeping import Layout, Shape
 from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels import DocumentTokens, LabelPlan

@@ -726,7 +726,7 @@ def test_memory_is_what_the_sums_hold(monkeypatch, double):
     model = double_model() if double else cached_model("gpt2", "bridge")
     plan = tle.label_plan(model, TEXTS, labels=("token", "next_bigram"))
     for options in ({}, {"heads": True, "n_bins": (30, 9), "seed": (0, 4)}, {"sites": "mlp_out", "folds": 2}):
-        monkeypatch.setattr(soft_sums, "SAMPLE", 8 if options else 4096)
+        monkeypatch.setattr(soft_seen, "SAMPLE", 8 if options else 4096)
         accumulator = tle.SoftAccumulator(model, plan, **options)
         tle.stream(model, TEXTS[:1], [accumulator], **QUIET)
         held = sum(t.numel() * t.element_size() for sums in accumulator._sites.values() for t in [*sums.kept, *sums.mass])
