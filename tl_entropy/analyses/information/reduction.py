@@ -90,7 +90,8 @@ def reduced(chunks: Chunks, rows: Rows, shape: tuple[int, int], budget: int, *, 
         mass = torch.zeros(starts[-1] + 1, heads, bins + 1, dtype=torch.float64)  # the last is what is not of this turn
         totals, drawn = _add_up(chunks, rows, _ranges(turn), mass, first=not found)
         if not found:
-            curves, sample = chance_curves(drawn, whole=seen.whole), SampledRows(drawn)
+            sample = SampledRows(drawn)
+            curves = chance_curves(drawn, whole=seen.whole, p_log_p=sample.p_log_p)
             for total, one in zip(totals, seen.counted, strict=True):
                 counts = group_sums(one.count, one.table.row_fold, seen.n_folds)
                 whole = Whole(total[..., :-1].transpose(0, 1), total[..., -1].mT, counts)
@@ -116,7 +117,7 @@ def _add_up(
     sets = len(seen.tables) if first else 0
     different = min(sets, 1) if rows.common else sets
     totals = [torch.zeros(seen.n_folds, heads, bins + 1, dtype=torch.float64) for _ in range(different)]
-    drawn = torch.zeros(len(seen.sample) if first else 0, heads, bins, dtype=torch.float64)
+    drawn = torch.zeros(len(seen.sample) if first else 0, heads, bins)
     step = max(1, _DECODED // (heads * bins))
     for begin, codes in chunks():
         for start in range(0, len(codes), step):
@@ -136,7 +137,7 @@ def _add_up(
                 total.index_add_(0, fold[wanted][labelled], p[labelled])
             if first:
                 sampled = rows.sample[at][wanted]
-                drawn[sampled[sampled >= 0].long()] = p[sampled >= 0, :, :-1]
+                drawn[sampled[sampled >= 0].long()] = p[sampled >= 0, :, :-1].float()
     return totals * sets if rows.common else totals, drawn
 
 
