@@ -60,6 +60,15 @@ class Assignments(Steady):
         rows: number of positions.
         documents: number of documents of the inputs, empty ones included.
         provenance: of the pass that wrote them: model, settings, corpus.
+
+    >>> import tl_entropy as tle
+    >>> from tempfile import mkdtemp
+    >>> where = mkdtemp()
+    >>> options = {"sites": "resid_post", "layers": [0, 5], "n_bins": 10, "progress": False}
+    >>> result = tle.soft_information(tle.demo_model(), ["import os, sys"] * 3, keep="assignments", folder=where, **options)
+    >>> kept = tle.load_assignments(where)
+    >>> kept.rows, kept.codes("resid_post.5", 10).shape  # position, head, bin
+    (12, (12, 1, 10))
     """
 
     def __init__(self, folder: str | Path) -> None:
