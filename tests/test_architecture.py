@@ -30,6 +30,7 @@ FLOORS = {
     "analyses": 6,
     "plots": 7,
     "demo": 7,
+    "runs": 7.5,
     "cli": 8,
     "__init__": 9,
 }

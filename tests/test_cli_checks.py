@@ -19,7 +19,7 @@ from tl_entropy import cli, demo
 from tl_entropy.cli.checks import layers_in
 
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
-COMMANDS = ("demo", "lens", "divergence", "heads", "information", "tokens", "train-lens", "compare")
+COMMANDS = ("demo", "lens", "divergence", "heads", "information", "tokens", "train-lens", "compare", "run", "status", "merge")
 TEXT = ("--text", "import os\nimport sys\n")
 
 

@@ -17,8 +17,8 @@ from tiny_models import cached_model
 
 import tl_entropy as tle
 from tl_entropy import cli, demo
+from tl_entropy.capture.named import Lines
 from tl_entropy.cli import plan
-from tl_entropy.cli.checks import Lines
 
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
 TEXT = ("--text", "import os\nimport sys\n")

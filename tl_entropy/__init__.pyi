@@ -64,6 +64,7 @@ from .results.lens.divergence import DivergenceSummary as DivergenceSummary, Lay
 from .results.models.comparison import ModelComparison as ModelComparison
 from .results.models.contrast import Contrast as Contrast, contrast as contrast
 from .results.models.monitor import EntropyHistory as EntropyHistory
+from .results.models.run import RunResults as RunResults
 from .results.profiles.distances import PairwiseDistances as PairwiseDistances, ProfileDistance as ProfileDistance
 from .results.profiles.dynamics import LayerDynamics as LayerDynamics
 from .results.profiles.embedding import ProfileEmbedding as ProfileEmbedding
@@ -73,6 +74,7 @@ from .results.tokens.conditional import ConditionalEntropy as ConditionalEntropy
 from .results.tokens.correlation import AlignedValues as AlignedValues, TokenCorrelation as TokenCorrelation
 from .results.tokens.reliance import TokenReliance as TokenReliance
 from .results.tokens.surprisal import SurprisalSummary as SurprisalSummary, TokenSurprisal as TokenSurprisal
+from .runs.running import run as run
 from .sites import Site as Site
 
 __version__: str

@@ -90,6 +90,10 @@ class SaveError(TLEntropyError, OSError):
     """A file or folder that cannot be written: no room, no permission, or something else in its place."""
 
 
+class Elsewhere(BaseException):
+    """What ends a pass here although nothing is wrong: the rest of it is with other processes, or with a later one."""
+
+
 AT_HAND = "what was measured before this error is its attribute 'partial'"
 
 
@@ -112,7 +116,7 @@ def keeping(partial: Callable[[BaseException], Any], note: str = AT_HAND) -> Ite
     """
     try:
         yield
-    except GeneratorExit:  # which is no end of a pass, but of whoever reads
+    except (GeneratorExit, Elsewhere):  # which are no end of a pass, but of whoever reads
         raise
     except BaseException as error:
         _keep(error, partial, f"tl_entropy: {note}")

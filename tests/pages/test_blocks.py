@@ -16,11 +16,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+import yaml
 from page_blocks import ROOT, blocks, differences, pages
 from tiny_models import LONG
 
 import tl_entropy as tle
 from tl_entropy import demo
+from tl_entropy.runs.ask import KEYS
 
 FOLDER = Path(demo.__file__).parent / "stdlib-gpt2-3m"
 PAGES = {path.relative_to(ROOT).as_posix(): blocks(path.read_text(encoding="utf-8")) for path in pages()}
@@ -125,7 +127,7 @@ def test_blocks_run_and_print_what_is_shown(page, desk, monkeypatch):
 
 def test_every_block_is_python_or_marked():
     """So no block is left out unseen; the marks that there are are counted."""
-    counts = dict.fromkeys(["python", "bash"], 0) | {f"needs {need} ({what})": 0 for need, what in NEEDS.items()}
+    counts = dict.fromkeys(["python", "bash", "yaml"], 0) | {f"needs {need} ({what})": 0 for need, what in NEEDS.items()}
     for page, found in PAGES.items():
         for block in found:
             place = f"{page}:{block.line}"
@@ -141,6 +143,8 @@ def test_every_block_is_python_or_marked():
                 assert block.needs or len(called) == len(block.source.strip().splitlines()), (
                     f"{place} is not run, and not marked"
                 )
+            elif block.language == "yaml":
+                assert set(yaml.safe_load(block.source)) <= set(KEYS), f"{place} is no configuration of a run"
             else:
                 assert block.language in ("", "text"), f"{place} is of the language {block.language!r}"
                 continue

@@ -9,6 +9,8 @@ from torch import Tensor
 
 _SAMPLE = 1024
 """Values taken of each weight, evenly spaced."""
+_AT_ONCE = 1 << 24
+"""Values brought to the CPU at a time."""
 
 
 def digest(weight: Tensor) -> bytes:
@@ -29,6 +31,23 @@ def digest(weight: Tensor) -> bytes:
     else:
         header, sample = f"{shape} {weight.dtype}", values[:: max(1, values.numel() // _SAMPLE)].float()
     return hashlib.sha256(header.encode() + sample.cpu().numpy().tobytes()).digest()
+
+
+def whole_digest(weight: Tensor) -> bytes:
+    """A hash over a tensor's shape, dtype and every value.
+
+    >>> weight = torch.zeros(5000)
+    >>> other = weight.clone()
+    >>> other[1] = 1  # which no sample need hold
+    >>> digest(weight) == digest(other), whole_digest(weight) == whole_digest(other)
+    (True, False)
+    """
+    values = weight.detach().as_subclass(Tensor)
+    values = values.int_repr() if values.is_quantized else values
+    found = hashlib.sha256(f"{tuple(weight.shape)} {weight.dtype}".encode())
+    for part in values.flatten().split(_AT_ONCE):
+        found.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.digest()
 
 
 def combined(parts: list[bytes] | set[bytes]) -> str:

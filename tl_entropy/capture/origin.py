@@ -9,7 +9,7 @@ says how many did.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -30,8 +30,13 @@ class Fingerprint(NamedTuple):
     unread: int
 
 
-def fingerprint(model: Any) -> Fingerprint:
-    """A hash over the shapes and up to 1024 evenly spaced values of every weight, and over the state of adapters."""
+def fingerprint(model: Any, digest: Callable[[Tensor], bytes] = digest) -> Fingerprint:
+    """A hash over the shapes and up to 1024 evenly spaced values of every weight, and over the state of adapters.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        digest: the hash of one weight; ``whole_digest`` takes every value.
+    """
     parts, unread = {digest(weight) for weight in model.parameters() if is_plain(weight)}, 0
     for module in modules_of(model):
         for name, weight in _odd_weights(module):

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tl_entropy.cli.checks import Lines, check_files, data_set
+from tl_entropy.capture.named import Lines, check_files, data_set
 from tl_entropy.cli.plan import announce
 from tl_entropy.cli.report import FORMATS, Leaves, report, reportable
 from tl_entropy.errors import InputError, check_choice

@@ -70,7 +70,7 @@ def measured(inputs: Iterable[Any]) -> Amount | None:
     Amount(texts=2, n_bytes=11, sample='import os\nä')
     """
     from tl_entropy.capture.inputs import pieces
-    from tl_entropy.cli.checks import Lines
+    from tl_entropy.capture.named import Lines
 
     lines = isinstance(inputs, Lines)
     given: Sequence[Any] = inputs.paths if isinstance(inputs, Lines) else inputs if isinstance(inputs, list) else ()

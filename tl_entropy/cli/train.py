@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tl_entropy.capture.named import check_files
 from tl_entropy.cli.app import app, examples
-from tl_entropy.cli.checks import check_files
 from tl_entropy.cli.options import Source, reads
 from tl_entropy.errors import check_positive, counted
 

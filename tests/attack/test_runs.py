@@ -1,0 +1,68 @@
+"""The same run ended 20 times by SIGKILL, 10 times by SIGTERM and 5 times for want of room, and once in every way by turns.
+
+Each time another number of processes goes on: one, two or three. What comes out is what one process finds that is left alone.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import pytest
+from runs_in_folders import (
+    asked_of,
+    assert_same,
+    ended_at_random,
+    full_at_random,
+    is_quiet,
+    loaded_once,
+    save_checkpoints,
+    take_seconds,
+)
+
+import tl_entropy as tle
+from tl_entropy.runs import models
+
+pytestmark = pytest.mark.long
+DOCUMENTS = 120
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    pattern = save_checkpoints(place)
+    patched = pytest.MonkeyPatch()
+    loaded_once(patched)
+    for folder in sorted(place.glob("step_*")):
+        models.checkpoints((str(folder),))[0].load()
+    asked = asked_of(pattern, DOCUMENTS)
+    yield (asked, *take_seconds(place / "alone" / "study", asked))
+    patched.undo()
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 20), (signal.SIGTERM, 10)])
+@pytest.mark.parametrize("seed", range(3))
+def test_ended_at_random_moments(number, times, seed, study, tmp_path):
+    asked, seconds, alone = study
+    ended = ended_at_random(tmp_path / "study", asked, times, number, within=seconds / 8, draw=random.Random(seed))
+    assert ended >= times
+    assert_same(tle.load(tmp_path / "study"), alone)
+    assert is_quiet(tmp_path / "study")
+
+
+def test_out_of_room(study, tmp_path):
+    asked, _, alone = study
+    assert full_at_random(tmp_path / "study", asked, 5, draw=random.Random(1)) >= 5
+    assert_same(tle.load(tmp_path / "study"), alone)
+    assert is_quiet(tmp_path / "study")
+
+
+def test_every_way_by_turns(study, tmp_path):
+    asked, seconds, alone = study
+    draw, folder = random.Random(2), tmp_path / "study"
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        ended_at_random(folder, asked, 2, number, within=seconds / 8, draw=draw, finish=False)
+        full_at_random(folder, asked, 1, draw=draw, finish=False)
+    ended_at_random(folder, asked, 1, signal.SIGKILL, within=seconds / 8, draw=draw)
+    assert_same(tle.load(folder), alone)
+    assert is_quiet(folder)

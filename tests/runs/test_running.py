@@ -1,0 +1,280 @@
+"""A run in one process: it goes on where it ended, says what is damaged or refused, and one failure leaves others alone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+from command import run as command
+from runs_in_folders import assert_same_result, is_quiet, texts
+from tiny_models import cached_model, kinds
+
+import tl_entropy as tle
+from tl_entropy.errors import InputError, ModelError, SaveError
+from tl_entropy.runs import models, running, states
+from tl_entropy.runs.ask import Ask
+from tl_entropy.runs.folder import RunFolder, write_json
+from tl_entropy.runs.inputs import Documents
+from tl_entropy.runs.status import estimates, status_of
+from tl_entropy.runs.workers import Worker
+
+LENS = {"lens_entropy": {"keep": "summary", "layers": [0], "batch_size": 2}}  # two documents, then it may be saved
+COSTS = {"token_surprisal": {"keep": "summary"}}
+
+
+class Killed(BaseException):
+    """A stand-in for the end of a process."""
+
+
+@pytest.fixture(autouse=True)
+def at_hand(monkeypatch, tmp_path):
+    """Every model is the same tiny one, at hand; and a folder of that name is there."""
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: cached_model("gpt2", kinds()[0]))
+    monkeypatch.setattr(running, "POLL", 0.0)
+    monkeypatch.chdir(tmp_path)
+    for name in ("step_1", "step_2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+
+
+@pytest.fixture
+def asked():
+    return {"models": "./step_1", "inputs": {"text": texts(9)}, "analyses": [LENS], "unit_documents": 4, "save_every": 1e-9}
+
+
+@pytest.fixture(scope="module")
+def found_alone():
+    return {}
+
+
+@pytest.fixture
+def alone(asked, tmp_path, found_alone):
+    """What the run finds that nobody disturbs; it is made once."""
+    if not found_alone:
+        found_alone[0] = tle.run(tmp_path / "alone", asked, progress=False).result("./step_1", "lens_entropy")
+    return found_alone[0]
+
+
+def assert_as_alone(folder, asked, alone):
+    """Go on with a run, and look whether it ends with what was found alone."""
+    results = tle.run(folder, asked, progress=False)
+    assert not results.failed
+    assert_same_result(results.result("./step_1", "lens_entropy"), alone)
+    assert is_quiet(folder)
+
+
+def killed_after(saves, monkeypatch, folder, asked):
+    """A run whose process ends after so many saves."""
+    save, left = states.save, [saves]
+
+    def saved(*arguments):
+        save(*arguments)
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(states, "save", saved)
+        with pytest.raises(Killed):
+            tle.run(folder, asked, progress=False)
+    return folder
+
+
+def state_in(folder):
+    [path] = folder.rglob("state-*.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("saves", [1, *(pytest.param(saves, marks=pytest.mark.long) for saves in (2, 3, 4))])
+def test_it_goes_on_where_it_ended_also_elsewhere(saves, alone, asked, monkeypatch, tmp_path):
+    shutil.move(killed_after(saves, monkeypatch, tmp_path / "killed", asked), tmp_path / "elsewhere")
+    assert_as_alone(tmp_path / "elsewhere", asked, alone)
+
+
+@pytest.mark.parametrize("keep", [0.5, *(pytest.param(keep, marks=pytest.mark.long) for keep in (0, 10, -1))])
+def test_a_state_that_was_cut_is_told_and_read_again(keep, alone, asked, monkeypatch, tmp_path):
+    whole = (path := state_in(killed_after(2, monkeypatch, tmp_path / "killed", asked))).read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.warns(UserWarning, match=r"cannot be read and is now .*damaged.*; its documents are read again"):
+        assert_as_alone(tmp_path / "killed", asked, alone)
+    assert len(list((tmp_path / "killed" / "damaged").iterdir())) == 1
+
+
+@pytest.mark.long
+def test_a_flipped_bit_in_a_state_is_told_and_read_again(alone, asked, monkeypatch, tmp_path):
+    content = bytearray((path := state_in(killed_after(2, monkeypatch, tmp_path / "killed", asked))).read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="its documents are read again"):
+        assert_as_alone(tmp_path / "killed", asked, alone)
+
+
+@pytest.mark.long
+def test_a_bit_that_is_flipped_in_the_state_of_another_is_found_when_all_are_added_up(alone, asked, monkeypatch, tmp_path):
+    path = state_in(killed_after(2, monkeypatch, tmp_path / "killed", asked))
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.with_name(states.name_of(7)).write_bytes(content)
+    path.unlink()
+    with pytest.warns(UserWarning, match="its documents are read again"):
+        assert_as_alone(tmp_path / "killed", asked, alone)
+
+
+def test_states_that_hold_the_same_documents_are_never_added(alone, asked, monkeypatch, tmp_path):
+    path = state_in(killed_after(2, monkeypatch, tmp_path / "killed", asked))
+    shutil.copy(path, path.with_name(states.name_of(7)))
+    assert_as_alone(tmp_path / "killed", asked, alone)
+
+
+@pytest.mark.long
+def test_a_full_disk_ends_it_and_what_was_saved_stays(alone, asked, monkeypatch, tmp_path):
+    save, left = states.save, [2]
+
+    def saved(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise SaveError("path: no room")
+        save(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(states, "save", saved)
+        with pytest.raises(SaveError, match="no room"):
+            tle.run(tmp_path / "full", asked, progress=False)
+    assert state_in(tmp_path / "full")
+    assert_as_alone(tmp_path / "full", asked, alone)
+
+
+@pytest.mark.long
+def test_it_finds_what_the_function_finds_and_then_does_nothing(asked, monkeypatch, tmp_path):
+    asked = {**asked, "unit_documents": 20}
+    results = tle.run(tmp_path / "study", asked, progress=False)
+    direct = tle.lens_entropy(cached_model("gpt2", kinds()[0]), texts(9), keep="summary", layers=[0], progress=False)
+    found = results.result("./step_1", "lens_entropy")
+    assert found.provenance.corpus["digest"] == direct.provenance.corpus["digest"]
+    pd.testing.assert_frame_equal(found.mean_profile(), direct.mean_profile())
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert tle.run(tmp_path / "study", asked, progress=False).models == results.models
+
+
+def test_inputs_that_changed_are_refused(asked, tmp_path):
+    (file := tmp_path / "texts.txt").write_text("\n".join(texts(5)))
+    asked = {**asked, "inputs": {"file": str(file), "lines": True}}
+    folder = RunFolder(tmp_path / "study")
+    folder.open(Ask.of(asked))
+    running._the_same(folder, Documents.of(asked["inputs"]))
+    for changed, how in ((texts(5, seed=1), "(texts)"), (texts(6), "(5 documents, now 6)")):
+        file.write_text("\n".join(changed))
+        with pytest.raises(InputError, match=re.escape(f"inputs are not those with which this run began {how}")):
+            tle.run(tmp_path / "study", asked, progress=False)
+
+
+def test_another_model_under_the_same_name_is_refused(asked, monkeypatch, tmp_path):
+    path = tmp_path / "study" / "models" / "step_1" / "model.json"
+    RunFolder(tmp_path / "study").open(Ask.of(asked))
+    write_json(path, {"model": "./step_1", "step": 1, "weights": "0" * 16})
+    with pytest.warns(UserWarning, match="failed, and the run goes on without it"):
+        results = tle.run(tmp_path / "study", asked, progress=False)
+    assert "has other weights" in results.failed["./step_1", "lens_entropy"]
+
+
+def test_one_that_fails_is_told_the_others_go_on_and_it_is_tried_again(asked, monkeypatch, tmp_path):
+    asked = {**asked, "models": "./step_*", "inputs": {"text": texts(2)}}
+
+    def loaded(place, **_):
+        if place.endswith("step_1"):
+            raise ModelError("model: half of it is missing")
+        return cached_model("gpt2", kinds()[0])
+
+    at_hand = models.load_model
+    monkeypatch.setattr(models, "load_model", loaded)
+    with pytest.warns(UserWarning, match="half of it is missing"):
+        results = tle.run(tmp_path / "study", asked, progress=False)
+    assert list(results.failed) == [("./step_1", "lens_entropy")]
+    assert results.result("./step_2", "lens_entropy").tokens
+    assert status_of(tmp_path / "study").count("failed") == 1
+    monkeypatch.setattr(models, "load_model", at_hand)
+    again = tle.run(tmp_path / "study", asked, progress=False)
+    assert not again.failed
+    assert again.same_weights == (("./step_1", "./step_2"),)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("bound", "documents"), [(1e3, 4), (1e-9, 9)])
+def test_enough_is_enough(bound, documents, asked, tmp_path):
+    results = tle.run(tmp_path / "study", {**asked, "stop_when": {"lens_entropy": bound}}, progress=False)
+    assert results.result("./step_1", "lens_entropy").provenance.corpus["documents"] == documents
+    assert is_quiet(tmp_path / "study")
+
+
+def test_status_and_estimates_come_from_files_alone(asked, monkeypatch, tmp_path):
+    folder = killed_after(2, monkeypatch, tmp_path / "study", {**asked, "analyses": [LENS, COSTS]})
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    now = status_of(folder)
+    [begun, unbegun] = now.jobs
+    assert (begun.state, begun.units[0], unbegun.state, now.documents) == ("begun", 3, "open", 9)
+    assert 0 < begun.documents < 9
+    [result] = estimates(folder).values()
+    assert result.provenance.corpus["documents"] == begun.documents
+    assert result.mean_profile()["mean"].notna().all()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_status_tells_of_those_at_work_and_of_the_time_left(asked, tmp_path):
+    folder = RunFolder(tmp_path / "study")
+    folder.open(Ask.of(asked))
+    write_json(folder.path / "inputs.json", {"documents": 9, "digest": ""})
+    with Worker(folder.workers) as worker:
+        worker.claim(folder.work("step_1", "lens_entropy") / "pass-0" / "unit-0.json")
+        worker.tell({"model": "./step_1", "analysis": "lens_entropy", "began": 0.0, "time": 6.0, "memory": 1, "documents": 3})
+        now = status_of(folder.path)
+        assert [job.units for job in now.jobs] == [(3, 0, 1)]
+        assert (now.count("begun"), now.seconds_left, now.workers[0]["worker"]) == (1, 18.0, 0)
+    assert status_of(folder.path).seconds_left is None, "nobody is at work"
+
+
+@pytest.mark.long
+def test_a_state_of_a_later_schema_is_refused_and_stays(asked, monkeypatch, tmp_path):
+    with monkeypatch.context() as patched:
+        patched.setattr("tl_entropy.analyses.saving.SCHEMA", 99)
+        killed_after(2, monkeypatch, tmp_path / "study", asked)
+    with pytest.warns(UserWarning, match="schema 99, this tl_entropy reads up to 1; upgrade"):
+        results = tle.run(tmp_path / "study", asked, progress=False)
+    assert "upgrade" in results.failed["./step_1", "lens_entropy"]
+    assert state_in(tmp_path / "study")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        pytest.param(
+            ("run", "study.yaml", "--out", "study"),
+            0,
+            "RunResults: 1 of 1 results of 1 models in study",
+            marks=pytest.mark.long,
+        ),
+        (("run", "study.yaml", "--out", "study", "--plan"), 0, "1 models, 1 analyses: 1 results"),
+        (("run", "study.yaml", "--out", "study", "--slurm"), 0, "exec srun tl-entropy run study.yaml --out study"),
+        (("run", "study.yaml", "--out", "study", "--slurm", "--plan"), 2, "give one of --plan and --slurm; got both"),
+        (("run", "nothing.yaml", "--out", "study"), 2, "config: nothing.yaml cannot be read"),
+        (("status", "."), 2, "cannot be read as the index of a run"),
+    ],
+)
+def test_commands(arguments, status, said, asked, monkeypatch, capsys, tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**asked, "inputs": {"text": texts(2)}}))
+    ended, out, err = command(monkeypatch, capsys, *arguments)
+    assert (ended, said in (err if status else out)) == (status, True), out + err
+
+
+def test_the_commands_of_a_run_that_is_under_way(asked, monkeypatch, capsys, tmp_path):
+    killed_after(2, monkeypatch, tmp_path / "study", asked)
+    ended, out, _ = command(monkeypatch, capsys, "status", "study")
+    assert ended == 0
+    assert "1 results of 9 documents each: 0 done, 1 begun, 0 open, 0 failed" in out
+    assert "so far, of ./step_1:\nLensSummary" in out
+    ended, out, _ = command(monkeypatch, capsys, "merge", "study", "--out", "merged")
+    assert (ended, "0 results done, 1 under way" in out) == (0, True)
+    assert len(pd.read_csv(tmp_path / "merged" / "results.csv")) == 2

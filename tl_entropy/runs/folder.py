@@ -1,0 +1,174 @@
+"""The folder of a run: which file is where, and how what was asked is held against what is asked now.
+
+    run.json                                  what was asked, with kind and schema; written once
+    inputs.json                               how many documents there are, and a hash over them
+    workers/N.json, N.status.json             who is at work: a heartbeat, and how far it is
+    models/MODEL/model.json                   name, step and weights
+    models/MODEL/ANALYSIS.safetensors         a result
+    models/MODEL/ANALYSIS.failed.json         why there is none
+    work/MODEL/ANALYSIS/pass-P/               claims of units and states of workers, until the result is there
+    damaged/                                  files that could not be read
+
+Every file is written under another name and renamed, so a reader finds it whole or not at all.
+
+Refused: a folder with files of others; one of another ask, by what differs; one of a later version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tl_entropy.errors import FileError, InputError, SaveError
+from tl_entropy.results.files import check_folder, digest, replacing
+from tl_entropy.results.models.run import INDEX, KIND, SCHEMA, read_index
+from tl_entropy.runs.ask import Ask, differences
+
+FOLDERS = ("workers", "models", "work", "damaged")
+
+
+class RunFolder:
+    """A run's folder, by what is in it.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def open(self, ask: Ask) -> None:
+        """Write down what is asked, or hold it against what was asked before.
+
+        Raises:
+            InputError: something else was asked in this folder.
+            FileError: files of others, a damaged ``run.json``, or one of a later version.
+            SaveError: the folder cannot be written to.
+        """
+        check_folder("folder", self.path)
+        asked = ask.written()
+        index = self.path / INDEX
+        if not index.exists():
+            self._check_own()
+            content = {"kind": KIND, "schema": SCHEMA, "ask": asked}
+            content["digest"] = digest(json.dumps(content, sort_keys=True), {})
+            write_json(index, content)
+            for name in FOLDERS:
+                (self.path / name).mkdir(exist_ok=True)
+        there = read_index(self.path)["ask"]
+        if found := differences(asked, there):
+            raise InputError(
+                f"folder: {self.path} holds a run that was asked for something else: {'; '.join(found)}; give the same "
+                "configuration, or another folder"
+            )
+
+    def _check_own(self) -> None:
+        """Raise FileError where there are files that no run wrote; what a run that was killed at once left is none."""
+        own = re.compile(rf"\.{re.escape(INDEX)}\..*\.tmp|{'|'.join(FOLDERS)}")
+        foreign = [] if not self.path.exists() else sorted(p.name for p in self.path.iterdir() if not own.fullmatch(p.name))
+        if foreign:
+            shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+            raise FileError(
+                f"folder: {self.path} holds files that are not a run's ({shown}), and no {INDEX}; give an empty or a new folder"
+            )
+
+    @property
+    def workers(self) -> Path:
+        """The folder of those at work."""
+        return self.path / "workers"
+
+    def model(self, stem: str) -> Path:
+        """The folder of a model's results."""
+        return self.path / "models" / stem
+
+    def result(self, stem: str, analysis: str) -> Path:
+        """The file of a result."""
+        return self.model(stem) / f"{file_name(analysis)}.safetensors"
+
+    def failure(self, stem: str, analysis: str) -> Path:
+        """The file that says why there is no result."""
+        return self.model(stem) / f"{file_name(analysis)}.failed.json"
+
+    def work(self, stem: str, analysis: str) -> Path:
+        """The folder of what is not done yet."""
+        return self.path / "work" / stem / file_name(analysis)
+
+    def clear(self, stem: str, analysis: str) -> None:
+        """Remove the work behind a result that is there."""
+        shutil.rmtree(self.work(stem, analysis), ignore_errors=True)
+        with suppress(OSError):
+            self.work(stem, analysis).parent.rmdir()
+        self.failure(stem, analysis).unlink(missing_ok=True)
+
+    def put_aside(self, path: Path) -> Path:
+        """Move a damaged file to where it disturbs nobody, and say where it is now."""
+        parts = path.relative_to(self.path).parts
+        (self.path / "damaged").mkdir(exist_ok=True)
+        for i in range(1000):
+            target = self.path / "damaged" / ("+".join(parts) + (f".{i}" if i else ""))
+            if not target.exists():
+                with suppress(FileNotFoundError):  # somebody else was first
+                    path.replace(target)
+                return target
+        raise FileError(f"folder: {self.path / 'damaged'} holds a thousand files of one name; the disk needs looking at")
+
+
+def file_name(analysis: str) -> str:
+    """The name of an analysis as a part of a file's."""
+    return analysis.replace(" ", "-")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a small file, whole or not at all.
+
+    Raises:
+        SaveError: it cannot be written.
+    """
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    with replacing(path, len(text)) as waiting:
+        waiting.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a small file holds; None where it is not there, or not whole."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def create(path: Path, content: Mapping[str, Any]) -> bool:
+    """Write a small file that is not there yet; False where somebody else was first.
+
+    Raises:
+        SaveError: it cannot be written.
+    """
+    if path.exists():
+        return False
+    waiting = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        waiting.write_text(json.dumps(content), encoding="utf-8")
+        try:
+            os.link(waiting, path)  # whole at once, and refused where there is one
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            with path.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(content))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise SaveError(f"folder: {path} cannot be written ({error})") from error
+    finally:
+        with suppress(OSError):
+            waiting.unlink(missing_ok=True)
+    return True

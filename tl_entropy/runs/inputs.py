@@ -1,0 +1,109 @@
+"""The texts of a run: named in its configuration, numbered once, and held to what they were when the run began.
+
+A document is its number in the inputs and a hash of its text. The folder keeps how many there are and a hash over all, so that
+a process that goes on reads the same documents, or is told that they changed. Files are read when their turn comes; lines of
+files and rows of a data set are held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_entropy.capture.inputs import pieces
+from tl_entropy.capture.named import Lines, check_files, data_set
+from tl_entropy.errors import InputError, InputTypeError, check_int
+
+_SOURCES = ("text", "file", "dataset")
+_OF = {"lines": "file", "config": "dataset", "split": "dataset", "column": "dataset", "limit": "dataset"}
+
+
+def check_inputs(key: str, given: Any) -> None:
+    """Raise InputError or InputTypeError unless this names texts that are there, as far as that shows without reading them.
+
+    >>> check_inputs("inputs", {"text": ["a"], "file": "b"})
+    Traceback (most recent call last):
+    tl_entropy.errors.InputError: inputs must have exactly one of text, file and dataset; got text and file
+    """
+    if not isinstance(given, Mapping):
+        raise InputTypeError(f"{key} must be a mapping with text, file or dataset, such as file: [texts]; got {given!r}")
+    for name in given:
+        if name not in (*_SOURCES, *_OF):
+            raise InputError(f"{key}.{name} is no key of inputs; choose from {', '.join((*_SOURCES, *_OF))}")
+    sources = [name for name in _SOURCES if name in given]
+    if len(sources) != 1:
+        raise InputError(f"{key} must have exactly one of text, file and dataset; got {' and '.join(sources) or 'none'}")
+    for name, of in _OF.items():
+        if name in given and of not in given:
+            raise InputError(f"{key}.{name} means nothing without {key}.{of}; give that, too, or leave it out")
+    for name in ("config", "split", "column", "dataset"):
+        if name in given and not isinstance(given[name], str):
+            raise InputTypeError(f"{key}.{name} must be a text; got {given[name]!r}")
+    if "limit" in given:
+        check_int(f"{key}.limit", given["limit"], 1)
+    if not isinstance(given.get("lines", False), bool):
+        raise InputTypeError(f"{key}.lines must be true or false; got {given['lines']!r}")
+    listed = _listed(given.get("text", given.get("file", [])))
+    if not all(isinstance(item, str) for item in listed) or ("dataset" not in given and not listed):
+        raise InputTypeError(f"{key}.{sources[0]} must be a text or a list of texts; got {given[sources[0]]!r}")
+    if "file" in given:
+        check_files(f"{key}.file", map(Path, listed), skip=True)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents of a run.
+
+    Attributes:
+        inputs: what the analyses are given.
+        count: how many documents there are.
+        digest: a hash over all of them in their order.
+    """
+
+    inputs: list[Any]
+    count: int
+    digest: str
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Documents:
+        """The documents that a checked configuration names.
+
+        Raises:
+            InputError: there are none, or a data set that cannot be opened.
+        """
+        inputs: list[Any]
+        if "text" in given:
+            inputs = _listed(given["text"])
+        elif "file" in given:
+            paths = list(map(Path, _listed(given["file"])))
+            inputs = list(Lines(paths)) if given.get("lines") else list(paths)
+        else:
+            column = given.get("column", "text")
+            rows = data_set(
+                given["dataset"], given.get("config"), given.get("split", "train"), column, given.get("limit"), prefix="inputs."
+            )
+            inputs = [row[column] for row in rows]
+        count, digest = 0, hashlib.sha256()
+        for piece in pieces(inputs, text_column="text", special_ids=frozenset(), skip=True):
+            count += 1
+            digest.update(hashlib.sha256(_bytes(piece.value)).digest())
+        if not count:
+            raise InputError("inputs hold no document; name some texts")
+        return cls(inputs, count, digest.hexdigest())
+
+
+def _bytes(value: Any) -> bytes:
+    """What identifies a document: its bytes, or why it is none."""
+    if isinstance(value, Path):
+        try:
+            return value.read_bytes()
+        except OSError as error:
+            return type(error).__name__.encode()
+    return (value if isinstance(value, str) else f"{type(value).__name__}: {value}").encode("utf-8", "surrogatepass")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
