@@ -54,6 +54,7 @@ WRONG = [
         "analyses[0].documents cannot be given in a run: a run deals them out",
     ),
     ({"analyses": [{"soft_information": {"labels": ["word"]}}]}, "analyses[0].labels must be of token, bigram"),
+    ({"analyses": [{"soft_information": {"keep": "auto"}}]}, "analyses[0].keep must be 'sums' in a run"),
     ({"analyses": ["gradient_reliance"]}, "analyses[0]: gradient_reliance needs site; give it as an option"),
     ({"unit_documents": 0}, "unit_documents must be an int of at least 1; got 0"),
     ({"save_every": -1}, "save_every must be a positive number; got -1"),

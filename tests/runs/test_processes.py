@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from runs_in_folders import (
     asked_of,
     assert_same,
+    assert_same_result,
     end,
     ended_at_random,
     errors,
@@ -68,21 +73,23 @@ def test_several_at_once(count, study, tmp_path):
     assert is_quiet(tmp_path / "study")
 
 
-def test_the_command_pretends_a_preemption_and_goes_on(study, tmp_path, monkeypatch, capsys):
-    """Whole processes, as a shell starts them."""
-    import os
-    import subprocess
-    import sys
-
-    import yaml
-
+def test_a_shell_is_preempted_and_two_go_on(study, tmp_path):
+    """Whole processes, as shells start them."""
     asked, _, alone = study
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(asked))
+    model = alone.models[0]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**asked, "models": model}))
     environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from tl_entropy.cli import main; main()", "run", "study.yaml", "--out", "study"]
-    ended = [
-        subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        for more in (("--preempt", "0.01"), ())
-    ]
-    assert [one.returncode for one in ended] == [130, 0], [one.stderr for one in ended]
-    assert_same(tle.load(tmp_path / "study"), alone)
+    for several, status in ((("--preempt", "0.01"),), 130), (((), ()), 0):
+        shells = [
+            subprocess.Popen(
+                [*command, *more], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+            )
+            for more in several
+        ]
+        for shell in shells:
+            said = shell.communicate()[1]
+            assert shell.returncode == status, said
+    results = tle.load(tmp_path / "study")
+    for name in alone.analyses:
+        assert_same_result(results.result(model, name), alone.result(model, name))

@@ -129,6 +129,43 @@ def test_states_that_hold_the_same_documents_are_never_added(alone, asked, monke
     assert_as_alone(tmp_path / "killed", asked, alone)
 
 
+EVERY = [
+    {"lens_entropy": {"top_k": 2}},
+    {"lens_entropy": {"keep": "summary"}},
+    "layer_divergence",
+    {"layer_divergence": {"keep": "summary"}},
+    "head_entropy",
+    {"head_entropy": {"of": "readout", "keep": "summary"}},
+    {"soft_information": {"n_bins": 8, "folds": 3, "labels": ["token", "4-gram"]}},
+    {"soft_information": {"n_bins": 8, "folds": 3, "center": True, "seed": [0, 1]}},
+    "layer_similarity",
+    {"layer_similarity": {"method": "matrix_renyi", "n_samples": 32}},
+    {"layer_similarity": {"rows": "documents"}},
+    {"layer_geometry": {"n_samples": 32}},
+    "token_surprisal",
+    {"token_surprisal": {"keep": "summary"}},
+    {"gradient_reliance": {"site": "embed"}},
+    {"lens_entropy": {"max_new_tokens": 2}},
+]
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("analysis", EVERY, ids=str)
+def test_every_analysis_goes_on_from_the_state_of_another_worker(analysis, asked, monkeypatch, tmp_path):
+    batches = {"batch_size": 2}
+    name, options = next(iter(analysis.items())) if isinstance(analysis, dict) else (analysis, {})
+    short = {"text": [text[:60] for text in texts(9)]}  # some refuse documents of several windows
+    asked = {**asked, "inputs": short, "analyses": [{name: {**options, **batches}}]}
+    alone = tle.run(tmp_path / "alone", asked, progress=False)
+    assert not alone.failed
+    path = state_in(killed_after(3, monkeypatch, tmp_path / "killed", asked))
+    path.replace(path.with_name(states.name_of(7)))
+    results = tle.run(tmp_path / "killed", asked, progress=False)
+    assert not results.failed
+    assert_same_result(results.result("./step_1", name), alone.result("./step_1", name))
+
+
 @pytest.mark.long
 def test_a_full_disk_ends_it_and_what_was_saved_stays(alone, asked, monkeypatch, tmp_path):
     save, left = states.save, [2]

@@ -42,6 +42,7 @@ ANALYSES: dict[str, Callable[..., Any]] = {
 _OWN = {
     "progress": "a run shows its own",
     "documents": "a run deals them out itself",
+    "folder": "assignments are kept by one process alone",
     "text_column": "the column of a data set is a key of inputs",
 }
 _NO_TEXT = ("lens", "interventions", "other")
@@ -85,6 +86,10 @@ def check_analysis(key: str, name: object, options: object) -> None:
     for option in ("order", "orders"):
         if option in options:
             check_orders(f"{key}.{option}", options[option])
+    if name == "soft_information" and options.get("keep", "sums") != "sums":
+        raise InputError(
+            f"{key}.keep must be 'sums' in a run: assignments are kept by one process alone; got {options['keep']!r}"
+        )
     labels = options.get("labels", ()) if name == "soft_information" else ()
     for label in [labels] if isinstance(labels, str) else labels:
         if not (isinstance(label, str) and (label in NAMES or _NGRAM.fullmatch(label))):
