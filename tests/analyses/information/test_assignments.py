@@ -100,7 +100,9 @@ def test_bounded_memory_changes_nothing(memory, monkeypatch):
     monkeypatch.setattr("tl_entropy.analyses.information.reduction._BLOCK", 1500)  # several blocks a turn
     assignments = tle.load_assignments(folder)
     found = assignments.information(LABELS, keep_labels=True, memory=memory, progress=False)
-    assert_same(found, expected, 1e-10)
+    assert_same(found, expected, 1e-6)  # what anchors add to errors is in single precision
+    for name in ("information", "entropy", "plug_in", "null", "ceiling", "lower", "fold_jackknife", "corrected_ceiling"):
+        torch.testing.assert_close(found.value(name), expected.value(name), atol=1e-10, rtol=0)
     for name in ("label_information", "label_corrected", "label_se", "label_entropy"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-10, rtol=0, equal_nan=True)
 
