@@ -80,6 +80,18 @@ def test_information_writes_a_result_a_table_and_figures(monkeypatch, capsys, tm
     assert table["plug_in"].to_list() == pytest.approx(result.value("plug_in").flatten().tolist())
 
 
+def test_information_keeps_assignments_for_other_labels_later(monkeypatch, capsys, tmp_path):
+    kept = ("--assignments", tmp_path / "kept", "--layers", "0", "--sites", "resid_post", "--n-bins", "10")
+    status, _, err = run(monkeypatch, capsys, *INFORMATION, *kept, "--out", tmp_path / "o")
+    assert status == 0, err
+    found = tle.load_assignments(tmp_path / "kept").information(("token", "next_token"), progress=False)
+    written = tle.load(tmp_path / "o" / "information.safetensors")
+    assert torch.equal(found.value("plug_in"), written.value("plug_in"))
+    status, _, err = run(monkeypatch, capsys, *INFORMATION, *kept, "--out", tmp_path / "p")
+    assert status == 2
+    assert "holds assignments already" in err
+
+
 def test_information_of_heads_and_long_ngrams_for_several_seeds(monkeypatch, capsys, tmp_path):
     status, out, err = run(
         monkeypatch, capsys, *INFORMATION, "--heads", "--labels", "token, 4-gram,next_5-gram", "--seed", "0,1", "--n-bins",

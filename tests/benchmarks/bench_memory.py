@@ -1,38 +1,39 @@
-"""Peak memory of every analysis that keeps sums alone, after 400, 4,000 and 40,000 documents: each in a process of its own.
+"""Peak memory of every analysis that keeps sums alone, after 10⁴ to 10⁷ tokens: each in a process of its own.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_memory.py [name ...]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_memory.py [--tokens 10_000 100_000 1_000_000] [--length 50] [name ...]
 
-Texts of six tokens come from a generator that nobody knows the length of. Printed is the peak of the whole process (its
-resident set) beyond what it held after the model was loaded, and how much more that is than after 400 documents, as a share of
-the whole peak. Label tables of soft information, which do grow, are told by their own size.
+Texts of so many tokens come from a generator that nobody knows the length of. Printed is the peak of the whole process (its
+resident set) beyond what it held after the model was loaded, and how much more the whole peak is than at the first size. The
+plan of labels of soft information, which does grow, is there by itself, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-SIZES = (400, 4_000, 40_000)
 WORDS = ["the", "cat", "sat", "on", "mat", "dog", "and", "def", "return", "import", "x", "f"]
 
 
 class Texts:
     """Texts that can be read again, of which nobody knows how many there are."""
 
-    def __init__(self, n):
-        self.n = n
+    def __init__(self, n, length):
+        self.n, self.length = n, length
 
     def __iter__(self):
         import random
 
         for i in range(self.n):
             draw = random.Random(i)
-            yield " ".join(draw.choice(WORDS) for _ in range(6))
+            yield " ".join(draw.choice(WORDS) for _ in range(self.length))
 
 
 def analyses():
@@ -52,6 +53,10 @@ def analyses():
         "layer_similarity, documents": partial(tle.layer_similarity, rows="documents", n_documents=300, **quiet),
         "layer_geometry": partial(tle.layer_geometry, n_documents=300, **quiet),
         "soft_information": partial(tle.soft_information, n_bins=20, layers=[-1], **quiet),
+        "label_plan": lambda model, texts: tle.label_plan(model, texts),
+        "soft_information, assignments": lambda model, texts: tle.soft_information(
+            model, texts, n_bins=20, layers=[-1], keep="assignments", folder=tempfile.mkdtemp(), **quiet
+        ),
         "site_means": lambda model, texts: tle.site_means(model, texts, "resid_post", **quiet),
         "head_means": partial(tle.head_means, **quiet),
     }
@@ -62,8 +67,8 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def one(name, n):
-    """Print the peak before and after one analysis of ``n`` documents."""
+def one(name, tokens, length):
+    """Print the peak before and after one analysis of so many tokens."""
     import warnings
 
     from tiny_models import cached_model, kinds
@@ -71,24 +76,35 @@ def one(name, n):
     warnings.simplefilter("ignore")
     model = cached_model("gpt2", kinds()[0])
     before = peak()
-    analyses()[name](model, Texts(n))
+    analyses()[name](model, Texts(tokens // length, length))
     print(before, peak())
 
 
-def main(names):
-    print(f"{'MB beyond the loaded model':32}", *(f"{n:>9,}" for n in SIZES), "   more than at the first, of the whole peak")
-    for name in names or analyses():
+def main():
+    """Print a line for each analysis."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--tokens", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--length", type=int, default=50)
+    parser.add_argument("--one", action="store_true", help="measure in this process")
+    asked = parser.parse_args()
+    if asked.one:
+        one(asked.names[0], asked.tokens[0], asked.length)
+        return
+    print(
+        f"{'MB beyond the loaded model':32}",
+        *(f"{n:>11,}" for n in asked.tokens),
+        "   more than at the first, of the whole peak",
+    )
+    for name in asked.names or analyses():
         found = []
-        for n in SIZES:
-            run = subprocess.run([sys.executable, __file__, "--one", name, str(n)], capture_output=True, text=True, check=True)
+        for n in asked.tokens:
+            command = [sys.executable, __file__, "--one", name, "--tokens", str(n), "--length", str(asked.length)]
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
             found.append(tuple(map(float, run.stdout.split())))
-        beyond = [after - before for before, after in found]
-        share = found[-1][1] / found[0][1] - 1
-        print(f"{name:32}", *(f"{value:9.1f}" for value in beyond), f"{share:10.1%}", flush=True)
+        shares = [f"{peak / found[0][1] - 1:.1%}" for _, peak in found[1:]]
+        print(f"{name:32}", *(f"{after - before:11.1f}" for before, after in found), "  ", *shares, flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        one(sys.argv[2], int(sys.argv[3]))
-    else:
-        main(sys.argv[1:])
+    main()

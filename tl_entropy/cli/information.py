@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -34,15 +35,26 @@ def information(
     folds: Annotated[
         int, typer.Option(min=1, help="groups of documents, none of which predicts itself; 1 gives no information")
     ] = 20,
+    assignments: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder to keep every position's soft assignment in, instead of sums: for rare n-grams, and for other "
+            "labels later (load_assignments in Python)"
+        ),
+    ] = None,
 ) -> None:
     """Soft entropy of every layer, and its mutual information with tokens before and after each position."""
     import tl_entropy as tle
+    from tl_entropy.analyses.information.store import check_empty
 
     bins, seeds = whole_numbers("--n-bins", n_bins, 2), whole_numbers("--seed", seed, 0)
     places, layers_asked, wanted = sites_in(sites, refused=["pattern"]), layers_in(layers), _labels(labels)
+    if assignments is not None:
+        check_empty(assignments)
     result = tle.soft_information(
         source.model, source.inputs, labels=wanted, sites=places, layers=layers_asked, heads="z" if heads else False,
-        n_bins=bins, seed=seeds, center=center, folds=folds, **source.windows,
+        n_bins=bins, seed=seeds, center=center, folds=folds, keep="sums" if assignments is None else "assignments",
+        folder=assignments, **source.windows,
     )  # fmt: skip
     report(result.to(source.unit), source)
 
