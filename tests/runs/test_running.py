@@ -14,7 +14,7 @@ from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
 from tl_entropy.errors import InputError, ModelError, SaveError
-from tl_entropy.runs import models, running, states
+from tl_entropy.runs import models, running, sharing, states
 from tl_entropy.runs.ask import Ask
 from tl_entropy.runs.folder import RunFolder, write_json
 from tl_entropy.runs.inputs import Documents
@@ -34,6 +34,7 @@ def at_hand(monkeypatch, tmp_path):
     """Every model is the same tiny one, at hand; and a folder of that name is there."""
     monkeypatch.setattr(models, "load_model", lambda *_, **__: cached_model("gpt2", kinds()[0]))
     monkeypatch.setattr(running, "POLL", 0.0)
+    monkeypatch.setattr("gc.collect", lambda: 0)  # of all that the tests have loaded
     monkeypatch.chdir(tmp_path)
     for name in ("step_1", "step_2"):
         (tmp_path / name).mkdir()
@@ -91,7 +92,11 @@ def state_in(folder):
 @pytest.mark.parametrize("saves", [1, *(pytest.param(saves, marks=pytest.mark.long) for saves in (2, 3, 4))])
 def test_it_goes_on_where_it_ended_also_elsewhere(saves, alone, asked, monkeypatch, tmp_path):
     shutil.move(killed_after(saves, monkeypatch, tmp_path / "killed", asked), tmp_path / "elsewhere")
+    held = sum(stop - first for first, stop in states.held(state_in(tmp_path / "elsewhere")))
+    take, taken = sharing._SharedPass._take, []
+    monkeypatch.setattr(sharing._SharedPass, "_take", lambda one, parts: (taken.extend(parts), take(one, parts)))
     assert_as_alone(tmp_path / "elsewhere", asked, alone)
+    assert sum(map(len, taken)) == 9 - held, "what was held is not read again"
 
 
 @pytest.mark.parametrize("keep", [0.5, *(pytest.param(keep, marks=pytest.mark.long) for keep in (0, 10, -1))])
