@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 import traceback
 import warnings
@@ -97,7 +98,7 @@ def run(folder: str | Path, config: Mapping[str, Any] | str | Path, *, progress:
     ends = Ends()
     try:
         with Worker(there.workers) as worker, signals(ends):
-            _Process(there, ask, models, documents, worker, ends, progress=progress and _is_first()).work()
+            _Process(there, ask, models, documents, worker, ends, progress=progress and _shows()).work()
     except Stopped as stopped:
         raise KeyboardInterrupt(str(stopped)) from None
     return load_run(there.path)
@@ -306,6 +307,7 @@ def _is_full(error: Exception) -> bool:
     return isinstance(error, SaveError) or (isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EFBIG))
 
 
-def _is_first() -> bool:
-    """Whether this process shows the bar: the first of those that were started together."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+def _shows() -> bool:
+    """Whether this process shows a bar a unit: the first of those that were started together, and not in a log."""
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return seen and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
