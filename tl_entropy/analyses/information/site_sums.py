@@ -142,7 +142,7 @@ class SiteSums(Steady, Kept):
 
 def _rows(values: Tensor, which: Tensor) -> Tensor:
     """Some rows; all of them as they are."""
-    return values if len(which) == len(values) else values[which.to(values.device)]
+    return values if len(which) == len(values) else values.index_select(0, which.to(values.device))
 
 
 def _addition(into: Tensor, values: Tensor, places: Tensor) -> Addition:

@@ -277,7 +277,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
     def states(self, batch: Batch, activation: Tensor, site: Site, kept: Tensor) -> Tensor:
         """The rows with a label, [row, head, d] or [row, 1, d], centred, in float32 or float64."""
         rows = batch.rows(activation)
-        rows = rows if bool(kept.all()) else rows[kept.to(rows.device)]
+        rows = rows if bool(kept.all()) else rows.index_select(0, kept.nonzero()[:, 0].to(rows.device))
         rows = rows if rows.dtype == torch.float64 else rows.float()
         rows = rows - self.centers[site].to(rows) if site in self.centers else rows
         return rows if rows.ndim == 3 else rows[:, None]
