@@ -320,3 +320,18 @@ def test_the_commands_of_a_run_that_is_under_way(asked, monkeypatch, capsys, tmp
     ended, out, _ = command(monkeypatch, capsys, "merge", "study", "--out", "merged")
     assert (ended, "0 results done, 1 under way" in out) == (0, True)
     assert len(pd.read_csv(tmp_path / "merged" / "results.csv")) == 2
+
+
+def test_where_another_process_has_the_result_this_one_leaves_it_alone(asked, monkeypatch, tmp_path):
+    """It is written, and what it was made of cleared away, while this one adds up."""
+    folder, add_up = RunFolder(tmp_path / "study"), sharing._SharedPass._add_up
+
+    def overtaken(one):
+        folder.result("step_1", "lens_entropy").touch()
+        shutil.rmtree(folder.path / "work")
+        add_up(one)
+
+    monkeypatch.setattr(sharing._SharedPass, "_add_up", overtaken)
+    results = tle.run(folder.path, asked, progress=False)
+    assert not results.failed
+    assert is_quiet(folder.path)

@@ -149,6 +149,10 @@ class _Process:
                 self._measure(free[0])
             if not free or self._open(free[0]):
                 time.sleep(POLL)
+        for model in self.models:  # what was still being written as somebody cleared it away
+            for name in self.ask.analyses:
+                if self.folder.result(model.stem, name).exists():
+                    self.folder.clear(model.stem, name)
 
     def _in_turn(self) -> Iterator[Checkpoint]:
         """Models that are not done, each once: first those at which the fewest are at work."""
@@ -247,6 +251,7 @@ class _Process:
         sharing = FolderSharing(
             folder=self.folder,
             place=self.folder.work(checkpoint.stem, name),
+            result=target,
             worker=self.worker,
             unit_documents=self.ask.unit_documents,
             save_every=self.ask.save_every,
@@ -260,6 +265,8 @@ class _Process:
         self.folder.clear(checkpoint.stem, name)
 
     def _failed(self, checkpoint: Checkpoint, name: str, error: Exception) -> None:
+        if self.folder.result(checkpoint.stem, name).exists():  # another process has it, and cleared away what it was made of
+            return
         path = self.folder.failure(checkpoint.stem, name)
         self.failed.add(path)
         self.worker.release(self.folder.work(checkpoint.stem, name))

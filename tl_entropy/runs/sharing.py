@@ -42,6 +42,7 @@ class FolderSharing:
     Attributes:
         folder: the run's.
         place: where the work of this analysis is (``RunFolder.work``).
+        result: where its result will be; once it is there, nothing is left to do.
         worker: who reads.
         unit_documents: documents of a unit.
         save_every: seconds from one save within a unit to the next.
@@ -52,6 +53,7 @@ class FolderSharing:
 
     folder: RunFolder
     place: Path
+    result: Path
     worker: Worker
     unit_documents: int
     save_every: float
@@ -150,6 +152,7 @@ class _SharedPass:
 
     def _next(self, units: Sequence[range]) -> Sequence[range] | None:
         """What is to be read of the first unit that is free and not held as a whole; None where there is none."""
+        self._check_open()
         held = [interval for intervals in self._held().values() for interval in intervals]
         for number, unit in enumerate(units):
             left = without(unit, held)
@@ -183,9 +186,8 @@ class _SharedPass:
 
     def _save(self) -> None:
         """Replace this worker's state, unless its number was given to another in the meantime."""
+        self._check_open()
         worker = self.of.worker
-        if not self.place.exists():
-            raise Elsewhere("another process has the result")
         if not worker.holds_number():
             worker.take_number()
             self._forget()
@@ -196,6 +198,11 @@ class _SharedPass:
             self.own = self.place / states.name_of(worker.number)
             states.save(self.own, self.accumulators)
         self.saved = time.monotonic()
+
+    def _check_open(self) -> None:
+        """Raise Elsewhere where the result is there, whose states are cleared away."""
+        if self.of.result.exists():
+            raise Elsewhere("another process has the result")
 
     def _left(self, units: Sequence[range]) -> int:
         held = [interval for intervals in self._held().values() for interval in intervals]
@@ -218,6 +225,7 @@ class _SharedPass:
     def _together(self) -> StreamReport:
         """Leave in the accumulators what all states hold; the report of it."""
         self._add_up()
+        self._check_open()  # else what was added up may have been cleared away meanwhile
         report = self.accumulators[0].report
         if report is None:
             raise FileError(f"folder: the states in {self.place} are gone; run the same command again")

@@ -230,6 +230,8 @@ def _model(path: Path, analyses: tuple[str, ...]) -> RunModel | None:
     failed = {}
     for name in analyses:
         place = path.parent / f"{name.replace(' ', '-')}.failed.json"
+        if (path.parent / f"{name.replace(' ', '-')}.safetensors").exists():
+            continue
         try:
             failed[name] = str(json.loads(place.read_text(encoding="utf-8"))["error"])
         except (ValueError, OSError, KeyError, TypeError):
