@@ -14,6 +14,7 @@ from .analyses.models.monitor import EntropyMonitor as EntropyMonitor
 from .analyses.profiles.distances import pairwise_distances as pairwise_distances, profile_distance as profile_distance
 from .analyses.profiles.dynamics import layer_dynamics as layer_dynamics
 from .analyses.profiles.embedding import profile_embedding as profile_embedding
+from .analyses.sharing import alone as alone
 from .analyses.states.cka import CKAAccumulator as CKAAccumulator
 from .analyses.states.geometry import GeometryAccumulator as GeometryAccumulator, layer_geometry as layer_geometry
 from .analyses.states.matrix_similarity import MatrixAccumulator as MatrixAccumulator

@@ -94,6 +94,10 @@ class Elsewhere(BaseException):
     """What ends a pass here although nothing is wrong: the rest of it is with other processes, or with a later one."""
 
 
+class ProcessError(TLEntropyError, RuntimeError):
+    """Another of the processes that share a measurement has stopped, or does something else."""
+
+
 AT_HAND = "what was measured before this error is its attribute 'partial'"
 
 

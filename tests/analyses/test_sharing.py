@@ -54,7 +54,7 @@ def test_a_pass_in_parts_says_and_gives_what_one_does():
     with shared(Halves()):
         parts, said_of_parts = quietly(run)
     assert said == said_of_parts
-    assert any("empty documents" in one for one in said)
+    assert any("empty document" in one for one in said)
     assert any("no document has 20" in one for one in said)
     assert whole.provenance.corpus == parts.provenance.corpus
     assert whole.provenance.settings == parts.provenance.settings

@@ -105,6 +105,17 @@ def write(path: str | Path, content: Mapping[str, Any]) -> Path:
     Raises:
         SaveError: the folder cannot be written to, or the disk has no room; a file that was there stays as it was.
     """
+    text, tensors = split(content)
+    with replacing(Path(path), len(text) + sum(tensor.nbytes for tensor in tensors.values())) as waiting:
+        waiting.touch()
+        mode = waiting.stat().st_mode  # what the user's umask gives
+        save_file(tensors, waiting, metadata={"tl_entropy_state": text, "digest": digest(text, tensors)})
+        waiting.chmod(mode)
+    return Path(path)
+
+
+def split(content: Any) -> tuple[str, dict[str, Tensor]]:
+    """Nested dicts and lists as JSON, and the tensors in them by name, on the CPU."""
     tensors: dict[str, Tensor] = {}
     names: dict[int, str] = {}
     held: list[Tensor] = []  # so that no two have one id
@@ -124,13 +135,12 @@ def write(path: str | Path, content: Mapping[str, Any]) -> Path:
             return {key: apart(item) for key, item in value.items()}
         return [apart(item) for item in value] if isinstance(value, list) else value
 
-    text = json.dumps(apart(content))
-    with replacing(Path(path), len(text) + sum(tensor.nbytes for tensor in tensors.values())) as waiting:
-        waiting.touch()
-        mode = waiting.stat().st_mode  # what the user's umask gives
-        save_file(tensors, waiting, metadata={"tl_entropy_state": text, "digest": digest(text, tensors)})
-        waiting.chmod(mode)
-    return Path(path)
+    return json.dumps(apart(content)), tensors
+
+
+def joined(text: str, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of ``split``."""
+    return _joined(json.loads(text), tensors)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -152,7 +162,7 @@ def read(path: str | Path) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         if metadata.get("digest") != digest(text, tensors):
             raise ValueError("its digest is not that of its contents")
-        content: dict[str, Any] = _joined(json.loads(text), tensors)
+        content: dict[str, Any] = joined(text, tensors)
     except (SafetensorError, OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         if isinstance(error, FileError):
             raise

@@ -191,6 +191,11 @@ def once(name: str, make: Callable[[], Value]) -> Value:
     return make() if sharing is None else sharing.once(name, make)
 
 
+def look_for(found: Callable[[], Sharing | None]) -> None:
+    """Ask ``found`` for a sharing where none was set."""
+    _found.append(found)
+
+
 def sharing_here() -> Sharing | None:
     """The sharing in force: one that was set, or found; None for a process alone."""
     if (chosen := _current.get()) is not None:
@@ -228,7 +233,7 @@ def alone() -> Iterator[None]:
     for.
 
     >>> import tl_entropy as tle
-    >>> with alone():
+    >>> with tle.alone():
     ...     result = tle.lens_entropy(tle.demo_model(), "import os", progress=False)
     >>> result.n_tokens
     2

@@ -190,6 +190,19 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
         found._take(content)
         return found
 
+    def of_same(self, state: Mapping[str, Any]) -> Self:
+        """Another of the same settings, that has seen what a state says, and can see no more: to be merged.
+
+        Raises:
+            InputError: as ``load_state_dict``.
+        """
+        check_state(self, state)
+        found: Self = object.__new__(type(self))
+        seen = {*self.gathered, *self.kept}
+        vars(found).update({name: value for name, value in vars(self).items() if name not in seen})
+        found._take(state)
+        return found
+
     def _take(self, state: Mapping[str, Any]) -> None:
         self.report = decoded(state["report"])
         for name, value in state["gathered"].items():

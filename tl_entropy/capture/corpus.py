@@ -22,6 +22,7 @@ second pass over a generator; and what ``capture/inputs.py`` and ``capture/docum
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections import deque
@@ -44,6 +45,9 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice, check_in
 from tl_entropy.results.provenance import skipped_note
 
 Count = Literal["read", "predicted"]
+
+GLIMPSED = 16
+"""Of so many documents one is looked at, to see whether all who read parts of a corpus read the same one."""
 
 _PATH = 1024
 """Characters of a path at most."""
@@ -78,6 +82,7 @@ class Corpus:
     Attributes:
         report: What the latest pass has seen so far; each pass starts a new one.
         special_ids: The ids that are special here.
+        glimpse: Of a part, a hash of every 16th document that has gone by, whether asked for or not.
         n_documents: How many documents will be read, where that is known beforehand; None for generators and streams.
 
     Raises:
@@ -136,7 +141,7 @@ class Corpus:
         self._skips, self._quiet, self._measured = on_error == "skip", quiet, measured
         self.part, self._may_be_nothing = documents if isinstance(documents, Part) else Part(documents), part
         self._predicted = count == "predicted"
-        self._started = False
+        self._started, self.glimpse = False, 0
         self._marks: deque[tuple[int, CorpusReport]] | None = None
         self._room_and_stride("a text", prepend_bos and encoder.begin is not None)
         self.report = CorpusReport(self._window, self._stride)
@@ -150,6 +155,7 @@ class Corpus:
             raise InputError("inputs hold an iterator, which an earlier pass has used up; pass a list, or build it anew")
         self._started = True
         self.report = CorpusReport(self._window, self._stride)
+        self.glimpse = 0
         return self._pass(self.report)
 
     def _count(self) -> int | None:
@@ -204,6 +210,8 @@ class Corpus:
         for number, piece in enumerate(self._pieces()):
             if self.part.has(number):
                 yield from self._of_piece(number, piece, report)
+            if self._may_be_nothing and number % GLIMPSED == 0:
+                self.glimpse = (self.glimpse + glimpse(number, piece)) % 2**64
             report.walked = number + 1
             if self.part.ended(number + 1):
                 return
@@ -359,6 +367,14 @@ def _warn_of_paths(inputs: object) -> None:
                     stacklevel=2,
                 )
                 return
+
+
+def glimpse(number: int, piece: Piece) -> int:
+    """A hash of a document as it was given, below 2**64; of a file, of its name."""
+    value = (
+        piece.value.numpy().tobytes() if isinstance(piece.value, torch.Tensor) else str(piece.value).encode(errors="replace")
+    )
+    return int.from_bytes(hashlib.blake2b(b"%d " % number + value, digest_size=8).digest(), "little")
 
 
 def read_corpus(

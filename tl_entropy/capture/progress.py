@@ -66,6 +66,10 @@ def _in_notebook() -> bool:
     return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(found).__mro__)
 
 
+SHOWN = [True]
+"""Whether bars are shown in this process, where asked for; of several that share a measurement, one shows them."""
+
+
 class Bar(tqdm.std.tqdm):  # type: ignore[misc]
     """A bar of tqdm that leaves behind what suits where it shows.
 
@@ -77,6 +81,7 @@ class Bar(tqdm.std.tqdm):  # type: ignore[misc]
     """
 
     def __init__(self, of: Iterable[Any] | None = None, *, show: bool, nested: bool = False, **options: Any) -> None:
+        show = show and SHOWN[0]
         stream = sys.stderr
         terminal = stream is not None and stream.isatty()
         notebook = not terminal and _in_notebook()

@@ -107,6 +107,7 @@ class StreamReport(Kept):
         prompt_lengths: document to tokens of its prompt, where texts were generated.
         uncached: documents that were generated without the model's cache, since what it wrote with it was not its own.
         unpadded: whether every batch is of windows of one length, since padding changes what the model computes.
+        glimpse: a hash of some documents that have gone by, those of others included, where this is a part.
 
     >>> import tl_entropy as tle
     >>> model = tle.demo_model()
@@ -125,6 +126,7 @@ class StreamReport(Kept):
     prompt_lengths: Mapping[int, int]
     uncached: int
     unpadded: bool
+    glimpse: int = 0
 
     @property
     def documents(self) -> int:

@@ -193,6 +193,7 @@ def read_part(
             seconds=time.perf_counter() - started, interrupted=interrupted,
             prompt_lengths={d: n for d, n in continuations.prompt_lengths.items() if d < before} if continuations else {},
             uncached=continuations.uncached if continuations else 0, unpadded=not pads,
+            glimpse=given.glimpse,
         )  # fmt: skip
         for note in notes:
             note(report)

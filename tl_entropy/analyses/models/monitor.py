@@ -24,6 +24,7 @@ import torch
 from tl_entropy.analyses.lens.entropy import LensAccumulator
 from tl_entropy.analyses.lens.reading import Over, Precision
 from tl_entropy.analyses.measuring import measure_all
+from tl_entropy.analyses.sharing import alone
 from tl_entropy.analyses.tokens.surprisal import SurprisalAccumulator
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
@@ -158,7 +159,8 @@ class EntropyMonitor(Steady):
         losses = SurprisalAccumulator(adapter, keep="summary", **self._reading)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "interrupted after", UserWarning)  # nothing of this pass is kept
-            with keeping(lambda _: self.history if self._parts else None):
+            # A training may have its first process measure alone, which the others do not wait for.
+            with alone(), keeping(lambda _: self.history if self._parts else None):
                 summary, costs = measure_all(
                     [self._entropies(adapter), losses], self.texts, positions=None, max_new_tokens=0,
                     batch_size=self._batch_size, progress=False, options=self._options,
