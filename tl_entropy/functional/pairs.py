@@ -31,7 +31,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.lens.tiles import natural_exp
+from tl_entropy.functional.probabilities import natural_exp
 
 Reference = int | Literal["previous"]
 

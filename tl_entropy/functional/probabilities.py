@@ -1,9 +1,13 @@
-"""Entropies of probabilities and of masses as they come, over the last axis; several wings build on them."""
+"""Entropies of probabilities and of masses as they come, over the last axis, and exponentials; several wings build on them."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+_LOG2_E = 1 / math.log(2)
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -20,6 +24,11 @@ def extensive(mass: Tensor) -> Tensor:
     mass = mass.clamp_min(0)
     total = mass.sum(-1, keepdim=True)
     return _p_log_p(total) - _p_log_p(mass)
+
+
+def natural_exp(z: Tensor, factor: float = 1.0, out: Tensor | None = None) -> Tensor:
+    """Return e^(factor·z), as a power of two: PyTorch's exp is MKL's, which takes three times as long on an AMD processor."""
+    return torch.exp2(torch.mul(z, factor * _LOG2_E, out=out), out=out)
 
 
 def _p_log_p(p: Tensor) -> Tensor:
