@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -284,3 +288,32 @@ def test_assignments_are_not_merged(tmp_path):
     one, other = (module.AssignmentWriter(tle.SoftAccumulator(model(), plan), tmp_path / name) for name in "ab")
     with pytest.raises(InputError, match="cannot merge"):
         one.merge(other)
+
+
+CHILD = """
+import sys
+
+import tl_entropy as tle
+
+texts = ["import os, sys\\n" * 30] * 200
+plan = tle.label_plan(tle.demo_model(), texts, labels="token")
+options = {"labels": plan, "keep": "assignments", "folder": sys.argv[1], "batch_size": 1, "progress": False}
+tle.soft_information(tle.demo_model(), texts, **options)
+"""
+
+
+@pytest.mark.long
+def test_a_process_that_is_killed_leaves_no_folder_that_is_taken_for_whole(tmp_path):
+    folder = tmp_path / "killed"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stderr=subprocess.PIPE)
+    chunks = folder / store.CHUNKS
+    while child.poll() is None and not (chunks.exists() and len(chunks.read_bytes().splitlines()) > 3):
+        time.sleep(0.05)
+    child.kill()
+    _, said = child.communicate()
+    assert child.returncode == -signal.SIGKILL, said
+    with pytest.raises(FileError, match="not written to its end"):
+        tle.load_assignments(folder)
+    found = tle.soft_information(model(), TEXTS[:6], keep="assignments", folder=folder, **FEW)
+    assert_same(tle.load_assignments(folder).information(progress=False), found, 0)
+    assert {path.name for path in folder.iterdir()} == {*store.SLOTS, "rows", "chunks", "resid_post.1.12-0", store.INDEX}

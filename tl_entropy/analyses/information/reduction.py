@@ -26,7 +26,7 @@ from tl_entropy.labels import LabelTable
 Chunks = Callable[[], Iterable[tuple[int, np.ndarray]]]
 """Reads a file anew: first row and [row, head, bin] codes of some rows at a time."""
 
-_BLOCK = 2**22  # numbers of a block, on which statistics take some ten times as much
+_BLOCK = 2**19  # numbers of a block, on which statistics take some twenty times 8 bytes
 _DECODED = 2**17  # numbers that are decoded at once, which stay in the cache
 
 
