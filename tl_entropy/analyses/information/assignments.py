@@ -178,7 +178,7 @@ class Assignments(Steady):
                     reduced(self._reader(place, draw), rows, (place.heads, draw[0]), memory, keep_labels=keep_labels)
                     for draw in self._draws
                 ]
-                by_site.append(values_of(found, seen.counted))
+                by_site.append(values_of(found, seen.counted, rows.classes))
                 bar.update()
         settings = {
             **self.provenance.settings, "folds": folds, "valid": plan.valid, "chance_sample": len(seen.sample),

@@ -21,7 +21,6 @@ from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.coding import decoded
 from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
 from tl_entropy.functional.statistics import group_sums
-from tl_entropy.labels import LabelTable
 
 Chunks = Callable[[], Iterable[tuple[int, np.ndarray]]]
 """Reads a file anew: first row and [row, head, bin] codes of some rows at a time."""
@@ -49,6 +48,9 @@ class Rows:
         folds: [label set] int32 [row]: the fold of documents; -1 likewise.
         sample: [row] int32: the place in the sample, -1 for none.
         common: whether all label sets have the same rows.
+        classes: [label set] the classes that were seen twice or more, which are the labels of the sums, numbered from 0.
+        labels: [label set] the label of each row of the table; -1 for pooled ones.
+        sampled: [label set] the label of each position in the sample; -1 seen once, -2 none.
     """
 
     seen: Seen
@@ -56,6 +58,9 @@ class Rows:
     folds: Sequence[Tensor]
     sample: Tensor
     common: bool
+    classes: Sequence[Tensor]
+    labels: Sequence[Tensor]
+    sampled: Sequence[Tensor]
 
     @classmethod
     def of(cls, seen: Seen, slots: Tensor) -> Rows:
@@ -67,7 +72,11 @@ class Rows:
             folds.append(torch.where(row >= 0, table.row_fold.int()[row.clamp_min(0)], -1))
         sample = torch.full_like(found[0], -1)
         sample[torch.searchsorted(slots, seen.sample)] = torch.arange(len(seen.sample), dtype=torch.int32)
-        return cls(seen, found, folds, sample, all(torch.equal(fold >= 0, folds[0] >= 0) for fold in folds))
+        common = all(torch.equal(fold >= 0, folds[0] >= 0) for fold in folds)
+        classes = [table.row_class[table.row_class >= 0].unique_consecutive() for table in seen.tables]
+        labels = [_among(table.row_class, of) for table, of in zip(seen.tables, classes, strict=True)]
+        sampled = [_among(one.sample_label, of) for one, of in zip(seen.counted, classes, strict=True)]
+        return cls(seen, found, folds, sample, common, classes, labels, sampled)
 
 
 def reduced(chunks: Chunks, rows: Rows, shape: tuple[int, int], budget: int, *, keep_labels: bool) -> list[Blocks]:
@@ -83,7 +92,7 @@ def reduced(chunks: Chunks, rows: Rows, shape: tuple[int, int], budget: int, *, 
     seen = rows.seen
     heads, bins = shape
     wide = heads * (bins + 1)
-    parts = [list(_parts(number, table, _BLOCK // wide)) for number, table in enumerate(seen.tables)]
+    parts = [list(_parts(number, labels, _BLOCK // wide)) for number, labels in enumerate(rows.labels)]
     found: list[Blocks] = []
     for turn in _turns([part for of_set in parts for part in of_set], budget // (8 * wide)):
         starts = np.cumsum([0, *(part.stop - part.start for part in turn)]).tolist()
@@ -92,17 +101,17 @@ def reduced(chunks: Chunks, rows: Rows, shape: tuple[int, int], budget: int, *, 
         if not found:
             sample = SampledRows(drawn)
             curves = chance_curves(drawn, whole=seen.whole, p_log_p=sample.p_log_p)
-            for total, one in zip(totals, seen.counted, strict=True):
+            for total, one, sampled in zip(totals, seen.counted, rows.sampled, strict=True):
                 counts = group_sums(one.count, one.table.row_fold, seen.n_folds)
                 whole = Whole(total[..., :-1].transpose(0, 1), total[..., -1].mT, counts)
-                found.append(Blocks(whole, curves, Sample(sample, one.sample_label), keep_labels=keep_labels))
+                found.append(Blocks(whole, curves, Sample(sample, sampled), keep_labels=keep_labels))
         for part, start in zip(turn, starts, strict=False):
             table, here = seen.tables[part.label_set], slice(part.start, part.stop)
             sums = mass[start : start + part.stop - part.start]
             found[part.label_set].add(
                 SoftSums(
-                    sums[..., :-1], sums[..., -1], seen.counted[part.label_set].count[here], table.row_class[here],
-                    table.row_fold[here], part.first,
+                    sums[..., :-1], sums[..., -1], seen.counted[part.label_set].count[here],
+                    rows.labels[part.label_set][here], table.row_fold[here], part.first,
                 ),
                 alone=len(parts[part.label_set]) == 1,
             )  # fmt: skip
@@ -155,24 +164,28 @@ def _ranges(turn: Sequence[_Part]) -> list[tuple[int, int, int, int]]:
     return ranges
 
 
-def _parts(label_set: int, table: LabelTable, most: int) -> Iterator[_Part]:
-    """Blocks of at most so many rows, or labels, but of one label at least; pooled rows are in the last."""
-    repeated = int((table.row_class >= 0).sum())
-    labels = table.row_class[:repeated]
-    start = first = 0
+def _parts(label_set: int, labels: Tensor, most: int) -> Iterator[_Part]:
+    """Blocks of at most so many rows, but of one label at least; pooled rows are in the last."""
+    repeated = int((labels >= 0).sum())
+    start = 0
     while True:
         stop = min(start + max(1, most), repeated)
-        if stop < repeated:
-            # A label's rows stay together, and labels without rows, which are between, count, too.
-            last = min(int(labels[stop]), first + max(1, most))
-            stop = int(torch.searchsorted(labels, last))
+        if stop < repeated:  # a label's rows stay together
+            own = labels[:repeated]
+            stop = int(torch.searchsorted(own, int(own[stop])))
             if stop <= start:
-                stop = int(torch.searchsorted(labels, int(labels[start]), right=True))
+                stop = int(torch.searchsorted(own, int(own[start]), right=True))
+        first = int(labels[start]) if start < repeated else 0
         if stop >= repeated:
-            yield _Part(label_set, start, table.n_rows, first)
+            yield _Part(label_set, start, len(labels), first)
             return
         yield _Part(label_set, start, stop, first)
-        start, first = stop, int(labels[stop - 1]) + 1
+        start = stop
+
+
+def _among(numbers: Tensor, classes: Tensor) -> Tensor:
+    """The places of numbers among rising classes; those below 0 as they are."""
+    return torch.where(numbers >= 0, torch.searchsorted(classes, numbers.clamp_min(0)), numbers)
 
 
 def _turns(parts: Sequence[_Part], most: int) -> Iterator[list[_Part]]:

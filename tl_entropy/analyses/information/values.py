@@ -68,8 +68,11 @@ def site_values(
     return values_of(found, counted)
 
 
-def values_of(found: Sequence[Sequence[Blocks]], counted: Sequence[Counted]) -> dict[str, Tensor]:
-    """The same, from the estimates of [draw][label set] with all labels in."""
+def values_of(
+    found: Sequence[Sequence[Blocks]], counted: Sequence[Counted], classes: Sequence[Tensor | None] | None = None
+) -> dict[str, Tensor]:
+    """The same, from the estimates of [draw][label set] with all labels in, whose classes are these where they are not all."""
+    classes = [None] * len(counted) if classes is None else classes
     most = max(of_draw[0].whole.by_fold.shape[-1] for of_draw in found)
     by_draw = []
     for of_draw in found:
@@ -77,9 +80,9 @@ def values_of(found: Sequence[Sequence[Blocks]], counted: Sequence[Counted]) -> 
         values = {name: torch.stack([_column(e, name, most) for e in every], dim=2) for name in COLUMNS}
         values |= {name: torch.stack([getattr(e, name) for e in every], dim=1) for name in SINGLE}
         if of_draw[0].keep_labels:
-            single = [(blocks.label_estimates(), one.classes) for blocks, one in zip(of_draw, counted, strict=True)]
+            single = [(b.label_estimates(), one.classes, of) for b, one, of in zip(of_draw, counted, classes, strict=True)]
             for name, of in OF_LABELS.items():
-                values[name] = torch.cat([_padded(getattr(e, of), e.counts, classes) for e, classes in single]).T
+                values[name] = torch.cat([_padded(getattr(e, of), e.counts, number, of_e) for e, number, of_e in single]).T
         by_draw.append(values)
     return {name: torch.stack([values[name] for values in by_draw], dim=-1) for name in by_draw[0]}
 
@@ -95,8 +98,9 @@ def _column(found: Estimates, name: str, bins: int) -> Tensor:
     return torch.cat([column, column[:1].expand(missing, -1)])  # anchors that are not there contribute nothing
 
 
-def _padded(values: Tensor, counts: Tensor, classes: int) -> Tensor:
+def _padded(values: Tensor, counts: Tensor, number: int, classes: Tensor | None) -> Tensor:
     """Values of the labels of a set [class, head]; those seen once, and not yet, are NaN."""
-    whole = torch.full((classes, values.shape[1]), torch.nan, dtype=torch.float64)
-    whole[: len(counts)][counts > 0] = values[counts > 0]
+    whole = torch.full((number, values.shape[1]), torch.nan, dtype=torch.float64)
+    there = (counts > 0).nonzero()[:, 0]
+    whole[there if classes is None else classes[there]] = values[there]
     return whole
