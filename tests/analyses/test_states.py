@@ -10,6 +10,7 @@ from functools import cache
 
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from states import EVERY, TOKENS, differences, model, plan, streamed
 from tiny_models import cached_model
 
@@ -161,6 +162,28 @@ def test_state_information_has_a_file(tmp_path):
     assert again.results() == pytest.approx(states.results(), nan_ok=True, abs=1e-12)
     again.update(z, ["b"] * 40, documents=list(range(50, 90)))
     assert again.rows == 80
+
+
+@cache
+def single(name):
+    """The state of every document by itself, and that of none."""
+    return [streamed(name, range(i, i + 1)).state_dict() for i in range(len(TOKENS))], EVERY[name](model()).state_dict()
+
+
+@pytest.mark.parametrize("name", ["own lens, sums", pytest.param("cka", marks=pytest.mark.long)])
+@given(order=st.permutations(range(len(TOKENS))), sizes=st.lists(st.integers(0, 4), min_size=1, max_size=6))
+def test_any_split_over_any_number_of_states_is_the_whole(name, order, sizes):
+    of_one, empty = single(name)
+    parts, left = [], list(order)
+    for size in [*sizes, len(TOKENS)]:
+        one = EVERY[name](model()).of_same(empty)
+        for document in left[:size]:
+            one.merge(one.of_same(of_one[document]))
+        parts, left = [*parts, one], left[size:]
+    for one in parts[:-1]:
+        parts[-1].merge(one)
+    assert parts[-1].report.held == ((0, len(TOKENS)),)
+    assert differences(whole(name), parts[-1].compute(corpus={})) == []
 
 
 def test_what_differs_is_named():
