@@ -30,6 +30,7 @@ from tl_entropy.capture.parts import Documents, Intervals, Part
 from tl_entropy.capture.report import StreamReport
 from tl_entropy.capture.stream import After, read_part
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import steady
 
 Value = TypeVar("Value")
 
@@ -225,6 +226,7 @@ class _Alone:
         return make()
 
 
+@steady
 @contextmanager
 def alone() -> Iterator[None]:
     """What is measured inside is measured by this process alone, where others run the same program.

@@ -331,7 +331,7 @@ def test_a_library_that_a_distance_needs_is_asked_for_before_the_first_pass(mode
     def stream(*_, **__):
         pytest.fail("a model was run")
 
-    monkeypatch.setattr("tl_entropy.analyses.measuring.stream", stream)
+    monkeypatch.setattr("tl_entropy.analyses.measuring.read", stream)
     for name in ("fdasrsf", "fdasrsf.utility_functions"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"tl-entropy\[elastic\]"):
@@ -376,7 +376,7 @@ def test_refusals_come_before_the_first_pass(models, monkeypatch, given, options
     def stream(*_, **__):
         pytest.fail("a model was run")
 
-    monkeypatch.setattr("tl_entropy.analyses.measuring.stream", stream)
+    monkeypatch.setattr("tl_entropy.analyses.measuring.read", stream)
     with pytest.raises(error, match=match):
         compare_models(models if given is None else given, TEXTS, **options, **QUIET)
 
