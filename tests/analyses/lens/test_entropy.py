@@ -296,7 +296,7 @@ def test_provenance_tells_what_decides_the_numbers(gpt2, texts):
     assert origin.settings["prepend_bos"] is True
     assert origin.corpus["documents"] == len(texts)
     assert origin.corpus["bytes"] == sum(len(text.encode()) for text in texts)
-    assert origin.versions["torch"] == torch.__version__
+    assert torch.__version__.startswith(origin.versions["torch"])  # its wheel may name what it was built for, or leave that out
 
 
 def test_a_lens_that_gives_nothing_finite_is_named(gpt2, texts):

@@ -83,11 +83,8 @@ def test_statistics_say_that_they_were_compiled():
     assert torch.equal(found.rank, expected.rank)
 
 
-@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
-def test_large_jobs_are_compiled_where_that_is_faster(monkeypatch, capability):
-    asked, measured = [], []
-    enough = 10 if capability == "AVX512" else 200
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+def test_large_jobs_are_compiled_where_that_is_faster(monkeypatch):
+    asked, measured, enough = [], [], 10
     monkeypatch.setattr(compiling, "_WORTH_COMPILING", 10 * 9)
     monkeypatch.setattr(
         readout, "compiled_sums", lambda sums, orders, **more: asked.append(orders) or partial(sums, orders=orders, **more)

@@ -37,7 +37,7 @@ BINS = 512
 """Bins of a summary's histograms, over 0 to log d_vocab."""
 
 # Rows that go through the unembedding at once, at least: with few, reading the matrix takes longer than multiplying with it.
-ROWS_AT_ONCE = 512
+ROWS_AT_ONCE = 1440
 
 
 class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):

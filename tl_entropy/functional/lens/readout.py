@@ -43,7 +43,7 @@ Precision = Literal["float32", "bfloat16"]
 # multiple of 48 because matrix kernels take that many columns at once, and sum columns at a ragged edge in another sequence.
 _COLUMNS = 48
 _WIDTH = 20 * _COLUMNS
-_TILE = _WIDTH * _WIDTH
+_TILE = _WIDTH * _WIDTH  # of many rows three quarters, half as wide: what a product packs serves more of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +204,9 @@ class Reader:
         compiled = decide_compiled(compiled, n_sites * rows * d_vocab, hidden.device)
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         # Of very many sites, even one row's logits of a tile would be more than a tile.
-        width = min(d_vocab, _WIDTH, max(_COLUMNS, _TILE // n_sites // _COLUMNS * _COLUMNS))
-        n_blocks = max(1, math.ceil(rows / max(1, _TILE // (n_sites * width))))
+        tile, widest = (3 * _TILE // 4, _WIDTH // 2) if n_sites * rows > _WIDTH else (_TILE, _WIDTH)
+        width = min(d_vocab, widest, max(_COLUMNS, tile // n_sites // _COLUMNS * _COLUMNS))
+        n_blocks = max(1, math.ceil(rows / max(1, tile // (n_sites * width))))
         block = max(1, math.ceil(rows / n_blocks))
         products = TileProducts(
             unembedding.detach(),
