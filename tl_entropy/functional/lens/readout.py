@@ -204,9 +204,9 @@ class Reader:
         compiled = decide_compiled(compiled, n_sites * rows * d_vocab, hidden.device)
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         # Of very many sites, even one row's logits of a tile would be more than a tile.
-        tile, widest = (3 * _TILE // 4, _WIDTH // 2) if n_sites * rows > _WIDTH else (_TILE, _WIDTH)
-        width = min(d_vocab, widest, max(_COLUMNS, tile // n_sites // _COLUMNS * _COLUMNS))
-        n_blocks = max(1, math.ceil(rows / max(1, tile // (n_sites * width))))
+        most, widest = (3 * _TILE // 4, _WIDTH // 2) if n_sites * rows > _WIDTH else (_TILE, _WIDTH)
+        width = min(d_vocab, widest, max(_COLUMNS, most // n_sites // _COLUMNS * _COLUMNS))
+        n_blocks = max(1, math.ceil(rows / max(1, most // (n_sites * width))))
         block = max(1, math.ceil(rows / n_blocks))
         products = TileProducts(
             unembedding.detach(),
