@@ -373,11 +373,11 @@ def test_batches_are_chosen_by_tokens(gpt2, monkeypatch):
 
 
 def test_few_rows_are_read_together_and_many_apart(gpt2, texts, monkeypatch):
-    from tl_entropy.analyses.lens import entropy as lens
+    from tl_entropy.analyses.lens import reading
 
     expected = tle.lens_entropy(gpt2, texts, orders=ORDERS, surprisal=True, top_k=3, **QUIET)
     for rows in (1, 30, 10_000):
-        monkeypatch.setattr(lens, "ROWS_AT_ONCE", rows)
+        monkeypatch.setattr(reading, "ROWS_AT_ONCE", rows)
         result = tle.lens_entropy(gpt2, texts, orders=ORDERS, surprisal=True, top_k=3, **QUIET)
         for name in ("entropy", "surprisal", "top_log_probs"):
             mine, theirs = getattr(result, name), getattr(expected, name)

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack, overload
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans, Histogram
@@ -26,7 +25,6 @@ from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int, check_orders
-from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.results.provenance import Provenance
@@ -35,9 +33,6 @@ from tl_entropy.torch_state import steady
 
 BINS = 512
 """Bins of a summary's histograms, over 0 to log d_vocab."""
-
-# Rows that go through the unembedding at once, at least: with few, reading the matrix takes longer than multiplying with it.
-ROWS_AT_ONCE = 1440
 
 
 class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
@@ -115,30 +110,10 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
 
     def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         """Statistics of all sites' rows: name to [row, site, ...], on the CPU."""
-        readout, reading = self.reading.readout, self.reading
-        targets = reading.columns(batch.row_target).to(reading.device) if self.surprisal else None
-        compiled = reading.compiles(batch.n_rows * len(self.sites))
-        groups = []
-        together = max(1, ROWS_AT_ONCE // batch.n_rows)
-        for first in range(0, len(self.sites), together):
-            sites = self.sites[first : first + together]
-            found = vocabulary_statistics(
-                torch.cat([reading.normed(site, batch.rows(activations[site])) for site in sites]), readout.unembedding,
-                orders=self.orders, targets=None if targets is None else targets.repeat(len(sites)), top_k=self.top_k,
-                compiled=compiled, **reading.options(),
-            )  # fmt: skip
-            reading.ran_compiled |= found.compiled
-            named = {"entropy": found.entropies, "surprisal": found.surprisal, "rank": found.rank}
-            top = None if found.top_tokens is None else reading.tokens(found.top_tokens)
-            named |= {"top_tokens": top, "top_log_probs": found.top_log_probs}
-            groups.append(
-                {
-                    name: rearrange(value.cpu(), "(site row) ... -> row site ...", site=len(sites))
-                    for name, value in named.items()
-                    if value is not None
-                }
-            )
-        return {name: torch.cat([group[name] for group in groups], dim=1) for name in groups[0]}
+        targets = self.reading.columns(batch.row_target).to(self.reading.device) if self.surprisal else None
+        found = self.reading.read(batch, activations, self.sites, targets, orders=self.orders, top_k=self.top_k)
+        names = ("entropy", "surprisal", "rank", "top_tokens", "top_log_probs")
+        return {name: found[name] for name in names if name in found}
 
     def _nothing(self) -> dict[str, Tensor]:
         sites = len(self.sites)

@@ -9,15 +9,19 @@ alone, the distribution is that of the model given that a token comes (``"tokeni
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.interventions import SUBLAYERS
 from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.compiling import Compiled, worth_trying
+from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
 from tl_entropy.sites import HEAD_SITES, UNEMBED, Site
 from tl_entropy.state import Kept, encoded
@@ -26,6 +30,10 @@ from tl_entropy.torch_state import yours
 Precision = Literal["float32", "bfloat16"]
 Over = Literal["model", "tokenizer"]
 """What a distribution is over: all rows of the unembedding, or those that are tokens of the tokenizer."""
+
+
+# Rows that go through the unembedding at once, at least: with few, reading the matrix takes longer than multiplying with it.
+ROWS_AT_ONCE = 1440
 
 
 class Reading(Kept):
@@ -121,6 +129,47 @@ class Reading(Kept):
         """What ``vocabulary_statistics`` needs beside the rows."""
         readout = self.readout
         return {"bias": readout.bias, "scale": readout.scale, "softcap": readout.softcap, "precision": self.precision}
+
+    def read(
+        self,
+        batch: Batch,
+        activations: Mapping[Site, Tensor],
+        sites: Sequence[Site],
+        targets: Tensor | None = None,
+        **wanted: Any,
+    ) -> dict[str, Tensor]:
+        """What ``vocabulary_statistics`` finds at the batch's rows at all these sites: name to [row, site, ...], on the CPU.
+
+        Args:
+            batch: that has a row.
+            activations: of every site.
+            sites: to be read.
+            targets: [row] columns of the tokens whose surprisal and rank are wanted.
+            wanted: further options of ``vocabulary_statistics``.
+        """
+        compiled = self.compiles(batch.n_rows * len(sites))
+        groups = []
+        together = max(1, ROWS_AT_ONCE // batch.n_rows)
+        for first in range(0, len(sites), together):
+            group = sites[first : first + together]
+            found = vocabulary_statistics(
+                torch.cat([self.normed(site, batch.rows(activations[site])) for site in group]), self.readout.unembedding,
+                targets=None if targets is None else targets.repeat(len(group)), compiled=compiled, **wanted, **self.options(),
+            )  # fmt: skip
+            self.ran_compiled |= found.compiled
+            top = None if found.top_tokens is None else self.tokens(found.top_tokens)
+            named = {
+                "entropy": found.entropies, "surprisal": found.surprisal, "rank": found.rank, "varentropy": found.varentropy,
+                "top_tokens": top, "top_log_probs": found.top_log_probs, "log_mass": found.log_mass,
+            }  # fmt: skip
+            groups.append(
+                {
+                    name: rearrange(value.cpu(), "(site row) ... -> row site ...", site=len(group))
+                    for name, value in named.items()
+                    if value is not None
+                }
+            )
+        return {name: torch.cat([group[name] for group in groups], dim=1) for name in groups[0]}
 
     def settings(self) -> dict[str, Any]:
         """The same, for a result's provenance; of the vocabulary, where the unembedding has rows without a token."""

@@ -32,7 +32,7 @@ from tl_entropy.functional.lens.compiling import (
 )
 from tl_entropy.functional.lens.products import TileProducts, check_factors
 from tl_entropy.functional.lens.reduced import check_reduced
-from tl_entropy.functional.lens.tiles import MASKED, Top, combine, combine_moments, in_double, tile_sums
+from tl_entropy.functional.lens.tiles import MASKED, Top, combine, combine_mass, combine_moments, in_double, tile_sums
 from tl_entropy.torch_state import steady
 
 __all__ = ["VocabularyStatistics", "compiler_available", "vocabulary_statistics"]
@@ -61,6 +61,7 @@ class VocabularyStatistics:
         top_log_probs: [rows, top_k], falling; None without top_k.
         top_tokens: [rows, top_k] int64, their tokens; equally probable ones by their ids.
         tied: [rows] bool, whether several tokens are the most probable, equally; None without top_k.
+        log_mass: [rows], log of the summed probability of a subset of the tokens, up to 0; None unless one was given.
         compiled: whether the sums ran as compiled code.
         precision: of the product, "float32" ("float64" for float64 hidden states) or "bfloat16".
         varentropy: [rows], the variance of the surprisal, nats²; None unless asked for.
@@ -82,6 +83,7 @@ class VocabularyStatistics:
     precision: str
     varentropy: Tensor | None = None
     tied: Tensor | None = None
+    log_mass: Tensor | None = None
 
 
 @steady
@@ -96,6 +98,7 @@ def vocabulary_statistics(
     targets: Tensor | None = None,
     top_k: int = 0,
     varentropy: bool = False,
+    subset: Tensor | None = None,
     precision: Precision = "float32",
     compiled: Compiled = None,
 ) -> VocabularyStatistics:
@@ -111,6 +114,7 @@ def vocabulary_statistics(
         targets: [rows] or [rows, n_targets] int64, the tokens whose surprisal and rank are wanted; negative for none.
         top_k: how many of the likeliest tokens to return.
         varentropy: whether to return the variance of the surprisal, Σ p·(log p + H)², as well.
+        subset: [d_vocab] bool, tokens whose summed probability is wanted, such as those that begin a word.
         precision: "float32", or "bfloat16" for rounded factors with float32 sums: up to twice as fast where the processor has
             bfloat16 units. The factors' rounding then shows: for logits with standard deviations of 1 to 12, entropies were
             within 0.03 nats (root mean square 0.008) and everything else within 0.055; near ties may change their ranks.
@@ -142,6 +146,7 @@ def vocabulary_statistics(
         targets=targets,
         top_k=top_k,
         varentropy=varentropy,
+        subset=subset,
         precision=precision,
         compiled=compiled,
     )
@@ -164,6 +169,7 @@ class Reader:
     buffers: Tensor | None
     precision: str
     varentropy: bool
+    subset: Tensor | None
 
     @property
     def compiled(self) -> bool:
@@ -184,6 +190,7 @@ class Reader:
         precision: Precision,
         compiled: Compiled,
         varentropy: bool = False,
+        subset: Tensor | None = None,
         axes: tuple[str, ...] = ("rows", "d_model"),
     ) -> Self:
         """Check the arguments of `vocabulary_statistics`, ``hidden`` having these ``axes``, and lay out the buffers."""
@@ -197,6 +204,7 @@ class Reader:
         if n_sites == 0:
             raise InputError(f"hidden must hold at least one site; got the shape {list(hidden.shape)}")
         _check_targets(targets, rows, d_vocab)
+        _check_subset(subset, d_vocab)
         if not 0 <= top_k <= d_vocab:
             raise InputError(f"top_k must be between 0 and the {d_vocab} tokens of the vocabulary; got {top_k}")
         if not math.isfinite(scale) or (softcap is not None and not 0 < softcap < math.inf):
@@ -218,18 +226,20 @@ class Reader:
             rows=n_sites * block,
             width=width,
         )
-        choice: dict[str, Any] = {"orders": order_list, "moments": varentropy}
+        choice: dict[str, Any] = {"orders": order_list, "moments": varentropy, "of_subset": subset is not None}
+        members = None if subset is None else subset.to(hidden.device, dtype)
         if compiled == "faster":
             tile = hidden.new_zeros(*sites, block, width, dtype=dtype)
             n_targets = 0 if targets is None else targets[:1].numel()
-            compiled = compiled_is_faster(_tile_sums, (tile, *[tile.amax(-1)] * n_targets), **choice)
+            beside = [tile.amax(-1)] * n_targets if members is None else [members[:width], *[tile.amax(-1)] * n_targets]
+            compiled = compiled_is_faster(_tile_sums, (tile, *beside), **choice)
         if compiled:
             buffers, sums = None, compiled_sums(_tile_sums, **choice)
         else:
             buffers = hidden.new_empty(3, n_sites * block * width, dtype=dtype)
             sums = functools.partial(_tile_sums, buffers=buffers, **choice)
         name = "float64" if dtype == torch.float64 and precision == "float32" else precision
-        return cls(products, sums, order_list, top_k, block, buffers, name, varentropy)
+        return cls(products, sums, order_list, top_k, block, buffers, name, varentropy, members)
 
     def blocks(self, hidden: Tensor, targets: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None, int]]:
         """Yield the rows of each block, their targets and the number of the first."""
@@ -266,7 +276,8 @@ class Reader:
                     here = ((wanted >= start + seen) & (wanted < start + logits.shape[-1])).nonzero(as_tuple=True)
                     logits[(*here[:-1], wanted[here] - start)] = target_logits[here]
                 thresholds = target_logits.masked_fill(~present, math.inf).unbind(-1)
-            tiles.append(self.sums(logits, *thresholds))
+            members = () if self.subset is None else (self.subset[start : start + logits.shape[-1]],)
+            tiles.append(self.sums(logits, *members, *thresholds))
             if top is not None:
                 top.update(logits, tiles[-1][0], start)
             if observe is not None:
@@ -276,9 +287,11 @@ class Reader:
         entropies, normalizer = combine(tile_rows, self.orders)
         unreadable = ~(normalizer.isfinite() & entropies.isfinite().all(-1))
         refuse_rows(unreadable, first, "hidden @ unembedding + bias must hold neither NaN nor +inf; it does")
-        surprisal = rank = top_log_probs = top_tokens = tied = variance = None
+        surprisal = rank = top_log_probs = top_tokens = tied = variance = log_mass = None
+        n_targets = 0 if present is None else present.shape[-1]
+        if self.subset is not None:
+            log_mass = combine_mass(tile_rows, tile_rows[:, -1 - n_targets - 2 * self.varentropy])
         if self.varentropy:
-            n_targets = 0 if present is None else present.shape[-1]
             first_moment, second_moment = tile_rows[:, tile_rows.shape[1] - n_targets - 2 :].unbind(1)[:2]
             variance = combine_moments(tile_rows, first_moment, second_moment)
         if targets is not None and target_logits is not None and present is not None:
@@ -294,18 +307,20 @@ class Reader:
             top_tokens = top.tokens.to(normalizer.device).view(shape)
             tied = top.tied.to(normalizer.device).view(normalizer.shape)
         found = VocabularyStatistics(
-            entropies, normalizer, surprisal, rank, top_log_probs, top_tokens, self.compiled, self.precision, variance, tied
-        )
+            entropies, normalizer, surprisal, rank, top_log_probs, top_tokens, self.compiled, self.precision, variance, tied,
+            log_mass,
+        )  # fmt: skip
         return found, tile_rows
 
 
 def _tile_sums(
-    logits: Tensor, *thresholds: Tensor, orders: tuple[float, ...], moments: bool, buffers: Tensor | None = None
+    logits: Tensor, *others: Tensor, orders: tuple[float, ...], moments: bool, of_subset: bool, buffers: Tensor | None = None
 ) -> Tensor:
+    subset, thresholds = (others[0], others[1:]) if of_subset else (None, others)
     if buffers is None:
-        return tile_sums(logits, orders, thresholds, moments=moments)
+        return tile_sums(logits, orders, thresholds, moments=moments, subset=subset)
     z, e, work = (buffer[: logits.numel()].view(logits.shape) for buffer in buffers)
-    return tile_sums(logits, orders, thresholds, (z, e, work), moments=moments)
+    return tile_sums(logits, orders, thresholds, (z, e, work), moments=moments, subset=subset)
 
 
 def _unmasked(logits: Tensor) -> Tensor:
@@ -331,6 +346,15 @@ def _check_targets(targets: Tensor | None, rows: int, d_vocab: int) -> None:
         raise InputError(f"targets must be [{rows}], one token for each row, or [{rows}, n_targets]; got {list(targets.shape)}")
     if len(targets) and targets.amax() >= d_vocab:
         raise InputError(f"targets must be below the vocabulary's {d_vocab} tokens; got {int(targets.amax())}")
+
+
+def _check_subset(subset: Tensor | None, d_vocab: int) -> None:
+    if subset is None:
+        return
+    if not isinstance(subset, Tensor) or subset.dtype != torch.bool:
+        raise InputTypeError(f"subset must be a bool tensor; got {getattr(subset, 'dtype', type(subset).__name__)}")
+    if subset.shape != (d_vocab,):
+        raise InputError(f"subset must be [{d_vocab}], one entry for each token; got {list(subset.shape)}")
 
 
 def join(blocks: Sequence[VocabularyStatistics]) -> VocabularyStatistics:

@@ -60,6 +60,7 @@ def tile_sums(
     scratch: Scratch = (None, None, None),
     *,
     moments: bool = False,
+    subset: Tensor | None = None,
 ) -> Tensor:
     """Return the sums of one tile: its maximum, s, a sum for each order but infinity, and the count above each threshold.
 
@@ -69,6 +70,7 @@ def tile_sums(
         thresholds: [...] each, the logits whose ranks are counted: how many are at least as large, themselves included.
         scratch: three buffers like ``logits`` to work in; without them the sums are differentiable.
         moments: whether Σ e·z and Σ e·z² are wanted, too, before the counts.
+        subset: [width], 1 for each token of a subset and 0 for others: Σ e over it is wanted, too, before the moments.
 
     Returns:
         [sums, ...] in the dtype of the logits; counts are exact for widths below 2**24.
@@ -95,6 +97,8 @@ def tile_sums(
         elif order <= _LARGEST_ORDER:
             # From z, because for a small order e may have underflowed where e^order has not.
             sums.append(natural_exp(z, order, work).sum(-1))
+    if subset is not None:
+        sums.append(e @ subset)
     if moments:
         first = torch.mul(e, z, out=work)
         sums.append(first.sum(-1))
@@ -154,6 +158,13 @@ def combine_moments(sums: Tensor, first: Tensor, second: Tensor) -> Tensor:
     mean = (weight * (first + shift * total)).sum(0) / s
     square = (weight * (second + 2 * shift * first + shift.square() * total)).sum(0) / s
     return (square - mean.square()).clamp(min=0.0)  # only rounding takes it below
+
+
+def combine_mass(sums: Tensor, part: Tensor) -> Tensor:
+    """Return the log probability of a subset [...] of ``sums`` as in `combine`, and its own Σ e [tiles, ...] in their tiles."""
+    maximum, total = sums[:, 0], sums[:, 1]
+    weight = (maximum - maximum.amax(0)).exp()
+    return ((weight * part).sum(0) / (weight * total).sum(0)).log().clamp(max=0.0)  # only rounding takes it above
 
 
 class Top:
