@@ -56,7 +56,7 @@ BREAKS = [
     Break("capture/attention.py", "(back.abs() < sight.window)", "(back.abs() <= sight.window)", "capture analyses/heads"),
     Break("capture/occlusion.py", "cells[:, None, None] & others", "cells[:, None, :, None] & others", "capture"),
     Break("capture/corpus.py", "start - stride + room if start else 0", "start + room if start else 0", "capture"),
-    Break("capture/positions.py", "(position < meant.stop)", "(position <= meant.stop)", "capture"),
+    Break("positions.py", "(position < meant.stop)", "(position <= meant.stop)", "test_positions.py"),
     Break("capture/proofs/frozen_norm.py", "(plus + minus) / 2", "(plus - minus) / 2", "capture"),
     Break("capture/proofs/generation.py", "prompt - 1 : prompt - 1 + len(new)", "prompt : prompt + len(new)", "capture"),
     Break("batches.py", "padding_value=value)", "padding_value=value, padding_side='left')", "test_batches.py capture"),

@@ -19,6 +19,7 @@ FLOORS = {
     "errors": 0,
     "torch_state": 0.5,  # the errors below it
     "sites": 0.7,
+    "positions": 0.7,
     "state": 0.8,  # tensors and sites as plain values
     "batches": 1,
     "functional": 1,

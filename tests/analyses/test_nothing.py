@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hand_made import lens
@@ -69,7 +70,7 @@ def test_a_prompt_need_not_count():
     ("asked", "message"),
     [
         ({"documents": []}, "documents is empty; choose from 0, 1, 2, 3"),
-        ({"positions": ()}, "positions is empty; choose from"),
+        ({"positions": ()}, "positions must name at least one position; got none"),
         ({"orders": []}, "orders is empty; choose from 1.0"),
         ({"positions": slice(9, None)}, r"documents=None and positions=slice\(9, None, None\) leave nothing of this result"),
         ({"documents": 2, "positions": 4}, "documents=2 and positions=4 leave nothing of this result"),
@@ -81,6 +82,9 @@ def test_a_part_of_a_result_holds_something(asked, message):
 
 
 def test_a_slice_of_documents_is_refused_by_name():
-    with pytest.raises(InputTypeError, match="documents must be one or several of 0, 1, 2, 3; got slice"):
-        chosen_from("documents", slice(0, 2), range(4))
+    for asked in (slice(0, 2), True, [True, False], torch.tensor([True]), None, [None]):
+        with pytest.raises(InputTypeError, match="documents must be one or several of 0, 1, 2, 3; got"):
+            chosen_from("documents", asked, range(4))
+    for asked in (2, [2], torch.tensor(2), [torch.tensor(2)], np.int64(2)):
+        assert chosen_from("documents", asked, range(4)) == [2]
     assert lens().select(documents=torch.tensor(2)).documents == (2,)

@@ -20,6 +20,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 WORDS = ["the", "cat", "sat", "on", "mat", "dog", "and", "def", "return", "import", "x", "f"]
+TOKENS = ("effective_rank", "anisotropy", "two_nn", "prompt_entropy", "curvature")
+"""The measures of geometry that know tokens alone."""
 
 
 class Texts:
@@ -44,14 +46,20 @@ def analyses():
     sums = {**quiet, "keep": "summary"}
     return {
         "lens_entropy": partial(tle.lens_entropy, **sums),
+        "lens_entropy, three orders": partial(tle.lens_entropy, orders=(0.5, 1, 2), **sums),
         "layer_divergence": partial(tle.layer_divergence, **sums),
+        "layer_divergence, previous": partial(tle.layer_divergence, against="previous", **sums),
         "head_entropy": partial(tle.head_entropy, **sums),
         "head_entropy, readout": partial(tle.head_entropy, of="readout", **sums),
         "token_surprisal": partial(tle.token_surprisal, **sums),
         "layer_similarity": partial(tle.layer_similarity, **quiet),
         "layer_similarity, minibatch": partial(tle.layer_similarity, estimator="minibatch", **quiet),
+        "layer_similarity, matrices": partial(
+            tle.layer_similarity, method="matrix_renyi", n_samples=200, permutations=2, **quiet
+        ),
         "layer_similarity, documents": partial(tle.layer_similarity, rows="documents", n_documents=300, **quiet),
         "layer_geometry": partial(tle.layer_geometry, n_documents=300, **quiet),
+        "layer_geometry, tokens": partial(tle.layer_geometry, measures=TOKENS, n_samples=500, **quiet),
         "soft_information": partial(tle.soft_information, n_bins=20, layers=[-1], **quiet),
         "label_plan": lambda model, texts: tle.label_plan(model, texts),
         "soft_information, assignments": lambda model, texts: tle.soft_information(

@@ -123,21 +123,37 @@ def test_a_notebook_sees_the_bar_move(monkeypatch):
 
 
 @pytest.mark.long
-def test_a_notebook_keeps_nothing_of_bars():
+def test_a_notebook_sees_bars_move_by_tokens_and_keeps_nothing_of_them():
     code = """
-import sys, time
+import os, sys
+os.environ["TQDM_MININTERVAL"] = "0"  # every step is shown
 sys.modules["ipywidgets"] = None  # not installed
-from tl_entropy.capture.progress import Bar
-for _ in Bar(range(2), show=True, mininterval=0):
-    for _ in Bar(range(2), show=True, nested=True, mininterval=0):
-        pass
+import IPython.display
+import tl_entropy as tle
+shown, display = [], IPython.display.display
+class Handle:
+    def __init__(self, handle): self.handle = handle
+    def update(self, data, **more):
+        shown.append(data["text/plain"])
+        self.handle.update(data, **more)
+def seen(data, **more):
+    shown.append(data["text/plain"])
+    return Handle(display(data, **more))
+IPython.display.display = seen
+model = tle.demo_model()
+result = tle.lens_entropy(model, ["import os\\nimport sys\\n", "x = 1\\n", "return"], batch_size=1)
+print([line.split("|")[-1].split("tok")[0] for line in shown], result.n_tokens)
 """
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
     outputs = notebook.cells[0].outputs
-    assert outputs, "it was shown"
-    assert {output.output_type for output in outputs} == {"display_data"}
-    assert {tuple(output.data.items()) for output in outputs} == {(("text/plain", ""),)}
+    kept = [output for output in outputs if output.output_type == "display_data"]
+    assert kept, "it was shown"
+    assert {tuple(output.data.items()) for output in kept} == {(("text/plain", ""),)}
+    [said] = [output for output in outputs if output.output_type != "display_data"]
+    assert said.name == "stdout", "no warning"
+    assert "' 6.00/18.0 [" in said.text, "6 tokens of the first text; three such are expected"
+    assert said.text.endswith("''] 11\n")
 
 
 def test_a_notebook_without_widgets_hears_nothing_of_them():

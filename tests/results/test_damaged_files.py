@@ -240,6 +240,52 @@ def test_what_a_killed_save_left_is_taken_away_and_what_is_being_written_is_not(
     assert target.read_text() == "half", "the last to end has the name"
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from safetensors import torch as written
+import tl_entropy as tle
+
+def killed(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half(tensors, path, metadata=None):
+    Path(path).write_bytes(b"half")
+    killed()
+
+target, kept, when = sys.argv[1:]
+result = tle.load(kept)
+if when == "while it is written":
+    from tl_entropy.results import base
+    base.save_file = half
+else:
+    Path.replace = killed
+result.save(target)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("when", ["while it is written", "before it is renamed"])
+@pytest.mark.parametrize("name", ["LensEntropy.safetensors", "ModelComparison"])
+def test_after_a_save_that_was_killed_the_next_leaves_no_waiting_file(tmp_path, name, when):
+    kept, target = KEPT / name, tmp_path / name
+    whole = tle.load(kept)
+    whole.save(target)
+    environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", KILLED, target, kept, when], env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    waiting = {path.name for path in tmp_path.rglob("*.tmp")}
+    assert len(waiting) == 1, "what was killed left its file"
+    if target.is_file():
+        same(tle.load(target), whole, 0.0)
+    else:  # parts of two comparisons are none
+        with pytest.raises(FileError):
+            tle.load(target)
+    whole.save(target)
+    assert not list(tmp_path.rglob("*.tmp"))
+    same(tle.load(target), whole, 0.0)
+
+
 def test_where_a_process_cannot_be_asked_for_nothing_is_taken_away(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "os", SimpleNamespace(name="nt", getpid=os.getpid, path=os.path, kill=None))
     with replacing(tmp_path / "r.safetensors") as waiting:

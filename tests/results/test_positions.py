@@ -12,6 +12,7 @@ import torch
 from hand_made import lens, origin, surprisal, without_rows
 
 import tl_entropy as tle
+from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.results import LensEntropy
 from tl_entropy.results.base import Result
 from tl_entropy.results.positions import Positions
@@ -93,3 +94,48 @@ def test_units_and_parts_are_those_of_the_result(tmp_path):
     np.testing.assert_allclose(again.to_numpy(), table.to_numpy())
     empty = without_rows(whole).per_document()
     assert empty.shape == (0, 3)
+
+
+# --- parts by position ---------------------------------------------------------------------------------------------------
+
+
+def of_rows(document, position):
+    """A result of these rows, whose entropies are their numbers."""
+    n = len(document)
+    return LensEntropy(
+        entropy=torch.arange(float(n)).reshape(n, 1, 1), document=torch.tensor(document), position=torch.tensor(position),
+        token=torch.zeros(n, dtype=torch.long), sites=(Site("resid_post", 0),), orders=(1.0,), strings={0: "a"}, names={},
+        provenance=origin("tiny"),
+    )  # fmt: skip
+
+
+ROWS = of_rows([0, 0, 0, 3, 3, 7], [0, 1, 2, 0, 4, 2])
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows"),
+    [
+        (-1, [2, 4, 5]), (torch.tensor(-1), [2, 4, 5]), ([0, -1], [0, 2, 3, 4, 5]), ((-3, 4), [0, 4]),
+        (-5, [3]), (2, [2, 5]), (slice(-2, None), [1, 2, 4, 5]), (None, [0, 1, 2, 3, 4, 5]),
+    ],
+)  # fmt: skip
+def test_negative_positions_are_from_each_documents_end(asked, rows):
+    assert ROWS.select(positions=asked).entropy.flatten().tolist() == rows
+
+
+def test_positions_are_those_of_each_document_after_a_choice_of_documents():
+    assert ROWS.select(documents=[0, 7], positions=-1).entropy.flatten().tolist() == [2, 5]
+    assert surprisal("the cat", "sat").select(positions=-1).position.tolist() == [len("the cat") - 1, len("sat") - 1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        (-6, InputError, "positions: -6 not in this result; it has 0, 1, 2, 4, -1, -2, -3, -5"),
+        ([0, 3], InputError, "positions: 3 not in this result"), ([], InputError, "positions must name at least one position"),
+        (True, InputTypeError, "positions must be None, an int"), (slice(5, None), InputError, "leave nothing"),
+    ],
+)  # fmt: skip
+def test_positions_that_are_not_there_are_told(asked, error, message):
+    with pytest.raises(error, match=message):
+        ROWS.select(positions=asked)

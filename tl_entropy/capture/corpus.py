@@ -38,10 +38,10 @@ from tl_entropy.capture.documents import Document, Rereadable, TextEncoder, chec
 from tl_entropy.capture.inputs import Piece, at_hand, pieces, repeatable
 from tl_entropy.capture.options import WindowOptions
 from tl_entropy.capture.parts import Documents, Part
-from tl_entropy.capture.positions import Positions, at_positions, checked_positions, shown_positions
 from tl_entropy.capture.report import LISTED, CorpusReport, added
 from tl_entropy.capture.skipping import OnError
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted
+from tl_entropy.positions import Positions, at_positions, checked_positions, shown_positions
 from tl_entropy.results.provenance import skipped_note
 
 Count = Literal["read", "predicted"]

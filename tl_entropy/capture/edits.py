@@ -23,8 +23,9 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import scores_hook
 from tl_entropy.capture.hooks import source_site
 from tl_entropy.capture.interventions import SUBLAYERS, Edit, HookName, Interventions, as_interventions
-from tl_entropy.capture.positions import AtPositions, at_positions
+from tl_entropy.capture.positions import AtPositions
 from tl_entropy.errors import InputError, ModelError
+from tl_entropy.positions import at_positions
 from tl_entropy.sites import SITE_NAMES, Site, layers_at
 
 

@@ -35,8 +35,9 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import chooses_keys, scores_hook
 from tl_entropy.capture.hooks import hook_name, silent
 from tl_entropy.capture.interventions import Intervention, check_heads, fingerprint
-from tl_entropy.capture.positions import AtPositions, Positions, checked_positions, shown_positions
+from tl_entropy.capture.positions import AtPositions
 from tl_entropy.errors import InputError, InputTypeError, ModelError, check_int
+from tl_entropy.positions import Positions, checked_positions, shown_positions
 from tl_entropy.sites import SITE_NAMES, Layers, Site, layers_at
 from tl_entropy.torch_state import steady
 

@@ -118,9 +118,10 @@ def chosen_from(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
     there = list(dict.fromkeys(present))
     shown = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
     plain = asked.tolist() if hasattr(asked, "tolist") else asked
-    if not isinstance(plain, str | Number | Iterable):
+    several = [plain] if isinstance(plain, str) or not isinstance(plain, Iterable) else plain
+    wanted = [item.tolist() if hasattr(item, "tolist") else item for item in several]
+    if not all(isinstance(item, str | Number) and not isinstance(item, bool) for item in wanted):
         raise InputTypeError(f"{argument} must be one or several of {shown}; got {asked!r}")
-    wanted = [plain] if isinstance(plain, str | Number) else list(plain)
     if not wanted:
         raise InputError(f"{argument} is empty; choose from {shown}")
     missing = [item for item in wanted if item not in there]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import clustered_mean, document_sums
+from tl_entropy.positions import at_positions, checked_positions
 from tl_entropy.results.base import chosen_from
 from tl_entropy.sites import Layers, Places, Site, layers_at, read_places
 from tl_entropy.torch_state import Steady
@@ -67,7 +68,7 @@ class Positions(Steady):
     ) -> Tensor:
         """Which rows [row] belong to these documents and positions; None is all.
 
-        A slice of positions may count from the end of each document, as far as it is in the result.
+        Negative positions count from the end of each document, as far as it is in the result: -1 is the last it holds.
 
         Raises:
             InputError: something asked for is not in the result.
@@ -75,15 +76,18 @@ class Positions(Steady):
         rows = torch.ones(self.n_tokens, dtype=torch.bool)
         if documents is not None:
             rows &= torch.isin(self.document, torch.tensor(chosen_from("documents", documents, self.documents)))
-        if isinstance(positions, slice):
-            keep = torch.zeros_like(rows)
+        asked = checked_positions(positions)
+        if isinstance(asked, slice):
             for here in by_document(self.document).values():
                 position = self.position[here]
-                keep[here] = torch.isin(position, torch.arange(int(position.max()) + 1)[positions])
-            rows &= keep
-        elif positions is not None:
-            present = self.position.unique().tolist()
-            rows &= torch.isin(self.position, torch.tensor(chosen_from("positions", positions, present)))
+                rows[here] &= at_positions(asked, position, int(position.max()) + 1)
+        elif asked is not None:
+            _, of = self.document.unique(return_inverse=True)
+            last = torch.zeros_like(self.position).scatter_reduce(0, of, self.position, "amax")[of]
+            from_end = self.position - last - 1
+            chosen_from("positions", asked, [*self.position.unique().tolist(), *reversed(from_end.unique().tolist())])
+            wanted = torch.tensor(asked)
+            rows &= torch.isin(self.position, wanted) | torch.isin(from_end, wanted)
         if self.n_tokens and not rows.any():
             raise InputError(
                 f"documents={documents!r} and positions={positions!r} leave nothing of this result, which has positions "

@@ -184,8 +184,8 @@ def targets(
     Args:
         result: what ``layer_divergence(..., targets=...)`` returned.
         document: number of the text; None takes the only one.
-        position: index of the token read in its document, negative from the end of what the result holds of it; None takes the
-            only one in the result.
+        position: index of the token read in its document, negative from the last that the result holds of it; None takes
+            the only one in the result.
         of: "rank", "probability" or "surprisal".
         sites: short names to draw, or single places, as in ``select``; None is all.
         width: of a new figure: "column" (3.4 inches), "page" (7) or inches, with text for print at that size.
@@ -213,8 +213,7 @@ def targets(
         raise InputError("result holds no targets; ask for them with layer_divergence(..., targets=(' Paris', ' London'))")
     whole = result.select(documents=only("document", document, result.documents))
     position = check_int("position", only("position", position, whole.position.tolist()), -len(whole.position))
-    row = position if position < 0 else int(whole.rows(positions=position).nonzero())
-    row %= len(whole.position)
+    row = int(whole.rows(positions=position).nonzero())
     ranks, surprisals = (getattr(whole, name)[row].double() for name in ("target_rank", "target_surprisal"))
     values = {
         "rank": ranks + 1,

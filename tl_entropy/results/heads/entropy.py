@@ -202,7 +202,7 @@ class HeadEntropy(_HeadTable, Positions, Result):
         """The part of the result at the given layers, heads, orders, documents and positions.
 
         Layers are numbers, from 0 or negative from the last one here, or a slice.
-        A slice of positions may count from the end of each document, as far as it is in the result.
+        Negative positions count from the end of each document, as far as it is in the result.
 
         Raises:
             InputError: something asked for is not in the result; the message lists what is.

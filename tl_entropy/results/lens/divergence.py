@@ -246,7 +246,7 @@ class LayerDivergence(Positions, Result):
 
         Sites and layers are asked for as where they are measured: short names are of every layer, ``layers`` (numbers, negative
         ones from the last layer here, or a slice) restricts them, and "resid_post.3" is one alone. The embedding is taken
-        by its name, "embed".
+        by its name, "embed". Negative positions count from the end of each document, as far as it is in the result.
 
         Without some of the sites, "decided" is judged by those that are left.
 

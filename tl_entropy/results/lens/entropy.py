@@ -117,7 +117,7 @@ class LensEntropy(Positions, Result):
         ones from the last layer here, or a slice) restricts them, and "resid_post.3" is one alone. The embedding is taken
         by its name, "embed".
 
-        A slice of positions may count from the end of each document, as far as it is in the result.
+        Negative positions count from the end of each document, as far as it is in the result.
 
         Raises:
             InputError: something asked for is not in the result; the message lists what is.

@@ -142,7 +142,7 @@ class Contrast(Positions, Result):
 
         Sites and layers are asked for as where they are measured: short names are of every layer, ``layers`` (numbers, negative
         ones from the last layer here, or a slice) restricts them, and "resid_post.3" is one alone. The embedding is taken
-        by its name, "embed".
+        by its name, "embed". Negative positions count from the end of each document, as far as it is in the result.
 
         Raises:
             InputError: something asked for is not in the result; the message lists what is.

@@ -86,7 +86,7 @@ class TokenRows(Positions):
         documents: SupportsInt | Iterable[int] | None = None,
         positions: SupportsInt | slice | Iterable[int] | None = None,
     ) -> Self:
-        """The part of the result of these documents and positions; a slice may count from the end of each document.
+        """The part of the result of these documents and positions; negative ones from each document's end.
 
         Raises:
             InputError: something asked for is not in the result; the message lists what is.
