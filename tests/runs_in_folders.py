@@ -8,16 +8,18 @@ import resource
 import time
 import traceback
 import warnings
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 from tiny_models import hf_model, tiny_tokenizer
 
 import tl_entropy as tle
-from tl_entropy.runs import models
+from tl_entropy.runs import models, running
 
 ANALYSES = [
     {"lens_entropy": {"keep": "summary", "orders": [0.5, 1]}},
@@ -54,16 +56,23 @@ def asked_of(pattern, documents=60, **more):
     } | more  # fmt: skip
 
 
-def loaded_once(monkeypatch=None):
-    """Load each checkpoint once, and give it to all processes that are forked afterwards."""
-    once = cache(models.load_model)
-    if monkeypatch is None:
-        models.load_model = once
-    else:
-        monkeypatch.setattr(models, "load_model", once)
+@contextmanager
+def study_alone(place, documents):
+    """What is asked of three checkpoints, how long one process takes that is left alone, and what it finds.
+
+    Each checkpoint is loaded once, before, and so is there in every process that is forked.
+    """
+    pattern = save_checkpoints(place)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(models, "load_model", cache(models.load_model))
+        patched.setattr(running, "POLL", 0.1)
+        for folder in sorted(place.glob("step_*")):
+            models.checkpoints((str(folder),))[0].load()
+        asked = asked_of(pattern, documents)
+        yield (asked, *take_seconds(place / "alone" / "study", asked))
 
 
-def fork(folder, asked, *, before=lambda: None):
+def fork(folder, asked, *, before=lambda: None, work=None):
     """A process that works on the run in a folder and ends with status 0, 1 for an error, or 130 where it was asked to end."""
     process = os.fork()
     if process:
@@ -74,8 +83,13 @@ def fork(folder, asked, *, before=lambda: None):
         before()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tle.run(folder, asked, progress=False)
+            if work is None:
+                tle.run(folder, asked, progress=False)
+            else:
+                work()
         status = 0
+    except SystemExit as ended:
+        status = ended.code or 0
     except KeyboardInterrupt:
         status = 130
     except tle.TLEntropyError as error:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
+import ranks
 import torch.distributed as dist
+from ranks import saw
 from states import TOKENS, differences, model
 
 import tl_entropy as tle
@@ -18,73 +15,73 @@ from tl_entropy.analyses.distributed import Processes
 from tl_entropy.analyses.sharing import shared
 from tl_entropy.errors import InputError
 
-RANKS = Path(__file__).parents[1] / "ranks.py"
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
-
-
-def saw(scenario, size):
-    """What every process saw; None for one that ended without a word."""
-    port = str(free_port())
-    meeting = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    path = os.pathsep.join([str(RANKS.parents[1]), str(RANKS.parent)])
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(RANKS), scenario], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **meeting, "RANK": str(rank), "PYTHONPATH": path},
-        )
-        for rank in range(size)
-    ]  # fmt: skip
-    said = []
-    for one in running:
-        out, err = one.communicate(timeout=300)
-        lines = [json.loads(line.removeprefix("SAW ")) for line in out.splitlines() if line.startswith("SAW ")]
-        assert lines or one.returncode < 0, err
-        said.append(lines[0] if lines else None)
-    return said
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_every_analysis_is_that_of_one_process(size):
-    for found in saw("same", size):
+@pytest.mark.parametrize(("size", "few"), [(1, False), (2, False), (3, False), (3, True)])
+def test_every_analysis_is_that_of_one_process(size, few):
+    """With 8 documents of uneven lengths, or with 2, so that one of three processes has none."""
+    ranks.alone(few)
+    for found in saw(partial(ranks.same, few), size):
+        blocks = found.pop("cka in blocks")
         assert {name: lines for name, lines in found.items() if lines} == {}
+        assert size == 1 or "estimator='minibatch' cuts blocks" in blocks[0]
 
 
 @pytest.mark.long
 def test_where_one_fails_the_others_stop_and_keep_what_they_read():
-    first, second, third = saw("raises", 3)
+    model()
+    first, second, third = saw(partial(ranks.failing, ranks.broken), 3)
     assert third[:2] == ["OSError", "the disk is gone"]
-    for kind, said, partial in (first, second):
+    for kind, said, read in (first, second):
         assert kind == "ProcessError"
         assert "process 2 has stopped (OSError: the disk is gone)" in said
         assert "partial" in said
-        assert partial > 0
+        assert read > 0
 
 
 @pytest.mark.long
 def test_where_one_dies_the_others_stop_and_keep_what_they_read():
-    first, second = saw("dies", 2)
+    model()
+    first, second = saw(partial(ranks.failing, ranks.killed), 2)
     assert second is None
-    kind, said, partial = first
+    kind, said, read = first
     assert kind == "ProcessError"
     assert "another process has died" in said
-    assert partial > 0
+    assert read > 0
 
 
 @pytest.mark.long
 def test_processes_that_read_something_else_are_told():
-    for kind, said in saw("shuffled", 2):
-        assert kind == "InputError"
-        assert "shuffle with the same seed" in said
-    for measured, settings, inputs in saw("others", 2):
+    model()
+    for found in saw(ranks.shuffled, 2):
+        assert len(found) == 5
+        for kind, said in found.values():
+            assert kind == "InputError"
+            assert "process 1 has other documents than process 0" in said
+            assert "shuffle with the same seed" in said
+    for measured, settings, inputs in saw(ranks.others, 2):
         assert "process 1 has not the measurement" in measured[1]
         assert "process 1 has not the settings" in settings[1]
         assert "process 1 has not the documents" in inputs[1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_of_a_streaming_data_set_nothing_is_lost_or_doubled(size):
+    model()
+    for found in saw(ranks.streams, size):
+        assert len(found) == 6
+        assert not any(found.values()), found
+
+
+@pytest.mark.long
+def test_the_first_process_alone_writes_what_all_have(tmp_path):
+    model()
+    first, second = saw(partial(ranks.saved, tmp_path), 2)
+    assert first == [True, second[1], ["alone 0", "of 0"], True]
+    assert second == [True, first[1], ["alone 1", "of 1"], False]
 
 
 def test_one_process_alone_sends_itself_what_it_read():

@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from states import EVERY, TOKENS, differences, model, plan, streamed
 from tiny_models import cached_model
 
@@ -171,6 +171,7 @@ def single(name):
 
 
 @pytest.mark.parametrize("name", ["own lens, sums", pytest.param("cka", marks=pytest.mark.long)])
+@settings(max_examples=30)
 @given(order=st.permutations(range(len(TOKENS))), sizes=st.lists(st.integers(0, 4), min_size=1, max_size=6))
 def test_any_split_over_any_number_of_states_is_the_whole(name, order, sizes):
     of_one, empty = single(name)

@@ -9,19 +9,9 @@ import random
 import signal
 
 import pytest
-from runs_in_folders import (
-    asked_of,
-    assert_same,
-    ended_at_random,
-    full_at_random,
-    is_quiet,
-    loaded_once,
-    save_checkpoints,
-    take_seconds,
-)
+from runs_in_folders import assert_same, ended_at_random, full_at_random, is_quiet, study_alone
 
 import tl_entropy as tle
-from tl_entropy.runs import models
 
 pytestmark = pytest.mark.long
 DOCUMENTS = 120
@@ -29,15 +19,8 @@ DOCUMENTS = 120
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    place = tmp_path_factory.mktemp("runs")
-    pattern = save_checkpoints(place)
-    patched = pytest.MonkeyPatch()
-    loaded_once(patched)
-    for folder in sorted(place.glob("step_*")):
-        models.checkpoints((str(folder),))[0].load()
-    asked = asked_of(pattern, DOCUMENTS)
-    yield (asked, *take_seconds(place / "alone" / "study", asked))
-    patched.undo()
+    with study_alone(tmp_path_factory.mktemp("runs"), DOCUMENTS) as found:
+        yield found
 
 
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 20), (signal.SIGTERM, 10)])

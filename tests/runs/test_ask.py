@@ -61,6 +61,10 @@ WRONG = [
     ({"stop_when": {"head_entropy": 1}}, "stop_when: 'head_entropy' is none of the analyses of this run; it has lens_entropy"),
     ({"stop_when": {"lens_entropy": 0}}, "stop_when.lens_entropy must be a positive number; got 0"),
     ({"evict": "yes"}, "evict must be true or false; got 'yes'"),
+    (
+        {"analyses": {"layer_similarity": {"estimator": "minibatch"}}},
+        "analyses[0].estimator must be 'exact' in a run: blocks of 'minibatch' would be cut anew where one goes on",
+    ),
 ]
 
 

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import yaml
-from runs_in_folders import (
-    asked_of,
-    assert_same,
-    assert_same_result,
-    end,
-    ended_at_random,
-    errors,
-    fork,
-    full_at_random,
-    is_quiet,
-    loaded_once,
-    save_checkpoints,
-    take_seconds,
-)
+from runs_in_folders import assert_same, end, ended_at_random, errors, fork, full_at_random, is_quiet, study_alone
 
 import tl_entropy as tle
-from tl_entropy.runs import models
+from tl_entropy.cli import main
 
 pytestmark = pytest.mark.long
 TIMES = 3
@@ -35,16 +20,8 @@ TIMES = 3
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """What is asked, how long one process takes that is left alone, and what it finds."""
-    place = tmp_path_factory.mktemp("runs")
-    pattern = save_checkpoints(place)
-    patched = pytest.MonkeyPatch()
-    loaded_once(patched)
-    for folder in sorted(place.glob("step_*")):  # what is loaded before is there in every process that is forked
-        models.checkpoints((str(folder),))[0].load()
-    asked = asked_of(pattern)
-    yield (asked, *take_seconds(place / "alone" / "study", asked))
-    patched.undo()
+    with study_alone(tmp_path_factory.mktemp("runs"), 60) as found:
+        yield found
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -73,23 +50,18 @@ def test_several_at_once(count, study, tmp_path):
     assert is_quiet(tmp_path / "study")
 
 
-def test_a_shell_is_preempted_and_two_go_on(study, tmp_path):
-    """Whole processes, as shells start them."""
-    asked, _, alone = study
-    model = alone.models[0]
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**asked, "models": model}))
-    environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "from tl_entropy.cli import main; main()", "run", "study.yaml", "--out", "study"]
-    for several, status in ((("--preempt", "0.01"),), 130), (((), ()), 0):
-        shells = [
-            subprocess.Popen(
-                [*command, *more], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-            )
-            for more in several
-        ]
-        for shell in shells:
-            said = shell.communicate()[1]
-            assert shell.returncode == status, said
-    results = tle.load(tmp_path / "study")
-    for name in alone.analyses:
-        assert_same_result(results.result(model, name), alone.result(model, name))
+def test_a_shell_is_preempted_and_two_go_on(study, tmp_path, monkeypatch):
+    """Processes that run the command, as shells do."""
+    asked, seconds, alone = study
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(asked))
+    for shells, status in ((["--preempt", str(seconds / 4)],), 130), (([], []), 0):
+        processes = [fork(tmp_path / "study", asked, work=partial(_command, more)) for more in shells]
+        assert end(processes) == [status] * len(shells), errors(tmp_path / "study")
+    assert_same(tle.load(tmp_path / "study"), alone)
+    assert is_quiet(tmp_path / "study")
+
+
+def _command(more):
+    sys.argv = ["tl-entropy", "run", "study.yaml", "--out", "study", *more]
+    main()

@@ -13,6 +13,8 @@ from runs_in_folders import assert_same_result, is_quiet, texts
 from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
+from tl_entropy.analyses.information import soft
+from tl_entropy.capture.vocabulary import Vocabulary
 from tl_entropy.errors import InputError, ModelError, SaveError
 from tl_entropy.runs import models, running, sharing, states
 from tl_entropy.runs.ask import Ask
@@ -207,7 +209,8 @@ def test_inputs_that_changed_are_refused(asked, tmp_path):
     folder = RunFolder(tmp_path / "study")
     folder.open(Ask.of(asked))
     running._the_same(folder, Documents.of(asked["inputs"]))
-    for changed, how in ((texts(5, seed=1), "(texts)"), (texts(6), "(5 documents, now 6)")):
+    other = [*texts(3), "another", *texts(5)[4:]]
+    for changed, how in ((other, "(texts; document 3 is the first that differs)"), (texts(6), "(5 documents, now 6)")):
         file.write_text("\n".join(changed))
         with pytest.raises(InputError, match=re.escape(f"inputs are not those with which this run began {how}")):
             tle.run(tmp_path / "study", asked, progress=False)
@@ -220,6 +223,56 @@ def test_another_model_under_the_same_name_is_refused(asked, monkeypatch, tmp_pa
     with pytest.warns(UserWarning, match="failed, and the run goes on without it"):
         results = tle.run(tmp_path / "study", asked, progress=False)
     assert "has other weights" in results.failed["./step_1", "lens_entropy"]
+
+
+def test_a_tokenizer_that_makes_other_tokens_than_before_is_refused(alone, asked, monkeypatch, tmp_path):
+    folder = killed_after(2, monkeypatch, tmp_path / "killed", asked)
+    with monkeypatch.context() as patched:
+        patched.setattr(Vocabulary, "encode", lambda _, text: list(text.encode()))
+        with pytest.warns(UserWarning, match="makes other tokens of document 0"):
+            results = tle.run(folder, asked, progress=False)
+    assert "restore its tokenizer" in results.failed["./step_1", "lens_entropy"]
+    assert_as_alone(folder, asked, alone)
+
+
+PLANNED = {"soft_information": {"n_bins": 8, "folds": 3, "layers": [0], "batch_size": 2}}
+
+
+@pytest.mark.long
+def test_a_label_plan_is_made_once_and_kept_until_the_result_is_there(asked, monkeypatch, tmp_path):
+    asked, made, plan = {**asked, "analyses": [PLANNED]}, [], soft.label_plan
+    monkeypatch.setattr(soft, "label_plan", lambda *given, **options: made.append(0) or plan(*given, **options))
+    whole = tle.run(tmp_path / "alone", asked, progress=False).result("./step_1", "soft_information")
+    folder = killed_after(2, monkeypatch, tmp_path / "killed", asked)
+    [kept] = folder.rglob("once-*.safetensors")
+    assert_same_result(tle.run(folder, asked, progress=False).result("./step_1", "soft_information"), whole)
+    assert len(made) == 2
+    assert is_quiet(folder)
+    folder = killed_after(2, monkeypatch, tmp_path / "damaged", asked)
+    (tmp_path / "damaged" / kept.relative_to(tmp_path / "killed")).write_bytes(b"half of it")
+    with pytest.warns(UserWarning, match=r"once-label-plan.*cannot be read and is now .*damaged"):
+        results = tle.run(folder, asked, progress=False)
+    assert_same_result(results.result("./step_1", "soft_information"), whole)
+    assert len(made) == 4
+
+
+def test_a_label_plan_that_another_makes_is_waited_for(asked, monkeypatch, tmp_path):
+    asked = {**asked, "analyses": [PLANNED]}
+    folder, waited = RunFolder(tmp_path / "study"), []
+    folder.open(Ask.of(asked))
+    claimed = sharing.made_once(folder.work("step_1", "soft_information"), "label plan").with_suffix(".json")
+    with Worker(folder.workers) as other:
+        assert other.claim(claimed)
+        monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("there is nothing to do yet"))
+
+        def wait(_):
+            waited.append(0)
+            other.release(folder.path)
+            monkeypatch.setattr(models, "load_model", lambda *_, **__: cached_model("gpt2", kinds()[0]))
+
+        monkeypatch.setattr(running.time, "sleep", wait)
+        assert not tle.run(folder.path, asked, progress=False).failed
+    assert waited
 
 
 def test_one_that_fails_is_told_the_others_go_on_and_it_is_tried_again(asked, monkeypatch, tmp_path):

@@ -2,15 +2,16 @@
 
 Each process reads its share of the documents, and all of them then have what all have read: states are sent round, over gloo on
 the CPU whatever the models are on, and merged in the order of the ranks, so that every process returns the same result to the
-last bit. The first process alone shows bars and warns.
+last bit. The first process alone shows bars, warns, and writes results.
 
 A corpus whose length is known is cut into shares of neighbours; of one whose length nobody knows, such as a streaming data set,
 every process walks past all documents and reads its own by their numbers, so that none is lost or read twice, whatever the
-number of its shards.
+number of its shards. All processes hash all documents as they were given, with their numbers: before the pass where the length
+is known, and as they walk past them else.
 
-Refused: processes that measure something else, or read other documents than the first (a data set shuffled by a seed of each
-process's own). Where one process fails or dies, the others stop with an error that says so, whose ``partial`` is what they
-read.
+Refused: processes that measure something else, or are given other documents than the first, or in another order (a list or a
+data set shuffled by a seed of each process's own). Where one process fails or dies, the others stop with an error that says so,
+whose ``partial`` is what they read.
 """
 
 from __future__ import annotations
@@ -21,21 +22,24 @@ import os
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from tl_entropy.analyses.saving import joined, settings_of, split
-from tl_entropy.analyses.sharing import Pass
+from tl_entropy.analyses.sharing import Pass, sharing_here
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.capture import progress
 from tl_entropy.capture.parts import Documents, shares
 from tl_entropy.capture.report import StreamReport
 from tl_entropy.errors import InputError, ProcessError
+from tl_entropy.results.files import WRITERS
 from tl_entropy.state import decoded, encoded
 
 Value = TypeVar("Value")
@@ -51,6 +55,9 @@ WAITING = timedelta(days=7)
 
 LOOKS = 2.0
 """Seconds between looks at whether another process has failed."""
+
+PATIENCE = timedelta(seconds=10)
+"""How long a process waits for the first to write a file that both have the same of; then it does so itself."""
 
 AT_ONCE = 2**28
 """Bytes that are sent at once."""
@@ -73,6 +80,7 @@ class Processes:
         self._group = dist.new_group(backend="gloo", timeout=WAITING)
         self._store: Any = dist.distributed_c10d._get_default_store()
         self._passes, self._looked = 0, 0.0
+        self._saves: Counter[str] = Counter()
         progress.SHOWN[0] = rank == 0
 
     def read(self, accumulators: Sequence[StreamingMeasure[Any]], one_pass: Pass) -> StreamReport:
@@ -89,10 +97,12 @@ class Processes:
                 "measurement": [type(one).__name__ for one in accumulators], "model": one_pass.adapter.fingerprint,
                 "settings": [split(settings_of(one))[0] for one in accumulators], "documents": whole,
             })  # fmt: skip
+            if whole is not None:
+                self._check_same_inputs(one_pass.given_digest())
             share = self._share(one_pass)
             report = self._together(lambda: one_pass(accumulators, documents=share, after=lambda _: self._look()))
             if whole is None:
-                self._check_same_inputs(report)
+                self._check_same_inputs([report.given.walked, report.glimpse])
             self._merge(accumulators)
             found = accumulators[0].report
             if found is None:
@@ -108,6 +118,21 @@ class Processes:
             sent = self._sent(encoded(made) if self.rank == 0 else None, 0)
             value: Value = made if self.rank == 0 else decoded(sent)
             return value
+
+    @contextmanager
+    def written_once(self, target: Path) -> Iterator[bool]:
+        """Whether this process writes a file: the first does; another where the first does not within ``PATIENCE``."""
+        name = os.path.realpath(target)
+        self._saves[name] += 1
+        key, there = f"tl_entropy/saved/{self._saves[name]}/{name}", False
+        if self.rank:
+            with suppress(RuntimeError):  # it has not come, or is gone
+                self._store.wait([key], PATIENCE)
+                there = True
+        yield not there
+        if not self.rank:
+            with suppress(RuntimeError):  # the others are gone
+                self._store.set(key, "")
 
     def _share(self, one_pass: Pass) -> Documents:
         """The documents that are this process's."""
@@ -187,12 +212,14 @@ class Processes:
                         "processes have to measure the same, in the same order, of the same inputs"
                     )
 
-    def _check_same_inputs(self, report: StreamReport) -> None:
-        found = self._told(json.dumps([report.given.walked, report.glimpse]))
-        if len(set(found)) > 1:
+    def _check_same_inputs(self, digest: Any) -> None:
+        """Raise InputError unless all processes have the same documents in the same order."""
+        first, *others = self._told(json.dumps(digest))
+        if different := [rank for rank, other in enumerate(others, start=1) if other != first]:
             raise InputError(
-                "inputs: the processes have read other documents than each other, or in another order, so that some would be "
-                "lost and others counted twice; shuffle with the same seed in every process, or not at all"
+                f"inputs: process {different[0]} has other documents than process 0, or has them in another order, so that "
+                "some would be lost and others counted twice; give all processes the whole, and shuffle with the same seed in "
+                "each, or not at all"
             )
 
     def _together(self, run: Callable[[], Value]) -> Value:
@@ -291,6 +318,15 @@ def found() -> Processes | None:
 
 
 _known: list[Processes] = []
+
+
+def _written_once(target: Path) -> AbstractContextManager[bool]:
+    """As the processes have it that this one is one of; inside ``alone`` each writes its own."""
+    here = sharing_here()
+    return here.written_once(target) if isinstance(here, Processes) else nullcontext(True)
+
+
+WRITERS.append(_written_once)
 
 
 def _end() -> None:

@@ -5,7 +5,8 @@ Where a ``Sharing`` is in force, that has the pass read the documents that are t
 accumulators hold what all processes have read: processes that talk to each other, or a folder. So every analysis that goes
 through here works in any number of processes, with the same code.
 
-Not shared: a cache, which every process has as a whole.
+Not shared: a cache, which every process has as a whole. Refused: what depends on where a corpus is cut, as an estimator from
+blocks does.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tl_entropy.capture.options import CorpusOptions, WindowOptions
 from tl_entropy.capture.parts import Documents, Intervals, Part
 from tl_entropy.capture.report import StreamReport
 from tl_entropy.capture.stream import After, read_part
+from tl_entropy.errors import InputError
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady
 
@@ -128,6 +130,10 @@ class Pass:
         total = self._corpus.n_documents
         return None if total is None else self.part.intervals(total)
 
+    def given_digest(self) -> int | None:
+        """A hash of all documents as they were given, and of their order; None where nobody knows the end."""
+        return None if self.documents is None else self._corpus.given_digest()
+
     @property
     def together(self) -> int:
         """Documents that are sampled together: where text is sampled, parts begin at multiples of it."""
@@ -180,9 +186,12 @@ def read(accumulators: Sequence[StreamingMeasure[Any]], one_pass: Pass) -> Strea
     """Make a pass as the sharing in force has it, or alone.
 
     Raises:
-        Whatever ends the pass, as ``stream`` says.
+        InputError: the pass is shared, and one of the accumulators has to see the corpus in its order.
+        Whatever else ends the pass, as ``stream`` says.
     """
     sharing = None if one_pass.whole else sharing_here()
+    if sharing is not None and (why := next((one.in_order for one in accumulators if one.in_order), "")):
+        raise InputError(f"several processes, or a run that goes on, give other numbers than one: {why}")
     return one_pass(accumulators) if sharing is None else sharing.read(accumulators, one_pass)
 
 

@@ -225,6 +225,11 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
         """Bytes of what is kept and grows with the corpus, and what to do where they are too many."""
         return 0, ""
 
+    @property
+    def in_order(self) -> str:
+        """Why it has to see the whole corpus in its order, at once; empty where any split merges to the whole."""
+        return ""
+
     def compute(self, **origin: Any) -> Found:
         """The result of what was seen so far; ``origin`` goes into its provenance."""
         return self._result(self._provenance(origin))

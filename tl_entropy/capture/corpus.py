@@ -22,7 +22,6 @@ second pass over a generator; and what ``capture/inputs.py`` and ``capture/docum
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections import deque
@@ -45,9 +44,6 @@ from tl_entropy.positions import Positions, at_positions, checked_positions, sho
 from tl_entropy.results.provenance import skipped_note
 
 Count = Literal["read", "predicted"]
-
-GLIMPSED = 16
-"""Of so many documents one is looked at, to see whether all who read parts of a corpus read the same one."""
 
 _PATH = 1024
 """Characters of a path at most."""
@@ -82,7 +78,7 @@ class Corpus:
     Attributes:
         report: What the latest pass has seen so far; each pass starts a new one.
         special_ids: The ids that are special here.
-        glimpse: Of a part, a hash of every 16th document that has gone by, whether asked for or not.
+        glimpse: Of a part, a hash of all documents that have gone by, whether asked for or not, and of their order.
         n_documents: How many documents will be read, where that is known beforehand; None for generators and streams.
 
     Raises:
@@ -165,6 +161,11 @@ class Corpus:
         is_dataset = any(hasattr(self._inputs, name) for name in ("column_names", "column_name"))
         return self.part.count(len(self._inputs)) if is_dataset and isinstance(self._inputs, Sized) else None
 
+    def given_digest(self) -> int:
+        """A hash of all documents as they were given, and of their order, below 2**64; no text is cut into tokens."""
+        every = pieces(self._inputs, text_column=self._text_column, special_ids=self.special_ids, skip=True)
+        return sum(piece.digest(number) for number, piece in enumerate(every)) % 2**64
+
     def mark(self) -> None:
         """Remember, of the passes that begin now, what the report was after each document (``until``)."""
         self._marks = deque()
@@ -210,8 +211,8 @@ class Corpus:
         for number, piece in enumerate(self._pieces()):
             if self.part.has(number):
                 yield from self._of_piece(number, piece, report)
-            if self._may_be_nothing and number % GLIMPSED == 0:
-                self.glimpse = (self.glimpse + glimpse(number, piece)) % 2**64
+            if self._may_be_nothing:
+                self.glimpse = (self.glimpse + piece.digest(number)) % 2**64
             report.walked = number + 1
             if self.part.ended(number + 1):
                 return
@@ -367,14 +368,6 @@ def _warn_of_paths(inputs: object) -> None:
                     stacklevel=2,
                 )
                 return
-
-
-def glimpse(number: int, piece: Piece) -> int:
-    """A hash of a document as it was given, below 2**64; of a file, of its name."""
-    value = (
-        piece.value.numpy().tobytes() if isinstance(piece.value, torch.Tensor) else str(piece.value).encode(errors="replace")
-    )
-    return int.from_bytes(hashlib.blake2b(b"%d " % number + value, digest_size=8).digest(), "little")
 
 
 def read_corpus(

@@ -26,6 +26,7 @@ tells them apart; a mapping of splits; a table, of which nothing says which colu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from functools import partial
@@ -56,6 +57,16 @@ class Piece(NamedTuple):
     value: str | Path | Tensor | InputError | InputTypeError
     where: str
     name: str | None = None
+
+    def digest(self, number: int) -> int:
+        """A hash of a document as it was given, and of its number, below 2**64; of a file, of its name and size."""
+        if isinstance(self.value, Tensor):
+            value = self.value.numpy().tobytes()
+        elif isinstance(self.value, Path):
+            value = f"{self.name} {self.value.stat().st_size if self.value.exists() else None}".encode(errors="replace")
+        else:
+            value = str(self.value).encode(errors="replace")
+        return int.from_bytes(hashlib.blake2b(b"%d " % number + value, digest_size=8).digest(), "little")
 
 
 class _LooksPadded(InputError):

@@ -107,7 +107,7 @@ class StreamReport(Kept):
         prompt_lengths: document to tokens of its prompt, where texts were generated.
         uncached: documents that were generated without the model's cache, since what it wrote with it was not its own.
         unpadded: whether every batch is of windows of one length, since padding changes what the model computes.
-        glimpse: a hash of some documents that have gone by, those of others included, where this is a part.
+        glimpse: a hash of the documents that have gone by, those of others included, and of their order, where this is a part.
 
     >>> import tl_entropy as tle
     >>> model = tle.demo_model()

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.results.checking import check_fields
-from tl_entropy.results.files import LAYOUT, SCHEMA, digest, plain, replacing
+from tl_entropy.results.files import LAYOUT, SCHEMA, digest, plain, replacing, written_once
 from tl_entropy.results.printing import Printed
 
 Unit = Literal["nats", "bits"]
@@ -53,6 +53,8 @@ class Result(Printed):
     def save(self, path: str | Path) -> Path:
         """Write the result to one safetensors file and return its path; folders on the way are made.
 
+        Of several processes that share a measurement the first writes, and the others wait until it has.
+
         Raises:
             SaveError: the folder cannot be written to, or the disk has no room; a file that was there stays as it was.
         """
@@ -69,12 +71,9 @@ class Result(Printed):
             else:
                 header[item.name] = plain(value)
         whole = json.dumps({"layout": LAYOUT, "schema": self.schema, "kind": type(self).__name__, "fields": header})
-        size = len(whole) + sum(tensor.nbytes for tensor in tensors.values())
-        with replacing(target, size) as waiting:
-            waiting.touch()
-            mode = waiting.stat().st_mode  # what the user's umask gives; safetensors makes files that only the owner can read
-            save_file(tensors, waiting, metadata={"tl_entropy": whole, "digest": digest(whole, tensors)})
-            waiting.chmod(mode)
+        with written_once(target) as mine:
+            if mine:
+                _write(target, tensors, whole)
         return target
 
     @classmethod
@@ -85,6 +84,14 @@ class Result(Printed):
             raise ValueError("a tensor and a plain value have one name")
         check_fields(cls, values)
         return cls(**values)
+
+
+def _write(target: Path, tensors: dict[str, torch.Tensor], header: str) -> None:
+    with replacing(target, len(header) + sum(tensor.nbytes for tensor in tensors.values())) as waiting:
+        waiting.touch()
+        mode = waiting.stat().st_mode  # what the user's umask gives; safetensors makes files that only the owner can read
+        save_file(tensors, waiting, metadata={"tl_entropy": header, "digest": digest(header, tensors)})
+        waiting.chmod(mode)
 
 
 def in_unit(units: Iterable[str], unit: Unit) -> tuple[torch.Tensor, tuple[str, ...]]:

@@ -14,8 +14,8 @@ import itertools
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from tl_entropy.sites import Site
 SCHEMA = 1
 LAYOUT = 2
 """Of a file: from 2 on, it has a digest over its header and its tensors."""
+
+WRITERS: list[Callable[[Path], AbstractContextManager[bool]]] = []
+"""Where several processes have the same results: says whether this one writes a file, and is told when it has."""
 
 _count = itertools.count()
 _waiting: set[str] = set()  # names of this process's own files that wait to be renamed
@@ -47,6 +50,11 @@ def digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
         found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def written_once(target: Path) -> AbstractContextManager[bool]:
+    """Whether this process is to write a result, of all that have the same one; asked for around the writing."""
+    return WRITERS[0](target) if WRITERS else nullcontext(True)
 
 
 @contextmanager

@@ -90,6 +90,8 @@ def check_analysis(key: str, name: object, options: object) -> None:
         raise InputError(
             f"{key}.keep must be 'sums' in a run: assignments are kept by one process alone; got {options['keep']!r}"
         )
+    if options.get("estimator") == "minibatch":
+        raise InputError(f"{key}.estimator must be 'exact' in a run: blocks of 'minibatch' would be cut anew where one goes on")
     labels = options.get("labels", ()) if name == "soft_information" else ()
     for label in [labels] if isinstance(labels, str) else labels:
         if not (isinstance(label, str) and (label in NAMES or _NGRAM.fullmatch(label))):

@@ -1,12 +1,13 @@
 """The folder of a run: which file is where, and how what was asked is held against what is asked now.
 
     run.json                                  what was asked, with kind and schema; written once
-    inputs.json                               how many documents there are, and a hash over them
+    inputs.json, inputs.hashes                how many documents there are, a hash over them, and one of each (8 bytes)
     workers/N.json, N.status.json             who is at work: a heartbeat, and how far it is
-    models/MODEL/model.json                   name, step and weights
+    models/MODEL/model.json                   name, step, weights, and hashes of some documents' tokens
     models/MODEL/ANALYSIS.safetensors         a result
     models/MODEL/ANALYSIS.failed.json         why there is none
-    work/MODEL/ANALYSIS/pass-P/               claims of units and states of workers, until the result is there
+    work/MODEL/ANALYSIS/                      what is made once for all (a label plan), until the result is there
+    work/MODEL/ANALYSIS/pass-P/               claims of units and states of workers, likewise
     damaged/                                  files that could not be read
 
 Every file is written under another name and renamed, so a reader finds it whole or not at all.

@@ -1,22 +1,27 @@
 """The texts of a run: named in its configuration, numbered once, and held to what they were when the run began.
 
-A document is its number in the inputs and a hash of its text. The folder keeps how many there are and a hash over all, so that
-a process that goes on reads the same documents, or is told that they changed. Files are read when their turn comes; lines of
-files and rows of a data set are held in memory.
+A document is its number in the inputs and a hash: of its text, and of the tokens that each model makes of it. The folder keeps
+a hash of every text, and, for each model, of the tokens of some, so that a process that goes on reads the same documents, cut
+in the same way, or is told which one changed. Files are read when their turn comes; lines of files and rows of a data set are
+held in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from array import array
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_entropy.capture.inputs import pieces
+from tl_entropy.capture.inputs import pieces, read_text
 from tl_entropy.capture.named import Lines, check_files, data_set
 from tl_entropy.errors import InputError, InputTypeError, check_int
 
+SEEN = 10_000
+"""Characters of a document that are cut into tokens to see whether a tokenizer is the one that it was."""
 _SOURCES = ("text", "file", "dataset")
 _OF = {"lines": "file", "config": "dataset", "split": "dataset", "column": "dataset", "limit": "dataset"}
 
@@ -61,11 +66,15 @@ class Documents:
         inputs: what the analyses are given.
         count: how many documents there are.
         digest: a hash over all of them in their order.
+        hashes: [document] of each, below 2**64.
+        some: number to text or file, of the documents 0, 1, 2, 4, 8, ...
     """
 
     inputs: list[Any]
     count: int
     digest: str
+    hashes: array[int]
+    some: Mapping[int, str | Path]
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Documents:
@@ -86,13 +95,25 @@ class Documents:
                 given["dataset"], given.get("config"), given.get("split", "train"), column, given.get("limit"), prefix="inputs."
             )
             inputs = [row[column] for row in rows]
-        count, digest = 0, hashlib.sha256()
-        for piece in pieces(inputs, text_column="text", special_ids=frozenset(), skip=True):
-            count += 1
-            digest.update(hashlib.sha256(_bytes(piece.value)).digest())
-        if not count:
+        digest, hashes, some = hashlib.sha256(), array("Q"), {}
+        for number, piece in enumerate(pieces(inputs, text_column="text", special_ids=frozenset(), skip=True)):
+            found = hashlib.sha256(_bytes(piece.value)).digest()
+            digest.update(found)
+            hashes.append(int.from_bytes(found[:8], "little"))
+            if not number & (number - 1) and isinstance(piece.value, str | Path):
+                some[number] = piece.value
+        if not hashes:
             raise InputError("inputs hold no document; name some texts")
-        return cls(inputs, count, digest.hexdigest())
+        return cls(inputs, len(hashes), digest.hexdigest(), hashes, some)
+
+    def tokens(self, encode: Callable[[str], list[int]]) -> dict[str, str]:
+        """Number to a hash of the tokens that a model makes of the beginning of a document, of ``some``."""
+        found = {}
+        for number, value in self.some.items():
+            with suppress(Exception):  # whatever a tokenizer raises: the run refuses it, or leaves it out, when its turn comes
+                ids = encode((read_text(value) if isinstance(value, Path) else value)[:SEEN])
+                found[str(number)] = hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
+        return found
 
 
 def _bytes(value: Any) -> bytes:

@@ -5,7 +5,7 @@ nothing is left to begin it waits for what others hold, and takes over what nobo
 fails is written down with its error, and the others go on; the same command tries it again.
 
 Refused: a folder of another run; inputs that are not what they were; weights that are not those that the folder has under a
-model's name.
+model's name, or a tokenizer that makes other tokens than the model had when the run began.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 import warnings
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
@@ -24,10 +25,12 @@ from typing import Any
 import torch
 
 from tl_entropy.analyses.sharing import shared
+from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.digests import whole_digest
 from tl_entropy.capture.origin import fingerprint
 from tl_entropy.capture.report import StreamReport
 from tl_entropy.errors import Elsewhere, InputError, ModelError, SaveError, check_flag
+from tl_entropy.results.files import replacing
 from tl_entropy.results.models.run import RunResults, load_run, summary
 from tl_entropy.runs.analyses import ANALYSES, called
 from tl_entropy.runs.ask import Ask
@@ -110,18 +113,23 @@ def _the_same(folder: RunFolder, documents: Documents) -> Documents:
     Raises:
         InputError: they are not.
     """
-    path = folder.path / "inputs.json"
+    path, hashes = folder.path / "inputs.json", folder.path / "inputs.hashes"
     now = {"documents": documents.count, "digest": documents.digest}
     there = read_json(path)
     if there is None:
+        with replacing(hashes, 8 * documents.count) as waiting:
+            waiting.write_bytes(documents.hashes.tobytes())
         write_json(path, now)
     elif there != now:
+        before = array("Q", hashes.read_bytes()) if hashes.exists() else array("Q")
+        changed = next((i for i, pair in enumerate(zip(before, documents.hashes, strict=False)) if pair[0] != pair[1]), None)
         how = (
             f"{there.get('documents')} documents, now {documents.count}"
             if there.get("documents") != documents.count
             else "texts"
         )
-        raise InputError(f"inputs are not those with which this run began ({how}); restore them, or give another folder")
+        which = "" if changed is None else f"; document {changed} is the first that differs"
+        raise InputError(f"inputs are not those with which this run began ({how}{which}); restore them, or give another folder")
     return documents
 
 
@@ -239,9 +247,17 @@ class _Process:
                 f"model: {checkpoint.label} has other weights ({weights}) than this folder has under its name ({known}); "
                 "restore them, or give another folder"
             )
+        adapter = Adapter(model)  # one for all analyses, which proves once how the model is read
+        tokens = self.documents.tokens(adapter.encode)
+        before = (there or {}).get("tokens") or tokens
+        if changed := [number for number in before if before[number] != tokens.get(number)]:
+            raise ModelError(
+                f"model: {checkpoint.label} makes other tokens of document {changed[0]} than when this run began; restore its "
+                "tokenizer, or give another folder"
+            )
         if known is None:
-            write_json(path, about | {"weights": weights})
-        return model
+            write_json(path, about | {"weights": weights, "tokens": tokens})
+        return adapter
 
     def _analyse(self, checkpoint: Checkpoint, model: Any, name: str) -> None:
         """One analysis of one model, as far as others leave it to this process; its result is written."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tl_entropy.analyses.saving import SCHEMA, read, write
 from tl_entropy.analyses.sharing import Pass
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.capture.parts import Intervals
@@ -26,11 +27,13 @@ from tl_entropy.capture.report import StreamReport
 from tl_entropy.errors import Elsewhere, FileError
 from tl_entropy.runs import states
 from tl_entropy.runs.ends import Ends, Stopped
-from tl_entropy.runs.folder import RunFolder, create
+from tl_entropy.runs.folder import RunFolder, create, file_name
 from tl_entropy.runs.workers import Worker
+from tl_entropy.state import decoded, encoded
 
 Value = TypeVar("Value")
 
+MADE = "once-"
 ENOUGH = "enough.json"
 """The file that says that a pass need not read more."""
 
@@ -63,8 +66,44 @@ class FolderSharing:
     passes: int = 0
 
     def once(self, name: str, make: Callable[[], Value]) -> Value:
-        """What ``make`` gives: the same in every process, which has the same inputs."""
-        return make()
+        """What ``make`` gives, made by one process and kept in a file, which the others read, and those that go on.
+
+        Raises:
+            Elsewhere: another process is making it.
+        """
+        path = made_once(self.place, name)
+        found = self._made(path)
+        if not found:
+            if not self.worker.claim(path.with_suffix(".json")):
+                raise Elsewhere(f"another process makes the {name}")
+            found = self._made(path)  # somebody may have made it between the look and the claim
+        if not found:
+            found = [make()]
+            write(path, {"schema": SCHEMA, "value": encoded(found[0])})
+        value: Value = found[0]
+        return value
+
+    def _made(self, path: Path) -> list[Any]:
+        """What a file holds, as the one item of a list; none where it is not there, or cannot be read, which is then told."""
+        found = self.guarded(path, lambda: [decoded(read(path)["value"])]) if path.exists() else None
+        return found or []
+
+    def guarded(self, path: Path, reading: Callable[[], Value]) -> Value | None:
+        """What is read of a file; None where it is not there or cannot be read, which is then put aside and told."""
+        try:
+            return reading()
+        except FileError as error:
+            if not path.exists():
+                return None
+            if "upgrade" in str(error):
+                raise
+            aside = self.folder.put_aside(path)
+            warnings.warn(
+                f"{path.name} in {path.parent} cannot be read and is now {aside}; its documents are read again ({error})",
+                UserWarning,
+                stacklevel=2,
+            )
+            return None
 
     def read(self, accumulators: Sequence[StreamingMeasure[Any]], one_pass: Pass) -> StreamReport:
         """Read units until none is free; then the report of all, or ``Elsewhere`` where others are still at it.
@@ -126,23 +165,12 @@ class _SharedPass:
         return taken
 
     def _guarded(self, path: Path, reading: Callable[[], Any]) -> Any:
-        """What is read of a state; None where it is not there or cannot be read, which is then put aside and told."""
-        try:
-            return reading()
-        except FileError as error:
-            if not path.exists():
-                return None
-            if "upgrade" in str(error):
-                raise
-            aside = self.of.folder.put_aside(path)
-            warnings.warn(
-                f"{path.name} in {path.parent} cannot be read and is now {aside}; its documents are read again ({error})",
-                UserWarning,
-                stacklevel=2,
-            )
-            if path == self.own:
-                self._forget()
-            return None
+        """What is read of a state; of one that is put aside, this process forgets what it holds itself."""
+        there = path.exists()
+        found = self.of.guarded(path, reading)
+        if found is None and there and path == self.own and not path.exists():
+            self._forget()
+        return found
 
     def _forget(self) -> None:
         """Begin anew, with nothing held."""
@@ -237,6 +265,11 @@ class _SharedPass:
         self._forget()
         for path in sorted(self._held(), key=states.number_of):
             self._guarded(path, lambda path=path: states.add(path, self.accumulators))  # type: ignore[misc]
+
+
+def made_once(place: Path, name: str) -> Path:
+    """The file of what is made once for all processes; a claim with another ending says who makes it."""
+    return place / f"{MADE}{file_name(name)}.safetensors"
 
 
 def cut(documents: Intervals, size: int) -> Iterator[range]:

@@ -14,7 +14,7 @@ from tl_entropy.capture.parts import Intervals
 from tl_entropy.errors import FileError
 from tl_entropy.runs import states
 from tl_entropy.runs.folder import RunFolder
-from tl_entropy.runs.sharing import ENOUGH, claims, cut, without
+from tl_entropy.runs.sharing import ENOUGH, MADE, claims, cut, without
 from tl_entropy.runs.workers import Worker
 
 
@@ -58,9 +58,13 @@ class Work:
 
     def is_free(self, worker: Worker) -> bool:
         """Whether there is something that this worker may begin: a unit, or the result where nobody is at it."""
+        whole = self.folder.work(self.stem, self.analysis)
+        made = [path for path in whole.glob(f"{MADE}*.json") if not path.with_suffix(".safetensors").exists()]
+        if not all(map(worker.is_free, made)):  # another makes what all of them need
+            return False
         place, done = self.place, self.done()
         if (place / ENOUGH).exists() or all(done):
-            return worker.is_free(self.folder.work(self.stem, self.analysis) / "result.json")
+            return worker.is_free(whole / "result.json")
         claimed = claims(place)
         return any(not whole and (i not in claimed or worker.is_free(claimed[i])) for i, whole in enumerate(done))
 

@@ -115,6 +115,12 @@ class CKAAccumulator(PairedMeasure):
         self._documents = 0
         self._latest: tuple[int, int] | None = None  # the document and the position of the last row
 
+    @property
+    def in_order(self) -> str:
+        """Blocks are cut out of the corpus in its order."""
+        cut = "estimator='minibatch' cuts blocks of rows in the order of the corpus; estimator='exact' has none"
+        return cut if self.estimator == "minibatch" else ""
+
     def memory(self) -> int:
         """Bytes that the sums take, or one block's states and kernel matrices."""
         widths: list[int] = [int(adapter.model.cfg.d_model) for adapter in (self.adapter, self.paired.other or self.adapter)]
