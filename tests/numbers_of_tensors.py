@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
@@ -171,6 +172,14 @@ def _losses(record, of, dtype):
                 normalize=False, **options,
             )  # fmt: skip
     record(f"entropy_bonus/{of}, gradient", _gradient, f.entropy_bonus, logits)
+    readout, states = normal(8, 30, dtype=dtype), normal(21, 8, seed=1, dtype=dtype)
+    for order in ORDERS:
+        record(f"linear_entropy/{of}, {order}", f.linear_entropy, states, readout, order=order)
+        record(f"linear_entropy/{of}, {order}, gradient", _gradient, partial(f.linear_entropy, order=order), states, readout)
+    record(f"linear_cross_entropy/{of}", f.linear_cross_entropy, states, readout, tokens.flatten())
+    for reverse in (False, True):
+        named = f"linear_kl_divergence/{of}{', reverse' * reverse}"
+        record(named, f.linear_kl_divergence, states, readout, states.flip(0), reverse=reverse)
 
 
 def _profiles(record):

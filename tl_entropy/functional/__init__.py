@@ -7,6 +7,7 @@ from tl_entropy.functional.lens.comparison import VocabularyDivergences, vocabul
 from tl_entropy.functional.lens.compiling import compiler_available
 from tl_entropy.functional.lens.divergences import fisher_rao_distance, js_divergence, kl_divergence, total_variation
 from tl_entropy.functional.lens.entropies import renyi_entropy, shannon_entropy, surprisal, varentropy
+from tl_entropy.functional.lens.linear import linear_cross_entropy, linear_entropy, linear_kl_divergence
 from tl_entropy.functional.lens.readout import VocabularyStatistics, vocabulary_statistics
 from tl_entropy.functional.profiles.chance import adjusted_jsd, histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import (
@@ -79,6 +80,9 @@ __all__ = [
     "kl_divergence",
     "lidar",
     "linear_cka",
+    "linear_cross_entropy",
+    "linear_entropy",
+    "linear_kl_divergence",
     "matrix_entropy",
     "matrix_renyi_entropy",
     "matrix_renyi_mutual_information",

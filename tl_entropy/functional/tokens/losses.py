@@ -27,6 +27,9 @@ once they take the place of the model's own loss, and the old one back afterward
     train(model, config, dataset)
     del model.loss_fn
 
+Given an unembedding, ``token_losses`` and ``entropy_bonus`` take hidden states and never store their logits, as
+``linear_cross_entropy`` and ``linear_entropy``.
+
 Refused: NaN or infinities in cells that count, shapes that do not fit, masks of anything but 0 and 1, tokens beyond the
 vocabulary, estimates outside [0, 1] where they are to be weights, and a mean of no token.
 """
@@ -42,6 +45,7 @@ from torch.nn.functional import cross_entropy
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_number
 from tl_entropy.functional.lens.entropies import check_floating, check_rows
+from tl_entropy.functional.lens.linear import linear_cross_entropy, linear_entropy
 from tl_entropy.torch_state import steady
 
 Reduction = Literal["mean", "sum", "none"]
@@ -85,13 +89,27 @@ def min_max(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 @steady
-def token_losses(logits: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def token_losses(
+    logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor | None = None,
+    *,
+    unembedding: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return how badly each token was predicted from those before it: L_i = -log softmax(logits at i - 1)[token i].
 
     Args:
-        logits: [batch, pos, d_vocab], of any floating-point dtype; -inf is a probability of 0.
+        logits: [batch, pos, d_vocab], of any floating-point dtype; -inf is a probability of 0. With an ``unembedding``, the
+            hidden states that it is to read, [batch, pos, d_model]: then no logits are stored.
         tokens: [batch, pos], integers.
         mask: [batch, pos], bool or 0 and 1, as an attention mask; padding on the left and on the right is 0. None is all.
+        unembedding: W, [d_model, d_vocab], for hidden states, as for ``linear_cross_entropy``; None takes logits.
+        bias: b, [d_vocab], beside the unembedding.
+        scale: of the logits, beside the unembedding.
+        softcap: of the logits, beside the unembedding.
 
     Returns:
         The losses [batch, pos - 1] in nats, in float32 at least, from 0 to infinity (a token with logit -inf); entry i is that
@@ -115,17 +133,23 @@ def token_losses(logits: Tensor, tokens: Tensor, mask: Tensor | None = None) -> 
             "logits must be [batch, pos, d_vocab] and tokens [batch, pos]; "
             f"got logits of shape {list(logits.shape)} and tokens of shape {list(tokens.shape)}"
         )
+    _check_readout(unembedding, bias, scale, softcap)
     cells = _cells(mask, logits[..., 0])
     real = cells[:, :-1] & cells[:, 1:]
-    rows = _distributions(logits[:, :-1], real)
     targets = tokens.to(logits.device)[:, 1:][real].long()
-    outside = (targets < 0) | (targets >= logits.shape[2])
+    d_vocab = logits.shape[2] if unembedding is None else unembedding.shape[-1]
+    outside = (targets < 0) | (targets >= d_vocab)
     if outside.any():
         raise InputError(
-            f"tokens must be between 0 and {logits.shape[2] - 1} where they count; got {int(targets[outside][0])}: "
+            f"tokens must be between 0 and {d_vocab - 1} where they count; got {int(targets[outside][0])}: "
             "pass a mask to leave cells out"
         )
-    return rows.new_zeros(real.shape).masked_scatter(real, cross_entropy(rows, targets, reduction="none")), real
+    if unembedding is None:
+        found = cross_entropy(_distributions(logits[:, :-1], real), targets, reduction="none")
+    else:
+        hidden = logits[:, :-1][real]
+        found = linear_cross_entropy(hidden, unembedding, targets, bias=bias, scale=scale, softcap=softcap)
+    return found.new_zeros(real.shape).masked_scatter(real, found), real
 
 
 @steady
@@ -203,13 +227,27 @@ def entropy_matching_loss(
 
 
 @steady
-def entropy_bonus(logits: Tensor, *, mask: Tensor | None = None, weight: float = 0.01) -> Tensor:
+def entropy_bonus(
+    logits: Tensor,
+    *,
+    mask: Tensor | None = None,
+    weight: float = 0.01,
+    unembedding: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> Tensor:
     """Return the mean entropy of softmax(logits), times -``weight``: added to a loss, it rewards predictions that stay open.
 
     Args:
-        logits: [..., d_vocab], mostly [batch, pos, d_vocab], of any floating-point dtype; -inf is a probability of 0.
+        logits: [..., d_vocab], mostly [batch, pos, d_vocab], of any floating-point dtype; -inf is a probability of 0. With an
+            ``unembedding``, the hidden states that it is to read, [..., d_model]: then no logits are stored.
         mask: [...], bool or 0 and 1; the distributions that count. None is all.
         weight: of the entropy in nats, against the loss; one below 0 punishes spread instead.
+        unembedding: W, [d_model, d_vocab], for hidden states, as for ``linear_entropy``; None takes logits.
+        bias: b, [d_vocab], beside the unembedding.
+        scale: of the logits, beside the unembedding.
+        softcap: of the logits, beside the unembedding.
 
     Returns:
         One number in float32 at least, from -``weight``·log d_vocab to 0. Differentiable: the gradient of an entropy H in its
@@ -229,8 +267,12 @@ def entropy_bonus(logits: Tensor, *, mask: Tensor | None = None, weight: float =
     if logits.dim() == 0 or logits.shape[-1] == 0:
         raise InputError(f"logits must be [..., d_vocab] with at least one outcome; got the shape {list(logits.shape)}")
     weight = check_number("weight", weight)
+    _check_readout(unembedding, bias, scale, softcap)
     cells = _cells(mask, logits[..., 0])
     _check_some(cells)
+    if unembedding is not None:
+        found = linear_entropy(logits[cells], unembedding, bias=bias, scale=scale, softcap=softcap)
+        return -weight * found.mean()
     log_p = _distributions(logits, cells).log_softmax(-1)
     # 0·log 0 is 0, and so is its gradient.
     entropy = -(log_p.exp() * log_p.masked_fill(log_p == -math.inf, 0)).sum(-1)
@@ -262,6 +304,11 @@ def _check_finite(name: str, values: Tensor, cells: Tensor) -> None:
         raise NonFiniteError(
             f"{name} must be finite where it counts; cell {place} is {float(values[place])}: look where it comes from"
         )
+
+
+def _check_readout(unembedding: Tensor | None, bias: Tensor | None, scale: float, softcap: float | None) -> None:
+    if unembedding is None and (bias is not None or scale != 1 or softcap is not None):
+        raise InputError("bias, scale and softcap belong to an unembedding; got none: logits are taken as they are")
 
 
 def _check_some(cells: Tensor) -> None:
