@@ -19,7 +19,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.corpus import Corpus
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.inputs import is_cache
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, counted
 from tl_entropy.sites import Site
 
 
@@ -72,7 +72,8 @@ def cached_batch(
             raise InputError(f"inputs: the cache's {hook_name(site)} is {where}, its tokens are {tuple(tokens.shape)}")
     [batch] = batches(corpus, batch_size=len(tokens), max_tokens=1, pad_id=adapter.pad_id)
     if len(batch) != len(tokens):
-        raise InputError(f"inputs: {len(tokens) - len(batch)} rows of the cache's tokens are empty or longer than the window")
+        off = counted(len(tokens) - len(batch), "row")
+        raise InputError(f"inputs: empty, or longer than the window: {off} of the cache's tokens")
 
     def spread(values: Tensor, filler: int) -> Tensor:
         whole = torch.full(tokens.shape, filler, dtype=values.dtype)

@@ -131,4 +131,4 @@ def lasting(seconds: float) -> str:
     for size, name in ((86_400, "days"), (3600, "hours")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {name}"
-    return f"{round(seconds / 60)} minutes" if seconds >= 90 else f"{round(seconds)} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds >= 90 else counted(round(seconds), "second")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tl_entropy.cli.app import app, examples
-from tl_entropy.errors import InputError, check_positive
+from tl_entropy.errors import InputError, check_positive, counted
 
 Folder = Annotated[Path, typer.Argument(help="folder of a run")]
 
@@ -71,11 +71,11 @@ def status(
 
     now = status_of(folder)
     told = [f"{now.count(state)} {state}" for state in ("done", "begun", "open", "failed")]
-    typer.echo(f"{len(now.jobs)} results of {now.documents:,} documents each: {', '.join(told)}")
+    typer.echo(f"{counted(len(now.jobs), 'result')} of {counted(now.documents, 'document', ',')} each: {', '.join(told)}")
     for job in now.jobs:
         total, done, claimed = job.units
         if job.state in ("begun", "failed"):
-            typer.echo(f"  {job.analysis} of {job.model}: {done} of {total} units, {claimed} claimed{_why(job)}")
+            typer.echo(f"  {job.analysis} of {job.model}: {done} of {counted(total, 'unit')}, {claimed} claimed{_why(job)}")
     for one in now.workers:
         typer.echo(
             f"  worker {one['worker']} ({one['host']}, process {one['process']}): {one['analysis'] or 'loads'} of "

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, printable
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted, printable
 from tl_entropy.labels.slots import Slots
 from tl_entropy.torch_state import steady, yours
 
@@ -147,7 +147,9 @@ def _ngrams(gram: NGram, slots: Slots) -> LabelSet:
 
     codes = slots.following_grams(n) if ahead else slots.grams(n)
     where = "after it" if ahead else "up to and including it"
-    return LabelSet(gram.side, n, codes, keys, f"none has {n} tokens {where} in its document without a special one among them")
+    return LabelSet(
+        gram.side, n, codes, keys, f"none has {counted(n, 'token')} {where} in its document without a special one among them"
+    )
 
 
 def _custom(where: str, values: Any, slots: Slots) -> LabelSet:

@@ -85,7 +85,7 @@ def spark(values: Sequence[float], told: str = "") -> str:
     ]
     dots = list(dict.fromkeys([*(piece[0] for piece in pieces if len(piece) == 1), pieces[-1][-1]]))
     circles = ['<circle cx="{}" cy="{}" r="1.9" fill="currentColor"/>'.format(*dot.split(",")) for dot in dots]
-    label = html.escape(told or f"{len(finite)} values", quote=True)
+    label = html.escape(told or counted(len(finite), "value"), quote=True)
     frame = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {frame} style="vertical-align:middle">{"".join([*lines, *circles])}</svg>'
 

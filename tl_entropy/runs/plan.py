@@ -17,7 +17,7 @@ import torch
 
 from tl_entropy.capture.inputs import pieces, read_text
 from tl_entropy.capture.loading.sizes import ModelSize, size_of
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, counted
 from tl_entropy.runs.analyses import called
 from tl_entropy.runs.ask import Ask
 from tl_entropy.runs.inputs import Documents
@@ -42,8 +42,10 @@ def planned(config: Mapping[str, Any] | str | Path) -> str:
     sample, n_bytes = _texts(documents)
     jobs = len(models) * len(ask.analyses)
     lines = [
-        f"{len(models)} models, {len(ask.analyses)} analyses: {jobs} results",
-        f"{documents.count:,} documents of {_sized(n_bytes)}, in {units:,} units of {ask.unit_documents:,}",
+        f"{counted(len(models), 'model')}, {len(ask.analyses)} {'analysis' if len(ask.analyses) == 1 else 'analyses'}: "
+        f"{counted(jobs, 'result')}",
+        f"{counted(documents.count, 'document', ',')} of {_sized(n_bytes)}, in {counted(units, 'unit', ',')} of "
+        f"{ask.unit_documents:,}",
     ]
     disk = 0
     for model in models:
@@ -56,8 +58,9 @@ def planned(config: Mapping[str, Any] | str | Path) -> str:
         passes = sum(_PASSES.get(name, lambda _: 1)(options) for name, options in ask.analyses.values())
         work = 2 * size.parameters * tokens * passes
         lines.append(
-            f"{model.label}: {size.parameters:,} parameters in {size.layers} layers, {_sized(size.parameters * each)} of "
-            f"memory; about {tokens:,} rows, {passes} passes, {work:.1e} floating-point operations"
+            f"{model.label}: {size.parameters:,} parameters in {counted(size.layers, 'layer')}, "
+            f"{_sized(size.parameters * each)} of memory; about {tokens:,} rows, "
+            f"{passes} {'pass' if passes == 1 else 'passes'}, {work:.1e} floating-point operations"
         )
         for name, (function, options) in ask.analyses.items():
             state, what = _state(function, called(function, options), size, tokens)
@@ -98,12 +101,12 @@ def _state(function: str, options: Mapping[str, Any], size: ModelSize, tokens: i
     summary = options.get("keep") == "summary" or function in ("layer_similarity", "layer_geometry")
     places = _places(function, options, size)
     if summary:
-        return 0, f"sums at {places} places, which do not grow with the texts"
+        return 0, f"sums at {counted(places, 'place')}, which do not grow with the texts"
     orders = options.get("orders", 1)
     values = places * (len(orders) if isinstance(orders, list | tuple) else 1)
     state = tokens * (values * _A_ROW.get(function, 8) + 40)
     advice = "; keep: summary keeps sums alone" if "keep" in _KEEPS.get(function, ()) else ""
-    return state, f"every position at {places} places, about {_sized(state)}{advice}"
+    return state, f"every position at {counted(places, 'place')}, about {_sized(state)}{advice}"
 
 
 _KEEPS = dict.fromkeys(("lens_entropy", "layer_divergence", "head_entropy", "token_surprisal"), ("keep",))
@@ -129,7 +132,8 @@ def _soft(options: Mapping[str, Any], size: ModelSize, tokens: int) -> tuple[int
     places = _places("soft_information", options, size) + (size.layers * size.heads if options.get("heads") else 0)
     rows = len(labels) * tokens + folds
     state = 8 * rows * columns * places
-    return state, f"sums by label at {places} places, at most {_sized(state)}: each class in each fold where it occurs"
+    sums = f"sums by label at {counted(places, 'place')}, at most {_sized(state)}"
+    return state, f"{sums}: each class in each fold where it occurs"
 
 
 def _sized(n_bytes: float) -> str:

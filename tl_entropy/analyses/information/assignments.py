@@ -34,7 +34,7 @@ from tl_entropy.analyses.information.values import values_of
 from tl_entropy.analyses.sharing import sharing_here
 from tl_entropy.batches import Batch
 from tl_entropy.capture.progress import Bar
-from tl_entropy.errors import FileError, InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import FileError, InputError, InputTypeError, check_choice, check_int, counted
 from tl_entropy.functional.information.coding import coded
 from tl_entropy.labels import LabelPlan
 from tl_entropy.labels.slots import Slots
@@ -100,8 +100,9 @@ class Assignments(Steady):
     def __repr__(self) -> str:
         places = sum(place.heads for place in self._places)
         return (
-            f"Assignments: {self.rows:,} positions of {self.documents:,} documents at {places} places, "
-            f"{len(self._draws)} draws of anchors, of {self.provenance.model} in {self.folder}"
+            f"Assignments: {counted(self.rows, 'position', ',')} of {counted(self.documents, 'document', ',')} at "
+            f"{counted(places, 'place')}, {counted(len(self._draws), 'draw')} of anchors, "
+            f"of {self.provenance.model} in {self.folder}"
         )
 
     def codes(self, site: Site | str, n_bins: int, seed: int = 0) -> np.ndarray:

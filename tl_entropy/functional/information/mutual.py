@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_int, counted
 from tl_entropy.functional.information.blocks import Sample, SampledRows
 from tl_entropy.functional.information.chance import SAMPLE, chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums
@@ -129,8 +129,9 @@ class SoftMutualInformation:
             f"  plug-in {self.plug_in.item():.4f}, null {self.null:.4f}, ceiling {self.ceiling.item():.4f}, "
             f"jackknife {self.jackknife:.4f}\n"
             f"  H(Z) = {self.entropy.item():.4f} nats, efficiency {self.efficiency:.4f}\n"
-            f"  {self.rows} rows ({self.coverage:.1%} labelled, {self.dropped} dropped), {len(self.labels)} labels "
-            f"({self.singletons:.1%} seen once, {self.in_two_folds:.1%} of rows in two folds), {self.n_bins} bins, "
+            f"  {counted(self.rows, 'row')} ({self.coverage:.1%} labelled, {self.dropped} dropped), "
+            f"{counted(len(self.labels), 'label')} ({self.singletons:.1%} seen once, "
+            f"{self.in_two_folds:.1%} of rows in two folds), {self.n_bins} bins, "
             f"temperature {self.temperature:.6g}"
         )
 

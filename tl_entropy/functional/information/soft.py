@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int, check_positive
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int, check_positive, counted
 from tl_entropy.functional.information.temperature import Calibration, calibrate_temperature
 from tl_entropy.functional.probabilities import entropy
 from tl_entropy.torch_state import steady
@@ -141,7 +141,7 @@ def directed_rows(z: Tensor | np.ndarray, center: bool | Tensor, invalid: Invali
         what = "zero" if center is False else "zero, or not finite, once centred"
         raise InputError(f"z has no direction in {_named(~directed)}: {what}; leave it out, or pass invalid='drop'")
     if not bool(directed.any()):
-        raise InputError(f"z holds no row with a direction; got {len(z)} rows")
+        raise InputError(f"z holds no row with a direction; got {counted(len(z), 'row')}")
     return rows if bool(directed.all()) else rows[directed], directed
 
 

@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted
 from tl_entropy.functional.lens.entropies import check_floating, in_double
 from tl_entropy.functional.statistics import group_sums
 from tl_entropy.torch_state import steady
@@ -64,7 +64,7 @@ def covering_spans(spans: Tensor, text: str | int) -> Tensor:
     if length == 0:
         return spans
     if not len(spans):
-        raise InputError(f"spans must hold at least one token for a text of {length} characters; got none")
+        raise InputError(f"spans must hold at least one token for a text of {counted(length, 'character')}; got none")
     starts, ends = (spans if isinstance(text, int) else _with_continuations(spans, text)).clone().unbind(1)
     covered = ends.cummax(0).values  # the text up to here belongs to a token, or will
     starts = torch.minimum(starts, torch.cat([covered.new_zeros(1), covered[:-1]]))

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice, counted
 from tl_entropy.plots.depth import depth_lines
 from tl_entropy.plots.lens.predictions import divergence_name, is_rank
 from tl_entropy.plots.soft_values import ALIKE, axis_name, means, reason, results_by_name
@@ -248,7 +248,8 @@ def _from_frame(frame: Any, rows: list[tuple[int, Site]], axis: str) -> _Drawn:
 
 
 def _shown(part: _Drawn) -> str:
-    return f"{part.axis} at {len(part.names)} places ({', '.join(part.names[:3])}{', ...' if len(part.names) > 3 else ''})"
+    some = ", ".join(part.names[:3]) + (", ..." if len(part.names) > 3 else "")
+    return f"{part.axis} at {counted(len(part.names), 'place')} ({some})"
 
 
 _READERS: tuple[tuple[Any, Callable[..., _Drawn]], ...] = (

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, counted
 from tl_entropy.results.base import Result, Unit, chosen_from, fields_at, in_unit, places_of
 from tl_entropy.results.lens.divergence import LayerDivergence, unit_of
 from tl_entropy.results.lens.entropy import LensEntropy
@@ -241,7 +241,8 @@ def _check_rows(before: Compared, after: Compared) -> None:
         raise InputError(f"{'after' if before.n_tokens else 'before'} holds no position to compare")
     if before.n_tokens != after.n_tokens:
         raise InputError(
-            f"rows differ: {before.n_tokens} tokens before, {after.n_tokens} after; give both the same texts and positions"
+            f"rows differ: {counted(before.n_tokens, 'token')} before, {after.n_tokens} after; "
+            "give both the same texts and positions"
         )
     for name in ("document", "position", "token"):
         one, other = getattr(before, name), getattr(after, name)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from tl_entropy.errors import FileError, InputError, check_choice
+from tl_entropy.errors import FileError, InputError, check_choice, counted
 from tl_entropy.results.files import digest
 from tl_entropy.results.loading import FOLDERS, load
 from tl_entropy.results.printing import Printed
@@ -159,7 +159,7 @@ class RunResults(Printed):
 
     def _title(self) -> list[str]:
         done, asked = sum(1 for _ in self._done()), len(self.found) * len(self.analyses)
-        return [f"RunResults: {done} of {asked} results of {len(self.found)} models in {self.folder}"]
+        return [f"RunResults: {done} of {counted(asked, 'result')} of {counted(len(self.found), 'model')} in {self.folder}"]
 
     def _table(self) -> pd.DataFrame | None:
         if not self.found:

@@ -307,8 +307,8 @@ class PairwiseDistances(Scaled, Result):
         if notes := of_unequal_lengths(self.metric, self.tokens):
             return notes
         few, many = min(self.tokens), max(self.tokens)
-        tokens = str(few) if few == many else f"{few} to {many}"
-        return [f"profiles have {tokens} tokens; equal laws differ, too, and more with fewer tokens: see profile_distance"]
+        tokens = counted(few, "token") if few == many else f"{few} to {many} tokens"
+        return [f"profiles have {tokens}; equal laws differ, too, and more with fewer tokens: see profile_distance"]
 
 
 def from_the_nearest(names: Sequence[str], distances: Tensor) -> dict[str, list[float]]:
