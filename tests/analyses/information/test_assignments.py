@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -290,28 +289,108 @@ def test_assignments_are_not_merged(tmp_path):
         one.merge(other)
 
 
-CHILD = """
-import sys
+class Killed(BaseException):
+    """A stand-in for the end of a process."""
 
-import tl_entropy as tle
 
-texts = ["import os, sys\\n" * 30] * 200
-plan = tle.label_plan(tle.demo_model(), texts, labels="token")
-options = {"labels": plan, "keep": "assignments", "folder": sys.argv[1], "batch_size": 1, "progress": False}
-tle.soft_information(tle.demo_model(), texts, **options)
-"""
+OF_EIGHT = {"labels": LABELS, "keep": "assignments", "batch_size": 2, **FEW}
+
+
+def killed_after(writes, monkeypatch, folder):
+    """A pass whose process ends in the middle of a batch, after so many were written."""
+    plain, left = store.StoreWriter._put, [3 * writes - 1]
+
+    def put(self, name, data):
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+        return plain(self, name, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "NOTED_EVERY", -1.0)
+        patched.setattr(store.StoreWriter, "_put", put)
+        patched.setattr(module.AssignmentWriter, "compute", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            tle.soft_information(model(), TEXTS[:8], folder=folder, **OF_EIGHT)
+
+
+@cache
+def of_eight():
+    folder = Path(mkdtemp(prefix="tl_entropy")) / "one"
+    return folder, tle.soft_information(model(), TEXTS[:8], folder=folder, **OF_EIGHT)
+
+
+@pytest.mark.parametrize("writes", [3, *(pytest.param(writes, marks=pytest.mark.long) for writes in (2, 4))])
+def test_a_pass_that_was_killed_goes_on(writes, monkeypatch, tmp_path):
+    killed_after(writes, monkeypatch, tmp_path)
+    with pytest.raises(FileError, match="not written to its end"):
+        tle.load_assignments(tmp_path)
+    update, came = module.AssignmentWriter.update, []
+    monkeypatch.setattr(
+        module.AssignmentWriter, "update", lambda one, batch, hidden: came.append(batch.document) or update(one, batch, hidden)
+    )
+    whole = tle.soft_information(model(), TEXTS[:8], folder=tmp_path, **OF_EIGHT)
+    assert torch.cat(came).unique().tolist() == list(range(2 * writes - 2, 8)), "what was noted is not read again"
+    folder, alone = of_eight()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != store.INDEX} == {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != store.INDEX
+    }
+    assert_same(whole, alone, 0)
+    left = {"seconds": 0}
+    assert {**whole.provenance.corpus, **left} == {**alone.provenance.corpus, **left}
+    assert (whole.provenance.settings, whole.provenance.interrupted) == (alone.provenance.settings, False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("change", ["settings", "size", "log"])
+def test_what_was_asked_or_written_otherwise_is_written_anew(change, monkeypatch, tmp_path):
+    killed_after(3, monkeypatch, tmp_path)
+    if change == "size":
+        (tmp_path / "rows").write_bytes(b"")
+    if change == "log":
+        (tmp_path / store.CHUNKS).write_bytes((tmp_path / store.CHUNKS).read_bytes().replace(b"rows", b"sums"))
+    options = {**OF_EIGHT, "n_bins": 8} if change == "settings" else OF_EIGHT
+    found = tle.soft_information(model(), TEXTS[:8], folder=tmp_path, **options)
+    assert found.documents == tle.load_assignments(tmp_path).documents == 8
+
+
+@pytest.mark.long
+def test_a_pass_that_was_ended_goes_on_where_the_same_is_asked(monkeypatch, tmp_path):
+    plain, calls = store.StoreWriter._put, []
+
+    def full(self, name, data):
+        calls.append(name)
+        if len(calls) == 10:
+            with store._saving(self.folder):
+                raise OSError(28, "No space left on device")
+        return plain(self, name, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "NOTED_EVERY", -1.0)
+        patched.setattr(store.StoreWriter, "_put", full)
+        with pytest.raises(SaveError, match="No space left"):
+            tle.soft_information(model(), TEXTS[:8], folder=tmp_path, **OF_EIGHT)
+    assert tle.load_assignments(tmp_path).provenance.interrupted
+    with pytest.raises(InputError, match="holds assignments already"):
+        tle.soft_information(model(), TEXTS[:8], folder=tmp_path, **{**OF_EIGHT, "n_bins": 8})
+    whole = tle.soft_information(model(), TEXTS[:8], folder=tmp_path, **OF_EIGHT)
+    assert_same(whole, of_eight()[1], 0)
+    with pytest.raises(InputError, match="holds assignments already"):
+        tle.soft_information(model(), TEXTS[:8], folder=tmp_path, **OF_EIGHT)
 
 
 @pytest.mark.long
 def test_a_process_that_is_killed_leaves_no_folder_that_is_taken_for_whole(tmp_path):
-    folder = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stderr=subprocess.PIPE)
-    chunks = folder / store.CHUNKS
-    while child.poll() is None and not (chunks.exists() and len(chunks.read_bytes().splitlines()) > 3):
-        time.sleep(0.05)
-    child.kill()
-    _, said = child.communicate()
-    assert child.returncode == -signal.SIGKILL, said
+    folder, chunks = tmp_path / "killed", tmp_path / "killed" / store.CHUNKS
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)
+        tle.soft_information(model(), TEXTS * 20, keep="assignments", folder=folder, **{**FEW, "batch_size": 1})
+        os._exit(0)
+    while not (chunks.exists() and len(chunks.read_bytes().splitlines()) > 3):
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     with pytest.raises(FileError, match="not written to its end"):
         tle.load_assignments(folder)
     found = tle.soft_information(model(), TEXTS[:6], keep="assignments", folder=folder, **FEW)

@@ -17,9 +17,11 @@ Refused: folders that hold something else, or were not written to their end; wri
 from __future__ import annotations
 
 import shutil
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,22 +30,29 @@ from torch import Tensor
 from tl_entropy.analyses.information.places import BY_HEAD, Place
 from tl_entropy.analyses.information.reduction import Chunks, Rows, reduced
 from tl_entropy.analyses.information.seen import Measured, Seen
-from tl_entropy.analyses.information.store import CODES, NUMBERS, ROWS, StoreReader, StoreWriter, check_empty
+from tl_entropy.analyses.information.store import CODES, NUMBERS, ROWS, StoreReader, StoreWriter, begun, check_empty
 from tl_entropy.analyses.information.sums import SoftAccumulator, planned_slots
 from tl_entropy.analyses.information.values import values_of
-from tl_entropy.analyses.sharing import sharing_here
+from tl_entropy.analyses.saving import settings_of, split
+from tl_entropy.analyses.sharing import Pass, sharing_here
 from tl_entropy.batches import Batch
 from tl_entropy.capture.progress import Bar
+from tl_entropy.capture.report import StreamReport
 from tl_entropy.errors import FileError, InputError, InputTypeError, check_choice, check_int, counted
 from tl_entropy.functional.information.coding import coded
 from tl_entropy.labels import LabelPlan
 from tl_entropy.labels.slots import Slots
 from tl_entropy.results import SoftInformation
+from tl_entropy.results.files import plain, unplain
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+from tl_entropy.state import decoded, encoded
 from tl_entropy.torch_state import Steady, steady
 
 Kept = Literal["sums", "assignments", "auto"]
+
+NOTED_EVERY = 60.0
+"""Seconds from one note of how far a pass is to the next."""
 
 BUDGET = 2**30
 """Bytes of sums that are held at a time."""
@@ -221,20 +230,57 @@ class AssignmentWriter(Steady):
 
     Args:
         of: the accumulator; nothing is added up in it.
-        folder: where to.
+        folder: where to; where a pass that asked for the same was killed or ended there, ``read`` goes on from what it noted.
     """
 
     def __init__(self, of: SoftAccumulator, folder: str | Path) -> None:
         if not isinstance(folder, str | Path):
             raise InputTypeError(f"folder must be a path; got {type(folder).__name__}")
         self.of, self.folder = of, Path(folder)
-        check_empty(self.folder)
+        check_empty(self.folder, may_go_on=True)
         self.sites, self.takes_non_finite = of.sites, of.takes_non_finite
         self._places: dict[Site, list[Place]] = {}  # of each captured; made when the first batch shows how wide it is
+        self._measured: list[Any] = []  # of each measured site: itself, its heads, its temperatures
         self._writer: StoreWriter | None = None
+        self._noted = time.monotonic()
         self._rows = 0
         self._dropped: list[int] = []
         self.started = False
+
+    def read(self, one_pass: Pass) -> StreamReport:
+        """Let ``one_pass`` read what is not there yet; the report of all that is there then.
+
+        Raises:
+            InputError: the folder holds assignments of a pass that was ended, and that asked for something else.
+            Whatever else ends the pass.
+        """
+        asked = split([self.of.adapter.fingerprint, settings_of(self.of)])[0]
+        found, before = begun(self.folder, asked), None
+        if found is not None:
+            noted, before = found["contents"], decoded(found["contents"]["report"])
+            self._rows, self._dropped, self.started = found["rows"], noted["dropped"], noted["started"]
+            self._measured = [list(place) for place in unplain(noted["places"])]
+            self._writer = StoreWriter(self.folder, self._held(), found)
+
+        def after(report: StreamReport) -> bool:
+            if self._writer is not None and time.monotonic() - self._noted >= NOTED_EVERY:
+                whole = report if before is None else before.together(report)
+                noted = {"dropped": self._dropped, "started": self.started, "places": plain(self._measured)}
+                self._writer.note(asked, {**noted, "report": encoded(whole)})
+                self._noted = time.monotonic()
+            return False
+
+        first = 0 if before is None else before.held[-1][1]
+        report = one_pass([cast("Any", self)], documents=range(first, sys.maxsize), after=after)
+        report = report if before is None else before.together(report)
+        if not report.interrupted:
+            one_pass.conclude(report)
+        return report
+
+    def _held(self) -> dict[str, np.ndarray]:
+        plan = self.of.plan
+        held = {"starts": plan.starts, "tokens": plan.tokens, "usable": plan.usable.byte()}
+        return {name: array.cpu().numpy() for name, array in held.items()}
 
     def disk(self) -> int:
         """Bytes that a pass over all of the plan writes."""
@@ -251,6 +297,8 @@ class AssignmentWriter(Steady):
             return
         if not self._places:
             self._places = {site: of.placed(site, activations[site]) for site in of.sites}
+            made = {place.site: place for placed in self._places.values() for place in placed}
+            self._measured = [[site, made[site].n_heads, made[site].temperatures] for site in of.measured]
         every = torch.ones(batch.n_rows, dtype=torch.bool)
         states = {site: of.states(batch, activations[site], site, every) for site in of.sites}
         lengths = {site: [place.lengths(states[site]) for place in self._places[site]] for site in of.sites}
@@ -263,8 +311,7 @@ class AssignmentWriter(Steady):
                     codes[~directed] = 0
                     arrays[_file(place.site, draw)] = codes.numpy().astype(CODES)
         if self._writer is None:
-            held = {"starts": of.plan.starts, "tokens": of.plan.tokens, "usable": of.plan.usable.byte()}
-            self._writer = StoreWriter(self.folder, {name: array.cpu().numpy() for name, array in held.items()})
+            self._writer = StoreWriter(self.folder, self._held())
         self._writer.append(arrays)
         self._dropped += ((~directed).nonzero()[:, 0] + self._rows).tolist()
         self._rows += batch.n_rows
@@ -287,14 +334,13 @@ class AssignmentWriter(Steady):
         of = self.of
         if self._writer is None or not self.started:
             raise InputError("nothing to compute: no position with a label was seen")
-        places = {place.site: place for placed in self._places.values() for place in placed}
         ids = [i for i in of.plan.tokens.unique().tolist() if i >= 0]
         self._writer.finish(
             {
-                "places": [(site, places[site].n_heads, places[site].temperatures) for site in of.measured],
-                "draws": of.draws, "dropped": self._dropped, "strings": of.adapter.strings(ids),
+                "places": self._measured, "draws": of.draws, "dropped": self._dropped, "strings": of.adapter.strings(ids),
                 "provenance": of.adapter.provenance(settings={**of._settings(), **settings}, **origin),
-            }
+            },
+            ended=origin.get("interrupted", False),
         )  # fmt: skip
         return Assignments(self.folder).reduced(of.plan, of.folds, keep_labels=of.keep_labels, progress=progress)
 

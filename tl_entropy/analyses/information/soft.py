@@ -218,7 +218,7 @@ def soft_information(
     settings = {"positions": repr(positions), "prepend_bos": adapter.prepends_begin, **described(options), **kept}
     found = accumulator if writer is None else writer
     with keeping(lambda _: found.compute(settings=settings, interrupted=True) if found.started else None):
-        report = read([accumulator], one_pass) if writer is None else one_pass([cast("Any", writer)])
+        report = read([accumulator], one_pass) if writer is None else writer.read(one_pass)
     with computing(found):
         return found.compute(progress=progress, settings=settings, corpus=report.counts(), interrupted=report.interrupted)
 

@@ -5,10 +5,13 @@
     chunks              a line for each batch: rows, and a check sum (CRC-32) of its bytes in every other file
     SITE.BINS-SEED      [row, head, bin] uint16: soft assignments as ``functional/information/coding.py`` has them
     starts, tokens, usable    the slots of the label plan: int64, int32, uint8
+    begun.json      of a pass that has not come to its end: what was asked, and, noted now and then between two documents, how
+                    long each file was, with what else was seen until then
 
 All numbers are little-endian and without a header, so that ``numpy.memmap`` reads them. A chunk counts once its line is
-written; whatever was behind is written over. Killed at any moment, the folder lacks its index, is read as unfinished, and
-written anew by the next pass. Check sums are compared as chunks are read.
+written; whatever was behind is written over. Killed at any moment, the folder lacks its index and is read as unfinished; the
+next pass that asks for the same goes on from what was noted last, and any other is written anew. Check sums are compared as
+chunks are read.
 
 Refused: folders that hold anything else, or a whole store already; damaged, shorter or longer files, unknown schemas.
 """
@@ -28,7 +31,7 @@ import numpy as np
 from tl_entropy.errors import FileError, InputError, SaveError
 from tl_entropy.results.files import check_folder, plain, replacing, unplain
 
-INDEX, CHUNKS, ROWS = "assignments.json", "chunks", "rows"
+INDEX, CHUNKS, ROWS, BEGUN = "assignments.json", "chunks", "rows", "begun.json"
 SLOTS = {"starts": "<i8", "tokens": "<i4", "usable": "u1"}
 KIND, SCHEMA = "Assignments", 1
 CODES, NUMBERS = np.dtype("<u2"), np.dtype("<i4")
@@ -41,18 +44,25 @@ class StoreWriter:
     Args:
         folder: a new one, an empty one, or one that a pass left unfinished.
         slots: the arrays named in ``SLOTS``.
+        begun: what ``begun`` has found, to go on from there.
 
     Raises:
         InputError: the folder holds assignments, or something else.
         SaveError: it cannot be written to.
     """
 
-    def __init__(self, folder: Path, slots: Mapping[str, np.ndarray]) -> None:
-        check_empty(folder)
+    def __init__(self, folder: Path, slots: Mapping[str, np.ndarray], begun: Mapping[str, Any] | None = None) -> None:
         self.folder, self._sizes = folder, {CHUNKS: 0}
         self._slots = {name: np.ascontiguousarray(slots[name], dtype) for name, dtype in SLOTS.items()}
         self._rows = 0
         self._log = sha256()
+        if begun is not None:
+            self._sizes, self._rows = dict(begun["sizes"]), begun["rows"]
+            self._log.update((folder / CHUNKS).read_bytes()[: self._sizes[CHUNKS]])
+            with _saving(folder):
+                (folder / INDEX).unlink(missing_ok=True)  # of a pass that was ended
+            return
+        check_empty(folder)
         with _saving(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():  # of a pass that was killed
@@ -73,8 +83,24 @@ class StoreWriter:
         self._log.update(line)
         self._rows, self._sizes = self._rows + rows, ends
 
-    def finish(self, contents: Mapping[str, Any]) -> None:
-        """Make a whole folder of it; more chunks may follow, and another ``finish``."""
+    def note(self, asked: str, contents: Mapping[str, Any]) -> None:
+        """Note how far this is, for a later pass to go on from here."""
+        with _saving(self.folder):
+            for name in self._sizes:
+                with open(self.folder / name, "r+b") as file:
+                    os.fsync(file.fileno())
+        state = {"asked": asked, "sizes": self._sizes, "rows": self._rows, "log": self._log.hexdigest(), "contents": contents}
+        text = json.dumps(state)
+        with replacing(self.folder / BEGUN, len(text)) as waiting:
+            waiting.write_text(text, encoding="utf-8")
+
+    def finish(self, contents: Mapping[str, Any], *, ended: bool = False) -> None:
+        """Make a whole folder of it; more chunks may follow, and another ``finish``.
+
+        Args:
+            contents: what is held beside the numbers.
+            ended: whether the pass was ended before its end, so that another one may go on.
+        """
         with _saving(self.folder):
             for name, size in self._sizes.items():
                 with open(self.folder / name, "r+b") as file:
@@ -86,6 +112,8 @@ class StoreWriter:
         text = json.dumps({"kind": KIND, "schema": SCHEMA, "fields": plain(fields)})
         with replacing(self.folder / INDEX) as waiting:
             waiting.write_text(json.dumps({"digest": sha256(text.encode()).hexdigest(), "contents": text}), encoding="utf-8")
+        if not ended:
+            (self.folder / BEGUN).unlink(missing_ok=True)
 
     def _put(self, name: str, data: bytes) -> int:
         """Write behind what counts; the new size."""
@@ -161,8 +189,24 @@ class StoreReader:
             raise FileError(f"folder: {path} cannot be read ({error})") from error
 
 
-def check_empty(folder: Path) -> None:
+def begun(folder: Path, asked: str) -> dict[str, Any] | None:
+    """What a pass that asked for the same has noted in a folder; None where none did, or what it wrote is not there."""
+    try:
+        found: dict[str, Any] = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+        if found["asked"] != asked or any((folder / name).stat().st_size < size for name, size in found["sizes"].items()):
+            return None
+        whole = sha256((folder / CHUNKS).read_bytes()[: found["sizes"][CHUNKS]]).hexdigest() == found["log"]
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+    return found if whole else None
+
+
+def check_empty(folder: Path, *, may_go_on: bool = False) -> None:
     """Raise unless assignments can be written into ``folder``, which need not be there yet.
+
+    Args:
+        folder: where to.
+        may_go_on: whether those of a pass that was ended may be there.
 
     Raises:
         InputError: it holds assignments, or something else.
@@ -170,7 +214,7 @@ def check_empty(folder: Path) -> None:
     """
     check_folder("folder", folder)
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if INDEX in found:
+    if INDEX in found and not (may_go_on and BEGUN in found):
         raise InputError(f"folder: {folder} holds assignments already: load_assignments(folder) reads them; or give another")
     if found and CHUNKS not in found and not found <= set(SLOTS):
         raise InputError(f"folder: {folder} holds other files, such as {min(found)}; give a folder of its own")
