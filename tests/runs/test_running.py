@@ -348,10 +348,10 @@ def test_a_state_of_a_later_schema_is_refused_and_stays(asked, monkeypatch, tmp_
         pytest.param(
             ("run", "study.yaml", "--out", "study"),
             0,
-            "RunResults: 1 of 1 results of 1 models in study",
+            "RunResults: 1 of 1 result of 1 model in study",
             marks=pytest.mark.long,
         ),
-        (("run", "study.yaml", "--out", "study", "--plan"), 0, "1 models, 1 analyses: 1 results"),
+        (("run", "study.yaml", "--out", "study", "--plan"), 0, "1 model, 1 analysis: 1 result"),
         (("run", "study.yaml", "--out", "study", "--slurm"), 0, "exec srun tl-entropy run study.yaml --out study"),
         (("run", "study.yaml", "--out", "study", "--slurm", "--plan"), 2, "give one of --plan and --slurm; got both"),
         (("run", "nothing.yaml", "--out", "study"), 2, "config: nothing.yaml cannot be read"),
@@ -368,7 +368,7 @@ def test_the_commands_of_a_run_that_is_under_way(asked, monkeypatch, capsys, tmp
     killed_after(2, monkeypatch, tmp_path / "study", asked)
     ended, out, _ = command(monkeypatch, capsys, "status", "study")
     assert ended == 0
-    assert "1 results of 9 documents each: 0 done, 1 begun, 0 open, 0 failed" in out
+    assert "1 result of 9 documents each: 0 done, 1 begun, 0 open, 0 failed" in out
     assert "so far, of ./step_1:\nLensSummary" in out
     ended, out, _ = command(monkeypatch, capsys, "merge", "study", "--out", "merged")
     assert (ended, "0 results done, 1 under way" in out) == (0, True)

@@ -113,7 +113,7 @@ def test_bounded_memory_changes_nothing(memory, monkeypatch):
 def test_what_is_kept_is_every_position_in_order_with_its_assignment():
     folder, result = kept()
     assignments = tle.load_assignments(folder)
-    assert repr(assignments).startswith(f"Assignments: {assignments.rows:,} positions of 24 documents at 1 places, 1 draws")
+    assert repr(assignments).startswith(f"Assignments: {assignments.rows:,} positions of 24 documents at 1 place, 1 draw")
     rows = np.fromfile(folder / "rows", "<i4").reshape(-1, 3)
     ids = [model().tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     assert rows.tolist() == [[d, p, token] for d, body in enumerate(ids) for p, token in enumerate(body)]
