@@ -216,6 +216,7 @@ FIGURES = {
     "divergences": lambda k, t, n: plots.divergences(all_of(lambda i: divergence(k, t, i), n)),
     "divergences_log": lambda k, t, n: plots.divergences(all_of(lambda i: divergence(k, t, i), n), log=True),
     "decisions": lambda k, t, n: plots.decisions(all_of(lambda i: divergence(k, t, i), n)),
+    "settling": lambda k, t, n: plots.settling(all_of(lambda i: divergence(k, t, i), n), unit="bits"),
     "targets": lambda k, t, n: plots.targets(divergence(k, t), document=0, position=-1),
     "information": lambda k, t, n: plots.information(all_of(lambda i: soft(k, i), min(n, 2)), ceiling=True),
     "information_plane": lambda k, t, n: plots.information_plane(all_of(lambda i: soft(k, i), n), **PLANE),

@@ -145,6 +145,25 @@ def test_divergence_writes_a_result_a_profile_and_figures(monkeypatch, capsys, t
     assert len(pd.read_csv(tmp_path / "profile.csv")) == 7 * 4
 
 
+@pytest.mark.parametrize("summary", [False, True])
+def test_divergence_says_when_tokens_settle(monkeypatch, capsys, tmp_path, summary):
+    asked = ("--metrics", "jsd", "--settled", "0.5bits", "--rho", 0.6, *["--summary"] * summary)
+    status, out, err = run(monkeypatch, capsys, *DIVERGENCE, *asked, "--out", tmp_path)
+    assert status == 0, err
+    assert "deep-thinking ratio, JSD of at most 0.5 bits, from 0.6 of the depth on" in out
+    result = tle.layer_divergence(tle.demo_model(), CODE, metrics="jsd", progress=False)
+    expected = result.deep_thinking_ratio(0.6, unit="bits")
+    [line] = pd.read_csv(tmp_path / "deep_thinking.csv").to_dict("records")
+    assert line["ratio"] == pytest.approx(expected["ratio"][0])
+    assert (line["threshold"], line["unit"], line["rho"], line["first_deep"]) == (0.5, "bits", 0.6, 4)
+    assert (tmp_path / "settling.png").exists()
+
+
+@pytest.mark.parametrize(("value", "words"), [("0.5", "a number and its unit"), ("bits", "a number and its unit")])
+def test_a_threshold_without_its_unit_is_refused(monkeypatch, capsys, tmp_path, value, words):
+    refused_in_one_line(monkeypatch, capsys, tmp_path, (*DIVERGENCE, "--settled", value), words)
+
+
 def test_divergence_summary_from_layer_to_layer(monkeypatch, capsys, tmp_path):
     status, out, err = run(monkeypatch, capsys, *DIVERGENCE, "--summary", "--against", "previous", "--out", tmp_path)
     assert status == 0, err

@@ -129,16 +129,14 @@ def compression_valley(model: Any, texts: list[str], ax: Axes) -> list[str]:
 
 def deep_thinking(model: Any, texts: list[str], ax: Axes, g: float = 0.5, rho: float = 0.85) -> list[str]:
     """Where each token's prediction comes, for the first time, as near as g bits (JSD) to the output; late is deep."""
-    result = tle.layer_divergence(model, texts, metrics="jsd").to("bits")
-    nearest = result.divergence[:, :, 0].cummin(1).values  # [token, site]; the last site is the output itself
-    settled = (nearest <= g).int().argmax(1)
-    last = len(result.sites) - 1
+    result = tle.layer_divergence(model, texts, metrics="jsd")
+    settled, last = result.settled(g, unit="bits"), len(result.sites) - 1
     share = torch.bincount(settled, minlength=last + 1) / len(settled)
     ax.bar(range(last + 1), share.tolist(), color=["tab:blue" if i >= rho * last else "0.6" for i in range(last + 1)])
     ax.set_xlabel("Layers until it settles")
     ax.set_ylabel("Share of tokens")
 
-    ratios = {at: ((nearest <= at).int().argmax(1) >= rho * last).double().mean() for at in (g, g / 2, 1.5 * g)}
+    ratios = {at: result.deep_thinking_ratio(rho, threshold=at, unit="bits")["ratio"][0] for at in (g, g / 2, 1.5 * g)}
     return [
         f"median: settled after {settled.median()} of {last} layers; deep is from {math.ceil(rho * last)} on; "
         f"{len(settled)} tokens",

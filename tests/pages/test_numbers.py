@@ -22,8 +22,8 @@ FAMILIES = {name: text for name, text in TEXTS.items() if name not in QUANTITY a
 ROWS = ("in results", "call", "definition", "unit", "range", "null", "ceiling", "standard error", "source")
 MEASURED = {
     *get_args(Quantity), *QUANTITIES, *MEASURES, *POWERS, *COLUMNS, *OF_HEADS, "kl", "reverse_kl", "total_variation",
-    "agreement", "decided", "accuracy", "complexity", "expressivity", "optimality", "velocity", "distance_to_output", "share",
-    "cka", "l1", "cosine", "gradient", "slope",
+    "agreement", "decided", "settled", "accuracy", "complexity", "expressivity", "optimality", "velocity", "distance_to_output",
+    "share", "cka", "l1", "cosine", "gradient", "slope",
 }  # fmt: skip
 
 

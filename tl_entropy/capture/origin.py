@@ -66,6 +66,12 @@ def state(model: Any, weights: Fingerprint, *more: str | None) -> tuple[str, ...
     return tuple(line for line in lines if line)
 
 
+def norm_is_folded(model: Any) -> bool:
+    """Whether TransformerLens has folded norms into the weights behind them, or may have in part."""
+    first, *more = _mode(model).split(", ")
+    return first in ("LNPre", "RMSPre", "compatibility mode") or "processed in part or not at all" in more
+
+
 def _mode(model: Any) -> str:
     """What was done to the weights, by what they are: ``enable_compatibility_mode`` sets its flags even where it fails."""
     mode = str(model.cfg.normalization_type)

@@ -85,3 +85,15 @@ def check_summary(summary: bool, **others: Any) -> None:
     wrong = [f"--{name.replace('_', '-')}" for name, value in others.items() if value]
     if summary and wrong:
         raise InputError(f"{' and '.join(wrong)}: a summary keeps no single positions; leave it or --summary out")
+
+
+def threshold_in(option: str, text: str) -> tuple[float, Any]:
+    """A number and its unit, nats or bits.
+
+    >>> threshold_in("--settled", "0.5bits"), threshold_in("--settled", ".3 nats")
+    ((0.5, 'bits'), (0.3, 'nats'))
+    """
+    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(nats|bits)\s*", text)
+    if found is None:
+        raise InputError(f"{option} must be a number and its unit, such as 0.5bits or 0.3nats; got {text!r}")
+    return float(found[1]), found[2]

@@ -41,7 +41,7 @@ def compare(
     """Several models (--model A --model B): entropies, layer dynamics, similarities of layers, distances between the models."""
     from tl_entropy.analyses.models.comparison import check_measures, compare_models
     from tl_entropy.functional.lens.comparison import METRICS
-    from tl_entropy.results.lens.divergence import STREAM_SITES
+    from tl_entropy.results.lens.settling import STREAM_SITES
 
     check_choice("--similarity", similarity, ("cka", "none"))
     check_choice("--vocabulary", vocabulary, OVER)

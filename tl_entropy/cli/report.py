@@ -56,6 +56,22 @@ def report(result: Any, to: Leaves) -> None:
     typer.echo("wrote " + ", ".join(str(path) for path in written))
 
 
+def report_settling(result: Any, at: tuple[float, Any], rho: float, to: Leaves) -> None:
+    """Print the deep-thinking ratio at a threshold and its unit; draw by which layer tokens have settled."""
+    from tl_entropy import plots
+
+    threshold, unit = at
+    single = hasattr(result, "settled")  # not in a summary, which knows its threshold
+    ratio = result.deep_thinking_ratio(rho, threshold=threshold, unit=unit) if single else result.deep_thinking_ratio(rho)
+    typer.echo(f"deep-thinking ratio, JSD of at most {threshold:g} {unit}, from {rho:g} of the depth on")
+    typer.echo(ratio.to_string(index=False))
+    written = [to.out / "deep_thinking.csv"]
+    ratio.assign(threshold=threshold, unit=unit, rho=rho).to_csv(written[0], index=False)
+    draw = partial(plots.settling, result, threshold=threshold, unit=unit, rho=rho)
+    written += drawn([(draw, "settling")], to, {})
+    typer.echo("wrote " + ", ".join(map(str, written)))
+
+
 def _report_comparison(result: Any, to: Leaves) -> None:
     from tl_entropy.plots.models.comparison import comparison
     from tl_entropy.plots.profiles.distances import distances

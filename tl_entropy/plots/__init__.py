@@ -5,6 +5,7 @@ from tl_entropy.plots.information.soft import information
 from tl_entropy.plots.lens.figures import heatmap, profile
 from tl_entropy.plots.lens.plane import lens_plane
 from tl_entropy.plots.lens.predictions import decisions, divergences, targets
+from tl_entropy.plots.lens.settling import settling
 from tl_entropy.plots.models.comparison import comparison
 from tl_entropy.plots.models.course import course
 from tl_entropy.plots.models.differences import contrast, contrast_map
@@ -39,6 +40,7 @@ __all__ = [
     "monitor",
     "profile",
     "reliance",
+    "settling",
     "similarity",
     "targets",
     "token_correlation",

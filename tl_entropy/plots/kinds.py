@@ -7,8 +7,8 @@ from typing import Any
 DRAWN_BY = {
     "LensEntropy": ("profile", "heatmap", "lens_plane"),
     "LensSummary": ("profile",),
-    "LayerDivergence": ("divergences", "decisions", "heatmap", "targets"),
-    "DivergenceSummary": ("divergences", "decisions"),
+    "LayerDivergence": ("divergences", "decisions", "settling", "heatmap", "targets"),
+    "DivergenceSummary": ("divergences", "decisions", "settling"),
     "HeadEntropy": ("heads",),
     "HeadSummary": ("heads",),
     "SoftInformation": ("information", "information_plane", "heads"),

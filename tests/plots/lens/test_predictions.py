@@ -18,7 +18,7 @@ from matplotlib.colors import LogNorm
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.statistics import document_sums
-from tl_entropy.plots import decisions, divergences, heatmap, targets
+from tl_entropy.plots import decisions, divergences, heatmap, settling, targets
 from tl_entropy.plots.cells import ink, visible
 from tl_entropy.results import DivergenceSummary, LayerDivergence, LensEntropy, Provenance
 from tl_entropy.sites import expand_sites
@@ -252,6 +252,21 @@ def test_decisions_follow_the_stream_through_all_its_sites():
     np.testing.assert_allclose(agrees.get_ydata(), result.agreement[:, stream].double().mean(0), rtol=1e-6)
     names = legend(decisions({"a": result, "b": result, "c": result}))
     assert names == [f"{x}, {y}" for x in "abc" for y in ("decided", "agrees with the output")]
+
+
+# --- settling
+
+
+def test_settling_is_the_share_that_has_settled_and_the_line_before_the_deep_layers():
+    result = result_of(lengths=(30, 20))
+    axes = settling(result, threshold=0.5, unit="bits", rho=0.5)
+    curve, dashed = axes.get_lines()
+    share = [(result.settled(0.5, unit="bits") <= i).double().mean().item() for i in range(4)]
+    np.testing.assert_allclose(curve.get_ydata(), share, rtol=1e-6)
+    assert dashed.get_xdata() == [0.5, 0.5]  # of three layers, the second and the third are deep
+    assert axes.get_ylabel() == "Share settled (JSD ≤ 0.5 bits)"
+    assert len(settling(result, unit="nats", rho=None).get_lines()) == 1
+    assert legend(settling({"a": result, "b": result}, unit="bits")) == ["a", "b"]
 
 
 # --- targets

@@ -17,18 +17,20 @@ import torch
 from torch import Tensor
 
 from tl_entropy.accumulators import DocumentMeans
+from tl_entropy.analyses.lens.asked import reference as reference_of, target_ids, threshold
 from tl_entropy.analyses.lens.reading import Over, Precision, Reading
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.rows import Rows, closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.lens.comparison import METRICS, Metric, vocabulary_divergences
 from tl_entropy.functional.lens.compiling import Compiled
 from tl_entropy.lenses.protocol import Lens
-from tl_entropy.results.lens.divergence import STREAM_SITES, DivergenceSummary, LayerDivergence, first_to_stay, stream_columns
+from tl_entropy.results.base import Unit
+from tl_entropy.results.lens.divergence import DivergenceSummary, LayerDivergence
+from tl_entropy.results.lens.settling import STREAM_SITES, first_to_stay, near, stream_columns
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
@@ -50,7 +52,10 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
     2
     """
 
-    alike = ("asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision", "vocabulary")
+    alike = (
+        "asked_sites", "metrics", "against", "lens", "surprisal", "targets", "top_k", "keep", "precision", "vocabulary",
+        "final_norm", "settled",
+    )  # fmt: skip
     gathered = ("_means", "_squares", "_rows", "reading")
 
     def __init__(
@@ -69,6 +74,8 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         precision: Precision = "float32",
         compiled: bool | None = None,
         vocabulary: Over = "model",
+        final_norm: bool = True,
+        settled: tuple[float, Unit] | None = None,
     ) -> None:
         super().__init__(model)
         if not isinstance(metrics, Iterable):
@@ -81,12 +88,13 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         check_choice("keep", keep, ("positions", "summary"))
         self.top_k = check_int("top_k", top_k, 1, self.adapter.d_vocab)
         self.vocabulary = vocabulary
-        self.targets = _target_ids(self.adapter, targets)
+        self.targets = target_ids(self.adapter, targets)
         if keep == "summary" and (surprisal or self.targets or self.top_k > 1):
             raise InputError("surprisal, targets and top_k belong to single positions; use keep='positions', or leave them out")
+        self.final_norm, self.settled = final_norm, threshold(settled, keep, self.metrics, against)
         measured = self.adapter.sites(sites, layers)
         self.lens, self.surprisal, self.keep, self.precision = lens, surprisal, keep, precision
-        self.against, reference = _reference(self.adapter, against)
+        self.against, reference = reference_of(self.adapter, against)
         self._output = self.adapter.last_site
         # What is read through the lens; after it comes the model's own output, which without a lens is the last site's.
         through = measured if reference is None or reference in measured else (*measured, reference)
@@ -107,19 +115,26 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         self._at = torch.tensor([place.get(site, len(place)) for site in self.measured])
         self.sites = tuple(sorted({*self._through, self._output}, key=lambda site: site.depth))
         self.reading = Reading(
-            self.adapter, self._through, lens=lens, precision=precision, compiled=compiled, vocabulary=vocabulary
-        )
+            self.adapter, self._through, lens=lens, precision=precision, compiled=compiled, vocabulary=vocabulary,
+            final_norm=final_norm,
+        )  # fmt: skip
         check_int("top_k", top_k, 1, self.reading.n_rows)
         self.reading.columns(torch.tensor(self.targets, dtype=torch.long))  # refuses what is left out
         self._stream = stream_columns(self.measured, required=False)
-        self._columns = (*self.metrics, "agreement", *(("decided",) if self._stream else ()))
+        if settled is not None and not self._stream:
+            raise InputError(
+                f"settled: none of the sites is a state of the residual stream ({', '.join(sorted(STREAM_SITES))})"
+            )
+        settles = () if settled is None else ("settled",)
+        self._columns = (*self.metrics, "agreement", *(("decided", *settles) if self._stream else ()))
         shape = (len(self.measured), len(self._columns))
         self._means, self._squares = DocumentMeans(shape), torch.zeros(shape, dtype=torch.float64)
         self._rows = Rows(self._nothing())
 
     def _settings(self) -> dict[str, Any]:
         own = {"metrics": self.metrics, "against": self.against, "sites": tuple(map(str, self.asked_sites))}
-        return {**self.reading.settings(), **own}
+        settled = {} if self.settled is None else {"settled": self.settled}
+        return {**self.reading.settings(), **own, **settled}
 
     def _result(self, provenance: Provenance) -> LayerDivergence | DivergenceSummary:
         if self.keep == "summary":
@@ -193,9 +208,12 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         agreement = found["agreement"]
         columns = [*found["divergence"].unbind(2), agreement]
         if self._stream:
+            begins = [agreement[:, self._stream]]
+            if self.settled is not None:
+                jsd = found["divergence"][:, self._stream, self.metrics.index("jsd")]
+                begins.append(near(jsd, *self.settled).long().cummax(1).values)
             stream = torch.tensor([*self._stream, len(self.measured)])
-            first = stream[first_to_stay(agreement[:, self._stream])]
-            columns.append(torch.arange(len(self.measured)) >= first[:, None])
+            columns += [torch.arange(len(self.measured)) >= stream[first_to_stay(holds)][:, None] for holds in begins]
         return torch.stack([column.double() for column in columns], 2)
 
     def _nothing(self) -> dict[str, Tensor]:
@@ -222,7 +240,8 @@ def layer_divergence(
     positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
     targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["positions"] = ...,
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
-    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
+    vocabulary: Over = ..., final_norm: bool = ..., settled: tuple[float, Unit] | None = ..., progress: bool = ...,
+    **options: Unpack[CorpusOptions],
 ) -> LayerDivergence: ...  # fmt: skip
 
 
@@ -233,7 +252,8 @@ def layer_divergence(
     positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
     targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["summary"],
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
-    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
+    vocabulary: Over = ..., final_norm: bool = ..., settled: tuple[float, Unit] | None = ..., progress: bool = ...,
+    **options: Unpack[CorpusOptions],
 ) -> DivergenceSummary: ...  # fmt: skip
 
 
@@ -257,6 +277,8 @@ def layer_divergence(
     precision: Precision = "float32",
     compiled: bool | None = None,
     vocabulary: Over = "model",
+    final_norm: bool = True,
+    settled: tuple[float, Unit] | None = None,
     progress: bool = True,
     **options: Unpack[CorpusOptions],
 ) -> LayerDivergence | DivergenceSummary:
@@ -287,6 +309,11 @@ def layer_divergence(
         precision: "float32", or "bfloat16" for products in reduced precision.
         compiled: compile the statistics; None does so for large jobs where a compiler is found. The provenance says.
         vocabulary: "model" for all rows of the unembedding, "tokenizer" without those that are no token; see ``lens_entropy``.
+        final_norm: False reads every site but the output by the unembedding alone, W_U h without the final norm, as Chen et al.
+            2026 (arXiv 2602.13517) write it. It is refused with a lens, and where TransformerLens has folded the norm's gain
+            into W_U.
+        settled: a threshold and its unit, such as ``(0.5, "bits")``: a summary then holds the share of tokens that have
+            settled by each site, too (``LayerDivergence.settled``); results with every position take any threshold later.
         progress: show a progress bar.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
             on_error, documents, interventions, temperature, seed.
@@ -309,44 +336,9 @@ def layer_divergence(
     accumulator = DivergenceAccumulator(
         model, metrics=metrics, against=against, sites=sites, layers=layers, lens=lens, surprisal=surprisal, targets=targets,
         top_k=top_k, keep=keep, precision=precision, compiled=compiled, vocabulary=vocabulary,
+        final_norm=final_norm, settled=settled,
     )  # fmt: skip
     return measure(
         accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
         progress=progress, options=options,
     )  # fmt: skip
-
-
-def _reference(adapter: Adapter, against: str | Site) -> tuple[str, Site | None]:
-    """The name of what is compared with, and its site where it is one."""
-    if isinstance(against, str) and against in ("output", "previous"):
-        return against, None
-    try:
-        place = Site.parse(against, "against")
-    except (InputError, InputTypeError) as error:
-        raise type(error)(
-            f"against must be 'output', 'previous' or one site, such as 'resid_post.3'; got {against!r}"
-        ) from error
-    [site] = adapter.sites(place)
-    return str(site), site
-
-
-def _target_ids(adapter: Adapter, targets: str | int | Sequence[str | int]) -> tuple[int, ...]:
-    """Token ids of the targets; a text must be one token."""
-    found = []
-    given: Any = targets.tolist() if hasattr(targets, "tolist") else targets
-    if given is not None and not isinstance(given, str | int | Iterable):
-        raise InputTypeError(f"targets must be texts of one token or ids, one or several; got {targets!r}")
-    for target in [given] if isinstance(given, str | int) else given or ():
-        if isinstance(target, str):
-            if not adapter.has_tokenizer:
-                raise InputError("targets: this model has no tokenizer; give token ids")
-            ids = adapter.encode(target)
-            if len(ids) != 1:
-                parts = [adapter.strings([i])[i] for i in ids]
-                raise InputError(f"targets: {target!r} is {len(ids)} tokens ({parts}), not one; a leading space often decides")
-            found.append(ids[0])
-        else:
-            found.append(check_int("targets", target, 0, adapter.d_vocab - 1))
-    if len(set(found)) < len(found):
-        raise InputError(f"targets holds the same token twice: {targets!r}")
-    return tuple(found)

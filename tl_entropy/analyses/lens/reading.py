@@ -19,6 +19,7 @@ from torch import Tensor
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.interventions import SUBLAYERS
+from tl_entropy.capture.origin import norm_is_folded
 from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.compiling import Compiled, worth_trying
 from tl_entropy.functional.lens.readout import vocabulary_statistics
@@ -46,6 +47,7 @@ class Reading(Kept):
         precision: of the product with the unembedding.
         compiled: whether statistics run as compiled code; None is where it is faster, once the work is large.
         vocabulary: what distributions are over.
+        final_norm: whether the model's final norm stands before the unembedding; its own output is always read through it.
 
     Attributes:
         readout: the model's, of the rows that distributions are over.
@@ -61,6 +63,7 @@ class Reading(Kept):
         precision: Precision,
         compiled: Compiled,
         vocabulary: Over = "model",
+        final_norm: bool = True,
     ) -> None:
         check_choice("precision", precision, ("float32", "bfloat16"))
         check_choice("vocabulary", vocabulary, ("model", "tokenizer"))
@@ -76,6 +79,9 @@ class Reading(Kept):
             if site.name in SUBLAYERS:
                 adapter.contributions.factor(site)  # refuses what is no part of the stream that a lens reads
         check_lens(lens, adapter, sites)
+        if not final_norm:
+            _check_bare(lens, adapter)
+        self.final_norm = final_norm
         self.adapter, self.lens, self.precision, self.compiled = adapter, lens, precision, compiled
         self.vocabulary = vocabulary
         readout = adapter.output[1] if len(sites) == 1 and sites[0].name == UNEMBED else adapter.readout
@@ -89,6 +95,8 @@ class Reading(Kept):
     def normed(self, site: Site, rows: Tensor) -> Tensor:
         """Rows [row, d_model] of a site as the unembedding takes them."""
         rows = rows.to(self.device)
+        if not self.final_norm:
+            return rows.to(self.readout.unembedding.dtype)
         return self.readout.norm(rows if self.lens is None else self._translated(self.lens, site, rows))
 
     @property
@@ -179,6 +187,7 @@ class Reading(Kept):
             self._said = {
                 **({"vocabulary": self.vocabulary, "rows_without_token": unnamed} if unnamed else {}),
                 "lens": lens_name(self.lens),
+                **({} if self.final_norm else {"final_norm": False}),
                 "precision": self.precision,
                 "compiled": False,
                 "readout_scale": self.readout.scale,
@@ -205,3 +214,17 @@ class Reading(Kept):
         if not bool(translated.isfinite().all()):
             raise NonFiniteError(f"lens {lens_name(lens)!r} gives a NaN or an infinity at {site}")
         return translated
+
+
+def _check_bare(lens: Lens | None, adapter: Adapter) -> None:
+    """Refuse reading without the final norm where that means something else than W_U h of the model as it was trained."""
+    if lens is not None:
+        raise InputError(
+            "final_norm=False reads the stream as it is, and a lens gives what the final norm takes; leave one of them out"
+        )
+    if norm_is_folded(adapter.model):
+        raise InputError(
+            "final_norm=False: TransformerLens has folded the final norm's gain into this model's W_U, so W_U h is not the "
+            "model's; use a TransformerBridge without enable_compatibility_mode(), or "
+            "HookedTransformer.from_pretrained_no_processing"
+        )

@@ -47,8 +47,8 @@ from tl_entropy.errors import (
 from tl_entropy.functional.lens.comparison import METRICS, Metric
 from tl_entropy.functional.profiles.curves import elastic_srvf_distance
 from tl_entropy.functional.states.similarity import MIN_ROWS
-from tl_entropy.results.lens.divergence import STREAM_SITES
 from tl_entropy.results.lens.entropy import LensEntropy
+from tl_entropy.results.lens.settling import STREAM_SITES
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.profiles.distances import Metric as Distance, PairwiseDistances
 from tl_entropy.results.profiles.dynamics import LayerDynamics

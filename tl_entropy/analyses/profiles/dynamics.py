@@ -26,8 +26,9 @@ from tl_entropy.errors import InputError, InputTypeError, check_int
 from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import curve_fisher_rao_distance, histogram_jsd, wasserstein_distance
 from tl_entropy.functional.statistics import balanced_folds, jackknife_error
-from tl_entropy.results.lens.divergence import STREAM_SITES, LayerDivergence, unit_of
+from tl_entropy.results.lens.divergence import LayerDivergence, unit_of
 from tl_entropy.results.lens.entropy import LensEntropy
+from tl_entropy.results.lens.settling import STREAM_SITES
 from tl_entropy.results.models.contrast import run_names
 from tl_entropy.results.positions import token_means
 from tl_entropy.results.profiles.dynamics import Family, LayerDynamics

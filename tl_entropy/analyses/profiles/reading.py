@@ -16,7 +16,7 @@ from torch import Tensor
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_order
 from tl_entropy.results import LensEntropy
 from tl_entropy.results.base import PER_NAT
-from tl_entropy.results.lens.divergence import STREAM_SITES
+from tl_entropy.results.lens.settling import STREAM_SITES
 from tl_entropy.sites import Site
 
 

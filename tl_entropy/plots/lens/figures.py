@@ -42,7 +42,7 @@ from tl_entropy.plots.style import (
 )  # fmt: skip
 from tl_entropy.results import LayerDivergence, LensEntropy, LensSummary
 from tl_entropy.results.base import PER_NAT, chosen_from
-from tl_entropy.results.lens.divergence import stream_columns
+from tl_entropy.results.lens.settling import stream_columns
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 

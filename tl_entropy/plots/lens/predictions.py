@@ -33,7 +33,8 @@ from tl_entropy.plots.style import (
 )
 from tl_entropy.results import DivergenceSummary, LayerDivergence
 from tl_entropy.results.base import PER_NAT
-from tl_entropy.results.lens.divergence import STREAM_SITES, unit_of
+from tl_entropy.results.lens.divergence import unit_of
+from tl_entropy.results.lens.settling import STREAM_SITES
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
@@ -44,7 +45,7 @@ LONGEST_TITLE = 40  # characters
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """One curve."""
 
     key: tuple[str, ...]
@@ -112,9 +113,9 @@ def divergences(
     references = {result.against for result in by_name.values()}
     name = divergence_name(metric, next(iter(by_name.values())).unit, references.pop() if len(references) == 1 else None)
     with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
-        _draw(axes, lines, log=log)
+        draw(axes, lines, log=log)
         axes.set_ylabel(name[0].upper() + name[1:], parse_math=False)
-        _finish(axes, share=metric in SHARES, log=log, legend=len(lines) > 1, own=ax is None)
+        finish(axes, share=metric in SHARES, log=log, legend=len(lines) > 1, own=ax is None)
     return axes
 
 
@@ -159,9 +160,9 @@ def decisions(
     by_name = named(results, (LayerDivergence, DivergenceSummary), "layer_divergence", labels)
     lines = [line for name, result in by_name.items() for line in _decision_lines(name, result, band)]
     with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
-        _draw(axes, lines, log=False)
+        draw(axes, lines, log=False)
         axes.set_ylabel("Share of tokens")
-        _finish(axes, share=True, log=False, legend=True, own=ax is None)
+        finish(axes, share=True, log=False, legend=True, own=ax is None)
     return axes
 
 
@@ -221,16 +222,16 @@ def targets(
         "surprisal": surprisals,
     }[of].numpy()  # [site, target]
     lines = [
-        _Line((name, site), depth, values[columns, i], None)
+        Line((name, site), depth, values[columns, i], None)
         for site, (columns, depth) in depth_lines(enumerate(whole.sites), sites).items()
         for i, name in enumerate(_target_labels(whole))
     ]
     name = {"rank": "Rank (1 is the most probable)", "probability": "Probability", "surprisal": f"Surprisal ({whole.unit})"}
     with canvas(ax, (4.8, 3.4), width=width) as axes:
-        _draw(axes, lines, log=of == "rank")
+        draw(axes, lines, log=of == "rank")
         axes.set_ylabel(name[of])
         set_title(axes, f"After “{_text_before(whole, row)}”")
-        _finish(axes, share=False, log=of == "rank", legend=True, own=ax is None)
+        finish(axes, share=False, log=of == "rank", legend=True, own=ax is None)
         if of == "rank":
             axes.set_ylim(max(10.0, 1.3 * axes.dataLim.y1), 0.8)
     return axes
@@ -264,7 +265,7 @@ def is_rank(quantity: str) -> bool:
     return quantity == "rank" or quantity.startswith("rank of ")
 
 
-def _lines(name: str, result: Divergence, metric: str, sites: Any, band: str | None) -> Iterator[_Line]:
+def _lines(name: str, result: Divergence, metric: str, sites: Any, band: str | None) -> Iterator[Line]:
     """The curves of one result, one for each site name."""
     frame = result.mean_profile(metric).set_index(["site", "layer"])
     there = [(i, site) for i, site in enumerate(result.sites) if tuple(site) in frame.index]
@@ -274,10 +275,10 @@ def _lines(name: str, result: Divergence, metric: str, sites: Any, band: str | N
         half = None if band is None else NORMAL_95 * line["se"].to_numpy()
         if band == "sd":
             half = result.deviation(metric)[columns].numpy()
-        yield _Line((name, site, f"against {result.against}"), depth, mean, half)
+        yield Line((name, site, f"against {result.against}"), depth, mean, half)
 
 
-def _decision_lines(name: str, result: Divergence, band: str | None) -> Iterator[_Line]:
+def _decision_lines(name: str, result: Divergence, band: str | None) -> Iterator[Line]:
     """The two curves of one result, through all states of the residual stream."""
     stream = [site for site in result.sites if site.name in STREAM_SITES]
     if not stream:
@@ -288,10 +289,10 @@ def _decision_lines(name: str, result: Divergence, band: str | None) -> Iterator
         frame = result.mean_profile(quantity).set_index(["site", "layer"])
         line = frame.loc[[tuple(site) for site in stream]]
         half = None if band is None else NORMAL_95 * line["se"].to_numpy()
-        yield _Line((name, shown), depth, line["mean"].to_numpy(), half)
+        yield Line((name, shown), depth, line["mean"].to_numpy(), half)
 
 
-def _draw(axes: Axes, lines: Sequence[_Line], *, log: bool) -> None:
+def draw(axes: Axes, lines: Sequence[Line], *, log: bool) -> None:
     """The curves with their bands, and the axis of depth."""
     if log:
         axes.set_yscale("log", nonpositive="clip")
@@ -301,7 +302,7 @@ def _draw(axes: Axes, lines: Sequence[_Line], *, log: bool) -> None:
     depth_axis(axes, [line.depth for line in lines])
 
 
-def _finish(axes: Axes, *, share: bool, log: bool, legend: bool, own: bool) -> None:
+def finish(axes: Axes, *, share: bool, log: bool, legend: bool, own: bool) -> None:
     """Ticks, limits that still follow what is drawn on these axes later, and a legend."""
     axes.autoscale_view()
     if log:

@@ -1,9 +1,9 @@
 """How far the prediction at each site is from the model's output, at every position (``LayerDivergence``) or as sums.
 
 Beside the divergences a result holds what each site would have predicted, so that it also says from which layer on the model's
-answer stays: a position is *decided* at the first site of the residual stream from which the most probable token is, there and
-at every later site, the one that the model puts out. Where several tokens are equally the most probable, there is no answer: it
-agrees with nothing, and nothing is decided.
+answer stays (``settling.py``): a position is *decided* at the first site of the residual stream from which the most probable
+token is, there and at every later site, the one that the model puts out. Where several tokens are equally the most probable,
+there is no answer: it agrees with nothing, and nothing is decided.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch import Tensor
 from tl_entropy.errors import InputError
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from, fields_at, places_of
+from tl_entropy.results.lens.settling import STREAM_SITES, Deep, Settling, deep_columns, ratio_line, stream_columns
 from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
 from tl_entropy.results.printing import over, profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Places, Site
 
-STREAM_SITES = frozenset({"embed", "resid_pre", "resid_mid", "resid_post"})
-"""Sites that are states of the residual stream, one after the other, and not parts written into it."""
-
 _NOTE = "mean over tokens ± standard error over documents; agreement, decided: shares of tokens"
 
+_SHARES = ("agreement", "decided", "settled")
+_OF_STREAM = ("decided", "settled")
 _IN_UNIT = frozenset({"kl", "reverse_kl", "jsd"})
 
 
@@ -54,7 +54,7 @@ def _heading(result: LayerDivergence | DivergenceSummary, tokens: int, documents
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LayerDivergence(Positions, Result):
+class LayerDivergence(Settling, Positions, Result):
     """Divergences between the lens distribution at each site and another, and what each site would have predicted.
 
     Rows are the positions counted, ordered by document and position. A position is that of the token read; the distributions
@@ -147,28 +147,6 @@ class LayerDivergence(Positions, Result):
             InputError: it was not measured.
         """
         return self.divergence[:, :, self.metrics.index(chosen_from("metric", name, self.metrics)[0])]
-
-    def decided(self) -> Tensor:
-        """[row] int64: the column of ``sites`` at which the position is decided; ``len(sites)`` where it never is.
-
-        That is the first site of the residual stream from which the most probable token is, there and at all later sites of
-        the stream, that of the model's own output.
-
-        Raises:
-            InputError: no site here is a state of the residual stream.
-        """
-        stream = stream_columns(self.sites)
-        first = first_to_stay(self.agreement[:, stream])
-        return torch.tensor([*stream, len(self.sites)])[first]
-
-    def decided_sites(self) -> list[Site | None]:
-        """For each row the site at which the position is decided, as ``decided()`` counts it; None where it never is.
-
-        Raises:
-            InputError: no site here is a state of the residual stream.
-        """
-        places = (*self.sites, None)
-        return [places[column] for column in self.decided().tolist()]
 
     def quantities(self) -> dict[str, Tensor]:
         """Everything that has a value at every row and site, by name: [row, site] each; NaN where there is none.
@@ -287,7 +265,7 @@ class DivergenceSummary(Result):
 
     Attributes:
         sites: what the second axis of ``sums`` means.
-        columns: what the third means: the metrics, "agreement" and "decided".
+        columns: what the third means: the metrics, "agreement", "decided" and, where a threshold was given, "settled".
         against: as in ``LayerDivergence``.
         tokens: number of positions counted.
         documents: number of documents counted.
@@ -315,7 +293,7 @@ class DivergenceSummary(Result):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The divergences measured."""
-        return tuple(name for name in self.columns if name not in ("agreement", "decided"))
+        return tuple(name for name in self.columns if name not in _SHARES)
 
     def mean_profile(self, quantities: str | Iterable[str] | None = None) -> pd.DataFrame:
         """As ``LayerDivergence.mean_profile``: site, layer, quantity, unit, mean, se, tokens, documents."""
@@ -328,7 +306,7 @@ class DivergenceSummary(Result):
         for name in wanted:
             i = self.columns.index(name)
             factor = PER_NAT[self.unit] if name in _IN_UNIT else 1.0
-            columns = stream_columns(self.sites) if name == "decided" else range(len(self.sites))
+            columns = stream_columns(self.sites) if name in _OF_STREAM else range(len(self.sites))
             counts = (self.tokens, self.documents)
             frames += _lines(
                 self.sites, columns, name, unit_of(name, self.unit), mean[:, i] * factor, se[:, i] * factor, counts
@@ -347,9 +325,26 @@ class DivergenceSummary(Result):
         mean = self.sums[1, :, column] / self.tokens
         factor = PER_NAT[self.unit] if quantity in _IN_UNIT else 1.0
         found = (self.squares[:, column] / self.tokens - mean * mean).clamp_min(0).sqrt() * factor
-        if quantity == "decided":
+        if quantity in _OF_STREAM:
             found[[i for i, site in enumerate(self.sites) if site.name not in STREAM_SITES]] = math.nan
         return found
+
+    def deep_thinking_ratio(self, rho: float = 0.85, *, deep: Deep = "rho") -> pd.DataFrame:
+        """As ``LayerDivergence.deep_thinking_ratio``, at the threshold that was given with ``settled=``.
+
+        Raises:
+            InputError: none was given, or a share or sites as there.
+        """
+        if "settled" not in self.columns:
+            raise InputError(
+                "this summary was measured without a threshold; give layer_divergence(..., keep='summary', "
+                "settled=(0.5, 'bits'))"
+            )
+        first, before = deep_columns(self.sites, rho, deep)
+        profile = self.mean_profile("settled").set_index(["site", "layer"])
+        last = profile.loc[tuple(self.sites[before[-1]])] if before else {"mean": 0.0, "se": 0.0}
+        mean, se = torch.tensor(1 - last["mean"]), torch.tensor(last["se"])
+        return ratio_line(mean, se, self.tokens, self.documents, first)
 
     def to_pandas(self) -> pd.DataFrame:
         """The mean profile."""
@@ -363,28 +358,6 @@ class DivergenceSummary(Result):
 
     def _notes(self) -> list[str]:
         return [_NOTE]
-
-
-def stream_columns(sites: Sequence[Site], *, required: bool = True) -> list[int]:
-    """Where in ``sites`` the states of the residual stream are.
-
-    Raises:
-        InputError: nowhere, and one is required.
-    """
-    found = [i for i, site in enumerate(sites) if site.name in STREAM_SITES]
-    if required and not found:
-        raise InputError(f"decided: none of the sites is a state of the residual stream ({', '.join(sorted(STREAM_SITES))})")
-    return found
-
-
-def first_to_stay(agreement: Tensor) -> Tensor:
-    """For each row of ``agreement`` [row, site] the first site from which on it holds; the number of sites where it never does.
-
-    >>> first_to_stay(torch.tensor([[True, False, True, True], [True, True, True, False]])).tolist()
-    [2, 4]
-    """
-    stays = agreement.flip(1).long().cumprod(1).sum(1)
-    return agreement.shape[1] - stays
 
 
 def _lines(
