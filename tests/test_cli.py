@@ -343,6 +343,14 @@ def test_files_that_cannot_be_read_are_left_out_where_that_is_asked_for(monkeypa
     assert (status, "b.txt is not a UTF-8 text file" in err) == (2, True)
 
 
+def test_some_documents_alone_are_read_by_their_numbers(monkeypatch, capsys, tmp_path):
+    texts = [part for text in ("import os", "import sys", "def f(x):", "x = 1") for part in ("--text", text)]
+    arguments = ("lens", "--model", BUNDLED, *texts, "--out", tmp_path / "o")
+    status, _, err = run(monkeypatch, capsys, *arguments, "--documents", "0:1,2:")
+    assert status == 0, err
+    assert tle.load(tmp_path / "o" / "lens.safetensors").document.unique().tolist() == [0, 2, 3]
+
+
 ENDED = {
     "lens": ((), "lens"),
     "divergence": ((), "divergence"),

@@ -58,6 +58,8 @@ def refused(monkeypatch, capsys, *arguments):
         ("lens --text a --column code", "--column means nothing without --dataset"),
         ("lens --text a --split test --limit 3", "--split and --limit means nothing without --dataset"),
         ("lens --text a --lines", "--lines means nothing without --file"),
+        ("lens --text a --documents -1", "--documents must be numbers from 0, or slices, such as 0:100 or 100:200,300:"),
+        ("lens --text a --documents 0:3,2", "ranges must not overlap"),
         ("lens --text a --temperature 1", "--temperature means nothing without --max-new-tokens"),
         ("lens --text a --max-new-tokens 3 --seed 1", "--seed means nothing without --temperature"),
         ("lens --text a --steer-scale 2", "--steer-scale means nothing without --steer"),

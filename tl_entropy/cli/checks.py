@@ -6,9 +6,11 @@ Each function takes an option's text and gives what it means, or refuses it by t
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
+from tl_entropy.capture.parts import Part
 from tl_entropy.errors import InputError, check_choice, check_int, check_orders
 from tl_entropy.sites import Site, read_places
 
@@ -58,6 +60,25 @@ def layers_in(text: str | None) -> Any:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"--layers must be numbers, such as 0,5,-1, or a slice, such as 3:8 or ::2; got {text!r}") from error
+
+
+def documents_in(text: str | None) -> list[range] | None:
+    """Numbers of documents: slices without negative numbers, or single numbers, separated by commas.
+
+    >>> documents_in("0:100,250")
+    [range(0, 100), range(250, 251)]
+    """
+    if text is None:
+        return None
+    found = []
+    for part in names(text):
+        if not re.fullmatch(r"\d+|\d*:\d*(:[1-9]\d*)?", part):
+            raise InputError(f"--documents must be numbers from 0, or slices, such as 0:100 or 100:200,300:; got {text!r}")
+        first, *rest = (int(number) if number else None for number in part.split(":"))
+        stop, step = (rest[0] if rest else (first or 0) + 1), rest[1] if len(rest) > 1 else 1
+        found.append(range(first or 0, sys.maxsize if stop is None else stop, step or 1))
+    Part(found)  # refuses what overlaps
+    return found
 
 
 def sites_in(text: str, *, refused: Iterable[str] = ()) -> list[str | Site]:

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from tl_entropy.capture.named import Lines, check_files, data_set
+from tl_entropy.cli.checks import documents_in
 from tl_entropy.cli.plan import announce
 from tl_entropy.cli.report import FORMATS, Leaves, report, reportable
 from tl_entropy.errors import InputError, check_choice
@@ -113,6 +114,9 @@ class Source(Leaves):
             str | None, typer.Option(help="column of the data set that holds the text; text, if not given")
         ] = None,
         limit: Annotated[int | None, typer.Option(min=1, help="texts of the data set to read at most")] = None,
+        documents: Annotated[
+            str | None, typer.Option(help="read some texts alone, by their numbers from 0, such as 0:100 or 100:200,300:")
+        ] = None,
         on_error: Annotated[
             str, typer.Option(help="raise, or skip to leave out texts that cannot be used; they are counted and listed")
         ] = "raise",
@@ -166,6 +170,7 @@ class Source(Leaves):
         windows: dict[str, Any] = {"window": window, "stride": stride, "batch_size": batch_size}
         windows |= {"text_column": column or "text"} if dataset is not None else {}
         windows |= {"on_error": on_error} if on_error != "raise" else {}
+        windows |= {"documents": documents_in(documents)} if documents is not None else {}
         machine = (kind, device, dtype, trust_remote_code)
         return cls(there, figures, page, tuple(model), *machine, inputs, windows, unit, readouts, new_tokens)
 
@@ -216,7 +221,8 @@ def reads(
                 command(*parts, **given)
 
         # The texts first, what is measured next, the windows and the machine last.
-        parameters = [*source[:9], *own, *(p for group in grouped for p in group), *source[9:]]
+        texts = next(i for i, p in enumerate(source) if p.name == "on_error")
+        parameters = [*source[:texts], *own, *(p for group in grouped for p in group), *source[texts:]]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
