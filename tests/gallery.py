@@ -18,6 +18,7 @@ from tl_entropy.results.models.contrast import contrast
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.results.states.geometry import LayerGeometry
 from tl_entropy.results.tokens.reliance import TokenReliance
+from tl_entropy.results.tokens.words import WordSurprisal
 from tl_entropy.sites import expand_sites
 
 WORDS = (" the", "def", "\n        ", " supercalifragilistic", "\ufffd", "x", " Tübingen", "import", "(", "\n\n")
@@ -203,6 +204,19 @@ def changed(layers, tokens, seed=0):
     )
 
 
+def words(n_sites, n_words):
+    """Words of two texts, read at so many sites beside the output."""
+    rng, n = torch.Generator().manual_seed(0), 2 * n_words
+    cost = 9 * torch.rand(n, n_sites + 1, generator=rng, dtype=torch.float64) + torch.linspace(0, 6, n_sites + 1).flip(0)
+    place = torch.arange(n) % n_words
+    return WordSurprisal(
+        surprisal=cost, pieces=cost + 0.3, readings=("output", *(f"resid_post.{i}" for i in range(n_sites))),
+        words=tuple(WORDS[i % len(WORDS)] for i in range(n)), document=torch.arange(n) // n_words, index=place,
+        span=torch.stack([3 * place, 3 * place + 2], 1), n_words=torch.ones_like(place), n_tokens=torch.ones_like(place),
+        frequency=torch.ones(n, dtype=torch.float64), provenance=origin("tiny"), items={},
+    )  # fmt: skip
+
+
 PLANE = {"input": "token", "output": "next_token"}
 FIGURES = {
     "profile": lambda k, t, n: plots.profile(all_of(lambda i: lens(k, t, i), n)),
@@ -236,6 +250,8 @@ FIGURES = {
     "monitor": lambda k, t, n: plots.monitor(history(k)),
     "token_text": lambda k, t, n: plots.token_text(surprisal([word.replace("\ufffd", "?") for word in WORDS] * (t // 10 + 1))),
     "token_correlation": lambda k, t, n: plots.token_correlation(correlation(t)),
+    "words": lambda k, t, n: plots.words(words(k, t), document=0),
+    "words_of_sites": lambda k, t, n: plots.words(words(k, t)),
     "reliance": lambda k, t, n: plots.reliance(reliance(t, min(n, 8))),
     "reliance_map": lambda k, t, n: plots.reliance(reliance(t, n, "tokens"), metric="loss"),
 }  # fmt: skip

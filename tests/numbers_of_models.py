@@ -274,6 +274,8 @@ def _token_results(record, of, model, texts):
     found = record(f"token_surprisal/{of}", tle.token_surprisal, model, texts, top_k=3, **QUIET)
     record(f"token_surprisal/{of}, summary", tle.token_surprisal, model, texts, keep="summary", **QUIET)
     record(f"token_surprisal/{of}, with a memory", found.rates, memory_bits=100.0, memory_tokens=10)
+    with_words = tle.token_surprisal(model, texts, words=True, sites="resid_post", **QUIET)
+    record(f"word_surprisal/{of}", with_words.word_surprisal, final=True)
     tiny = tle.token_surprisal(cached_model("gpt2", kinds()[0]), texts, **QUIET)
     for how in ("sum", "mean"):
         record(f"align_tokens/{of}, {how}", tle.align_tokens, found, tiny, of=("surprisal", "entropy"), how=how)

@@ -17,7 +17,17 @@ from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
 
-DO_NOT_MEASURE = {"load", "load_model", "load_tuned_lens", "load_accumulator", "load_assignments", "demo_names", "alone", "run"}
+DO_NOT_MEASURE = {
+    "load",
+    "load_model",
+    "load_tuned_lens",
+    "load_accumulator",
+    "load_assignments",
+    "demo_names",
+    "alone",
+    "run",
+    "read_stimuli",
+}
 
 
 def a_few(name="lens_entropy/tiny", change=lambda result: result):

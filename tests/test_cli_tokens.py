@@ -84,3 +84,49 @@ def test_a_summary_writes_rates_alone(monkeypatch, capsys, tmp_path, text):
 def test_what_is_wrong_is_told_in_one_line(monkeypatch, capsys, tmp_path, arguments, message):
     model = [] if "--model" in arguments else ["--model", FOLDER]
     refused_in_one_line(monkeypatch, capsys, tmp_path, ["tokens", *model, *arguments], message)
+
+
+def test_words_of_a_table_of_stimuli(monkeypatch, capsys, tmp_path):
+    items = tmp_path / "items.csv"
+    items.write_text("item,word,rt\na,import,310\na,os,290\nb,return,400\n")
+    out = tmp_path / "o" / "words.csv"
+    status, printed, err = run(
+        monkeypatch, capsys, "words", "--file", items, "--model", FOLDER, "--out", out, "--sites", "resid_post",
+        "--layers", "0,-1", "--context", "x = 1", "--unit", "bits",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "wrote" in printed
+    table = pd.read_csv(out)
+    assert table["rt"].tolist() == [310, 290, 400]
+    model = tle.demo_model()
+    result = tle.token_surprisal(model, ["x = 1 import os", "x = 1 return"], words=True, sites="resid_post", progress=False)
+    expected = result.to("bits").word_surprisal(context="x = 1 ")
+    assert table["surprisal"].tolist() == pytest.approx(expected.surprisal[:, 0].tolist(), abs=1e-4)
+    assert table["surprisal.resid_post.0"].tolist() == pytest.approx(expected.surprisal[:, 1].tolist(), abs=1e-4)
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["words.csv"]
+
+
+def test_words_of_texts_and_of_sentences(monkeypatch, capsys, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("import os\n\nreturn x\n")
+    tables = []
+    for given in (("--file", lines), ("--text", "import os", "--text", "return x")):
+        out = tmp_path / f"{len(tables)}.csv"
+        status, _, err = run(monkeypatch, capsys, "words", *given, "--model", FOLDER, "--out", out, "--no-correct")
+        assert status == 0, err
+        tables.append(pd.read_csv(out))
+    assert tables[0]["surprisal"].tolist() == pytest.approx(tables[1]["surprisal"].tolist(), abs=1e-5)
+    assert tables[0]["item"].tolist() == [1, 1, 3, 3]
+    assert tables[0]["surprisal"].tolist() == tables[0]["pieces"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--text", "x", "--by", "line"), "'space', 'character'"),
+        (("--text", "x", "--final", "--no-correct"), "--final means nothing"),
+        (("--text", "x", "--layers", "0"), "name sites"),
+    ],
+)
+def test_words_that_are_refused(monkeypatch, capsys, tmp_path, given, message):
+    refused_in_one_line(monkeypatch, capsys, tmp_path, ("words", "--model", FOLDER, *given), message)

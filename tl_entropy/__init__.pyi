@@ -74,7 +74,9 @@ from .results.states.similarity import LayerSimilarity as LayerSimilarity
 from .results.tokens.conditional import ConditionalEntropy as ConditionalEntropy
 from .results.tokens.correlation import AlignedValues as AlignedValues, TokenCorrelation as TokenCorrelation
 from .results.tokens.reliance import TokenReliance as TokenReliance
+from .results.tokens.stimuli import Stimuli as Stimuli, read_stimuli as read_stimuli
 from .results.tokens.surprisal import SurprisalSummary as SurprisalSummary, TokenSurprisal as TokenSurprisal
+from .results.tokens.words import WordSurprisal as WordSurprisal
 from .runs.running import run as run
 from .sites import Site as Site
 

@@ -13,14 +13,15 @@ from tl_entropy.plots.kinds import DRAWN_BY
 from tl_entropy.results.base import Result
 
 SAVED = Path(__file__).parents[1] / "results" / "saved_by_0_5_0"
-KINDS = (*sorted(path.stem for path in SAVED.glob("*.safetensors") if path.stem != "TunedLens"), "ModelComparison")
+FILES = {path.stem: path for folder in (SAVED, SAVED.with_name("saved_since_0_5_0")) for path in folder.glob("*.safetensors")}
+KINDS = (*sorted(set(FILES) - {"TunedLens"}), "ModelComparison")
 PLOTS = [name for name in tle.plots.__all__ if name not in ("TokenPage", "course")]  # one is no plot, one takes a mapping
 UNDRAWN = {"ProfileDistance", "SurprisalSummary", "TunedLens"}
 
 
 @pytest.mark.parametrize("stem", KINDS)
 def test_every_plot_draws_a_result_or_names_those_that_do(stem):
-    result = tle.load(SAVED / (stem if stem == "ModelComparison" else f"{stem}.safetensors"))
+    result = tle.load(SAVED / stem if stem == "ModelComparison" else FILES[stem])
     kind, takes = type(result).__name__, []
     for name in PLOTS:
         try:

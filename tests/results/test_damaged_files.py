@@ -37,7 +37,10 @@ RESULTS = {
     "TunedLens": lambda: TunedLens(torch.randn(2, 4, 4), torch.randn(2, 4), hand_made.origin("tiny")),
 }
 RESULTS |= {
-    path.stem: partial(tle.load, path) for path in sorted(KEPT.glob("*.safetensors")) if path.stem not in RESULTS
+    path.stem: partial(tle.load, path)
+    for folder in (KEPT, KEPT.with_name("saved_since_0_5_0"))
+    for path in sorted(folder.glob("*.safetensors"))
+    if path.stem not in RESULTS
 }  # every other kind that is written, and its variants
 
 

@@ -21,7 +21,8 @@ from tl_entropy.results.base import Result
 from tl_entropy.results.notebook import FOLDED, number, page, spark
 
 FOLDER = Path(__file__).parent / "saved_by_0_5_0"
-NAMES = [*sorted(path.stem for path in FOLDER.iterdir() if path.suffix == ".safetensors"), "ModelComparison"]
+FILES = {path.stem: path for folder in (FOLDER, FOLDER.with_name("saved_since_0_5_0")) for path in folder.glob("*.safetensors")}
+NAMES = [*sorted(FILES), "ModelComparison"]
 WITHOUT_LINES = ("SurprisalSummary",)  # sums have no course
 EMPTY = ("br", "circle", "polyline", "meta")
 
@@ -29,7 +30,7 @@ EMPTY = ("br", "circle", "polyline", "meta")
 def read(name):
     if name == "TunedLens":
         return tle.load_tuned_lens(FOLDER / f"{name}.safetensors")
-    return tle.load(FOLDER / (name if name == "ModelComparison" else f"{name}.safetensors"))
+    return tle.load(FOLDER / name if name == "ModelComparison" else FILES[name])
 
 
 class Elements(HTMLParser):

@@ -43,7 +43,7 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice, check_in
 from tl_entropy.positions import Positions, at_positions, checked_positions, shown_positions
 from tl_entropy.results.provenance import skipped_note
 
-Count = Literal["read", "predicted"]
+Count = Literal["read", "predicted", "around"]
 
 _PATH = 1024
 """Characters of a path at most."""
@@ -73,7 +73,8 @@ class Corpus:
         part: Whether there may be nothing to measure here, since others read the rest; who has read it all calls ``conclude``.
         count: What ``positions`` and the rule for special ids speak of: the token that a cell reads ("read"), or the one that
             it predicts ("predicted"). The cell that is counted for a predicted token is the one before it, a BOS where there is
-            one; a token with nothing before it is predicted nowhere, and counted nowhere.
+            one; a token with nothing before it is predicted nowhere, and counted nowhere. "around" is the same with the cell of
+            a document's last token beside it, which predicts what would come: it is a row, and no token of the report.
 
     Attributes:
         report: What the latest pass has seen so far; each pass starts a new one.
@@ -119,7 +120,7 @@ class Corpus:
         documents: Documents | Part | None = None,
         part: bool = False,
     ) -> None:
-        check_choice("count", count, ("read", "predicted"))
+        check_choice("count", count, ("read", "predicted", "around"))
         check_choice("on_error", on_error, ("raise", "skip"))
         self._readings = inputs if isinstance(inputs, Rereadable) else None
         self._inputs = inputs.inputs if isinstance(inputs, Rereadable) else inputs
@@ -136,7 +137,7 @@ class Corpus:
         self._text_column = text_column
         self._skips, self._quiet, self._measured = on_error == "skip", quiet, measured
         self.part, self._may_be_nothing = documents if isinstance(documents, Part) else Part(documents), part
-        self._predicted = count == "predicted"
+        self._predicted, self._around = count != "read", count == "around"
         self._started, self.glimpse = False, 0
         self._marks: deque[tuple[int, CorpusReport]] | None = None
         self._room_and_stride("a text", prepend_bos and encoder.begin is not None)
@@ -307,7 +308,8 @@ class Corpus:
         countable = selected if self._include_special else selected & ~special
         count_bos = bool(countable[0]) if self._predicted else self._include_special and self._selection is None
         if self._predicted:
-            countable = torch.cat([countable[1:], countable.new_zeros(1)])
+            end = countable[-1:] & (count_bos or bool(countable[1:].any())) if self._around else countable.new_zeros(1)
+            countable = torch.cat([countable[1:], end])
         following = torch.cat([body[1:], body.new_tensor([-1])])
         for start in range(0, max(n - room, 0) + stride, stride):
             cells = slice(start, min(start + room, n))
@@ -318,8 +320,8 @@ class Corpus:
                 front = (bos, False, -1, -1) if start else (bos, count_bos, -1, body[0])
                 parts = [torch.cat([part.new_tensor([cell]), part]) for cell, part in zip(front, parts, strict=True)]
             tokens, counted, position, target = parts
-            report.tokens += int(counted.sum())
             last = cells.stop == n
+            report.tokens += int(counted.sum()) - bool(self._around and last and counted[-1])
             if last:
                 report.documents += 1
                 report.cut += start > 0

@@ -71,7 +71,8 @@ def stream(
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         max_new_tokens: tokens to generate after each text (its prompt), before the one pass over both.
         count: whether ``positions`` and the rule for special tokens speak of the tokens "read" or of those "predicted"; for the
-            latter, the position before each of them is handed on, the BOS before a document's first.
+            latter, the position before each of them is handed on, the BOS before a document's first. "around" is "predicted"
+            with the position of each document's last token beside it, which is no token of the report.
         progress: show a progress bar with tokens per second.
         options: those of ``tle.CorpusOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
             on_error, documents, interventions, temperature, seed.
@@ -210,7 +211,7 @@ def read_part(
             for batch in padded:
                 with whole_batches():
                     feeder.feed(batch, list(accumulators), take_in)
-                    tokens += batch.n_rows
+                    tokens += batch.n_rows - (int((batch.row_target < 0).sum()) if count == "around" else 0)
                     seen = int(batch.document[-1]) + 1
                 read += int(batch.last.sum())
                 watch.look(read)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tl_entropy.capture.hooks import attribute
 from tl_entropy.capture.pieces import piece_reader, readable
+from tl_entropy.errors import InputError
 from tl_entropy.torch_state import Steady
 
 _CONFIGURED = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -73,6 +74,30 @@ class Vocabulary(Steady):
     @cached_property
     def _piece_of(self) -> Any:
         return piece_reader(getattr(self.model, "tokenizer", None))
+
+    @cached_property
+    def word_edges(self) -> tuple[Tensor, Tensor]:
+        """Which tokens [id] end the word before them, and behind which a word has ended, whatever comes; bool each.
+
+        What begins with white space ends the word before it, and behind what ends with white space a word has ended. Special
+        tokens do both.
+
+        Raises:
+            InputError: there is no tokenizer, or its tokens do not say whether white space is a part of them.
+        """
+        known = self._piece_of
+        if known is None or self.token_ids is None:
+            raise InputError(
+                "words=True needs to know which tokens begin a word, and this tokenizer's tokens do not say (they are no bytes "
+                "of a text); use words=False, and word_surprisal(correct=False)"
+            )
+        edges = torch.zeros(2, max(self.n_ids, self.d_vocab), dtype=torch.bool)
+        for i in self.token_ids.tolist():
+            piece = (known(i) or b"").decode("utf-8", "surrogateescape")
+            edges[0, i], edges[1, i] = piece[:1].isspace(), piece[-1:].isspace()
+        special = [i for i in {*self.special_ids, *self.ends} if i < edges.shape[1]]
+        edges[:, special] = True
+        return edges[0], edges[1]
 
     def text(self, ids: Sequence[int]) -> str | None:
         """The text of which these are the tokens; None where the text that they decode to has others.

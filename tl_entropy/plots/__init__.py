@@ -19,6 +19,7 @@ from tl_entropy.plots.tokens.correlation import token_correlation
 from tl_entropy.plots.tokens.page import TokenPage, tokens
 from tl_entropy.plots.tokens.reliance import reliance
 from tl_entropy.plots.tokens.text import token_text
+from tl_entropy.plots.tokens.words import words
 
 __all__ = [
     "TokenPage",
@@ -47,4 +48,5 @@ __all__ = [
     "token_text",
     "tokens",
     "velocity",
+    "words",
 ]

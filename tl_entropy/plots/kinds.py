@@ -25,6 +25,7 @@ DRAWN_BY = {
     "ConditionalEntropy": ("tokens", "token_text"),
     "TokenReliance": ("reliance", "tokens", "token_text"),
     "TokenCorrelation": ("token_correlation",),
+    "WordSurprisal": ("words",),
 }
 """The plots that draw each kind of result."""
 

@@ -19,7 +19,9 @@ from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
 from tl_entropy.results.tokens.correlation import AlignedValues, TokenCorrelation
 from tl_entropy.results.tokens.reliance import TokenReliance
+from tl_entropy.results.tokens.stimuli import Stimuli
 from tl_entropy.results.tokens.surprisal import SurprisalSummary, TokenSurprisal
+from tl_entropy.results.tokens.words import WordSurprisal
 
 __all__ = [
     "AlignedValues",
@@ -43,10 +45,12 @@ __all__ = [
     "Result",
     "RunResults",
     "SoftInformation",
+    "Stimuli",
     "SurprisalSummary",
     "TokenCorrelation",
     "TokenReliance",
     "TokenSurprisal",
     "Unit",
+    "WordSurprisal",
     "load",
 ]

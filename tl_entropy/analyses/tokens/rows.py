@@ -4,6 +4,9 @@ A position that is counted reads a token and predicts the next one; its row here
 them therefore counts "predicted" tokens (``stream``), so that a BOS predicts a document's first token. Given a pass that counts
 the tokens read, a row is about the token after each of them, and a document's first token has none.
 
+Where it is asked whether words begin, the pass counts what is "around" tokens: a row without a token, behind a document's last
+one, says whether a word begins there, and is left out of the result.
+
 A document that came as token ids has the text that they decode to where the tokenizer splits that text into the same ids;
 otherwise, and where nothing says where in the text its tokens are (``analyses/placing.py``), its text is not known.
 """
@@ -97,6 +100,8 @@ class PredictedRows(Rows):
     def whole(self) -> dict[str, Any]:
         """All rows, by document and position, with ``span``, ``n_bytes``, ``n_characters``, ``texts`` and ``lengths``."""
         whole = super().whole()
+        if "word_begin" in whole:
+            whole["word_end"] = _after(whole)
         predicted = whole["token"] >= 0
         whole = {name: value[predicted] for name, value in whole.items()}
         rows = len(whole["token"])
@@ -135,6 +140,13 @@ class PredictedRows(Rows):
         self.names = {document: name for document, name in self.names.items() if document not in chosen}
         self.nbytes -= sum(value.nbytes for part in gone for value in part.values())
         return whole
+
+
+def _after(whole: Mapping[str, Tensor]) -> Tensor:
+    """What ``word_begin`` is of the token after each row's; NaN where that was not read."""
+    after, document, position = (whole[name].roll(-1, 0) for name in ("word_begin", "document", "position"))
+    next_to_it = (document == whole["document"]) & (position == whole["position"] + 1)
+    return after.masked_fill(~next_to_it[:, None], torch.nan)
 
 
 def _cells(part: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:

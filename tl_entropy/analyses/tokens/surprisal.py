@@ -24,10 +24,10 @@ from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int
-from tl_entropy.functional.lens.readout import vocabulary_statistics
+from tl_entropy.lenses.protocol import Lens, lens_name
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.surprisal import N_TOTALS, SurprisalSummary, TokenSurprisal, document_totals, moments
-from tl_entropy.sites import Site
+from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 TOP_K = 5
@@ -48,8 +48,9 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
     2
     """
 
-    alike = ("keep", "top_k", "precision", "vocabulary")
-    gathered = ("_rows", "_sums", "_products", "reading")
+    alike = ("keep", "top_k", "precision", "vocabulary", "words", "sites", "lens")
+    gathered = ("_rows", "_sums", "_products", "reading", "deep")
+    bound = ("_edges",)
     _rows: PredictedRows
 
     def __init__(
@@ -61,16 +62,28 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         precision: Precision = "float32",
         compiled: bool | None = None,
         vocabulary: Over = "model",
+        words: bool = False,
+        sites: str | Sequence[str | Site] = (),
+        layers: Layers | None = None,
+        lens: Lens | None = None,
     ) -> None:
         super().__init__(model)
         check_choice("keep", keep, ("positions", "summary"))
         self.keep, self.precision = keep, precision
-        if keep == "summary" and top_k:
-            raise InputError("top_k belongs to single tokens; use keep='positions', or leave it out")
-        self.sites, self.vocabulary = (self.adapter.output[0],), vocabulary
-        self.reading = Reading(
-            self.adapter, self.sites, lens=None, precision=precision, compiled=compiled, vocabulary=vocabulary
-        )
+        if keep == "summary" and (top_k or words or sites):
+            raise InputError("top_k, words and sites belong to single tokens; use keep='positions', or leave them out")
+        if not sites and (layers is not None or lens is not None):
+            raise InputError(
+                "layers and lens say how sites are read; name sites, such as sites='resid_post', or leave them out"
+            )
+        output = self.adapter.output[0]
+        self.words, self.vocabulary, self.lens = words, vocabulary, lens
+        self._deep = self.adapter.sites(sites, layers) if sites else ()
+        self.sites = tuple(dict.fromkeys((output, *self._deep)))
+        self._edges = self.adapter.word_edges if words else None
+        how: dict[str, Any] = {"precision": precision, "compiled": compiled, "vocabulary": vocabulary}
+        self.reading = Reading(self.adapter, (output,), lens=None, **how)
+        self.deep: Any = Reading(self.adapter, self._deep, lens=lens, **how) if sites else []
         default = 0 if keep == "summary" else min(TOP_K, self.reading.n_rows)
         self.top_k = default if top_k is None else check_int("top_k", top_k, 0, self.reading.n_rows)
         self._rows = PredictedRows(self.adapter, self._nothing())
@@ -78,13 +91,15 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         self._products = torch.zeros(N_TOTALS, N_TOTALS, dtype=torch.float64)
 
     def _settings(self) -> dict[str, Any]:
-        return {**self.reading.settings(), "top_k": self.top_k}
+        more = {"words": self.words} if self.words else {}
+        deep = {"sites": tuple(map(str, self._deep)), "lens": lens_name(self.lens)} if self._deep else {}
+        return {**self.reading.settings(), "top_k": self.top_k, **more, **deep}
 
     def _result(self, provenance: Provenance) -> TokenSurprisal | SurprisalSummary:
         if self.keep == "summary":  # what is left here is of documents that the pass has not seen to their end
             sums, products = self._moments(self._rows.whole())
             return SurprisalSummary(sums=self._sums + sums, products=self._products + products, provenance=provenance)
-        return TokenSurprisal(provenance=provenance, **row_fields(self._rows, self.adapter))
+        return TokenSurprisal(provenance=provenance, sites=self._deep, **row_fields(self._rows, self.adapter))
 
     def _add(self, batch: Batch, found: dict[str, Tensor]) -> None:
         super()._add(batch, found)
@@ -98,19 +113,32 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
 
     def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         """Statistics of each row's prediction, on the CPU."""
-        reading, [site] = self.reading, self.sites
-        found = vocabulary_statistics(
-            reading.normed(site, batch.rows(activations[site])), reading.readout.unembedding,
-            targets=reading.columns(batch.row_target).to(reading.device), top_k=self.top_k, varentropy=True,
-            compiled=reading.compiles(batch.n_rows), **reading.options(),
-        )  # fmt: skip
-        reading.ran_compiled |= found.compiled
-        values = {
-            "surprisal": found.surprisal, "entropy": found.entropies[:, 0], "varentropy": found.varentropy, "rank": found.rank,
-            "top_tokens": None if found.top_tokens is None else reading.tokens(found.top_tokens),
-            "top_log_probs": found.top_log_probs,
-        }  # fmt: skip
-        return {name: value.cpu() for name, value in values.items() if value is not None}
+        output, target = self.sites[:1], batch.row_target
+        found = self._at(self.reading, batch, activations, output, top_k=self.top_k, varentropy=True)
+        values = {name: value[:, 0] for name, value in found.items() if name != "log_mass"}
+        values["entropy"] = values["entropy"][:, 0]
+        masses = [found["log_mass"]] if self.words else []
+        if self._deep:
+            deeper = self._at(self.deep, batch, activations, self._deep)
+            values["site_surprisal"] = deeper["surprisal"]
+            masses += [deeper["log_mass"]] if self.words else []
+        if self._edges is not None:
+            begins, over = self._edges
+            # Behind a document's last token, where nothing is predicted, any word may begin.
+            told = (begins[target.clamp(min=0)] | (target < 0)) & ~over[batch.row_token] & (batch.row_position >= 0)
+            mass = -torch.cat(masses, 1)
+            own = torch.cat([values["surprisal"][:, None], *([values["site_surprisal"]] if self._deep else [])], 1)
+            # The token is one of those that begin a word: only rounding makes it more probable than all of them.
+            values["word_begin"] = torch.fmin(mass, own).masked_fill(~told[:, None], 0.0)
+        return values
+
+    def _at(
+        self, reading: Reading, batch: Batch, activations: Mapping[Site, Tensor], sites: Sequence[Site], **wanted: Any
+    ) -> dict[str, Tensor]:
+        targets = reading.columns(batch.row_target).to(reading.device)
+        if self._edges is not None:
+            wanted["subset"] = self._edges[0][reading.tokens(torch.arange(reading.n_rows))].to(reading.device)
+        return reading.read(batch, activations, sites, targets, **wanted)
 
     def _nothing(self) -> dict[str, Tensor]:
         part = {name: torch.zeros(0, dtype=torch.float64) for name in ("surprisal", "entropy", "varentropy")}
@@ -118,6 +146,10 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         if self.top_k:
             part["top_tokens"] = torch.zeros(0, self.top_k, dtype=torch.long)
             part["top_log_probs"] = torch.zeros(0, self.top_k, dtype=torch.float64)
+        if self._deep:
+            part["site_surprisal"] = torch.zeros(0, len(self._deep), dtype=torch.float64)
+        if self.words:
+            part["word_begin"] = torch.zeros(0, 1 + len(self._deep), dtype=torch.float64)
         return part
 
 
@@ -125,8 +157,8 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
 def token_surprisal(
     model: Any, inputs: Any, *, top_k: int | None = ..., positions: int | slice | Sequence[int] | None = ...,
     keep: Literal["positions"] = ..., max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
-    compiled: bool | None = ...,
-    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
+    compiled: bool | None = ..., words: bool = ..., sites: str | Sequence[str | Site] = ..., layers: Layers | None = ...,
+    lens: Lens | None = ..., vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
 ) -> TokenSurprisal: ...  # fmt: skip
 
 
@@ -147,6 +179,10 @@ def token_surprisal(
     top_k: int | None = None,
     positions: int | slice | Sequence[int] | None = None,
     keep: Keep = "positions",
+    words: bool = False,
+    sites: str | Sequence[str | Site] = (),
+    layers: Layers | None = None,
+    lens: Lens | None = None,
     max_new_tokens: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
@@ -166,6 +202,10 @@ def token_surprisal(
         top_k: how many of the most probable tokens to keep for each token; None is 5, and 0 for a summary.
         positions: positions of each document, of the tokens predicted; None is all. Padding and special tokens never count.
         keep: "positions" for every token, or "summary" for rates over the corpus alone, in constant memory.
+        words: keep how probable it was that a word begins, before and after every token, as ``result.word_surprisal`` needs it.
+        sites: where to read the surprisal through a lens as well, as for ``lens_entropy``, such as "resid_post"; () is nowhere.
+        layers: of these sites: numbers, from 0 or negative from the last, or a slice; None is all.
+        lens: through which the sites are read; None is the logit lens.
         max_new_tokens: generate this many tokens after each text, and measure both.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         precision: "float32", or "bfloat16" for products in reduced precision (up to 0.05 nats off).
@@ -190,9 +230,10 @@ def token_surprisal(
     """
     check_options(token_surprisal, options, CorpusOptions)
     accumulator = SurprisalAccumulator(
-        model, top_k=top_k, keep=keep, precision=precision, compiled=compiled, vocabulary=vocabulary
-    )
+        model, top_k=top_k, keep=keep, precision=precision, compiled=compiled, vocabulary=vocabulary, words=words, sites=sites,
+        layers=layers, lens=lens,
+    )  # fmt: skip
     return measure(
         accumulator, inputs, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress,
-        options=options, count="predicted",
+        options=options, count="around" if words else "predicted",
     )  # fmt: skip

@@ -82,7 +82,7 @@ def _with_continuations(spans: Tensor, text: str) -> Tensor:
     following = torch.cat([starts[1:], starts.new_tensor([len(text)])])
     for i in ((covered < following) & (covered > 0)).nonzero()[:, 0].tolist():
         end = place = int(covered[i])
-        while place < int(following[i]) and _continues(text[place]):
+        while place < int(following[i]) and continues(text[place]):
             place += 1
         here = spans[: i + 1]
         if bool(((here[:, 0] < end) & (here[:, 1] == end)).any()):
@@ -90,7 +90,7 @@ def _with_continuations(spans: Tensor, text: str) -> Tensor:
     return spans
 
 
-def _continues(character: str) -> bool:
+def continues(character: str) -> bool:
     """Whether it is a part of the character before it: a combining mark, or a vowel or final of Hangul."""
     hangul = "\u1160" <= character <= "\u11ff" or "\ud7b0" <= character <= "\ud7ff"
     return hangul or unicodedata.category(character).startswith("M")

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,6 +30,8 @@ from tl_entropy.results.base import PER_NAT, Result, Unit
 from tl_entropy.results.printing import Printed, over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.rows import Column, TokenRows
+from tl_entropy.results.tokens.words import Cut, WordSurprisal, words_of
+from tl_entropy.sites import Site
 
 _TOTALS = ("documents", "tokens", "bytes", "characters", "surprisal", "entropy", "varentropy", "expected")
 """What is summed over each document's tokens; "documents" is 1 for each, "expected" counts those of rank 0."""
@@ -198,6 +200,11 @@ class TokenSurprisal(_Rates, TokenRows, Result):
         n_characters: [row], characters, likewise.
         top_tokens: [row, k], ids of the most probable tokens; equally probable ones by their ids.
         top_log_probs: [row, k], their natural log-probabilities, whatever the unit.
+        sites: where the surprisal was read through a lens as well.
+        site_surprisal: [row, site], -log of the lens probability of the token, in ``unit``.
+        word_begin: [row, reading], before the token, -log of the probability that a word begins, in ``unit``; 0 where the token
+            begins none, and where that was certain. Readings are the output, then the sites.
+        word_end: [row, reading], the same after the token, which ends a word there; NaN where that is not known.
         unit: "nats" or "bits".
 
     The other fields are those of ``TokenRows``.
@@ -216,8 +223,12 @@ class TokenSurprisal(_Rates, TokenRows, Result):
     n_characters: Float[Tensor, "row"]
     top_tokens: Int[Tensor, "row k"] | None = None
     top_log_probs: Float[Tensor, "row k"] | None = None
+    sites: tuple[Site, ...] = ()
+    site_surprisal: Float[Tensor, "row site"] | None = None
+    word_begin: Float[Tensor, "row reading"] | None = None
+    word_end: Float[Tensor, "row reading"] | None = None
 
-    in_units = ("surprisal", "entropy")
+    in_units = ("surprisal", "entropy", "site_surprisal", "word_begin", "word_end")
 
     def to(self, unit: Unit) -> TokenSurprisal:
         """The same result in "nats" or "bits"."""
@@ -241,7 +252,51 @@ class TokenSurprisal(_Rates, TokenRows, Result):
         frame = super().to_pandas().astype({"rank": int}).assign(bytes=self.n_bytes.numpy())
         if self.top_tokens is not None and self.top_tokens.shape[1]:
             frame["top_token"] = [self.strings[i] for i in self.top_tokens[:, 0].tolist()]
+        if self.site_surprisal is not None:
+            frame[[f"surprisal.{site}" for site in self.sites]] = self.site_surprisal.numpy()
         return frame
+
+    def word_surprisal(
+        self,
+        by: Cut = "space",
+        *,
+        context: str | Sequence[str] = "",
+        correct: bool = True,
+        final: bool = False,
+        frequency: Mapping[str, float] | Callable[[str], float] | None = None,
+    ) -> WordSurprisal:
+        """What each word cost, one row a word, at the output and at every site that was read.
+
+        A word's surprisal is the sum of its tokens', less what their white space says of the word before, with what it costs
+        this word to end: Σ s(token) - b(first) + b(behind the last). Before a token, b is -log of the probability that a word
+        begins: of all tokens that begin with white space, and of special ones. It is 0 where a word begins for certain (at a
+        text's beginning, behind white space) or follows without white space. See ``WordSurprisal`` for the source.
+
+        Sums over all words of a text are the text's surprisal: what is added to a word is taken from the next. Behind a text's
+        end nothing comes, so its last word is not charged for its end, unless ``final``; sums are then larger by just that.
+
+        Args:
+            by: "space" for what is between white space; "character" for every character; ``Stimuli``; spans (start, end) of
+                each text, a list of lists; or a function from a text to its spans. Words that share a token are one row.
+            context: what stands before the text that counts, of every document or of each; its words are left out. The first
+                word behind it is corrected like any other.
+            correct: False takes sums of tokens as they are, for every tokenizer.
+            final: whether the last word of a text is charged for its end, too.
+            frequency: of a word (without punctuation at its ends, in lower case): a mapping, NaN for a word that it lacks, or a
+                function. None counts it in the words here.
+
+        Raises:
+            InputError: a text is not known, a context that a document does not begin with, spans that are not its, or a result
+                without ``words=True`` where the correction is asked for.
+
+        >>> import tl_entropy as tle
+        >>> text = "import os, sys"
+        >>> result = tle.token_surprisal(tle.demo_model(), text, words=True, progress=False)
+        >>> words = result.word_surprisal()
+        >>> words.words, bool((words.surprisal.sum() - result.surprisal.sum()).abs() < 1e-6)
+        (('import', 'os,', 'sys'), True)
+        """
+        return words_of(self, by, context=context, correct=correct, final=final, frequency=frequency)
 
     def per_document(self) -> pd.DataFrame:
         """One line for each document: document, name, tokens, bytes, characters, loss, entropy, perplexity, bits per byte.

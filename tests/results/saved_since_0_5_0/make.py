@@ -1,0 +1,22 @@
+"""Writes a file of every kind of result that there is since 0.5.0, for the tests that speak of all kinds; see ``MADE``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tl_entropy as tle
+
+TEXTS = ["import os, sys\n", "return x + 1", "for x in y: pass"]
+
+
+def words():
+    model = tle.demo_model()
+    return tle.token_surprisal(model, TEXTS, words=True, sites="resid_post", layers=[0, -1], top_k=1, progress=False)
+
+
+MADE = {"TokenSurprisal_words": words, "WordSurprisal": lambda: words().word_surprisal(final=True)}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or MADE:
+        MADE[name]().save(Path(__file__).parent / f"{name}.safetensors")
