@@ -398,7 +398,7 @@ def test_of_predicted_tokens_the_special_ones_are_left_out_and_positions_are_the
     [window] = corpus_of("abcd", count="predicted", positions=[0, -1])
     assert window.counted.tolist() == [True, False, False, True, False]
     assert window.target[window.counted].tolist() == ids("ad")
-    with pytest.raises(InputError, match="count must be one of 'read', 'predicted'; got 'seen'"):
+    with pytest.raises(InputError, match="count must be one of 'read', 'predicted', 'around'; got 'seen'"):
         corpus_of("a", count="seen")
 
 
@@ -414,3 +414,12 @@ def test_a_text_that_is_a_path_is_measured_as_a_text_with_a_warning(tmp_path, mo
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             corpus_of(inputs, Letters())
+
+
+def test_around_tokens_there_is_the_cell_of_the_last_beside_those_that_predict():
+    corpus = corpus_of("ab|c", count="around", prepend_bos=False)
+    assert [w.counted.tolist() for w in corpus] == [[True, False, True, True]]
+    assert corpus.report.tokens == 2  # b and c
+    alone = corpus_of("a", count="around", prepend_bos=False)
+    with pytest.raises(InputError, match="nothing comes before"):
+        list(alone)

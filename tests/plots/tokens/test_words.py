@@ -21,7 +21,7 @@ def test_means_of_sites_with_errors_the_output_last():
     [bars] = [one for one in axes.containers if isinstance(one, ErrorbarContainer)]
     profile = result.mean_profile()
     np.testing.assert_allclose(bars.lines[0].get_ydata(), profile["mean"].to_numpy()[[1, 2, 3, 0]])
-    assert axes.get_ylabel() == "Mean surprisal of a word (nats)"
+    assert axes.get_ylabel() == "Surprisal of a word (nats)"
     assert words(result.to("bits")).get_ylabel().endswith("(bits)")
 
 

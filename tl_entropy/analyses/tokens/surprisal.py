@@ -156,18 +156,18 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
 @overload
 def token_surprisal(
     model: Any, inputs: Any, *, top_k: int | None = ..., positions: int | slice | Sequence[int] | None = ...,
-    keep: Literal["positions"] = ..., max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
-    compiled: bool | None = ..., words: bool = ..., sites: str | Sequence[str | Site] = ..., layers: Layers | None = ...,
-    lens: Lens | None = ..., vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
+    keep: Literal["positions"] = ..., words: bool = ..., sites: str | Sequence[str | Site] = ..., layers: Layers | None = ...,
+    lens: Lens | None = ..., max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
+    compiled: bool | None = ..., vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
 ) -> TokenSurprisal: ...  # fmt: skip
 
 
 @overload
 def token_surprisal(
     model: Any, inputs: Any, *, top_k: int | None = ..., positions: int | slice | Sequence[int] | None = ...,
-    keep: Literal["summary"], max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
-    compiled: bool | None = ...,
-    vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
+    keep: Literal["summary"], words: bool = ..., sites: str | Sequence[str | Site] = ..., layers: Layers | None = ...,
+    lens: Lens | None = ..., max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
+    compiled: bool | None = ..., vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
 ) -> SurprisalSummary: ...  # fmt: skip
 
 

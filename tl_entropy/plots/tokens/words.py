@@ -71,7 +71,7 @@ def words(
             errors = np.nan_to_num(profile["se"].to_numpy()[order])
             axes.errorbar(range(len(names)), means, errors, color=_COLOUR, marker="o", markersize=4, capsize=2)
             _named(axes, names)
-            axes.set_ylabel(f"Mean surprisal of a word ({result.unit})")
+            axes.set_ylabel(f"Surprisal of a word ({result.unit})")
         else:
             rows = torch.nonzero(result.document == document)[:, 0].tolist()
             axes.bar(range(len(rows)), result.surprisal[rows, 0].numpy(), color=_COLOUR, label="surprisal")
