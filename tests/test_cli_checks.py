@@ -19,7 +19,9 @@ from tl_entropy import cli, demo
 from tl_entropy.cli.checks import layers_in
 
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
-COMMANDS = ("demo", "lens", "divergence", "heads", "information", "tokens", "train-lens", "compare", "run", "status", "merge")
+COMMANDS = (
+    "demo", "lens", "divergence", "heads", "information", "tokens", "words", "train-lens", "compare", "run", "status", "merge",
+)  # fmt: skip
 TEXT = ("--text", "import os\nimport sys\n")
 
 

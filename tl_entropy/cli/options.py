@@ -221,7 +221,7 @@ def reads(
                 command(*parts, **given)
 
         # The texts first, what is measured next, the windows and the machine last.
-        texts = next(i for i, p in enumerate(source) if p.name == "on_error")
+        texts = next(i for i, p in enumerate(source) if p.name == "window") - ("on_error" not in without)
         parameters = [*source[:texts], *own, *(p for group in grouped for p in group), *source[texts:]]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ from tl_entropy.sites import HEAD_SITES
 )
 @reads(
     "tl-entropy-words", bundled=True,
-    without=("lines", "dataset", "config", "split", "column", "limit", "on_error", "out", "figures", "page"),
+    without=("lines", "dataset", "config", "split", "column", "limit", "documents", "on_error", "out", "figures", "page"),
 )  # fmt: skip
 def words(
     source: Source,
