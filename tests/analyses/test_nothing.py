@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -87,4 +91,12 @@ def test_a_slice_of_documents_is_refused_by_name():
             chosen_from("documents", asked, range(4))
     for asked in (2, [2], torch.tensor(2), [torch.tensor(2)], np.int64(2)):
         assert chosen_from("documents", asked, range(4)) == [2]
-    assert lens().select(documents=torch.tensor(2)).documents == (2,)
+    for asked in (2, Fraction(2), Decimal(2), 2.0, np.array([2])):
+        assert lens().select(documents=asked).documents == (2,)
+        assert lens().tokens(asked) == lens().select(documents=2).tokens()
+
+
+@pytest.mark.parametrize("asked", [4, -1, True, "1", math.nan])
+def test_tokens_of_a_document_that_is_not_there_are_none(asked):
+    with pytest.raises((InputError, InputTypeError), match="documents"):
+        lens().tokens(asked)

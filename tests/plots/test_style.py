@@ -14,7 +14,7 @@ from hand_made import lens
 
 from tl_entropy import plots
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.plots.style import NEW_FIGURE, PRINTED, WIDTHS, add_legend, canvas, colour_limits, from_zero
+from tl_entropy.plots.style import NEW_FIGURE, PRINTED, WIDTHS, add_legend, canvas, colour_limits, from_zero, only
 
 
 def drawn(*values):
@@ -161,3 +161,19 @@ def test_cells_below_zero_carry_a_sign():
     narrow = plots.reliance(reliance(20, 1, "tokens"), metric="loss", width="column")
     assert {text.get_rotation() for text in narrow.texts} == {0.0}
     assert not FIGURES["reliance_map"](2, 300, 1).texts, "too small for signs"
+
+
+def test_a_legend_hides_no_line():
+    axes = FIGURES["course"](2, 5, 1)
+    axes.figure.canvas.draw()
+    place = axes.get_legend().get_window_extent()
+    for line in axes.lines:
+        assert not line.get_path().transformed(line.get_transform()).intersects_bbox(place, filled=False)
+
+
+def test_what_is_chosen_is_a_number_of_any_kind():
+    for asked in (2, torch.tensor(2), np.float64(2), np.array(2)):
+        assert only("order", asked, (1.0, 2.0)) == 2
+    assert only("order", None, (1.0,)) == 1
+    with pytest.raises(InputError, match="order: choose one of the 2"):
+        only("order", None, (1.0, 2.0))

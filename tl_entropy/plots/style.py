@@ -166,7 +166,7 @@ def set_title(axes: Axes, title: str) -> None:
 
 
 def add_legend(axes: Axes, *, own: bool, inside: bool = True, handles: Sequence[Any] | None = None, **options: Any) -> Legend:
-    """A legend among the lines while it is small, if ``inside``; else above the axes, for which an ``own`` figure grows."""
+    """A legend among the lines, if ``inside``, where it is small and hides none; else above: an ``own`` figure grows for it."""
     given = {} if handles is None else {"handles": handles}
     options = {"frameon": False, "handlelength": 3, "title_fontsize": mpl.rcParams["legend.fontsize"], **options}
 
@@ -181,7 +181,8 @@ def add_legend(axes: Axes, *, own: bool, inside: bool = True, handles: Sequence[
     figure: Any = axes.figure.figure
     box, frame = _size(legend), axes.get_window_extent()
     entries = len(legend.get_texts())
-    if inside and entries <= MOST_INSIDE and box[0] <= 0.6 * frame.width and box[1] <= 0.5 * frame.height:
+    small = entries <= MOST_INSIDE and box[0] <= 0.6 * frame.width and box[1] <= 0.5 * frame.height
+    if inside and small and not _hides(legend, axes):
         return legend
     across = max(1, min(entries, int(frame.width / box[0])))
     down = math.ceil(entries / across)
@@ -192,6 +193,12 @@ def add_legend(axes: Axes, *, own: bool, inside: bool = True, handles: Sequence[
     if own:
         figure.set_figheight(figure.get_figheight() + _size(legend)[1] / figure.dpi)
     return legend
+
+
+def _hides(legend: Legend, axes: Axes) -> bool:
+    """Whether a line runs through the place that was found for a legend."""
+    place = legend.get_window_extent()
+    return any(line.get_path().transformed(line.get_transform()).intersects_bbox(place, filled=False) for line in axes.lines)
 
 
 def short_entry(text: str) -> str:
@@ -242,7 +249,9 @@ def only(argument: str, asked: Any, present: Sequence[Any]) -> Any:
     if asked is None and len(present) != 1:
         shown = ", ".join(map(str, present[:20])) + (", ..." if len(present) > 20 else "")
         raise InputError(f"{argument}: choose one of the {len(present)} in this result ({shown})")
-    return present[0] if asked is None else asked
+    if asked is None:
+        return present[0]
+    return asked.tolist() if hasattr(asked, "tolist") else asked
 
 
 def quantity(orders: Iterable[float], unit: str) -> str:

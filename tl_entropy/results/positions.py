@@ -52,8 +52,8 @@ class Positions(Steady):
         return tuple(self.document.unique().tolist())
 
     def tokens(self, document: int | None = None) -> list[str]:
-        """Texts of the tokens read, of one document or of all."""
-        chosen = self.token if document is None else self.token[self.document == document]
+        """Texts of the tokens read, of one document or of all; InputError for a document that is not here."""
+        chosen = self.token if document is None else self.token[self.rows(documents=document)]
         return [self.strings[i] for i in chosen.tolist()]
 
     def row_columns(self, row: Any) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Positions(Steady):
         """
         rows = torch.ones(self.n_tokens, dtype=torch.bool)
         if documents is not None:
-            rows &= torch.isin(self.document, torch.tensor(chosen_from("documents", documents, self.documents)))
+            rows &= torch.isin(self.document, torch.tensor([*map(int, chosen_from("documents", documents, self.documents))]))
         asked = checked_positions(positions)
         if isinstance(asked, slice):
             for here in by_document(self.document).values():

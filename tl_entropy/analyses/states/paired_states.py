@@ -253,10 +253,10 @@ def compared_with(
     adapter: Adapter, against: Against, sites: str | Sequence[str | Site], layers: Layers | None
 ) -> tuple[tuple[Site, ...], str]:
     """The sites that are compared with, and what they are called."""
-    if against == "output":
+    if isinstance(against, str) and against == "output":
         return (adapter.last_site,), "output"
     try:
-        if against == "all":
+        if isinstance(against, str) and against == "all":
             return vector_sites(adapter, sites, layers), "all"
         columns = vector_sites(adapter, against, None)
     except (InputError, InputTypeError) as error:

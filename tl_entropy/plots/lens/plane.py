@@ -114,10 +114,10 @@ def lens_plane(
 
 
 def _order(result: LensEntropy, order: float | None) -> float:
-    if order is None:
-        order = 1.0 if 1.0 in result.orders else only("order", None, result.orders)
-    check_choice("order", order, result.orders)
-    return float(order)
+    default = 1.0 if order is None and 1.0 in result.orders else order
+    chosen = only("order", default, result.orders)
+    check_choice("order", chosen, result.orders)
+    return float(chosen)
 
 
 def _paths(name: str, result: LensEntropy, order: float, sites: Any) -> Any:

@@ -42,8 +42,8 @@ def text_pieces(result: TokenRows, document: int) -> list[tuple[int, str]]:
     spans = result.span[rows].tolist()
     found: list[tuple[int, str]] = []
     if document not in result.texts or any(start < 0 for start, _ in spans):
-        positions, next_ = result.position[rows].tolist(), None
-        for row, position, token in zip(rows, positions, result.tokens(document), strict=True):
+        positions, ids, next_ = result.position[rows].tolist(), result.token[rows].tolist(), None
+        for row, position, token in zip(rows, positions, (result.strings[i] for i in ids), strict=True):
             found += [(OUTSIDE, " … ")] if next_ is not None and position != next_ else []
             found.append((row, token))
             next_ = position + 1
