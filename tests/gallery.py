@@ -18,6 +18,7 @@ from tl_entropy.results.models.contrast import contrast
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.results.states.geometry import LayerGeometry
 from tl_entropy.results.tokens.reliance import TokenReliance
+from tl_entropy.results.tokens.site_values import CONFIDENCE, Confidence, units_of
 from tl_entropy.results.tokens.words import WordSurprisal
 from tl_entropy.sites import expand_sites
 
@@ -193,6 +194,15 @@ def correlation(tokens):
     )  # fmt: skip
 
 
+def site_values(layers, tokens, seed=0):
+    """Confidence of every token at every site."""
+    sites, measured = expand_sites(STREAM, layers), tuple(CONFIDENCE)
+    return Confidence(
+        values=draw(seed, 2 * tokens, len(sites), len(measured)), sites=sites, measured=measured, units=units_of(measured),
+        span=torch.full((2 * tokens, 2), -1), provenance=origin(f"model {seed}"), **rows(tokens),
+    )  # fmt: skip
+
+
 def all_of(one, n):
     """A result, or n of them by name."""
     return one(0) if n == 1 else {name: one(seed) for seed, name in enumerate(names(n))}
@@ -231,6 +241,7 @@ FIGURES = {
     "divergences_log": lambda k, t, n: plots.divergences(all_of(lambda i: divergence(k, t, i), n), log=True),
     "decisions": lambda k, t, n: plots.decisions(all_of(lambda i: divergence(k, t, i), n)),
     "settling": lambda k, t, n: plots.settling(all_of(lambda i: divergence(k, t, i), n), unit="bits"),
+    "by_layer": lambda k, t, n: plots.by_layer(all_of(lambda i: site_values(k, t, i), n)),
     "targets": lambda k, t, n: plots.targets(divergence(k, t), document=0, position=-1),
     "information": lambda k, t, n: plots.information(all_of(lambda i: soft(k, i), min(n, 2)), ceiling=True),
     "information_plane": lambda k, t, n: plots.information_plane(all_of(lambda i: soft(k, i), n), **PLANE),

@@ -276,6 +276,13 @@ def _token_results(record, of, model, texts):
     record(f"token_surprisal/{of}, with a memory", found.rates, memory_bits=100.0, memory_tokens=10)
     with_words = tle.token_surprisal(model, texts, words=True, sites="resid_post", **QUIET)
     record(f"word_surprisal/{of}", with_words.word_surprisal, final=True)
+    for name, options in {
+        "output": {},
+        "stream": {"sites": ("embed", "resid_post"), "top_k": 3},
+        "summary": {"keep": "summary"},
+    }.items():
+        record(f"confidence/{of}, {name}", tle.confidence, model, texts, **options, **QUIET)
+    record(f"unigram_distance/{of}", tle.unigram_distance, model, texts, **QUIET)
     tiny = tle.token_surprisal(cached_model("gpt2", kinds()[0]), texts, **QUIET)
     for how in ("sum", "mean"):
         record(f"align_tokens/{of}, {how}", tle.align_tokens, found, tiny, of=("surprisal", "entropy"), how=how)
@@ -305,6 +312,8 @@ def _accumulators(record, of, model, texts):
         "matrix": lambda first: tle.MatrixAccumulator(model, permutations=2, n_samples=60, first_document=first),
         "geometry": lambda first: tle.GeometryAccumulator(model, first_document=first),
         "surprisal": lambda first: tle.SurprisalAccumulator(model),
+        "confidence": lambda first: tle.ConfidenceAccumulator(model, sites="resid_post"),
+        "unigram": lambda first: tle.UnigramAccumulator(model, torch.arange(model.cfg.d_vocab)),
         "reliance": lambda first: tle.RelianceAccumulator(model, tle.ablate("mlp_out.1")),
         "gradients": lambda first: tle.GradientRelianceAccumulator(model, "embed"),
     }

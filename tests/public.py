@@ -52,6 +52,8 @@ READERS = {
     "layer_geometry": partial(tle.layer_geometry, measures=("effective_rank", "curvature"), **QUIET),
     "soft_information": partial(tle.soft_information, n_bins=5, layers=[1], **QUIET),
     "token_surprisal": partial(tle.token_surprisal, **QUIET),
+    "confidence": partial(tle.confidence, **QUIET),
+    "unigram_distance": partial(tle.unigram_distance, **QUIET),
     "token_reliance": lambda model, inputs, **options: tle.token_reliance(
         model, inputs, tle.ablate("mlp_out.1"), metrics=("kl",), **QUIET, **options
     ),
@@ -75,6 +77,7 @@ VARIANTS = {
     "head_entropy, summary": partial(tle.head_entropy, keep="summary", **QUIET),
     "head_entropy, readout": partial(tle.head_entropy, of="readout", **QUIET),
     "token_surprisal, summary": partial(tle.token_surprisal, keep="summary", **QUIET),
+    "confidence, summary": partial(tle.confidence, sites=("embed", "resid_post"), keep="summary", **QUIET),
     "layer_similarity, matrix_renyi": partial(tle.layer_similarity, method="matrix_renyi", permutations=2, **QUIET),
     "layer_similarity, documents": partial(tle.layer_similarity, rows="documents", **QUIET),
     "layer_similarity, two models": lambda model, inputs, **options: tle.layer_similarity(
@@ -89,7 +92,7 @@ VARIANTS = {
 
 READINGS = {
     "compare_models": 2, "soft_information": 2, "soft_information, centred": 3, "layer_similarity, two models": 2,
-    "EntropyMonitor": 2,
+    "EntropyMonitor": 2, "unigram_distance": 2,
 }  # fmt: skip
 """Which reading of the inputs is the last, of those that read them several times."""
 

@@ -185,6 +185,8 @@ def calls_of_models():
         "layer_geometry": partial(tle.layer_geometry, model, texts, **batch),
         "token_surprisal": partial(tle.token_surprisal, model, texts, **batch),
         "token_surprisal, summary": partial(tle.token_surprisal, model, texts, keep="summary", **batch),
+        "confidence": partial(tle.confidence, model, texts, sites=("embed", "resid_post"), **batch),
+        "unigram_distance": partial(tle.unigram_distance, model, texts, **batch),
         "token_reliance": partial(tle.token_reliance, model, texts, tle.ablate("mlp_out.1"), **batch),
         "token_reliance, tokens": partial(tle.token_reliance, model, [texts[0]], "tokens", **batch),
         "gradient_reliance": partial(tle.gradient_reliance, model, [texts[0]], "embed", **QUIET),

@@ -20,6 +20,7 @@ from .analyses.states.geometry import GeometryAccumulator as GeometryAccumulator
 from .analyses.states.matrix_similarity import MatrixAccumulator as MatrixAccumulator
 from .analyses.states.similarity import layer_similarity as layer_similarity
 from .analyses.tokens.alignment import align_tokens as align_tokens, token_correlation as token_correlation
+from .analyses.tokens.confidence import ConfidenceAccumulator as ConfidenceAccumulator, confidence as confidence
 from .analyses.tokens.gradient_reliance import (
     GradientRelianceAccumulator as GradientRelianceAccumulator,
     gradient_reliance as gradient_reliance,
@@ -27,6 +28,7 @@ from .analyses.tokens.gradient_reliance import (
 from .analyses.tokens.reliance import RelianceAccumulator as RelianceAccumulator, token_reliance as token_reliance
 from .analyses.tokens.sequence_loss import conditional_entropy as conditional_entropy
 from .analyses.tokens.surprisal import SurprisalAccumulator as SurprisalAccumulator, token_surprisal as token_surprisal
+from .analyses.tokens.unigram import UnigramAccumulator as UnigramAccumulator, unigram_distance as unigram_distance
 from .capture.adapter import Adapter as Adapter
 from .capture.head_means import head_means as head_means, site_means as site_means
 from .capture.interventions import Intervention as Intervention, ablate as ablate, ablate_heads as ablate_heads, steer as steer
@@ -74,6 +76,7 @@ from .results.states.similarity import LayerSimilarity as LayerSimilarity
 from .results.tokens.conditional import ConditionalEntropy as ConditionalEntropy
 from .results.tokens.correlation import AlignedValues as AlignedValues, TokenCorrelation as TokenCorrelation
 from .results.tokens.reliance import TokenReliance as TokenReliance
+from .results.tokens.site_values import Confidence as Confidence, SiteMeans as SiteMeans, UnigramDistance as UnigramDistance
 from .results.tokens.stimuli import Stimuli as Stimuli, read_stimuli as read_stimuli
 from .results.tokens.surprisal import SurprisalSummary as SurprisalSummary, TokenSurprisal as TokenSurprisal
 from .results.tokens.words import WordSurprisal as WordSurprisal

@@ -23,6 +23,7 @@ SUMMARIES = {
     "head_entropy": partial(tle.HeadAccumulator, keep="summary"),
     "head readouts": partial(tle.HeadAccumulator, of="readout", keep="summary"),
     "token_surprisal": partial(tle.SurprisalAccumulator, keep="summary"),
+    "confidence": partial(tle.ConfidenceAccumulator, sites=("embed", "resid_post"), keep="summary"),
     "cka": tle.CKAAccumulator,
     "minibatch cka": partial(tle.CKAAccumulator, estimator="minibatch", block=10),
     "matrix_renyi": partial(tle.MatrixAccumulator, n_samples=40, permutations=2),

@@ -154,6 +154,7 @@ EVERY = {
     "layer_divergence": lambda model, **options: tle.DivergenceAccumulator(model, **options),
     "head_entropy": lambda model, **options: tle.HeadAccumulator(model, **options),
     "token_surprisal": lambda model, **options: tle.SurprisalAccumulator(model, **options),
+    "confidence": lambda model, **options: tle.ConfidenceAccumulator(model, **options),
     "layer_similarity": lambda model, **options: tle.CKAAccumulator(model, **options),
     "layer_geometry": lambda model, **options: tle.GeometryAccumulator(model, measures=["curvature", "two_nn"], **options),
     "token_reliance": lambda model, **options: tle.RelianceAccumulator(model, tle.ablate("attn_out.0"), **options),

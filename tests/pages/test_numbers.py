@@ -13,6 +13,7 @@ from tl_entropy.results.heads.entropy import QUANTITIES as OF_HEADS
 from tl_entropy.results.information.soft import Quantity
 from tl_entropy.results.profiles.distances import POWERS
 from tl_entropy.results.states.geometry import MEASURES
+from tl_entropy.results.tokens.site_values import CONFIDENCE, UNIGRAM
 from tl_entropy.results.tokens.surprisal import COLUMNS
 
 FOLDER = ROOT / "docs" / "numbers"
@@ -23,7 +24,7 @@ ROWS = ("in results", "call", "definition", "unit", "range", "null", "ceiling", 
 MEASURED = {
     *get_args(Quantity), *QUANTITIES, *MEASURES, *POWERS, *COLUMNS, *OF_HEADS, "kl", "reverse_kl", "total_variation",
     "agreement", "decided", "settled", "accuracy", "complexity", "expressivity", "optimality", "velocity", "distance_to_output",
-    "share", "cka", "l1", "cosine", "gradient", "slope",
+    "share", "cka", "l1", "cosine", "gradient", "slope", *CONFIDENCE, *UNIGRAM,
 }  # fmt: skip
 
 

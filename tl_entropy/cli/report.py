@@ -242,9 +242,17 @@ def _tokens(result: Any) -> tuple[str, str, Figures]:
     return "tokens", "tokens", figures
 
 
+def _site_values(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    name = "unigram" if "unigram_kl" in result.measured else "confidence"
+    return name, name, [(plots.by_layer, quantity, {"quantity": quantity}) for quantity in result.measured]
+
+
 KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
     "LensEntropy": _lens, "LensSummary": _lens, "LayerDivergence": _divergence, "DivergenceSummary": _divergence,
     "HeadEntropy": _heads, "HeadSummary": _heads, "Contrast": _contrast, "SoftInformation": _information,
     "TokenSurprisal": _tokens, "SurprisalSummary": _tokens,
+    "Confidence": _site_values, "UnigramDistance": _site_values, "SiteMeans": _site_values,
 }  # fmt: skip
 """What can be reported: names of the result's and the table's file, and the figures, by the kind of result."""

@@ -15,6 +15,7 @@ from tl_entropy.plots.profiles.distances import clusters, distances
 from tl_entropy.plots.profiles.dynamics import importance, velocity
 from tl_entropy.plots.states.geometry import geometry
 from tl_entropy.plots.states.similarity import similarity
+from tl_entropy.plots.tokens.by_layer import by_layer
 from tl_entropy.plots.tokens.correlation import token_correlation
 from tl_entropy.plots.tokens.page import TokenPage, tokens
 from tl_entropy.plots.tokens.reliance import reliance
@@ -23,6 +24,7 @@ from tl_entropy.plots.tokens.words import words
 
 __all__ = [
     "TokenPage",
+    "by_layer",
     "clusters",
     "comparison",
     "contrast",

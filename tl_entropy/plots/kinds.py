@@ -26,6 +26,9 @@ DRAWN_BY = {
     "TokenReliance": ("reliance", "tokens", "token_text"),
     "TokenCorrelation": ("token_correlation",),
     "WordSurprisal": ("words",),
+    "Confidence": ("by_layer", "tokens", "token_text"),
+    "UnigramDistance": ("by_layer", "tokens", "token_text"),
+    "SiteMeans": ("by_layer",),
 }
 """The plots that draw each kind of result."""
 

@@ -19,6 +19,7 @@ from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
 from tl_entropy.results.tokens.correlation import AlignedValues, TokenCorrelation
 from tl_entropy.results.tokens.reliance import TokenReliance
+from tl_entropy.results.tokens.site_values import Confidence, SiteMeans, UnigramDistance
 from tl_entropy.results.tokens.stimuli import Stimuli
 from tl_entropy.results.tokens.surprisal import SurprisalSummary, TokenSurprisal
 from tl_entropy.results.tokens.words import WordSurprisal
@@ -26,6 +27,7 @@ from tl_entropy.results.tokens.words import WordSurprisal
 __all__ = [
     "AlignedValues",
     "ConditionalEntropy",
+    "Confidence",
     "Contrast",
     "DivergenceSummary",
     "EntropyHistory",
@@ -44,12 +46,14 @@ __all__ = [
     "Provenance",
     "Result",
     "RunResults",
+    "SiteMeans",
     "SoftInformation",
     "Stimuli",
     "SurprisalSummary",
     "TokenCorrelation",
     "TokenReliance",
     "TokenSurprisal",
+    "UnigramDistance",
     "Unit",
     "WordSurprisal",
     "load",

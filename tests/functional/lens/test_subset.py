@@ -54,6 +54,27 @@ def test_over_many_tiles(dtype, tolerance, spread, options):
             assert torch.equal(getattr(found, name), getattr(plain, name)), name
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("options", [{}, {"targets": True}, {"targets": True, "varentropy": True}])
+def test_means_of_weights_and_the_distance_from_the_uniform_law(dtype, tolerance, options):
+    hidden, unembedding, bias, targets = random_case(d_vocab=5000, spread=4.0, dtype=dtype)
+    options = {**options, **({"targets": targets} if "targets" in options else {})}
+    bias[::7] = -math.inf
+    weights = torch.rand(5000, generator=torch.Generator().manual_seed(2))
+    wanted = {**options, "subset": weights, "self_certainty": True}
+    found = vocabulary_statistics(hidden, unembedding, bias=bias, **wanted)
+    log_p = all_logits(hidden, unembedding, bias).log_softmax(-1)
+    torch.testing.assert_close(found.log_mass.exp(), log_p.exp() @ weights.double(), rtol=tolerance, atol=tolerance)
+    possible = log_p[:, bias > -math.inf]
+    expected = -possible.mean(-1) - math.log(possible.shape[1])
+    torch.testing.assert_close(found.self_certainty, expected, rtol=tolerance, atol=5 * tolerance)
+    plain = vocabulary_statistics(hidden, unembedding, bias=bias, **options)
+    assert plain.self_certainty is None
+    for name in ("entropies", "surprisal", "rank", "varentropy"):
+        if getattr(plain, name) is not None:
+            assert torch.equal(getattr(found, name), getattr(plain, name)), name
+
+
 def test_all_none_and_masked_tokens():
     hidden, unembedding = torch.ones(2, 1), torch.zeros(1, 4000)
     everything = torch.ones(4000, dtype=torch.bool)
@@ -71,7 +92,9 @@ def test_all_none_and_masked_tokens():
     ("subset", "error", "message"),
     [
         (torch.ones(8, dtype=torch.bool), InputError, r"subset must be \[9\]"),
-        (torch.ones(9), InputTypeError, "subset must be a bool tensor"),
+        (torch.ones(9).long(), InputTypeError, "subset must be a bool tensor, or weights"),
+        (2 * torch.ones(9), InputError, "weights from 0 to 1"),
+        (torch.full((9,), math.nan), InputError, "weights from 0 to 1"),
         ([True] * 9, InputTypeError, "subset must be a bool tensor"),
     ],
 )

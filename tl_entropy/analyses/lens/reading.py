@@ -169,6 +169,7 @@ class Reading(Kept):
             named = {
                 "entropy": found.entropies, "surprisal": found.surprisal, "rank": found.rank, "varentropy": found.varentropy,
                 "top_tokens": top, "top_log_probs": found.top_log_probs, "log_mass": found.log_mass,
+                "self_certainty": found.self_certainty,
             }  # fmt: skip
             groups.append(
                 {

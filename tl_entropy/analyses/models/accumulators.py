@@ -18,9 +18,11 @@ from tl_entropy.analyses.states.cka import CKAAccumulator
 from tl_entropy.analyses.states.geometry import GeometryAccumulator
 from tl_entropy.analyses.states.matrix_similarity import MatrixAccumulator
 from tl_entropy.analyses.streaming import StreamingMeasure
+from tl_entropy.analyses.tokens.confidence import ConfidenceAccumulator
 from tl_entropy.analyses.tokens.gradient_reliance import GradientRelianceAccumulator
 from tl_entropy.analyses.tokens.reliance import RelianceAccumulator
 from tl_entropy.analyses.tokens.surprisal import SurprisalAccumulator
+from tl_entropy.analyses.tokens.unigram import UnigramAccumulator
 from tl_entropy.errors import FileError, InputError
 from tl_entropy.state import decoded
 from tl_entropy.torch_state import steady
@@ -28,6 +30,7 @@ from tl_entropy.torch_state import steady
 KINDS = (
     LensAccumulator, DivergenceAccumulator, HeadAccumulator, SurprisalAccumulator, RelianceAccumulator,
     GradientRelianceAccumulator, GeometryAccumulator, CKAAccumulator, MatrixAccumulator, SoftAccumulator,
+    ConfidenceAccumulator, UnigramAccumulator,
 )  # fmt: skip
 """Those of the package, which are known once they are imported, as are a user's own."""
 

@@ -32,7 +32,16 @@ from tl_entropy.functional.lens.compiling import (
 )
 from tl_entropy.functional.lens.products import TileProducts, check_factors
 from tl_entropy.functional.lens.reduced import check_reduced
-from tl_entropy.functional.lens.tiles import MASKED, Top, combine, combine_mass, combine_moments, in_double, tile_sums
+from tl_entropy.functional.lens.tiles import (
+    MASKED,
+    Top,
+    combine,
+    combine_level,
+    combine_mass,
+    combine_moments,
+    in_double,
+    tile_sums,
+)
 from tl_entropy.torch_state import steady
 
 __all__ = ["VocabularyStatistics", "compiler_available", "vocabulary_statistics"]
@@ -62,6 +71,7 @@ class VocabularyStatistics:
         top_tokens: [rows, top_k] int64, their tokens; equally probable ones by their ids.
         tied: [rows] bool, whether several tokens are the most probable, equally; None without top_k.
         log_mass: [rows], log of the summed probability of a subset of the tokens, up to 0; None unless one was given.
+        self_certainty: [rows], KL(U ‖ p) of the uniform law U on all tokens that are not masked; None unless asked for.
         compiled: whether the sums ran as compiled code.
         precision: of the product, "float32" ("float64" for float64 hidden states) or "bfloat16".
         varentropy: [rows], the variance of the surprisal, nats²; None unless asked for.
@@ -84,6 +94,7 @@ class VocabularyStatistics:
     varentropy: Tensor | None = None
     tied: Tensor | None = None
     log_mass: Tensor | None = None
+    self_certainty: Tensor | None = None
 
 
 @steady
@@ -99,6 +110,7 @@ def vocabulary_statistics(
     top_k: int = 0,
     varentropy: bool = False,
     subset: Tensor | None = None,
+    self_certainty: bool = False,
     precision: Precision = "float32",
     compiled: Compiled = None,
 ) -> VocabularyStatistics:
@@ -114,7 +126,9 @@ def vocabulary_statistics(
         targets: [rows] or [rows, n_targets] int64, the tokens whose surprisal and rank are wanted; negative for none.
         top_k: how many of the likeliest tokens to return.
         varentropy: whether to return the variance of the surprisal, Σ p·(log p + H)², as well.
-        subset: [d_vocab] bool, tokens whose summed probability is wanted, such as those that begin a word.
+        subset: [d_vocab] bool, tokens whose summed probability is wanted, such as those that begin a word; or a weight from
+            0 to 1 for each token, whose mean is.
+        self_certainty: whether to return KL(U ‖ p) = -mean log p - log n, over the n tokens that are not masked, as well.
         precision: "float32", or "bfloat16" for rounded factors with float32 sums: up to twice as fast where the processor has
             bfloat16 units. The factors' rounding then shows: for logits with standard deviations of 1 to 12, entropies were
             within 0.03 nats (root mean square 0.008) and everything else within 0.055; near ties may change their ranks.
@@ -147,6 +161,7 @@ def vocabulary_statistics(
         top_k=top_k,
         varentropy=varentropy,
         subset=subset,
+        self_certainty=self_certainty,
         precision=precision,
         compiled=compiled,
     )
@@ -170,6 +185,7 @@ class Reader:
     precision: str
     varentropy: bool
     subset: Tensor | None
+    self_certainty: bool
 
     @property
     def compiled(self) -> bool:
@@ -191,6 +207,7 @@ class Reader:
         compiled: Compiled,
         varentropy: bool = False,
         subset: Tensor | None = None,
+        self_certainty: bool = False,
         axes: tuple[str, ...] = ("rows", "d_model"),
     ) -> Self:
         """Check the arguments of `vocabulary_statistics`, ``hidden`` having these ``axes``, and lay out the buffers."""
@@ -226,7 +243,9 @@ class Reader:
             rows=n_sites * block,
             width=width,
         )
-        choice: dict[str, Any] = {"orders": order_list, "moments": varentropy, "of_subset": subset is not None}
+        choice: dict[str, Any] = {
+            "orders": order_list, "moments": varentropy, "level": self_certainty, "of_subset": subset is not None,
+        }  # fmt: skip
         members = None if subset is None else subset.to(hidden.device, dtype)
         if compiled == "faster":
             tile = hidden.new_zeros(*sites, block, width, dtype=dtype)
@@ -239,7 +258,7 @@ class Reader:
             buffers = hidden.new_empty(3, n_sites * block * width, dtype=dtype)
             sums = functools.partial(_tile_sums, buffers=buffers, **choice)
         name = "float64" if dtype == torch.float64 and precision == "float32" else precision
-        return cls(products, sums, order_list, top_k, block, buffers, name, varentropy, members)
+        return cls(products, sums, order_list, top_k, block, buffers, name, varentropy, members, self_certainty)
 
     def blocks(self, hidden: Tensor, targets: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None, int]]:
         """Yield the rows of each block, their targets and the number of the first."""
@@ -288,12 +307,16 @@ class Reader:
         unreadable = ~(normalizer.isfinite() & entropies.isfinite().all(-1))
         refuse_rows(unreadable, first, "hidden @ unembedding + bias must hold neither NaN nor +inf; it does")
         surprisal = rank = top_log_probs = top_tokens = tied = variance = log_mass = None
-        n_targets = 0 if present is None else present.shape[-1]
-        if self.subset is not None:
-            log_mass = combine_mass(tile_rows, tile_rows[:, -1 - n_targets - 2 * self.varentropy])
+        last = tile_rows.shape[1] - (0 if present is None else present.shape[-1])  # before the counts, from there downwards
+        certainty = None
+        if self.self_certainty:
+            last -= 2
+            certainty = combine_level(tile_rows, normalizer, tile_rows[:, last], tile_rows[:, last + 1])
         if self.varentropy:
-            first_moment, second_moment = tile_rows[:, tile_rows.shape[1] - n_targets - 2 :].unbind(1)[:2]
-            variance = combine_moments(tile_rows, first_moment, second_moment)
+            last -= 2
+            variance = combine_moments(tile_rows, tile_rows[:, last], tile_rows[:, last + 1])
+        if self.subset is not None:
+            log_mass = combine_mass(tile_rows, tile_rows[:, last - 1])
         if targets is not None and target_logits is not None and present is not None:
             missing = ~present.to(normalizer.device)
             shape: tuple[int, ...] = (*hidden.shape[:-2], *targets.shape)
@@ -308,19 +331,21 @@ class Reader:
             tied = top.tied.to(normalizer.device).view(normalizer.shape)
         found = VocabularyStatistics(
             entropies, normalizer, surprisal, rank, top_log_probs, top_tokens, self.compiled, self.precision, variance, tied,
-            log_mass,
+            log_mass, certainty,
         )  # fmt: skip
         return found, tile_rows
 
 
 def _tile_sums(
-    logits: Tensor, *others: Tensor, orders: tuple[float, ...], moments: bool, of_subset: bool, buffers: Tensor | None = None
-) -> Tensor:
+    logits: Tensor, *others: Tensor, orders: tuple[float, ...], moments: bool, level: bool, of_subset: bool,
+    buffers: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     subset, thresholds = (others[0], others[1:]) if of_subset else (None, others)
+    wanted: dict[str, Any] = {"moments": moments, "level": level, "subset": subset}
     if buffers is None:
-        return tile_sums(logits, orders, thresholds, moments=moments, subset=subset)
+        return tile_sums(logits, orders, thresholds, **wanted)
     z, e, work = (buffer[: logits.numel()].view(logits.shape) for buffer in buffers)
-    return tile_sums(logits, orders, thresholds, (z, e, work), moments=moments, subset=subset)
+    return tile_sums(logits, orders, thresholds, (z, e, work), **wanted)
 
 
 def _unmasked(logits: Tensor) -> Tensor:
@@ -351,10 +376,12 @@ def _check_targets(targets: Tensor | None, rows: int, d_vocab: int) -> None:
 def _check_subset(subset: Tensor | None, d_vocab: int) -> None:
     if subset is None:
         return
-    if not isinstance(subset, Tensor) or subset.dtype != torch.bool:
-        raise InputTypeError(f"subset must be a bool tensor; got {getattr(subset, 'dtype', type(subset).__name__)}")
+    if not isinstance(subset, Tensor) or not (subset.dtype == torch.bool or subset.is_floating_point()):
+        raise InputTypeError(f"subset must be a bool tensor, or weights; got {getattr(subset, 'dtype', type(subset).__name__)}")
     if subset.shape != (d_vocab,):
         raise InputError(f"subset must be [{d_vocab}], one entry for each token; got {list(subset.shape)}")
+    if subset.is_floating_point() and not bool(((subset >= 0) & (subset <= 1)).all()):
+        raise InputError("subset must hold weights from 0 to 1; it does not: divide them by the largest")
 
 
 def join(blocks: Sequence[VocabularyStatistics]) -> VocabularyStatistics:

@@ -60,6 +60,7 @@ def tile_sums(
     scratch: Scratch = (None, None, None),
     *,
     moments: bool = False,
+    level: bool = False,
     subset: Tensor | None = None,
 ) -> Tensor:
     """Return the sums of one tile: its maximum, s, a sum for each order but infinity, and the count above each threshold.
@@ -70,6 +71,7 @@ def tile_sums(
         thresholds: [...] each, the logits whose ranks are counted: how many are at least as large, themselves included.
         scratch: three buffers like ``logits`` to work in; without them the sums are differentiable.
         moments: whether Σ e·z and Σ e·z² are wanted, too, before the counts.
+        level: whether Σ z over the logits above -inf, and how many they are, are wanted, too, before the counts.
         subset: [width], 1 for each token of a subset and 0 for others: Σ e over it is wanted, too, before the moments.
 
     Returns:
@@ -103,6 +105,10 @@ def tile_sums(
         first = torch.mul(e, z, out=work)
         sums.append(first.sum(-1))
         sums.append(torch.mul(first, z, out=work).sum(-1))
+    if level:
+        possible = torch.gt(logits, MASKED / 2, out=work).to(logits.dtype)
+        count = possible.sum(-1)
+        sums += [torch.mul(z, possible, out=work).sum(-1), count]
     sums.extend(torch.ge(logits, least[..., None], out=work).sum(-1, dtype=logits.dtype) for least in thresholds)
     return torch.stack(sums)
 
@@ -158,6 +164,18 @@ def combine_moments(sums: Tensor, first: Tensor, second: Tensor) -> Tensor:
     mean = (weight * (first + shift * total)).sum(0) / s
     square = (weight * (second + 2 * shift * first + shift.square() * total)).sum(0) / s
     return (square - mean.square()).clamp(min=0.0)  # only rounding takes it below
+
+
+def combine_level(sums: Tensor, log_normalizer: Tensor, level: Tensor, count: Tensor) -> Tensor:
+    """Return KL(U ‖ p) [...] in nats of ``sums`` as in `combine`, U being uniform on the tokens that are possible at all.
+
+    ``level`` and ``count`` [tiles, ...] are Σ z and the number of those tokens: KL(U ‖ p) = Z - mean l - log n.
+    """
+    maximum = sums[:, 0]
+    overall = maximum.amax(0)
+    n = count.sum(0)
+    mean = (level + torch.where(count > 0, maximum - overall, 0.0) * count).sum(0) / n
+    return (log_normalizer - overall - mean - n.log()).clamp(min=0.0)  # only rounding takes it below
 
 
 def combine_mass(sums: Tensor, part: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""``tl-entropy confidence`` and ``tl-entropy unigram``: how sure predictions are, and how far from word frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from tl_entropy.cli.app import app, examples
+from tl_entropy.cli.checks import layers_in, sites_in
+from tl_entropy.cli.edits import Changes, TunedLens, lens_of
+from tl_entropy.cli.options import OVER, PRECISIONS, Layers, Precision, Sites, Source, Summary, Vocabulary, generation, reads
+from tl_entropy.cli.report import report
+from tl_entropy.errors import check_choice
+from tl_entropy.sites import HEAD_SITES
+
+
+@app.command(
+    epilog=examples(
+        "tl-entropy confidence --text 'for i in range(10):'",
+        "tl-entropy confidence --model gpt2 --file notes.txt --sites embed,resid_post --top-k 10",
+    )
+)
+@reads("tl-entropy-confidence", generation, Changes.of, bundled=True)
+def confidence(
+    source: Source,
+    generated: dict[str, Any],
+    changes: Changes,
+    sites: Sites = "resid_post",
+    layers: Layers = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=2, help="most probable tokens that two of the measures look at; 20, if not given")
+    ] = None,
+    summary: Summary = False,
+    precision: Precision = "float32",
+    vocabulary: Vocabulary = "model",
+    tuned_lens: TunedLens = None,
+) -> None:
+    """Self-certainty, margin, mass and confidence of the top tokens, and z of every token, at every layer."""
+    import tl_entropy as tle
+
+    _measure(tle.confidence, source, generated, changes, sites, layers, summary, precision, vocabulary, tuned_lens, top_k=top_k)
+
+
+@app.command(
+    epilog=examples("tl-entropy unigram --file notes.txt", "tl-entropy unigram --model gpt2 --file notes.txt --summary")
+)
+@reads("tl-entropy-unigram", generation, Changes.of, bundled=True)
+def unigram(
+    source: Source,
+    generated: dict[str, Any],
+    changes: Changes,
+    sites: Sites = "embed,resid_post",
+    layers: Layers = None,
+    smoothing: Annotated[float, typer.Option(min=0.0, help="what is added to the count of every token")] = 0.5,
+    summary: Summary = False,
+    precision: Precision = "float32",
+    vocabulary: Vocabulary = "model",
+    tuned_lens: TunedLens = None,
+) -> None:
+    """Divergence of every layer's prediction from the texts' own token frequencies, and how frequent its top token is."""
+    import tl_entropy as tle
+
+    _measure(
+        tle.unigram_distance, source, generated, changes, sites, layers, summary, precision, vocabulary, tuned_lens,
+        smoothing=smoothing,
+    )  # fmt: skip
+
+
+def _measure(
+    function: Callable[..., Any], source: Source, generated: dict[str, Any], changes: Changes, sites: str, layers: Any,
+    summary: bool, precision: str, vocabulary: str, tuned_lens: Any, **options: Any,
+) -> None:  # fmt: skip
+    check_choice("--precision", precision, PRECISIONS)
+    check_choice("--vocabulary", vocabulary, OVER)
+    result = function(
+        source.model, source.inputs, sites=sites_in(sites, refused=HEAD_SITES), layers=layers_in(layers),
+        lens=lens_of(tuned_lens), keep="summary" if summary else "positions", precision=precision, vocabulary=vocabulary,
+        interventions=changes.interventions(source), **options, **generated, **source.windows,
+    )  # fmt: skip
+    report(result.to(source.unit), source)
