@@ -21,7 +21,14 @@ pytestmark = pytest.mark.model
 ALL = READERS | VARIANTS
 WITHOUT_POSITIONS = {"EntropyMonitor", "train_tuned_lens"}
 WORDS = ["the cat sat on the mat", "dog and cat and dog"]
-OF_PREDICTED = ("token_surprisal", "token_reliance", "gradient_reliance", "conditional_entropy")
+OF_PREDICTED = (
+    "token_surprisal",
+    "confidence",
+    "unigram_distance",
+    "token_reliance",
+    "gradient_reliance",
+    "conditional_entropy",
+)
 
 NOTHING = {
     "no documents": ([], {}, "0 documents, none with a token"),
