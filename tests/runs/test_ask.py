@@ -48,7 +48,23 @@ WRONG = [
     ({"analyses": ["lens_entropy", {"head_entropy": {"of": "z"}}]}, "analyses[1].of must be 'pattern' or 'readout'; got 'z'"),
     ({"analyses": [{"lens_entropy": {"sites": ["resid"]}}]}, "analyses[0].sites must be one of 'embed'"),
     ({"analyses": [{"lens_entropy": {"window": "long"}}]}, "analyses[0].window must be a whole number or null; got 'long'"),
-    ({"analyses": [{"lens_entropy": {"lens": "a"}}]}, "analyses[0].lens cannot be given in a run"),
+    ({"analyses": [{"lens_entropy": {"lens": "no lens"}}]}, "analyses[0].lens: "),
+    ({"analyses": [{"lens_entropy": {"lens": 1}}]}, "analyses[0].lens must be the file or folder of a tuned lens; got 1"),
+    ({"analyses": ["token_reliance"]}, "analyses[0]: token_reliance needs on; give it as an option"),
+    ({"analyses": [{"token_reliance": {"on": {"a": {"ablate": "z.1"}}}}]}, "analyses[0].on.a: "),
+    (
+        {"analyses": [{"head_entropy": {"interventions": [{"steer": 1}]}}]},
+        "analyses[0].interventions[0] must be one of 'ablate', 'ablate_heads', 'occlude', 'mask_attention'; got 'steer'",
+    ),
+    (
+        {"analyses": [{"head_entropy": {"interventions": "ablate"}}]},
+        "analyses[0].interventions[0] must be a mapping from one of ablate, ablate_heads",
+    ),
+    (
+        {"analyses": [{"head_entropy": {"interventions": {"ablate": {"heads": 1}}}}]},
+        "analyses[0].interventions[0]: ablate cannot be given",
+    ),
+    ({"analyses": [{"layer_similarity": {"other": "a"}}]}, "analyses[0].other cannot be given in a run"),
     (
         {"analyses": [{"lens_entropy": {"documents": [1]}}]},
         "analyses[0].documents cannot be given in a run: a run deals them out",

@@ -7,6 +7,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from command import run as command
 from runs_in_folders import assert_same_result, is_quiet, texts
@@ -153,6 +154,9 @@ EVERY = [
     {"token_surprisal": {"keep": "summary"}},
     {"gradient_reliance": {"site": "embed"}},
     {"lens_entropy": {"max_new_tokens": 2}},
+    {"lens_entropy": {"interventions": [{"ablate": "mlp_out.1"}, {"ablate_heads": [[0, 1]]}]}},
+    {"token_reliance": {"on": {"a head": {"ablate_heads": [[0, 1]]}, "an MLP": {"ablate": "mlp_out.1"}}, "metrics": ["kl"]}},
+    {"lens_entropy": {"lens": "lens", "keep": "summary"}},
 ]
 
 
@@ -161,6 +165,9 @@ EVERY = [
 @pytest.mark.parametrize("analysis", EVERY, ids=str)
 def test_every_analysis_goes_on_from_the_state_of_another_worker(analysis, asked, monkeypatch, tmp_path):
     batches = {"batch_size": 2}
+    if "lens" in str(analysis):
+        origin = tle.Adapter(cached_model("gpt2", kinds()[0])).provenance(settings={})
+        tle.TunedLens(torch.full((3, 32, 32), 0.01), torch.zeros(3, 32), origin).save(tmp_path / "lens")
     name, options = next(iter(analysis.items())) if isinstance(analysis, dict) else (analysis, {})
     short = {"text": [text[:60] for text in texts(9)]}  # some refuse documents of several windows
     asked = {**asked, "inputs": short, "analyses": [{name: {**options, **batches}}]}
@@ -312,6 +319,9 @@ def test_status_and_estimates_come_from_files_alone(asked, monkeypatch, tmp_path
     [begun, unbegun] = now.jobs
     assert (begun.state, begun.units[0], unbegun.state, now.documents) == ("begun", 3, "open", 9)
     assert 0 < begun.documents < 9
+    told = []
+    assert estimates(folder, told.append, most=10) == {}
+    assert "states of 0 MB are not read; --estimates reads them" in told[0]
     [result] = estimates(folder).values()
     assert result.provenance.corpus["documents"] == begun.documents
     assert result.mean_profile()["mean"].notna().all()

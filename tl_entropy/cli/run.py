@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,8 +63,12 @@ def run(
 def status(
     folder: Folder,
     estimates: Annotated[
-        bool, typer.Option("--estimates/--no-estimates", help="what has been found so far, with errors")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--estimates/--no-estimates",
+            help="what has been found so far, with errors; where neither is given, of states up to 256 MB",
+        ),
+    ] = None,
 ) -> None:
     """How a run is getting on, from its folder alone: what is done, failed and claimed, how fast, how long still."""
     from tl_entropy.cli.plan import lasting, rounded
@@ -86,8 +91,9 @@ def status(
         typer.echo(f"about {lasting(now.seconds_left)} left")
     elif now.seconds_left is None:
         typer.echo("nobody is at work; the run's command goes on with it")
-    if estimates:
-        for (model, _), result in found_so_far(folder, lambda line: typer.echo(line, err=True)).items():
+    if estimates is not False:
+        most = math.inf if estimates else 2**28
+        for (model, _), result in found_so_far(folder, lambda line: typer.echo(line, err=True), most=most).items():
             typer.echo(f"\nso far, of {model}:\n{result}")
 
 

@@ -3,8 +3,10 @@
 A function of a run reads a model and inputs, and its result can be saved. Options are held to the function's own annotations
 before anything is loaded, so that a slip of the pen is found in a second and not after an hour in a queue.
 
-Refused: options that are a run's own (``progress``, ``documents``), and those that no configuration can hold (lenses,
-interventions).
+Lenses and interventions are named (``runs/made.py``).
+
+Refused: options that are a run's own (``progress``, ``documents``), and those that no configuration can hold (another model,
+lenses and interventions of one's own); estimators that depend on where a corpus is cut.
 """
 
 from __future__ import annotations
@@ -24,17 +26,19 @@ from tl_entropy.analyses.lens.entropy import lens_entropy
 from tl_entropy.analyses.states.geometry import layer_geometry
 from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.analyses.tokens.gradient_reliance import gradient_reliance
+from tl_entropy.analyses.tokens.reliance import token_reliance
 from tl_entropy.analyses.tokens.surprisal import token_surprisal
 from tl_entropy.capture.options import CorpusOptions, EditOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, TLEntropyError, check_choice, check_orders
 from tl_entropy.labels.sets import NAMES, ngram
+from tl_entropy.runs import made
 from tl_entropy.sites import read_places
 
 ANALYSES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         lens_entropy, layer_divergence, head_entropy, soft_information, layer_similarity, layer_geometry, token_surprisal,
-        gradient_reliance,
+        token_reliance, gradient_reliance,
     )
 }  # fmt: skip
 """The functions that a run can call, by their names."""
@@ -45,7 +49,7 @@ _OWN = {
     "folder": "assignments are kept by one process alone",
     "text_column": "the column of a data set is a key of inputs",
 }
-_NO_TEXT = ("lens", "interventions", "other")
+_MADE: dict[str, Callable[[str, Any], Any]] = {"lens": made.lens, "interventions": made.interventions, "on": made.changes}
 _LISTS = (Sequence, AnyCollection, Iterable, list, tuple, set, frozenset)
 _WORDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _NGRAM = re.compile(r"(next_)?([1-9]\d*)-gram")
@@ -66,11 +70,8 @@ def check_analysis(key: str, name: object, options: object) -> None:
     for option, why in _OWN.items():
         if option in options:
             raise InputError(f"{key}.{option} cannot be given in a run: {why}; leave it out")
-    for option in _NO_TEXT:
-        if options.get(option) is not None:
-            raise InputError(
-                f"{key}.{option} cannot be given in a run, whose configuration is a text; call the function itself"
-            )
+    if options.get("other") is not None:
+        raise InputError(f"{key}.other cannot be given in a run, whose configuration is a text; call the function itself")
     positional = _positional(function)
     if missing := [option for option, needed in positional.items() if needed and option not in options]:
         raise InputError(f"{key}: {name} needs {missing[0]}; give it as an option")
@@ -78,8 +79,11 @@ def check_analysis(key: str, name: object, options: object) -> None:
         check_options(function, {o: v for o, v in options.items() if o not in positional}, _unpacked(function))
     except TLEntropyError as error:
         raise type(error)(f"{key}: {error}") from error
+    named = [option for option in _MADE if options.get(option) is not None]
+    for option in named:
+        _MADE[option](f"{key}.{option}", options[option])
     for option, value in options.items():
-        if not _fits(value, hints[option]):
+        if option not in named and not _fits(value, hints[option]):
             raise InputError(f"{key}.{option} must be {_told(hints[option])}; got {value!r}")
     if "sites" in options:
         read_places(options["sites"], f"{key}.sites")
@@ -99,12 +103,15 @@ def check_analysis(key: str, name: object, options: object) -> None:
 
 
 def called(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a configuration as a function takes them: n-grams by their names are label sets.
+    """Options of a configuration as a function takes them: what they name is made, and n-grams are label sets.
 
     >>> called("soft_information", {"labels": ["token", "next_4-gram"]})["labels"][1].n
     4
     """
-    given = dict(options)
+    given = {
+        option: _MADE[option](option, value) if option in _MADE and value is not None else value
+        for option, value in options.items()
+    }
     if name == "soft_information" and "labels" in given:
         labels = [given["labels"]] if isinstance(given["labels"], str) else given["labels"]
         given["labels"] = [_label(label) for label in labels]

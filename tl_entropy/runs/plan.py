@@ -26,7 +26,8 @@ from tl_entropy.runs.models import checkpoints
 _SAMPLE = 200_000
 """Bytes of text in which tokens are counted."""
 _PASSES = {"soft_information": lambda options: 2 if options.get("center") is True else 1}
-_A_ROW = {"lens_entropy": 8, "layer_divergence": 24, "head_entropy": 8, "token_surprisal": 40, "gradient_reliance": 64}
+_A_ROW = {"lens_entropy": 8, "layer_divergence": 24, "head_entropy": 8, "token_surprisal": 40, "gradient_reliance": 64,
+          "token_reliance": 32}  # fmt: skip
 """Bytes of a row that is kept, for each place (and order), about."""
 
 
@@ -119,6 +120,8 @@ def _places(function: str, options: Mapping[str, Any], size: ModelSize) -> int:
         return n_layers * size.heads
     if function == "token_surprisal":
         return 1
+    if function == "token_reliance":
+        return len(options["on"]) if isinstance(options["on"], Mapping) else 1
     sites = options.get("sites", ("embed", "resid_post"))
     listed = [sites] if isinstance(sites, str) else sites
     return sum(1 if site == "embed" or "." in str(site) else n_layers for site in listed)

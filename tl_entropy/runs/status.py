@@ -88,12 +88,15 @@ def status_of(path: str | Path) -> Status:
     return Status(tuple(jobs), documents, workers, _left(jobs, documents, workers))
 
 
-def estimates(path: str | Path, told: Callable[[str], None] = lambda line: None) -> dict[tuple[str, str], Any]:
+def estimates(
+    path: str | Path, told: Callable[[str], None] = lambda line: None, *, most: float = math.inf
+) -> dict[tuple[str, str], Any]:
     """(model, analysis) to the result of what has been read so far, of work that is under way; no model is loaded.
 
     Args:
         path: the run's folder.
         told: called with why something cannot be had.
+        most: bytes of states of one analysis that are read; where there are more, that is told instead.
     """
     folder = RunFolder(path)
     ask = unplain(read_index(folder.path)["ask"])
@@ -103,6 +106,10 @@ def estimates(path: str | Path, told: Callable[[str], None] = lambda line: None)
         for name in ask["analyses"]:
             held = Work(folder, model.stem, name, documents, ask["unit_documents"]).held()
             if folder.result(model.stem, name).exists() or not held:
+                continue
+            size = sum(state.stat().st_size for state in held)
+            if size > most:
+                told(f"{name} of {model.label}: states of {size / 2**20:,.0f} MB are not read; --estimates reads them")
                 continue
             try:
                 found[model.label, name] = states.computed(list(held))
