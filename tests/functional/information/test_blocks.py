@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tl_entropy.functional.information.blocks import Blocks, Sample, SampledRows
+from tl_entropy.functional.information.anchors import Sample, SampledRows
+from tl_entropy.functional.information.blocks import Blocks
 from tl_entropy.functional.information.chance import ChanceCurve
 from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
 from tl_entropy.functional.probabilities import entropy

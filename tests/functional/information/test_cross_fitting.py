@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from tl_entropy.functional.information.blocks import Sample, SampledRows
+from tl_entropy.functional.information.anchors import Sample, SampledRows, replicates
 from tl_entropy.functional.information.chance import ChanceCurve, c_of, chance_curves, predicted
 from tl_entropy.functional.information.cross_fitting import Groups, SoftSums, Whole
 from tl_entropy.functional.information.estimates import error, estimates, label_estimates
@@ -302,39 +302,55 @@ def test_single_labels_average_to_the_whole():
 # --- anchors ---------------------------------------------------------------------------------------------------------------
 
 
-def weighed(p, weights):
-    """Assignments to anchors of which each counts ``weights`` times: the anchors' own distribution is what is jackknifed."""
-    q = p * weights
-    return q / q.sum(1, keepdims=True)
-
-
 @pytest.mark.parametrize("name", ["plug_in", "ceiling", "entropy"])
-def test_what_an_anchor_adds_is_the_derivative_by_its_weight(name):
-    """H of relative weights: log p / w, so that splitting an anchor into two equal ones changes nothing."""
+def test_what_anchors_add_is_what_drawing_them_anew_changes(name):
+    """Copies of an anchor are one bin, with its share of what is uniform: H of relative weights, log p / w."""
     p, label, fold = drawn(5, 50, 6, 8, 4)
+    p[3] = [1e-9, *[0] * 6, 1 - 1e-9]  # a row that one anchor has nearly all of
+    label[label == 5] = -1  # seen once: no spread
     found = found_by(p, label, fold, sample=Sample(SampledRows(torch.tensor(p)[:, None]), torch.tensor(label)))
     column = getattr(found, name)[:, 0]
     assert len(column) == 1 + fold.max() + 1 + 8
-    parts = (column[0] - column[-8:]) / math.sqrt(8 / 7)
 
     def value(weights):
-        q = weighed(p, weights)
-        share = weights / weights.sum()
-        relative = lambda m: -float((m * np.log(m / share)).sum())  # noqa: E731
-        entropy = relative(q.mean(0))
-        conditional = sum((label == x).mean() * relative(q[label == x].mean(0)) for x in set(label.tolist()))
-        rows = np.mean([relative(row) for row in q])
-        return {"plug_in": entropy - conditional, "ceiling": entropy - rows, "entropy": entropy}[name]
+        q = np.maximum(p, 1e-300) * weights
+        q /= q.sum(1, keepdims=True)
+        entropy = relative_entropy(q.mean(0), weights)
+        rows = np.array([relative_entropy(row, weights) for row in q])
+        labels = set(label.tolist()) - {-1}
+        conditional = sum((label == x).mean() * relative_entropy(q[label == x].mean(0), weights) for x in labels)
+        within = conditional - rows[label >= 0].sum() / len(q)
+        return {"plug_in": entropy - rows.mean() - within, "ceiling": entropy - rows.mean(), "entropy": entropy}[name]
 
-    step = 1e-6
-    for j in range(8):
-        up, down = np.ones(8), np.ones(8)
-        up[j] += step
-        down[j] -= step
-        expected = (value(up) - value(down)) / (2 * step)
-        if name == "entropy":  # against the uniform share of all anchors, which moves, too
-            expected -= float(p.mean(0)[j] - 1 / 8)
-        assert parts[j].item() == pytest.approx(expected, abs=1e-7)
+    anew = np.array([value(weights) for weights in replicates(8)[1:].double().numpy()])
+    expected = (anew - anew.mean()) / math.sqrt(7)
+    assert (column[0] - column[-8:]).tolist() == pytest.approx(expected.tolist(), abs=1e-9)
+
+
+def relative_entropy(p, weights):
+    held = p > 0
+    return -float((p[held] * np.log(p[held] / weights[held])).sum())
+
+
+def test_what_anchors_add_in_single_precision_and_of_rows_without_a_label():
+    p, label, fold = drawn(5, 50, 6, 8, 4)
+    sample = lambda p, label: Sample(SampledRows(torch.tensor(p)[:, None]), torch.tensor(label))  # noqa: E731
+    exact = found_by(p, label, fold, sample=sample(p, label))
+    rough = found_by(p, label, fold, sample=sample(p.astype(np.float32), label))
+    torch.testing.assert_close(exact.information, rough.information, rtol=0, atol=1e-6)
+    more = np.concatenate([p, p[::-1]]), np.concatenate([label, np.full(50, -2)])
+    torch.testing.assert_close(
+        exact.information, found_by(p, label, fold, sample=sample(*more)).information, rtol=0, atol=1e-12
+    )
+
+
+def test_errors_over_anchors_are_the_spread_over_seeds():
+    rng = np.random.default_rng(0)
+    centres, label = rng.normal(size=(30, 16)), np.arange(600) % 30
+    z = torch.tensor(centres[label] + 0.7 * rng.normal(size=(600, 16)))
+    found = [soft_mutual_information(z, label, n_bins=50, seed=seed) for seed in range(24)]
+    spread = np.std([one.information.item() for one in found], ddof=1)
+    assert math.sqrt(np.mean([one.anchors_se**2 for one in found])) == pytest.approx(spread, rel=0.35)
 
 
 # --- what must hold of any estimate of information ----------------------------------------------------------------------------

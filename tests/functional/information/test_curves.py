@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tl_entropy.functional.information import blocks as module, chance
-from tl_entropy.functional.information.blocks import Sample, SampledRows
+from tl_entropy.functional.information.anchors import Sample, SampledRows
 from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums
 from tl_entropy.functional.information.estimates import estimates, label_estimates

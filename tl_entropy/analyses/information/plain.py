@@ -30,7 +30,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.saving import SCHEMA, write
 from tl_entropy.errors import InputError, InputTypeError, check_int
-from tl_entropy.functional.information.blocks import Sample, SampledRows
+from tl_entropy.functional.information.anchors import Sample, SampledRows
 from tl_entropy.functional.information.chance import SAMPLE
 from tl_entropy.functional.information.cross_fitting import SoftSums
 from tl_entropy.functional.information.mutual import SoftMutualInformation, record

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.information.seen import Seen
-from tl_entropy.functional.information.blocks import Blocks, Sample, SampledRows
+from tl_entropy.functional.information.anchors import Sample, SampledRows
+from tl_entropy.functional.information.blocks import Blocks
 from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.coding import decoded
 from tl_entropy.functional.information.cross_fitting import SoftSums, Whole

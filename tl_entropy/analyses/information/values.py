@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.blocks import Blocks, Estimates, Sample, SampledRows
+from tl_entropy.functional.information.anchors import Sample, SampledRows
+from tl_entropy.functional.information.blocks import Blocks, Estimates
 from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
 from tl_entropy.functional.information.estimates import reason_for_nan

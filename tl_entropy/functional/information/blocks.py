@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.chance import ChanceCurve, logs
+from tl_entropy.functional.information.anchors import Sample, SampledLabels
+from tl_entropy.functional.information.chance import ChanceCurve
 from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, Whole
 from tl_entropy.functional.probabilities import extensive
 from tl_entropy.functional.statistics import group_sums
@@ -23,39 +23,6 @@ from tl_entropy.functional.statistics import group_sums
 _AT_ONCE = 2**20  # numbers of the sums
 _MIXTURES = (0.001, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)  # parts of p̄ tried for the lower bound
 _CLASSES = 128  # of sizes of labels: 2 log2 of an int64 is below
-
-
-@dataclass(frozen=True, eq=False)
-class SampledRows:
-    """Rows drawn at random, on which errors over anchors are measured: ``rows`` [row, unit, bin] soft assignments.
-
-    Those errors are rough, so that they are measured in the dtype of the rows.
-    """
-
-    rows: Tensor
-
-    @cached_property
-    def p(self) -> Tensor:
-        """[unit, row, bin] the same."""
-        return self.rows.transpose(0, 1).contiguous()
-
-    @cached_property
-    def p_log_p(self) -> Tensor:
-        """[unit, row, bin] p log p."""
-        return logs(self.p).mul_(self.p)
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Rows drawn at random with their labels.
-
-    Attributes:
-        drawn: the rows, which all label sets share.
-        label: [row] number of the row's label; -1 for one seen once, -2 for none.
-    """
-
-    drawn: SampledRows
-    label: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +81,12 @@ class Blocks:
         self.whole, self.curves, self.sample, self.keep_labels = whole, curves, sample, keep_labels
         self._sums: dict[str, Tensor] = {}
         self._rows_inside = torch.zeros_like(whole.counts)
-        self._held = 0  # rows of the sample whose label is in two folds
         self._labels: list[list[Tensor]] = []
 
     def add(self, sums: SoftSums, *, alone: bool = False) -> None:
         """Take in a block of labels, or of rows whose labels were seen once; ``alone`` where there is no other block."""
         groups = Groups.of(sums)
-        drawn = None if self.sample is None else _SampledOf(self.sample, groups, sums.first)
+        drawn = None if self.sample is None else SampledLabels(self.sample, groups.held >= 2, sums.first)
         found: list[dict[str, Tensor]] = []
         single: list[tuple[Tensor, ...]] = []
         for part, fit in _fits(sums, groups, self.whole, self.curves):
@@ -132,7 +98,6 @@ class Blocks:
         self._sums = {name: self._sums[name] + value for name, value in values.items()} if self._sums else values
         inside = groups.inside
         self._rows_inside = self._rows_inside + group_sums(groups.count[inside], groups.fold[inside], len(self._rows_inside))
-        self._held += 0 if drawn is None else int(drawn.held.sum())
         if single:
             self._labels.append([torch.cat(one).mT for one in zip(*single, strict=True)] + [groups.sizes])
 
@@ -189,30 +154,18 @@ class Blocks:
 
     @torch.no_grad()
     def _of_anchors(self, sample: Sample) -> dict[str, Tensor]:
-        """[unit, bin] what each anchor adds, times √(m/(m-1)), from the rows of the sample that have a label."""
-        p, p_log_p, labelled = sample.drawn.p, sample.drawn.p_log_p, sample.label >= -1
-        if not bool(labelled.all()):
-            p, p_log_p = p[:, labelled], p_log_p[:, labelled]
-        rows, mean = p.shape[1], self.whole.log_mean
-        mean = mean.to(p.dtype)
-        entropy = _influence(-mean * p.sum(1, keepdim=True), -(mean @ p.mT), p)[:, 0] / rows
-        own = _influence(p_log_p.sum(1, keepdim=True), p_log_p.sum(-1)[:, None], p)[:, 0] / rows
-        within = self._sums["anchors"]
-        return {
-            "entropy": entropy, "ceiling": own + entropy, "conditional": within[:, 0] / rows,
-            "left": within[:, 1] / within.new_tensor(self._held),
+        """[unit, replicate] what anchors add: how far each replicate's value is from their mean, over √(replicates - 1)."""
+        entropy, own = sample.entropies()
+        spreads = self._sums["anchors"]
+        factor = torch.where(spreads[..., :1] > 0, spreads / spreads[..., :1], 1.0)  # by which the labels' spread changes
+        rows_inside = self._rows_inside.sum()
+        conditional, left = self._sums["within"].sum(1) / self.whole.rows, self._sums["spread"].sum(1) / rows_inside
+        values = {
+            "entropy": entropy, "ceiling": entropy - own, "conditional": conditional[:, None] * factor[:, 0],
+            "left": left[:, None] * factor[:, 1],
         }  # fmt: skip
-
-
-class _SampledOf:
-    """The rows of a sample that have a label of some block, and whether that label is in two folds or more."""
-
-    def __init__(self, sample: Sample, groups: Groups, first: int) -> None:
-        label = sample.label - first
-        self.drawn = sample.drawn
-        self.rows = ((label >= 0) & (sample.label >= 0) & (label < len(groups.sizes))).nonzero()[:, 0]
-        self.label = label[self.rows]
-        self.held = groups.held[self.label] >= 2
+        drawn = {name: one[:, 1:] for name, one in values.items()}
+        return {name: (one - one.mean(1, keepdim=True)) / math.sqrt(one.shape[1] - 1) for name, one in drawn.items()}
 
 
 def _fits(sums: SoftSums, groups: Groups, whole: Whole, curves: Sequence[ChanceCurve]) -> Iterator[tuple[slice, Fit]]:
@@ -224,7 +177,7 @@ def _fits(sums: SoftSums, groups: Groups, whole: Whole, curves: Sequence[ChanceC
 
 
 def _of_units(
-    fit: Fit, curves: Sequence[ChanceCurve], drawn: _SampledOf | None, part: slice, *, every: bool
+    fit: Fit, curves: Sequence[ChanceCurve], drawn: SampledLabels | None, part: slice, *, every: bool
 ) -> dict[str, Tensor]:
     """What the labels of a block add, each [unit, ...]; ``every`` mixture is tried, or the best that the block needs."""
     groups, n_folds, inside = fit.groups, len(fit.whole.counts), fit.groups.inside
@@ -236,25 +189,8 @@ def _of_units(
     with torch.no_grad():
         found |= {"mixed": _mixed(fit, every=every), "jackknife": _fold_jackknife(fit)}
         if drawn is not None:
-            found["anchors"] = _of_anchors(fit, drawn, part)
+            found["anchors"] = drawn.spreads(part)
     return found
-
-
-def _of_anchors(fit: Fit, drawn: _SampledOf, part: slice) -> Tensor:
-    """[unit, 2, bin] what each anchor adds within labels: of all rows, and of those of labels in two folds."""
-    p, p_log_p = drawn.drawn.p[part], drawn.drawn.p_log_p[part]
-    if not len(drawn.rows):
-        return fit.mass.new_zeros(len(p), 2, p.shape[2])
-    if len(drawn.rows) < p.shape[1]:
-        p, p_log_p = p[:, drawn.rows], p_log_p[:, drawn.rows]
-    weighed = fit.log_label_means.to(p.dtype)[:, drawn.label].mul_(p).neg_().add_(p_log_p)
-    subsets = torch.stack([torch.ones_like(drawn.held), drawn.held]).to(p.dtype)
-    return _influence(subsets @ weighed, subsets * weighed.sum(-1)[:, None], p)
-
-
-def _influence(of_anchors: Tensor, of_rows: Tensor, p: Tensor) -> Tensor:
-    """From Σ_i p_ij s_ij [unit, subset, bin] and Σ_j p_ij s_ij [unit, subset, row], of subsets of rows; float64."""
-    return math.sqrt(p.shape[2] / (p.shape[2] - 1)) * (of_anchors - of_rows @ p).double()
 
 
 def _null_parts(groups: Groups, curve: ChanceCurve) -> Tensor:

@@ -27,9 +27,10 @@ The null needs no permutation. Under one, the rows of x are n_x rows drawn at ra
 I₀ = Σ_x (n_x / N) D(n_x) exactly, with D the curve of ``functional/information/chance.py``.
 
 **Errors.** A value is a sum over folds of documents, to first order: θ ≈ Σ_f u_f + constant, and its variance over documents is
-F/(F-1) Σ_f u_f². It depends on the random anchors, too, which is θ ≈ Σ_j a_j + constant with the infinitesimal jackknife over
-anchors, a_j = mean_i p_ij (s_ij - Σ_k p_ik s_ik), s_i = log(p̄_x / p̄) for I and log(p_i / p̄) for C, and m/(m-1) Σ_j a_j² its
-variance. So every value comes as a column: the value, then the value less each √(F/(F-1)) u_f, then less each √(m/(m-1)) a_j.
+F/(F-1) Σ_f u_f². It depends on the random anchors, too: with b the values for m
+anchors that are drawn anew from these, less their mean, the variance over draws is Σ b² / (m-1)
+(``functional/information/anchors.py``). So every value comes as a column: the value, then the value less each √(F/(F-1)) u_f,
+then less each b / √(m-1).
 The variance of anything computed alike from every entry of columns is the sum of its squared distances from the first.
 
 All of it is a sum over labels once the sums over all rows are known (``functional/information/blocks.py``).
@@ -42,7 +43,8 @@ import math
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.blocks import Blocks, Estimates, LabelEstimates, Sample
+from tl_entropy.functional.information.anchors import Sample
+from tl_entropy.functional.information.blocks import Blocks, Estimates, LabelEstimates
 from tl_entropy.functional.information.chance import MIN_CEILING, ChanceCurve
 from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
 from tl_entropy.functional.probabilities import extensive

@@ -208,8 +208,8 @@ class SoftInformation(Result):
         Args:
             values: the draws of the result on the last axis, or one value of them all.
             part: "documents", that over folds of documents; "anchors", that over draws of anchors, of each draw: where the
-                result has several seeds, by components of variance between them, else by the infinitesimal jackknife over the
-                anchors of one; "both", the root of the sum of their squares.
+                result has several seeds, by components of variance between them, else by the bootstrap over the anchors of
+                one; "both", the root of the sum of their squares.
 
         Returns:
             The error, NaN for one fold of documents (but its "anchors"). Files of 0.5.0 have errors over documents alone.
