@@ -242,6 +242,7 @@ def _states(record, of, model, texts):
         "another model": {"other": tiny, "rows": "documents", "against": "all"},
         "itself": {"other": model, "against": "all", "layers": [0, 5]},
         "matrix_renyi": {"method": "matrix_renyi", "n_samples": 100, "permutations": 3},
+        "neighbours": {"method": "neighbours", "n_samples": 100, "against": "all", "k": 4},
         "matrix_renyi of order 2": {"method": "matrix_renyi", "order": 2.0, "permutations": 2, "layers": [2], "seed": 4},
     }.items():
         record(f"layer_similarity/{of}, {name}", tle.layer_similarity, model, texts, **options, **QUIET)
@@ -310,6 +311,7 @@ def _accumulators(record, of, model, texts):
         "heads": lambda first: tle.HeadAccumulator(model, keep="summary"),
         "cka": lambda first: tle.CKAAccumulator(model, against="all"),
         "matrix": lambda first: tle.MatrixAccumulator(model, permutations=2, n_samples=60, first_document=first),
+        "neighbours": lambda first: tle.NeighbourAccumulator(model, n_samples=60, first_document=first),
         "geometry": lambda first: tle.GeometryAccumulator(model, first_document=first),
         "surprisal": lambda first: tle.SurprisalAccumulator(model),
         "confidence": lambda first: tle.ConfidenceAccumulator(model, sites="resid_post"),

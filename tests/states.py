@@ -64,6 +64,7 @@ EVERY = {
     "geometry, sampled": lambda m: tle.GeometryAccumulator(m, measures=("dataset_entropy", "anisotropy"), n_documents=4),
     "cka": lambda m: tle.CKAAccumulator(m, massive="drop"),
     "matrices": lambda m: tle.MatrixAccumulator(m, n_samples=20, permutations=2),
+    "neighbours": lambda m: tle.NeighbourAccumulator(m, n_samples=20, k=2),
     "document states": lambda m: DocumentStates(m, m.sites("resid_post", None), "keep"),
     "soft": lambda m: tle.SoftAccumulator(m, plan(), heads=True, n_bins=(5, 8), keep_labels=True, folds=3),
     "means": lambda m: _Means(tle.SoftAccumulator(m, plan(), n_bins=5)),

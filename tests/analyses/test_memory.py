@@ -27,6 +27,7 @@ SUMMARIES = {
     "cka": tle.CKAAccumulator,
     "minibatch cka": partial(tle.CKAAccumulator, estimator="minibatch", block=10),
     "matrix_renyi": partial(tle.MatrixAccumulator, n_samples=40, permutations=2),
+    "neighbours": partial(tle.NeighbourAccumulator, n_samples=40, k=3),
     "documents": partial(PooledDocuments, n_documents=40),
     "geometry of documents": partial(tle.GeometryAccumulator, measures=("dataset_entropy",), n_documents=40),
     "geometry": partial(tle.GeometryAccumulator, measures=("effective_rank", "anisotropy", "two_nn"), n_samples=40),

@@ -182,7 +182,8 @@ def test_interventions_are_measured(model, texts):
 
 @pytest.mark.parametrize(
     "options", [{}, {"estimator": "minibatch"}, {"debiased": False}, {"rows": "documents"}, {"method": "matrix_renyi"},
-                {"method": "matrix_renyi", "rows": "documents", "permutations": 2}],
+                {"method": "matrix_renyi", "rows": "documents", "permutations": 2}, {"method": "neighbours", "k": 3},
+                {"method": "neighbours", "rows": "documents", "k": 3}],
 )  # fmt: skip
 def test_states_that_differ_by_rounding_have_no_similarity(model, texts, options):
     alike = ["the " + "cat " * k for k in range(1, 30)]
@@ -433,7 +434,13 @@ def test_matrix_based_information_of_documents(model, other, texts):
 
 def test_refused(model, texts):
     for options, message in [
-        ({"method": "cca"}, "method must be one of 'cka', 'matrix_renyi'"),
+        ({"method": "cca"}, "method must be one of 'cka', 'matrix_renyi', 'neighbours'"),
+        ({"k": 3}, "k belongs to method='neighbours'; leave it out with method='cka'"),
+        ({"n_samples": 30}, "n_samples belongs to method='matrix_renyi' or 'neighbours' and rows='tokens'"),
+        ({"method": "neighbours", "permutations": 3}, "permutations belongs to method='matrix_renyi'"),
+        ({"method": "neighbours", "k": 0}, "k must be"),
+        ({"method": "neighbours", "n_samples": 10}, "n_samples must be"),
+        ({"method": "neighbours", "rows": "documents", "k": 7}, "needs at least 8 documents"),
         ({"rows": "words"}, "rows must be one of 'tokens', 'documents'"),
         ({"order": 2.0}, "order belongs to method='matrix_renyi'; leave it out with method='cka'"),
         ({"permutations": 5}, "permutations belongs to method='matrix_renyi'"),

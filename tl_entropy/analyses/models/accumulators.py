@@ -17,6 +17,7 @@ from tl_entropy.analyses.saving import read
 from tl_entropy.analyses.states.cka import CKAAccumulator
 from tl_entropy.analyses.states.geometry import GeometryAccumulator
 from tl_entropy.analyses.states.matrix_similarity import MatrixAccumulator
+from tl_entropy.analyses.states.neighbours import NeighbourAccumulator
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.analyses.tokens.confidence import ConfidenceAccumulator
 from tl_entropy.analyses.tokens.gradient_reliance import GradientRelianceAccumulator
@@ -29,7 +30,7 @@ from tl_entropy.torch_state import steady
 
 KINDS = (
     LensAccumulator, DivergenceAccumulator, HeadAccumulator, SurprisalAccumulator, RelianceAccumulator,
-    GradientRelianceAccumulator, GeometryAccumulator, CKAAccumulator, MatrixAccumulator, SoftAccumulator,
+    GradientRelianceAccumulator, GeometryAccumulator, CKAAccumulator, MatrixAccumulator, NeighbourAccumulator, SoftAccumulator,
     ConfidenceAccumulator, UnigramAccumulator,
 )  # fmt: skip
 """Those of the package, which are known once they are imported, as are a user's own."""

@@ -1,7 +1,8 @@
 """Layer similarity: how alike the representations at any two sites are, in one model or between two.
 
-Two methods: linear CKA, debiased (``analyses/states/cka.py``), and matrix-based Rényi information with DiME as its headline
-(``analyses/states/matrix_similarity.py``). Both compare what the states of the same tokens, or of the same documents, look like
+Three methods: linear CKA, debiased (``analyses/states/cka.py``), matrix-based Rényi information with DiME as its headline
+(``analyses/states/matrix_similarity.py``), and overlap of neighbours with information imbalance
+(``analyses/states/neighbours.py``). All compare what the states of the same tokens, or of the same documents, look like
 together, and so neither needs models of one width, nor of one basis.
 
 Tokens can only be paired between models that read the same tokens. Models of different tokenizers are compared over documents,
@@ -24,6 +25,7 @@ from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.states.cka import BLOCK, CKAAccumulator, Estimator, check_estimator
 from tl_entropy.analyses.states.document_states import DocumentStates, Pooled
 from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities, stacked
+from tl_entropy.analyses.states.neighbours import QUANTITIES as OF_NEIGHBOURS, NeighbourAccumulator, neighbour_similarities
 from tl_entropy.analyses.states.paired_states import Against, Massive, check_shared_tokens, compared_with, own_errors
 from tl_entropy.analyses.states.pooled import means_vary, vector_sites
 from tl_entropy.capture.adapter import Adapter
@@ -39,7 +41,10 @@ from tl_entropy.results.states.similarity import LayerSimilarity, Method
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
-_OWN = {"cka": ("debiased", "estimator"), "matrix_renyi": ("order", "n_samples", "permutations")}
+_OWN = {
+    "cka": ("debiased", "estimator"), "matrix_renyi": ("order", "n_samples", "permutations"), "neighbours": ("k", "n_samples"),
+}  # fmt: skip
+_SAMPLED = ("matrix_renyi", "neighbours")
 
 
 @steady
@@ -61,6 +66,7 @@ def layer_similarity(
     n_samples: int = 1000,
     n_documents: int | None = None,
     permutations: int = 20,
+    k: int = 10,
     max_new_tokens: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
@@ -70,12 +76,13 @@ def layer_similarity(
 
     Linear CKA is HSIC(K, L) / √(HSIC(K, K) · HSIC(L, L)) of the kernel matrices of states, with the unbiased HSIC: 1 for states
     alike up to rotation, scale and shift, about 0 for independent ones. Matrix-based Rényi information is in nats: DiME is the
-    joint entropy of shuffled states less that of the states as they are.
+    joint entropy of shuffled states less that of the states as they are. The neighbour overlap is the share of a state's k
+    nearest that are so in the other layer, too; the information imbalance is 2/n times the rank there of the nearest one.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
         inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
-        method: "cka" or "matrix_renyi".
+        method: "cka", "matrix_renyi" or "neighbours".
         other: another model, whose sites are compared with; None is the same model. With ``rows="tokens"`` it reads the same
             token ids in the same windows, so it must share the tokenizer.
         against: what is compared with: "output" (the last residual stream), "all" (every pair; of another model the sites
@@ -94,10 +101,11 @@ def layer_similarity(
         estimator: of CKA: "exact", of all rows at once; or "minibatch", from blocks of 512 rows in the order of the corpus,
             which takes little memory and says how similar sites are within such blocks.
         order: of matrix-based Rényi entropy, 0 to infinity.
-        n_samples: of matrix-based information: tokens in the random sample that it is taken from.
+        n_samples: of matrix-based information and neighbours: tokens in the random sample that they are taken from.
         n_documents: of ``rows="documents"``: how many are kept at most, drawn at random by ``seed``, the same of two models;
             None keeps all, in 8 · sites · d_model bytes each.
         permutations: of matrix-based information: random pairings that the baseline is averaged over.
+        k: of neighbours: how many the overlap is of.
         max_new_tokens: generate this many tokens after each text, and measure both.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show progress bars.
@@ -106,16 +114,18 @@ def layer_similarity(
             Interventions act on ``model`` alone.
 
     Returns:
-        ``LayerSimilarity``: values [quantity, row, column]; CKA without a unit, matrix-based information in nats.
+        ``LayerSimilarity``: values [quantity, row, column]; CKA and neighbours without a unit, matrix-based information in
+        nats.
 
     Raises:
         InputError, InputTypeError: an argument or an item of the input that can't be measured, models that don't read the same
-            tokens, or fewer than 4 rows (2 for biased CKA and matrix-based information).
+            tokens, or fewer than 4 rows (2 for biased CKA and matrix-based information, k + 1 of neighbours).
         ModelError: a hook never fires.
         NonFiniteError: a NaN or infinity inside a model; its ``partial`` holds the result so far, where there is one.
 
     Source: Nguyen, Raghu and Kornblith (2021), arXiv 2010.15327; Skean, Dhakal, Jacobs and Sanchez Giraldo (2023), arXiv
-    2301.08164.
+    2301.08164; Doimo et al. (2020), arXiv 2007.03506; Glielmo et al. (2022), Ranking the information content of distance
+    measures.
 
     >>> import tl_entropy as tle
     >>> result = layer_similarity(tle.demo_model(), tle.demo_texts(1)[0][:600], progress=False)
@@ -127,6 +137,7 @@ def layer_similarity(
     check_choice("rows", rows, ("tokens", "documents"))
     given = {
         "debiased": debiased, "estimator": estimator, "order": order, "n_samples": n_samples, "permutations": permutations,
+        "k": k,
     }  # fmt: skip
     _check_own_options(given, method, rows)
     if n_documents is not None and rows != "documents":
@@ -134,10 +145,11 @@ def layer_similarity(
     check_estimator(estimator, debiased)
     own: dict[str, Any] = {name: given[name] for name in _OWN[method]}
     if method == "matrix_renyi":
-        own |= {
-            "order": check_order("order", order), "permutations": check_int("permutations", permutations, 2),
-            "seed": check_int("seed", options.get("seed", 0), 0),
-        }  # fmt: skip
+        own |= {"order": check_order("order", order), "permutations": check_int("permutations", permutations, 2)}
+    if method == "neighbours":
+        own["k"] = check_int("k", k, 1)
+    if method in _SAMPLED:
+        own["seed"] = check_int("seed", options.get("seed", 0), 0)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     second = other if other is None or isinstance(other, Adapter) else Adapter(other)
     if options.get("interventions") is not None and second is not None and second.model is adapter.model:
@@ -158,16 +170,17 @@ def layer_similarity(
 def _check_own_options(given: Mapping[str, Any], method: Method, rows: str) -> None:
     """Raise InputError for an option that has no effect here, unless it is left at its default."""
     defaults = inspect.signature(layer_similarity).parameters
-    for owner, names in _OWN.items():
-        for name in names:
-            unused = owner != method or (name == "n_samples" and rows == "documents")
-            if unused and given[name] != defaults[name].default:
-                where = f"method={owner!r}" + (" and rows='tokens'" if name == "n_samples" else "")
+    for name, value in given.items():
+        if value != defaults[name].default:
+            unused = name not in _OWN[method] or (name == "n_samples" and rows == "documents")
+            if unused:
+                owners = " or ".join(repr(owner) for owner, names in _OWN.items() if name in names)
+                where = f"method={owners}" + (" and rows='tokens'" if name == "n_samples" else "")
                 raise InputError(f"{name} belongs to {where}; leave it out with method={method!r} and rows={rows!r}")
 
 
 def _check_enough(count: int, method: Method, own: Mapping[str, Any], rows: str) -> None:
-    fewest = MIN_ROWS if own.get("debiased") else 2
+    fewest = MIN_ROWS if own.get("debiased") else own["k"] + 1 if "k" in own else 2
     if count < fewest:
         raise InputError(f"inputs: {method} needs at least {fewest} {rows} to compare; {count} could be counted")
 
@@ -182,9 +195,11 @@ def _over_tokens(
     reading: dict[str, Any],
 ) -> LayerSimilarity:
     """From one pass; where there is another model, it reads every batch as well."""
-    accumulator: CKAAccumulator | MatrixAccumulator
+    accumulator: CKAAccumulator | MatrixAccumulator | NeighbourAccumulator
     if method == "cka":
         accumulator = CKAAccumulator(adapter, other=other, **own, **compared)
+    elif method == "neighbours":
+        accumulator = NeighbourAccumulator(adapter, other=other, **own, **compared)
     else:
         accumulator = MatrixAccumulator(adapter, other=other, progress=reading["progress"], **own, **compared)
     result = measure(accumulator, inputs, **reading)
@@ -290,6 +305,8 @@ def _compared(
         options = {name: own[name] for name in ("order", "permutations", "seed")}
         values, covariance = stacked(matrix_similarities(x, y, **options, progress=progress))
         return QUANTITIES, values, covariance, {**options, "kernel": "gaussian"}
+    if method == "neighbours":
+        return OF_NEIGHBOURS, *neighbour_similarities(x, y, k=own["k"]), {"k": own["k"], "seed": own["seed"]}
     if own["estimator"] == "minibatch":
         names = [*((0, i) for i in range(len(x))), *((1, j) for j in range(len(y)))]
         blocks = BlockSums(names, BLOCK)

@@ -17,7 +17,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -77,6 +77,47 @@ class Gride:
     rows: int
 
 
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Who is near whom among the rows of one cloud, for pairing with others of the same rows.
+
+    Attributes:
+        near: [row, row] the others by their distance, nearest first; each row itself is last.
+        rank: [row, row] the place of each in that order, from 1.
+    """
+
+    near: Tensor
+    rank: Tensor
+
+    @classmethod
+    def of(cls, states: Tensor) -> Self:
+        """Those of rows [row, d] of float64."""
+        near = _others(states).argsort(dim=1, stable=True)
+        places = torch.arange(1, len(near) + 1, device=near.device).expand_as(near)
+        return cls(near, torch.empty_like(near).scatter_(1, near, places))
+
+    def overlap(self, other: Neighbours, k: int) -> tuple[Tensor, Tensor]:
+        """[row] the share of the k nearest that are so in the other, and what each row adds to its mean: the same."""
+        kept = (other.rank.to(self.near.device).gather(1, self.near[:, :k]) <= k).double().mean(1)
+        return kept, kept
+
+    def imbalance(self, other: Neighbours, k: int = 1) -> tuple[Tensor, Tensor]:
+        """[row] 2/n times the mean rank in the other of the k nearest here, and what each row adds to its mean.
+
+        That is its own mean rank; in every other row's, whether it is among those counted; and as a neighbour of others its
+        rank there, in place of that of the next ones.
+        """
+        n, rank = len(self.near), other.rank.to(self.near.device)
+        near = self.near[:, :k]
+        both = rank.gather(1, self.near[:, : min(k + max(k, 5), n - 1)]).double()
+        found, next_ones = both[:, :k], both[:, k:]
+        own = found.mean(1)
+        counted = torch.stack([(rank <= of[:, None]).sum(0) for of in found.mT]).double().mean(0)
+        gained = found - next_ones.mean(1, keepdim=True) if next_ones.shape[1] else torch.zeros_like(found)
+        as_neighbour = torch.zeros_like(own).index_add(0, near.flatten(), gained.flatten() / k)
+        return 2 / n * own, 2 / n * (own + counted + as_neighbour)
+
+
 @steady
 def neighbour_overlap(x: Tensor, y: Tensor | Sequence[Any], *, k: int = 10, documents: Any = None) -> NeighbourMean:
     r"""How many of each row's k nearest neighbours it keeps from one representation to another, or that have its label.
@@ -100,19 +141,15 @@ def neighbour_overlap(x: Tensor, y: Tensor | Sequence[Any], *, k: int = 10, docu
     >>> neighbour_overlap(x, x.exp(), k=1).value, neighbour_overlap(x, ["a", "a", "b", "b"], k=1).value
     (1.0, 0.75)
     """
-    near = _nearest(x, k)
     if isinstance(y, Tensor) and y.ndim == 2:
-        _check_as_many(len(near), len(y))
-        theirs = torch.zeros(len(near), len(near), dtype=torch.bool, device=near.device)
-        theirs.scatter_(1, _nearest(y, k, name="y").to(near.device), True)
-        kept = theirs.gather(1, near)
-    else:
-        labels = label_list(y)
-        _check_as_many(len(near), len(labels))
-        number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-        label = torch.tensor([number[one] for one in labels], device=near.device)
-        kept = label[near] == label[:, None]
-    return _mean(kept.double().mean(1), documents)
+        mine, theirs = _of_both(x, y, k)
+        return _mean(*mine.overlap(theirs, k), documents)
+    near, labels = _neighbours(x, k).near[:, :k], label_list(y)
+    _check_as_many(len(near), len(labels))
+    number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    label = torch.tensor([number[one] for one in labels], device=near.device)
+    kept = (label[near] == label[:, None]).double().mean(1)
+    return _mean(kept, kept, documents)
 
 
 @steady
@@ -141,21 +178,8 @@ def information_imbalance(x: Tensor, y: Tensor, *, k: int = 1, documents: Any = 
     >>> round(information_imbalance(x, x[:, :1]).value, 1), round(information_imbalance(x[:, :1], x).value, 1)
     (0.1, 0.6)
     """
-    near = _nearest(x, k)
-    _check_as_many(len(near), len(y))
-    distance = _others(checked_rows(y, name="y")).to(near.device)
-    rank = torch.empty_like(near[:, :1].expand(-1, len(near))).contiguous()
-    rank.scatter_(1, distance.argsort(dim=1, stable=True), torch.arange(1, len(near) + 1, device=near.device).expand_as(rank))
-    n = len(near)
-    both = rank.gather(1, _nearest(x, min(k + max(k, 5), n - 1))).double()
-    found, next_ones = both[:, :k], both[:, k:]
-    # A row adds its own mean rank; in every other row's, whether it is among those counted; and as a neighbour of others its
-    # rank there, in place of that of the next ones.
-    own = found.mean(1)
-    counted = torch.stack([(rank <= of[:, None]).sum(0) for of in found.mT]).double().mean(0)
-    gained = found - next_ones.mean(1, keepdim=True) if next_ones.shape[1] else torch.zeros_like(found)
-    as_neighbour = torch.zeros_like(own).index_add(0, near.flatten(), gained.flatten() / k)
-    return _mean(2 / n * own, documents, 2 / n * (own + counted + as_neighbour))
+    mine, theirs = _of_both(x, y, k)
+    return _mean(*mine.imbalance(theirs, k), documents)
 
 
 @steady
@@ -243,11 +267,16 @@ def _others(states: Tensor) -> Tensor:
     return squared_distances(states).fill_diagonal_(math.inf)
 
 
-def _nearest(x: Tensor, k: int, *, name: str = "x") -> Tensor:
-    """[row, k] numbers of the nearest rows."""
-    states = checked_rows(x, name=name, least=2)
-    check_int("k", k, 1, len(states) - 1)
-    return _others(states).argsort(dim=1, stable=True)[:, :k]
+def _neighbours(x: Tensor, k: int, *, name: str = "x") -> Neighbours:
+    found = Neighbours.of(checked_rows(x, name=name, least=2))
+    check_int("k", k, 1, len(found.near) - 1)
+    return found
+
+
+def _of_both(x: Tensor, y: Tensor, k: int) -> tuple[Neighbours, Neighbours]:
+    mine, theirs = _neighbours(x, k), Neighbours.of(checked_rows(y, name="y"))
+    _check_as_many(len(mine.near), len(theirs.near))
+    return mine, theirs
 
 
 def _check_as_many(rows: int, others: int) -> None:
@@ -255,9 +284,8 @@ def _check_as_many(rows: int, others: int) -> None:
         raise InputError(f"x and y must be of the same rows; got {rows} and {others}")
 
 
-def _mean(by_row: Tensor, documents: Any, scores: Tensor | None = None) -> NeighbourMean:
-    """The mean, and its error from what each row adds to it, itself where nothing else is given."""
+def _mean(by_row: Tensor, scores: Tensor, documents: Any) -> NeighbourMean:
+    """The mean, and its error from what each row adds to it."""
     rows = by_row.cpu()
     group = torch.arange(len(rows)) if documents is None else document_numbers(documents, len(rows))
-    error = sampled_error(rows if scores is None else scores.cpu(), group, len(rows))
-    return NeighbourMean(float(rows.mean()), float(error), rows)
+    return NeighbourMean(float(rows.mean()), float(sampled_error(scores.cpu(), group, len(rows))), rows)

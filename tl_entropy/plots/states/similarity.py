@@ -114,13 +114,14 @@ def similarity(
         raise InputError("annotate writes into the cells of a matrix; these results are against a single site, so leave it out")
     if len({_unit(result, quantity) for result in by_name.values()}) > 1:
         raise InputError("results are in different units; bring them to one with result.to('bits')")
-    matrices = [result for result in by_name.values() if result.method == "matrix_renyi"]
+    sampled = [result for result in by_name.values() if result.method != "cka"]
+    matrices = [result for result in sampled if result.method == "matrix_renyi"]
     if len({_order(result) for result in matrices}) > 1:
         raise InputError("results are of different orders, and can't be compared; measure them at one order")
-    if len({result.count for result in matrices}) > 1:
-        counts = ", ".join(str(result.count) for result in matrices)
+    if len({result.count for result in sampled}) > 1:
+        counts = ", ".join(str(result.count) for result in sampled)
         raise InputError(
-            f"results are of samples of different sizes ({counts}), with which matrix-based information grows; measure them "
+            f"results are of samples of different sizes ({counts}), with which their values change; measure them "
             "with the same n_samples, and enough text"
         )
     return _courses(by_name, quantity, axis, ylim, width, band, ax)
@@ -165,7 +166,7 @@ def _matrix(
     values = result.value(quantity).numpy()
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     first, top = (default if end is None else end for end, default in zip(limits, (0.0, 1.0), strict=True))
-    if limits[1] is None and result.method != "cka":
+    if limits[1] is None and result.method == "matrix_renyi":
         top = max(high, first + 1e-9)
     first, top = colour_limits(low, high, first, top)
     beyond = (low < first - ROUNDING, high > top + ROUNDING)

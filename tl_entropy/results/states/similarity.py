@@ -19,7 +19,7 @@ from tl_entropy.results.printing import plus_minus
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
-Method = Literal["cka", "matrix_renyi"]
+Method = Literal["cka", "matrix_renyi", "neighbours"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,9 +35,12 @@ class LayerSimilarity(Result):
     | matrix_renyi | joint_entropy | S(A, B) | ``unit``, 0 to log samples |
     | matrix_renyi | permuted_joint_entropy | S(A, B) of shuffled states, mean over shufflings | ``unit`` |
     | matrix_renyi | deviation | standard deviation of that over shufflings | ``unit`` |
+    | neighbours | neighbour_overlap | share of a state's k nearest that are so in the other, too | k / (count - 1) to 1 |
+    | neighbours | imbalance | 2 / count · rank in the column's of the nearest in the row's | 2 / count to about 1 |
+    | neighbours | imbalance_back | the same from the column to the row | 2 / count to about 1 |
 
     Attributes:
-        method: "cka" or "matrix_renyi".
+        method: "cka", "matrix_renyi" or "neighbours".
         rows: sites asked about.
         columns: sites they are compared with; of the other model, where there is one.
         quantities: what the first axis of ``values`` means; the first is the headline.
@@ -176,6 +179,8 @@ class LayerSimilarity(Result):
         settings = self.provenance.settings
         if self.method == "matrix_renyi":
             notes.append("dime: joint entropy of shuffled states less that of the states; about 0 where they are independent")
+        elif self.method == "neighbours":
+            notes.append("imbalance: 2 / count where the row's nearest state is the column's, about 1 for independent states")
         elif settings.get("debiased", True):
             notes.append("debiased: about 0 for independent states, 1 for states alike up to rotation, scale and shift")
         else:
@@ -195,7 +200,7 @@ class LayerSimilarity(Result):
 
     def _without_value(self) -> str:
         """Why there are NaN, and the sites that they come from where these can be told."""
-        why = "more than half of the states are equal" if self.method == "matrix_renyi" else "states that do not vary"
+        why = {"matrix_renyi": "more than half of the states are equal"}.get(self.method, "states that do not vary")
         nan = self.values.isnan()
         rows = [i for i in range(len(self.rows)) if not bool(nan[:, i].all())]
         named = [site for i, site in enumerate(self.rows) if i not in rows] if rows else []
@@ -205,5 +210,7 @@ class LayerSimilarity(Result):
     def _name(self) -> str:
         if self.method == "cka":
             return "debiased CKA" if self.provenance.settings.get("debiased", True) else "biased CKA"
+        if self.method == "neighbours":
+            return f"{self.provenance.settings.get('k')} nearest neighbours"
         order = self.provenance.settings.get("order")
         return "matrix-based Rényi information" + (f" of order {order:g}" if isinstance(order, int | float) else "")
