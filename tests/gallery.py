@@ -17,6 +17,7 @@ from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import contrast
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.results.states.geometry import LayerGeometry
+from tl_entropy.results.tokens.features import Discrimination
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.results.tokens.site_values import CONFIDENCE, Confidence, units_of
 from tl_entropy.results.tokens.words import WordSurprisal
@@ -222,8 +223,20 @@ def words(n_sites, n_words):
     return WordSurprisal(
         surprisal=cost, pieces=cost + 0.3, readings=("output", *(f"resid_post.{i}" for i in range(n_sites))),
         words=tuple(WORDS[i % len(WORDS)] for i in range(n)), document=torch.arange(n) // n_words, index=place,
-        span=torch.stack([3 * place, 3 * place + 2], 1), n_words=torch.ones_like(place), n_tokens=torch.ones_like(place),
+        span=torch.stack([3 * place, 3 * place + 2], 1), position=torch.stack([place, place + 1], 1),
+        n_words=torch.ones_like(place), n_tokens=torch.ones_like(place),
         frequency=torch.ones(n, dtype=torch.float64), provenance=origin("tiny"), items={},
+    )  # fmt: skip
+
+
+def discrimination(n_features):
+    """Areas of so many features and of a probe."""
+    n = n_features + 1
+    area, se = draw(0, n, low=0.3, high=0.9), draw(1, n, low=0.02, high=0.05)
+    return Discrimination(
+        auroc=area, se=se, oriented=area, aurc=area, risk=draw(2, n, 20), p=area, p_any=area, null=draw(3, 50, high=0.2),
+        probe_null=draw(4, 9), features=(*(f"entropy attn_out.{i}, mean" for i in range(n_features)), "probe"),
+        coverages=tuple(i / 20 for i in range(1, 21)), n_tests=n, spans=(40, 20, 0), groups=10, provenance=origin("tiny"),
     )  # fmt: skip
 
 
@@ -262,6 +275,7 @@ FIGURES = {
     "token_text": lambda k, t, n: plots.token_text(surprisal([word.replace("\ufffd", "?") for word in WORDS] * (t // 10 + 1))),
     "token_correlation": lambda k, t, n: plots.token_correlation(correlation(t)),
     "words": lambda k, t, n: plots.words(words(k, t), document=0),
+    "discrimination": lambda k, t, n: plots.discrimination(discrimination(3 * k)),
     "words_of_sites": lambda k, t, n: plots.words(words(k, t)),
     "reliance": lambda k, t, n: plots.reliance(reliance(t, min(n, 8))),
     "reliance_map": lambda k, t, n: plots.reliance(reliance(t, n, "tokens"), metric="loss"),

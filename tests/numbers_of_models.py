@@ -284,6 +284,10 @@ def _token_results(record, of, model, texts):
     }.items():
         record(f"confidence/{of}, {name}", tle.confidence, model, texts, **options, **QUIET)
     record(f"unigram_distance/{of}", tle.unigram_distance, model, texts, **QUIET)
+    parts = record(f"span_features/{of}", tle.span_features, found, how=("mean", "max", "first"))
+    truths = [i % 2 == 0 for i in range(len(parts.document))]
+    if len(truths) > 3:
+        record(f"discriminate/{of}", tle.discriminate, parts, truths, folds=2, shuffles=10, refits=1)
     tiny = tle.token_surprisal(cached_model("gpt2", kinds()[0]), texts, **QUIET)
     for how in ("sum", "mean"):
         record(f"align_tokens/{of}, {how}", tle.align_tokens, found, tiny, of=("surprisal", "entropy"), how=how)

@@ -22,6 +22,7 @@ from .analyses.states.neighbours import NeighbourAccumulator as NeighbourAccumul
 from .analyses.states.similarity import layer_similarity as layer_similarity
 from .analyses.tokens.alignment import align_tokens as align_tokens, token_correlation as token_correlation
 from .analyses.tokens.confidence import ConfidenceAccumulator as ConfidenceAccumulator, confidence as confidence
+from .analyses.tokens.discrimination import discriminate as discriminate, span_features as span_features
 from .analyses.tokens.gradient_reliance import (
     GradientRelianceAccumulator as GradientRelianceAccumulator,
     gradient_reliance as gradient_reliance,
@@ -76,6 +77,7 @@ from .results.states.geometry import LayerGeometry as LayerGeometry
 from .results.states.similarity import LayerSimilarity as LayerSimilarity
 from .results.tokens.conditional import ConditionalEntropy as ConditionalEntropy
 from .results.tokens.correlation import AlignedValues as AlignedValues, TokenCorrelation as TokenCorrelation
+from .results.tokens.features import Discrimination as Discrimination, SpanFeatures as SpanFeatures
 from .results.tokens.reliance import TokenReliance as TokenReliance
 from .results.tokens.site_values import Confidence as Confidence, SiteMeans as SiteMeans, UnigramDistance as UnigramDistance
 from .results.tokens.stimuli import Stimuli as Stimuli, read_stimuli as read_stimuli

@@ -17,6 +17,7 @@ from tl_entropy.plots.states.geometry import geometry
 from tl_entropy.plots.states.similarity import similarity
 from tl_entropy.plots.tokens.by_layer import by_layer
 from tl_entropy.plots.tokens.correlation import token_correlation
+from tl_entropy.plots.tokens.discrimination import discrimination
 from tl_entropy.plots.tokens.page import TokenPage, tokens
 from tl_entropy.plots.tokens.reliance import reliance
 from tl_entropy.plots.tokens.text import token_text
@@ -31,6 +32,7 @@ __all__ = [
     "contrast_map",
     "course",
     "decisions",
+    "discrimination",
     "distances",
     "divergences",
     "geometry",

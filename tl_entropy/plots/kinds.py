@@ -29,6 +29,7 @@ DRAWN_BY = {
     "Confidence": ("by_layer", "tokens", "token_text"),
     "UnigramDistance": ("by_layer", "tokens", "token_text"),
     "SiteMeans": ("by_layer",),
+    "Discrimination": ("discrimination",),
 }
 """The plots that draw each kind of result."""
 

@@ -18,6 +18,7 @@ from tl_entropy.results.states.geometry import LayerGeometry
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
 from tl_entropy.results.tokens.correlation import AlignedValues, TokenCorrelation
+from tl_entropy.results.tokens.features import Discrimination, SpanFeatures
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.results.tokens.site_values import Confidence, SiteMeans, UnigramDistance
 from tl_entropy.results.tokens.stimuli import Stimuli
@@ -29,6 +30,7 @@ __all__ = [
     "ConditionalEntropy",
     "Confidence",
     "Contrast",
+    "Discrimination",
     "DivergenceSummary",
     "EntropyHistory",
     "HeadEntropy",
@@ -48,6 +50,7 @@ __all__ = [
     "RunResults",
     "SiteMeans",
     "SoftInformation",
+    "SpanFeatures",
     "Stimuli",
     "SurprisalSummary",
     "TokenCorrelation",

@@ -15,7 +15,19 @@ def words():
     return tle.token_surprisal(model, TEXTS, words=True, sites="resid_post", layers=[0, -1], top_k=1, progress=False)
 
 
-MADE = {"TokenSurprisal_words": words, "WordSurprisal": lambda: words().word_surprisal(final=True)}
+def features():
+    found = tle.lens_entropy(tle.demo_model(), TEXTS * 2, sites=("attn_out", "mlp_out"), layers=[0, -1], progress=False)
+    return tle.span_features(found, how=("mean", "last"))
+
+
+MADE = {
+    "TokenSurprisal_words": words,
+    "WordSurprisal": lambda: words().word_surprisal(final=True),
+    "SpanFeatures": features,
+    "Discrimination": lambda: tle.discriminate(
+        features(), [True, False, True, False, True, False], folds=2, shuffles=20, refits=2
+    ),
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or MADE:

@@ -18,13 +18,13 @@ import pandas as pd
 
 from tl_entropy.errors import FileError, InputError
 from tl_entropy.functional.tokens.words import Span, space_words
-from tl_entropy.torch_state import steady
+from tl_entropy.torch_state import Steady, steady
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Stimuli:
+class Stimuli(Steady):
     r"""Texts, and which characters of each are a word; ``read_stimuli`` makes one.
 
     Attributes:

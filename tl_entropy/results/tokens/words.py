@@ -54,6 +54,7 @@ class WordSurprisal(Result):
         document: [word], number of the text in the input.
         index: [word], number of the word in its text, from 0, those of a context not counted.
         span: [word, 2], characters [start, end) of the text.
+        position: [word, 2], positions [first, one after the last) of its tokens.
         n_words: [word], how many words the row is of; 1 but where they share a token.
         n_tokens: [word], how many tokens, white space of its own included.
         frequency: [word], as given, or how often the word is in these texts; NaN where it is not known.
@@ -78,6 +79,7 @@ class WordSurprisal(Result):
     document: Int[Tensor, "word"]
     index: Int[Tensor, "word"]
     span: Int[Tensor, "word 2"]
+    position: Int[Tensor, "word 2"]
     n_words: Int[Tensor, "word"]
     n_tokens: Int[Tensor, "word"]
     frequency: Float[Tensor, "word"]
@@ -203,7 +205,8 @@ def words_of(
                 value = pieces - result.word_begin[place.start] + (torch.zeros_like(after) if last and not final else after)
             lines.append(
                 {"surprisal": value, "pieces": pieces, "word": text[start:stop], "document": document, "index": low,
-                 "span": (start, stop), "n_words": high - low, "n_tokens": end - first}
+                 "span": (start, stop), "position": (int(positions[0]), int(positions[-1]) + 1), "n_words": high - low,
+                 "n_tokens": end - first}
             )  # fmt: skip
     return _made(result, lines, readings, by, correct, final, frequency)
 
@@ -227,10 +230,14 @@ def _made(
     named = dict(enumerate(by.items)) if isinstance(by, Stimuli) else dict(result.names)
     return WordSurprisal(
         **values, **whole, readings=readings, words=words, frequency=_frequencies(words, frequency), unit=result.unit,
-        span=torch.tensor([line["span"] for line in lines], dtype=torch.long).reshape(-1, 2), provenance=result.provenance,
+        span=_pairs(lines, "span"), position=_pairs(lines, "position"), provenance=result.provenance,
         items={document: name for document, name in named.items() if document in set(result.documents)}, corrected=correct,
         final=final,
     )  # fmt: skip
+
+
+def _pairs(lines: list[dict[str, Any]], name: str) -> Tensor:
+    return torch.tensor([line[name] for line in lines], dtype=torch.long).reshape(-1, 2)
 
 
 def _cut(result: Any, by: Cut, context: str | Sequence[str]) -> Iterator[tuple[int, slice, str, list[Span]]]:

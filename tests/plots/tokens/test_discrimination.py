@@ -1,0 +1,28 @@
+"""What the figure of features shows: areas with errors, the best by chance, the probe."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from drawn import legend
+from gallery import discrimination as made
+from matplotlib.container import ErrorbarContainer
+
+from tl_entropy.errors import InputTypeError
+from tl_entropy.plots.tokens.discrimination import discrimination
+
+
+def test_areas_errors_chance_and_the_probe():
+    result = made(5)
+    axes = discrimination(result)
+    [bars] = [one for one in axes.containers if isinstance(one, ErrorbarContainer)]
+    np.testing.assert_allclose(bars.lines[0].get_ydata(), result.auroc[:5].numpy())
+    levels = {round(float(line.get_ydata()[0]), 6) for line in axes.lines if len(set(line.get_ydata())) == 1}
+    edge = float(result.null.quantile(0.95))
+    assert {0.5, round(0.5 - edge, 6), round(0.5 + edge, 6), round(result.auroc[-1].item(), 6)} <= levels
+    assert legend(axes) == ["best by chance", "probe, held out", "feature"]
+
+
+def test_what_it_does_not_draw():
+    with pytest.raises(InputTypeError, match="result must be one of discriminate; got dict"):
+        discrimination({})
