@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, reject, strategies as st
 
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.labels import NAMES, DocumentTokens, LabelPlan, NGram, ngram
+from tl_entropy.labels import NAMES, DocumentTokens, LabelPlan, NGram, ngram, plan
 
 BIG = 2**31 - 1
 
@@ -510,3 +510,10 @@ def test_repr_is_a_table():
         "token         input    1,102    100.0%    1,100      1,099",
         "next_trigram  output   1,097     99.5%    1,097      1,097",
     ]
+
+
+def test_a_plan_that_takes_much_memory_is_announced(monkeypatch):
+    monkeypatch.setattr(plan, "LARGE", 100 * 130)
+    LabelPlan.from_documents([document(range(98))], ("token", "next_token"))
+    with pytest.warns(UserWarning, match=r"the plan of 2 label sets for 100 positions takes about 0\.0 GiB while it is made"):
+        LabelPlan.from_documents([document(range(99))], ("token", "next_token"))

@@ -12,6 +12,7 @@ Refused: label sets in which no token has a class; rows of documents or position
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,9 @@ from tl_entropy.labels.sets import Labels, Side, label_set, named
 from tl_entropy.labels.slots import DocumentTokens, Slots
 from tl_entropy.state import Kept
 from tl_entropy.torch_state import Steady
+
+LARGE = 2**30
+"""Bytes from which on what a plan takes while it is made is told of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +130,7 @@ class LabelPlan(Steady, Kept):
                 f"documents must hold a counted token; got {counted(len(slots.starts) - 1, 'document')} with none; pass some "
                 "text"
             )
+        _announce(len(slots.tokens), len(asked))
         sets = {name: label_set(name, asked_for, slots) for name, asked_for in asked.items()}
         kept = torch.stack([slots.counted & (one.codes >= 0) for one in sets.values()])
         for (name, one), own in zip(sets.items(), kept, strict=True):
@@ -287,3 +292,14 @@ def _table(ids: Tensor, fold: Tensor, n_folds: int) -> LabelTable:
         row_class=torch.cat([pairs // n_folds, torch.full((n_folds,), -1)]),
         row_fold=torch.cat([pairs % n_folds, torch.arange(n_folds)]),
     )
+
+
+def _announce(slots: int, sets: int) -> None:
+    """Warn of what a plan takes while it is made, where that is much: 20 bytes a slot and 55 more for each label set."""
+    if (size := slots * (20 + 55 * sets)) >= LARGE:
+        warnings.warn(
+            f"the plan of {counted(sets, 'label set')} for {counted(slots, 'position', ',')} takes about "
+            f"{size / 2**30:.1f} GiB while it is made; fewer labels or documents take less",
+            UserWarning,
+            stacklevel=4,
+        )
