@@ -21,6 +21,7 @@ DO_NOT_MEASURE = {
     "load",
     "load_model",
     "load_tuned_lens",
+    "load_jacobian_lens",
     "load_accumulator",
     "load_assignments",
     "demo_names",

@@ -55,6 +55,7 @@ from .errors import (
 )
 from .labels import LabelPlan as LabelPlan, SpanLabels as SpanLabels, ngram as ngram, span_labels as span_labels
 from .lenses.files import load_tuned_lens as load_tuned_lens
+from .lenses.jacobian import JacobianLens as JacobianLens, load_jacobian_lens as load_jacobian_lens
 from .lenses.training import train_tuned_lens as train_tuned_lens
 from .lenses.tuned import TunedLens as TunedLens
 from .results import (

@@ -23,10 +23,12 @@ TunedLens = Annotated[
 
 
 def lens_of(path: Path | None) -> Any:
-    """The lens in a file or folder; None stays None, the logit lens."""
+    """The lens in a file or folder, a Jacobian lens in a file ``.pt``; None stays None, the logit lens."""
     import tl_entropy as tle
 
-    return None if path is None else tle.load_tuned_lens(path)
+    if path is None:
+        return None
+    return tle.load_jacobian_lens(path) if path.suffix == ".pt" else tle.load_tuned_lens(path)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def load_tuned_lens(path: str | Path) -> TunedLens:
     return lens
 
 
-def _checked(path: Path) -> Path | io.BytesIO:
+def checked_archive(path: Path) -> Path | io.BytesIO:
     """What is in it, packed anew, once its check sums have been compared, which torch does not look at.
 
     Raises:
@@ -83,7 +83,7 @@ def _load_published(folder: Path) -> TunedLens:
         raise FileError(f"path: {folder / 'config.json'} is not the config of a tuned lens ({error!r})") from error
     if kind != LENS_TYPE:
         raise InputError(f"path: {folder} has a lens of type {kind!r}; only {LENS_TYPE!r} can be read")
-    params = _checked(folder / "params.pt")
+    params = checked_archive(folder / "params.pt")
     try:
         # The published format is a pickle; read as weights only, nothing in it is run.
         state = torch.load(params, map_location="cpu", weights_only=True)

@@ -27,6 +27,7 @@ from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.lens.comparison import METRICS, Metric, vocabulary_divergences
 from tl_entropy.functional.lens.compiling import Compiled
+from tl_entropy.lenses.jacobian import as_lens
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results.base import Unit
 from tl_entropy.results.lens.divergence import DivergenceSummary, LayerDivergence
@@ -78,6 +79,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         settled: tuple[float, Unit] | None = None,
     ) -> None:
         super().__init__(model)
+        lens = as_lens(lens)
         if not isinstance(metrics, Iterable):
             raise InputTypeError(f"metrics must be one or several of {', '.join(METRICS)}; got {metrics!r}")
         self.metrics: tuple[Metric, ...] = (metrics,) if isinstance(metrics, str) else tuple(metrics)

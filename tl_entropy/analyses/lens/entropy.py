@@ -25,6 +25,7 @@ from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int, check_orders
+from tl_entropy.lenses.jacobian import as_lens
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.results.provenance import Provenance
@@ -67,6 +68,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         vocabulary: Over = "model",
     ) -> None:
         super().__init__(model)
+        lens = as_lens(lens)
         self.orders = check_orders("orders", orders, different=True)
         check_choice("keep", keep, ("positions", "summary"))
         if keep == "summary" and (surprisal or top_k):

@@ -24,6 +24,7 @@ from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.lenses.jacobian import as_lens
 from tl_entropy.lenses.protocol import Lens, lens_name
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.surprisal import N_TOTALS, SurprisalSummary, TokenSurprisal, document_totals, moments
@@ -68,6 +69,7 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         lens: Lens | None = None,
     ) -> None:
         super().__init__(model)
+        lens = as_lens(lens)
         check_choice("keep", keep, ("positions", "summary"))
         self.keep, self.precision = keep, precision
         if keep == "summary" and (top_k or words or sites):
