@@ -17,6 +17,7 @@ from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import contrast
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.results.states.geometry import LayerGeometry
+from tl_entropy.results.tokens.calibration import EntropyCalibration
 from tl_entropy.results.tokens.features import Discrimination
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.results.tokens.site_values import CONFIDENCE, Confidence, units_of
@@ -204,6 +205,14 @@ def site_values(layers, tokens, seed=0):
     )  # fmt: skip
 
 
+def calibrated(steps, seed=0):
+    """Costs of own and of given text of four documents."""
+    own, entropy, given = (draw(seed + i, 4, steps, high=6) for i in range(3))
+    return EntropyCalibration(
+        own=own, entropy=entropy, given=given, document=torch.arange(4), prompt_tokens=8, provenance=origin(f"model {seed}")
+    )
+
+
 def all_of(one, n):
     """A result, or n of them by name."""
     return one(0) if n == 1 else {name: one(seed) for seed, name in enumerate(names(n))}
@@ -255,6 +264,7 @@ FIGURES = {
     "decisions": lambda k, t, n: plots.decisions(all_of(lambda i: divergence(k, t, i), n)),
     "settling": lambda k, t, n: plots.settling(all_of(lambda i: divergence(k, t, i), n), unit="bits"),
     "by_layer": lambda k, t, n: plots.by_layer(all_of(lambda i: site_values(k, t, i), n)),
+    "calibration": lambda k, t, n: plots.calibration(all_of(lambda i: calibrated(t, i), n)),
     "targets": lambda k, t, n: plots.targets(divergence(k, t), document=0, position=-1),
     "information": lambda k, t, n: plots.information(all_of(lambda i: soft(k, i), min(n, 2)), ceiling=True),
     "information_plane": lambda k, t, n: plots.information_plane(all_of(lambda i: soft(k, i), n), **PLANE),

@@ -283,6 +283,7 @@ def _token_results(record, of, model, texts):
         "summary": {"keep": "summary"},
     }.items():
         record(f"confidence/{of}, {name}", tle.confidence, model, texts, **options, **QUIET)
+    record(f"entropy_calibration/{of}", tle.entropy_calibration, model, texts, prompt_tokens=8, steps=4, temperature=0, **QUIET)
     record(f"unigram_distance/{of}", tle.unigram_distance, model, texts, **QUIET)
     parts = record(f"span_features/{of}", tle.span_features, found, how=("mean", "max", "first"))
     truths = [i % 2 == 0 for i in range(len(parts.document))]

@@ -54,6 +54,7 @@ READERS = {
     "token_surprisal": partial(tle.token_surprisal, **QUIET),
     "confidence": partial(tle.confidence, **QUIET),
     "unigram_distance": partial(tle.unigram_distance, **QUIET),
+    "entropy_calibration": partial(tle.entropy_calibration, prompt_tokens=1, steps=2, **QUIET),
     "token_reliance": lambda model, inputs, **options: tle.token_reliance(
         model, inputs, tle.ablate("mlp_out.1"), metrics=("kl",), **QUIET, **options
     ),
@@ -92,7 +93,7 @@ VARIANTS = {
 
 READINGS = {
     "compare_models": 2, "soft_information": 2, "soft_information, centred": 3, "layer_similarity, two models": 2,
-    "EntropyMonitor": 2, "unigram_distance": 2,
+    "EntropyMonitor": 2, "unigram_distance": 2, "entropy_calibration": 1,
 }  # fmt: skip
 """Which reading of the inputs is the last, of those that read them several times."""
 

@@ -37,3 +37,13 @@ def test_unigram_summary(monkeypatch, capsys, tmp_path):
     result = tle.load(tmp_path / "o" / "unigram.safetensors")
     assert (type(result).__name__, result.provenance.settings["smoothing"]) == ("SiteMeans", 1.0)
     assert len(pd.read_csv(tmp_path / "o" / "unigram.csv")) == 14
+
+
+def test_calibration(monkeypatch, capsys, tmp_path):
+    own = ("calibration", *COMMON, "--prompt-tokens", 2, "--steps", 3, "--temperature", 0)
+    status, out, err = run(monkeypatch, capsys, *own, "--out", tmp_path / "o")
+    assert status == 0, err
+    assert "calibration_by_entropy" in out
+    names = {path.name for path in (tmp_path / "o").iterdir()}
+    assert names == {"calibration.safetensors", "calibration.csv", "calibration.png", "difference.png", "means.csv"}
+    assert tle.load(tmp_path / "o" / "calibration.safetensors").own.shape == (2, 3)

@@ -21,6 +21,7 @@ from .analyses.states.matrix_similarity import MatrixAccumulator as MatrixAccumu
 from .analyses.states.neighbours import NeighbourAccumulator as NeighbourAccumulator
 from .analyses.states.similarity import layer_similarity as layer_similarity
 from .analyses.tokens.alignment import align_tokens as align_tokens, token_correlation as token_correlation
+from .analyses.tokens.calibration import entropy_calibration as entropy_calibration
 from .analyses.tokens.confidence import ConfidenceAccumulator as ConfidenceAccumulator, confidence as confidence
 from .analyses.tokens.discrimination import discriminate as discriminate, span_features as span_features
 from .analyses.tokens.gradient_reliance import (
@@ -76,6 +77,7 @@ from .results.profiles.dynamics import LayerDynamics as LayerDynamics
 from .results.profiles.embedding import ProfileEmbedding as ProfileEmbedding
 from .results.states.geometry import LayerGeometry as LayerGeometry
 from .results.states.similarity import LayerSimilarity as LayerSimilarity
+from .results.tokens.calibration import EntropyCalibration as EntropyCalibration
 from .results.tokens.conditional import ConditionalEntropy as ConditionalEntropy
 from .results.tokens.correlation import AlignedValues as AlignedValues, TokenCorrelation as TokenCorrelation
 from .results.tokens.features import Discrimination as Discrimination, SpanFeatures as SpanFeatures

@@ -1,4 +1,4 @@
-"""``tl-entropy confidence`` and ``tl-entropy unigram``: how sure predictions are, and how far from word frequencies."""
+"""``tl-entropy confidence``, ``unigram`` and ``calibration``: how sure predictions are, and whether rightly so."""
 
 from __future__ import annotations
 
@@ -66,6 +66,33 @@ def unigram(
         tle.unigram_distance, source, generated, changes, sites, layers, summary, precision, vocabulary, tuned_lens,
         smoothing=smoothing,
     )  # fmt: skip
+
+
+@app.command(
+    epilog=examples(
+        "tl-entropy calibration --file notes.txt --prompt-tokens 32 --steps 64",
+        "tl-entropy calibration --model gpt2 --file notes/ --temperature 0.8",
+    )
+)
+@reads("tl-entropy-calibration", Changes.of, bundled=True)
+def calibration(
+    source: Source,
+    changes: Changes,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="tokens of each document that are its prompt")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="tokens to write behind each prompt")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="of the generation; 0 is greedy")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="of the generation")] = 0,
+) -> None:
+    """What a model's own text costs it beside the documents' own continuations, step by step behind the same prompts."""
+    import tl_entropy as tle
+
+    result = tle.entropy_calibration(
+        source.model, source.inputs, prompt_tokens=prompt_tokens, steps=steps, temperature=temperature, seed=seed,
+        interventions=changes.interventions(source), **source.windows,
+    )  # fmt: skip
+    report(result.to(source.unit), source)
+    result.to(source.unit).means().to_csv(source.out / "means.csv", index=False)
+    typer.echo(f"wrote {source.out / 'means.csv'}")
 
 
 def _measure(

@@ -249,10 +249,18 @@ def _site_values(result: Any) -> tuple[str, str, Figures]:
     return name, name, [(plots.by_layer, quantity, {"quantity": quantity}) for quantity in result.measured]
 
 
+def _calibration(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    figures: Figures = [(plots.calibration, "calibration", {}), (plots.calibration, "difference", {"difference": True})]
+    return "calibration", "calibration", figures
+
+
 KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
     "LensEntropy": _lens, "LensSummary": _lens, "LayerDivergence": _divergence, "DivergenceSummary": _divergence,
     "HeadEntropy": _heads, "HeadSummary": _heads, "Contrast": _contrast, "SoftInformation": _information,
     "TokenSurprisal": _tokens, "SurprisalSummary": _tokens,
     "Confidence": _site_values, "UnigramDistance": _site_values, "SiteMeans": _site_values,
+    "EntropyCalibration": _calibration,
 }  # fmt: skip
 """What can be reported: names of the result's and the table's file, and the figures, by the kind of result."""

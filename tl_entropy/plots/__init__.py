@@ -16,6 +16,7 @@ from tl_entropy.plots.profiles.dynamics import importance, velocity
 from tl_entropy.plots.states.geometry import geometry
 from tl_entropy.plots.states.similarity import similarity
 from tl_entropy.plots.tokens.by_layer import by_layer
+from tl_entropy.plots.tokens.calibration import calibration
 from tl_entropy.plots.tokens.correlation import token_correlation
 from tl_entropy.plots.tokens.discrimination import discrimination
 from tl_entropy.plots.tokens.page import TokenPage, tokens
@@ -26,6 +27,7 @@ from tl_entropy.plots.tokens.words import words
 __all__ = [
     "TokenPage",
     "by_layer",
+    "calibration",
     "clusters",
     "comparison",
     "contrast",

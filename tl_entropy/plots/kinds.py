@@ -30,6 +30,7 @@ DRAWN_BY = {
     "UnigramDistance": ("by_layer", "tokens", "token_text"),
     "SiteMeans": ("by_layer",),
     "Discrimination": ("discrimination",),
+    "EntropyCalibration": ("calibration",),
 }
 """The plots that draw each kind of result."""
 

@@ -16,6 +16,7 @@ from tl_entropy.results.profiles.embedding import ProfileEmbedding
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.geometry import LayerGeometry
 from tl_entropy.results.states.similarity import LayerSimilarity
+from tl_entropy.results.tokens.calibration import EntropyCalibration
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
 from tl_entropy.results.tokens.correlation import AlignedValues, TokenCorrelation
 from tl_entropy.results.tokens.features import Discrimination, SpanFeatures
@@ -32,6 +33,7 @@ __all__ = [
     "Contrast",
     "Discrimination",
     "DivergenceSummary",
+    "EntropyCalibration",
     "EntropyHistory",
     "HeadEntropy",
     "HeadSummary",
