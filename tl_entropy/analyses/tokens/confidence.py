@@ -46,7 +46,7 @@ class ConfidenceAccumulator(SiteAccumulator):
     >>> found = tle.ConfidenceAccumulator(model, sites="resid_post")
     >>> report = tle.stream(model, "import os", [found], progress=False, count="predicted")
     >>> tuple(found.compute().values.shape)  # token, site, quantity
-    (1, 6, 5)
+    (2, 6, 5)
     """
 
     kind = Confidence
@@ -146,7 +146,7 @@ def confidence(
     >>> result = tle.confidence(tle.demo_model(), "import os\nimport sys\n", progress=False)
     >>> answers = result.of_spans(r"\w+")  # means over words; over whole documents without a pattern
     >>> answers["text"].tolist(), answers["margin"].between(0, 1).all().item()
-    (['os', 'import', 'sys'], True)
+    (['import', 'os', 'import', 'sys'], True)
     """
     check_options(confidence, options, CorpusOptions)
     accumulator = ConfidenceAccumulator(

@@ -57,7 +57,7 @@ class UnigramAccumulator(SiteAccumulator):
     >>> found = tle.UnigramAccumulator(model, torch.ones(4096), sites="resid_post")
     >>> report = tle.stream(model, "import os", [found], progress=False, count="predicted")
     >>> tuple(found.compute().values.shape)  # token, site, quantity
-    (1, 6, 2)
+    (2, 6, 2)
     """
 
     kind = UnigramDistance

@@ -278,7 +278,7 @@ class SiteMeans(Result):
     >>> import tl_entropy as tle
     >>> means = tle.confidence(tle.demo_model(), "import os", keep="summary", progress=False)
     >>> means.tokens, means.documents
-    (1, 1)
+    (2, 1)
     """
 
     aligned = (("quantity", "measured", "units"),)
