@@ -138,6 +138,8 @@ def _divergences(record, of, model, texts):
             f"layer_divergence/{of}, {against}, summary", tle.layer_divergence, model, texts, metrics=DIVERGENCES,
             against=against, keep="summary", **QUIET,
         )  # fmt: skip
+    directions = torch.randn(2, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    record(f"read_direction/{of}", tle.read_direction, model, directions, lens=tle.demo_lens(), site="resid_post.3")
     record(f"layer_divergence/{of}, tuned", tle.layer_divergence, model, texts, lens=tle.demo_lens(), **QUIET)
     return found["output"], found["previous"]
 

@@ -101,6 +101,7 @@ OTHERS = {
     "plots", "functional", "load", "contrast", "align_tokens", "token_correlation", "pairwise_distances", "profile_distance",
     "profile_embedding", "layer_dynamics", "ngram", "ablate", "ablate_heads", "steer", "occlude", "mask_attention",
     "load_model", "load_tuned_lens", "run", "span_labels", "demo_lens", "demo_model", "demo_names", "demo_texts",
-    "load_accumulator", "load_assignments", "load_jacobian_lens", "alone", "read_stimuli", "span_features", "discriminate",
+    "load_accumulator", "load_assignments", "load_jacobian_lens", "read_direction", "alone", "read_stimuli", "span_features",
+    "discriminate",
 }  # fmt: skip
 """Public functions and modules that read none."""

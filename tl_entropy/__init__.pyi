@@ -6,6 +6,7 @@ from .analyses.information.assignments import Assignments as Assignments, load_a
 from .analyses.information.plain import StateInformation as StateInformation
 from .analyses.information.soft import label_plan as label_plan, soft_information as soft_information
 from .analyses.information.sums import SoftAccumulator as SoftAccumulator
+from .analyses.lens.direction import read_direction as read_direction
 from .analyses.lens.divergence import DivergenceAccumulator as DivergenceAccumulator, layer_divergence as layer_divergence
 from .analyses.lens.entropy import LensAccumulator as LensAccumulator, lens_entropy as lens_entropy
 from .analyses.models.accumulators import load_accumulator as load_accumulator

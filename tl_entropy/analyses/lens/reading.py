@@ -97,7 +97,11 @@ class Reading(Kept):
         rows = rows.to(self.device)
         if not self.final_norm:
             return rows.to(self.readout.unembedding.dtype)
-        return self.readout.norm(rows if self.lens is None else self._translated(self.lens, site, rows))
+        return self.readout.norm(self.translated(site, rows))
+
+    def translated(self, site: Site, rows: Tensor) -> Tensor:
+        """Rows of a site as the final norm takes them: as they are, or through the lens."""
+        return rows if self.lens is None else self._translated(self.lens, site, rows)
 
     @property
     def n_rows(self) -> int:
