@@ -72,8 +72,9 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
         lens = as_lens(lens)
         check_choice("keep", keep, ("positions", "summary"))
         self.keep, self.precision = keep, precision
-        if keep == "summary" and (top_k or words or sites):
-            raise InputError("top_k, words and sites belong to single tokens; use keep='positions', or leave them out")
+        for name, asked in (("top_k", top_k), ("words", words), ("sites", sites)):
+            if keep == "summary" and asked:
+                raise InputError(f"{name} belongs to single tokens; use keep='positions', or leave it out")
         if not sites and (layers is not None or lens is not None):
             raise InputError(
                 "layers and lens say how sites are read; name sites, such as sites='resid_post', or leave them out"
