@@ -106,8 +106,11 @@ def saving(asked):
         states.save = plain
     for name, saves in spent.items():
         seconds, size = statistics.median(one for one, _ in saves), max(size for _, size in saves)
-        share = f"saving once a minute costs {seconds / 60:.2%}"
-        print(f"{name}: a save takes {1000 * seconds:.1f} ms (median of {len(saves)}; up to {size / 1e6:.1f} MB): {share}")
+        speed = statistics.median(size / one for one, size in saves)
+        print(
+            f"{name}: a save takes {1000 * seconds:.1f} ms (median of {len(saves)}; states up to {size / 1e6:.1f} MB, "
+            f"{speed / 1e6:.0f} MB a second): once a minute costs {seconds / 60:.2%}"
+        )
 
 
 def resume(asked):
@@ -175,7 +178,7 @@ def main():
     parser.add_argument("--parts", nargs="+", choices=tuple(parts), default=tuple(parts))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--documents", type=int, default=400)
+    parser.add_argument("--documents", type=int, default=100)
     parser.add_argument("--resumed")
     parser.add_argument("--began", type=float)
     asked = parser.parse_args()
