@@ -16,6 +16,9 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+FOLDS = 20
+"""Folds of documents, for errors."""
+
 
 def group_sums(values: Num[Tensor, "rows ..."], group: Int[Tensor, "rows"], groups: int) -> Num[Tensor, "groups ..."]:
     """Sums of ``values`` [rows, ...] by group, in the dtype of the values; differentiable. Groups are numbered from 0.
@@ -170,6 +173,35 @@ def difference_errors(covariance: Float[Tensor, "... items items"]) -> Float[Ten
     """
     own = covariance.diagonal(dim1=-2, dim2=-1)
     return (own[..., :, None] + own[..., None, :] - 2 * covariance).clamp_min(0).sqrt()
+
+
+def fold_scores(scores: Float[Tensor, "rows ..."], documents: Int[Tensor, "rows"]) -> Float[Tensor, "folds ..."]:
+    """What each of 20 folds of documents adds to the error of a mean, from what rows add to it: document d is in fold d mod 20.
+
+    >>> fold_scores(torch.tensor([1.0, 3.0]), torch.tensor([0, 21]))[:3].tolist()
+    [-1.0, 1.0, 0.0]
+    """
+    return group_sums(scores.double() - scores.double().mean(0), documents % FOLDS, FOLDS)
+
+
+def paired_errors(
+    errors: Float[Tensor, "items"],
+    scores: Float[Tensor, "folds items"],
+    others: Float[Tensor, "others"],
+    other_scores: Float[Tensor, "folds others"],
+) -> Float[Tensor, "items others"]:
+    r"""Standard errors of the differences between values and others of the same documents, √(se² + se'² - 2 ρ se se').
+
+    ρ is the correlation of what folds of documents add to the one and to the other, whatever the unit of that.
+
+    >>> se, scores = torch.tensor([2.0]), torch.tensor([[1.0], [-1.0]])
+    >>> round(paired_errors(se, scores, se, scores).item(), 2), paired_errors(se, scores, se, -scores).item()
+    (0.0, 4.0)
+    """
+    own, its = (one / one.norm(dim=0).clamp_min(torch.finfo(one.dtype).tiny) for one in (scores, other_scores))
+    both = errors[:, None] * others * (own.mT @ its)
+    found: Tensor = (errors[:, None].square() + others.square() - 2 * both).clamp_min(0).sqrt()
+    return found
 
 
 def balanced_folds(sizes: Int[Tensor, "documents"], number: int) -> Int[Tensor, "documents"]:

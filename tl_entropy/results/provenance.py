@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tl_entropy.errors import counted
+from tl_entropy.errors import InputError, InputTypeError, counted
 
 _SHOWN = 3
 """Documents left out that are named."""
@@ -72,3 +72,15 @@ class Provenance:
     state: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=library_versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def check_paired(one: Any, other: Any, unit: str) -> None:
+    """Raise unless two results are of one kind, unit and corpus, and know what folds of documents add to their errors."""
+    if type(one) is not type(other):
+        raise InputTypeError(f"other must be a {type(one).__name__}; got {type(other).__name__}")
+    if other.unit != unit:
+        raise InputError(f"other is in {other.unit}, and this result in {unit}; bring them to one with to({unit!r})")
+    if one.scores is None or other.scores is None:
+        raise InputError("scores: one of the results knows no contributions of folds of documents, so that nothing is paired")
+    if one.provenance.corpus.get("digest") != other.provenance.corpus.get("digest"):
+        raise InputError("other is of other documents; give both the same inputs")

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny_models import cached_model, kinds
 
+import tl_entropy as tle
 from tl_entropy.analyses.states.geometry_sums import Directions, Moments
 from tl_entropy.analyses.states.geometry_values import (
     Noted,
@@ -18,9 +20,10 @@ from tl_entropy.analyses.states.geometry_values import (
     effective_ranks,
     of_views,
 )
+from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.states.geometry import effective_rank
 from tl_entropy.functional.states.views import info_nce, lidar
-from tl_entropy.functional.statistics import difference_errors, sampled_error
+from tl_entropy.functional.statistics import difference_errors, paired_errors, sampled_error
 from tl_entropy.sites import Site
 
 
@@ -183,3 +186,58 @@ def test_the_rank_and_equal_documents_have_no_error():
     noted = Noted([Site("embed", -1)])
     for rows, order in ((torch.ones(300, 4).double(), 1.0), (torch.randn(300, 4).double(), 0.0)):
         assert math.isnan(dataset_entropies([rows], order, "centred", 0.0, noted)[1].item())
+
+
+def two_models(seed):
+    """Geometry and CKA of two "models" of the same forty texts: values, and the errors of their differences."""
+    x, document = texts(seed, documents=40, length=10, d=6)
+    draw = torch.Generator().manual_seed(1000 + seed)
+    y = x * torch.linspace(1, 2, 6) + 0.5 * torch.randn(x.shape, generator=draw, dtype=torch.float64)
+    found = []
+    for rows in (x, y):
+        noted = Noted([Site("resid_post", 0)])
+        value, variance = effective_ranks([Moments.of(rows)], [rows], document, noted)
+        found.append((value, variance.diagonal().sqrt(), noted.folds["effective_rank"]))
+    (one, se, scores), (other, its_se, its_scores) = found
+    return (one - other).item(), paired_errors(se, scores, its_se, its_scores).item(), math.hypot(se, its_se)
+
+
+@pytest.mark.long
+def test_errors_of_differences_between_models_are_the_spread_over_corpora():
+    found = np.array([two_models(seed) for seed in range(60)])
+    paired, apart = np.sqrt((found[:, 1:] ** 2).mean(0))
+    assert paired / found[:, 0].std(ddof=1) == pytest.approx(1, abs=0.35)
+    assert paired < 0.8 * apart
+
+
+def test_models_of_the_same_documents_are_paired():
+    model, texts = (
+        cached_model("gpt2", kinds()[0]),
+        ["the cat sat", "def f(x): return x", "import os", "a dog and a cat", "x = 1"] * 3,
+    )
+    other = tle.ablate("mlp_out.0")
+    one, two = (tle.layer_geometry(model, texts, interventions=edit, progress=False) for edit in (None, other))
+    for measure in one.measures:
+        error = one.paired_error(two, measure)
+        assert error.shape == (len(one.sites), len(two.sites))
+        assert (
+            one.paired_error(one, measure).diagonal().nan_to_num(0).max() < 1e-6 * one.error(measure).nan_to_num(0).max() + 1e-9
+        )
+        known = ~error.isnan()
+        assert (error[known] <= (one.error(measure)[:, None] + two.error(measure))[known] + 1e-12).all()
+    assert one.paired_error(two, "curvature")[0, 0] < 1e-6  # the embedding is the same in both
+    similar = [tle.layer_similarity(model, texts, interventions=edit, progress=False) for edit in (None, other)]
+    error = similar[0].paired_error(similar[1])
+    assert error.shape == (*similar[0].values.shape[1:], *similar[1].values.shape[1:])
+    assert 0 < error[0, 0, 0, 0] < similar[0].error()[0, 0] + similar[1].error()[0, 0]
+    with pytest.raises(InputError, match="other documents"):
+        one.paired_error(tle.layer_geometry(model, texts[1:], progress=False), "curvature")
+    with pytest.raises(InputError, match="other is in bits"):
+        one.paired_error(two.to("bits"), "curvature")
+    with pytest.raises(InputTypeError, match="other must be a LayerGeometry; got LayerSimilarity"):
+        one.paired_error(similar[0], "curvature")
+    near = tle.layer_similarity(model, texts, method="neighbours", k=3, progress=False)
+    with pytest.raises(InputError, match="no contributions of folds"):
+        near.paired_error(near)
+    over = [tle.layer_similarity(model, texts, rows="documents", interventions=edit, progress=False) for edit in (None, other)]
+    assert not over[0].paired_error(over[1])[0].isnan().any()

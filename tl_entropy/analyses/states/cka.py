@@ -28,7 +28,7 @@ from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.states.similarity import MIN_ROWS
 from tl_entropy.functional.states.similarity_sums import BlockSums, CrossSums
-from tl_entropy.functional.statistics import column_covariances
+from tl_entropy.functional.statistics import column_covariances, fold_scores
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Layers, Site
@@ -161,7 +161,7 @@ class CKAAccumulator(PairedMeasure):
 
     def _result(self, provenance: Provenance) -> LayerSimilarity:
         """NaN where too little was seen, and of sites where all states are alike up to rounding."""
-        left_out = 0
+        left_out, folds = 0, None
         if self.estimator == "minibatch":
             left_out = self._sums.left_out
             values, paired = (found(self._rows, self._columns) for found in (self._sums.cka, self._sums.covariance))
@@ -172,9 +172,10 @@ class CKAAccumulator(PairedMeasure):
             if sample:
                 scores = self._sums.scores(self._rows, self._columns, sample, debiased=self.debiased)
                 paired = column_covariances(scores, self._sample.documents, self._sums.rows)
+                folds = fold_scores(scores, self._sample.documents)[None]
         return self._similarity(
             provenance, method="cka", quantities=("cka",), units=("",), count=self._sums.rows - left_out, values=values[None],
-            covariance=paired[None], documents=self._documents,
+            covariance=paired[None], documents=self._documents, scores=folds,
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.states.geometry_options import N_SAMPLES, OF_LABELS, check_used, chosen_measures
-from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, Texts
+from tl_entropy.analyses.states.geometry_sums import Directions, Moments, Texts
 from tl_entropy.analyses.states.geometry_values import (
     FAILURES,
     Noted,
@@ -41,6 +41,7 @@ from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import NORMALISE, Normalise
 from tl_entropy.functional.states.views import label_list
+from tl_entropy.functional.statistics import FOLDS
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.geometry import OF_DOCUMENTS, LayerGeometry, Measure
 from tl_entropy.sites import Layers, Site
@@ -163,11 +164,14 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
             by_document = torch.stack([known[document] for document in sorted(self._tokens)])
         found = [self._measured(name, by_document, noted) for name in self.measures]
         covariance = torch.stack([paired for _, paired in found])
+        none = torch.full((FOLDS, len(self.sites)), torch.nan, dtype=torch.float64)
+        scores = torch.stack([noted.folds.get(name, none) for name in self.measures])
         return LayerGeometry(
             sites=self.sites, measures=self.measures, values=torch.stack([values for values, _ in found]),
             errors=covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt(), covariance=covariance, by_document=by_document,
             document=torch.tensor(sorted(self._tokens), dtype=torch.long), tokens=self._tokens.total(),
             documents=len(self._tokens), order=self.order, provenance=provenance, notes=noted.lines(),
+            scores=scores,
         )  # fmt: skip
 
     def _measured(self, name: Measure, by_document: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:

@@ -21,12 +21,9 @@ from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import ROUNDING, Normalise, directed_rows, mean_cosine, smaller_gram, turning_angles
 from tl_entropy.functional.states.matrices import matrix_entropy
 from tl_entropy.functional.states.rows import spread_floor, varies
-from tl_entropy.functional.statistics import group_sums, jackknife_scores
+from tl_entropy.functional.statistics import FOLDS, group_sums, jackknife_scores
 from tl_entropy.sites import Site
 from tl_entropy.state import Kept
-
-FOLDS = 20
-"""Folds of documents that are left out one by one, for standard errors."""
 
 
 @dataclass(frozen=True, eq=False)

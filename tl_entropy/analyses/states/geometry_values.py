@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.states.geometry_sums import FOLDS, Directions, Moments, TextGram
+from tl_entropy.analyses.states.geometry_sums import Directions, Moments, TextGram
 from tl_entropy.analyses.states.pooled import means_vary
 from tl_entropy.errors import InputError, counted
 from tl_entropy.functional.lens.entropies import in_double
@@ -31,7 +31,7 @@ from tl_entropy.functional.states.geometry import (
 )
 from tl_entropy.functional.states.matrix_scores import linear_scores
 from tl_entropy.functional.states.views import info_nce, lidar
-from tl_entropy.functional.statistics import jackknife_scores, sampled_covariance
+from tl_entropy.functional.statistics import FOLDS, fold_scores, jackknife_scores, sampled_covariance
 from tl_entropy.sites import Site
 
 VIEWS_UP_TO = 1000
@@ -55,11 +55,12 @@ _NO_ENTROPY = {
 
 
 class Noted:
-    """Notes on values, each with the sites that it is about."""
+    """Notes on values, each with the sites that it is about; and ``folds``, by measure what documents add [fold, site]."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
         self.sites = sites
         self._where: dict[str, list[Site]] = {}
+        self.folds: dict[str, Tensor] = {}
 
     def note(self, text: str, *sites: Site) -> None:
         """Keep a note about these sites, or about no site in particular."""
@@ -103,6 +104,7 @@ def document_means(name: str, values: Tensor, normalise: Normalise, noted: Noted
     n = (~values.isnan()).sum(0)
     mean = values.nansum(0) / torch.where(n > 0, n, math.nan)
     scores = (values - mean).nan_to_num(0) / torch.where(n > 1, n * (n - 1), math.nan).sqrt()
+    noted.folds[name] = fold_scores(scores, torch.arange(len(scores)))
     return mean, scores.mT @ scores
 
 
@@ -121,7 +123,9 @@ def effective_ranks(
         scores[:, i] = rank_scores(of_site.scatter.cpu() / of_site.n, centred)
         return value
 
-    return noted.each("effective_rank", rank), sampled_covariance(scores, documents, moments[0].n)
+    values = noted.each("effective_rank", rank)
+    noted.folds["effective_rank"] = fold_scores(scores, documents)
+    return values, sampled_covariance(scores, documents, moments[0].n)
 
 
 def anisotropies(directions: Sequence[Directions], tokens: int, noted: Noted) -> tuple[Tensor, Tensor]:
@@ -133,12 +137,13 @@ def anisotropies(directions: Sequence[Directions], tokens: int, noted: Noted) ->
         if directed < 2:
             noted.note("anisotropy is nan: fewer than two states with a direction", site)
     found = [of_site.anisotropy() for of_site in directions]
-    return torch.stack([value for value, _ in found]), of_scores([scores for _, scores in found])
+    return torch.stack([value for value, _ in found]), of_scores("anisotropy", [scores for _, scores in found], noted)
 
 
-def of_scores(scores: Sequence[Tensor]) -> Tensor:
+def of_scores(name: str, scores: Sequence[Tensor], noted: Noted) -> Tensor:
     """Covariance [site, site] of what the groups add to the error of each site [group]."""
     together = torch.stack(list(scores), dim=1)
+    noted.folds[name] = fold_scores(together, torch.arange(len(together)))
     return together.mT @ together
 
 
@@ -158,7 +163,9 @@ def dimensions(samples: Sequence[Tensor], documents: Tensor, noted: Noted) -> tu
         scores[places, i] = (added - added.mean()) * len(documents) / len(different)
         return value
 
-    return noted.each("two_nn", dimension), sampled_covariance(scores, documents, len(documents))
+    values = noted.each("two_nn", dimension)
+    noted.folds["two_nn"] = fold_scores(scores, documents)
+    return values, sampled_covariance(scores, documents, len(documents))
 
 
 def dataset_entropies(
@@ -185,8 +192,10 @@ def dataset_entropies(
             noted.note(f"dataset_entropy is nan: the mean states of all {n} documents are equal", site)
     if n > JACKKNIFE_UP_TO and order > 0:
         scores = torch.stack([_linear_scores(x, order, normalise, floor) for x in means], dim=1)
+        noted.folds["dataset_entropy"] = fold_scores(scores, torch.arange(n))
         return values[0], sampled_covariance(scores, torch.arange(n), n)
-    return values[0], of_scores(jackknife_scores(values, torch.bincount(fold)[:folds].double()).unbind(1))
+    left = jackknife_scores(values, torch.bincount(fold)[:folds].double())
+    return values[0], of_scores("dataset_entropy", left.unbind(1), noted)
 
 
 def _linear_scores(means: Tensor, order: float, normalise: Normalise, floor: float) -> Tensor:
@@ -232,4 +241,5 @@ def of_views(
             scores[i] = jackknife_scores(torch.stack([value, *left]), labels_of).cpu()
         return value
 
-    return noted.each(name, of_site), of_scores(scores)
+    values = noted.each(name, of_site)
+    return values, of_scores(name, scores, noted)

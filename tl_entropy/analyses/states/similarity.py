@@ -36,7 +36,7 @@ from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int, check_order, keeping
 from tl_entropy.functional.states.similarity import MIN_ROWS, cka_scores, cka_table
 from tl_entropy.functional.states.similarity_sums import BlockSums
-from tl_entropy.functional.statistics import column_covariances
+from tl_entropy.functional.statistics import column_covariances, fold_scores
 from tl_entropy.results.states.similarity import LayerSimilarity, Method
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
@@ -274,10 +274,10 @@ def _of_pooled(
     _check_enough(len(documents), method, own, "documents")
     x = _of_documents(mine, rows, documents)
     y = x if not other and rows == columns else _of_documents(theirs, columns, documents)
-    quantities, values, covariance, how = _compared(x, y, method, own, progress)
+    quantities, values, covariance, scores, how = _compared(x, y, method, own, progress)
     return LayerSimilarity(
         method=method, rows=rows, columns=columns, quantities=quantities, values=values, over="documents",
-        errors=own_errors(covariance), covariance=covariance,
+        errors=own_errors(covariance), covariance=covariance, scores=scores,
         against=settings["against"], units=("nats" if method == "matrix_renyi" else "",) * len(quantities),
         count=len(documents) - how.get("left_out_rows", 0), documents=len(documents),
         massive=settings["massive"], massive_tokens=mine.massive_tokens + (theirs.massive_tokens if other else 0),
@@ -299,20 +299,21 @@ def _of_documents(pooled: Pooled, sites: Sequence[Site], documents: Sequence[int
 
 def _compared(
     x: list[Tensor], y: list[Tensor], method: Method, own: Mapping[str, Any], progress: bool
-) -> tuple[tuple[str, ...], Tensor, Tensor, dict[str, Any]]:
-    """Quantities, their values [quantity, row, column] and covariance, and the settings they were had with."""
+) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor | None, dict[str, Any]]:
+    """Quantities, their values [quantity, row, column], covariance, what folds add, and the settings they were had with."""
     if method == "matrix_renyi":
         options = {name: own[name] for name in ("order", "permutations", "seed")}
         values, covariance = stacked(matrix_similarities(x, y, **options, progress=progress))
-        return QUANTITIES, values, covariance, {**options, "kernel": "gaussian"}
+        return QUANTITIES, values, covariance, None, {**options, "kernel": "gaussian"}
     if method == "neighbours":
-        return OF_NEIGHBOURS, *neighbour_similarities(x, y, k=own["k"]), {"k": own["k"], "seed": own["seed"]}
+        return OF_NEIGHBOURS, *neighbour_similarities(x, y, k=own["k"]), None, {"k": own["k"], "seed": own["seed"]}
     if own["estimator"] == "minibatch":
         names = [*((0, i) for i in range(len(x))), *((1, j) for j in range(len(y)))]
         blocks = BlockSums(names, BLOCK)
         blocks.update(dict(zip(names, [*x, *y], strict=True)))
         values, covariance = (found(names[: len(x)], names[len(x) :]) for found in (blocks.cka, blocks.covariance))
-        return ("cka",), values[None], covariance[None], {**own, "block": BLOCK, "left_out_rows": blocks.left_out}
+        return ("cka",), values[None], covariance[None], None, {**own, "block": BLOCK, "left_out_rows": blocks.left_out}
     scores = cka_scores(x, y, debiased=own["debiased"])
-    covariance = column_covariances(scores, torch.arange(len(scores)), len(scores))
-    return ("cka",), cka_table(x, y, debiased=own["debiased"])[None], covariance[None], dict(own)
+    document = torch.arange(len(scores))
+    covariance, folds = column_covariances(scores, document, len(scores)), fold_scores(scores, document)
+    return ("cka",), cka_table(x, y, debiased=own["debiased"])[None], covariance[None], folds[None], dict(own)

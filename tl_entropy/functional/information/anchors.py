@@ -7,8 +7,8 @@ has w_j times its share of what is uniform. With E the mean over the rows of the
     H(Z) = -Σ_j w_j g_j log g_j,    H(p_i) = log D_i - Σ_j w_j p_ij log p_ij / D_i
 
 By what factor the spread W_x = H(p̄_x) - E_x[H(p_i)] of labels changes is taken from the labels that have most rows there: the
-information changes with the ceiling and with that factor of what is left, which needs no fold. There are as many replicates as
-anchors, each anchor in m² draws m times, and the same ones at every place, so that differences are of the same anchors.
+information changes with the ceiling and with that factor of what is left, which needs no fold. Replicates are
+balanced, so that all anchors are drawn equally often, and the same at every place, so that differences are of the same anchors.
 
 The slope by an anchor's weight (the infinitesimal jackknife) is a third to a half of the spread over seeds: an anchor that has
 half of a row changes it twice as much by going as the slope says. Leaving anchors out one by one counts twice what they do in
@@ -17,6 +17,7 @@ pairs (Efron and Stein 1981). docs/soft_information.md has how near the bootstra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,6 +29,9 @@ from tl_entropy.functional.information.chance import logs
 LABELS = 64
 """Labels that their spreads are measured on, at most."""
 
+REPLICATES = 50
+"""Draws of anchors, at most: the error of a standard error from so many is a tenth of it."""
+
 
 def replicates(n_bins: int) -> Tensor:
     """[1 + replicate, bin] how often each anchor counts: once, and in each replicate as often as it was drawn.
@@ -36,8 +40,9 @@ def replicates(n_bins: int) -> Tensor:
     >>> drawn.sum(0).tolist(), drawn.sum(1).tolist()
     ([5.0, 5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 5.0, 5.0])
     """
-    order = torch.randperm(n_bins * n_bins, generator=torch.Generator().manual_seed(0), device="cpu") % n_bins
-    drawn = torch.zeros(n_bins, n_bins).scatter_add_(1, order.view(n_bins, n_bins), torch.ones(n_bins, n_bins))
+    number = min(n_bins, REPLICATES)
+    order = torch.randperm(number * n_bins, generator=torch.Generator().manual_seed(0), device="cpu") % n_bins
+    drawn = torch.zeros(number, n_bins).scatter_add_(1, order.view(number, n_bins), torch.ones(number, n_bins))
     return torch.cat([torch.ones(1, n_bins), drawn])
 
 
@@ -67,17 +72,22 @@ class SampledRows:
 
     @cached_property
     def inverses(self) -> Tensor:
-        """[unit, row, 1 + replicate] 1 / D."""
-        return (self.p @ self.weights.mT).clamp_min_(torch.finfo(self.p.dtype).tiny).reciprocal_()
+        """[unit, row, 1 + replicate] 1 / D, of rows that no drawn anchor has any of, one that means stay finite with."""
+        return (self.p @ self.weights.mT).clamp_min_(1e-30).reciprocal_()
 
     @cached_property
     def entropies(self) -> Tensor:
         """[unit, row, 1 + replicate] those of single rows, nats."""
-        return -(self.p_log_p @ self.weights.mT).mul_(self.inverses).add_(logs(self.inverses.clone()))
+        found = -(self.p_log_p @ self.weights.mT).mul_(self.inverses).add_(logs(self.inverses.clone()))
+        return found.clamp_(max=math.log(self.p.shape[2]))
 
-    def of_means(self, p: Tensor, inverses: Tensor) -> Tensor:
-        """[group, 1 + replicate] the entropies of the mean of the rows [group, row, bin] of each group, nats."""
-        means = inverses.mT @ p / p.shape[1]
+    @cached_property
+    def sums(self) -> Tensor:
+        """[unit, 1 + replicate, bin] Σ p / D."""
+        return self.inverses.mT @ self.p
+
+    def of_means(self, means: Tensor) -> Tensor:
+        """[..., 1 + replicate] the entropies of means [..., 1 + replicate, bin] of p / D, nats."""
         found: Tensor = -logs(means).mul_(means).mul_(self.weights).sum(-1)
         return found
 
@@ -104,9 +114,11 @@ class Sample:
 
     def entropies(self) -> tuple[Tensor, Tensor]:
         """H(Z), and the mean entropy of single rows, [unit, 1 + replicate] both, of the rows that have a label."""
-        labelled, of = self.label >= -1, (self.drawn.p, self.drawn.inverses, self.drawn.entropies)
-        p, inverses, own = of if bool(labelled.all()) else (one[:, labelled] for one in of)
-        return self.drawn.of_means(p, inverses).double(), own.mean(1).double()
+        drawn, without = self.drawn, (self.label < -1).nonzero()[:, 0]
+        n = len(self.label) - len(without)
+        sums = drawn.sums - drawn.inverses[:, without].mT @ drawn.p[:, without]
+        own = drawn.entropies.sum(1) - drawn.entropies[:, without].sum(1)
+        return drawn.of_means(sums.clamp_min_(0) / n).double(), own.double() / n
 
 
 class SampledLabels:
@@ -136,7 +148,8 @@ class SampledLabels:
         for size, some in zip(sizes.tolist(), labels.tolist(), strict=True):
             rows = self.rows[first : first + some * size]
             p, inverses, own = (one[:, rows].view(-1, size, one.shape[2]) for one in of)
-            spreads.append(size * (self.drawn.of_means(p, inverses) - own.mean(1)).double().unflatten(0, (-1, some)))
+            means = inverses.mT @ p / size
+            spreads.append(size * (self.drawn.of_means(means) - own.mean(1)).double().unflatten(0, (-1, some)))
             first += some * size
         subsets = torch.stack([torch.ones_like(self.held), self.held]).double()
         return subsets @ torch.cat(spreads, dim=1)

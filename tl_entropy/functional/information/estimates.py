@@ -27,10 +27,10 @@ The null needs no permutation. Under one, the rows of x are n_x rows drawn at ra
 I₀ = Σ_x (n_x / N) D(n_x) exactly, with D the curve of ``functional/information/chance.py``.
 
 **Errors.** A value is a sum over folds of documents, to first order: θ ≈ Σ_f u_f + constant, and its variance over documents is
-F/(F-1) Σ_f u_f². It depends on the random anchors, too: with b the values for m
-anchors that are drawn anew from these, less their mean, the variance over draws is Σ b² / (m-1)
+F/(F-1) Σ_f u_f². It depends on the random anchors, too: with b the values for
+anchors that are drawn anew from these, less their mean, the variance over draws is Σ b² / (B-1), of B of them
 (``functional/information/anchors.py``). So every value comes as a column: the value, then the value less each √(F/(F-1)) u_f,
-then less each b / √(m-1).
+then less each b / √(B-1).
 The variance of anything computed alike from every entry of columns is the sum of its squared distances from the first.
 
 All of it is a sum over labels once the sums over all rows are known (``functional/information/blocks.py``).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import pandas as pd
 import torch
@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_entropy.errors import InputError
-from tl_entropy.functional.statistics import difference_errors
+from tl_entropy.functional.statistics import difference_errors, paired_errors
 from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from
 from tl_entropy.results.printing import over, profile_table, title
-from tl_entropy.results.provenance import Provenance
+from tl_entropy.results.provenance import Provenance, check_paired
 from tl_entropy.sites import Site
 
 Measure = Literal[
@@ -94,6 +94,8 @@ class LayerGeometry(Result):
         unit: "nats" or "bits".
         covariance: [measure, site, site] of the values of two sites over the same documents, of which ``errors`` are the roots
             of the diagonal; None in earlier files.
+        scores: [measure, fold, site] what each of 20 folds of documents adds to the error, in a unit of its own; NaN where that
+            is not known, None in earlier files.
 
     >>> import tl_entropy as tle
     >>> result = tle.layer_geometry(tle.demo_model(), "import os, sys", measures="curvature", progress=False)
@@ -114,6 +116,7 @@ class LayerGeometry(Result):
     notes: tuple[str, ...] = ()
     unit: Unit = "nats"
     covariance: Float[Tensor, "measure site site"] | None = None
+    scores: Float[Tensor, "measure fold site"] | None = None
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -170,6 +173,28 @@ class LayerGeometry(Result):
                 "this result is of an earlier version, which kept no covariance of sites; measure again to have it"
             )
         return difference_errors(self.covariance[self._row(measure)])
+
+    def paired_error(self, other: LayerGeometry, measure: Measure) -> Float[Tensor, "site other"]:
+        """Standard error of the difference between every site here and every site of another result of the same documents.
+
+        Of another model, or the same one with an intervention: what the documents add to both falls out, as far as folds of
+        documents say (``functional/statistics.py``). ``value(measure)[i] - other.value(measure)[j]`` is the difference itself.
+
+        Raises:
+            InputError: it was not measured in both, they are of other documents or in other units, or a file is an earlier one.
+            InputTypeError: ``other`` is another kind of result.
+
+        >>> import tl_entropy as tle
+        >>> model, texts = tle.demo_model(), ["import os, sys", "def f(x):", "x = [1, 2]"]
+        >>> one = tle.layer_geometry(model, texts, measures="curvature", progress=False)
+        >>> bool((one.paired_error(one, "curvature").diagonal() < 1e-6).all())
+        True
+        """
+        check_paired(self, other, self.unit)
+        mine, theirs = self._row(measure), other._row(measure)
+        return paired_errors(
+            self.errors[mine], cast("Tensor", self.scores)[mine], other.errors[theirs], cast("Tensor", other.scores)[theirs]
+        )
 
     def document_values(self, measure: Measure) -> Float[Tensor, "document site"]:
         """A measure that every document has by itself [document, site]; row i is that of document ``document[i]``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import pandas as pd
 import torch
@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_entropy.errors import InputError, counted
-from tl_entropy.functional.statistics import difference_errors
+from tl_entropy.functional.statistics import difference_errors, paired_errors
 from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
 from tl_entropy.results.notebook import Along
 from tl_entropy.results.printing import plus_minus
-from tl_entropy.results.provenance import Provenance
+from tl_entropy.results.provenance import Provenance, check_paired
 from tl_entropy.sites import Site
 
 Method = Literal["cka", "matrix_renyi", "neighbours"]
@@ -61,6 +61,8 @@ class LayerSimilarity(Result):
             below order 1, of a single document, and in earlier files.
         covariance: [quantity, row, row, column] of the values of two rows at one column, over the same documents, of which
             ``errors`` are the roots of the diagonal; NaN where these are, and None in earlier files.
+        scores: [quantity, fold, row, column] what each of 20 folds of documents adds to the error of a CKA, in a unit of its
+            own; None where that is not known.
 
     >>> import tl_entropy as tle
     >>> result = tle.layer_similarity(tle.demo_model(), ["import os, sys"] * 4, progress=False)
@@ -87,6 +89,7 @@ class LayerSimilarity(Result):
     unit: Unit = "nats"
     errors: Float[Tensor, "quantity row column"] | None = None
     covariance: Float[Tensor, "quantity row row column"] | None = None
+    scores: Float[Tensor, "quantity fold row column"] | None = None
 
     def to(self, unit: Unit) -> Self:
         """The same result in ``"nats"`` or ``"bits"``; quantities in neither stay."""
@@ -127,6 +130,30 @@ class LayerSimilarity(Result):
         if self.covariance is None:
             raise InputError("this result is of an earlier version, which kept no covariance of rows; measure again to have it")
         return difference_errors(self.covariance[self._of(quantity)].movedim(-1, 0)).movedim(0, -1)
+
+    def paired_error(self, other: LayerSimilarity, quantity: str | None = None) -> Float[Tensor, "row column row column"]:
+        """Standard error of the difference between every CKA here and every one of another result of the same documents.
+
+        Of another model, or the same one with an intervention: [row, column, other's row, other's column]. What the documents
+        add to both falls out, as far as folds of documents say (``functional/statistics.py``).
+
+        Raises:
+            InputError: it is not in both, they are of other documents or in other units, or one knows nothing of folds:
+                matrix-based information, neighbours, CKA of blocks, and earlier files.
+            InputTypeError: ``other`` is another kind of result.
+
+        >>> import tl_entropy as tle
+        >>> result = tle.layer_similarity(tle.demo_model(), ["import os, sys", "def f(x):"] * 4, progress=False)
+        >>> bool(result.paired_error(result)[0, 0, 0, 0] < 1e-6)
+        True
+        """
+        check_paired(self, other, self.unit)
+        mine, theirs = self._of(quantity), other._of(quantity)
+        found = paired_errors(
+            self.error(quantity).flatten(), cast("Tensor", self.scores)[mine].flatten(1), other.error(quantity).flatten(),
+            cast("Tensor", other.scores)[theirs].flatten(1),
+        )  # fmt: skip
+        return found.view(*self.values.shape[1:], *other.values.shape[1:])
 
     def _of(self, quantity: str | None) -> int:
         [name] = self.quantities[:1] if quantity is None else chosen_from("quantity", quantity, self.quantities)
