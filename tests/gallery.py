@@ -16,6 +16,7 @@ from tl_entropy.results import HeadEntropy, LayerDivergence, LensEntropy, LensSu
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import contrast
 from tl_entropy.results.models.monitor import EntropyHistory
+from tl_entropy.results.models.placebo import Placebo
 from tl_entropy.results.states.geometry import LayerGeometry
 from tl_entropy.results.tokens.calibration import EntropyCalibration
 from tl_entropy.results.tokens.features import Discrimination
@@ -273,6 +274,7 @@ FIGURES = {
     "heads_soft": lambda k, t, n: plots.heads(soft(k, heads=True), label="token"),
     "contrast": lambda k, t, n: plots.contrast(all_of(lambda i: changed(k, t, i), n), quantity="entropy"),
     "contrast_map": lambda k, t, n: plots.contrast_map(changed(k, t), quantity="entropy", document=0),
+    "placebo": lambda k, t, n: plots.placebo(Placebo(draw(3, 1 + t, 8), ("edit",) * (1 + t), 0, origin("m"))),
     "velocity": lambda k, t, n: plots.velocity(all_of(lambda i: dynamics(k, t, i), n)),
     "importance": lambda k, t, n: plots.importance(all_of(lambda i: dynamics(k, t, i), n)),
     "similarity": lambda k, t, n: plots.similarity(all_of(lambda i: similarities(k, k, against="output", model=f"m{i}"), n)),

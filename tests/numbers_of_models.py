@@ -138,6 +138,7 @@ def _divergences(record, of, model, texts):
             f"layer_divergence/{of}, {against}, summary", tle.layer_divergence, model, texts, metrics=DIVERGENCES,
             against=against, keep="summary", **QUIET,
         )  # fmt: skip
+    record(f"placebo/{of}", tle.placebo, model, texts, tle.ablate_heads([(3, 1)]), _losses, n=2)
     directions = torch.randn(2, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
     record(f"read_direction/{of}", tle.read_direction, model, directions, lens=tle.demo_lens(), site="resid_post.3")
     record(f"layer_divergence/{of}, tuned", tle.layer_divergence, model, texts, lens=tle.demo_lens(), **QUIET)
@@ -361,3 +362,7 @@ def _training(record, of, model, texts):
         record(
             f"compare_models/{of}, {distance}", tle.compare_models, both, [t[:120] for t in texts], distance=distance, **QUIET
         )
+
+
+def _losses(model, inputs, interventions):
+    return tle.token_surprisal(model, inputs, interventions=interventions, **QUIET).per_document()["loss"]

@@ -12,6 +12,7 @@ from .analyses.lens.entropy import LensAccumulator as LensAccumulator, lens_entr
 from .analyses.models.accumulators import load_accumulator as load_accumulator
 from .analyses.models.comparison import compare_models as compare_models
 from .analyses.models.monitor import EntropyMonitor as EntropyMonitor
+from .analyses.models.placebo import placebo as placebo
 from .analyses.profiles.distances import pairwise_distances as pairwise_distances, profile_distance as profile_distance
 from .analyses.profiles.dynamics import layer_dynamics as layer_dynamics
 from .analyses.profiles.embedding import profile_embedding as profile_embedding
@@ -63,6 +64,7 @@ from .lenses.tuned import TunedLens as TunedLens
 from .results import (
     LensEntropy as LensEntropy,
     LensSummary as LensSummary,
+    Placebo as Placebo,
     Provenance as Provenance,
     SoftInformation as SoftInformation,
     load as load,

@@ -23,7 +23,7 @@ from tl_entropy.results.notebook import FOLDED, number, page, spark
 FOLDER = Path(__file__).parent / "saved_by_0_5_0"
 FILES = {path.stem: path for folder in (FOLDER, FOLDER.with_name("saved_since_0_5_0")) for path in folder.glob("*.safetensors")}
 NAMES = [*sorted(FILES), "ModelComparison"]
-WITHOUT_LINES = ("SurprisalSummary",)  # sums have no course
+WITHOUT_LINES = ("SurprisalSummary", "Placebo")  # sums and single numbers have no course
 EMPTY = ("br", "circle", "polyline", "meta")
 
 
@@ -87,7 +87,7 @@ def test_a_notebook_shows_every_number_in_the_colours_of_its_page(name):
     assert all(frame["aria-label"] for frame in elements.of("svg"))
     if table is not None:
         for origin in result._origins():
-            assert f"measured: {origin.model} (float32, cpu); {counted(origin.corpus['documents'], 'document')}, " in told
+            assert f"measured: {origin.model} (float32, cpu); {counted(origin.corpus['documents'], 'document')}" in told
         assert result._origins()
         assert (len(elements.of("svg")) > 0) == (name not in WITHOUT_LINES)
 

@@ -70,6 +70,7 @@ class Intervention:
             ``function(activation, hook)``, called with both by position. Those behind the last site measured are left out.
         check: called with the model's adapter before anything runs, to refuse what does not fit the model.
         of_layers: of one whose layers are counted from the last: the same for a model of this many layers, counted from 0.
+        matched: draws an edit of the same kind and size that means nothing, for ``placebo``.
 
     >>> import tl_entropy as tle
     >>> half = tle.Intervention("half", [("blocks.2.hook_mlp_out", lambda activation, hook: 0.5 * activation)])
@@ -82,6 +83,7 @@ class Intervention:
     hooks: tuple[tuple[HookName, Edit], ...] = field(repr=False)
     check: Callable[[Adapter], None] | None = field(default=None, repr=False)
     of_layers: Callable[[int], Intervention] | None = field(default=None, repr=False)
+    matched: Callable[[Adapter, torch.Generator], Intervention] | None = field(default=None, repr=False)
 
     @classmethod
     def counted_back(cls, name: str, sites: Iterable[Site], of_layers: Callable[[int], Intervention]) -> Intervention:
@@ -157,7 +159,12 @@ def ablate_heads(
     if put_in is not None:
         name += f" to means {fingerprint(*(put_in[layer][chosen] for layer, chosen in layers.items()))}"
     hooks = tuple((hook_name(Site("z", layer)), replace(layer, chosen)) for layer, chosen in layers.items())
-    return Intervention(name, hooks, check)
+
+    def matched(adapter: Adapter, generator: torch.Generator) -> Intervention:
+        others = [(layer, head) for layer, chosen in layers.items() for head in _other_heads(adapter, layer, chosen, generator)]
+        return ablate_heads(others, means=means)
+
+    return Intervention(name, hooks, check, matched=matched)
 
 
 @steady
@@ -247,7 +254,11 @@ def steer(
     def edit(activation: Tensor, hook: Any) -> Tensor:
         return activation + added.to(activation.dtype).to(activation.device)
 
-    return Intervention(f"steer {place} by {shown}", ((hook_name(place), edit),), check)
+    def matched(adapter: Adapter, generator: torch.Generator) -> Intervention:
+        draw = torch.randn(len(added), generator=generator, dtype=torch.float64, device="cpu")
+        return steer(draw * (added.norm() / draw.norm() / (scale or 1.0)), site=place, scale=scale)
+
+    return Intervention(f"steer {place} by {shown}", ((hook_name(place), edit),), check, matched=matched)
 
 
 def _steered(site: Any, layer: Any) -> Site:
@@ -270,6 +281,16 @@ def check_heads(heads: Sequence[int], adapter: Adapter, layer: int) -> None:
         raise InputError(
             f"heads: {layer}.{heads[-1]} does not exist; layer {layer} has heads 0 to {adapter.heads_of(layer) - 1}"
         )
+
+
+def _other_heads(adapter: Adapter, layer: int, chosen: Sequence[int], generator: torch.Generator) -> list[int]:
+    """As many heads of a layer, drawn at random among the others."""
+    others = [head for head in range(adapter.heads_of(layer)) if head not in chosen]
+    if len(others) < len(chosen):
+        raise InputError(
+            f"edit: layer {layer} has {len(others)} other heads, and {len(chosen)} are to be matched; give matched= to placebo"
+        )
+    return sorted(others[i] for i in torch.randperm(len(others), generator=generator)[: len(chosen)].tolist())
 
 
 def as_interventions(given: Interventions | None, n_layers: int | None = None) -> tuple[Intervention, ...]:

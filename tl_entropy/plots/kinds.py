@@ -17,6 +17,7 @@ DRAWN_BY = {
     "LayerDynamics": ("velocity", "importance"),
     "Contrast": ("contrast", "contrast_map"),
     "PairwiseDistances": ("distances",),
+    "Placebo": ("placebo",),
     "ProfileEmbedding": ("clusters",),
     "ModelComparison": ("comparison",),
     "EntropyHistory": ("monitor",),

@@ -9,6 +9,7 @@ from tl_entropy.results.loading import load
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import Contrast
 from tl_entropy.results.models.monitor import EntropyHistory
+from tl_entropy.results.models.placebo import Placebo
 from tl_entropy.results.models.run import RunResults
 from tl_entropy.results.profiles.distances import PairwiseDistances, ProfileDistance
 from tl_entropy.results.profiles.dynamics import LayerDynamics
@@ -45,6 +46,7 @@ __all__ = [
     "LensSummary",
     "ModelComparison",
     "PairwiseDistances",
+    "Placebo",
     "ProfileDistance",
     "ProfileEmbedding",
     "Provenance",

@@ -20,7 +20,15 @@ def features():
     return tle.span_features(found, how=("mean", "last"))
 
 
+def effects():
+    def loss(model, inputs, interventions):
+        return tle.token_surprisal(model, inputs, interventions=interventions, progress=False).per_document()["loss"]
+
+    return tle.placebo(tle.demo_model(), TEXTS, tle.ablate_heads([(3, 1)]), loss, n=4)
+
+
 MADE = {
+    "Placebo": effects,
     "TokenSurprisal_words": words,
     "WordSurprisal": lambda: words().word_surprisal(final=True),
     "SpanFeatures": features,

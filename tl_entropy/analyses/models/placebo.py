@@ -1,0 +1,132 @@
+"""An intervention through the same measure as matched ones that mean nothing.
+
+An effect is worth as much as its distance from what nothing in particular does. Matched are
+
+| edit | placebo |
+|---|---|
+| ``steer`` | a random direction of the same length, at the same place, by the same scale |
+| ``ablate_heads`` | as many other heads of the same layers, drawn at random, to 0 or to their means as the real ones |
+
+and for any other, such as an ``occlude`` at positions, what ``matched`` draws. Several edits at once are matched one by one.
+
+Refused: edits that nothing is matched to, layers without other heads, inputs that can be read only once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.results.models.placebo import Placebo
+from tl_entropy.torch_state import steady, yours
+
+
+@steady
+def placebo(
+    model: Any,
+    inputs: Any,
+    edit: Interventions,
+    measure: Callable[..., Any],
+    *,
+    n: int = 20,
+    seed: int = 0,
+    matched: Callable[[torch.Generator], Interventions] | None = None,
+    unit: str = "nats",
+) -> Placebo:
+    """The effect of an intervention beside those of ``n`` matched placebos: is it more than any edit of its kind does?
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        inputs: texts, tokens, files or data sets that can be read again and again.
+        edit: ``steer(...)``, ``ablate_heads(...)``, several of them, or, with ``matched``, any intervention.
+        measure: called as ``measure(model, inputs, interventions=...)`` without an edit, with the real one and with each
+            placebo; gives a number, or a value for each document (a tensor, an array or a pandas Series), for errors.
+        n: number of placebos; no p-value is below 1 / (1 + n).
+        seed: of the draws.
+        matched: a function of a ``torch.Generator`` that draws a placebo, where the edit is of another kind.
+        unit: of what ``measure`` gives: "nats", "bits", or "" for neither.
+
+    Returns:
+        ``Placebo``: effects (measure with an edit less that without), the real one's rank, p-value and error.
+
+    Raises:
+        InputError: an edit that nothing is matched to, a layer with no other heads, inputs that are an iterator, values that
+            are not finite or not as many each time.
+        InputTypeError: a measure that gives something else, or is no function.
+
+    Source: the rank of a statistic among random draws: Phipson and Smyth 2010, Permutation p-values should never be zero.
+
+    >>> import tl_entropy as tle
+    >>> def loss(model, inputs, interventions):
+    ...     tokens = tle.token_surprisal(model, inputs, interventions=interventions, progress=False)
+    ...     return tokens.per_document()["loss"]
+    >>> found = tle.placebo(tle.demo_model(), ["import os", "x = 1"], tle.ablate_heads([(0, 1)]), loss, n=2)
+    >>> found.edits[0], tuple(found.effects.shape)
+    ('ablate heads 0.1', (3, 2))
+    """
+    if not callable(measure):
+        raise InputTypeError(f"measure must be a function(model, inputs, interventions=...); got {measure!r}")
+    if isinstance(inputs, Iterator):
+        raise InputError(
+            "inputs: an iterator can be read once, and every edit reads it; give a list, or what can be read again"
+        )
+    check_choice("unit", unit, ("nats", "bits", ""))
+    check_int("n", n, 1)
+    generator = torch.Generator(device="cpu").manual_seed(check_int("seed", seed, 0))
+    adapter = Adapter(model)
+    real = as_interventions(edit, adapter.n_layers)
+    if not real:
+        raise InputError("edit is empty; give an intervention, such as steer(...) or ablate_heads(...)")
+    draws = [_drawn(real, adapter, generator, matched) for _ in range(n)]
+    plain = _values(measure, model, inputs, None)
+    effects = []
+    for interventions in (real, *draws):
+        values = _values(measure, model, inputs, list(interventions))
+        if values.shape != plain.shape:
+            raise InputError(
+                f"measure gave {len(plain)} values without an edit and {len(values)} with one; give as many each time"
+            )
+        effects.append(values - plain)
+    names = tuple(" + ".join(one.name for one in interventions) for interventions in (real, *draws))
+    settings = {"measure": str(getattr(measure, "__name__", type(measure).__name__)), "n": n, "seed": seed, "edit": names[0]}
+    corpus = {"documents": len(plain)} if len(plain) > 1 else {}
+    return Placebo(torch.stack(effects), names, seed, adapter.provenance(settings=settings, corpus=corpus), unit)
+
+
+def _drawn(
+    real: tuple[Intervention, ...],
+    adapter: Adapter,
+    generator: torch.Generator,
+    matched: Callable[[torch.Generator], Interventions] | None,
+) -> tuple[Intervention, ...]:
+    if matched is not None:
+        with yours():
+            drawn = matched(generator)
+        return as_interventions(drawn, adapter.n_layers)
+    lacking = [one.name for one in real if one.matched is None]
+    if lacking:
+        raise InputError(
+            f"edit: nothing is matched to {lacking[0]!r}; give matched=, a function of a torch.Generator that draws a placebo"
+        )
+    return tuple(one.matched(adapter, generator) for one in real if one.matched is not None)
+
+
+def _values(measure: Callable[..., Any], model: Any, inputs: Any, interventions: Any) -> Tensor:
+    """[document] what the measure gives, float64; a number alone is one value."""
+    with yours():
+        given = measure(model, inputs, interventions=interventions)
+    try:
+        values = torch.as_tensor(given if isinstance(given, Tensor) else np.array(given, dtype=float)).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputTypeError(f"measure must give a number, or one for each document; got {type(given).__name__}") from error
+    values = values.reshape(-1) if values.ndim < 2 else values
+    if values.ndim != 1 or not len(values) or not bool(values.isfinite().all()):
+        raise InputError(f"measure must give finite numbers, one or one for each document; got shape {list(values.shape)}")
+    return values
