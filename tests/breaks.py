@@ -63,7 +63,7 @@ BREAKS = [
     Break("accumulators.py", "n * n * one, n * s, s * s", "n * one, n * s, s * s", "test_accumulators.py analyses/lens"),
     Break("analyses/tokens/rows.py", "batch.row_position + 1", "batch.row_position", "analyses/tokens"),
     Break("analyses/rows.py", '"document": part["document"] + first}', '"document": part["document"]}', "analyses/lens"),
-    Break("analyses/lens/entropy.py", '-> row site ..."', '-> site row ..."', "analyses/lens"),
+    Break("analyses/lens/reading.py", '-> row site ..."', '-> site row ..."', "analyses/lens"),
     Break("results/base.py", '"bits": 1.0 / 0.69', '"bits": 0.69', "results"),
     Break("lenses/tuned.py", "weights[index].T + biases", "weights[index] + biases", "lenses"),
     Break("labels/sets.py", "(1 if ahead else 1 - n)", "(1 if ahead else -n)", "test_labels.py analyses/information"),

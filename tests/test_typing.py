@@ -12,7 +12,9 @@ import pytest
 import tl_entropy as tle
 from tl_entropy.analyses.streaming import Keep
 
-KEEPING = [tle.lens_entropy, tle.layer_divergence, tle.head_entropy, tle.token_surprisal]
+KEEPING = [
+    tle.lens_entropy, tle.layer_divergence, tle.head_entropy, tle.token_surprisal, tle.confidence, tle.unigram_distance,
+]  # fmt: skip
 
 if TYPE_CHECKING:
     model: Any = None
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     assert_type(tle.head_entropy(model, "a", keep="summary"), tle.HeadSummary)
     assert_type(tle.token_surprisal(model, "a"), tle.TokenSurprisal)
     assert_type(tle.token_surprisal(model, "a", keep="summary"), tle.SurprisalSummary)
+    assert_type(tle.confidence(model, "a"), tle.Confidence)
+    assert_type(tle.confidence(model, "a", keep="summary"), tle.SiteMeans)
+    assert_type(tle.unigram_distance(model, "a"), tle.UnigramDistance)
+    assert_type(tle.unigram_distance(model, "a", keep="summary"), tle.SiteMeans)
     assert_type(tle.layer_similarity(model, "a"), tle.LayerSimilarity)
     assert_type(tle.layer_geometry(model, "a"), tle.LayerGeometry)
     assert_type(tle.soft_information(model, "a"), tle.SoftInformation)

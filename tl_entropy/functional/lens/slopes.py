@@ -38,8 +38,6 @@ _COLUMNS, _ROWS = 48, 960
 _TILE = _ROWS * 20 * _COLUMNS  # numbers of a buffer, of which a handful are held
 # Above it an order's slopes are those of infinity: logits are not known well enough to tell.
 _LARGEST_ORDER = 1e4
-# A masked token's log p is raised to this, so that 0·log 0 is 0 whatever it is multiplied with.
-_LOWEST = -1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +247,7 @@ def _entropy_slopes(order: float, log_p: Tensor, p: Tensor, work: Tensor, kept: 
     normalizer, maximum, entropy = kept
     device, dtype = p.device, p.dtype
     if order == 1:
-        return log_p.clamp_(min=_LOWEST).add_(entropy.to(device, dtype)[:, None]).mul_(p).neg_()
+        return log_p.add_(entropy.to(device, dtype)[:, None]).mul_(p).neg_()
     if abs(order - 1) < 0.5:
         growth = torch.add(log_p, entropy.to(device, dtype)[:, None], out=work).clamp_(min=-100.0).mul_(order - 1).expm1_()
         return growth.mul_(p).mul_(-order / (order - 1))
@@ -323,9 +321,6 @@ class Divergence(Function):
                     log_r.sub_(normalizer[0, block, None])
                     natural_exp(log_p.sub_(normalizer[1, block, None]), out=p)
                     if ctx.reverse:
-                        if readout.bias is not None:
-                            log_p.clamp_(min=_LOWEST)
-                            log_r.clamp_(min=_LOWEST)
                         slopes = log_p.sub_(log_r).sub_(divergence[block, None]).mul_(p)
                     else:
                         slopes = p.sub_(natural_exp(log_r, out=log_r))
