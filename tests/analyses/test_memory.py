@@ -30,10 +30,13 @@ SUMMARIES = {
     "neighbours": partial(tle.NeighbourAccumulator, n_samples=40, k=3),
     "documents": partial(PooledDocuments, n_documents=40),
     "geometry of documents": partial(tle.GeometryAccumulator, measures=("dataset_entropy",), n_documents=40),
+    "geometry of texts": partial(tle.GeometryAccumulator, measures=("prompt_entropy", "curvature")),
     "geometry": partial(tle.GeometryAccumulator, measures=("effective_rank", "anisotropy", "two_nn"), n_samples=40),
 }
-OF_DOCUMENTS = {"geometry": 100, "geometry of documents": 100}
+OF_DOCUMENTS = {"geometry": 100, "geometry of documents": 100, "geometry of texts": 300}
 """Bytes for each document of what a result has by document: which they are, and their tokens."""
+OF_A_TENSOR = 440
+"""Bytes that a small tensor takes beside its numbers, as measured."""
 FEW, MANY = (400, 4000) if LONG else (60, 400)
 
 
@@ -47,7 +50,7 @@ def held(value, seen=None):
         storage = value.untyped_storage()
         known = storage.data_ptr() in seen
         seen.add(storage.data_ptr())
-        return 0 if known else storage.nbytes()
+        return OF_A_TENSOR + (0 if known else storage.nbytes())
     size = sys.getsizeof(value)
     if isinstance(value, Mapping):
         return size + sum(held(key, seen) + held(item, seen) for key, item in value.items())

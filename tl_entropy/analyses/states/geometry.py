@@ -158,10 +158,11 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
 
     def _result(self, provenance: Provenance) -> LayerGeometry:
         noted = Noted(self.sites)
-        known = self._texts.known()
+        documents, values = self._texts.known()
         by_document = torch.zeros(len(self._tokens), len(self._parts), len(self.sites), dtype=torch.float64)
-        if known:
-            by_document = torch.stack([known[document] for document in sorted(self._tokens)])
+        if documents:
+            place = {document: i for i, document in enumerate(documents)}
+            by_document = values[[place[document] for document in sorted(self._tokens)]]
         found = [self._measured(name, by_document, noted) for name in self.measures]
         covariance = torch.stack([paired for _, paired in found])
         none = torch.full((FOLDS, len(self.sites)), torch.nan, dtype=torch.float64)

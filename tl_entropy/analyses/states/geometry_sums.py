@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,24 +128,24 @@ class Texts(Kept):
         self.parts, self.sites, self.order = parts, sites, order
         self._entropy, self._curvature = any(part.endswith("prompt_entropy") for part in parts), "curvature" in parts
         self._new = Text(0, (TextGram(normalise),) * len(sites), (TextPath(),) * len(sites))
-        self._finished: dict[int, Tensor] = {}
+        self._finished: dict[int, bytes] = {}  # a tensor for each would take ten times the memory of its numbers
         self._open: dict[int, Text] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The values of every document, in one tensor; one that is half read has those of what came."""
-        known, open_ = self.known(), self._open
-        values = torch.stack(list(known.values())) if known else torch.zeros(0)
-        self._open = {}
+        documents, values = self.known()
+        finished, open_ = self._finished, self._open
+        self._finished, self._open = {}, {}
         try:
-            return {**super().state_dict(), "_finished": {"documents": list(known), "values": values}}
+            return {**super().state_dict(), "_finished": {"documents": documents, "values": values}}
         finally:
-            self._open = open_
+            self._finished, self._open = finished, open_
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take a state in place of what was seen here."""
         super().load_state_dict({name: value for name, value in state.items() if name != "_finished"})
         of = state["_finished"]
-        self._finished = dict(zip(of["documents"], of["values"].clone(), strict=True))
+        self._finished = dict(zip(of["documents"], map(_packed, of["values"]), strict=True))
 
     def read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> TextBatch:
         """What ``add`` takes in; this changes nothing yet."""
@@ -160,16 +161,19 @@ class Texts(Kept):
 
     def add(self, found: TextBatch) -> None:
         """Take in what ``read`` found."""
-        self._finished |= found.finished
+        self._finished |= {document: _packed(values) for document, values in found.finished.items()}
         self._open = {document: text for document, text in (self._open | found.open).items() if document not in found.finished}
 
     def merge(self, other: Texts, first_document: int) -> None:
         """Take in other documents, numbered from ``first_document``; those still open there are closed."""
-        self._finished |= {first_document + document: values for document, values in other.known().items()}
+        documents, values = other.known()
+        self._finished |= {first_document + document: _packed(own) for document, own in zip(documents, values, strict=True)}
 
-    def known(self) -> dict[int, Tensor]:
-        """The values [part, site] of every document, of open ones as far as they came."""
-        return self._finished | {document: self._values(text) for document, text in self._open.items()}
+    def known(self) -> tuple[list[int], Tensor]:
+        """Every document, and its values: [document, part, site], of open ones as far as they came."""
+        found = self._finished | {document: _packed(self._values(text)) for document, text in self._open.items()}
+        values = torch.from_numpy(np.frombuffer(b"".join(found.values()), dtype=np.float64).copy())
+        return list(found), values.reshape(len(found), len(self.parts), len(self.sites))
 
     def _extended(self, document: int, states: Sequence[Tensor]) -> Text:
         """A document with the ``states`` [token, d_model] at every site that follow."""
@@ -192,6 +196,12 @@ class Texts(Kept):
         if self._curvature:
             found["curvature"] = [path.curvature() for path in text.paths]
         return torch.tensor([found[part] for part in self.parts], dtype=torch.float64)
+
+
+def _packed(values: Tensor) -> bytes:
+    """Values in float64 as bytes."""
+    packed: bytes = values.double().numpy().tobytes()
+    return packed
 
 
 @dataclass(eq=False)
