@@ -136,20 +136,25 @@ class SampledLabels:
         chosen = torch.isin(sample.label - first, label).nonzero()[:, 0]
         place = torch.searchsorted(label, sample.label[chosen] - first)
         count = torch.bincount(place, minlength=len(label))
-        by_count = count.argsort(stable=True)  # so that labels with equally many rows are measured at once
-        self.rows = chosen[by_count.argsort()[place].argsort(stable=True)]
-        self.drawn, self.count, self.held = sample.drawn, count[by_count], held[label[by_count]]
+        self.drawn, self.held = sample.drawn, held[label]
+        self.alike: list[tuple[Tensor, ...]] = []  # labels of like sizes, which are measured at once
+        order, start = place.argsort(stable=True), count.cumsum(0) - count
+        widths = 2 ** ((count - 1).double().log2().floor().long() + 1)
+        for width in widths.unique().tolist():
+            some = (widths == width).nonzero()[:, 0]
+            step = torch.arange(width, device=some.device)
+            there = step < count[some, None]
+            rows = chosen[order[(start[some, None] + step).clamp_max(len(order) - 1)]]
+            self.alike.append((some, rows, there, count[some]))
 
     def spreads(self, units: slice) -> Tensor:
         """[unit, 2, 1 + replicate] Σ n_x W_x, of all labels here and of those in two folds."""
         of = self.drawn.p[units], self.drawn.inverses[units], self.drawn.entropies[units]
-        sizes, labels = self.count.unique_consecutive(return_counts=True)
-        spreads, first = [of[0].new_zeros(len(of[0]), 0, of[1].shape[2], dtype=torch.float64)], 0
-        for size, some in zip(sizes.tolist(), labels.tolist(), strict=True):
-            rows = self.rows[first : first + some * size]
-            p, inverses, own = (one[:, rows].view(-1, size, one.shape[2]) for one in of)
-            means = inverses.mT @ p / size
-            spreads.append(size * (self.drawn.of_means(means) - own.mean(1)).double().unflatten(0, (-1, some)))
-            first += some * size
+        spreads = of[0].new_zeros(len(of[0]), len(self.held), of[1].shape[2], dtype=torch.float64)
+        for some, rows, there, count in self.alike:
+            p, inverses, own = (one[:, rows.flatten()].unflatten(1, rows.shape) for one in of)
+            kept = there[..., None].to(p.dtype)
+            means = inverses.mT @ (p * kept) / count[:, None, None]
+            spreads[:, some] = (count[:, None] * self.drawn.of_means(means) - (own * kept).sum(2)).double()
         subsets = torch.stack([torch.ones_like(self.held), self.held]).double()
-        return subsets @ torch.cat(spreads, dim=1)
+        return subsets @ spreads
