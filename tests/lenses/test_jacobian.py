@@ -80,6 +80,10 @@ def test_measurements_take_it_and_their_provenance_names_it(texts):
         assert result.provenance.settings["lens"] == as_lens(given).name
     entropy = tle.lens_entropy(model, texts[0], lens=theirs(), sites="resid_post", progress=False)
     assert "40 prompts" in entropy.provenance.settings["lens"]
+    confidence = tle.confidence(model, texts[0], lens=theirs(), sites="resid_post", progress=False)
+    assert "40 prompts" in confidence.provenance.settings["lens"]
+    tokens = tle.token_surprisal(model, texts[0], lens=theirs(), sites="resid_post", progress=False)
+    assert "40 prompts" in tokens.provenance.settings["lens"]
 
 
 @pytest.mark.model

@@ -23,6 +23,7 @@ from tl_entropy.capture.origin import norm_is_folded
 from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.compiling import Compiled, worth_trying
 from tl_entropy.functional.lens.readout import vocabulary_statistics
+from tl_entropy.lenses.jacobian import as_lens
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
 from tl_entropy.sites import HEAD_SITES, UNEMBED, Site
 from tl_entropy.state import Kept, encoded
@@ -78,6 +79,7 @@ class Reading(Kept):
         for site in sites:
             if site.name in SUBLAYERS:
                 adapter.contributions.factor(site)  # refuses what is no part of the stream that a lens reads
+        lens = as_lens(lens)
         check_lens(lens, adapter, sites)
         if not final_norm:
             _check_bare(lens, adapter)
