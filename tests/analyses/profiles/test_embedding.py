@@ -126,7 +126,11 @@ def test_tsne_keeps_far_groups_apart():
 @pytest.mark.long
 def test_umap_keeps_far_groups_apart():
     pytest.importorskip("umap")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(7)
     found = profile_embedding(two_groups(20), method="umap", n_neighbors=5)
+    assert torch.get_num_threads() == 7
+    torch.set_num_threads(threads)
     assert gap(found.coordinates) > 1.5
     assert found.settings == {"n_neighbors": 5, "min_dist": 0.1}
     assert found.seed == 0

@@ -128,7 +128,11 @@ def _umap(far: Tensor, seed: int, settings: Mapping[str, float]) -> Tensor:
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
         warnings.filterwarnings("ignore", "using precomputed metric", UserWarning)
         method = _library("umap", "umap-learn").UMAP(metric="precomputed", random_state=seed, n_jobs=1, **settings)
-        return torch.from_numpy(method.fit_transform(far.numpy())).double()
+        threads = torch.get_num_threads()
+        try:
+            return torch.from_numpy(method.fit_transform(far.numpy())).double()
+        finally:
+            torch.set_num_threads(threads)  # of which numba, when it first computes in parallel, takes all that there are
 
 
 def _library(module: str, name: str) -> Any:
