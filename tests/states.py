@@ -13,8 +13,9 @@ import tl_entropy as tle
 from tl_entropy.analyses.information.soft import _Means
 from tl_entropy.analyses.states.document_states import DocumentStates
 
-TOKENS = [torch.arange(n) * (n + 3) % 11 + 2 for n in (5, 9, 3, 12, 7, 4, 8, 1)]
-"""Documents; with a window of 6, some are longer than that."""
+TOKENS = [(torch.arange(n) * (n + 3) + n) % 17 + 2 for n in (5, 9, 3, 12, 7, 4, 8, 1)]
+"""Documents; with a window of 6, some are longer than that. No two windows begin with the same token, whose states would be the
+same but for rounding."""
 
 READ = {"progress": False, "window": 6, "batch_size": 2}
 

@@ -63,7 +63,7 @@ def span_features(
         InputTypeError: a result without values of positions.
 
     >>> import tl_entropy as tle
-    >>> found = tle.lens_entropy(tle.demo_model(), "import os, sys", layers=[-1], progress=False)
+    >>> found = tle.lens_entropy(tle.demo_model(), "import os, sys", sites="resid_post", layers=[-1], progress=False)
     >>> tle.span_features(found, [[(0, 1), (1, 4)]], how=("mean", "last")).features
     ('entropy resid_post.5, mean', 'entropy resid_post.5, last')
     """
@@ -180,7 +180,7 @@ def discriminate(
 
     >>> import tl_entropy as tle
     >>> texts = ["import os", "x = 1", "import sys", "y = 2"]
-    >>> found = tle.lens_entropy(tle.demo_model(), texts, layers=[0, -1], progress=False)
+    >>> found = tle.lens_entropy(tle.demo_model(), texts, sites="resid_post", layers=[0, -1], progress=False)
     >>> tle.discriminate(tle.span_features(found), [False, True] * 2, probe=False, folds=2).n_tests
     2
     """

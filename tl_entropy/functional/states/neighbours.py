@@ -100,13 +100,15 @@ class Neighbours:
     def overlap(self, other: Neighbours, k: int) -> tuple[Tensor, Tensor]:
         """[row] the share of the k nearest that are so in the other, and what each row adds to its mean.
 
-        That is its own share, and as a neighbour of others, that it is one in both, in place of the next ones.
+        That is its own share, and as a neighbour of others, that it is one in both, in place of the next ones. Where the next
+        one is the same in both, nothing is lost without the row.
         """
         theirs = other.rank.to(self.near.device)
         mine, there = self.rank <= k, theirs <= k
         both = (mine & there).double()
         kept = both.sum(1) / k
-        by_others = both.sum(0)
+        same_next = self.near[:, k] == other.near[:, k].to(self.near.device)
+        by_others = (both * ~same_next[:, None]).sum(0)
         for of, rank, elsewhere in ((mine, self.rank, there), (there, theirs, mine)):
             after = (rank > k) & (rank <= 2 * k)
             next_ones = (after & elsewhere).sum(1) / after.sum(1).clamp_min(1)  # share of the next k that are near elsewhere

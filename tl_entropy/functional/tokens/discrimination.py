@@ -35,7 +35,7 @@ def ranks(values: Tensor) -> Tensor:
 def areas(ranked: Tensor, labels: Tensor) -> Tensor:
     """Areas [labelling, feature] under ROC curves, of ranks [row, feature] and labels [labelling, row] bool.
 
-    >>> areas(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[False, True, True]])).tolist()
+    >>> areas(torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64), torch.tensor([[False, True, True]])).tolist()
     [[1.0]]
     """
     high = labels.double()
