@@ -21,7 +21,7 @@ def test_confidence_of_chosen_layers(monkeypatch, capsys, tmp_path):
     assert status == 0, err
     assert "top_k_confidence" in out
     names = {path.name for path in (tmp_path / "o").iterdir()}
-    figures = ("self_certainty", "margin", "top_k_confidence", "top_k_mass", "z")
+    figures = ("self_certainty", "margin", "top_k_confidence", "top_k_mass", "z", "kurtosis")
     assert names == {"confidence.safetensors", "confidence.csv", *(f"{name}.png" for name in figures)}
     result = tle.load(tmp_path / "o" / "confidence.safetensors")
     assert (result.unit, [str(site) for site in result.sites]) == ("bits", ["resid_post.0", "resid_post.5"])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
@@ -50,7 +51,8 @@ def expected_confidence(log_p, token, k):
     own = log_p.gather(1, token[:, None])[:, 0]
     z = (own - mean) / deviation
     uniform = -log_p.mean(-1) - math.log(log_p.shape[1])
-    return torch.stack([uniform, top[:, 0].exp() - top[:, 1].exp(), -top.mean(-1), top.exp().sum(-1), z], -1)
+    kurtosis = torch.from_numpy(stats.kurtosis(log_p.numpy(), axis=1))
+    return torch.stack([uniform, top[:, 0].exp() - top[:, 1].exp(), -top.mean(-1), top.exp().sum(-1), z, kurtosis], -1)
 
 
 def test_every_quantity_is_that_of_all_logits(any_model):
@@ -65,12 +67,13 @@ def test_every_quantity_is_that_of_all_logits(any_model):
         expected = expected_confidence(log_p, tokens[1:], 5)
         torch.testing.assert_close(found.values[:, i, :4].double(), expected[:, :4], atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(found.values[:, i, 4].double(), expected[:, 4], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(found.values[:, i, 5].double(), expected[:, 5], atol=1e-4, rtol=1e-5)
         kl = (log_p.exp() * (log_p - f.log())).sum(-1)
         torch.testing.assert_close(distance.values[:, i, 0].double(), kl, atol=1e-4, rtol=1e-5)
         rank = torch.where(counts[log_p.argmax(-1)] > 0, len(tokens) - 1, len(counts) - 1)
         assert torch.equal(distance.values[:, i, 1].long(), rank)
     assert found.token.tolist() == tokens[1:].tolist()
-    assert found.measured == ("self_certainty", "margin", "top_k_confidence", "top_k_mass", "z")
+    assert found.measured == ("self_certainty", "margin", "top_k_confidence", "top_k_mass", "z", "kurtosis")
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +96,10 @@ def test_a_prediction_that_knows_nothing(model):
     nothing = {
         "top_log_probs": torch.full((1, 1, 20), -math.log(vocabulary)), "self_certainty": torch.zeros(1, 1),
         "surprisal": torch.full((1, 1), math.log(vocabulary)), "entropy": torch.full((1, 1, 1), math.log(vocabulary)),
-        "varentropy": torch.zeros(1, 1),
+        "varentropy": torch.zeros(1, 1), "kurtosis": torch.full((1, 1), math.nan),
     }  # fmt: skip
     values = [value.item() for value in kind._values(nothing)]
-    assert values == pytest.approx([0, 0, math.log(vocabulary), 20 / vocabulary, 0])
+    assert values == pytest.approx([0, 0, math.log(vocabulary), 20 / vocabulary, 0, math.nan], nan_ok=True)
 
 
 @pytest.mark.parametrize("function", [tle.confidence, tle.unigram_distance])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.lens.readout import vocabulary_statistics
@@ -61,7 +62,7 @@ def test_means_of_weights_and_the_distance_from_the_uniform_law(dtype, tolerance
     options = {**options, **({"targets": targets} if "targets" in options else {})}
     bias[::7] = -math.inf
     weights = torch.rand(5000, generator=torch.Generator().manual_seed(2))
-    wanted = {**options, "subset": weights, "self_certainty": True}
+    wanted = {**options, "subset": weights, "self_certainty": True, "kurtosis": True}
     found = vocabulary_statistics(hidden, unembedding, bias=bias, **wanted)
     log_p = all_logits(hidden, unembedding, bias).log_softmax(-1)
     torch.testing.assert_close(found.log_mass.exp(), log_p.exp() @ weights.double(), rtol=tolerance, atol=tolerance)
@@ -69,10 +70,32 @@ def test_means_of_weights_and_the_distance_from_the_uniform_law(dtype, tolerance
     expected = -possible.mean(-1) - math.log(possible.shape[1])
     torch.testing.assert_close(found.self_certainty, expected, rtol=tolerance, atol=5 * tolerance)
     plain = vocabulary_statistics(hidden, unembedding, bias=bias, **options)
-    assert plain.self_certainty is None
+    torch.testing.assert_close(found.kurtosis, excess_kurtosis(possible), rtol=10 * tolerance, atol=10 * tolerance)
+    assert plain.self_certainty is plain.kurtosis is None
     for name in ("entropies", "surprisal", "rank", "varentropy"):
         if getattr(plain, name) is not None:
             assert torch.equal(getattr(found, name), getattr(plain, name)), name
+
+
+@pytest.mark.parametrize(("spread", "offset"), [(0.01, 1e3), (1.0, -40.0), (30.0, 0.0)])
+def test_the_kurtosis_of_the_logits_whatever_their_scale_and_level(spread, offset):
+    """Of tiles whose means differ, too, one of them masked from its first token to its last."""
+    hidden, unembedding, bias, _ = random_case(d_vocab=20_000, spread=spread, dtype=torch.float64, rows=5)
+    bias = spread * (bias + (torch.arange(20_000) // 1500) % 5) + offset
+    bias[1024:9216] = -math.inf
+    bias[-3:] += 20 * spread  # few that stand out
+    found = vocabulary_statistics(hidden, unembedding, bias=bias, kurtosis=True)
+    possible = all_logits(hidden, unembedding, bias)[:, bias > -math.inf]
+    torch.testing.assert_close(found.kurtosis, excess_kurtosis(possible), rtol=1e-9, atol=1e-9)
+    assert found.self_certainty is None
+    single = vocabulary_statistics(hidden.float(), unembedding.float(), bias=bias.float() - offset, kurtosis=True)
+    torch.testing.assert_close(single.kurtosis, found.kurtosis, rtol=1e-3, atol=1e-3)
+    same = vocabulary_statistics(0 * hidden, unembedding, kurtosis=True)
+    assert bool(same.kurtosis.isnan().all())
+
+
+def excess_kurtosis(logits):
+    return torch.from_numpy(stats.kurtosis(logits.numpy(), axis=1))
 
 
 def test_all_none_and_masked_tokens():

@@ -19,7 +19,7 @@ def made(**changes):
     measured = tuple(CONFIDENCE)
     pieces = [piece for document in PIECES for piece in document]
     ends = [len("".join(document[: i + 1])) for document in PIECES for i in range(3)]
-    values = torch.arange(6.0)[:, None, None] + 10 * torch.arange(2)[:, None] + 100 * torch.arange(5)
+    values = torch.arange(6.0)[:, None, None] + 10 * torch.arange(2)[:, None] + 100 * torch.arange(len(measured))
     parts = {
         "values": values, "sites": (Site("embed", -1), Site("resid_post", 0)), "measured": measured,
         "units": units_of(measured),
@@ -57,7 +57,7 @@ def test_parts_units_and_tables():
     assert part.values.flatten().tolist() == [113, 413, 115, 415]
     assert list(part.columns()) == ["margin", "z"]
     bits = result.to("bits")
-    assert bits.units == ("bits", "", "bits", "", "")
+    assert bits.units == ("bits", "", "bits", "", "", "")
     torch.testing.assert_close(bits.to("nats").values, result.values)
     assert bits.values[1, 0, 0].item() == pytest.approx(1.442695)
     frame = result.to_pandas()

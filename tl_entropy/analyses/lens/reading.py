@@ -175,7 +175,7 @@ class Reading(Kept):
             named = {
                 "entropy": found.entropies, "surprisal": found.surprisal, "rank": found.rank, "varentropy": found.varentropy,
                 "top_tokens": top, "top_log_probs": found.top_log_probs, "log_mass": found.log_mass,
-                "self_certainty": found.self_certainty,
+                "self_certainty": found.self_certainty, "kurtosis": found.kurtosis,
             }  # fmt: skip
             groups.append(
                 {

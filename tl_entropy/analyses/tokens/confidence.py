@@ -1,9 +1,11 @@
-"""Confidence of every token's prediction, at the output or at any site: five measures of how sure a distribution is.
+"""Confidence of every token's prediction, at the output or at any site: six measures of how sure a distribution is.
 
 Self-certainty is how far the prediction is from knowing nothing, and rewards certainty by its unlikely tokens (Z. Kang et al.,
 arXiv 2502.18581); the mean log-probability of the top k looks at the likely ones alone (Y. Fu et al., arXiv 2508.15260, "deep
 think with confidence", who take its lowest window over an answer, too); z compares what the token cost with what it had to cost
-(J. Zhang et al., Min-K%++, arXiv 2404.02936). All come from one pass over the tiles of the vocabulary.
+(J. Zhang et al., Min-K%++, arXiv 2404.02936). The kurtosis of the logits says whether few tokens stand out from the others,
+whatever the scale: it tells sites that a lens can read from those that it cannot. All come from one pass over the tiles of the
+vocabulary.
 
 Deviations: over a vocabulary that masks tokens, U is uniform on the others, as KL(U ‖ p) is infinite otherwise.
 """
@@ -46,7 +48,7 @@ class ConfidenceAccumulator(SiteAccumulator):
     >>> found = tle.ConfidenceAccumulator(model, sites="resid_post")
     >>> report = tle.stream(model, "import os", [found], progress=False, count="predicted")
     >>> tuple(found.compute().values.shape)  # token, site, quantity
-    (2, 6, 5)
+    (2, 6, 6)
     """
 
     kind = Confidence
@@ -62,7 +64,7 @@ class ConfidenceAccumulator(SiteAccumulator):
         return {**super()._settings(), "top_k": self.top_k}
 
     def _wanted(self) -> dict[str, Any]:
-        return {"top_k": self.top_k, "varentropy": True, "self_certainty": True}
+        return {"top_k": self.top_k, "varentropy": True, "self_certainty": True, "kurtosis": True}
 
     def _values(self, found: Mapping[str, Tensor]) -> list[Tensor]:
         top, excess = found["top_log_probs"], found["surprisal"] - found["entropy"][..., 0]
@@ -70,7 +72,7 @@ class ConfidenceAccumulator(SiteAccumulator):
         second = p[..., 1] if self.top_k > 1 else torch.zeros_like(p[..., 0])
         # Without a deviation every possible token costs what was expected: what is left is rounding.
         z = torch.where((deviation > 0) | excess.isinf(), -excess / deviation, 0.0)
-        return [found["self_certainty"], p[..., 0] - second, -top.mean(-1), p.sum(-1).clamp(max=1.0), z]
+        return [found["self_certainty"], p[..., 0] - second, -top.mean(-1), p.sum(-1).clamp(max=1.0), z, found["kurtosis"]]
 
 
 @overload
@@ -110,10 +112,10 @@ def confidence(
     progress: bool = True,
     **options: Unpack[CorpusOptions],
 ) -> Confidence | SiteMeans:
-    r"""How confident the model is of every token, by five measures, at its output or at any site.
+    r"""How confident the model is of every token, by six measures, at its output or at any site.
 
     Everything is aligned to the token that it speaks of: values in its row are of the distribution from which it came. The
-    measures are those of a ``Confidence``: self_certainty, margin, top_k_confidence, top_k_mass and z.
+    measures are those of a ``Confidence``: self_certainty, margin, top_k_confidence, top_k_mass, z and kurtosis.
 
     Args:
         model: a HookedTransformer or TransformerBridge.

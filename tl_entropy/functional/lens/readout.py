@@ -36,6 +36,7 @@ from tl_entropy.functional.lens.tiles import (
     MASKED,
     Top,
     combine,
+    combine_kurtosis,
     combine_level,
     combine_mass,
     combine_moments,
@@ -72,6 +73,7 @@ class VocabularyStatistics:
         tied: [rows] bool, whether several tokens are the most probable, equally; None without top_k.
         log_mass: [rows], log of the summed probability of a subset of the tokens, up to 0; None unless one was given.
         self_certainty: [rows], KL(U ‖ p) of the uniform law U on all tokens that are not masked; None unless asked for.
+        kurtosis: [rows], excess kurtosis of the logits over the tokens that are not masked; None unless asked for.
         compiled: whether the sums ran as compiled code.
         precision: of the product, "float32" ("float64" for float64 hidden states) or "bfloat16".
         varentropy: [rows], the variance of the surprisal, nats²; None unless asked for.
@@ -95,6 +97,7 @@ class VocabularyStatistics:
     tied: Tensor | None = None
     log_mass: Tensor | None = None
     self_certainty: Tensor | None = None
+    kurtosis: Tensor | None = None
 
 
 @steady
@@ -111,6 +114,7 @@ def vocabulary_statistics(
     varentropy: bool = False,
     subset: Tensor | None = None,
     self_certainty: bool = False,
+    kurtosis: bool = False,
     precision: Precision = "float32",
     compiled: Compiled = None,
 ) -> VocabularyStatistics:
@@ -129,6 +133,7 @@ def vocabulary_statistics(
         subset: [d_vocab] bool, tokens whose summed probability is wanted, such as those that begin a word; or a weight from
             0 to 1 for each token, whose mean is.
         self_certainty: whether to return KL(U ‖ p) = -mean log p - log n, over the n tokens that are not masked, as well.
+        kurtosis: whether to return the excess kurtosis of their logits (0 of a normal law; NaN if all are the same), as well.
         precision: "float32", or "bfloat16" for rounded factors with float32 sums: up to twice as fast where the processor has
             bfloat16 units. The factors' rounding then shows: for logits with standard deviations of 1 to 12, entropies were
             within 0.03 nats (root mean square 0.008) and everything else within 0.055; near ties may change their ranks.
@@ -151,20 +156,10 @@ def vocabulary_statistics(
     (tensor([[16.0000, 16.0000, 16.0000]], dtype=torch.float64), tensor([16.0000], dtype=torch.float64), tensor([15]))
     """
     reader = Reader.open(
-        hidden,
-        unembedding,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-        orders=orders,
-        targets=targets,
-        top_k=top_k,
-        varentropy=varentropy,
-        subset=subset,
-        self_certainty=self_certainty,
-        precision=precision,
+        hidden, unembedding, bias=bias, scale=scale, softcap=softcap, orders=orders, targets=targets, top_k=top_k,
+        varentropy=varentropy, subset=subset, self_certainty=self_certainty, kurtosis=kurtosis, precision=precision,
         compiled=compiled,
-    )
+    )  # fmt: skip
     with torch.no_grad():
         return join([reader.read(*block)[0] for block in reader.blocks(hidden, targets)])
 
@@ -186,6 +181,7 @@ class Reader:
     varentropy: bool
     subset: Tensor | None
     self_certainty: bool
+    kurtosis: bool
 
     @property
     def compiled(self) -> bool:
@@ -208,6 +204,7 @@ class Reader:
         varentropy: bool = False,
         subset: Tensor | None = None,
         self_certainty: bool = False,
+        kurtosis: bool = False,
         axes: tuple[str, ...] = ("rows", "d_model"),
     ) -> Self:
         """Check the arguments of `vocabulary_statistics`, ``hidden`` having these ``axes``, and lay out the buffers."""
@@ -244,7 +241,8 @@ class Reader:
             width=width,
         )
         choice: dict[str, Any] = {
-            "orders": order_list, "moments": varentropy, "level": self_certainty, "of_subset": subset is not None,
+            "orders": order_list, "moments": varentropy, "level": self_certainty or kurtosis, "shape": kurtosis,
+            "of_subset": subset is not None,
         }  # fmt: skip
         members = None if subset is None else subset.to(hidden.device, dtype)
         if compiled == "faster":
@@ -258,7 +256,7 @@ class Reader:
             buffers = hidden.new_empty(3, n_sites * block * width, dtype=dtype)
             sums = functools.partial(_tile_sums, buffers=buffers, **choice)
         name = "float64" if dtype == torch.float64 and precision == "float32" else precision
-        return cls(products, sums, order_list, top_k, block, buffers, name, varentropy, members, self_certainty)
+        return cls(products, sums, order_list, top_k, block, buffers, name, varentropy, members, self_certainty, kurtosis)
 
     def blocks(self, hidden: Tensor, targets: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None, int]]:
         """Yield the rows of each block, their targets and the number of the first."""
@@ -308,10 +306,13 @@ class Reader:
         refuse_rows(unreadable, first, "hidden @ unembedding + bias must hold neither NaN nor +inf; it does")
         surprisal = rank = top_log_probs = top_tokens = tied = variance = log_mass = None
         last = tile_rows.shape[1] - (0 if present is None else present.shape[-1])  # before the counts, from there downwards
-        certainty = None
-        if self.self_certainty:
+        certainty = kurtosis = None
+        if self.kurtosis:
+            last -= 3
+            kurtosis = combine_kurtosis(tile_rows, tile_rows[:, last - 2 : last + 3])
+        if self.self_certainty or self.kurtosis:
             last -= 2
-            certainty = combine_level(tile_rows, normalizer, tile_rows[:, last], tile_rows[:, last + 1])
+            certainty = combine_level(tile_rows, normalizer, *tile_rows[:, last : last + 2].unbind(1))
         if self.varentropy:
             last -= 2
             variance = combine_moments(tile_rows, tile_rows[:, last], tile_rows[:, last + 1])
@@ -331,17 +332,16 @@ class Reader:
             tied = top.tied.to(normalizer.device).view(normalizer.shape)
         found = VocabularyStatistics(
             entropies, normalizer, surprisal, rank, top_log_probs, top_tokens, self.compiled, self.precision, variance, tied,
-            log_mass, certainty,
+            log_mass, certainty if self.self_certainty else None, kurtosis,
         )  # fmt: skip
         return found, tile_rows
 
 
 def _tile_sums(
-    logits: Tensor, *others: Tensor, orders: tuple[float, ...], moments: bool, level: bool, of_subset: bool,
-    buffers: Tensor | None = None,
+    logits: Tensor, *others: Tensor, orders: tuple[float, ...], of_subset: bool, buffers: Tensor | None = None, **also: bool
 ) -> Tensor:  # fmt: skip
     subset, thresholds = (others[0], others[1:]) if of_subset else (None, others)
-    wanted: dict[str, Any] = {"moments": moments, "level": level, "subset": subset}
+    wanted: dict[str, Any] = {**also, "subset": subset}
     if buffers is None:
         return tile_sums(logits, orders, thresholds, **wanted)
     z, e, work = (buffer[: logits.numel()].view(logits.shape) for buffer in buffers)

@@ -61,6 +61,7 @@ def tile_sums(
     *,
     moments: bool = False,
     level: bool = False,
+    shape: bool = False,
     subset: Tensor | None = None,
 ) -> Tensor:
     """Return the sums of one tile: its maximum, s, a sum for each order but infinity, and the count above each threshold.
@@ -72,6 +73,7 @@ def tile_sums(
         scratch: three buffers like ``logits`` to work in; without them the sums are differentiable.
         moments: whether Σ e·z and Σ e·z² are wanted, too, before the counts.
         level: whether Σ z over the logits above -inf, and how many they are, are wanted, too, before the counts.
+        shape: with ``level``, whether Σ c², Σ c³ and Σ c⁴ of them are, too, c being how far z is from its mean in the tile.
         subset: [width], 1 for each token of a subset and 0 for others: Σ e over it is wanted, too, before the moments.
 
     Returns:
@@ -109,6 +111,14 @@ def tile_sums(
         possible = torch.gt(logits, MASKED / 2, out=work).to(logits.dtype)
         count = possible.sum(-1)
         sums += [torch.mul(z, possible, out=work).sum(-1), count]
+        if shape:
+            mean = sums[-2] / count.clamp(min=1)
+            c = torch.sub(z, mean[..., None], out=z_buffer)
+            c = torch.mul(c, logits > MASKED / 2, out=z_buffer)
+            square = torch.mul(c, c, out=work)
+            sums.append(square.sum(-1))
+            sums.append(torch.mul(square, c, out=e_buffer).sum(-1))
+            sums.append(torch.mul(square, square, out=e_buffer).sum(-1))
     sums.extend(torch.ge(logits, least[..., None], out=work).sum(-1, dtype=logits.dtype) for least in thresholds)
     return torch.stack(sums)
 
@@ -176,6 +186,23 @@ def combine_level(sums: Tensor, log_normalizer: Tensor, level: Tensor, count: Te
     n = count.sum(0)
     mean = (level + torch.where(count > 0, maximum - overall, 0.0) * count).sum(0) / n
     return (log_normalizer - overall - mean - n.log()).clamp(min=0.0)  # only rounding takes it below
+
+
+def combine_kurtosis(sums: Tensor, own: Tensor) -> Tensor:
+    """Return the excess kurtosis [...] of the possible logits, n Σ c⁴ / (Σ c²)² - 3; NaN where all are the same.
+
+    ``own`` [tiles, 5, ...] are their Σ z and number, and Σ c², Σ c³ and Σ c⁴ about the means of tiles. These are moved to
+    the mean of all: nothing cancels.
+    """
+    maximum, (level, count, second, third, fourth) = sums[:, 0], own.unbind(1)
+    seen = count > 0
+    mean = torch.where(seen, level / count.clamp(min=1) + maximum - maximum.amax(0), 0.0)
+    n = count.sum(0)
+    apart = torch.where(seen, mean - (mean * count).sum(0) / n, 0.0)
+    square = (second + count * apart.square()).sum(0)
+    fourth = (fourth + 4 * apart * third + 6 * apart.square() * second + count * apart**4).sum(0)
+    kurtosis: Tensor = n * fourth / square.square() - 3
+    return kurtosis
 
 
 def combine_mass(sums: Tensor, part: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ _AXES = {
     "top_k_confidence": "Confidence of the top k",
     "top_k_mass": "Probability of the top k",
     "z": "Log-probability above the mean (deviations)",
+    "kurtosis": "Excess kurtosis of the logits",
     "unigram_kl": "KL(layer ‖ token frequencies)",
     "frequency_rank": "Frequency rank of the top token",
 }

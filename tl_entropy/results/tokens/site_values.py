@@ -37,6 +37,7 @@ CONFIDENCE = {
     "top_k_confidence": ("nats", "-mean log-probability of the most probable tokens: high where one has all of it"),
     "top_k_mass": ("", "probability of the most probable tokens together"),
     "z": ("", "how much less the token cost than expected, in standard deviations"),
+    "kurtosis": ("", "excess kurtosis of the logits over the vocabulary: how far few tokens stand out, whatever the scale"),
 }
 """Quantities of ``confidence``: their unit and what they mean."""
 
@@ -231,11 +232,12 @@ class Confidence(SiteValues, Result):
     | top_k_confidence | -mean log p_i over the k most probable tokens | ``unit``, from log k |
     | top_k_mass | Σ p_i over them | 0 to 1 |
     | z | (log p(token) - E log p) / √Var log p | standard deviations; 0 where all have the same log p |
+    | kurtosis | mean (l - l̄)⁴ / (mean (l - l̄)²)² - 3, over the vocabulary's logits l | from -2; NaN where they are the same |
 
     >>> import tl_entropy as tle
     >>> result = tle.confidence(tle.demo_model(), "import os, sys", progress=False)
     >>> result.measured, tuple(result.values.shape)  # token, site, quantity
-    (('self_certainty', 'margin', 'top_k_confidence', 'top_k_mass', 'z'), (4, 1, 5))
+    (('self_certainty', 'margin', 'top_k_confidence', 'top_k_mass', 'z', 'kurtosis'), (4, 1, 6))
     """
 
     aligned = (("quantity", "measured", "units"),)
