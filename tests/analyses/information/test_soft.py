@@ -72,7 +72,12 @@ def grams(model, texts, documents, positions, n, *, ahead=False):
 
 def assert_same(mine, theirs, tolerance, *, of=VALUES):
     for name in of:
-        torch.testing.assert_close(getattr(mine, name), getattr(theirs, name), atol=tolerance, rtol=0, equal_nan=True)
+        one, other = getattr(mine, name), getattr(theirs, name)
+        exact = {"rtol": 0, "equal_nan": True}
+        if one.dim() == 4:  # behind the value stand those of folds and of draws of anchors, which are computed in single precision
+            torch.testing.assert_close(one[1:], other[1:], atol=5 * tolerance, **exact)
+            one, other = one[0], other[0]
+        torch.testing.assert_close(one, other, atol=tolerance, **exact)
     for name in ("sites", "heads", "labels", "sides", "n_bins", "seeds", "documents", "dropped"):
         assert getattr(mine, name) == getattr(theirs, name), name
     for name in ("tokens", "classes", "singletons", "coverage", "fold_tokens", "in_two_folds"):
