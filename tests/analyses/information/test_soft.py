@@ -74,7 +74,7 @@ def assert_same(mine, theirs, tolerance, *, of=VALUES):
     for name in of:
         one, other = getattr(mine, name), getattr(theirs, name)
         exact = {"rtol": 0, "equal_nan": True}
-        if one.dim() == 4:  # behind the value stand those of folds and of draws of anchors, which are computed in single precision
+        if one.dim() == 4:  # behind the value stand those of folds and draws of anchors, in single precision
             torch.testing.assert_close(one[1:], other[1:], atol=5 * tolerance, **exact)
             one, other = one[0], other[0]
         torch.testing.assert_close(one, other, atol=tolerance, **exact)
