@@ -132,7 +132,7 @@ def _umap(far: Tensor, seed: int, settings: Mapping[str, float]) -> Tensor:
         try:
             return torch.from_numpy(method.fit_transform(far.numpy())).double()
         finally:
-            torch.set_num_threads(threads)  # of which numba, when it first computes in parallel, takes all that there are
+            torch.set_num_threads(threads)  # which is another one after numba has computed
 
 
 def _library(module: str, name: str) -> Any:
