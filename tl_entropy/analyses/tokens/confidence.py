@@ -4,8 +4,7 @@ Self-certainty is how far the prediction is from knowing nothing, and rewards ce
 arXiv 2502.18581); the mean log-probability of the top k looks at the likely ones alone (Y. Fu et al., arXiv 2508.15260, "deep
 think with confidence", who take its lowest window over an answer, too); z compares what the token cost with what it had to cost
 (J. Zhang et al., Min-K%++, arXiv 2404.02936). The kurtosis of the logits says whether few tokens stand out from the others,
-whatever the scale: it tells sites that a lens can read from those that it cannot. All come from one pass over the tiles of the
-vocabulary.
+whatever the scale. All come from one pass over the tiles of the vocabulary.
 
 Deviations: over a vocabulary that masks tokens, U is uniform on the others, as KL(U ‖ p) is infinite otherwise.
 """
