@@ -38,6 +38,7 @@ def write_tensors(record, dtypes=DTYPES):
         _states(record, of, dtype)
         _soft(record, of, dtype)
         _losses(record, of, dtype)
+        _quantised(record, of, dtype)
     _profiles(record)
     write_tokens(record)
 
@@ -203,6 +204,17 @@ def _profiles(record):
         record(f"pairwise_curves/{metric}", f.pairwise_curves, curves, metric)
     for metric in ("wasserstein", "jsd"):
         record(f"pairwise_samples/{metric}", f.pairwise_samples, [a.T, b.T, pair.T], metric)
+
+
+def _quantised(record, of, dtype):
+    x = normal(5, 8, dtype=dtype, scale=3)
+    for to in ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int8"):
+        record(f"quantize/{of} to {to}", f.quantize, x, to)
+        record(f"quantized_bits/{of} to {to}", f.quantized_bits, 8, to)
+    record(f"quantize/{of} to int4, scale of 16 bits", f.quantize, x, "int4", scale="bfloat16")
+    record(f"quantize/{of} to a grid", f.quantize, x, "grid", bits=3, limit=4)
+    record(f"uniform_noise/{of}", f.uniform_noise, x, 0.5, torch.Generator().manual_seed(0))
+    record(f"effective_bits/{of}", f.effective_bits, x.abs(), 0.25)
 
 
 def write_tokens(record):

@@ -19,6 +19,7 @@ from tl_entropy.functional.profiles.curves import (
     wasserstein_distance,
 )
 from tl_entropy.functional.profiles.pairwise import pairwise_curves, pairwise_samples
+from tl_entropy.functional.quantisation import effective_bits, quantize, quantized_bits, uniform_noise
 from tl_entropy.functional.states.geometry import (
     anisotropy,
     curvature,
@@ -63,6 +64,7 @@ __all__ = [
     "curvature",
     "curve_fisher_rao_distance",
     "dime",
+    "effective_bits",
     "effective_rank",
     "effective_rank_of_covariance",
     "elastic_srvf_distance",
@@ -95,6 +97,8 @@ __all__ = [
     "perplexity",
     "piece_spans",
     "prompt_entropy",
+    "quantize",
+    "quantized_bits",
     "renyi_entropy",
     "shannon_entropy",
     "soft_anchors",
@@ -109,6 +113,7 @@ __all__ = [
     "transfer",
     "two_nn",
     "unbiased_hsic",
+    "uniform_noise",
     "varentropy",
     "vocabulary_changes",
     "vocabulary_divergences",
