@@ -71,31 +71,41 @@ def replacing(target: Path, size: int = 0) -> Iterator[Path]:
         SaveError: the folder cannot be written to, or there is no room.
     """
     target = Path(os.path.realpath(target))
-    host = socket.gethostname()
-    waiting = target.with_name(f".{target.name}.{host}.{os.getpid()}.{next(_count)}.tmp")
+    with waiting_for(target) as waiting:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for path in abandoned(target):
+                path.unlink(missing_ok=True)
+            yield waiting
+            waiting.replace(target)
+        except (OSError, SafetensorError) as error:
+            raise SaveError(f"path: {target} cannot be written ({error}){_room(target, size)}") from error
+        finally:
+            with suppress(OSError):
+                waiting.unlink(missing_ok=True)
+
+
+@contextmanager
+def waiting_for(target: Path) -> Iterator[Path]:
+    """A name beside ``target`` for what is to take its place, which no other save has or takes away meanwhile."""
+    waiting = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{next(_count)}.tmp")
+    _waiting.add(waiting.name)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _take_away(target, host)
-        _waiting.add(waiting.name)
         yield waiting
-        waiting.replace(target)
-    except (OSError, SafetensorError) as error:
-        raise SaveError(f"path: {target} cannot be written ({error}){_room(target, size)}") from error
     finally:
         _waiting.discard(waiting.name)
-        with suppress(OSError):
-            waiting.unlink(missing_ok=True)
 
 
-def _take_away(target: Path, host: str) -> None:
-    """Remove what saves of ``target`` left that were killed on this machine."""
-    start = f".{target.name}.{host}."
+def abandoned(target: Path) -> list[Path]:
+    """What saves of ``target`` left waiting that were killed on this machine."""
+    start, found = f".{target.name}.{socket.gethostname()}.", []
     for path in target.parent.iterdir():
         number = path.name.removeprefix(start).split(".")[0]
         if not (path.name.startswith(start) and path.name.endswith(".tmp") and number.isdigit()):
             continue
         if not _runs(int(number)) or (int(number) == os.getpid() and path.name not in _waiting):
-            path.unlink(missing_ok=True)
+            found.append(path)
+    return found
 
 
 def _runs(process: int) -> bool:

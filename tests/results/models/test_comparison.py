@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import shutil
 
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ import torch
 from hand_made import compared, lens
 
 import tl_entropy as tle
-from tl_entropy.errors import FileError, InputError
+from tl_entropy.errors import FileError, InputError, SaveError
 from tl_entropy.results.base import Result
 from tl_entropy.results.models.comparison import file_stems
 
@@ -151,17 +153,66 @@ def test_a_second_comparison_replaces_the_first(result, tmp_path):
     same_comparison(tle.load(tmp_path), other)
 
 
-def test_an_interrupted_save_leaves_nothing_that_looks_whole(result, tmp_path, monkeypatch):
+def test_a_save_that_fails_leaves_the_old_comparison(result, tmp_path, monkeypatch):
     result.save(tmp_path)
+    before = sorted(file.name for file in tmp_path.iterdir())
 
     def fails(self, path):
         raise OSError("no space left")
 
-    monkeypatch.setattr(type(result.distances), "save", fails)
-    with pytest.raises(OSError, match="no space"):
-        compared((("tiny", 4), ("other", 4))).save(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(result.distances), "save", fails)
+        with pytest.raises(OSError, match="no space"):
+            compared((("tiny", 4), ("other", 4))).save(tmp_path)
+    same_comparison(tle.load(tmp_path), result)
+    assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+def test_the_first_save_that_fails_leaves_no_comparison(result, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(result.distances), "save", lambda self, path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        result.save(tmp_path)
     with pytest.raises(FileError, match="saving was interrupted"):
         tle.load(tmp_path)
+
+
+def test_a_save_killed_at_any_moment_leaves_the_old_comparison_or_the_new(result, tmp_path, monkeypatch):
+    """A copy of the folder before and after each file takes its place is what a kill there leaves."""
+    new, copies, whole = compared((("tiny", 4), ("other", 4))), [], os.replace
+    folder = result.save(tmp_path / "c")
+
+    def copying(old, place):
+        for step in (lambda: None, lambda: whole(old, place)):
+            step()
+            copies.append(shutil.copytree(folder, tmp_path / str(len(copies))))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", copying)
+        new.save(folder)
+    assert len(copies) > 4 * len(new.files)
+    held = [tle.load(copy).names for copy in copies]
+    at = held.index(new.names)
+    assert 0 < at < len(held)
+    for i, copy in enumerate(copies):
+        same_comparison(tle.load(copy), result if i < at else new)
+        if i % 5 == 0:
+            result.save(copy)  # the next save leaves nothing that waits
+            same_comparison(tle.load(copy), result)
+            assert not [path.name for path in copy.iterdir() if path.name.startswith(".")]
+
+
+def test_parts_of_two_comparisons_are_not_read_as_one(result, tmp_path):
+    folder = result.save(tmp_path / "c")
+    result.to("bits").lenses["tiny"].save(folder / "lens_0_tiny.safetensors")
+    with pytest.raises(FileError, match="not this comparison's: two were saved into the folder at once"):
+        tle.load(folder)
+
+
+def test_a_part_that_cannot_be_moved_is_found_where_it_waits(result, tmp_path):
+    (tmp_path / "distances.safetensors" / "x").mkdir(parents=True)
+    with pytest.raises(SaveError, match=r"are left in \.parts.*where load finds them"):
+        result.save(tmp_path)
+    same_comparison(tle.load(tmp_path), result)
 
 
 def test_an_index_that_cannot_be_put_in_place_leaves_no_trace(result, tmp_path, monkeypatch):
@@ -211,6 +262,10 @@ def test_refusals(result, tmp_path):
         (json.dumps({**index, "lenses": [[name, 3] for name in result.names]}), "3 is no name of a file"),
         (json.dumps({**index, "lenses": [[["tiny"], "x.safetensors"]]}), "damaged"),
         (json.dumps({**index, "lenses": {"tiny": "x.safetensors"}}), "damaged"),
+        (json.dumps({**index, "waiting": "../c"}), r"'\.\./c' is no name of a folder"),
+        (json.dumps({**index, "waiting": 5}), "5 is no name of a folder"),
+        (json.dumps({**index, "parts": ["x"]}), "parts have no digests"),
+        (json.dumps({**index, "parts": {"x": 5}}), "parts have no digests"),
         (json.dumps({**index, "notes": "abc"}), "notes are no list of texts.*damaged"),
         (json.dumps({**index, "notes": [5]}), "notes are no list of texts.*damaged"),
         (json.dumps({**index, "notes": 5}), "notes are no list of texts.*damaged"),

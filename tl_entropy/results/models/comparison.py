@@ -1,10 +1,14 @@
 """Several models on the same inputs: profiles, what each layer does, and how far the models are from each other.
 
 A comparison is a folder of results: one of each kind for every model, those of pairs of models, and what joins them. Its
-files are safetensors files that can be read one by one; ``comparison.json`` says which is which. It is removed before the
-first file is written and put in place after the last, so that a folder never holds parts of two comparisons as if of one.
+files are safetensors files that can be read one by one; ``comparison.json`` says which is which.
 
-Refused: a folder without that index, or with one that is damaged, of another kind, or of a later version.
+A save writes all parts into a folder inside, then the index, which names that folder, and then moves the parts to where they
+belong. Until the index is in place the folder holds the comparison that it held, and from then on the new one, whatever ends
+the save. The index has the digests of the parts, so that those of two comparisons are never read as if of one.
+
+Refused: a folder without that index, or with one that is damaged, of another kind, or of a later version; parts of other
+comparisons.
 """
 
 from __future__ import annotations
@@ -12,17 +16,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
+from safetensors import safe_open
 
-from tl_entropy.errors import FileError
+from tl_entropy.errors import FileError, SaveError
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.files import LAYOUT, SCHEMA, check_folder, digest, replacing
+from tl_entropy.results.files import LAYOUT, SCHEMA, abandoned, check_folder, digest, replacing, waiting_for, written_once
 from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.loading import FOLDERS, load
 from tl_entropy.results.printing import Printed, plus_minus
@@ -32,6 +39,8 @@ from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 
 INDEX = "comparison.json"
+PARTS = "parts"
+"""What the folder is of that new parts wait in."""
 _OF_MODELS: dict[str, type[Result]] = {
     "lenses": LensEntropy, "dynamics": LayerDynamics, "similarity": LayerSimilarity, "across": LayerSimilarity,
 }  # fmt: skip
@@ -104,7 +113,9 @@ class ModelComparison(Printed):
     def save(self, folder: str | Path) -> Path:
         """Write every part to a file of its own in ``folder``, which is made where needed, and return its path.
 
-        Files that an earlier comparison left there and this one does not need stay; ``load`` does not read them.
+        Whatever ends it, the folder holds the comparison that it held, or this one. Files that an earlier comparison left there
+        and this one does not need stay; ``load`` does not read them. Of several processes that share a measurement the first
+        writes, and the others wait until it has.
 
         Raises:
             FileError: there is a file of that name.
@@ -114,20 +125,42 @@ class ModelComparison(Printed):
         if target.exists() and not target.is_dir():
             raise FileError(f"folder: {target} is a file; a comparison is saved as a folder")
         check_folder("folder", target)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / INDEX).unlink(missing_ok=True)
-        index: dict[str, Any] = {"schema": SCHEMA, "kind": type(self).__name__, "distances": None, "notes": list(self.notes)}
-        index |= {"layout": LAYOUT} | {kind: [] for kind in _OF_MODELS}
-        for kind, of, file, part in self._parts():
-            part.save(target / file)
-            if kind == "distances":
-                index[kind] = file
-            else:
-                index[kind].append([of, file])
-        index["digest"] = digest(json.dumps(index, sort_keys=True), {})
-        with replacing(target / INDEX) as waiting:
-            waiting.write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
+        with written_once(target / INDEX) as mine:
+            if mine:
+                self._write(target)
         return target
+
+    def _write(self, target: Path) -> None:
+        index: dict[str, Any] = {"schema": SCHEMA, "kind": type(self).__name__, "distances": None, "notes": list(self.notes)}
+        index |= {"layout": LAYOUT, "parts": {}} | {kind: [] for kind in _OF_MODELS}
+        with waiting_for(target / PARTS) as waiting:
+            try:
+                for kind, of, file, part in self._parts():
+                    index["parts"][file] = _digest(part.save(waiting / file))
+                    if kind == "distances":
+                        index[kind] = file
+                    else:
+                        index[kind].append([of, file])
+            except BaseException:
+                shutil.rmtree(waiting, ignore_errors=True)
+                raise
+            index["waiting"] = waiting.name
+            index["digest"] = digest(json.dumps(index, sort_keys=True), {})
+            try:
+                with replacing(target / INDEX) as new:
+                    new.write_text(json.dumps(index, indent=1), encoding="utf-8")
+            except SaveError:  # after any other end, the index may be in place and need the parts
+                shutil.rmtree(waiting, ignore_errors=True)
+                raise
+            try:
+                for file in index["parts"]:
+                    os.replace(waiting / file, os.path.realpath(target / file))
+            except OSError as error:
+                raise SaveError(
+                    f"folder: parts of {target} are left in {waiting.name}, where load finds them ({error})"
+                ) from error
+        for path in abandoned(target / PARTS):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _parts(self) -> Iterator[tuple[str, Any, str, Result]]:
         """Every part: what it is, of which model or pair of models, its file, and itself."""
@@ -188,15 +221,21 @@ def load_comparison(folder: Path) -> ModelComparison:
     if (known is not None or "layout" in index) and known != digest(json.dumps(index, sort_keys=True), {}):
         raise FileError(f"path: {folder / INDEX} is damaged: its digest is not that of its contents")
     try:
+        waiting, digests = index.get("waiting", PARTS), index.get("parts", {})
         files = {kind: {tuple(of) if kind == "across" else of: file for of, file in index[kind]} for kind in _OF_MODELS}
         distances, notes = index["distances"], index["notes"]
         _check_index(schema, files, distances, notes)
+        _check_place(waiting, digests)
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"path: {folder / INDEX} is not what a comparison's should be ({error}); it is damaged") from error
+
+    def part(file: str, kind: type[Result]) -> Any:
+        return _part(folder / waiting, folder, file, kind, digests.get(file))
+
     parts: dict[str, Any] = {
-        kind: {of: _part(folder, file, _OF_MODELS[kind]) for of, file in named.items()} for kind, named in files.items()
+        kind: {of: part(file, _OF_MODELS[kind]) for of, file in named.items()} for kind, named in files.items()
     }
-    parts["distances"] = None if distances is None else _part(folder, distances, PairwiseDistances)
+    parts["distances"] = None if distances is None else part(distances, PairwiseDistances)
     return ModelComparison(**parts, notes=tuple(notes))
 
 
@@ -223,14 +262,34 @@ def _check_index(schema: object, files: Mapping[str, Mapping[Any, Any]], distanc
             raise ValueError(f"{file!r} is no name of a file of results")
 
 
-def _part(folder: Path, file: str, kind: type[Result]) -> Any:
-    """The result in a file of a comparison, or FileError where it is none of this kind."""
-    found = load(folder / file)
+def _check_place(waiting: object, digests: object) -> None:
+    """Raise ValueError unless these say where parts wait that were not moved yet, and what they are."""
+    if not isinstance(waiting, str) or Path(waiting).name != waiting:
+        raise ValueError(f"{waiting!r} is no name of a folder")
+    if not isinstance(digests, dict) or not all(isinstance(value, str) for value in digests.values()):
+        raise ValueError("its parts have no digests")
+
+
+def _part(waiting: Path, folder: Path, file: str, kind: type[Result], known: str | None) -> Any:
+    """The result in a file of a comparison, or FileError where it is none of this kind, or another comparison's."""
+    path = waiting / file if (waiting / file).exists() else folder / file
+    found = load(path)
     if not isinstance(found, kind):
         raise FileError(
-            f"path: {folder / file} holds a {type(found).__name__} where the comparison has a {kind.__name__}; it is damaged"
+            f"path: {path} holds a {type(found).__name__} where the comparison has a {kind.__name__}; it is damaged"
+        )
+    if known is not None and _digest(path) != known:
+        raise FileError(
+            f"path: {path} is not this comparison's: two were saved into the folder at once, or the file was replaced; "
+            "load reads the files one by one"
         )
     return found
+
+
+def _digest(path: Path) -> str | None:
+    """What the file of a result says of itself."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("digest")
 
 
 def file_stems(names: Iterable[str]) -> dict[str, str]:
