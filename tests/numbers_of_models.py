@@ -72,6 +72,7 @@ def _edits(model):
     """Interventions of every kind."""
     d_model = int(model.cfg.d_model)
     yield tle.ablate_heads([(0, 1), (1, 0)])
+    yield tle.ablate_neurons([(0, 1), (1, 0)])
     yield tle.ablate("mlp_out.1")
     yield tle.steer(torch.linspace(-1, 1, d_model), layer=1, scale=2.0)
     yield tle.occlude("resid_post.0", [1, -1])

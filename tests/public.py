@@ -99,8 +99,9 @@ READINGS = {
 
 OTHERS = {
     "plots", "functional", "load", "contrast", "align_tokens", "token_correlation", "pairwise_distances", "profile_distance",
-    "profile_embedding", "layer_dynamics", "ngram", "ablate", "ablate_heads", "steer", "occlude", "mask_attention",
-    "load_model", "load_tuned_lens", "run", "span_labels", "demo_lens", "demo_model", "demo_names", "demo_texts",
+    "profile_embedding", "layer_dynamics", "ngram", "ablate", "ablate_heads", "ablate_neurons", "steer", "occlude",
+    "mask_attention", "load_model", "load_tuned_lens", "run", "span_labels", "demo_lens", "demo_model", "demo_names",
+    "demo_texts",
     "load_accumulator", "load_assignments", "load_jacobian_lens", "read_direction", "placebo", "alone", "read_stimuli",
     "span_features",
     "discriminate",

@@ -14,8 +14,8 @@ from tl_entropy.sites import HEAD_SITES, SITE_NAMES, Site, expand_sites, layers_
 def test_sites_come_in_the_order_of_computation():
     names = [str(site) for site in expand_sites(reversed(SITE_NAMES), 2)]
     assert names[0] == "embed"
-    assert names[1:9] == [f"{name}.0" for name in SITE_NAMES[1:]]
-    assert names[9:] == [f"{name}.1" for name in SITE_NAMES[1:]]
+    assert names[1:10] == [f"{name}.0" for name in SITE_NAMES[1:]]
+    assert names[10:] == [f"{name}.1" for name in SITE_NAMES[1:]]
 
 
 def test_layers_restrict_and_count_from_the_end():

@@ -34,9 +34,10 @@ from .analyses.tokens.reliance import RelianceAccumulator as RelianceAccumulator
 from .analyses.tokens.sequence_loss import conditional_entropy as conditional_entropy
 from .analyses.tokens.surprisal import SurprisalAccumulator as SurprisalAccumulator, token_surprisal as token_surprisal
 from .analyses.tokens.unigram import UnigramAccumulator as UnigramAccumulator, unigram_distance as unigram_distance
+from .capture.ablation import ablate_heads as ablate_heads, ablate_neurons as ablate_neurons
 from .capture.adapter import Adapter as Adapter
 from .capture.head_means import head_means as head_means, site_means as site_means
-from .capture.interventions import Intervention as Intervention, ablate as ablate, ablate_heads as ablate_heads, steer as steer
+from .capture.interventions import Intervention as Intervention, ablate as ablate, steer as steer
 from .capture.loading import load_model as load_model
 from .capture.occlusion import mask_attention as mask_attention, occlude as occlude
 from .capture.options import (

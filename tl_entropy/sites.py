@@ -3,7 +3,8 @@
 Short names are TransformerLens's hook names without their prefix. ``embed`` is the residual stream that enters the first
 block, positions included (TransformerLens's ``blocks.0.hook_resid_pre``), and has layer -1; every other site has the number
 of its block, from 0. ``result`` is what each head writes into the residual stream, z @ W_O head by head; the bias b_O, which
-belongs to no head, is not in it.
+belongs to no head, is not in it. ``post`` is what the neurons of an MLP give, behind the nonlinearity and, where there is one,
+the gate: what the MLP's output weights multiply, [neuron]. Mixtures of experts have none.
 
 A place is named by a short name and its layer (``"resid_post.3"``), by ``"embed"``, by a ``Site``, or by TransformerLens's name
 of its hook (``"blocks.3.hook_resid_post"``). In what is asked for, a negative layer counts from the last one, which is -1; the
@@ -22,11 +23,14 @@ from typing import Any, NamedTuple, Self
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 
-SITE_NAMES = ("embed", "resid_pre", "pattern", "z", "result", "attn_out", "resid_mid", "mlp_out", "resid_post")
+SITE_NAMES = ("embed", "resid_pre", "pattern", "z", "result", "attn_out", "resid_mid", "post", "mlp_out", "resid_post")
 """All short names, in the order in which a block computes them."""
 
 HEAD_SITES = frozenset({"pattern", "z", "result"})
-"""Sites with a head axis; the others are vectors of the residual stream's width."""
+"""Sites with a head axis."""
+
+INNER_SITES = HEAD_SITES | {"post"}
+"""Sites inside attention and MLP; the others are vectors of the residual stream's width."""
 
 UNEMBED = "unembed"
 """What the unembedding is given; no site that is asked for, but where a model's own predictions may have to be read."""
@@ -34,7 +38,7 @@ UNEMBED = "unembed"
 Layers = int | slice | Sequence[int]
 """Blocks asked for: numbers from 0, negative from the last, or a slice."""
 
-_HOOK = re.compile(r"(?:(?:de|en)coder_)?blocks\.(-?\d+)\.(?:(?:self_)?attn\.)?hook_(\w+)")
+_HOOK = re.compile(r"(?:(?:de|en)coder_)?blocks\.(-?\d+)\.(?:(?:(?:self_)?attn|mlp)\.)?hook_(\w+)")
 
 
 class Site(NamedTuple):

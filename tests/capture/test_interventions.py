@@ -10,10 +10,11 @@ import torch
 from tiny_models import cached_model
 
 import tl_entropy as tle
+from tl_entropy.capture.ablation import ablate_heads
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.head_means import head_means
-from tl_entropy.capture.interventions import Intervention, ablate, ablate_heads, as_interventions, intervention_names, steer
+from tl_entropy.capture.interventions import Intervention, ablate, as_interventions, intervention_names, steer
 from tl_entropy.capture.occlusion import mask_attention, occlude
 from tl_entropy.capture.options import CorpusOptions, check_options, described
 from tl_entropy.capture.stream import stream
@@ -538,7 +539,7 @@ def test_a_hook_that_never_fires(gpt2):
         kept(gpt2, TEXT, "resid_post", interventions=("blocks.1.attn.hook_result", doubled))
     assert hooks_of(gpt2) == before
     with pytest.raises(ModelError, match="never fired before the last site measured"):
-        kept(gpt2, TEXT, "attn_out", [1], interventions=("blocks.1.mlp.hook_post", doubled))
+        kept(gpt2, TEXT, "attn_out", [1], interventions=("blocks.1.mlp.hook_pre", doubled))
 
 
 @pytest.mark.parametrize(

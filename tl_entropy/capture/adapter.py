@@ -8,6 +8,7 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 - ``sight``: it looks back only, without which there is no readout, and neither a mask of ones nor padding tells it anything;
 - ``contributions``: what attention and MLPs write is what they add to the stream, or a constant factor of it;
 - ``heads``: z is cut into the heads of its layer, which add up to what the attention adds;
+- ``neurons``: what neurons write adds up to what the MLP adds;
 - ``generate``: what is written greedily is the model's own most probable token.
 """
 
@@ -29,6 +30,7 @@ from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.proofs.generation import Generated, cache_is_sound, proved_text
 from tl_entropy.capture.proofs.heads import Heads
+from tl_entropy.capture.proofs.neurons import Neurons
 from tl_entropy.capture.proofs.readout import Readout, prove_readout
 from tl_entropy.capture.proofs.short_pass import PARTS, ShortPass
 from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
@@ -144,6 +146,15 @@ class Adapter(Runner):
     def heads(self) -> Heads:
         """Its attention heads: how many there are, and what they write into the residual stream."""
         return Heads(self._short_pass, self.contributions)
+
+    @cached_property
+    def neurons(self) -> Neurons:
+        """The neurons of its MLPs: how many there are, and what they write into the residual stream."""
+        return Neurons(self._short_pass, self.contributions)
+
+    def width(self, site: Site) -> int:
+        """Width of the vectors at a site without heads."""
+        return self.neurons.number(site.layer) if site.name == "post" else self.d_model
 
     def heads_of(self, layer: int) -> int:
         """Number of attention heads of a layer; InputError where it has none."""

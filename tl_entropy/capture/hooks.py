@@ -36,14 +36,15 @@ _OWN = (
 def hook_name(site: Site) -> str:
     """TransformerLens's name of a site's hook.
 
-    >>> hook_name(Site("embed", -1)), hook_name(Site("result", 2))
-    ('blocks.0.hook_resid_pre', 'blocks.2.attn.hook_result')
+    >>> hook_name(Site("embed", -1)), hook_name(Site("result", 2)), hook_name(Site("post", 2))
+    ('blocks.0.hook_resid_pre', 'blocks.2.attn.hook_result', 'blocks.2.mlp.hook_post')
     """
     if site.name == "embed":
         return "blocks.0.hook_resid_pre"
     if site.name == UNEMBED:
         return "unembed.hook_in"
-    return f"blocks.{site.layer}.{'attn.' if site.name in HEAD_SITES else ''}hook_{site.name}"
+    part = "attn." if site.name in HEAD_SITES else "mlp." if site.name == "post" else ""
+    return f"blocks.{site.layer}.{part}hook_{site.name}"
 
 
 def source_site(site: Site) -> Site:

@@ -1,38 +1,35 @@
-"""Edits inside the model while it is measured: heads and sub-layers ablated, vectors added, or any hook of one's own.
+"""Edits inside the model while it is measured: sub-layers ablated, vectors added, or any hook of one's own.
 
 An intervention replaces what passes a hook point. Numbers measured at that point are of the edited value, numbers behind it of
 what the model makes of it. Hooks are TransformerLens's: ``function(activation, hook)`` returns the new value, or None to keep
 the old; what it writes into its activation counts as returned.
 
     >>> import tl_entropy as tle
-    >>> ablated = ablate_heads([(0, 1), (2, 3)])
+    >>> ablated = ablate(["mlp_out.2", "attn_out.2"])
     >>> ablated
-    Intervention(name='ablate heads 0.1, 2.3')
+    Intervention(name='ablate attn_out.2, mlp_out.2')
     >>> result = tle.lens_entropy(tle.demo_model(), "import os", interventions=ablated, progress=False)
 
-Mean ablation and its comparison with zero ablation: Wang et al. 2022, "Interpretability in the wild", arXiv 2211.00593, section
-2; steering by an added vector: Turner et al. 2023, "Steering language models with activation engineering", arXiv 2308.10248.
+Heads and neurons are ablated by ``capture/ablation.py``. Steering by an added vector: Turner et al. 2023, "Steering language
+models with activation engineering", arXiv 2308.10248.
 
 Refused here: what is wrong for any model. What a given model or pass does not allow is refused by ``edits``.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
-from tl_entropy.sites import Site, layers_at
+from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady
 
 HookName = str | Callable[[str], bool]
@@ -96,75 +93,6 @@ class Intervention:
 
 
 Interventions = Intervention | tuple[HookName, Edit] | Sequence[Intervention | tuple[HookName, Edit]]
-
-
-@steady
-def ablate_heads(
-    heads: Iterable[tuple[int, int]] | np.ndarray | Tensor, *, means: Mapping[int, ArrayLike] | None = None
-) -> Intervention:
-    """Replace the output of attention heads, before W_O, by 0 or by a mean: what the model does without them.
-
-    0 means another thing where TransformerLens has folded the value biases b_V (HookedTransformer by default, compatibility
-    mode): z then lacks b_V, which ablation leaves in the stream, and the change can even have another sign. Ablation to
-    ``head_means`` does not depend on it; use that to compare models or processings.
-
-    Args:
-        heads: pairs of a layer, from 0 or negative from the last, and a head, from 0; or an array [head, 2] of them.
-        means: layer to z [head, d_head] to put in, as ``head_means`` gives, tensors or arrays; None is 0.
-
-    Raises:
-        InputError: no head, a negative one, or a layer without means or with means of another shape; when measuring, a head
-            that the model does not have.
-        InputTypeError: something that is no pair of ints, or means that are no mapping to arrays.
-
-    >>> ablate_heads([(3, 1), (3, 0)]).name
-    'ablate heads 3.0, 3.1'
-    """
-    pairs = sorted(set(_pairs(heads)))
-    if pairs[0][0] < 0:
-        kept = copy.deepcopy(means)
-        return Intervention.counted_back(
-            "ablate heads " + ", ".join(f"{layer}.{head}" for layer, head in pairs), {Site("z", layer) for layer, _ in pairs},
-            lambda n: ablate_heads([(layers_at(layer, range(n))[0], head) for layer, head in pairs], means=kept),
-        )  # fmt: skip
-    layers: dict[int, list[int]] = {}
-    for layer, head in pairs:
-        layers.setdefault(layer, []).append(head)
-    put_in = None if means is None else {layer: _mean(means, layer, chosen[-1]) for layer, chosen in layers.items()}
-
-    def check(adapter: Adapter) -> None:
-        for layer, chosen in layers.items():
-            if layer >= adapter.n_layers:
-                raise InputError(
-                    f"heads: {layer}.{chosen[-1]} does not exist; the model has layers 0 to {adapter.n_layers - 1}"
-                )
-            check_heads(chosen, adapter, layer)
-            shape = adapter.heads.shape(layer)
-            if put_in is not None and tuple(put_in[layer].shape) != shape:
-                raise InputError(
-                    f"means: those of layer {layer} must be [head, d_head] = {list(shape)}; got {list(put_in[layer].shape)}"
-                )
-
-    def replace(layer: int, chosen: list[int]) -> Edit:
-        def edit(activation: Tensor, hook: Any) -> Tensor:
-            index = torch.tensor(chosen, device=activation.device)
-            if put_in is None:
-                return activation.index_fill(2, index, 0.0)
-            values = put_in[layer][chosen].to(activation)
-            return activation.index_copy(2, index, values.expand(*activation.shape[:2], -1, -1))
-
-        return edit
-
-    name = "ablate heads " + ", ".join(f"{layer}.{head}" for layer, chosen in layers.items() for head in chosen)
-    if put_in is not None:
-        name += f" to means {fingerprint(*(put_in[layer][chosen] for layer, chosen in layers.items()))}"
-    hooks = tuple((hook_name(Site("z", layer)), replace(layer, chosen)) for layer, chosen in layers.items())
-
-    def matched(adapter: Adapter, generator: torch.Generator) -> Intervention:
-        others = [(layer, head) for layer, chosen in layers.items() for head in _other_heads(adapter, layer, chosen, generator)]
-        return ablate_heads(others, means=means)
-
-    return Intervention(name, hooks, check, matched=matched)
 
 
 @steady
@@ -283,16 +211,6 @@ def check_heads(heads: Sequence[int], adapter: Adapter, layer: int) -> None:
         )
 
 
-def _other_heads(adapter: Adapter, layer: int, chosen: Sequence[int], generator: torch.Generator) -> list[int]:
-    """As many heads of a layer, drawn at random among the others."""
-    others = [head for head in range(adapter.heads_of(layer)) if head not in chosen]
-    if len(others) < len(chosen):
-        raise InputError(
-            f"edit: layer {layer} has {len(others)} other heads, and {len(chosen)} are to be matched; give matched= to placebo"
-        )
-    return sorted(others[i] for i in torch.randperm(len(others), generator=generator)[: len(chosen)].tolist())
-
-
 def as_interventions(given: Interventions | None, n_layers: int | None = None) -> tuple[Intervention, ...]:
     """One or several interventions or ``(hook name, function)`` pairs as a tuple of interventions.
 
@@ -319,8 +237,9 @@ def as_interventions(given: Interventions | None, n_layers: int | None = None) -
     if isinstance(given, list | tuple):
         return tuple(one for item in given for one in as_interventions(_single(item), n_layers))
     raise InputTypeError(
-        "interventions must be one or several of ablate_heads(...), ablate(...), steer(...), occlude(...), "
-        f"mask_attention(...), or pairs of a hook's name and a function(activation, hook); got {type(given).__name__}"
+        "interventions must be one or several of ablate_heads(...), ablate_neurons(...), ablate(...), steer(...), "
+        "occlude(...), mask_attention(...), or pairs of a hook's name and a function(activation, hook); got "
+        f"{type(given).__name__}"
     )
 
 
@@ -346,45 +265,6 @@ def _single(item: Any) -> Any:
 
 def _called(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
-
-
-def _pairs(heads: Any) -> list[tuple[int, int]]:
-    heads = _plain(heads)
-    items = [_plain(item) for item in heads] if isinstance(heads, Iterable) else [heads]
-    if not items:
-        raise InputError("heads is empty; give pairs of a layer and a head, such as [(3, 1)]")
-    for item in items:
-        if not isinstance(item, Sequence) or len(item) != 2:
-            raise InputTypeError(f"heads must be pairs of a layer and a head, such as [(3, 1)]; got {item!r} in it")
-    return [(check_int("heads: a layer", layer), check_int("heads: a head", head, 0)) for layer, head in items]
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and tensors as lists; anything else as it is."""
-    return value.tolist() if isinstance(value, np.ndarray | Tensor) else value
-
-
-def _mean(means: Any, layer: int, highest: int) -> Tensor:
-    """A copy of the means [head, d_head] of a layer, which must have the head ``highest``."""
-    if not isinstance(means, Mapping):
-        raise InputTypeError(
-            f"means must map layers to tensors [head, d_head], as head_means(model, inputs) does; got {type(means).__name__}"
-        )
-    if layer not in means:
-        raise InputError(f"means: none for layer {layer}; head_means(model, inputs) gives those of every layer")
-    given = means[layer]
-    try:
-        # A list becomes float64 on the way through NumPy; torch would make it float32.
-        mean = torch.as_tensor(given if isinstance(given, Tensor) else np.asarray(given)).detach().clone()
-    except (TypeError, ValueError) as error:
-        raise InputTypeError(
-            f"means: those of layer {layer} must be a tensor or array [head, d_head]; got {given!r}"
-        ) from error
-    if not mean.ndim or mean.is_complex():
-        raise InputTypeError(f"means: those of layer {layer} must be a real tensor or array [head, d_head]; got {given!r}")
-    if mean.ndim != 2 or len(mean) <= highest:
-        raise InputError(f"means: those of layer {layer} must be [head, d_head], with head {highest}; got {list(mean.shape)}")
-    return mean
 
 
 def fingerprint(*tensors: Tensor) -> str:

@@ -95,7 +95,7 @@ def occlude(
         )  # fmt: skip
     if chosen is not None and (not isinstance(place, Site) or place.name != "z"):
         raise InputError(f"heads are of z, such as 'z.2'; {place} has none")
-    value = None if means is None else _value(means, place)
+    value = None if means is None else value_for(means, place)
 
     def check(adapter: Adapter) -> None:
         if not isinstance(place, Site) or place.layer >= adapter.n_layers:
@@ -218,7 +218,7 @@ def _listed(what: str, numbers: tuple[int, ...]) -> str:
     return f"{what}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def _value(means: Any, place: Site | str) -> Tensor:
+def value_for(means: Any, place: Site | str) -> Tensor:
     """A copy of what is to be put in, float64 on the CPU."""
     if isinstance(means, Mapping):
         by_place = {Site.parse(key, "means"): value for key, value in means.items()}

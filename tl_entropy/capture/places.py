@@ -128,19 +128,26 @@ class Places:
                 raise InputError(f"sites: {name} is not in the stack that is measured, {self.stack.blocks}")
         sites, points = expand_sites(asked, self.n_layers, layers), self.points
         for site in sites:
-            if self.hook_of(source_site(site), points) not in points:
+            if not self._has(source_site(site), points):
                 raise InputError(f"sites: this model has no {site.name} at layer {site.layer}{self._reason(site, points)}")
         return sites
 
     def layers_with(self, name: str, points: Mapping[str, Any] | None = None) -> list[int]:
         """The layers that have a hook for a site."""
         points = self.points if points is None else points
-        return [i for i in range(self.n_layers) if self.hook_of(Site(name, i), points) in points]
+        return [i for i in range(self.n_layers) if self._has(Site(name, i), points)]
+
+    def _has(self, site: Site, points: Mapping[str, Any]) -> bool:
+        """Whether a site has a hook of its own; what a mixture of experts calls post is its output once more."""
+        name, whole = (self.hook_of(place, points) for place in (site, Site("mlp_out", site.layer)))
+        return name in points and (site.name != "post" or points[name] is not points.get(whole))
 
     def _reason(self, site: Site, points: Mapping[str, Any]) -> str:
         """Why a site is not there, and where it is."""
         source = source_site(site)
         having, hook = self.layers_with(source.name, points), f"no hook {self.hook_of(source, points)}"
+        if site.name == "post" and self.hook_of(source, points) in points:
+            hook = "its MLP is a mixture of experts there, of whose neurons TransformerLens shows no activations"
         if having:
             return f": {hook}; layers that have one: {', '.join(map(str, having))} (layers={having})"
         heads = any(self.layers_with(name, points) for name in ("pattern", "z"))
@@ -151,6 +158,8 @@ class Places:
             why = " (its attention and MLP run in parallel)"
         elif site.name == "resid_mid":
             why = " (its blocks are single layers, or TransformerLens shows no state within them)"
+        elif site.name == "post":
+            why = " (it has no MLP, or none whose neurons TransformerLens shows)"
         return f"{why}: {hook}"
 
     def found_elsewhere(self, silent: Sequence[Site]) -> bool:

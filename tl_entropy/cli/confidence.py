@@ -13,7 +13,7 @@ from tl_entropy.cli.edits import Changes, TunedLens, lens_of
 from tl_entropy.cli.options import OVER, PRECISIONS, Layers, Precision, Sites, Source, Summary, Vocabulary, generation, reads
 from tl_entropy.cli.report import report
 from tl_entropy.errors import check_choice
-from tl_entropy.sites import HEAD_SITES
+from tl_entropy.sites import INNER_SITES
 
 
 @app.command(
@@ -102,7 +102,7 @@ def _measure(
     check_choice("--precision", precision, PRECISIONS)
     check_choice("--vocabulary", vocabulary, OVER)
     result = function(
-        source.model, source.inputs, sites=sites_in(sites, refused=HEAD_SITES), layers=layers_in(layers),
+        source.model, source.inputs, sites=sites_in(sites, refused=INNER_SITES), layers=layers_in(layers),
         lens=lens_of(tuned_lens), keep="summary" if summary else "positions", precision=precision, vocabulary=vocabulary,
         interventions=changes.interventions(source), **options, **generated, **source.windows,
     )  # fmt: skip

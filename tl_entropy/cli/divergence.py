@@ -24,7 +24,7 @@ from tl_entropy.cli.options import (
 )
 from tl_entropy.cli.report import report, report_settling
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.sites import HEAD_SITES, Site
+from tl_entropy.sites import INNER_SITES, Site
 
 
 @app.command(
@@ -82,7 +82,7 @@ def divergence(
             ) from error
     result = measured(
         tle.layer_divergence, source, changes, generated, metrics=choices_in("--metrics", metrics, METRICS), against=against,
-        sites=sites_in(sites, refused=HEAD_SITES), layers=layers_in(layers), surprisal=surprisal, targets=target or (),
+        sites=sites_in(sites, refused=INNER_SITES), layers=layers_in(layers), surprisal=surprisal, targets=target or (),
         top_k=top_k, lens=lens_of(tuned_lens),
         keep="summary" if summary else "positions", precision=precision, vocabulary=vocabulary, final_norm=final_norm,
         **({"settled": at} if at and summary else {}),

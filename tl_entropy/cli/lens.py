@@ -34,7 +34,7 @@ from tl_entropy.cli.plan import announce
 from tl_entropy.cli.report import FORMATS, Leaves, report
 from tl_entropy.errors import check_choice
 from tl_entropy.results.files import check_folder
-from tl_entropy.sites import HEAD_SITES
+from tl_entropy.sites import INNER_SITES
 
 
 @app.command(
@@ -110,7 +110,7 @@ def lens(
     check_summary(summary, surprisal=surprisal, top_k=top_k)
     result = measured(
         tle.lens_entropy, source, changes, generated, orders=orders_in(orders),
-        sites=sites_in(sites, refused=HEAD_SITES), layers=layers_in(layers), surprisal=surprisal,
+        sites=sites_in(sites, refused=INNER_SITES), layers=layers_in(layers), surprisal=surprisal,
         top_k=top_k, lens=lens_of(tuned_lens), keep="summary" if summary else "positions", precision=precision,
         vocabulary=vocabulary,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from tl_entropy.cli.edits import TunedLens, lens_of
 from tl_entropy.cli.options import OVER, PRECISIONS, Layers, Precision, Source, Vocabulary, reads
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.results.files import check_folder, replacing
-from tl_entropy.sites import HEAD_SITES
+from tl_entropy.sites import INNER_SITES
 
 
 @app.command(
@@ -76,7 +76,7 @@ def words(
         stimuli = stimuli.behind(front)
     result = tle.token_surprisal(
         source.model, [front + text for text in texts], top_k=0, words=correct,
-        sites=sites_in(sites, refused=HEAD_SITES) if sites else (), layers=layers_in(layers), lens=lens_of(tuned_lens),
+        sites=sites_in(sites, refused=INNER_SITES) if sites else (), layers=layers_in(layers), lens=lens_of(tuned_lens),
         precision=cast("Any", precision), vocabulary=cast("Any", vocabulary), **source.windows,
     ).to(source.unit)  # fmt: skip
     spans: Any = stimuli if stimuli is not None and (stimuli.table is not None or by == "space") else by

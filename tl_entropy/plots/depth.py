@@ -17,7 +17,9 @@ from tl_entropy.results.positions import site_columns
 from tl_entropy.sites import Site
 
 # How far before the end of its block a site stands, in blocks; resid_pre is the end of the block before.
-BEFORE_END = {"embed": 0.0, "resid_pre": 1.0, "attn_out": 0.75, "resid_mid": 0.5, "mlp_out": 0.25, "resid_post": 0.0}
+BEFORE_END = {
+    "embed": 0.0, "resid_pre": 1.0, "attn_out": 0.75, "resid_mid": 0.5, "post": 0.375, "mlp_out": 0.25, "resid_post": 0.0
+}  # fmt: skip
 EMBED = 1.75  # half the width of its name, in sizes of the font
 
 

@@ -14,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tl_entropy.capture.interventions import ablate, ablate_heads
+from tl_entropy.capture.ablation import ablate_heads, ablate_neurons
+from tl_entropy.capture.interventions import ablate
 from tl_entropy.capture.occlusion import mask_attention, occlude
 from tl_entropy.errors import InputError, InputTypeError, TLEntropyError, check_choice
 from tl_entropy.lenses.files import load_tuned_lens
 
-MAKERS: dict[str, Callable[..., Any]] = {made.__name__: made for made in (ablate, ablate_heads, occlude, mask_attention)}
+MAKERS: dict[str, Callable[..., Any]] = {
+    made.__name__: made for made in (ablate, ablate_heads, ablate_neurons, occlude, mask_attention)
+}
 
 
 def lens(key: str, given: Any) -> Any:
@@ -73,6 +76,6 @@ def _one(key: str, given: Any) -> Any:
 
 
 def _paired(value: Any) -> Any:
-    """Lists of two as the pairs that heads are."""
+    """Lists of two as the pairs that heads and neurons are."""
     several = isinstance(value, list | tuple) and value and all(isinstance(item, list | tuple) for item in value)
     return [tuple(item) for item in value] if several else value

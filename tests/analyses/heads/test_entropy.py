@@ -15,8 +15,8 @@ from tl_entropy.analyses.heads import entropy as head_module, values as head_val
 from tl_entropy.analyses.heads.entropy import HeadAccumulator, head_entropy
 from tl_entropy.analyses.heads.values import frozen_entropies, pattern_values
 from tl_entropy.batches import Batch
+from tl_entropy.capture.ablation import ablate_heads
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.interventions import ablate_heads
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError

@@ -9,9 +9,10 @@ from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model
 
 import tl_entropy as tle
 from tl_entropy.analyses.tokens.gradient_reliance import GradientRelianceAccumulator, gradient_reliance
+from tl_entropy.capture.ablation import ablate_heads
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.hooks import hook_name
-from tl_entropy.capture.interventions import ablate_heads, steer
+from tl_entropy.capture.interventions import steer
 from tl_entropy.capture.occlusion import mask_attention, occlude
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
 from tl_entropy.sites import Site

@@ -13,7 +13,8 @@ import tl_entropy as tle
 from tl_entropy import functional
 from tl_entropy.analyses.tokens import reliance as reliance_module
 from tl_entropy.analyses.tokens.reliance import RelianceAccumulator, token_reliance
-from tl_entropy.capture.interventions import Intervention, ablate, ablate_heads
+from tl_entropy.capture.ablation import ablate_heads
+from tl_entropy.capture.interventions import Intervention, ablate
 from tl_entropy.capture.occlusion import mask_attention, occlude
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
 from tl_entropy.functional.tokens.logit_changes import CHANGE_UNITS

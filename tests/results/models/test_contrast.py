@@ -11,7 +11,7 @@ import torch
 from hand_made import without_rows
 
 import tl_entropy as tle
-from tl_entropy.capture.interventions import ablate_heads
+from tl_entropy.capture.ablation import ablate_heads
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.results import LayerDivergence, LensEntropy, LensSummary, Provenance, load
 from tl_entropy.results.models.contrast import Contrast, contrast, run_names

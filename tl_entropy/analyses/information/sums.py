@@ -124,7 +124,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         """Bytes of the sums and of what is kept, all of which is there from the first batch on."""
         total, number = 0, 8 if self.adapter.dtype == torch.float64 else 4
         for site in self.sites:
-            heads, width = self.adapter.heads.shape(site.layer) if site.name in BY_HEAD else (1, self.adapter.d_model)
+            heads, width = self.adapter.heads.shape(site.layer) if site.name in BY_HEAD else (1, self.adapter.width(site))
             shape, layout = self._kept_as(site, width, number)
             total += heads * (len(layout.slots) * shape.kept + (layout.n_sums + 1) * shape.summed)
         return total

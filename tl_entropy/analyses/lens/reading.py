@@ -25,7 +25,7 @@ from tl_entropy.functional.lens.compiling import Compiled, worth_trying
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.lenses.jacobian import as_lens
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
-from tl_entropy.sites import HEAD_SITES, UNEMBED, Site
+from tl_entropy.sites import HEAD_SITES, INNER_SITES, UNEMBED, Site
 from tl_entropy.state import Kept, encoded
 from tl_entropy.torch_state import yours
 
@@ -70,11 +70,13 @@ class Reading(Kept):
         check_choice("vocabulary", vocabulary, ("model", "tokenizer"))
         if vocabulary == "tokenizer" and not adapter.has_tokenizer:
             raise InputError("vocabulary='tokenizer' needs to know which rows are tokens, and the model has no tokenizer")
-        heads = [site for site in sites if site.name in HEAD_SITES]
-        if heads:
+        inner = next((site for site in sites if site.name in INNER_SITES), None)
+        if inner is not None:
+            holds, instead = ("has a head axis", "head_entropy reads heads") if inner.name in HEAD_SITES else (
+                "holds activations of neurons", "neurons and read_direction read what these write"
+            )  # fmt: skip
             raise InputError(
-                f"sites: {heads[0]} has a head axis and no lens of its own; the lens reads residual-stream sites, and "
-                "head_entropy reads heads"
+                f"sites: {inner} {holds} and no lens of its own; the lens reads residual-stream sites, and {instead}"
             )
         for site in sites:
             if site.name in SUBLAYERS:

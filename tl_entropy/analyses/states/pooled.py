@@ -30,7 +30,7 @@ from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import ROUNDING
 from tl_entropy.functional.states.rows import spread_floor, varies
 from tl_entropy.functional.statistics import document_sums
-from tl_entropy.sites import HEAD_SITES, Layers, Site
+from tl_entropy.sites import HEAD_SITES, INNER_SITES, Layers, Site
 
 
 class PooledBatch(NamedTuple):
@@ -199,10 +199,11 @@ def vector_sites(adapter: Adapter, sites: Any, layers: Layers | None) -> tuple[S
         InputError: a site that the model does not have, or one with a head axis.
     """
     found = adapter.sites(sites, layers)
-    heads = [site for site in found if site.name in HEAD_SITES]
-    if heads:
+    inner = next((site for site in found if site.name in INNER_SITES), None)
+    if inner is not None:
+        holds = "has a head axis" if inner.name in HEAD_SITES else "is as wide as the MLP has neurons"
         raise InputError(
-            f"sites: {heads[0]} has a head axis, and one vector a token is needed; choose from embed, resid_pre, resid_mid, "
-            "resid_post, attn_out, mlp_out"
+            f"sites: {inner} {holds}, and one vector a token of the residual stream's width is needed; choose from embed, "
+            "resid_pre, resid_mid, resid_post, attn_out, mlp_out"
         )
     return found

@@ -56,7 +56,7 @@ class ShortPass:
         runner, points = self.runner, self.runner.points
         names = {
             Site(name, layer): runner.hook_of(Site(name, layer), points)
-            for name in (*STREAM, *PARTS, "z", "pattern")
+            for name in (*STREAM, *PARTS, "z", "pattern", "post")
             for layer in range(runner.n_layers)
         }
         seen = glimpse(runner, names.values())
