@@ -54,7 +54,8 @@ WRONG = [
     ({"analyses": [{"token_reliance": {"on": {"a": {"ablate": "z.1"}}}}]}, "analyses[0].on.a: "),
     (
         {"analyses": [{"head_entropy": {"interventions": [{"steer": 1}]}}]},
-        "analyses[0].interventions[0] must be one of 'ablate', 'ablate_heads', 'ablate_neurons', 'occlude', 'mask_attention'; got 'steer'",
+        "analyses[0].interventions[0] must be one of 'ablate', 'ablate_heads', 'ablate_neurons', 'occlude', "
+        "'mask_attention'; got 'steer'",
     ),
     (
         {"analyses": [{"head_entropy": {"interventions": "ablate"}}]},
