@@ -28,6 +28,7 @@ DO_NOT_MEASURE = {
     "alone",
     "run",
     "read_stimuli",
+    "estimation_model",
 }
 
 

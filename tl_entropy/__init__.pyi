@@ -57,6 +57,8 @@ from .errors import (
     NonFiniteError as NonFiniteError,
     TLEntropyError as TLEntropyError,
 )
+from .estimation.config import EstimationConfig as EstimationConfig
+from .estimation.models import EstimationModel as EstimationModel, estimation_model as estimation_model
 from .labels import LabelPlan as LabelPlan, SpanLabels as SpanLabels, ngram as ngram, span_labels as span_labels
 from .lenses.files import load_tuned_lens as load_tuned_lens
 from .lenses.jacobian import JacobianLens as JacobianLens, load_jacobian_lens as load_jacobian_lens

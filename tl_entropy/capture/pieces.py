@@ -18,7 +18,7 @@ _PRINTED = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _REST = [byte for byte in range(256) if byte not in _PRINTED]
 
 # Byte-level alphabet: bytes that can be printed are written as they are, the others as the code points from 256 on.
-_BYTE_OF = {chr(byte): byte for byte in _PRINTED} | {chr(256 + i): byte for i, byte in enumerate(_REST)}
+BYTE_OF = {chr(byte): byte for byte in _PRINTED} | {chr(256 + i): byte for i, byte in enumerate(_REST)}
 
 
 def piece_reader(tokenizer: Any) -> Callable[[int], bytes | None] | None:
@@ -62,7 +62,7 @@ def readable(piece: bytes) -> str:
 
 
 def _byte_level(piece: str) -> bytes | None:
-    found = [_BYTE_OF.get(character) for character in piece]
+    found = [BYTE_OF.get(character) for character in piece]
     return None if None in found else bytes(byte for byte in found if byte is not None)
 
 
