@@ -77,6 +77,8 @@ def _edits(model):
     yield tle.steer(torch.linspace(-1, 1, d_model), layer=1, scale=2.0)
     yield tle.occlude("resid_post.0", [1, -1])
     yield tle.occlude("z.1", slice(0, 2), heads=1)
+    yield tle.quantize("resid_post.0", "int4")
+    yield tle.add_noise("mlp_out.0", 0.1)
     yield tle.mask_attention(1)
     yield tle.mask_attention(0, layers=1, heads=[0, 1])
 

@@ -104,6 +104,6 @@ OTHERS = {
     "demo_texts",
     "load_accumulator", "load_assignments", "load_jacobian_lens", "read_direction", "placebo", "alone", "read_stimuli",
     "span_features",
-    "discriminate",
+    "discriminate", "quantize", "add_noise",
 }  # fmt: skip
 """Public functions and modules that read none."""

@@ -198,6 +198,8 @@ def calls_of_models():
         "steer": lambda: edited(interventions=tle.steer(vector, layer=1)),
         "occlude": lambda: edited(interventions=tle.occlude("resid_post.0", [0, -1], means=places)),
         "mask_attention": lambda: edited(interventions=tle.mask_attention(1)),
+        "quantize": lambda: edited(interventions=tle.quantize("resid_post.0", "int4")),
+        "add_noise": lambda: edited(interventions=tle.add_noise("resid_post.0", 0.5)),
         "accumulators": lambda: streamed(*made),
         "layer_dynamics": partial(tle.layer_dynamics, entropies, divergence, order=1.0),
         "profile_distance": partial(tle.profile_distance, profiles["0"], profiles["1"], order=1.0),

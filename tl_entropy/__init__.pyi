@@ -46,6 +46,7 @@ from .capture.options import (
     WindowOptions as WindowOptions,
 )
 from .capture.positions import AtPositions as AtPositions
+from .capture.quantising import add_noise as add_noise, quantize as quantize
 from .capture.report import StreamReport as StreamReport
 from .capture.stream import stream as stream
 from .demo import demo_lens as demo_lens, demo_model as demo_model, demo_names as demo_names, demo_texts as demo_texts

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tl_entropy.batches import Batch
@@ -25,7 +24,6 @@ from tl_entropy.capture.hooks import source_site
 from tl_entropy.capture.interventions import SUBLAYERS, Edit, HookName, Interventions, as_interventions
 from tl_entropy.capture.positions import AtPositions
 from tl_entropy.errors import InputError, ModelError
-from tl_entropy.positions import at_positions
 from tl_entropy.sites import SITE_NAMES, Site, layers_at
 
 
@@ -88,7 +86,7 @@ class Edits:
 
     def begin(self, batch: Batch) -> None:
         """Edits at positions are of this batch's documents from now on."""
-        self._cells = {edit: _cells(edit, batch) for edit in self._at}
+        self._cells = {edit: edit.cells(batch) for edit in self._at}
         self._meant = {edit: self._meant.get(edit, False) or bool(cells.any()) for edit, cells in self._cells.items()}
 
     def check_fired(self) -> None:
@@ -131,12 +129,6 @@ class Edits:
             return new
 
         return edit
-
-
-def _cells(edit: AtPositions, batch: Batch) -> Tensor:
-    """The cells [batch, pos] bool that an edit's positions mean in a batch: neither BOS nor padding."""
-    rows = zip(batch.position, batch.lengths, strict=True)
-    return torch.stack([at_positions(edit.positions, position, length) for position, length in rows])
 
 
 def _through(site: Site | None, edit: Edit, adapter: Adapter) -> Edit:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,8 @@ from tl_entropy.torch_state import steady
 _INSTEAD = {  # places that are refused, and what to take
     "pattern": "its axes are [batch, head, query, key]; mask_attention hides tokens from attention",
     "attn_scores": "its axes are [batch, head, query, key]; mask_attention hides tokens from attention",
-    "result": "it is computed from z; occlude z",
-    "resid_mid": "on a TransformerBridge what changes there reaches the MLP alone; occlude resid_pre and attn_out",
+    "result": "it is computed from z; take z",
+    "resid_mid": "on a TransformerBridge what changes there reaches the MLP alone; take resid_pre and attn_out",
 }
 
 
@@ -84,7 +84,7 @@ def occlude(
     >>> occlude("resid_post.3", [4, -1]).name, occlude("z.1", slice(2, None), heads=(2, 0)).name
     ('occlude resid_post.3 at 4, -1 to 0', 'occlude z.1 heads 0, 2 at 2: to 0')
     """
-    place = _place(site)
+    place = edited_place(site, "occluded at positions")
     name = place if isinstance(place, str) else hook_name(place)
     chosen = None if heads is None else numbers_from_0("heads", heads)
     if isinstance(place, Site) and place.counts_back:
@@ -183,15 +183,21 @@ def mask_attention(
     return Intervention(name, hooks, check)
 
 
-def _place(given: Any) -> Site | str:
-    """What is to be occluded: a site, however it is written, or the name of a hook that no site stands for."""
+def edited_place(given: Any, done: str, allowed: Sequence[str] = ()) -> Site | str:
+    """Where something is to be ``done``: a site, however it is written, or the name of a hook that no site stands for.
+
+    Raises:
+        InputError: a place whose values are not those of one position, or another thing on another kind of model, unless it is
+            ``allowed``.
+        InputTypeError: neither a site nor a name.
+    """
     if not isinstance(given, str | Site):
         raise InputTypeError(f"site must be a site or the name of a hook, such as 'resid_post.3'; got {given!r}")
     text = str(given)
     hook = re.fullmatch(r"(?:.*\.)?hook_(\w+)", text)
     name = hook[1] if hook else text.partition(".")[0]
-    if name in _INSTEAD:
-        raise InputError(f"site: {text} cannot be occluded at positions: {_INSTEAD[name]}")
+    if name in _INSTEAD and name not in allowed:
+        raise InputError(f"site: {text} cannot be {done}: {_INSTEAD[name]}")
     if hook:
         layer = re.match(r"blocks\.(-?\d+)\.", text)
         place = Site(name, int(layer[1])) if layer and name in SITE_NAMES else None

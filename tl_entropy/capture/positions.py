@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from tl_entropy.batches import Batch
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.positions import checked_positions, shown_positions
+from tl_entropy.positions import at_positions, checked_positions, shown_positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,11 @@ class AtPositions:
     def __name__(self) -> str:
         """What a result's provenance calls it."""
         return f"{getattr(self.edit, '__name__', type(self.edit).__name__)} at {shown_positions(self.positions)}"
+
+    def cells(self, batch: Batch) -> Tensor:
+        """The cells [batch, pos] bool that the positions mean in a batch: neither BOS nor padding."""
+        rows = zip(batch.position, batch.lengths, strict=True)
+        return torch.stack([at_positions(self.positions, position, length) for position, length in rows])
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         """Refuse to run without a batch of documents."""

@@ -90,7 +90,7 @@ def quantize(
     >>> quantize(torch.tensor([460.0, 17.0]), "float8_e4m3fn").tolist()
     [448.0, 16.0]
     """
-    rounding = _rounding(to, bits, limit, scale)
+    rounded = rounding(to, bits, limit, scale)
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise InputTypeError(f"x must be a tensor of floating-point numbers; got {getattr(x, 'dtype', type(x).__name__)}")
     with torch.no_grad():
@@ -98,7 +98,7 @@ def quantize(
         if double.isnan().any():
             raise NonFiniteError("x must not be NaN")
         top = torch.finfo(x.dtype).max
-        found = rounding(double).clamp(-top, top).to(x.device, x.dtype) if x.numel() else x.clone()
+        found = rounded(double).clamp(-top, top).to(x.device, x.dtype) if x.numel() else x.clone()
     return _StraightThrough.apply(x, found) if straight_through else found
 
 
@@ -120,7 +120,7 @@ def quantized_bits(numbers: int, to: str, *, bits: int | None = None, scale: Any
     (144, 128, 64)
     """
     numbers = check_int("numbers", numbers, 0)
-    _rounding(to, bits, 1.0 if to == "grid" else None, scale)
+    rounding(to, bits, 1.0 if to == "grid" else None, scale)
     if to in TYPES:
         return numbers * torch.finfo(TYPES[to]).bits
     if to == "grid":
@@ -195,7 +195,7 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-def _rounding(to: str, bits: int | None, limit: float | None, scale: Any) -> Callable[[Tensor], Tensor]:
+def rounding(to: str, bits: int | None, limit: float | None, scale: Any) -> Callable[[Tensor], Tensor]:
     """The function of float64 numbers [..., n] that the arguments mean, once they are checked."""
     whole = isinstance(to, str) and re.fullmatch(r"int\d+", to) is not None
     if not whole:

@@ -32,12 +32,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tl_entropy.functional.hashing import key_of_cells, uniform_of
 from tl_entropy.functional.probabilities import entropy
 
 TOP = 65535
 """The code of a row's largest bin."""
-
-_GOLDEN = 0x9E3779B9 - 2**32
 
 
 def coded(p: Tensor, document: Tensor, position: Tensor, salt: int = 0) -> Tensor:
@@ -56,10 +55,8 @@ def coded(p: Tensor, document: Tensor, position: Tensor, salt: int = 0) -> Tenso
     """
     largest = p.amax(-1, keepdim=True)
     x = (p / largest).pow_(1 / 3).mul_(TOP).nan_to_num_(0.0)
-    key = _hashed(_hashed(_int32(document) + salt) + _int32(position))
-    units = p[0].numel()
-    key = key.to(p.device)[:, None] + torch.arange(units, dtype=torch.int32, device=p.device) * _GOLDEN
-    up = (_hashed(key).bitwise_and_(0xFFFFFF).to(p.dtype) / 2**24).view(p.shape)
+    key = key_of_cells(document, position, salt).to(p.device)
+    up = uniform_of(key, p[0].numel(), p.dtype).view(p.shape)
     whole = x.floor()  # x + up would round to the next number at the top
     return (whole + (up < x - whole)).int()
 
@@ -75,17 +72,3 @@ def decoded(codes: Tensor) -> Tensor:
     cubes = (roots * roots).mul_(roots)
     p = cubes / cubes.sum(-1, keepdim=True).clamp_min_(1)
     return torch.cat([p, entropy(p)[..., None]], dim=-1)
-
-
-def _int32(numbers: Tensor) -> Tensor:
-    """The low 32 bits."""
-    return ((numbers.long() + 2**31) % 2**32 - 2**31).int()
-
-
-def _hashed(x: Tensor) -> Tensor:
-    """A hash of 32 bits in which every bit hangs on every bit (C. Wellons's lowbias32), int32."""
-    x = x ^ ((x >> 16) & 0xFFFF)
-    x = x * 0x7FEB352D
-    x = x.bitwise_xor_((x >> 15) & 0x1FFFF)
-    x = x.mul_(0x846CA68B - 2**32)
-    return x.bitwise_xor_((x >> 16) & 0xFFFF)
