@@ -36,8 +36,8 @@ from torch import Tensor
 from tl_entropy.errors import InputError, InputTypeError, check_int, check_number
 from tl_entropy.functional.probabilities import entropy
 
-_SUM = 1e-9
-"""How far from 1 the sum of probabilities may be."""
+_SUM = 1e-6
+"""How far from 1 the sum of probabilities may be, as of float32; they are divided by it."""
 
 
 class Source(ABC):
@@ -190,6 +190,7 @@ class MarkovChain(Source):
             raise InputError(f"transition must be [token, token]; got {list(p.shape)}")
         if not bool((p >= 0).all()) or float((p.sum(1) - 1).abs().max()) > _SUM:
             raise InputError("transition must have rows of probabilities that sum to 1")
+        p = p / p.sum(1, keepdim=True)
         object.__setattr__(self, "transition", tuple(map(tuple, p.tolist())))
         if int(torch.linalg.matrix_rank(torch.eye(len(p)).double() - p, tol=1e-9)) < len(p) - 1:
             raise InputError("transition has more than one stationary law: its tokens fall into parts that never meet")
