@@ -25,6 +25,13 @@ def test_means_of_sites_with_errors_the_output_last():
     assert words(result.to("bits")).get_ylabel().endswith("(bits)")
 
 
+def test_of_many_sites_every_so_many_have_names_and_the_output_has():
+    axes = words(made(96, 2))
+    places = axes.get_xticks()
+    assert places[-1] == 96 and ticks(axes.xaxis)[-1] == "output"
+    assert len(set(np.diff(places))) == 1
+
+
 def test_words_of_a_text():
     result = made(0, 5)
     axes = words(result)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import draw_course, finish_courses
@@ -69,6 +70,7 @@ def calibration(
     with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
         for (_, step, mean, se), (style, label) in zip(lines, line_styles([key for key, *_ in lines]), strict=True):
             draw_course(axes, step, mean, None if band is None else np.asarray(se), style=style, label=label, errors=NORMAL_95)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("Step of the generation")
         axes.set_ylabel(f"{'Own less given surprisal' if difference else 'Surprisal'} ({units.pop()})")
         finish_courses(axes, [mean for _, _, mean, _ in lines], len(lines), own=ax is None)

@@ -5,6 +5,7 @@ A figure only reads a result of ``word_surprisal``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import Limits, Width, canvas, evenly
+from tl_entropy.plots.style import Limits, Width, canvas
 from tl_entropy.results.base import chosen_from
 from tl_entropy.results.tokens.words import OUTPUT, WordSurprisal
 from tl_entropy.torch_state import steady
@@ -90,5 +91,6 @@ def _named(axes: Axes, names: Sequence[str]) -> None:
     """Names below the axis, upright; of more than have room, some."""
     size = float(axes.xaxis.get_major_ticks(1)[0].label1.get_fontsize())
     room = axes.get_window_extent().width * 72 / axes.figure.dpi / size
-    shown = evenly(len(names), max(2, min(40, int(room / 1.6))))
+    step = math.ceil(len(names) / max(2, min(40, int(room / 1.6))))
+    shown = range((len(names) - 1) % step, len(names), step)  # the last, the output of sites, among them
     axes.set_xticks(shown, [visible(names[i], _LONGEST) for i in shown], rotation=90, parse_math=False)
