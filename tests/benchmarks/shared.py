@@ -26,11 +26,12 @@ def medians(variants: dict[str, Callable[[], Any]], repeats: int, clock: Callabl
 
 
 def show(seconds: dict[str, float], errors: dict[str, float]) -> None:
+    """Print a table, in Markdown, of times beside the first's."""
     reference = next(iter(seconds.values()))
-    print(f"{'variant':<34}{'seconds':>9}{'ratio':>8}{'speed-up':>10}{'error':>10}")
+    print(f"| {'variant':<34} | seconds | ratio | speed-up | error |\n|{'-' * 36}|--------:|------:|---------:|------:|")
     for name, value in seconds.items():
-        error = f"{errors[name]:.1e}" if name in errors else ""
-        print(f"{name:<34}{value:>9.3f}{value / reference:>8.2f}{reference / value:>10.1f}{error:>10}")
+        error = f"{errors[name]:.0e}" if name in errors else ""
+        print(f"| {name:<34} | {value:7.3f} | {value / reference:5.2f} | {reference / value:8.1f} | {error:>5} |")
     print()
 
 
