@@ -36,7 +36,10 @@ def test_words_of_a_text():
     result = made(0, 5)
     axes = words(result)
     assert [bar.get_height() for bar in axes.patches] == pytest.approx(result.surprisal[:5, 0].tolist())
-    assert axes.collections[0].get_offsets()[:, 1].tolist() == pytest.approx(result.pieces[:5, 0].tolist())
+    marks = axes.collections[0].get_segments()
+    assert [end for mark in marks for end in mark[:, 1]] == pytest.approx(result.pieces[:5, 0].repeat_interleave(2).tolist())
+    for mark, bar in zip(marks, axes.patches, strict=True):
+        assert mark[:, 0].tolist() == pytest.approx([bar.get_x(), bar.get_x() + bar.get_width()])
     assert len(words(made(2, 5), document=1).patches) == 5
     assert not words(dataclasses.replace(result, corrected=False)).collections
     assert len(ticks(words(made(0, 500)).xaxis)) <= 40

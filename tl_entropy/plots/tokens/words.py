@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import Limits, Width, canvas
+from tl_entropy.plots.style import Limits, Width, add_legend, canvas
 from tl_entropy.results.base import chosen_from
 from tl_entropy.results.tokens.words import OUTPUT, WordSurprisal
 from tl_entropy.torch_state import steady
@@ -77,10 +77,9 @@ def words(
             rows = torch.nonzero(result.document == document)[:, 0].tolist()
             axes.bar(range(len(rows)), result.surprisal[rows, 0].numpy(), color=_COLOUR, label="surprisal")
             if result.corrected:
-                axes.scatter(
-                    range(len(rows)), result.pieces[rows, 0].numpy(), color="black", marker="_", s=60, label="sum of tokens"
-                )
-                axes.legend(frameon=False)
+                ends = np.arange(len(rows))[:, None] + [-0.4, 0.4]  # as wide as the bars
+                axes.hlines(result.pieces[rows, 0].numpy(), *ends.T, color="black", linewidth=1.2, label="sum of tokens")
+                add_legend(axes, own=ax is None, inside=False)
             _named(axes, [result.words[i] for i in rows])
             axes.set_ylabel(f"Surprisal ({result.unit})")
         axes.spines[["top", "right"]].set_visible(False)
