@@ -11,6 +11,7 @@ import signal
 import socket
 import traceback
 import warnings
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import torch
@@ -19,6 +20,7 @@ from states import TOKENS, differences, model
 import tl_entropy as tle
 from tl_entropy.analyses import distributed
 from tl_entropy.capture import progress
+from tl_entropy.capture.runner import Runner
 
 READ = {"progress": False, "window": 6, "batch_size": 1}
 FEW = TOKENS[:2]
@@ -27,22 +29,19 @@ TEXTS = ["def f(x):\n    return x", "", "the cat sat", "on the mat", "and the do
 
 
 def rank():
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
-def saw(scenario, size):
+def saw(scenario, size, by="torchrun"):
     """What every process saw; None for one that ended without a word."""
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = str(found.getsockname()[1])
-    meeting = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    meeting = MEETINGS[by](size)
     running = []
     for number in range(size):
         ours, theirs = os.pipe()
         process = os.fork()
         if not process:
             os.close(ours)
-            _work(scenario, {**meeting, "RANK": str(number)}, theirs)
+            _work(scenario, {**meeting, {"torchrun": "RANK", "srun": "SLURM_PROCID"}[by]: str(number)}, theirs)
         os.close(theirs)
         running.append((process, ours))
     said = []
@@ -54,6 +53,25 @@ def saw(scenario, size):
     errors = [one for one in said if isinstance(one, dict) and "error" in one]
     assert not errors, errors[0]["error"]
     return said
+
+
+def _free(port):
+    """A port that nobody listens at: this one, or any where it is 0; None where somebody does."""
+    with socket.socket() as found, suppress(OSError):
+        found.bind(("localhost", port))
+        return found.getsockname()[1]
+    return None
+
+
+MEETINGS = {
+    "torchrun": lambda size: {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free(0))},
+    # which says no port, but the number of a job, from which one follows
+    "srun": lambda size: {
+        "SLURM_STEP_NUM_TASKS": str(size), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1",
+        "SLURM_JOB_ID": str(next(job for job in range(os.getpid(), os.getpid() + 99) if _free(20000 + job % 20000))),
+    },
+}  # fmt: skip
+"""What starts processes, and what it tells them."""
 
 
 def _work(scenario, meeting, theirs):
@@ -100,8 +118,66 @@ def functions(tokens, texts):
         "matrices": lambda: tle.layer_similarity(m, tokens, method="matrix_renyi", n_samples=20, permutations=2, **READ),
         "over documents": lambda: tle.layer_similarity(m, tokens, rows="documents", **READ),
         "soft_information": lambda: tle.soft_information(m, tokens, heads=True, n_bins=(5, 8), folds=2, center=True, **READ),
+        "similarity of two": lambda: tle.layer_similarity(m, tokens, other=m, rows="documents", **READ),
         "compare_models": lambda: tle.compare_models({"a": m, "b": m}, tokens, progress=False, batch_size=1),
+        "confidence": lambda: tle.confidence(m, tokens, **READ),
+        "unigram_distance": lambda: tle.unigram_distance(m, tokens, keep="summary", **READ),
+        "entropy_calibration": lambda: tle.entropy_calibration(
+            m, longer, prompt_tokens=2, steps=2, temperature=0.0, batch_size=2, progress=False
+        ),
+        "conditional_entropy": lambda: tle.conditional_entropy(m, longer, **READ),
+        "that of a generator": lambda: tle.conditional_entropy(m, (row for row in longer), **READ),
+        "site_means": lambda: tle.site_means(m, tokens, ("embed", "z.1"), **READ),
+        "head_means": lambda: tle.head_means(m, tokens, **READ),
+        "label_plan": lambda: tle.label_plan(m, texts),
+        "train_tuned_lens": lambda: tle.train_tuned_lens(m, longer, steps=2, tokens_per_step=8, progress=False),
+        "EntropyMonitor": lambda: _monitored(m, tokens),
+        "placebo": lambda: tle.placebo(m, tokens, tle.ablate_heads([(0, 1)]), _entropy, n=2),
+        "stream": lambda: _streamed(m, tokens),
     }
+
+
+ONCE = {"train_tuned_lens", "label_plan"}
+"""What the first process does, and sends to the others."""
+WHOLE = {"of a cache", "stream", "EntropyMonitor"}
+"""What each process does by itself: it was given a cache, or accumulators that are nobody else's, or a training goes on."""
+
+
+def _monitored(m, tokens):
+    monitor = tle.EntropyMonitor(m, tokens)
+    monitor(0), monitor(1)
+    return monitor.history
+
+
+def _entropy(m, tokens, **options):
+    return float(tle.lens_entropy(m, tokens, keep="summary", layers=[-1], **READ, **options).mean_profile()["mean"].iloc[-1])
+
+
+def _streamed(m, tokens):
+    means = tle.LensAccumulator(m, keep="summary")
+    tle.stream(m, tokens, [means], **READ)
+    return means.compute(corpus={})
+
+
+@contextmanager
+def working():
+    """Counts the tokens that go through a model."""
+    done, passes = [0], {name: getattr(Runner, name) for name in ("activations", "differentiable", "logits")}
+
+    def counted(run):
+        def one(runner, tokens, mask, *more):
+            done[0] += int(mask.sum())
+            return run(runner, tokens, mask, *more)
+
+        return one
+
+    for name, run in passes.items():
+        setattr(Runner, name, counted(run))
+    try:
+        yield done
+    finally:
+        for name, run in passes.items():
+            setattr(Runner, name, run)
 
 
 def _cached(m):
@@ -110,20 +186,26 @@ def _cached(m):
 
 
 def outcome(run):
-    """What comes of it, a result or a refusal; and what was warned of."""
-    with warnings.catch_warnings(record=True) as told:
+    """What comes of it, a result or a refusal; what was warned of; and how many tokens went through the model."""
+    with warnings.catch_warnings(record=True) as told, working() as done:
         warnings.simplefilter("always")
         try:
             found = run()
         except tle.TLEntropyError as error:
             found = [type(error).__name__, str(error)]
-    return found, sorted({str(one.message) for one in told})
+    return found, sorted({str(one.message) for one in told}), done[0]
 
 
 @cache
 def alone(few):
-    """The outcome of every function in this process."""
-    return {name: outcome(run) for name, run in functions(*_inputs(few)).items()}
+    """The outcome of every function in this process, when what is proved of a model has been proved."""
+    every = functions(*_inputs(few))
+    if not few:
+        for run in every.values():
+            outcome(run)
+    found = {name: outcome(run) for name, run in every.items()}
+    assert few or not [one for one, *_ in found.values() if isinstance(one, list)], "none refuses what it is given"
+    return found
 
 
 def _inputs(few):
@@ -131,13 +213,14 @@ def _inputs(few):
 
 
 def same(few):
-    """Of every function, where it differs from one process alone."""
+    """Of every function, where it differs from one process alone, and the tokens that a model read: here and alone."""
     found = {}
     for name, run in functions(*_inputs(few)).items():
-        (whole, warned), (shared, told) = alone(few)[name], outcome(run)
-        found[name] = differences(whole, shared) if type(whole) is type(shared) else [f"{whole} and {shared}"]
-        if told != (warned if rank() == 0 else []):
-            found[name].append(f"warnings: {told} and {warned}")
+        (whole, warned, work), (shared, told, mine) = alone(few)[name], outcome(run)
+        lines = differences(whole, shared) if type(whole) is type(shared) else [f"{whole} and {shared}"]
+        if told != (warned if rank() == 0 or name in WHOLE else []):
+            lines.append(f"warnings: {told} and {warned}")
+        found[name] = lines, mine, work
     return found
 
 
@@ -166,9 +249,9 @@ def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def refused(inputs):
+def refused(inputs, function=tle.lens_entropy):
     """What is said of these inputs."""
-    found, _ = outcome(lambda: tle.lens_entropy(model(), inputs, **READ))
+    found, *_ = outcome(lambda: function(model(), inputs, **READ))
     return found if isinstance(found, list) else None
 
 
@@ -186,6 +269,7 @@ def shuffled():
         "generator": refused(row for row in rows),
         "data set": refused(texts.shuffle(seed=rank())),
         "stream": refused(stream.shuffle(seed=rank(), buffer_size=4)),
+        "sequences": refused(rows[:5], tle.conditional_entropy),
         "stream that was split before": refused(split_dataset_by_node(stream, rank=rank(), world_size=2)),
     }
 

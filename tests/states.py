@@ -11,6 +11,7 @@ from tiny_models import make_model
 
 import tl_entropy as tle
 from tl_entropy.analyses.information.soft import _Means
+from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.states.document_states import DocumentStates
 
 TOKENS = [(torch.arange(n) * (n + 3) + n) % 17 + 2 for n in (5, 9, 3, 12, 7, 4, 8, 1)]
@@ -68,6 +69,7 @@ EVERY = {
     "neighbours": lambda m: tle.NeighbourAccumulator(m, n_samples=20, k=2),
     "document states": lambda m: DocumentStates(m, m.sites("resid_post", None), "keep"),
     "soft": lambda m: tle.SoftAccumulator(m, plan(), heads=True, n_bins=(5, 8), keep_labels=True, folds=3),
+    "site means": lambda m: StateMeans(m, m.sites(("embed", "z"), None)),
     "means": lambda m: _Means(tle.SoftAccumulator(m, plan(), n_bins=5)),
 }
 ONE_WINDOW = {"gradients"}

@@ -9,6 +9,8 @@ from .analyses.information.sums import SoftAccumulator as SoftAccumulator
 from .analyses.lens.direction import read_direction as read_direction
 from .analyses.lens.divergence import DivergenceAccumulator as DivergenceAccumulator, layer_divergence as layer_divergence
 from .analyses.lens.entropy import LensAccumulator as LensAccumulator, lens_entropy as lens_entropy
+from .analyses.lens.training import train_tuned_lens as train_tuned_lens
+from .analyses.means import head_means as head_means, site_means as site_means
 from .analyses.models.accumulators import load_accumulator as load_accumulator
 from .analyses.models.comparison import compare_models as compare_models
 from .analyses.models.monitor import EntropyMonitor as EntropyMonitor
@@ -36,7 +38,6 @@ from .analyses.tokens.surprisal import SurprisalAccumulator as SurprisalAccumula
 from .analyses.tokens.unigram import UnigramAccumulator as UnigramAccumulator, unigram_distance as unigram_distance
 from .capture.ablation import ablate_heads as ablate_heads, ablate_neurons as ablate_neurons
 from .capture.adapter import Adapter as Adapter
-from .capture.head_means import head_means as head_means, site_means as site_means
 from .capture.interventions import Intervention as Intervention, ablate as ablate, steer as steer
 from .capture.loading import load_model as load_model
 from .capture.occlusion import mask_attention as mask_attention, occlude as occlude
@@ -63,7 +64,6 @@ from .estimation.models import EstimationModel as EstimationModel, estimation_mo
 from .labels import LabelPlan as LabelPlan, SpanLabels as SpanLabels, ngram as ngram, span_labels as span_labels
 from .lenses.files import load_tuned_lens as load_tuned_lens
 from .lenses.jacobian import JacobianLens as JacobianLens, load_jacobian_lens as load_jacobian_lens
-from .lenses.training import train_tuned_lens as train_tuned_lens
 from .lenses.tuned import TunedLens as TunedLens
 from .results import (
     LensEntropy as LensEntropy,

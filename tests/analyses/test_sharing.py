@@ -7,10 +7,12 @@ from functools import cache
 
 import pytest
 import torch
+from states import differences
 from tiny_models import make_model
 
 import tl_entropy as tle
-from tl_entropy.analyses.sharing import Pass, alone, once, read, shared, sharing_here
+from tl_entropy.analyses.information import sums
+from tl_entropy.analyses.sharing import Pass, alone, once, parts, read, shared, sharing_here
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.errors import InputError
 
@@ -32,6 +34,16 @@ class Halves:
 
     def once(self, name, make):
         return make(), name
+
+
+class Hands(Halves):
+    """Three processes, one after the other, each of which has read all."""
+
+    def once(self, name, make):
+        return make()
+
+    def parts(self, name, make):
+        return [make(rank, 3) for rank in range(3)]
 
 
 @cache
@@ -130,6 +142,16 @@ def test_readings_of_parts_are_held_to_each_other():
         Pass(adapter, inputs, progress=False, options={})([tle.LensAccumulator(adapter)], documents=range(4, 5))
 
 
+def test_final_statistics_are_dealt_out_by_site(monkeypatch):
+    found, made, statistics = [], [], sums.site_values
+    monkeypatch.setattr(sums, "site_values", lambda *given, **more: made.append(0) or statistics(*given, **more))
+    for sharing in (alone(), shared(Hands())):
+        with sharing:
+            found.append(tle.soft_information(model(), FULL, heads="z", n_bins=5, folds=2, keep_labels=True, progress=False))
+    assert differences(*found) == []
+    assert len(made) == 2 * len(set(found[0].sites)), "each site once"
+
+
 def test_caches_are_not_shared_and_alone_is_alone():
     tokens = torch.tensor([[2, 3, 4, 5]])
     _, cache = model().run_with_cache(tokens)
@@ -139,6 +161,7 @@ def test_caches_are_not_shared_and_alone_is_alone():
         with alone():
             assert sharing_here() is None
             assert once("plan", lambda: 3) == 3
+            assert parts("sums", lambda *of: of) == [(0, 1)]
             one_pass = Pass(tle.Adapter(model()), FULL, progress=False, options={})
             assert read([tle.LensAccumulator(model())], one_pass).placed is False
     with pytest.raises(InputError, match="a cache is read whole"):

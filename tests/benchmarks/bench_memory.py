@@ -1,10 +1,12 @@
 """Peak memory of every analysis that keeps sums alone, after 10⁴ to 10⁷ tokens: each in a process of its own.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_memory.py [--tokens 10_000 100_000 1_000_000] [--length 50] [name ...]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_memory.py --small --tokens 10_000 100_000 10_000_000 [name ...]
 
-Texts of so many tokens come from a generator that nobody knows the length of. Printed is the peak of the whole process (its
-resident set) beyond what it held after the model was loaded, and how much more the whole peak is than at the first size. The
-plan of labels of soft information, which does grow, is there by itself, too.
+Texts of so many tokens come from a generator that nobody knows the length of; with ``--small`` they are documents of 100 tokens
+for a model of two layers, d_model 16 and 100 tokens, which reads ten million of them in minutes. Printed is the peak of the
+whole process (its resident set) beyond what it held after the model was loaded, and how much more the whole peak is than at the
+first size. The plan of labels of soft information, which does grow, is there by itself, too.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 WORDS = ["the", "cat", "sat", "on", "mat", "dog", "and", "def", "return", "import", "x", "f"]
+FOLDER = tempfile.TemporaryDirectory()
 TOKENS = ("effective_rank", "anisotropy", "two_nn", "prompt_entropy", "curvature")
 """The measures of geometry that know tokens alone."""
 
@@ -36,6 +40,35 @@ class Texts:
         for i in range(self.n):
             draw = random.Random(i)
             yield " ".join(draw.choice(WORDS) for _ in range(self.length))
+
+
+class Tokens(Texts):
+    """The same of tokens; each document is a turn of one of 50."""
+
+    def __iter__(self):
+        import torch
+
+        draw = torch.Generator().manual_seed(0)
+        few = torch.randint(1, 100, (50, self.length), generator=draw)
+        for i in range(self.n):
+            yield few[i % 50].roll(i // 50)
+
+
+def small_model():
+    """A GPT-2 of two layers, d_model 16 and 100 tokens, as a TransformerBridge."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=512, n_embd=16, n_layer=2, n_head=2)).eval()
+    model.config.architectures = ["GPT2LMHeadModel"]
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(100)}, unk_token="w0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0", eos_token="w0", pad_token="w0")
+    tokenizer.save_pretrained(FOLDER.name)  # TransformerLens reads it again
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(FOLDER.name)
+    return TransformerBridge.boot_transformers("x/y", hf_model=model, tokenizer=tokenizer, device="cpu")
 
 
 def analyses():
@@ -67,6 +100,8 @@ def analyses():
         ),
         "site_means": lambda model, texts: tle.site_means(model, texts, "resid_post", **quiet),
         "head_means": partial(tle.head_means, **quiet),
+        "confidence": partial(tle.confidence, **sums),
+        "unigram_distance": partial(tle.unigram_distance, **sums),
     }
 
 
@@ -75,17 +110,17 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def one(name, tokens, length):
-    """Print the peak before and after one analysis of so many tokens."""
+def one(name, tokens, length, small):
+    """Print the peak before and after one analysis of so many tokens, and the seconds of the processor that it took."""
     import warnings
 
     from tiny_models import cached_model, kinds
 
     warnings.simplefilter("ignore")
-    model = cached_model("gpt2", kinds()[0])
-    before = peak()
-    analyses()[name](model, Texts(tokens // length, length))
-    print(before, peak())
+    model, kind = (small_model(), Tokens) if small else (cached_model("gpt2", kinds()[0]), Texts)
+    before, begun = peak(), time.process_time()
+    analyses()[name](model, kind(tokens // length, length))
+    print(before, peak(), time.process_time() - begun)
 
 
 def main():
@@ -93,11 +128,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--tokens", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--length", type=int, default=50)
+    parser.add_argument("--length", type=int)
+    parser.add_argument("--small", action="store_true", help="documents of 100 tokens, a model of two layers")
     parser.add_argument("--one", action="store_true", help="measure in this process")
     asked = parser.parse_args()
+    length = asked.length or (100 if asked.small else 50)
     if asked.one:
-        one(asked.names[0], asked.tokens[0], asked.length)
+        one(asked.names[0], asked.tokens[0], length, asked.small)
         return
     print(
         f"{'MB beyond the loaded model':32}",
@@ -107,11 +144,13 @@ def main():
     for name in asked.names or analyses():
         found = []
         for n in asked.tokens:
-            command = [sys.executable, __file__, "--one", name, "--tokens", str(n), "--length", str(asked.length)]
+            command = [sys.executable, __file__, "--one", name, "--tokens", str(n), "--length", str(length)]
+            command += ["--small"] * asked.small
             run = subprocess.run(command, capture_output=True, text=True, check=True)
             found.append(tuple(map(float, run.stdout.split())))
-        shares = [f"{peak / found[0][1] - 1:.1%}" for _, peak in found[1:]]
-        print(f"{name:32}", *(f"{after - before:11.1f}" for before, after in found), "  ", *shares, flush=True)
+        shares = [f"{after / found[0][1] - 1:.1%}" for _, after, _ in found[1:]]
+        told = f"{found[-1][2]:.0f} s of a processor"
+        print(f"{name:32}", *(f"{after - before:11.1f}" for before, after, _ in found), "  ", *shares, "  ", told, flush=True)
 
 
 if __name__ == "__main__":

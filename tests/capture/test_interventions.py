@@ -10,10 +10,10 @@ import torch
 from tiny_models import cached_model
 
 import tl_entropy as tle
+from tl_entropy.analyses.means import head_means
 from tl_entropy.capture.ablation import ablate_heads
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.edits import Edits
-from tl_entropy.capture.head_means import head_means
 from tl_entropy.capture.interventions import Intervention, ablate, as_interventions, intervention_names, steer
 from tl_entropy.capture.occlusion import mask_attention, occlude
 from tl_entropy.capture.options import CorpusOptions, check_options, described

@@ -9,11 +9,11 @@ import transformers as tr
 from tiny_models import ARCHITECTURES, CONTEXT, VOCAB, booted, cached_model, hf_model, kinds, make_model
 
 import tl_entropy as tle
+from tl_entropy.analyses.means import head_means, site_means
 from tl_entropy.batches import batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.edits import Edits
-from tl_entropy.capture.head_means import head_means, site_means
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.interventions import Intervention, intervention_names, steer
 from tl_entropy.capture.occlusion import mask_attention, occlude

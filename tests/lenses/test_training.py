@@ -9,11 +9,11 @@ import torch
 from tiny_models import CONTEXT, cached_model, make_model, tiny_tokenizer
 
 import tl_entropy as tle
+from tl_entropy.analyses.lens.training import train_tuned_lens
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional import kl_divergence
 from tl_entropy.lenses import objective, training
 from tl_entropy.lenses.protocol import check_lens
-from tl_entropy.lenses.training import train_tuned_lens
 
 pytestmark = pytest.mark.model
 

@@ -247,8 +247,8 @@ PLANNED = {"soft_information": {"n_bins": 8, "folds": 3, "layers": [0], "batch_s
 
 @pytest.mark.long
 def test_a_label_plan_is_made_once_and_kept_until_the_result_is_there(asked, monkeypatch, tmp_path):
-    asked, made, plan = {**asked, "analyses": [PLANNED]}, [], soft.label_plan
-    monkeypatch.setattr(soft, "label_plan", lambda *given, **options: made.append(0) or plan(*given, **options))
+    asked, made, plan = {**asked, "analyses": [PLANNED]}, [], soft._planned
+    monkeypatch.setattr(soft, "_planned", lambda *given, **options: made.append(0) or plan(*given, **options))
     whole = tle.run(tmp_path / "alone", asked, progress=False).result("./step_1", "soft_information")
     folder = killed_after(2, monkeypatch, tmp_path / "killed", asked)
     [kept] = folder.rglob("once-*.safetensors")

@@ -33,12 +33,12 @@ import torch
 import torch.distributed as dist
 
 from tl_entropy.analyses.saving import joined, settings_of, split
-from tl_entropy.analyses.sharing import Pass, sharing_here
+from tl_entropy.analyses.sharing import Pass, look_for, same_inputs, sharing_here
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.capture import progress
 from tl_entropy.capture.parts import Documents, shares
 from tl_entropy.capture.report import StreamReport
-from tl_entropy.errors import InputError, ProcessError
+from tl_entropy.errors import ProcessError
 from tl_entropy.results.files import WRITERS
 from tl_entropy.state import decoded, encoded
 
@@ -118,6 +118,14 @@ class Processes:
             sent = self._sent(encoded(made) if self.rank == 0 else None, 0)
             value: Value = made if self.rank == 0 else decoded(sent)
             return value
+
+    def parts(self, name: str, make: Callable[[int, int], Value]) -> list[Value]:
+        """What ``make`` gives in each process, for all."""
+        with self._quiet():
+            self._agree({"measurement": name})
+            own = self._together(lambda: make(self.rank, self.size))
+            sent = [self._sent(encoded(own) if rank == self.rank else None, rank) for rank in range(self.size)]
+            return [own if rank == self.rank else decoded(one) for rank, one in enumerate(sent)]
 
     @contextmanager
     def written_once(self, target: Path) -> Iterator[bool]:
@@ -214,13 +222,7 @@ class Processes:
 
     def _check_same_inputs(self, digest: Any) -> None:
         """Raise InputError unless all processes have the same documents in the same order."""
-        first, *others = self._told(json.dumps(digest))
-        if different := [rank for rank, other in enumerate(others, start=1) if other != first]:
-            raise InputError(
-                f"inputs: process {different[0]} has other documents than process 0, or has them in another order, so that "
-                "some would be lost and others counted twice; give all processes the whole, and shuffle with the same seed in "
-                "each, or not at all"
-            )
+        same_inputs(self._told(json.dumps(digest)))
 
     def _together(self, run: Callable[[], Value]) -> Value:
         """What ``run`` gives here, once all have ended theirs; where one fails, all stop and meet here."""
@@ -318,6 +320,7 @@ def found() -> Processes | None:
 
 
 _known: list[Processes] = []
+look_for(found)
 
 
 def _written_once(target: Path) -> AbstractContextManager[bool]:

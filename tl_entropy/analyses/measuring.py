@@ -12,15 +12,12 @@ from typing import Any, NotRequired, TypedDict, Unpack
 
 import torch
 
-from tl_entropy.analyses.distributed import found
-from tl_entropy.analyses.sharing import Pass, look_for, read
+from tl_entropy.analyses.sharing import Pass, read
 from tl_entropy.analyses.streaming import Found, StreamingMeasure
 from tl_entropy.capture.corpus import Count
 from tl_entropy.capture.options import CorpusOptions, described
 from tl_entropy.capture.report import StreamReport
 from tl_entropy.errors import NonFiniteError, TLEntropyError, keeping
-
-look_for(found)
 
 
 class _Reading(TypedDict):

@@ -48,6 +48,9 @@ class Sharing(Protocol):
     def once(self, name: str, make: Callable[[], Value]) -> Value:
         """What ``make`` gives in one process, the same for all; ``name`` says what it is."""
 
+    def parts(self, name: str, make: Callable[[int, int], Value]) -> list[Value]:
+        """What ``make(rank, size)`` gives in each of so many processes that work at once, by their ranks, the same for all."""
+
 
 _current: ContextVar[Sharing | None] = ContextVar("sharing", default=None)
 _found: list[Callable[[], Sharing | None]] = []  # what looks for a sharing where none was set
@@ -201,6 +204,25 @@ def once(name: str, make: Callable[[], Value]) -> Value:
     return make() if sharing is None else sharing.once(name, make)
 
 
+def parts(name: str, make: Callable[[int, int], Value]) -> list[Value]:
+    """What ``make(rank, size)`` gives in each of so many processes, by their ranks, and the same in all; alone, [make(0, 1)].
+
+    For work that is no pass over documents, and is dealt out by number: item i is the process's whose rank is i % size.
+    """
+    sharing = sharing_here()
+    return [make(0, 1)] if sharing is None else sharing.parts(name, make)
+
+
+def same_inputs(digests: Sequence[Any]) -> None:
+    """Raise InputError unless all processes have the same documents in the same order, by a hash of each one's."""
+    if different := [rank for rank, other in enumerate(digests) if other != digests[0]]:
+        raise InputError(
+            f"inputs: process {different[0]} has other documents than process 0, or has them in another order, so that "
+            "some would be lost and others counted twice; give all processes the whole, and shuffle with the same seed in "
+            "each, or not at all"
+        )
+
+
 def look_for(found: Callable[[], Sharing | None]) -> None:
     """Ask ``found`` for a sharing where none was set."""
     _found.append(found)
@@ -233,6 +255,10 @@ class _Alone:
     def once(self, name: str, make: Callable[[], Value]) -> Value:
         """Made here."""
         return make()
+
+    def parts(self, name: str, make: Callable[[int, int], Value]) -> list[Value]:
+        """All of them."""
+        return [make(0, 1)]
 
 
 @steady

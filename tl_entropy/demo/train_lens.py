@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
+from tl_entropy.analyses.lens.training import train_tuned_lens
 from tl_entropy.demo import demo_model, demo_texts
 from tl_entropy.demo.train import split_sources
-from tl_entropy.lenses.training import train_tuned_lens
 
 
 def main(

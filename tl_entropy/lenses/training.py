@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from tl_entropy.batches import Window, batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
-from tl_entropy.capture.options import WindowOptions, check_options
+from tl_entropy.capture.options import WindowOptions
 from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, NonFiniteError, check_int, check_number, check_positive, counted, keeping
@@ -38,7 +38,6 @@ from tl_entropy.lenses.identity import norm_ignores_mean, signature
 from tl_entropy.lenses.objective import Objective
 from tl_entropy.lenses.regression import Regression
 from tl_entropy.lenses.tuned import TunedLens
-from tl_entropy.torch_state import steady
 
 START = 64
 """Positions for each dimension of the residual stream from which the start is computed, where there are as many."""
@@ -50,67 +49,25 @@ WARM_UP = 0.1
 """Share of the steps over which the rate rises to its peak, before it falls to zero in a straight line."""
 
 
-@steady
-def train_tuned_lens(
-    model: Any,
+def trained_lens(
+    adapter: Adapter,
     inputs: Any,
     *,
-    steps: int = 250,
-    tokens_per_step: int = 2**12,
-    learning_rate: float = 3e-3,
-    weight_decay: float = 0.0,
-    seed: int = 0,
-    validation: Any = None,
-    batch_size: int | None = None,
-    progress: bool = True,
-    **options: Unpack[WindowOptions],
+    steps: int,
+    tokens_per_step: int,
+    learning_rate: float,
+    weight_decay: float,
+    seed: int,
+    validation: Any,
+    batch_size: int | None,
+    progress: bool,
+    options: WindowOptions,
 ) -> TunedLens:
-    r"""Train a tuned lens: for each layer the affine translation after which the model's readout comes nearest its own output.
-
-    Minimises the mean over tokens of KL(p ‖ q), with p the model's output and q what is read from x + A x + b, separately for
-    the residual stream at every layer boundary. Ctrl-C ends the training and gives what was trained until then, marked as
-    interrupted.
-
-    Args:
-        model: a HookedTransformer or TransformerBridge; it is not changed.
-        inputs: texts or tokens to train on, as for ``stream``; they are read from the beginning, and no further than
-            ``steps`` times ``tokens_per_step`` positions, which are kept (as tokens) and used in random order, several times
-            over where they are too few. Give texts that nothing will be measured on.
-        steps: number of steps.
-        tokens_per_step: positions that a step takes the mean over, at least: a step has whole windows.
-        learning_rate: Adam's highest rate; A has no unit, and b counts in root mean squares of the residual stream.
-        weight_decay: what each step takes off A and b, as a multiple of the rate (decoupled): shrinks them to the identity.
-        seed: of the order of windows. The same seed gives the same lens on the same machine.
-        validation: texts or tokens, as ``inputs``, on which the KL of the logit lens and of the trained lens is measured.
-        batch_size: windows in a forward pass; None takes as many as fit in 4096 tokens. It doesn't change the lens.
-        progress: show a progress bar with the step's mean KL over layers.
-        options: those of ``tle.WindowOptions``: window, stride, prepend_bos, include_special, special_ids, text_column,
-            on_error, documents.
-
-    Returns:
-        ``TunedLens``, whose ``losses`` are the KL in nats on ``validation``, and whose provenance has the recipe and the mean
-        KL of each layer over the last tenth of the steps (``settings["training_losses"]``).
-
-    Raises:
-        InputError, InputTypeError: an argument out of range, or inputs that hold nothing to train on.
-        ModelError: a model whose output can't be reproduced from its residual stream.
-        NonFiniteError: a NaN or an infinity in the model, or a training that diverged. What else ends the training has the lens
-            as it was by then as its ``partial``; while texts are still being read, those read by then, as a list of tokens.
-
-    Source: N. Belrose et al., Eliciting latent predictions from transformers with the tuned lens, 2023.
-
-    >>> import tl_entropy as tle
-    >>> text = tle.demo_texts(1)[0][:1000]
-    >>> lens = train_tuned_lens(tle.demo_model(), text, steps=4, tokens_per_step=200, validation=text, progress=False)
-    >>> bool((lens.losses[1] < lens.losses[0]).all())
-    True
-    """
-    check_options(train_tuned_lens, options, WindowOptions)
+    """A lens trained by this process; arguments and errors as for ``tle.train_tuned_lens``."""
     steps = check_int("steps", steps, 1)
     tokens_per_step = check_int("tokens_per_step", tokens_per_step, 1)
     seed = check_int("seed", seed, 0)
     learning_rate, weight_decay = check_positive("learning_rate", learning_rate), check_number("weight_decay", weight_decay, 0)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
     translators = _Translators(adapter, batch_size)
     windows, skipped = _read(adapter, inputs, options, most=steps * tokens_per_step)
     watched = None if validation is None else _read(adapter, validation, options)[0]
@@ -166,7 +123,7 @@ def train_tuned_lens(
         except KeyboardInterrupt:
             interrupted = True
             warnings.warn(
-                f"interrupted after {done} of {counted(steps, 'step')}; the lens is what was trained until then", stacklevel=3
+                f"interrupted after {done} of {counted(steps, 'step')}; the lens is what was trained until then", stacklevel=4
             )
     return trained()
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from tl_entropy.errors import InputError, InputTypeError, counted
+from tl_entropy.state import Kept
 
 _SHOWN = 3
 """Documents left out that are named."""
@@ -44,7 +45,7 @@ def _version(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Provenance:
+class Provenance(Kept):
     """Where a result comes from.
 
     ``weights`` is a fingerprint of the parameters: equal for equal weights under the same processing, with the same adapters on

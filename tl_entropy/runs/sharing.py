@@ -83,6 +83,10 @@ class FolderSharing:
         value: Value = found[0]
         return value
 
+    def parts(self, name: str, make: Callable[[int, int], Value]) -> list[Value]:
+        """All of them: whoever finds that all documents are held works alone, while the others go on with something else."""
+        return [make(0, 1)]
+
     def _made(self, path: Path) -> list[Any]:
         """What a file holds, as the one item of a list; none where it is not there, or cannot be read, which is then told."""
         found = self.guarded(path, lambda: [decoded(read(path)["value"])]) if path.exists() else None

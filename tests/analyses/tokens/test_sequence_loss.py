@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, strategies as st
 from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model
 
-from tl_entropy.analyses.tokens import sequence_loss
+from tl_entropy.analyses.tokens import model_loss, sequence_loss
 from tl_entropy.analyses.tokens.sequence_loss import ModelLoss, conditional_entropy
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
@@ -447,7 +447,7 @@ def test_the_provenance_tells_of_compiled_sums(gpt2, monkeypatch):
     def compiled(*args, **kwargs):
         return dataclasses.replace(vocabulary_statistics(*args, **kwargs), compiled=True)
 
-    monkeypatch.setattr(sequence_loss, "vocabulary_statistics", compiled)
+    monkeypatch.setattr(model_loss, "vocabulary_statistics", compiled)
     assert conditional_entropy(gpt2, "the cat", **QUIET).provenance.settings["compiled"] is True
 
 

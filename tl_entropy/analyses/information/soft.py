@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -25,9 +25,9 @@ from torch import Tensor
 from tl_entropy.analyses.information.assignments import Kept, writer_for
 from tl_entropy.analyses.information.spans import has_spans, of_tokens
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
+from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.measuring import computing
 from tl_entropy.analyses.sharing import Pass, once, read
-from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch, Window
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
@@ -42,7 +42,6 @@ from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.labels import DocumentTokens, LabelPlan
 from tl_entropy.labels.slots import Slots
 from tl_entropy.results import SoftInformation
-from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
@@ -86,6 +85,15 @@ def label_plan(
     """
     check_options(label_plan, options, WindowOptions)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
+    if split_cache(inputs)[0] is not None:  # which every process has as a whole
+        return _planned(adapter, inputs, labels, positions, valid, options)
+    return once("label plan", lambda: _planned(adapter, inputs, labels, positions, valid, options))
+
+
+def _planned(
+    adapter: Adapter, inputs: Any, labels: Any, positions: Any, valid: Literal["common", "own"], options: WindowOptions
+) -> LabelPlan:
+    """What ``label_plan`` gives, made here."""
     _, rest = split_cache(inputs)
     corpus = read_corpus(adapter, rest, positions=positions, **options)
     special = frozenset() if options.get("include_special") else corpus.special_ids
@@ -197,9 +205,7 @@ def soft_information(
                 f"valid: the plan was made with valid={plan.valid!r}; make one with label_plan(..., valid={valid!r})"
             )
     else:
-        plan = once(
-            "label plan", lambda: label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
-        )
+        plan = label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
     accumulator = SoftAccumulator(
         adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
         centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
@@ -219,8 +225,11 @@ def soft_information(
     found = accumulator if writer is None else writer
     with keeping(lambda _: found.compute(settings=settings, interrupted=True) if found.started else None):
         report = read([accumulator], one_pass) if writer is None else writer.read(one_pass)
+    origin: dict[str, Any] = {"settings": settings, "corpus": report.counts(), "interrupted": report.interrupted}
     with computing(found):
-        return found.compute(progress=progress, settings=settings, corpus=report.counts(), interrupted=report.interrupted)
+        if writer is not None:
+            return writer.compute(progress=progress, **origin)
+        return accumulator.compute(progress=progress, together=not one_pass.whole, **origin)
 
 
 def _listed(inputs: Any) -> list[Any]:
@@ -232,20 +241,15 @@ def _listed(inputs: Any) -> list[Any]:
     return came
 
 
-class _Means(StreamingMeasure[dict[Site, Tensor]]):
+class _Means(StateMeans):
     """The mean state at each site over the positions that have a label, for centring."""
 
-    alike = ("sites",)
-    gathered = ("_count",)
-    kept = ("_sums",)
     bound = ("_plan",)
 
     def __init__(self, of: SoftAccumulator) -> None:
-        super().__init__(of.adapter)
-        self.sites, self.takes_non_finite = of.sites, of.takes_non_finite
+        super().__init__(of.adapter, of.sites)
+        self.takes_non_finite = of.takes_non_finite
         self._plan = of.plan
-        self._sums: dict[Site, Tensor] = {}
-        self._count = 0
 
     @torch.no_grad()
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
@@ -253,24 +257,11 @@ class _Means(StreamingMeasure[dict[Site, Tensor]]):
         slots = planned_slots(self._plan, batch)
         if not batch.n_rows:
             return
-        states = {site: batch.rows(activations[site]).cpu().double() for site in self.sites}
+        states = {site: batch.rows(activations[site]).cpu() for site in self.sites}
         kept = (self._plan.ids[:, slots] >= 0).any(0)
         for rows in states.values():
             kept &= rows.flatten(1).isfinite().all(1)
-        for site, rows in states.items():
-            self._sums[site] = self._sums.get(site, 0) + rows[kept].sum(0)
-        self._count += int(kept.sum())
-
-    def _merge(self, other: Self, *, placed: bool) -> None:
-        for site, total in other._sums.items():
-            self._sums[site] = self._sums.get(site, 0) + total
-
-    def compute(self, **origin: Any) -> dict[Site, Tensor]:
-        """Site to mean state, [d] or [head, d]."""
-        return {site: total / self._count for site, total in self._sums.items()}
-
-    def _result(self, provenance: Provenance) -> dict[Site, Tensor]:
-        return self.compute()
+        self._add({site: rows[kept] for site, rows in states.items()})
 
 
 class _UpToAnError:

@@ -13,6 +13,7 @@ from tl_entropy.analyses.information.plain import StateInformation
 from tl_entropy.analyses.information.sums import SoftAccumulator
 from tl_entropy.analyses.lens.divergence import DivergenceAccumulator
 from tl_entropy.analyses.lens.entropy import LensAccumulator
+from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.saving import read
 from tl_entropy.analyses.states.cka import CKAAccumulator
 from tl_entropy.analyses.states.geometry import GeometryAccumulator
@@ -31,7 +32,7 @@ from tl_entropy.torch_state import steady
 KINDS = (
     LensAccumulator, DivergenceAccumulator, HeadAccumulator, SurprisalAccumulator, RelianceAccumulator,
     GradientRelianceAccumulator, GeometryAccumulator, CKAAccumulator, MatrixAccumulator, NeighbourAccumulator, SoftAccumulator,
-    ConfidenceAccumulator, UnigramAccumulator,
+    ConfidenceAccumulator, UnigramAccumulator, StateMeans,
 )  # fmt: skip
 """Those of the package, which are known once they are imported, as are a user's own."""
 

@@ -80,7 +80,7 @@ def placebo(
     check_choice("unit", unit, ("nats", "bits", ""))
     check_int("n", n, 1)
     generator = torch.Generator(device="cpu").manual_seed(check_int("seed", seed, 0))
-    adapter = Adapter(model)
+    adapter = model if isinstance(model, Adapter) else Adapter(model)
     real = as_interventions(edit, adapter.n_layers)
     if not real:
         raise InputError("edit is empty; give an intervention, such as steer(...) or ablate_heads(...)")

@@ -30,16 +30,19 @@ model whose positions do not follow its attention mask; a loss that changes with
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.lens.reading import Reading
+from tl_entropy.analyses.sharing import parts, same_inputs
 from tl_entropy.analyses.streaming import row_fields
+from tl_entropy.analyses.tokens.model_loss import ModelLoss
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture.adapter import Adapter
@@ -49,7 +52,6 @@ from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.skipping import OnError
 from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, counted, keeping
-from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
 from tl_entropy.torch_state import steady
 
@@ -142,48 +144,28 @@ def conditional_entropy(
         _prove_left_padding(losses, width)
     measurement = _Measurement(adapter, corpus, losses, width if method == "pad_shift" else None)
     bar = Bar(total=0, unit="tok", desc="tl_entropy", show=progress)
-    interrupted = False
+
+    def dealt(rank: int, size: int) -> _Part:
+        measurement.dealt = range(rank, sys.maxsize, size)
+        with bar, torch.no_grad():
+            return measurement.run(batch_size, bar)
 
     def partial(error: BaseException) -> ConditionalEntropy | None:
         return measurement.result(method, settings, interrupted=True) if measurement.tokens else None
 
-    try:
-        with keeping(partial), bar, torch.no_grad():
-            measurement.run(batch_size, bar)
-    except KeyboardInterrupt:
-        interrupted = True
+    with keeping(partial):
+        interrupted = measurement.together(parts("conditional entropy", dealt))
+    if interrupted:
         warnings.warn(f"interrupted after {counted(measurement.tokens, 'token')}; the result covers these", stacklevel=3)
     return measurement.result(method, settings, interrupted=interrupted)
 
 
-class ModelLoss:
-    """The model's own losses, through the tiled readout: a ``SequenceLoss`` with 0 at tokens that nothing predicts, NaN where
-    the last residual stream isn't finite.
-    """
+class _Part(TypedDict):
+    """What one of several processes has measured: its documents' values, a hash of all documents, and whether it was ended."""
 
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
-        self._last = adapter.output[0]
-        self.reading = Reading(adapter, (self._last,), lens=None, precision="float32", compiled=None)
-
-    def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Losses [batch, pos] of tokens [batch, pos] with their mask [batch, pos], in float64 on the CPU."""
-        losses = torch.zeros(tokens.shape, dtype=torch.float64)
-        predicted = mask[:, :-1] & mask[:, 1:]
-        if not predicted.any():
-            return losses
-        hidden = self.adapter.activations(tokens, mask, (self._last,))[self._last][:, :-1]
-        rows = self.reading.normed(self._last, hidden[predicted.to(hidden.device)])
-        finite = rows.isfinite().all(1)
-        found = vocabulary_statistics(
-            rows.masked_fill(~finite[:, None], 0), self.reading.readout.unembedding,
-            targets=tokens[:, 1:][predicted].to(rows.device), compiled=self.reading.compiles(len(rows)),
-            **self.reading.options(),
-        )  # fmt: skip
-        self.reading.ran_compiled |= found.compiled
-        if found.surprisal is not None:
-            losses[:, 1:][predicted] = found.surprisal.masked_fill(~finite, torch.nan).cpu()
-        return losses
+    values: dict[int, list[float]]
+    inputs: str
+    interrupted: bool
 
 
 class _Measurement:
@@ -191,12 +173,16 @@ class _Measurement:
 
     Args:
         width: tokens of every sequence, padding on the left included; None leaves sequences as long as they are.
+
+    Attributes:
+        dealt: the documents that are measured here, by their numbers; all are read.
     """
 
     def __init__(self, adapter: Adapter, corpus: Corpus, loss: SequenceLoss, width: int | None) -> None:
         self._adapter, self._corpus, self._loss, self._width = adapter, corpus, loss, width
         # The model's own losses are known to follow the mask; a function that comes from outside shows it once.
         self._padding_shown = isinstance(loss, ModelLoss)
+        self.dealt = range(sys.maxsize)
         self._documents: list[Window] = []
         self._values: defaultdict[int, list[float]] = defaultdict(list)
 
@@ -205,8 +191,32 @@ class _Measurement:
         """Number of tokens measured."""
         return sum(map(len, self._values.values()))
 
-    def run(self, batch_size: int | None, bar: Any) -> None:
-        """Measure the whole corpus; what was measured before an error stays."""
+    def run(self, batch_size: int | None, bar: Any) -> _Part:
+        """Measure the documents dealt; what was measured before an error stays, and Ctrl-C ends it."""
+        interrupted = False
+        try:
+            self._run(batch_size, bar)
+        except KeyboardInterrupt:
+            interrupted = True
+        seen = hashlib.sha256()
+        for document in self._documents:
+            seen.update(f"{document.document} {document.tokens.tolist()}".encode())
+        return {"values": dict(self._values), "inputs": seen.hexdigest(), "interrupted": interrupted}
+
+    def together(self, hands: Sequence[_Part]) -> bool:
+        """Take in what each process has measured; whether one was ended.
+
+        Raises:
+            InputError: they have other documents, or have them in another order.
+        """
+        interrupted = any(hand["interrupted"] for hand in hands)
+        if not interrupted:  # else not all have come to the end
+            same_inputs([hand["inputs"] for hand in hands])
+        for hand in hands:
+            self._values.update(hand["values"])
+        return interrupted
+
+    def _run(self, batch_size: int | None, bar: Any) -> None:
         if batch_size is None and self._width is not None:
             batch_size = max(1, MAX_TOKENS // self._width)
         before = torch.zeros(1, dtype=torch.float64)
@@ -252,8 +262,9 @@ class _Measurement:
         """Every sequence that is needed, each with the row that it ends in, if any, at its last cell."""
         for document in _whole_documents(self._corpus):
             self._documents.append(document)
-            bar.total = (bar.total or 0) + int(document.counted.sum())
-            yield from _sequences(document, self._corpus.report.window)
+            if document.document in self.dealt:
+                bar.total = (bar.total or 0) + int(document.counted.sum())
+                yield from _sequences(document, self._corpus.report.window)
 
     def _totals(self, batch: Batch) -> Tensor:
         """Total loss [sequence] of each sequence of a batch, in float64."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.lens.reading import Over, Precision
 from tl_entropy.analyses.measuring import measure
+from tl_entropy.analyses.sharing import once
 from tl_entropy.analyses.streaming import Keep
 from tl_entropy.analyses.tokens.site_values import SiteAccumulator, SiteOptions
 from tl_entropy.capture.adapter import Adapter
@@ -174,7 +175,12 @@ def unigram_distance(
     check_options(unigram_distance, options, CorpusOptions)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     if frequencies is None:
-        frequencies = _counted(adapter, inputs, options)
+        cached = split_cache(inputs)[0] is not None  # which every process has as a whole
+        frequencies = (
+            _counted(adapter, inputs, options)
+            if cached
+            else once("frequencies of tokens", lambda: _counted(adapter, inputs, options))
+        )
     accumulator = UnigramAccumulator(
         adapter, frequencies, smoothing=smoothing, sites=sites, layers=layers, lens=lens, keep=keep, precision=precision,
         compiled=compiled, vocabulary=vocabulary,

@@ -9,43 +9,53 @@ Refused: attention patterns, which are of pairs of positions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.sharing import Pass, read
+from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.capture.stream import stream
 from tl_entropy.errors import InputError, keeping
+from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 
 
-class _Sums:
-    """An accumulator of Σ x by site."""
+class StateMeans(StreamingMeasure[dict[Site, Tensor]]):
+    """Σ x by site, and the number of positions."""
 
-    def __init__(self, sites: Sequence[Site]) -> None:
+    alike = ("sites",)
+    gathered = ("tokens",)
+    kept = ("_sums",)
+
+    def __init__(self, model: Any, sites: Sequence[Site]) -> None:
+        super().__init__(model)
         self.sites = tuple(sites)
         self._sums: dict[Site, Tensor] = {}
         self.tokens = 0
 
+    @torch.no_grad()
     def update(self, batch: Batch, activations: Mapping[Site, Tensor]) -> None:
         """Take in one batch."""
-        found = {site: batch.rows(activations[site]).cpu().sum(0, dtype=torch.float64) for site in self.sites}
-        self._sums = {site: self._sums.get(site, 0) + value for site, value in found.items()}
-        self.tokens += batch.n_rows
+        if batch.n_rows:
+            self._add({site: batch.rows(activations[site]).cpu() for site in self.sites})
 
-    def merge(self, other: _Sums) -> None:
-        """Take in what another has seen."""
-        for site, value in other._sums.items():
-            self._sums[site] = self._sums.get(site, 0) + value
-        self.tokens += other.tokens
+    def _add(self, states: Mapping[Site, Tensor]) -> None:
+        """Add what passes each site, [row, ...]."""
+        for site, rows in states.items():
+            self._sums[site] = self._sums.get(site, 0) + rows.sum(0, dtype=torch.float64)
+        self.tokens += len(next(iter(states.values())))
 
-    def compute(self) -> dict[Site, Tensor]:
-        """Site to mean."""
-        return {site: value / self.tokens for site, value in self._sums.items()}
+    def _merge(self, other: Self, *, placed: bool) -> None:
+        for site, total in other._sums.items():
+            self._sums[site] = self._sums.get(site, 0) + total
+
+    def _result(self, provenance: Provenance) -> dict[Site, Tensor]:
+        return {site: total / self.tokens for site, total in self._sums.items()}
 
 
 @steady
@@ -91,15 +101,15 @@ def site_means(
     chosen = adapter.sites(sites, layers)
     if any(site.name == "pattern" for site in chosen):
         raise InputError("sites: pattern is of pairs of positions, and has no mean that could stand at one of them")
-    sums = _Sums(chosen)
-    with keeping(lambda _: sums.compute() if sums.tokens else None):
-        report = stream(
-            adapter, inputs, [sums], positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens,
-            progress=progress, **options,
-        )  # fmt: skip
-        if report.interrupted:
+    means = StateMeans(adapter, chosen)
+    one_pass = Pass(
+        adapter, inputs, positions=positions, batch_size=batch_size, max_new_tokens=max_new_tokens, progress=progress,
+        options=options,
+    )  # fmt: skip
+    with keeping(lambda _: means.compute() if means.tokens else None):
+        if read([means], one_pass).interrupted:
             raise KeyboardInterrupt  # the means of a part are other means, and do not say so
-    return sums.compute()
+    return means.compute()
 
 
 @steady
