@@ -29,6 +29,7 @@ DO_NOT_MEASURE = {
     "run",
     "read_stimuli",
     "estimation_model",
+    "train_estimation",
 }
 
 

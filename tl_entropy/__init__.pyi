@@ -61,6 +61,7 @@ from .errors import (
 )
 from .estimation.config import EstimationConfig as EstimationConfig
 from .estimation.models import EstimationModel as EstimationModel, estimation_model as estimation_model
+from .estimation.training import TrainingHistory as TrainingHistory, train_estimation as train_estimation
 from .labels import LabelPlan as LabelPlan, SpanLabels as SpanLabels, ngram as ngram, span_labels as span_labels
 from .lenses.files import load_tuned_lens as load_tuned_lens
 from .lenses.jacobian import JacobianLens as JacobianLens, load_jacobian_lens as load_jacobian_lens

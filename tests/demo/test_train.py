@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tl_entropy.demo import train
 
@@ -81,7 +82,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(small, tmp_p
     monkeypatch.setattr(train, "save_state", save)
     train.main(tmp_path / "parts", steps=4, **settings)
     assert calls == [0, 1, 2, 3]
-    whole, parts = (train.load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     for name, value in whole.items():
         torch.testing.assert_close(value, parts[name], rtol=1e-3, atol=1e-4)
     assert (tmp_path / "parts" / "report.json").is_file()
@@ -96,7 +97,7 @@ def test_checkpoints_are_kept_where_asked_for_and_can_be_loaded(small, tmp_path)
     assert sorted(folder.name for folder in tmp_path.glob("step-*")) == ["step-0", "step-2"]
     untrained = train.build_model(0).state_dict()["transformer.wte.weight"]
     before, after = (
-        train.load_file(tmp_path / name / "model.safetensors")["transformer.wte.weight"] for name in ("step-0", "step-2")
+        load_file(tmp_path / name / "model.safetensors")["transformer.wte.weight"] for name in ("step-0", "step-2")
     )
     torch.testing.assert_close(before.float(), untrained, rtol=1e-3, atol=1e-6)
     assert not torch.equal(before, after)

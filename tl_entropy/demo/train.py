@@ -18,9 +18,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from safetensors.torch import load_file, save_file
 
 from tl_entropy.capture.progress import Bar
+from tl_entropy.estimation.steps import load_state, rate_at, save_state
 
 # Drawn by random.Random(0).sample from the public single-file modules of Python 3.11 with 6 to 60 kB of source.
 HELD_OUT = frozenset(
@@ -153,11 +153,6 @@ def optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def rate_at(step: int, steps: int) -> float:
-    """Warm-up over 200 steps, level, then a straight line to zero over the last 40 %."""
-    return min(1.0, (step + 1) / 200, (steps - step) / (0.4 * steps))
-
-
 def draw_rows(streams: dict[str, torch.Tensor], share: float, batch: int, step: int, seed: int) -> torch.Tensor:
     """``batch`` random windows of the two streams, each begun by the special token: a function of step and seed alone."""
     draw = random.Random(f"{seed}/{step}")
@@ -167,37 +162,6 @@ def draw_rows(streams: dict[str, torch.Tensor], share: float, batch: int, step: 
         start = draw.randrange(len(stream) - CONTEXT)
         rows.append(torch.cat((torch.zeros(1, dtype=torch.int32), stream[start : start + CONTEXT])))
     return torch.stack(rows)
-
-
-def save_state(folder: Path, step: int, model: Any, parts: list[torch.optim.Optimizer]) -> None:
-    """Weights and optimiser moments in one safetensors file, written under another name first."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    for i, optimizer in enumerate(parts):
-        for j, entry in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{j}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    save_file(tensors, folder / "state.tmp", metadata={"step": str(step)})
-    (folder / "state.tmp").replace(folder / "state.safetensors")
-
-
-def load_state(folder: Path, model: Any, parts: list[torch.optim.Optimizer]) -> int:
-    """Take up a saved training; the step to go on with, 0 where nothing was saved."""
-    path = folder / "state.safetensors"
-    if not path.exists():
-        return 0
-    tensors = load_file(path)
-    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
-    for i, optimizer in enumerate(parts):
-        whole = optimizer.state_dict()
-        for key, value in tensors.items():
-            kind, number, *rest = key.split(".")
-            if kind == "optimizer" and int(number) == i:
-                whole["state"].setdefault(int(rest[0]), {})[rest[1]] = value
-        optimizer.load_state_dict(whole)
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return int(file.metadata()["step"])
 
 
 def main(

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
+from tl_entropy.errors import InputError, check_choice, check_flag, check_int, check_number
 
 Kind = Literal["causal", "memory", "autoencoder"]
 Mixer = Literal["conv", "heads", "attention"]
@@ -103,8 +103,7 @@ class EstimationConfig:
         if self.positions is not None:
             check_choice("positions", self.positions, ("learned",))
         for name in ("causal", "encoder_causal", "tied", "allow_repeats"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputTypeError(f"{name} must be True or False; got {getattr(self, name)!r}")
+            check_flag(name, getattr(self, name))
         for name in ("n_ctx", "d_model", "n_layers", "n_heads", "kernel", "memories"):
             check_int(name, getattr(self, name), 1)
         optional = ("d_vocab", "encoder_width", "encoder_layers", "encoder_heads", "encoder_kernel", "numbers", "bits")

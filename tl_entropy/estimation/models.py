@@ -14,6 +14,7 @@ Refused: rows longer than the context; text from a model that has read what it w
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -27,9 +28,11 @@ from transformer_lens.hook_points import HookPoint
 from tl_entropy.errors import InputError, InputTypeError, ModelError, check_choice, check_int
 from tl_entropy.estimation.blocks import EPS, Block
 from tl_entropy.estimation.config import EstimationConfig
+from tl_entropy.estimation.files import write_folder
 from tl_entropy.estimation.memory import Encoder, Entry, Memory, Spread, before
 from tl_entropy.estimation.mixing import without_padding
 from tl_entropy.estimation.showing import Showing
+from tl_entropy.estimation.steps import own_tensors
 from tl_entropy.estimation.tokenizers import byte_tokenizer
 from tl_entropy.functional.tokens.losses import token_losses as next_token_losses
 from tl_entropy.torch_state import steady
@@ -232,6 +235,25 @@ class EstimationModel(HookedRootModule):  # type: ignore[misc]
             if ends and bool(ended.all()):
                 break
         return rows
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model into a folder that ``load_model`` reads: settings, weights and tokenizer.
+
+        >>> import tempfile
+        >>> import tl_entropy as tle
+        >>> model = tle.estimation_model(tle.EstimationConfig(n_ctx=8, d_model=8, n_layers=1), "bytes")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tle.load_model(model.save(folder), device="cpu").config == model.config
+        True
+
+        Raises:
+            SaveError: the folder cannot be written to, or there is no room.
+        """
+        return write_folder(self, folder)
+
+    def named_twice(self) -> set[str]:
+        """Weights that are others', too: of tied embeddings."""
+        return set(self.state_dict()) - set(own_tensors(self))
 
     def at_bits(self, bits: int | None) -> EstimationModel:
         """The same model, its weights copied, with its memory on a grid of 2^bits steps in evaluation; None for no grid.

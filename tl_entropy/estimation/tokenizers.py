@@ -1,10 +1,13 @@
-"""A tokenizer of bytes, whose ids are the bytes themselves: nothing to train, and bits per byte directly."""
+"""Tokenizers: one of bytes, whose ids are the bytes themselves, with nothing to train; and others in a folder."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from tl_entropy.capture.pieces import BYTE_OF
+from tl_entropy.errors import FileError
 
 BEGIN = "<|begin|>"
 """Begins and ends texts; id 256."""
@@ -24,3 +27,22 @@ def byte_tokenizer() -> Any:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BEGIN, eos_token=BEGIN, pad_token=BEGIN)
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer of Hugging Face's into a folder, under a class that all versions of transformers know."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        path.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2), encoding="utf-8")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder; FileError where it cannot be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of several libraries, which raise what they like
+        raise FileError(f"model: the tokenizer in {folder} cannot be read ({error}); it is damaged") from error

@@ -7,7 +7,9 @@ unpacked; and the model that comes out gives the logits of the Hugging Face mode
 
 from __future__ import annotations
 
+import json
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,13 @@ from tl_entropy.capture.loading.kinds import Kind, available_kinds
 from tl_entropy.capture.loading.source import Source
 from tl_entropy.capture.proofs.wrapped import Reference, wrapped_logits_proof
 from tl_entropy.capture.runner import Runner
-from tl_entropy.errors import InputTypeError, ModelError, TLEntropyError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, ModelError, TLEntropyError, check_choice
 from tl_entropy.torch_state import steady
 
-__all__ = ["Kind", "available_kinds", "load_model"]
+OWN_MODELS = {"EstimationModel": "tl_entropy.estimation.loading:load_estimation"}
+"""Classes of TransformerLens models that a folder's config.json may name, and what loads each; as texts, as they are above."""
+
+__all__ = ["OWN_MODELS", "Kind", "available_kinds", "load_model"]
 
 
 @steady
@@ -44,8 +49,9 @@ def load_model(
 
     Args:
         name_or_folder: a model's name on the Hugging Face hub; a local folder with its config, weights and tokenizer (if it has
-            none, the model reads token ids); an adapter's name or folder (PEFT's: LoRA and its like), alone or beside the
-            weights of its model, which is merged into them; or a GGUF file, whose weights become plain numbers.
+            none, the model reads token ids), or one that an ``EstimationModel`` was saved to; an adapter's name or folder
+            (PEFT's: LoRA and its like), alone or beside the weights of its model, which is merged into them; or a GGUF file,
+            whose weights become plain numbers.
         kind: "bridge" (TransformerBridge, 3.x and 4.x) or "hooked" (HookedTransformer, 2.x and 3.x); None takes the first of
             these that is installed.
         device: where to put it; None is the CUDA device where there is one, else the CPU.
@@ -73,6 +79,13 @@ def load_model(
     >>> tle.load_model(folder).cfg.n_layers
     6
     """
+    if (own := _own_loader(name_or_folder)) is not None:
+        if kind is not None:
+            raise InputError(
+                f"kind: {name_or_folder} is a model of this package, neither 'bridge' nor 'hooked'; leave kind out"
+            )
+        check_dtype(dtype)
+        return own(Path(name_or_folder).expanduser(), device=existing_device(device), dtype=dtype)
     kinds = available_kinds()
     if kind is not None:
         check_choice("kind", kind, kinds)
@@ -98,6 +111,19 @@ def load_model(
         _check(model, source.reference)
     origin.note(model, *source.notes)
     return model
+
+
+def _own_loader(given: str | Path) -> Any:
+    """What loads the model in a folder whose config.json names a class of this package's; None for all others."""
+    try:
+        named = json.loads((Path(given).expanduser() / "config.json").read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError):  # what it is instead is found out where it is read
+        return None
+    place = next((OWN_MODELS[name] for name in named or () if name in OWN_MODELS), None)
+    if place is None:
+        return None
+    module, _, function = place.partition(":")
+    return getattr(import_module(module), function)
 
 
 def _check(model: Any, reference: Reference) -> None:

@@ -1,0 +1,170 @@
+"""Training: windows, losses, interruption; and what is known of coins and their copies."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from small_models import drawn
+from tiny_models import LONG
+
+import tl_entropy as tle
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.estimation.training import Windows, validated
+
+QUIET = {"progress": False}
+TEXT = "import os\nimport sys\n\n\ndef f(x):\n    return x\n" * 4
+
+
+def coins(n: int, seed: int, *, fair: int = 8) -> list[torch.Tensor]:
+    """Coins and their copy, begun by 2: H = ln 2 / 2 a token."""
+    drawn_now = torch.randint(0, 2, (n, fair), generator=torch.Generator().manual_seed(seed))
+    return [torch.cat([torch.tensor([2]), row, row]) for row in drawn_now]
+
+
+def coin_model(**options):
+    sizes = {"n_ctx": 17, "d_model": 24, "n_layers": 1, "d_vocab": 3, "bos_token_id": 2, "n_heads": 8}
+    return tle.estimation_model(tle.EstimationConfig(**sizes | options))
+
+
+def small(**options):
+    return drawn({"kind": "causal", **options}, n_layers=1, d_model=8)
+
+
+def trained(model=None, **options):
+    model = model or small()
+    return model, tle.train_estimation(model, [TEXT], validation=[TEXT[:60]], **{"steps": 4, "batch_size": 2} | QUIET | options)
+
+
+def test_windows_are_a_function_of_seed_and_step_and_lie_inside_documents():
+    adapter = Adapter(small())
+    windows = Windows.of(adapter, ["abcdefghijklmnopqrstuvwxyz" * 3, "xyz"], "texts")
+    rows, mask = windows.drawn(64, 5, seed=1, short=0.5)
+    assert torch.equal(rows, windows.drawn(64, 5, seed=1, short=0.5)[0])
+    assert not torch.equal(rows, windows.drawn(64, 6, seed=1, short=0.5)[0])
+    assert (rows[:, 0] == 256).all()
+    lengths = mask.sum(1) - 1
+    assert lengths.max() == 23
+    assert lengths[lengths > 3].min() < 8
+    for row, n in zip(rows, lengths.tolist(), strict=True):
+        assert bytes(row[1 : n + 1].tolist()).decode() in "abcdefghijklmnopqrstuvwxyz" * 3
+    assert windows.drawn(64, 5, seed=1, short=0.0)[1].sum(1).min() >= 4
+
+
+@torch.no_grad()
+def test_a_validation_is_a_mean_over_all_tokens_in_neighbouring_windows():
+    model = small()
+    found = validated(model, Windows.of(Adapter(model), ["ab", TEXT[:50]], "validation"), batch_size=2)
+    nats = []
+    for text in (b"ab", *(TEXT[i : i + 23][: 50 - i].encode() for i in (0, 23, 46))):
+        row = torch.tensor([[256, *text]])
+        nats += torch.nn.functional.cross_entropy(model(row)[0, :-1], row[0, 1:], reduction="none").tolist()
+    assert math.isclose(found, sum(nats) / 52, rel_tol=1e-5)
+    short = ["ab", TEXT[:23]]
+    found, result = validated(model, Windows.of(Adapter(model), short, ""), 2), tle.token_surprisal(model, short, **QUIET)
+    assert math.isclose(found, result.loss(), rel_tol=1e-5), "of one window each, what a measurement gives"
+
+
+def test_a_trainings_loss_is_over_tokens_not_rows_and_weights_weigh_them():
+    seen = []
+
+    def ones(tokens, mask):
+        seen.append((tokens, mask))
+        return torch.ones(tokens.shape[0], tokens.shape[1] - 1)
+
+    plain = trained(steps=3, short=1.0)[1]
+    assert trained(steps=3, short=1.0, weights=ones)[1].training == plain.training
+    first = trained(
+        steps=3, short=1.0, weights=lambda tokens, mask: (torch.arange(tokens.shape[1] - 1) < 2).expand(len(tokens), -1)
+    )[1]
+    assert first.training != plain.training
+    assert all(tokens.shape == mask.shape for tokens, mask in seen)
+    with pytest.raises(tle.InputError, match="weights must give numbers from 0 on"):
+        trained(weights=lambda tokens, mask: torch.ones(3))
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path):
+    options = {"kind": "memory", "numbers": 2, "limit": 1.0, "noise": 0.5}
+    settings = {"steps": 6, "every": 2}
+    whole, history = trained(small(**options), **settings)
+
+    def stop(step):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as ended:
+        trained(small(**options), **settings, out=tmp_path, monitor=stop)
+    assert ended.value.partial.steps == (2, 4)
+    again, later = trained(small(**options), **settings, out=tmp_path)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert (later.steps, later.validation, later.tokens) == (history.steps, history.validation, history.tokens)
+    assert later.seconds[1] < later.seconds[2]
+    loaded = tle.load_model(tmp_path, device="cpu")
+    assert Adapter(loaded).fingerprint == Adapter(again).fingerprint
+    assert "trained for 6 steps of 2 windows, seed 0" in loaded.tl_entropy_notes
+    with pytest.raises(tle.InputError, match="the state of a training with other settings"):
+        trained(small(**options), steps=8, out=tmp_path)
+
+
+def test_seeds_fix_a_training_and_monitors_do_not_disturb_it():
+    plain, _ = trained()
+    model = small()
+    monitor = tle.EntropyMonitor(model, [TEXT[:40]], every=2)
+    trained(model, monitor=monitor)
+    assert monitor.history.steps.tolist() == [0, 2, 4]
+    assert not model.training
+    for name, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    other = trained(seed=1)[0]
+    assert Adapter(other).fingerprint != Adapter(plain).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 0}, "steps must be an int of at least 1"),
+        ({"precision": "float16"}, "precision must be one of"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"short": 2.0}, "short must be"),
+        ({"validation": [""]}, "validation: inputs hold nothing to measure"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_refused(options, said):
+    with pytest.raises(tle.TLEntropyError, match=said):
+        tle.train_estimation(small(), [TEXT], **{"validation": [TEXT], "steps": 1} | QUIET | options)
+    with pytest.raises(tle.InputTypeError, match="model must be an EstimationModel"):
+        tle.train_estimation(torch.nn.Linear(1, 1), [TEXT], validation=[TEXT], steps=1)
+
+
+def test_a_loss_that_is_no_number_ends_it_with_what_was_seen():
+    with pytest.raises(tle.NonFiniteError) as ended:
+        trained(steps=40, every=1, learning_rate=1e30, warm_up=1)
+    assert isinstance(ended.value.partial, tle.TrainingHistory)
+
+
+@pytest.mark.skipif(not LONG, reason="trains")
+@pytest.mark.parametrize("mixer", ["heads", "attention"])
+def test_a_causal_model_reaches_the_entropy_of_coins_and_their_copy(mixer):
+    model = coin_model(mixer=mixer, **({"n_layers": 2, "n_heads": 4} if mixer == "attention" else {}))
+    history = tle.train_estimation(
+        model, coins(4000, 0), validation=coins(300, 1), steps=400, batch_size=64, short=0.0, **QUIET
+    )
+    assert math.log(2) / 2 - 0.001 < history.loss < math.log(2) / 2 + 0.02
+    losses = tle.token_surprisal(model, coins(50, 2), **QUIET)
+    assert losses.surprisal[losses.position % 16 >= 8].mean() < 0.05, "copies are free"
+
+
+@pytest.mark.skipif(not LONG, reason="trains")
+def test_a_float_holds_bits_that_nobody_has_charged_and_a_grid_does_not():
+    """One unbounded number at 4 bits would "code" coins and their copy below their entropy; on the grid it does not."""
+    model = coin_model(kind="memory", mixer="heads", encoder_width=32, numbers=1)
+    free = tle.train_estimation(model, coins(4000, 0), validation=coins(300, 1), steps=1500, batch_size=64, short=0.0, **QUIET)
+    entropy, charge = math.log(2) / 2, 4 * math.log(2) / 16
+    assert free.loss + charge < entropy, "which is less than anything can be coded with"
+    bounded = coin_model(kind="memory", mixer="heads", encoder_width=32, numbers=1, limit=1.0, noise=1 / 15, bits=4)
+    grid = tle.train_estimation(
+        bounded, coins(4000, 0), validation=coins(300, 1), steps=1500, batch_size=64, short=0.0, **QUIET
+    )
+    assert grid.loss + charge > entropy

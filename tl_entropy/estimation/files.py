@@ -1,0 +1,69 @@
+"""An entropy-estimation model in a folder: its configuration and weights, and its tokenizer where it has one.
+
+``config.json`` has the settings and a digest over them and the weights, ``model.safetensors`` the weights, ``tokenizer`` what
+Hugging Face writes. The configuration is written last, so that a folder with one is whole. Nothing that is read is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tl_entropy.capture.hooks import attribute
+from tl_entropy.errors import FileError
+from tl_entropy.estimation.steps import own_tensors
+from tl_entropy.estimation.tokenizers import load_tokenizer, save_tokenizer
+from tl_entropy.results.files import digest, replacing
+
+_CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer"
+_LAYOUT = 1
+
+
+def write_folder(model: Any, folder: str | Path) -> Path:
+    """Write an ``EstimationModel`` into a folder; what is there already is replaced, file by file.
+
+    Raises:
+        SaveError: the folder cannot be written to, or there is no room.
+    """
+    place, tensors = Path(folder).expanduser(), own_tensors(model)
+    said = {"config": model.config.as_dict(), "seed": model.seed, "notes": list(attribute(model, "tl_entropy_notes") or ())}
+    with replacing(place / _WEIGHTS, sum(tensor.nbytes for tensor in tensors.values())) as waiting:
+        (place / _CONFIG).unlink(missing_ok=True)  # of other weights
+        save_file(tensors, waiting)
+    if model.tokenizer is not None:
+        save_tokenizer(model.tokenizer, place / _TOKENIZER)
+    whole = {
+        "architectures": [type(model).__name__], "layout": _LAYOUT, **said, "tokenizer": model.tokenizer is not None,
+        "digest": digest(_header(said), tensors),
+    }  # fmt: skip
+    with replacing(place / _CONFIG) as waiting:
+        waiting.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return place
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], Any]:
+    """Settings ("config", "seed", "notes"), weights and tokenizer (None where there is none) of a folder.
+
+    Raises:
+        FileError: damaged, or of a newer layout.
+    """
+    try:
+        whole, weights = json.loads((folder / _CONFIG).read_text(encoding="utf-8")), load_file(folder / _WEIGHTS)
+        layout, of, has_tokenizer = whole["layout"], whole["digest"], whole["tokenizer"]
+        said = {name: whole[name] for name in ("config", "seed", "notes")}
+    except (OSError, ValueError, SafetensorError, KeyError, TypeError) as error:
+        raise FileError(f"model: {folder} cannot be read as a model ({error!r})") from error
+    if layout != _LAYOUT:
+        raise FileError(f"model: {folder / _CONFIG} is of layout {layout}; this version reads {_LAYOUT}")
+    if of != digest(_header(said), weights):
+        raise FileError(f"model: {folder} is damaged: weights and settings are not those that were saved")
+    return said, weights, load_tokenizer(folder / _TOKENIZER) if has_tokenizer else None
+
+
+def _header(said: Any) -> str:
+    return json.dumps(said, sort_keys=True)
