@@ -6,6 +6,8 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tl_entropy.demo import FOLDER
 from tl_entropy.errors import InputError, ModelError, TLEntropyError
@@ -53,9 +55,13 @@ WRONG = [
     ({"analyses": ["token_reliance"]}, "analyses[0]: token_reliance needs on; give it as an option"),
     ({"analyses": [{"token_reliance": {"on": {"a": {"ablate": "z.1"}}}}]}, "analyses[0].on.a: "),
     (
-        {"analyses": [{"head_entropy": {"interventions": [{"steer": 1}]}}]},
+        {"analyses": [{"head_entropy": {"interventions": [{"stear": 1}]}}]},
         "analyses[0].interventions[0] must be one of 'ablate', 'ablate_heads', 'ablate_neurons', 'occlude', "
-        "'mask_attention'; got 'steer'",
+        "'mask_attention', 'steer'; got 'stear'",
+    ),
+    (
+        {"analyses": [{"head_entropy": {"interventions": [{"steer": 1}]}}]},
+        "analyses[0].interventions[0]: vector must be a safetensors file that holds one tensor [d_model]; got 1",
     ),
     (
         {"analyses": [{"head_entropy": {"interventions": "ablate"}}]},
@@ -83,6 +89,24 @@ WRONG = [
         "analyses[0].estimator must be 'exact' in a run: blocks of 'minibatch' would be cut anew where one goes on",
     ),
 ]
+
+
+def test_files_that_analyses_name_are_held_to_what_they_were(tmp_path):
+    options = {"interventions": [{"steer": {"vector": str(tmp_path / "vector"), "site": "resid_post.1"}}]}
+    given = {**GOOD, "analyses": [{"lens_entropy": options}]}
+    asked = []
+    for value in (1.0, 1.0, 2.0):
+        save_file({"direction": torch.full((4,), value)}, tmp_path / "vector")
+        asked.append(Ask.of(given).written())
+    assert differences(asked[1], asked[0]) == []
+    assert differences(asked[2], asked[0])[0].startswith(f'files: {{"{tmp_path}/vector": "')
+    save_file({"a": torch.ones(4), "b": torch.ones(4)}, tmp_path / "vector")
+    with pytest.raises(InputError, match=r"interventions\[0\]: vector: .*vector must hold one tensor; it has a, b"):
+        Ask.of(given)
+    (tmp_path / "vector").write_text("no tensor")
+    with pytest.raises(InputError, match=r"vector cannot be read .* give a safetensors file"):
+        Ask.of(given)
+    assert "files" not in Ask.of(GOOD).written()
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[message[:40] for _, message in WRONG])

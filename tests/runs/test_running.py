@@ -11,6 +11,7 @@ import torch
 import yaml
 from command import run as command
 from runs_in_folders import assert_same_result, is_quiet, texts
+from safetensors.torch import save_file
 from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
@@ -157,6 +158,9 @@ EVERY = [
     {"lens_entropy": {"interventions": [{"ablate": "mlp_out.1"}, {"ablate_heads": [[0, 1]]}]}},
     {"token_reliance": {"on": {"a head": {"ablate_heads": [[0, 1]]}, "an MLP": {"ablate": "mlp_out.1"}}, "metrics": ["kl"]}},
     {"lens_entropy": {"lens": "lens", "keep": "summary"}},
+    {"lens_entropy": {"interventions": [{"steer": {"vector": "vector", "site": "resid_post.1", "scale": 2}}]}},
+    {"confidence": {"keep": "summary"}},
+    {"unigram_distance": {"keep": "summary"}},
 ]
 
 
@@ -168,6 +172,7 @@ def test_every_analysis_goes_on_from_the_state_of_another_worker(analysis, asked
     if "lens" in str(analysis):
         origin = tle.Adapter(cached_model("gpt2", kinds()[0])).provenance(settings={})
         tle.TunedLens(torch.full((3, 32, 32), 0.01), torch.zeros(3, 32), origin).save(tmp_path / "lens")
+    save_file({"v": torch.arange(32.0)}, tmp_path / "vector")
     name, options = next(iter(analysis.items())) if isinstance(analysis, dict) else (analysis, {})
     short = {"text": [text[:60] for text in texts(9)]}  # some refuse documents of several windows
     asked = {**asked, "inputs": short, "analyses": [{name: {**options, **batches}}]}
@@ -240,6 +245,32 @@ def test_a_tokenizer_that_makes_other_tokens_than_before_is_refused(alone, asked
             results = tle.run(folder, asked, progress=False)
     assert "restore its tokenizer" in results.failed["./step_1", "lens_entropy"]
     assert_as_alone(folder, asked, alone)
+
+
+def test_a_unit_of_which_an_analysis_reads_other_tokens_than_the_one_before_is_refused(asked, monkeypatch, tmp_path):
+    """The changed document is the sixth, whose tokens are not looked at when the model is loaded."""
+    encode, first = Vocabulary.encode, tmp_path / "study" / "models" / "step_1" / "lens_entropy.safetensors"
+
+    def changed(one, text):
+        ids = encode(one, text)
+        return [*ids, 7] if first.exists() and text == texts(9)[5] else ids
+
+    monkeypatch.setattr(Vocabulary, "encode", changed)
+    with pytest.warns(UserWarning, match="other tokens of the documents 4 to 7 than when another analysis or process"):
+        results = tle.run(tmp_path / "study", {**asked, "analyses": [LENS, COSTS]}, progress=False)
+    assert list(results.failed) == [("./step_1", "token_surprisal")]
+    lines = (first.parent / "tokens.txt").read_text().splitlines()
+    assert [line.split()[:2] for line in lines] == [["0", "4"], ["4", "8"], ["8", "9"]]
+
+
+def test_a_hash_of_tokens_that_was_cut_off_says_nothing(tmp_path):
+    path = tmp_path / "tokens.txt"
+    running.same_tokens(path, range(4), 5)
+    path.write_text(path.read_text() + "4 8 00ab")
+    running.same_tokens(path, range(4), 5)
+    running.same_tokens(path, range(4, 8), 6)
+    with pytest.raises(ModelError, match="documents 0 to 3"):
+        running.same_tokens(path, range(4), 6)
 
 
 PLANNED = {"soft_information": {"n_bins": 8, "folds": 3, "layers": [0], "batch_size": 2}}

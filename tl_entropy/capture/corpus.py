@@ -328,6 +328,7 @@ class Corpus:
                 report.doubled += bos is not None and int(body[0]) == bos and bool(countable.any())
                 report.special += 0 if self._include_special else int((selected & special).sum())
                 report.digest = (report.digest + document.digest) % 2**64
+                report.bodies = (report.bodies + document.body_digest) % 2**64
                 report.bytes = added(report.bytes, document.n_bytes)
                 report.characters = added(report.characters, document.n_characters)
             if last and not bool(countable.any()) and not (bos is not None and count_bos):

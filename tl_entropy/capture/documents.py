@@ -118,6 +118,11 @@ class Document(NamedTuple):
             digest=_digest(ids if text is None else text),
         )  # fmt: skip
 
+    @property
+    def body_digest(self) -> int:
+        """A hash of its number and its body, below 2**64."""
+        return _hashed(b"%d" % self.number, self.body.numpy().tobytes())
+
 
 class Rereadable:
     """Inputs that are read several times, and must be the same documents in the same order each time.
@@ -240,7 +245,10 @@ def _check_ids(ids: Tensor, where: str, known: int) -> None:
 
 def _digest(body: str | Tensor) -> int:
     """A hash of a text or of tokens [pos], below 2**64; a text and its tokens have different ones."""
-    parts = (b"text", body.encode()) if isinstance(body, str) else (b"tokens", body.numpy().tobytes())
+    return _hashed(b"text", body.encode()) if isinstance(body, str) else _hashed(b"tokens", body.numpy().tobytes())
+
+
+def _hashed(*parts: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(b" ".join(parts), digest_size=8).digest(), "little")
 
 

@@ -39,6 +39,7 @@ class CorpusReport(Kept):
         doubled: Documents that begin with two BOS.
         special: Special tokens of these documents, words that the tokenizer does not know among them, that are left out.
         digest: The sum of the documents' digests, below 2**64: the same for the same documents in whatever order.
+        bodies: The same of their tokens without the BOS and their numbers, which is another where a tokenizer makes others.
         skipped: What was left out because it cannot be used, with ``on_error="skip"``; empty documents are among it.
         walked: Documents that have gone by, those that were not asked for among them.
     """
@@ -58,6 +59,7 @@ class CorpusReport(Kept):
     doubled: int = 0
     special: int = 0
     digest: int = 0
+    bodies: int = 0
     skipped: Skipped = field(default_factory=Skipped)
     walked: int = 0
 
@@ -71,7 +73,8 @@ class CorpusReport(Kept):
             n_uncounted=self.n_uncounted + other.n_uncounted,
             uncounted=sorted([*self.uncounted, *other.uncounted])[:LISTED], longest=max(self.longest, other.longest),
             doubled=self.doubled + other.doubled, special=self.special + other.special,
-            digest=(self.digest + other.digest) % 2**64, skipped=self.skipped.together(other.skipped),
+            digest=(self.digest + other.digest) % 2**64, bodies=(self.bodies + other.bodies) % 2**64,
+            skipped=self.skipped.together(other.skipped),
             walked=max(self.walked, other.walked),
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 A function of a run reads a model and inputs, and its result can be saved. Options are held to the function's own annotations
 before anything is loaded, so that a slip of the pen is found in a second and not after an hour in a queue.
 
-Lenses and interventions are named (``runs/made.py``).
+Lenses, vectors and interventions are named (``runs/made.py``).
 
 Refused: options that are a run's own (``progress``, ``documents``), and those that no configuration can hold (another model,
 lenses and interventions of one's own); estimators that depend on where a corpus is cut.
@@ -25,9 +25,11 @@ from tl_entropy.analyses.lens.divergence import layer_divergence
 from tl_entropy.analyses.lens.entropy import lens_entropy
 from tl_entropy.analyses.states.geometry import layer_geometry
 from tl_entropy.analyses.states.similarity import layer_similarity
+from tl_entropy.analyses.tokens.confidence import confidence
 from tl_entropy.analyses.tokens.gradient_reliance import gradient_reliance
 from tl_entropy.analyses.tokens.reliance import token_reliance
 from tl_entropy.analyses.tokens.surprisal import token_surprisal
+from tl_entropy.analyses.tokens.unigram import unigram_distance
 from tl_entropy.capture.options import CorpusOptions, EditOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, TLEntropyError, check_choice, check_orders
 from tl_entropy.labels.sets import NAMES, ngram
@@ -38,7 +40,7 @@ ANALYSES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         lens_entropy, layer_divergence, head_entropy, soft_information, layer_similarity, layer_geometry, token_surprisal,
-        token_reliance, gradient_reliance,
+        token_reliance, gradient_reliance, confidence, unigram_distance,
     )
 }  # fmt: skip
 """The functions that a run can call, by their names."""

@@ -28,6 +28,7 @@ from tl_entropy.errors import InputError, InputTypeError, check_int, check_posit
 from tl_entropy.results.files import plain, unplain
 from tl_entropy.runs.analyses import check_analysis
 from tl_entropy.runs.inputs import check_inputs
+from tl_entropy.runs.made import hashes
 from tl_entropy.runs.models import check_model
 
 NEEDED = ("models", "inputs", "analyses")
@@ -101,8 +102,10 @@ class Ask:
         )
 
     def written(self) -> dict[str, Any]:
-        """The ask as JSON: what a folder's ``run.json`` holds of it."""
+        """The ask as JSON: what a folder's ``run.json`` holds of it, with hashes of the files that analyses name."""
         plain_values = {name: plain(getattr(self, name)) for name in KEYS}
+        if files := hashes([options for _, options in self.analyses.values()]):
+            plain_values["files"] = files
         return dict(json.loads(json.dumps(plain_values)))
 
 

@@ -4,6 +4,7 @@
     inputs.json, inputs.hashes                how many documents there are, a hash over them, and one of each (8 bytes)
     workers/N.json, N.status.json             who is at work: a heartbeat, and how far it is
     models/MODEL/model.json                   name, step, weights, and hashes of some documents' tokens
+    models/MODEL/tokens.txt                   for each unit, a hash of the tokens of all its documents
     models/MODEL/ANALYSIS.safetensors         a result
     models/MODEL/ANALYSIS.failed.json         why there is none
     work/MODEL/ANALYSIS/                      what is made once for all (a label plan), until the result is there

@@ -1,9 +1,9 @@
 """The texts of a run: named in its configuration, numbered once, and held to what they were when the run began.
 
 A document is its number in the inputs and a hash: of its text, and of the tokens that each model makes of it. The folder keeps
-a hash of every text, and, for each model, of the tokens of some, so that a process that goes on reads the same documents, cut
-in the same way, or is told which one changed. Files are read when their turn comes; lines of files and rows of a data set are
-held in memory.
+a hash of every text, and, for each model, of the tokens of some and of all of a unit together, so that a process that goes on
+reads the same documents, cut in the same way, or is told which changed. Files are read when their turn comes; lines of files
+and rows of a data set are held in memory.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def planned(config: Mapping[str, Any] | str | Path) -> str:
             state, what = _state(function, called(function, options), size, tokens)
             disk = max(disk, state)
             lines.append(f"  {name}: {what}")
-    files = 2 + len(models) + jobs
+    files = 3 + 2 * len(models) + jobs  # run.json, inputs.json and their hashes; model.json and tokens.txt
     lines.append(
         f"disk: at most {_sized(disk)} a process while an analysis is under way; {files:,} files at the end, and {units + 2:,} "
         "small ones for each analysis under way"

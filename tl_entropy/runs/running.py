@@ -273,6 +273,7 @@ class _Process:
             save_every=self.ask.save_every,
             ends=self.ends,
             told=lambda report: self._tell(checkpoint, name, report),
+            same_tokens=lambda unit, digest: same_tokens(self.folder.model(checkpoint.stem) / "tokens.txt", unit, digest),
             is_enough=None if bound is None else lambda accumulators: standard_error(accumulators[0].compute()) < bound,
         )
         with shared(sharing):
@@ -309,6 +310,30 @@ class _Process:
                 "tokens": self.read[0], "documents": self.read[1], "tokens_a_second": speed,
             }
         )  # fmt: skip
+
+
+def same_tokens(path: Path, unit: range, digest: int) -> None:
+    """Hold a hash of the tokens of a unit's documents against what was read of them before; write it down where nothing was.
+
+    A line each is added to the file, so that processes need not wait for each other; one that was cut off says nothing.
+
+    Raises:
+        ModelError: they were others.
+    """
+    told = f"{unit.start} {unit.stop}"
+    before = [line.rpartition(" ") for line in (path.read_text().splitlines() if path.exists() else [])]
+    known = [found for of, _, found in before if of == told and len(found) == len(f"{0:016x}")]
+    if any(found != f"{digest:016x}" for found in known):
+        raise ModelError(
+            f"model: its tokenizer makes other tokens of the documents {unit.start} to {unit.stop - 1} than when another "
+            "analysis or process read them; give all processes the same tokenizer, or another folder"
+        )
+    if not known:
+        try:
+            with path.open("a") as file:
+                file.write(f"{told} {digest:016x}\n")
+        except OSError as error:
+            raise SaveError(f"folder: {path} cannot be written ({error})") from error
 
 
 def standard_error(result: Any) -> float:

@@ -51,6 +51,8 @@ class FolderSharing:
         save_every: seconds from one save within a unit to the next.
         ends: what ends a pass before its documents do.
         told: called with what was read in a pass so far.
+        same_tokens: called with a unit that was read as a whole, and a hash of its documents' tokens (``CorpusReport.bodies``);
+            raises where these are not those that were read before.
         is_enough: whether what these accumulators hold is enough, so that no further unit is begun; None asks nobody.
     """
 
@@ -62,6 +64,7 @@ class FolderSharing:
     save_every: float
     ends: Ends
     told: Callable[[StreamReport], None]
+    same_tokens: Callable[[range, int], None]
     is_enough: Callable[[Sequence[StreamingMeasure[Any]]], bool] | None = None
     passes: int = 0
 
@@ -125,18 +128,19 @@ class _SharedPass:
     def __init__(self, of: FolderSharing, accumulators: Sequence[StreamingMeasure[Any]], one_pass: Pass, place: Path) -> None:
         self.of, self.accumulators, self.one_pass, self.place = of, accumulators, one_pass, place
         self.empty = [one.state_dict() for one in accumulators]
+        self.units: list[range] = []
         self.own: Path | None = None  # the file of this worker's state, once there is one
         self.saved = time.monotonic()
 
     def read(self) -> StreamReport:
         self.place.mkdir(parents=True, exist_ok=True)
-        units = list(cut(self.one_pass.documents or (), self.of.unit_documents))
+        units = self.units = list(cut(self.one_pass.documents or (), self.of.unit_documents))
         self._resume()
         while True:
-            while not (enough := self._is_enough()) and (unit := self._next(units)) is not None:
-                self._take(unit)
-            if not enough and (left := self._left(units)):
-                raise Elsewhere(f"{left} documents are with other processes")
+            while not (enough := self._is_enough()) and (left := self._next(units)) is not None:
+                self._take(left)
+            if not enough and (others := self._left(units)):
+                raise Elsewhere(f"{others} documents are with other processes")
             self.of.worker.claim(self.of.place / "result.json")  # for others to see that somebody is at it
             report = self._together()
             if enough or not self._left(units):  # a state may turn out to be damaged as it is read
@@ -212,6 +216,8 @@ class _SharedPass:
             ends.reading = False
         if report.interrupted:  # in the middle of a document: what was saved before is all that is held
             raise KeyboardInterrupt
+        if not ends.asked and documents[0] in self.units:  # not a part of one
+            self.of.same_tokens(documents[0], report.given.bodies)
         self._save()
         if ends.asked:
             raise Stopped(ends.asked)
