@@ -37,8 +37,8 @@ from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
 from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.runner import Runner
 from tl_entropy.capture.views import View, reshaped, scaled
-from tl_entropy.errors import ModelError
-from tl_entropy.results.provenance import READS_AHEAD, Provenance
+from tl_entropy.errors import ModelError, check_number
+from tl_entropy.results.provenance import PREDICTS_OWN, READS_AHEAD, Provenance
 from tl_entropy.sites import UNEMBED, Site
 
 AHEAD = 1e-4
@@ -129,7 +129,15 @@ class Adapter(Runner):
         return ShortPass(self)
 
     def generate(self, tokens: Tensor, max_new_tokens: int, *, temperature: float, seed: int) -> Generated:
-        """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; see ``proved_text``."""
+        """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; see ``proved_text``.
+
+        Raises:
+            ModelError: the model reads what it would write, or writes what is not its own.
+        """
+        if self.reads_ahead:
+            raise ModelError(
+                "generation: this model declares that it reads ahead (cfg.reads_ahead), so it has no text of its own to write"
+            )
         return proved_text(self, tokens, max_new_tokens, temperature=temperature, seed=seed, cached=self.generates_with_cache)
 
     @cached_property
@@ -218,6 +226,12 @@ class Adapter(Runner):
         """Whether the model's configuration declares that it looks ahead; what is measured then says so."""
         return bool(getattr(self.model.cfg, "reads_ahead", False))
 
+    @property
+    def memory_bits(self) -> float | None:
+        """Bits that the model is told of each window beside the tokens before, as its configuration declares; None for none."""
+        bits = getattr(self.model.cfg, "memory_bits", None)
+        return None if bits is None else check_number("cfg.memory_bits", bits, 0)
+
     def check_looks_back(self) -> None:
         """Raise ModelError where the model looks ahead and does not declare it."""
         if not self.reads_ahead:
@@ -302,11 +316,12 @@ class Adapter(Runner):
     def provenance(self, **parts: Any) -> Provenance:
         """The model's part of a result's provenance, with the other parts given."""
         ran = (f"hooks of others ran at {name}" for name in self._others)
+        declared = [*([READS_AHEAD] if self.reads_ahead else []), *([PREDICTS_OWN] if self.predicts == "own" else [])]
         processing = origin.processing(self.model, value_biases=self.heads.value_biases)
         return Provenance(
             model=str(getattr(self.model.cfg, "model_name", "unnamed")),
             weights=self.fingerprint,
-            processing=f"{processing}, {READS_AHEAD}" if self.reads_ahead else processing,
+            processing=", ".join([processing, *declared]),
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device.type),
             state=origin.state(self.given, self._weights, *ran, self.wrapped),

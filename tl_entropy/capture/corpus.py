@@ -74,7 +74,9 @@ class Corpus:
         count: What ``positions`` and the rule for special ids speak of: the token that a cell reads ("read"), or the one that
             it predicts ("predicted"). The cell that is counted for a predicted token is the one before it, a BOS where there is
             one; a token with nothing before it is predicted nowhere, and counted nowhere. "around" is the same with the cell of
-            a document's last token beside it, which predicts what would come: it is a row, and no token of the report.
+            a document's last token beside it, which predicts what would come: it is a row, and no token of the report. Of a
+            model whose predictions at a position are of the token there (``encoder.predicts`` is "own"), that token's cell is
+            the one that is counted, and its target is itself.
 
     Attributes:
         report: What the latest pass has seen so far; each pass starts a new one.
@@ -137,7 +139,8 @@ class Corpus:
         self._text_column = text_column
         self._skips, self._quiet, self._measured = on_error == "skip", quiet, measured
         self.part, self._may_be_nothing = documents if isinstance(documents, Part) else Part(documents), part
-        self._predicted, self._around = count != "read", count == "around"
+        self._own = getattr(encoder, "predicts", "next") == "own"
+        self._predicted, self._around = count != "read", count == "around" and not self._own
         self._started, self.glimpse = False, 0
         self._marks: deque[tuple[int, CorpusReport]] | None = None
         self._room_and_stride("a text", prepend_bos and encoder.begin is not None)
@@ -306,21 +309,23 @@ class Corpus:
         room, stride = self._room_and_stride(document.where, bos is not None)
         selected, special = at_positions(self._selection, torch.arange(n), n), torch.isin(body, self._special)
         countable = selected if self._include_special else selected & ~special
-        count_bos = bool(countable[0]) if self._predicted else self._include_special and self._selection is None
-        if self._predicted:
+        shifted = self._predicted and not self._own
+        count_bos = bool(countable[0]) if shifted else self._include_special and self._selection is None and not self._predicted
+        if shifted:
             end = countable[-1:] & (count_bos or bool(countable[1:].any())) if self._around else countable.new_zeros(1)
             countable = torch.cat([countable[1:], end])
-        following = torch.cat([body[1:], body.new_tensor([-1])])
+        following = body if self._own else torch.cat([body[1:], body.new_tensor([-1])])
         for start in range(0, max(n - room, 0) + stride, stride):
             cells = slice(start, min(start + room, n))
             position = torch.arange(cells.start, cells.stop)
             counted_before = start - stride + room if start else 0
             parts = [body[cells], countable[cells] & (position >= counted_before), position, following[cells]]
             if bos is not None:
-                front = (bos, False, -1, -1) if start else (bos, count_bos, -1, body[0])
+                front = (bos, False, -1, -1) if start else (bos, count_bos, -1, -1 if self._own else body[0])
                 parts = [torch.cat([part.new_tensor([cell]), part]) for cell, part in zip(front, parts, strict=True)]
             tokens, counted, position, target = parts
             last = cells.stop == n
+            report.windows += bool(counted.any())
             report.tokens += int(counted.sum()) - bool(self._around and last and counted[-1])
             if last:
                 report.documents += 1

@@ -42,6 +42,7 @@ class CorpusReport(Kept):
         bodies: The same of their tokens without the BOS and their numbers, which is another where a tokenizer makes others.
         skipped: What was left out because it cannot be used, with ``on_error="skip"``; empty documents are among it.
         walked: Documents that have gone by, those that were not asked for among them.
+        windows: Windows in which something was counted.
     """
 
     window: int
@@ -62,6 +63,7 @@ class CorpusReport(Kept):
     bodies: int = 0
     skipped: Skipped = field(default_factory=Skipped)
     walked: int = 0
+    windows: int = 0
 
     def together(self, other: CorpusReport) -> CorpusReport:
         """Of both, who have read other documents of one input in the same way."""
@@ -75,7 +77,7 @@ class CorpusReport(Kept):
             doubled=self.doubled + other.doubled, special=self.special + other.special,
             digest=(self.digest + other.digest) % 2**64, bodies=(self.bodies + other.bodies) % 2**64,
             skipped=self.skipped.together(other.skipped),
-            walked=max(self.walked, other.walked),
+            walked=max(self.walked, other.walked), windows=self.windows + other.windows,
         )  # fmt: skip
 
     def numbered_from(self, first: int) -> CorpusReport:
@@ -191,6 +193,8 @@ class StreamReport(Kept):
         names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride", "ids", "digest")
         counts = {name: getattr(self, name) for name in names}
         noted = ("uncached", "special", "unpadded", "skipped")
+        if self.read.windows != self.documents:
+            counts["windows"] = self.read.windows
         return counts | {name: getattr(self, name) for name in noted if getattr(self, name)}
 
     def together(self, other: StreamReport) -> StreamReport:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_entropy.capture.hooks import attribute
 from tl_entropy.capture.pieces import piece_reader, readable
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, ModelError
 from tl_entropy.torch_state import Steady
 
 _CONFIGURED = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -25,6 +25,18 @@ class Vocabulary(Steady):
     """The part of an adapter that turns texts into token ids and back; ``model`` is the TransformerLens model."""
 
     model: Any
+
+    @property
+    def predicts(self) -> str:
+        """Whether logits at a position are about the "next" token, or about its "own", as the configuration says.
+
+        Raises:
+            ModelError: it says something else.
+        """
+        found = getattr(self.model.cfg, "predicts", "next")
+        if found not in ("next", "own"):
+            raise ModelError(f"model: cfg.predicts must be 'next' or 'own'; got {found!r}")
+        return str(found)
 
     @property
     def context(self) -> int:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from tl_entropy.errors import counted
 from tl_entropy.results.notebook import Along, page
-from tl_entropy.results.provenance import READS_AHEAD, Provenance, skipped_note
+from tl_entropy.results.provenance import PREDICTS_OWN, Provenance, reads_ahead, skipped_note
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import Steady
 
@@ -91,8 +91,13 @@ def _origin_notes(result: Any) -> list[str]:
     origin = getattr(result, "provenance", None)
     settings = getattr(origin, "settings", {})
     notes, rows = [], settings.get("rows_without_token", 0)
-    if READS_AHEAD in getattr(origin, "processing", ""):
-        notes.append("the model reads ahead, as it declares: what is said of a token it may have seen")
+    if origin is not None and reads_ahead(origin):
+        notes.append(
+            "the model reads ahead, as it declares: it has seen the tokens that it speaks of, so that what it says of one is "
+            "no entropy of that token"
+        )
+    if PREDICTS_OWN in getattr(origin, "processing", ""):
+        notes.append("the model's predictions at a position are of the token there")
     if rows and settings.get("vocabulary") == "tokenizer":
         notes.append(f"over the tokenizer's tokens, without {counted(rows, 'row')} of the unembedding that no token has")
     elif rows:

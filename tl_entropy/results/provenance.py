@@ -18,6 +18,9 @@ _SHOWN = 3
 READS_AHEAD = "reads ahead as declared"
 """Part of a provenance's ``processing``: the model sees the tokens that it predicts, and its configuration says so."""
 
+PREDICTS_OWN = "predicts its own tokens as declared"
+"""Another: what it says at a position is about the token there."""
+
 
 def skipped_note(skipped: Mapping[str, Any]) -> str:
     """What is to be said of documents that were left out, from ``corpus["skipped"]`` of a provenance.
@@ -73,6 +76,11 @@ class Provenance(Kept):
     state: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=library_versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def reads_ahead(origin: Provenance) -> bool:
+    """Whether the model that a result comes from declares that it has seen the tokens that it predicts."""
+    return READS_AHEAD in origin.processing
 
 
 def check_paired(one: Any, other: Any, unit: str) -> None:

@@ -87,7 +87,7 @@ def test_a_model_that_declares_it_is_measured_and_results_say_so(monkeypatch):
     torch.testing.assert_close(found.surprisal, right.flatten(), atol=2e-5, rtol=0)
     for result in (found, tle.lens_entropy(model, TOKENS, **QUIET), tle.gradient_reliance(model, TOKENS, "embed", **QUIET)):
         assert "reads ahead as declared" in result.provenance.processing
-        assert "the model reads ahead, as it declares: what is said of a token it may have seen" in repr(result)
+        assert "the model reads ahead, as it declares: it has seen the tokens that it speaks of" in repr(result)
 
 
 @pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")

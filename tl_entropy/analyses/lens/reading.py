@@ -197,6 +197,7 @@ class Reading(Kept):
                 **({"vocabulary": self.vocabulary, "rows_without_token": unnamed} if unnamed else {}),
                 "lens": lens_name(self.lens),
                 **({} if self.final_norm else {"final_norm": False}),
+                **({"memory_bits": self.adapter.memory_bits} if self.adapter.reads_ahead else {}),
                 "precision": self.precision,
                 "compiled": False,
                 "readout_scale": self.readout.scale,

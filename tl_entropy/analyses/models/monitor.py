@@ -170,7 +170,7 @@ class EntropyMonitor(Steady):
         profile = summary.mean_profile()
         # Documents of single tokens, without a BOS, have no loss.
         none = {"value": math.nan, "se": math.nan, "tokens": 0}
-        loss = costs.rates().iloc[0] if costs.sums.any() else none
+        loss = costs.rates(memory_bits=0).iloc[0] if costs.sums.any() else none
         return EntropyHistory(
             steps=torch.tensor([step]),
             entropy=torch.tensor(profile["mean"].to_numpy())[None],

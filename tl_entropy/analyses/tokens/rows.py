@@ -4,6 +4,8 @@ A position that is counted reads a token and predicts the next one; its row here
 them therefore counts "predicted" tokens (``stream``), so that a BOS predicts a document's first token. Given a pass that counts
 the tokens read, a row is about the token after each of them, and a document's first token has none.
 
+Of a model whose predictions at a position are of the token there, a row is about that token.
+
 Where it is asked whether words begin, the pass counts what is "around" tokens: a row without a token, behind a document's last
 one, says whether a word begins there, and is left out of the result.
 
@@ -46,7 +48,8 @@ class PredictedRows(Rows):
 
     def places(self, batch: Batch) -> dict[str, Tensor]:
         """Where the tokens predicted are: document, position and token of each row."""
-        return {"document": batch.row_document, "position": batch.row_position + 1, "token": batch.row_target}
+        position = batch.row_position + (self._adapter.predicts == "next")
+        return {"document": batch.row_document, "position": position, "token": batch.row_target}
 
     def update(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
         """Take in a batch: ``values`` [row, ...] by name, with a row for each position counted."""

@@ -128,6 +128,11 @@ def conditional_entropy(
         raise InputTypeError(f"loss must be a function of tokens and mask, or None; got {type(loss).__name__}")
     if split_cache(inputs)[0] is not None:
         raise InputError("inputs: nothing runs on a cache; pass the texts or tokens themselves")
+    if adapter.predicts == "own":
+        raise InputError(
+            "model: differences of sequences are of a model of the next token, and this one gives back tokens that it has read "
+            "(cfg.predicts is 'own'); token_surprisal says what each costs"
+        )
     corpus = read_corpus(
         adapter, inputs, positions=positions, count="predicted", window=window, prepend_bos=prepend_bos,
         include_special=include_special, text_column=text_column, on_error=on_error,

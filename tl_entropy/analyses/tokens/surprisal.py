@@ -79,6 +79,10 @@ class SurprisalAccumulator(PositionMeasure[TokenSurprisal | SurprisalSummary]):
             raise InputError(
                 "layers and lens say how sites are read; name sites, such as sites='resid_post', or leave them out"
             )
+        if words and self.adapter.predicts == "own":
+            raise InputError(
+                "words=True asks where words begin after what was read, and this model speaks of tokens it has read"
+            )
         output = self.adapter.output[0]
         self.words, self.vocabulary, self.lens = words, vocabulary, lens
         self._deep = self.adapter.sites(sites, layers) if sites else ()

@@ -28,7 +28,7 @@ from tl_entropy.functional.statistics import clustered_mean, document_sums
 from tl_entropy.functional.tokens.coding import perplexity
 from tl_entropy.results.base import PER_NAT, Result, Unit
 from tl_entropy.results.printing import Printed, over, plus_minus, title
-from tl_entropy.results.provenance import Provenance
+from tl_entropy.results.provenance import Provenance, reads_ahead
 from tl_entropy.results.tokens.rows import Column, TokenRows
 from tl_entropy.results.tokens.words import Cut, WordSurprisal, words_of
 from tl_entropy.sites import Site
@@ -74,27 +74,61 @@ class _Rates(Printed):
         value, error = clustered_mean(sums[j], weights @ sums[chosen], products[j, j], cross, square, documents)
         return value.item(), error.item()
 
-    def _code(self, memory_bits: float, memory_tokens: int | None) -> dict[str, float]:
+    def _code(self, memory_bits: float | None, memory_tokens: int | None) -> dict[str, float]:
         """The totals that make a code length: the surprisal, and a memory for each document or for so many tokens."""
+        seen = reads_ahead(self.provenance)
+        if memory_bits is None:
+            memory_bits = self._declared() if seen else 0.0
         memory_bits = check_number("memory_bits", memory_bits, 0)
-        if memory_tokens is None:
+        if memory_tokens is not None:
+            return {"surprisal": 1.0, "tokens": memory_bits * _LN2 / check_int("memory_tokens", memory_tokens, 1)}
+        if not seen:
             return {"surprisal": 1.0, "documents": memory_bits * _LN2}
-        return {"surprisal": 1.0, "tokens": memory_bits * _LN2 / check_int("memory_tokens", memory_tokens, 1)}
+        read = self.provenance.corpus
+        windows, tokens = read.get("windows", read.get("documents", 0)), read.get("tokens", 0)
+        if memory_bits and not tokens:
+            raise InputError("memory_tokens: this result does not know how many tokens share a memory; pass memory_tokens=")
+        return {"surprisal": 1.0, "tokens": memory_bits * _LN2 * windows / max(tokens, 1)}
 
-    def loss(self, *, memory_bits: float = 0.0, memory_tokens: int | None = None) -> float:
+    @property
+    def _uncharged(self) -> bool:
+        """Whether there is no code length without a memory's price, and none is declared."""
+        return reads_ahead(self.provenance) and self.provenance.settings.get("memory_bits") is None
+
+    def _declared(self) -> float:
+        """Bits of a window's memory, as the model declares them.
+
+        Raises:
+            InputError: it does not.
+        """
+        bits = self.provenance.settings.get("memory_bits")
+        if bits is None:
+            raise InputError(
+                "memory_bits: this model has seen the tokens that it predicts (cfg.reads_ahead), so its losses alone are no "
+                "code length; pass memory_bits=, or let the model declare cfg.memory_bits: the bits that a window's memory had "
+                "when this was measured. memory_bits=0 gives the losses as they are"
+            )
+        return float(bits)
+
+    def loss(self, *, memory_bits: float | None = None, memory_tokens: int | None = None) -> float:
         """Mean surprisal in ``unit`` a token; with a memory the normalised loss, which is a code length again.
 
         Args:
-            memory_bits: bits of what the model is told besides the text, such as n numbers of b bits each; 0 is nothing.
-            memory_tokens: tokens that one such memory serves; None is a memory for each document, long or short.
+            memory_bits: bits of what the model is told besides the text, such as n numbers of b bits each; 0 is nothing. None
+                is what the model declares where it reads ahead (``cfg.memory_bits``), and nothing otherwise.
+            memory_tokens: tokens that one such memory serves; None is a memory for each document, long or short, and for each
+                window where the model reads ahead: their price is then spread over all tokens predicted.
+
+        Raises:
+            InputError: the model reads ahead, and neither it nor the call says what that costs.
         """
         return self._rate(self._code(memory_bits, memory_tokens), "tokens")[0] * PER_NAT[self.unit]
 
-    def perplexity(self, *, memory_bits: float = 0.0, memory_tokens: int | None = None) -> float:
+    def perplexity(self, *, memory_bits: float | None = None, memory_tokens: int | None = None) -> float:
         """The exponential of the loss in nats: among how many equally likely tokens the model is as unsure; at least 1."""
         return cast("float", perplexity(self._rate(self._code(memory_bits, memory_tokens), "tokens")[0]))
 
-    def bits_per_byte(self, *, memory_bits: float = 0.0, memory_tokens: int | None = None) -> float:
+    def bits_per_byte(self, *, memory_bits: float | None = None, memory_tokens: int | None = None) -> float:
         """Bits for each UTF-8 byte that the tokens stand for: Σ surprisal / (ln 2 · bytes), to compare any tokenizers.
 
         A text's first token, where no BOS precedes it, is predicted by nothing; neither it nor its bytes count. So it is with
@@ -107,12 +141,12 @@ class _Rates(Printed):
         self._warn_of_the_rest()
         return self._per("bytes", memory_bits, memory_tokens)
 
-    def bits_per_character(self, *, memory_bits: float = 0.0, memory_tokens: int | None = None) -> float:
+    def bits_per_character(self, *, memory_bits: float | None = None, memory_tokens: int | None = None) -> float:
         """Bits for each character (Unicode code point) that the tokens stand for; otherwise as ``bits_per_byte``."""
         self._warn_of_the_rest()
         return self._per("characters", memory_bits, memory_tokens)
 
-    def _per(self, total: str, memory_bits: float, memory_tokens: int | None) -> float:
+    def _per(self, total: str, memory_bits: float | None, memory_tokens: int | None) -> float:
         code = self._code(memory_bits, memory_tokens)
         value = self._rate(code, total)[0] / _LN2
         if math.isnan(value):
@@ -122,7 +156,7 @@ class _Rates(Printed):
             )
         return value
 
-    def rates(self, *, memory_bits: float = 0.0, memory_tokens: int | None = None) -> pd.DataFrame:
+    def rates(self, *, memory_bits: float | None = None, memory_tokens: int | None = None) -> pd.DataFrame:
         """All rates over the corpus: quantity, unit, value, se (over documents; NaN for one), tokens, documents.
 
         ``loss`` and what is computed from it include the memory, where there is one. Rates per byte and character are left out
@@ -142,7 +176,7 @@ class _Rates(Printed):
                 stacklevel=4,
             )
 
-    def _rates(self, memory_bits: float = 0.0, memory_tokens: int | None = None) -> pd.DataFrame:
+    def _rates(self, memory_bits: float | None = None, memory_tokens: int | None = None) -> pd.DataFrame:
         code, factor, unit = self._code(memory_bits, memory_tokens), PER_NAT[self.unit], self.unit
         loss, error = self._rate(code, "tokens")
         lines: list[tuple[str, str, float, float]] = [("loss", f"{unit} a token", loss * factor, error * factor)]
@@ -167,7 +201,10 @@ class _Rates(Printed):
     def _table(self) -> pd.DataFrame | None:
         if not self._moments()[0][0]:
             return None
-        rates = self._rates()
+        rates = self._rates(0.0 if self._uncharged else None)
+        if self._uncharged:  # of what is no code length, what says so in its name
+            rates = rates[~rates["quantity"].isin(("perplexity", "bits per byte", "bits per character"))]
+            rates = rates.replace({"quantity": {"loss": "loss without its memory"}})
         shown = plus_minus(rates["value"], rates["se"])
         names = [
             f"{name} ({unit})" if unit and unit != "bits" else name
