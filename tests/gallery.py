@@ -17,6 +17,7 @@ from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import contrast
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.results.models.placebo import Placebo
+from tl_entropy.results.models.sensitivity import Sensitivity
 from tl_entropy.results.states.geometry import LayerGeometry
 from tl_entropy.results.tokens.calibration import EntropyCalibration
 from tl_entropy.results.tokens.features import Discrimination
@@ -251,6 +252,15 @@ def discrimination(n_features):
 
 
 PLANE = {"input": "token", "output": "next_token"}
+
+
+def changes(layers, edits):
+    """Sensitivities from 1e-4 to 1 nat a token."""
+    sites = tuple(f"mlp_out.{i}" for i in range(layers))
+    sums = 10 ** draw(5, edits, layers, 4, low=-4)
+    return Sensitivity(sums, draw(1, 4), torch.ones(4).long(), tuple(f"int{2 + i}" for i in range(edits)), sites, origin("m"))
+
+
 FIGURES = {
     "profile": lambda k, t, n: plots.profile(all_of(lambda i: lens(k, t, i), n)),
     "profile_low": lambda k, t, n: plots.profile(all_of(lambda i: lens(k, t, i, orders=(0.5, 1.0, 2.0), high=False), n)),
@@ -275,6 +285,7 @@ FIGURES = {
     "contrast": lambda k, t, n: plots.contrast(all_of(lambda i: changed(k, t, i), n), quantity="entropy"),
     "contrast_map": lambda k, t, n: plots.contrast_map(changed(k, t), quantity="entropy", document=0),
     "placebo": lambda k, t, n: plots.placebo(Placebo(draw(3, 1 + t, 8), ("edit",) * (1 + t), 0, origin("m"))),
+    "sensitivity": lambda k, t, n: plots.sensitivity(changes(k, n)),
     "velocity": lambda k, t, n: plots.velocity(all_of(lambda i: dynamics(k, t, i), n)),
     "importance": lambda k, t, n: plots.importance(all_of(lambda i: dynamics(k, t, i), n)),
     "similarity": lambda k, t, n: plots.similarity(all_of(lambda i: similarities(k, k, against="output", model=f"m{i}"), n)),

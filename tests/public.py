@@ -69,6 +69,9 @@ READERS = {
     "train_tuned_lens": partial(tle.train_tuned_lens, steps=2, tokens_per_step=8, **QUIET),
     "stream": _lenses,
     "EntropyMonitor": _monitored,
+    "sensitivity": lambda model, inputs, **options: tle.sensitivity(
+        model, inputs, ["int8"], sites="mlp_out.-1", **QUIET, **options
+    ),
 }
 """Public functions and classes that read inputs, as functions of a model, inputs and options."""
 
@@ -92,6 +95,7 @@ VARIANTS = {
 """The same with other options, where they go another way through the code."""
 
 READINGS = {
+    "sensitivity": 2,
     "compare_models": 2, "soft_information": 2, "soft_information, centred": 3, "layer_similarity, two models": 2,
     "EntropyMonitor": 2, "unigram_distance": 2, "entropy_calibration": 1,
 }  # fmt: skip

@@ -16,6 +16,7 @@ from tl_entropy.errors import check_choice, check_flag
 
 TEXT = ["the cat sat"]
 FIRST = {
+    "sensitivity": lambda model: (model, TEXT, ["int8"]),
     "compare_models": lambda model: ({"one": model}, TEXT),
     "token_reliance": lambda model: (model, TEXT, "tokens"),
     "gradient_reliance": lambda model: (model, TEXT, "embed"),

@@ -15,6 +15,7 @@ from .analyses.models.accumulators import load_accumulator as load_accumulator
 from .analyses.models.comparison import compare_models as compare_models
 from .analyses.models.monitor import EntropyMonitor as EntropyMonitor
 from .analyses.models.placebo import placebo as placebo
+from .analyses.models.sensitivity import sensitivity as sensitivity
 from .analyses.profiles.distances import pairwise_distances as pairwise_distances, profile_distance as profile_distance
 from .analyses.profiles.dynamics import layer_dynamics as layer_dynamics
 from .analyses.profiles.embedding import profile_embedding as profile_embedding
@@ -80,6 +81,7 @@ from .results.models.comparison import ModelComparison as ModelComparison
 from .results.models.contrast import Contrast as Contrast, contrast as contrast
 from .results.models.monitor import EntropyHistory as EntropyHistory
 from .results.models.run import RunResults as RunResults
+from .results.models.sensitivity import Sensitivity as Sensitivity
 from .results.profiles.distances import PairwiseDistances as PairwiseDistances, ProfileDistance as ProfileDistance
 from .results.profiles.dynamics import LayerDynamics as LayerDynamics
 from .results.profiles.embedding import ProfileEmbedding as ProfileEmbedding

@@ -50,6 +50,15 @@ def parts(path):
         return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
+def test_a_digest_is_of_numbers_and_not_of_strides():
+    """A column of a table of one row is contiguous, whatever its stride."""
+    column = torch.arange(8.0).view(1, 8)[:, 4]
+    assert column.is_contiguous()
+    assert column.stride() == (8,)
+    assert digest("", {"a": column}) == digest("", {"a": torch.tensor([4.0])})
+    assert digest("", {"a": torch.zeros(0, 3)}) != digest("", {"a": torch.zeros(3, 0)})
+
+
 def is_the_same_or_refused(path, whole):
     try:
         found = tle.load(path)

@@ -256,11 +256,17 @@ def _calibration(result: Any) -> tuple[str, str, Figures]:
     return "calibration", "calibration", figures
 
 
+def _sensitivity(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    return "sensitivity", "sensitivity", [(plots.sensitivity, "sensitivity", {})]
+
+
 KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
     "LensEntropy": _lens, "LensSummary": _lens, "LayerDivergence": _divergence, "DivergenceSummary": _divergence,
     "HeadEntropy": _heads, "HeadSummary": _heads, "Contrast": _contrast, "SoftInformation": _information,
     "TokenSurprisal": _tokens, "SurprisalSummary": _tokens,
     "Confidence": _site_values, "UnigramDistance": _site_values, "SiteMeans": _site_values,
-    "EntropyCalibration": _calibration,
+    "EntropyCalibration": _calibration, "Sensitivity": _sensitivity,
 }  # fmt: skip
 """What can be reported: names of the result's and the table's file, and the figures, by the kind of result."""

@@ -11,6 +11,7 @@ from tl_entropy.plots.models.course import course
 from tl_entropy.plots.models.differences import contrast, contrast_map
 from tl_entropy.plots.models.monitor import monitor
 from tl_entropy.plots.models.placebo import placebo
+from tl_entropy.plots.models.sensitivity import sensitivity
 from tl_entropy.plots.plane import information_plane
 from tl_entropy.plots.profiles.distances import clusters, distances
 from tl_entropy.plots.profiles.dynamics import importance, velocity
@@ -49,6 +50,7 @@ __all__ = [
     "placebo",
     "profile",
     "reliance",
+    "sensitivity",
     "settling",
     "similarity",
     "targets",

@@ -18,6 +18,7 @@ DRAWN_BY = {
     "Contrast": ("contrast", "contrast_map"),
     "PairwiseDistances": ("distances",),
     "Placebo": ("placebo",),
+    "Sensitivity": ("sensitivity",),
     "ProfileEmbedding": ("clusters",),
     "ModelComparison": ("comparison",),
     "EntropyHistory": ("monitor",),

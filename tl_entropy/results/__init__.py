@@ -11,6 +11,7 @@ from tl_entropy.results.models.contrast import Contrast
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.results.models.placebo import Placebo
 from tl_entropy.results.models.run import RunResults
+from tl_entropy.results.models.sensitivity import Sensitivity
 from tl_entropy.results.profiles.distances import PairwiseDistances, ProfileDistance
 from tl_entropy.results.profiles.dynamics import LayerDynamics
 from tl_entropy.results.profiles.embedding import ProfileEmbedding
@@ -52,6 +53,7 @@ __all__ = [
     "Provenance",
     "Result",
     "RunResults",
+    "Sensitivity",
     "SiteMeans",
     "SoftInformation",
     "SpanFeatures",

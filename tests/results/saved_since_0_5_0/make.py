@@ -29,6 +29,9 @@ def effects():
 
 MADE = {
     "Placebo": effects,
+    "Sensitivity": lambda: tle.sensitivity(
+        tle.demo_model(), TEXTS, ["int8", "float8_e5m2"], sites=["mlp_out.0", "resid_post.-1"], progress=False
+    ),
     "TokenSurprisal_words": words,
     "WordSurprisal": lambda: words().word_surprisal(final=True),
     "SpanFeatures": features,
