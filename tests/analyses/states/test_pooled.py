@@ -21,10 +21,11 @@ def hook(site):
 
 
 @torch.no_grad()
-def states(model, text, site):
-    """[token, d_model] of a text, its begin token left out."""
+def states(model, text):
+    """[token, d_model] of a text by hook, its begin token left out."""
     tokens = torch.tensor([[0, *model.tokenizer(text, add_special_tokens=False)["input_ids"]]])
-    return model.run_with_cache(tokens)[1][hook(site)][0, 1:].double()
+    cache = model.run_with_cache(tokens)[1]
+    return lambda site: cache[hook(site)][0, 1:].double()
 
 
 def pooled(model, inputs, **options):
@@ -42,14 +43,14 @@ def close(mine, theirs, atol=1e-5):
 
 
 def test_means_are_those_of_the_counted_tokens_of_each_document(any_model, texts):
-    found = pooled(any_model, texts, sites=ALL_SITES)
+    found, theirs = pooled(any_model, texts, sites=ALL_SITES), [states(any_model, text) for text in texts]
     assert found.documents == [0, 1, 2, 3]
-    assert found.tokens == [len(states(any_model, text, Site("embed", -1))) for text in texts]
+    assert found.tokens == [len(of(Site("embed", -1))) for of in theirs]
     means = found.compute()
     assert tuple(means) == found.sites
     for site, value in means.items():
         assert value.dtype == torch.float64
-        expected = torch.stack([states(any_model, text, site).mean(0) for text in texts])
+        expected = torch.stack([of(site).mean(0) for of in theirs])
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4)
 
 
