@@ -16,6 +16,7 @@ from tl_entropy.results import HeadEntropy, LayerDivergence, LensEntropy, LensSu
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import contrast
 from tl_entropy.results.models.monitor import EntropyHistory
+from tl_entropy.results.models.neurons import NeuronEffects
 from tl_entropy.results.models.placebo import Placebo
 from tl_entropy.results.models.sensitivity import Sensitivity
 from tl_entropy.results.states.geometry import LayerGeometry
@@ -226,6 +227,17 @@ def changed(layers, tokens, seed=0):
     )
 
 
+def neuron_effects(n):
+    """Of n candidates and twice as many placebos."""
+    roles = ("entropy",) * (n - n // 2) + ("frequency",) * (n // 2) + ("placebo",) * (2 * n)
+    sums = torch.cat([torch.ones(3 * n, 8, 1), 100 * torch.ones(3 * n, 8, 1), draw(5, 3 * n, 8, 13)], -1).double()
+    pairs = torch.stack([torch.full((3 * n,), 31), 97 * torch.arange(3 * n)], 1)
+    return NeuronEffects(
+        neurons=pairs, roles=roles, activations=torch.zeros(3 * n), products=sums.mT @ sums, baseline=torch.ones(5, 3).double(),
+        screened=pairs, weights=torch.zeros(3 * n, 4).double(), null_directions=2, provenance=origin("m"),
+    )  # fmt: skip
+
+
 def words(n_sites, n_words):
     """Words of two texts, read at so many sites beside the output."""
     rng, n = torch.Generator().manual_seed(0), 2 * n_words
@@ -286,6 +298,7 @@ FIGURES = {
     "contrast_map": lambda k, t, n: plots.contrast_map(changed(k, t), quantity="entropy", document=0),
     "placebo": lambda k, t, n: plots.placebo(Placebo(draw(3, 1 + t, 8), ("edit",) * (1 + t), 0, origin("m"))),
     "sensitivity": lambda k, t, n: plots.sensitivity(changes(k, n)),
+    "neurons": lambda k, t, n: plots.neurons(neuron_effects(k)),
     "velocity": lambda k, t, n: plots.velocity(all_of(lambda i: dynamics(k, t, i), n)),
     "importance": lambda k, t, n: plots.importance(all_of(lambda i: dynamics(k, t, i), n)),
     "similarity": lambda k, t, n: plots.similarity(all_of(lambda i: similarities(k, k, against="output", model=f"m{i}"), n)),

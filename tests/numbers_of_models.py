@@ -145,6 +145,7 @@ def _divergences(record, of, model, texts):
         record(
             f"sensitivity/{of}, weights {weights}", tle.sensitivity, model, texts, ["int4"], layers=-1, weights=weights, **QUIET
         )
+    record(f"neurons/{of}", tle.neurons, model, texts, layers=[1, -1], candidates=1, placebos=1, **QUIET)
     record(f"placebo/{of}", tle.placebo, model, texts, tle.ablate_heads([(3, 1)]), _losses, n=2)
     directions = torch.randn(2, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
     record(f"read_direction/{of}", tle.read_direction, model, directions, lens=tle.demo_lens(), site="resid_post.3")

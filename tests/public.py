@@ -55,6 +55,7 @@ READERS = {
     "confidence": partial(tle.confidence, **QUIET),
     "unigram_distance": partial(tle.unigram_distance, **QUIET),
     "entropy_calibration": partial(tle.entropy_calibration, prompt_tokens=1, steps=2, **QUIET),
+    "neurons": partial(tle.neurons, candidates=1, placebos=1, **QUIET),
     "token_reliance": lambda model, inputs, **options: tle.token_reliance(
         model, inputs, tle.ablate("mlp_out.1"), metrics=("kl",), **QUIET, **options
     ),
@@ -97,7 +98,7 @@ VARIANTS = {
 READINGS = {
     "sensitivity": 2,
     "compare_models": 2, "soft_information": 2, "soft_information, centred": 3, "layer_similarity, two models": 2,
-    "EntropyMonitor": 2, "unigram_distance": 2, "entropy_calibration": 1,
+    "EntropyMonitor": 2, "unigram_distance": 2, "entropy_calibration": 1, "neurons": 3,
 }  # fmt: skip
 """Which reading of the inputs is the last, of those that read them several times."""
 

@@ -20,7 +20,7 @@ from tl_entropy.cli.checks import layers_in
 
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
 COMMANDS = (
-    "demo", "lens", "divergence", "heads", "information", "tokens", "words", "confidence", "unigram", "calibration",
+    "demo", "lens", "divergence", "heads", "information", "tokens", "words", "confidence", "unigram", "calibration", "neurons",
     "sensitivity", "train-lens", "compare", "run", "status", "merge",
 )  # fmt: skip
 TEXT = ("--text", "import os\nimport sys\n")

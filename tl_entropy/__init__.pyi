@@ -14,6 +14,7 @@ from .analyses.means import head_means as head_means, site_means as site_means
 from .analyses.models.accumulators import load_accumulator as load_accumulator
 from .analyses.models.comparison import compare_models as compare_models
 from .analyses.models.monitor import EntropyMonitor as EntropyMonitor
+from .analyses.models.neurons import neurons as neurons
 from .analyses.models.placebo import placebo as placebo
 from .analyses.models.sensitivity import sensitivity as sensitivity
 from .analyses.profiles.distances import pairwise_distances as pairwise_distances, profile_distance as profile_distance
@@ -80,6 +81,7 @@ from .results.lens.divergence import DivergenceSummary as DivergenceSummary, Lay
 from .results.models.comparison import ModelComparison as ModelComparison
 from .results.models.contrast import Contrast as Contrast, contrast as contrast
 from .results.models.monitor import EntropyHistory as EntropyHistory
+from .results.models.neurons import NeuronEffects as NeuronEffects
 from .results.models.run import RunResults as RunResults
 from .results.models.sensitivity import Sensitivity as Sensitivity
 from .results.profiles.distances import PairwiseDistances as PairwiseDistances, ProfileDistance as ProfileDistance

@@ -70,8 +70,7 @@ class DocumentMeans(Kept):
             self._open[document] = before + sums[i], n + counts[i].item()
         for document in closed:
             if document in self._open:
-                s, n = self._open.pop(document)
-                self._closed += _five_sums(s, n)
+                self._closed += self._sums_of(*self._open.pop(document))
                 self.documents += 1
 
     def merge(self, other: DocumentMeans) -> None:
@@ -82,7 +81,7 @@ class DocumentMeans(Kept):
 
     def sums(self) -> Tensor:
         """[5, ...]: Σ n_d, Σ S_d, Σ n_d², Σ n_d S_d, Σ S_d² over documents, open ones included."""
-        return self._closed + sum((_five_sums(s, n) for s, n in self._open.values()), torch.zeros_like(self._closed))
+        return self._closed + sum((self._sums_of(s, n) for s, n in self._open.values()), torch.zeros_like(self._closed))
 
     @property
     def tokens(self) -> int:
@@ -94,10 +93,38 @@ class DocumentMeans(Kept):
         """Number of documents, open ones included."""
         return self.documents + len(self._open)
 
+    @staticmethod
+    def _sums_of(s: Tensor, n: float) -> Tensor:
+        """What a document adds that has the sum ``s`` over ``n`` rows."""
+        one = torch.ones_like(s)
+        return torch.stack((n * one, s, n * n * one, n * s, s * s))
 
-def _five_sums(s: Tensor, n: float) -> Tensor:
-    one = torch.ones_like(s)
-    return torch.stack((n * one, s, n * n * one, n * s, s * s))
+
+class DocumentProducts(DocumentMeans):
+    """The same of several quantities [..., quantity] with all their products, for ratios of sums and their errors.
+
+    With a = (1, n_d, S_d1, S_d2, ...) of document d, ``sums`` is Σ_d a aᵀ, [..., 2 + quantity, 2 + quantity].
+
+    >>> products = DocumentProducts((2,))
+    >>> products.update(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0, 1]), closed=[0, 1])
+    >>> products.sums().tolist()
+    [[2.0, 2.0, 4.0, 6.0], [2.0, 2.0, 4.0, 6.0], [4.0, 4.0, 10.0, 14.0], [6.0, 6.0, 14.0, 20.0]]
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__(shape)
+        *before, quantities = shape
+        self._closed = torch.zeros(*before, quantities + 2, quantities + 2, dtype=torch.float64)
+
+    @property
+    def tokens(self) -> int:
+        """Number of rows taken in."""
+        return int(self.sums()[..., 0, 1].amax())
+
+    @staticmethod
+    def _sums_of(s: Tensor, n: float) -> Tensor:
+        a = torch.cat([torch.ones_like(s[..., :1]), torch.full_like(s[..., :1], n), s], -1)
+        return a[..., :, None] * a[..., None, :]
 
 
 class Histogram(Kept):

@@ -1,9 +1,9 @@
 """The command ``tl-entropy``: measurements from a shell, on the bundled model or on any other."""
 
-from tl_entropy.cli import compare, confidence, divergence, heads, information, lens, run, sensitivity, tokens, train, words
+from tl_entropy.cli import compare, confidence, divergence, heads, information, lens, neurons, run, sensitivity, tokens, train, words
 from tl_entropy.cli.app import app, main
 
 __all__ = [
-    "app", "compare", "confidence", "divergence", "heads", "information", "lens", "main", "run",
+    "app", "compare", "confidence", "divergence", "heads", "information", "lens", "main", "neurons", "run",
     "sensitivity", "tokens", "train", "words",
 ]  # fmt: skip

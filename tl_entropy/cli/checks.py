@@ -62,6 +62,17 @@ def layers_in(text: str | None) -> Any:
         raise InputError(f"--layers must be numbers, such as 0,5,-1, or a slice, such as 3:8 or ::2; got {text!r}") from error
 
 
+def neurons_in(option: str, text: str) -> list[tuple[int, int]]:
+    """Neurons by layer and number, separated by commas.
+
+    >>> neurons_in("--only", "11.584,-1.3")
+    [(11, 584), (-1, 3)]
+    """
+    if not all(re.fullmatch(r"-?\d+\.\d+", part) for part in names(text)):
+        raise InputError(f"{option} must be neurons, such as 11.584 (layer 11, neuron 584), separated by commas; got {text!r}")
+    return [(int(layer), int(neuron)) for layer, _, neuron in (part.partition(".") for part in names(text))]
+
+
 def documents_in(text: str | None) -> list[range] | None:
     """Numbers of documents: slices without negative numbers, or single numbers, separated by commas.
 

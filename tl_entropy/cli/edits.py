@@ -36,6 +36,7 @@ class Changes:
     """What is to be changed in the model while it is measured."""
 
     heads: tuple[tuple[int, int], ...]
+    neurons: tuple[tuple[int, int], ...]
     to_means: bool
     others: tuple[Any, ...]
 
@@ -45,13 +46,16 @@ class Changes:
         ablate: Annotated[
             str | None,
             typer.Option(
-                help="heads (3.1 is layer 3, head 1; -1.0 is in the last) or sub-layers (attn_out.3, mlp_out.-1) to set to 0, "
-                "separated by commas; the result is the difference that this makes (of tl-entropy heads and tokens: what the "
-                "changed model gives)"
+                help="heads (3.1 is layer 3, head 1; -1.0 is in the last), neurons (post.3.17 is layer 3, neuron 17) or "
+                "sub-layers (attn_out.3, mlp_out.-1) to set to 0, separated by commas; the result is the difference that this "
+                "makes (of tl-entropy heads, tokens, confidence, unigram and neurons: what the changed model gives)"
             ),
         ] = None,
         to_means: Annotated[
-            bool, typer.Option("--to-means", help="set heads of --ablate to their mean over the texts, not to 0; takes a pass")
+            bool,
+            typer.Option(
+                "--to-means", help="set heads and neurons of --ablate to their mean over the texts, not to 0; takes a pass"
+            ),
         ] = False,
         steer: Annotated[
             Path | None, typer.Option(help="a .npy or .safetensors file of one vector to add to the residual stream; likewise")
@@ -63,15 +67,16 @@ class Changes:
         import tl_entropy as tle
 
         parts = [] if ablate is None else [part.strip() for part in ablate.split(",")]
-        heads = [part.split(".") for part in parts if re.fullmatch(r"-?\d+\.\d+", part)]
-        whole = [part for part in parts if not re.fullmatch(r"-?\d+\.\d+", part)]
-        expected = "--ablate must be heads, such as 3.1, or sub-layers, such as mlp_out.0"
+        units = {part: found for part in parts if (found := re.fullmatch(r"(post\.)?(-?\d+)\.(\d+)", part))}
+        heads, neurons = ([(int(u[2]), int(u[3])) for u in units.values() if bool(u[1]) == post] for post in (False, True))
+        whole = [part for part in parts if part not in units]
+        expected = "--ablate must be heads, such as 3.1, neurons, such as post.3.17, or sub-layers, such as mlp_out.0"
         try:
             others = [tle.ablate(whole)] if whole else []
         except InputError as error:
             raise InputError(f"{expected}; got {ablate!r}") from error
-        if to_means and not heads:
-            raise InputError("--to-means needs heads to set to their means, such as --ablate 3.1")
+        if to_means and not units:
+            raise InputError("--to-means needs heads or neurons to set to their means, such as --ablate 3.1")
         if (steer is None) != (steer_at is None):
             raise InputError("--steer and --steer-at go together: a file with the vector, and a site such as resid_post.3")
         refuse_without("--steer", steer, {"--steer-scale": steer_scale} if steer_scale != 1 else {})
@@ -82,21 +87,26 @@ class Changes:
                 raise InputError(f"--steer-at must be a site such as resid_post.3; got {steer_at!r}") from error
             check_choice("--steer-at", place.name, STEERED)
             others.append(tle.steer(_vector(steer), site=place, scale=steer_scale))
-        return cls(tuple((int(layer), int(head)) for layer, head in heads), to_means, tuple(others))
+        return cls(tuple(heads), tuple(neurons), to_means, tuple(others))
 
     def __bool__(self) -> bool:
         """Whether there are any."""
-        return bool(self.heads or self.others)
+        return bool(self.heads or self.neurons or self.others)
 
     def interventions(self, source: Source) -> tuple[Any, ...]:
         """The same for a model and its texts."""
         import tl_entropy as tle
 
-        if not self.heads:
-            return self.others
-        layers = sorted({layer for layer, _ in self.heads})
-        means = tle.head_means(source.model, source.inputs, layers=layers, **source.windows) if self.to_means else None
-        return (tle.ablate_heads(self.heads, means=means), *self.others)
+        units: list[Any] = []
+        if self.heads:
+            layers = sorted({layer for layer, _ in self.heads})
+            means = tle.head_means(source.model, source.inputs, layers=layers, **source.windows) if self.to_means else None
+            units.append(tle.ablate_heads(self.heads, means=means))
+        if self.neurons:
+            sites = sorted({f"post.{layer}" for layer, _ in self.neurons})
+            of = tle.site_means(source.model, source.inputs, sites, **source.windows) if self.to_means else None
+            units.append(tle.ablate_neurons(self.neurons, means=of))
+        return (*units, *self.others)
 
 
 def measured(function: Callable[..., Any], source: Source, changes: Changes, generation: dict[str, Any], **options: Any) -> Any:

@@ -262,11 +262,17 @@ def _sensitivity(result: Any) -> tuple[str, str, Figures]:
     return "sensitivity", "sensitivity", [(plots.sensitivity, "sensitivity", {})]
 
 
+def _neurons(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    return "neurons", "neurons", [(plots.neurons, of, {"of": of}) for of in ("entropy", "loss")]
+
+
 KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
     "LensEntropy": _lens, "LensSummary": _lens, "LayerDivergence": _divergence, "DivergenceSummary": _divergence,
     "HeadEntropy": _heads, "HeadSummary": _heads, "Contrast": _contrast, "SoftInformation": _information,
     "TokenSurprisal": _tokens, "SurprisalSummary": _tokens,
     "Confidence": _site_values, "UnigramDistance": _site_values, "SiteMeans": _site_values,
-    "EntropyCalibration": _calibration, "Sensitivity": _sensitivity,
+    "EntropyCalibration": _calibration, "NeuronEffects": _neurons, "Sensitivity": _sensitivity,
 }  # fmt: skip
 """What can be reported: names of the result's and the table's file, and the figures, by the kind of result."""

@@ -10,6 +10,7 @@ from tl_entropy.plots.models.comparison import comparison
 from tl_entropy.plots.models.course import course
 from tl_entropy.plots.models.differences import contrast, contrast_map
 from tl_entropy.plots.models.monitor import monitor
+from tl_entropy.plots.models.neurons import neurons
 from tl_entropy.plots.models.placebo import placebo
 from tl_entropy.plots.models.sensitivity import sensitivity
 from tl_entropy.plots.plane import information_plane
@@ -47,6 +48,7 @@ __all__ = [
     "information_plane",
     "lens_plane",
     "monitor",
+    "neurons",
     "placebo",
     "profile",
     "reliance",

@@ -32,6 +32,7 @@ MADE = {
     "Sensitivity": lambda: tle.sensitivity(
         tle.demo_model(), TEXTS, ["int8", "float8_e5m2"], sites=["mlp_out.0", "resid_post.-1"], progress=False
     ),
+    "NeuronEffects": lambda: tle.neurons(tle.demo_model(), TEXTS, candidates=1, placebos=2, progress=False),
     "TokenSurprisal_words": words,
     "WordSurprisal": lambda: words().word_surprisal(final=True),
     "SpanFeatures": features,

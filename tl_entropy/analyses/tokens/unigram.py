@@ -70,7 +70,7 @@ class UnigramAccumulator(SiteAccumulator):
         options["sites"] = options.get("sites") or ("embed", "resid_post")
         super().__init__(model, **options)
         self.smoothing = check_number("smoothing", smoothing, 0)
-        counts = _checked(frequencies, self.adapter.d_vocab)
+        counts = checked_frequencies(frequencies, self.adapter.d_vocab)
         self.counts = sha256(counts.numpy().tobytes()).hexdigest()[:16]
         counts = counts[self.reading.tokens(torch.arange(self.reading.n_rows)).cpu()]
         smoothed = counts + self.smoothing
@@ -175,12 +175,7 @@ def unigram_distance(
     check_options(unigram_distance, options, CorpusOptions)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     if frequencies is None:
-        cached = split_cache(inputs)[0] is not None  # which every process has as a whole
-        frequencies = (
-            _counted(adapter, inputs, options)
-            if cached
-            else once("frequencies of tokens", lambda: _counted(adapter, inputs, options))
-        )
+        frequencies = counted_tokens(adapter, inputs, options)
     accumulator = UnigramAccumulator(
         adapter, frequencies, smoothing=smoothing, sites=sites, layers=layers, lens=lens, keep=keep, precision=precision,
         compiled=compiled, vocabulary=vocabulary,
@@ -191,8 +186,16 @@ def unigram_distance(
     )  # fmt: skip
 
 
+def counted_tokens(adapter: Adapter, inputs: Any, options: CorpusOptions) -> Tensor:
+    """How often each token occurs in all documents of the inputs; several processes count once."""
+    if split_cache(inputs)[0] is not None:  # which every process has as a whole
+        return _counted(adapter, inputs, options)
+    counts: Tensor = once("frequencies of tokens", lambda: _counted(adapter, inputs, options))
+    return counts
+
+
 def _counted(adapter: Adapter, inputs: Any, options: CorpusOptions) -> Tensor:
-    """How often each token occurs in all documents of the inputs."""
+    """The same, of this process."""
     _, rest = split_cache(inputs)
     if not repeatable(rest):
         raise InputError(
@@ -206,7 +209,7 @@ def _counted(adapter: Adapter, inputs: Any, options: CorpusOptions) -> Tensor:
     return counts
 
 
-def _checked(frequencies: Any, d_vocab: int) -> Tensor:
+def checked_frequencies(frequencies: Any, d_vocab: int) -> Tensor:
     """Frequencies [d_vocab] in float64."""
     try:
         counts = torch.as_tensor(frequencies).detach().cpu().double()
