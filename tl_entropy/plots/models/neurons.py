@@ -68,7 +68,8 @@ def neurons(
                     places[own] + shift, mean[own], NORMAL_95 * np.nan_to_num(se[own]), fmt="o", color=colour, linewidth=1,
                     markersize=4, markerfacecolor=colour if filled else "white",
                 )  # fmt: skip
-        shown = evenly(len(places), 12)
+        named = [i for i, role in enumerate(result.roles) if role != "placebo"] or list(places)
+        shown = [named[i] for i in evenly(len(named), 12)]
         axes.set_xticks(shown, [names[i] for i in shown], rotation=60, ha="right", rotation_mode="anchor")
         axes.set_xlabel("Neuron (layer.number)")
         axes.set_ylabel(f"Change of {of} ({result.unit})")
