@@ -24,11 +24,13 @@ PARTS = {  # final norm, last linear layer of an MLP, factor on the logits, fact
     "cohere": ("model.norm", "model.layers.{}.mlp.down_proj", 0.0625, 1.0),
 }
 NO_NEURONS = {"gemma2"}  # a norm stands behind the MLP
+RAW = ("gpt2", kinds()[-1], False)
 OTHER_LOGITS = {"cohere"} if version("transformer-lens").startswith("3.") else set()  # than Hugging Face's
 MEASURED = [
-    row for row in ARCHITECTURES if row[0] not in NO_NEURONS | OTHER_LOGITS and (ALL_MODELS or row[0] in ("gpt2", "llama"))
+    row
+    for row in ARCHITECTURES
+    if row[0] not in NO_NEURONS | OTHER_LOGITS and (ALL_MODELS or row[:2] in (RAW[:2], ("llama", "bridge")))
 ]
-RAW = ("gpt2", kinds()[-1], False)
 QUIET = {"progress": False, "prepend_bos": False}
 
 
@@ -238,7 +240,7 @@ def test_a_frequency_neuron_made_by_hand_is_found_and_goes_along_the_unigram_dir
     assert frame.loc["entropy", "norm_share_entropy"] > 0.95  # by the norm alone
     assert abs(frame.loc["entropy", "direct_entropy"]) < 0.02 * frame.loc["entropy", "abs_entropy"]
     assert frame.loc["frequency", "unigram_share_loss"] > 0.7  # the rest is the norm
-    assert frame.loc["frequency", "unigram_cosine"] > 0.999
+    assert frame.loc["frequency", "unigram_cosine"] > 0.98  # smoothing bends it
 
 
 @pytest.mark.model

@@ -24,6 +24,7 @@ from typing import Any, Unpack, cast
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.means import site_means
 from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.models.neuron_sums import NeuronAccumulator, Screen
 from tl_entropy.analyses.models.neuron_weights import unigram_direction, weight_numbers
@@ -31,7 +32,6 @@ from tl_entropy.analyses.tokens.unigram import SMOOTHING, checked_frequencies, c
 from tl_entropy.capture.ablation import read_pairs
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
-from tl_entropy.capture.head_means import site_means
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
 from tl_entropy.errors import InputError, check_int, check_number
