@@ -1,6 +1,19 @@
 """The command ``tl-entropy``: measurements from a shell, on the bundled model or on any other."""
 
-from tl_entropy.cli import compare, confidence, divergence, heads, information, lens, neurons, run, sensitivity, tokens, train, words
+from tl_entropy.cli import (
+    compare,
+    confidence,
+    divergence,
+    heads,
+    information,
+    lens,
+    neurons,
+    run,
+    sensitivity,
+    tokens,
+    train,
+    words,
+)
 from tl_entropy.cli.app import app, main
 
 __all__ = [
