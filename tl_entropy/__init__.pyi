@@ -24,6 +24,7 @@ from .analyses.sharing import alone as alone
 from .analyses.states.cka import CKAAccumulator as CKAAccumulator
 from .analyses.states.geometry import GeometryAccumulator as GeometryAccumulator, layer_geometry as layer_geometry
 from .analyses.states.matrix_similarity import MatrixAccumulator as MatrixAccumulator
+from .analyses.states.memories import Memories as Memories, memories as memories
 from .analyses.states.neighbours import NeighbourAccumulator as NeighbourAccumulator
 from .analyses.states.similarity import layer_similarity as layer_similarity
 from .analyses.tokens.alignment import align_tokens as align_tokens, token_correlation as token_correlation

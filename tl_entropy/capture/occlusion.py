@@ -31,6 +31,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from tl_entropy.capture import memories
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import chooses_keys, scores_hook
 from tl_entropy.capture.hooks import hook_name, silent
@@ -70,7 +71,8 @@ def occlude(
     Args:
         site: ``"embed"`` (the stream that enters block 0), ``"resid_pre.3"``, ``"resid_post.3"``, ``"attn_out.2"``,
             ``"mlp_out.0"``, ``"z.-1"`` (of the last layer); or the name of any hook whose activation is [batch, pos, ...], such
-            as ``"blocks.1.attn.hook_k"`` or ``"hook_embed"``.
+            as ``"blocks.1.attn.hook_k"`` or ``"hook_embed"``. Of models with a memory, ``"memory"`` or ``"state"``, without
+            positions; cells of a memory are then hidden from attention, too.
         positions: an int, ints or a slice, negative from each document's end; None is all tokens of a document.
         heads: of ``z``, the heads to occlude, from 0; None is all.
         means: what to put in: a tensor or array that broadcasts to the activation without [batch, pos], such as [d_model], or
@@ -86,6 +88,10 @@ def occlude(
     """
     place = edited_place(site, "occluded at positions")
     name = place if isinstance(place, str) else hook_name(place)
+    if (of_window := next((short for short, hook in memories.PLACES.items() if hook == place), None)) is not None:
+        if positions is not None or heads is not None:
+            raise InputError(f"{of_window} is one vector a window, without positions or heads; leave these out")
+        return memories.without(of_window, None if means is None else value_for(means, place))
     chosen = None if heads is None else numbers_from_0("heads", heads)
     if isinstance(place, Site) and place.counts_back:
         asked, back, kept = checked_positions(positions), place, copy.deepcopy(means)
@@ -193,7 +199,7 @@ def edited_place(given: Any, done: str, allowed: Sequence[str] = ()) -> Site | s
     """
     if not isinstance(given, str | Site):
         raise InputTypeError(f"site must be a site or the name of a hook, such as 'resid_post.3'; got {given!r}")
-    text = str(given)
+    text = memories.PLACES.get(str(given), str(given))
     hook = re.fullmatch(r"(?:.*\.)?hook_(\w+)", text)
     name = hook[1] if hook else text.partition(".")[0]
     if name in _INSTEAD and name not in allowed:

@@ -5,12 +5,15 @@ a measurement is of one: the decoder's unless the encoder's is asked for (``Adap
 runs such a model on a text with the text as the encoder's input, and the same tokens, one place later and with the start token
 in front, as the decoder's: at a token's place the decoder has read the tokens before it, and the whole text by its memory.
 
+A model whose decoder is ``blocks`` and which has an ``encoder`` beside it, with ``blocks`` of its own, has both stacks, too.
+
 Refused: models whose blocks stand in other stacks than these; sites that a model has no hook for, with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 from tl_entropy.capture.hooks import attribute, hook_name, source_site
@@ -44,6 +47,8 @@ class Stack(NamedTuple):
         if asked is not None:
             check_choice("stack", asked, ("decoder", "encoder"))
         if attribute(model, "blocks") is not None:
+            if asked == "encoder" and attribute(attribute(model, "encoder"), "blocks") is not None:
+                return cls("encoder.blocks", "encoder.ln_final", "encoder")
             if asked is not None:
                 raise InputError(f"stack: this model has one stack of blocks and no {asked} of its own; leave stack out")
             return cls("blocks", "ln_final", None)
@@ -82,7 +87,7 @@ class Places:
     def __init__(self, model: Any, stack: StackName | None) -> None:
         self.model = model
         self.stack = Stack.of_model(model, stack)
-        self.n_layers = len(getattr(model, self.stack.blocks))
+        self.n_layers = len(attrgetter(self.stack.blocks)(model))
         self._silent: set[Site] = set()  # whose own hooks were seen not to fire
 
     @property
@@ -97,7 +102,7 @@ class Places:
 
     def block(self, layer: int) -> Any:
         """A block of the stack that is measured."""
-        return getattr(self.model, self.stack.blocks)[layer]
+        return attrgetter(self.stack.blocks)(self.model)[layer]
 
     def attention(self, layer: int) -> Any:
         """The attention of a block, or None."""

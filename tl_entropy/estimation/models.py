@@ -279,6 +279,7 @@ def _in_transformer_lens_names(config: EstimationConfig, tokenizer: Any) -> Simp
         n_layers=config.n_layers,
         d_model=config.d_model,
         n_ctx=config.n_ctx * (1 + config.memories if past else 1),
+        chunk=config.n_ctx if past else None,
         d_vocab=config.d_vocab,
         d_vocab_out=config.d_vocab,
         n_heads=heads,
