@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import tl_entropy
 
 ROOT = Path(tl_entropy.__file__).parent
+parsed = cache(ast.parse)
 
 # Floors, and the wings that every one of them may have. A file imports from lower floors, from its own floor's root, and from
 # its own wing; on one floor the wing ``lens`` serves all others, and the wing ``models`` may use them all.
@@ -94,7 +96,7 @@ def may_import(mine, other):
 def violations(path, source):
     part, relative = part_of(path), path.relative_to(ROOT).as_posix()
     mine = place_of(relative.removesuffix(".py").replace("/", "."))
-    for module, at_top in imports(ast.parse(source), typing_too=True):
+    for module, at_top in imports(parsed(source), typing_too=True):
         head, *rest = module.split(".")
         inside = head == "tl_entropy" and rest and rest[0] in FLOORS
         gathers = path.name == "__init__.py" and rest[:1] == [part]  # a floor's public names
@@ -139,7 +141,7 @@ def arrows_of(sources):
     arrows = {}
     for module, source in sources.items():
         arrows[module] = set()
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parsed(source)):
             names = []
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
@@ -190,13 +192,13 @@ def test_wings_may_use_their_root_the_lens_and_models_all():
 @pytest.mark.parametrize("path", files(), ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_files_open_with_a_docstring_and_stay_short(path):
     source = path.read_text()
-    assert ast.get_docstring(ast.parse(source))
+    assert ast.get_docstring(parsed(source))
     assert len(source.splitlines()) <= 400
 
 
 def test_the_package_uses_no_assert():
     for path in files():
-        assert not [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)], path
+        assert not [node for node in ast.walk(parsed(path.read_text())) if isinstance(node, ast.Assert)], path
 
 
 def loaded_by(statement):
