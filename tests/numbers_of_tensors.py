@@ -213,7 +213,7 @@ def _quantised(record, of, dtype):
         record(f"quantized_bits/{of} to {to}", f.quantized_bits, 8, to)
     record(f"quantize/{of} to int4, scale of 16 bits", f.quantize, x, "int4", scale="bfloat16")
     record(f"quantize/{of} to a grid", f.quantize, x, "grid", bits=3, limit=4)
-    record(f"uniform_noise/{of}", f.uniform_noise, x, 0.5, torch.Generator().manual_seed(0))
+    record(f"uniform_noise/{of}", lambda x: f.uniform_noise(x, 0.5, torch.Generator().manual_seed(0)), x)
     record(f"effective_bits/{of}", f.effective_bits, x.abs(), 0.25)
 
 

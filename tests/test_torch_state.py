@@ -501,7 +501,7 @@ def test_a_generator_makes_each_item_in_the_plain_state_and_leaves_its_readers_a
     assert list(steady(lambda: iter(()))()) == []
 
 
-NO_TENSORS = {"AtPositions", "Intervention", "Provenance", "Site", "StreamReport", "TokenPage"}
+NO_TENSORS = {"AtPositions", "EstimationConfig", "Intervention", "Provenance", "Site", "StreamReport", "TokenPage"}
 """Public classes that hold what they were given, and make no tensor."""
 
 
