@@ -2,12 +2,13 @@
 
 Of a model on this machine the tokenizer, the configuration and the headers of its weight files are read, never the weights; of
 one on the hub nothing is fetched, and its line says so. Tokens are counted in a sample and scaled by bytes. States are counted
-by formula: of kept positions by the bytes of a row; of soft information a row of ``n_bins`` sums for each class, fold and site,
-of at most as many classes as there are tokens.
+by formula: of kept positions by the bytes of a row, which are right to 5 % beside what a file holds once; of soft information a
+row of ``n_bins`` sums for each class, fold and site, of at most as many classes as there are tokens.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from tl_entropy.capture.inputs import pieces, read_text
 from tl_entropy.capture.loading.sizes import ModelSize, size_of
 from tl_entropy.errors import InputError, counted
-from tl_entropy.runs.analyses import called
+from tl_entropy.runs.analyses import ANALYSES, called
 from tl_entropy.runs.ask import Ask
 from tl_entropy.runs.inputs import Documents
 from tl_entropy.runs.models import checkpoints
@@ -26,9 +27,6 @@ from tl_entropy.runs.models import checkpoints
 _SAMPLE = 200_000
 """Bytes of text in which tokens are counted."""
 _PASSES = {"soft_information": lambda options: 2 if options.get("center") is True else 1}
-_A_ROW = {"lens_entropy": 8, "layer_divergence": 24, "head_entropy": 8, "token_surprisal": 40, "gradient_reliance": 64,
-          "token_reliance": 32}  # fmt: skip
-"""Bytes of a row that is kept, for each place (and order), about."""
 
 
 def planned(config: Mapping[str, Any] | str | Path) -> str:
@@ -64,7 +62,7 @@ def planned(config: Mapping[str, Any] | str | Path) -> str:
             f"{passes} {'pass' if passes == 1 else 'passes'}, {work:.1e} floating-point operations"
         )
         for name, (function, options) in ask.analyses.items():
-            state, what = _state(function, called(function, options), size, tokens)
+            state, what = _state(function, called(function, options), size, tokens, documents.count)
             disk = max(disk, state)
             lines.append(f"  {name}: {what}")
     files = 3 + 2 * len(models) + jobs  # run.json, inputs.json and their hashes; model.json and tokens.txt
@@ -95,7 +93,7 @@ def _texts(documents: Documents) -> tuple[str, int]:
     return "\n".join(parts), n_bytes
 
 
-def _state(function: str, options: Mapping[str, Any], size: ModelSize, tokens: int) -> tuple[int, str]:
+def _state(function: str, options: Mapping[str, Any], size: ModelSize, tokens: int, documents: int) -> tuple[int, str]:
     """Bytes of a worker's state at most, and what they are."""
     if function == "soft_information":
         return _soft(options, size, tokens)
@@ -103,14 +101,42 @@ def _state(function: str, options: Mapping[str, Any], size: ModelSize, tokens: i
     places = _places(function, options, size)
     if summary:
         return 0, f"sums at {counted(places, 'place')}, which do not grow with the texts"
-    orders = options.get("orders", 1)
-    values = places * (len(orders) if isinstance(orders, list | tuple) else 1)
-    state = tokens * (values * _A_ROW.get(function, 8) + 40)
-    advice = "; keep: summary keeps sums alone" if "keep" in _KEEPS.get(function, ()) else ""
+    state = round(tokens * _row(function, options, places, tokens / documents))
+    advice = "; keep: summary keeps sums alone" if "keep" in inspect.signature(ANALYSES[function]).parameters else ""
     return state, f"every position at {counted(places, 'place')}, about {_sized(state)}{advice}"
 
 
-_KEEPS = dict.fromkeys(("lens_entropy", "layer_divergence", "head_entropy", "token_surprisal"), ("keep",))
+def _row(function: str, options: Mapping[str, Any], places: int, length: float) -> float:
+    """Bytes of a position that is kept, of a document of so many tokens."""
+
+    def several(option: str) -> int:
+        given = _given(function, options, option)
+        return len(given) if isinstance(given, list | tuple) else 1
+
+    where = 24  # document, position and token
+    match function:
+        case "lens_entropy":
+            more: int = _given(function, options, "top_k") + bool(_given(function, options, "surprisal"))
+            return where + places * (4 * several("orders") + 12 * more)
+        case "layer_divergence":
+            return where + 8 + places * (13 + 4 * several("metrics"))
+        case "head_entropy":
+            alone = 4 * several("orders")
+            return where + places * (alone if _given(function, options, "of") == "readout" else alone + 10)
+        case "token_surprisal":
+            top_k: int | None = _given(function, options, "top_k")
+            return where + 33 + 16 * (5 if top_k is None else top_k)
+        case "token_reliance":
+            return where + 1 + 8 * places * several("metrics")
+        case "gradient_reliance":
+            return where + 1 + 8 * length  # a value for each source
+        case _:
+            return where + 1 + places * {"confidence": 24, "unigram_distance": 8}[function]
+
+
+def _given(function: str, options: Mapping[str, Any], option: str) -> Any:
+    """An option as it was given, or as it is where it was not."""
+    return options.get(option, inspect.signature(ANALYSES[function]).parameters[option].default)
 
 
 def _places(function: str, options: Mapping[str, Any], size: ModelSize) -> int:
@@ -118,7 +144,7 @@ def _places(function: str, options: Mapping[str, Any], size: ModelSize) -> int:
     n_layers = size.layers if layers is None else len(layers) if isinstance(layers, list | tuple) else 1
     if function == "head_entropy":
         return n_layers * size.heads
-    if function == "token_surprisal":
+    if function in ("token_surprisal", "gradient_reliance") or (function == "confidence" and options.get("sites") is None):
         return 1
     if function == "token_reliance":
         return len(options["on"]) if isinstance(options["on"], Mapping) else 1
