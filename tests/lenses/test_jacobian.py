@@ -141,6 +141,30 @@ def test_identity_share_and_noise_are_their_definitions():
         one.noise_floor(3)
 
 
+@pytest.mark.model
+def test_sites_not_asked_for_are_those_that_it_has(tmp_path):
+    model = cached_model(*RAW)
+    for layers in ((0, 1), (1,)):
+        lens = tle.load_jacobian_lens(theirs(jacobians=matrices(layers=layers)))
+        expected = [f"resid_post.{i}" for i in (*layers, 2)]
+        for function in (tle.lens_entropy, tle.layer_divergence, tle.unigram_distance):
+            found = function(model, ["the cat sat"], lens=lens, progress=False)
+            assert [str(site) for site in found.sites] == expected
+    assert [str(site) for site in tle.lens_entropy(model, "the cat", lens=lens, layers=1, progress=False).sites] == [
+        expected[0]
+    ]
+    assert [str(site) for site in tle.lens_entropy(model, "the cat", progress=False).sites][:2] == ["embed", "resid_post.0"]
+
+
+@pytest.mark.model
+def test_a_saved_lens_is_the_same_here_and_in_transformer_lens(tmp_path):
+    lens = tle.load_jacobian_lens(theirs())
+    again = tle.load_jacobian_lens(lens.save(tmp_path / "sub" / "own.pt"))
+    assert (again.digest, again.prompts, dict(again.metadata)) == (lens.digest, 40, META)
+    JacobianLens = pytest.importorskip("transformer_lens.tools.analysis.jacobian_lens").JacobianLens
+    assert torch.equal(JacobianLens.load(str(tmp_path / "sub" / "own.pt")).jacobians[1], lens.weights[1])
+
+
 def test_files_that_are_no_lens(tmp_path):
     with pytest.raises(FileError, match="there is no file"):
         tle.load_jacobian_lens(tmp_path / "none.pt")

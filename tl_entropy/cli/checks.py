@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, overload
 
 from tl_entropy.capture.parts import Part
 from tl_entropy.errors import InputError, check_choice, check_int, check_orders
@@ -92,8 +92,18 @@ def documents_in(text: str | None) -> list[range] | None:
     return found
 
 
-def sites_in(text: str, *, refused: Iterable[str] = ()) -> list[str | Site]:
-    """Places separated by commas, none of them at a site ``refused``."""
+@overload
+def sites_in(text: str, *, refused: Iterable[str] = ()) -> list[str | Site]: ...
+
+
+@overload
+def sites_in(text: None, *, refused: Iterable[str] = ()) -> None: ...
+
+
+def sites_in(text: str | None, *, refused: Iterable[str] = ()) -> list[str | Site] | None:
+    """Places separated by commas, none of them at a site ``refused``; None stays, where nothing was asked for."""
+    if text is None:
+        return None
     found = read_places(names(text), "--sites")
     for place in found:
         name = place if isinstance(place, str) else place.name

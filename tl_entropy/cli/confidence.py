@@ -10,7 +10,19 @@ import typer
 from tl_entropy.cli.app import app, examples
 from tl_entropy.cli.checks import layers_in, sites_in
 from tl_entropy.cli.edits import Changes, TunedLens, lens_of
-from tl_entropy.cli.options import OVER, PRECISIONS, Layers, Precision, Sites, Source, Summary, Vocabulary, generation, reads
+from tl_entropy.cli.options import (
+    OVER,
+    PRECISIONS,
+    Layers,
+    Precision,
+    Sites,
+    SitesOrLens,
+    Source,
+    Summary,
+    Vocabulary,
+    generation,
+    reads,
+)
 from tl_entropy.cli.report import report
 from tl_entropy.errors import check_choice
 from tl_entropy.sites import INNER_SITES
@@ -51,7 +63,7 @@ def unigram(
     source: Source,
     generated: dict[str, Any],
     changes: Changes,
-    sites: Sites = "embed,resid_post",
+    sites: SitesOrLens = None,
     layers: Layers = None,
     smoothing: Annotated[float, typer.Option(min=0.0, help="what is added to the count of every token")] = 0.5,
     summary: Summary = False,
@@ -96,7 +108,7 @@ def calibration(
 
 
 def _measure(
-    function: Callable[..., Any], source: Source, generated: dict[str, Any], changes: Changes, sites: str, layers: Any,
+    function: Callable[..., Any], source: Source, generated: dict[str, Any], changes: Changes, sites: str | None, layers: Any,
     summary: bool, precision: str, vocabulary: str, tuned_lens: Any, **options: Any,
 ) -> None:  # fmt: skip
     check_choice("--precision", precision, PRECISIONS)

@@ -14,7 +14,7 @@ from tl_entropy.cli.options import (
     PRECISIONS,
     Layers,
     Precision,
-    Sites,
+    SitesOrLens,
     Source,
     Summary,
     Surprisal,
@@ -44,7 +44,7 @@ def divergence(
         str, typer.Option(help="of kl, reverse_kl, jsd, fisher_rao and total_variation, separated by commas")
     ] = "kl,jsd,fisher_rao",
     against: Annotated[str, typer.Option(help="output, previous, or a site such as resid_post.3")] = "output",
-    sites: Sites = "embed,resid_post",
+    sites: SitesOrLens = None,
     layers: Layers = None,
     target: Annotated[
         list[str] | None, typer.Option(help="a token whose rank at every site is wanted; may be given several times")

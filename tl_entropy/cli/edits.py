@@ -18,7 +18,11 @@ from tl_entropy.sites import Site
 
 TunedLens = Annotated[
     Path | None,
-    typer.Option("--tuned-lens", help="a tuned lens, of tl-entropy or the package tuned-lens; the logit lens, if not given"),
+    typer.Option(
+        "--tuned-lens",
+        help="a tuned lens, of tl-entropy or the package tuned-lens, or a Jacobian lens (a file .pt); the logit lens, if not "
+        "given",
+    ),
 ]
 
 

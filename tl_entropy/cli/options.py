@@ -39,6 +39,14 @@ Page = Annotated[
     bool,
     typer.Option("--report", help="write report.html, too: figures, tables and settings on one page, which needs nothing else"),
 ]
+SitesOrLens = Annotated[
+    str | None,
+    typer.Option(
+        "--sites",
+        help="sites of every layer, such as mlp_out, or of one, such as mlp_out.3; commas between; embed and every resid_post, "
+        "or what a Jacobian lens has, if not given",
+    ),
+]
 Sites = Annotated[str, typer.Option(help="sites of every layer, such as mlp_out, or of one, such as mlp_out.3; commas between")]
 Layers = Annotated[
     str | None, typer.Option(help="numbers, such as 0,5,-1 (the last), or a slice, such as 3:8 or ::2; all, if not given")

@@ -33,6 +33,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.origin import norm_is_folded
 from tl_entropy.errors import FileError, InputError, InputTypeError, counted
 from tl_entropy.lenses.files import checked_archive
+from tl_entropy.results.files import replacing
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import Steady, steady
 
@@ -152,6 +153,26 @@ class JacobianLens(Steady):
                 self._index(site, layer)
         self._last.add(last)
 
+    def save(self, path: str | Path) -> Path:
+        """Write the lens as TransformerLens does, for it or for ``load_jacobian_lens``, and return its path.
+
+        Raises:
+            SaveError: the folder cannot be written to, or there is no room; a file that was there stays as it was.
+
+        >>> import tempfile
+        >>> lens = JacobianLens(torch.stack([torch.eye(2)]), (0,), 3, "memory", {"corpus": "mine"})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_jacobian_lens(lens.save(Path(folder) / "lens.pt")).digest == lens.digest
+        True
+        """
+        payload = {
+            "J": {layer: matrix.clone() for layer, matrix in zip(self.layers, self.weights, strict=True)},
+            "n_prompts": self.prompts, "source_layers": list(self.layers), "d_model": self.d_model, "metadata": dict(self.metadata),
+        }  # fmt: skip
+        with replacing(Path(path), self.weights.nbytes) as waiting:
+            torch.save(payload, waiting)
+        return Path(path)
+
     def identity_share(self) -> pd.DataFrame:
         r"""How much of each matrix is the identity: (tr J / d)²·d / ‖J‖², the share of its squared norm that lies along it.
 
@@ -229,6 +250,24 @@ def as_lens(lens: Any) -> Any:
     if isinstance(estimator := getattr(lens, "estimator", None), str):
         metadata.setdefault("estimator", estimator)
     return _made(matrices, int(lens.n_prompts), "memory", metadata)
+
+
+def sites_read(sites: Any, lens: Any, layers: Any = None, *, n_layers: int) -> Any:
+    """Sites asked for of a model; None is those that a lens reads.
+
+    These are ``embed`` and every ``resid_post``, or of a Jacobian lens the ends of the blocks that it has matrices for, and the
+    last one.
+
+    >>> lens = JacobianLens(torch.stack([torch.eye(3)]), (1,), 40, "memory")
+    >>> sites_read(None, None, n_layers=4), [str(site) for site in sites_read(None, lens, n_layers=4)]
+    (('embed', 'resid_post'), ['resid_post.1', 'resid_post.3'])
+    """
+    if sites is not None:
+        return sites
+    lens = as_lens(lens)
+    if not isinstance(lens, JacobianLens):
+        return ("embed", "resid_post")
+    return "resid_post" if layers is not None else [Site("resid_post", i) for i in sorted({*lens.layers, n_layers - 1})]
 
 
 @steady

@@ -27,7 +27,7 @@ from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
 from tl_entropy.functional.lens.comparison import METRICS, Metric, vocabulary_divergences
 from tl_entropy.functional.lens.compiling import Compiled
-from tl_entropy.lenses.jacobian import as_lens
+from tl_entropy.lenses.jacobian import as_lens, sites_read
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results.base import Unit
 from tl_entropy.results.lens.divergence import DivergenceSummary, LayerDivergence
@@ -65,7 +65,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         *,
         metrics: Metric | Sequence[Metric] = ("kl", "jsd", "fisher_rao"),
         against: str | Site = "output",
-        sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+        sites: str | Sequence[str | Site] | None = None,
         layers: Layers | None = None,
         lens: Lens | None = None,
         surprisal: bool = False,
@@ -94,7 +94,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         if keep == "summary" and (surprisal or self.targets or self.top_k > 1):
             raise InputError("surprisal, targets and top_k belong to single positions; use keep='positions', or leave them out")
         self.final_norm, self.settled = final_norm, threshold(settled, keep, self.metrics, against)
-        measured = self.adapter.sites(sites, layers)
+        measured = self.adapter.sites(sites_read(sites, lens, layers, n_layers=self.adapter.n_layers), layers)
         self.lens, self.surprisal, self.keep, self.precision = lens, surprisal, keep, precision
         self.against, reference = reference_of(self.adapter, against)
         self._output = self.adapter.last_site
@@ -238,7 +238,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
 @overload
 def layer_divergence(
     model: Any, inputs: Any, *, metrics: Metric | Sequence[Metric] = ..., against: str | Site = ...,
-    sites: str | Sequence[str | Site] = ..., layers: Layers | None = ...,
+    sites: str | Sequence[str | Site] | None = ..., layers: Layers | None = ...,
     positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
     targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["positions"] = ...,
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
@@ -250,7 +250,7 @@ def layer_divergence(
 @overload
 def layer_divergence(
     model: Any, inputs: Any, *, metrics: Metric | Sequence[Metric] = ..., against: str | Site = ...,
-    sites: str | Sequence[str | Site] = ..., layers: Layers | None = ...,
+    sites: str | Sequence[str | Site] | None = ..., layers: Layers | None = ...,
     positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ..., surprisal: bool = ...,
     targets: str | int | Sequence[str | int] = ..., top_k: int = ..., keep: Literal["summary"],
     max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
@@ -266,7 +266,7 @@ def layer_divergence(
     *,
     metrics: Metric | Sequence[Metric] = ("kl", "jsd", "fisher_rao"),
     against: str | Site = "output",
-    sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+    sites: str | Sequence[str | Site] | None = None,
     layers: Layers | None = None,
     positions: int | slice | Sequence[int] | None = None,
     lens: Lens | None = None,
@@ -298,6 +298,7 @@ def layer_divergence(
         against: "output" (the model's own), "previous" (of each state of the residual stream the one before it among ``sites``;
             the first has none and is left out), or a site, such as "resid_post.3".
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
+            None is embed and every resid_post, or of a Jacobian lens the ends of the blocks that it has matrices for.
         layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         lens: what turns the residual stream at a site into what the last one would be: None (the logit lens), a ``TunedLens``,

@@ -25,7 +25,7 @@ from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int, check_orders
-from tl_entropy.lenses.jacobian import as_lens
+from tl_entropy.lenses.jacobian import as_lens, sites_read
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results import LensEntropy, LensSummary
 from tl_entropy.results.provenance import Provenance
@@ -57,7 +57,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         model: Any,
         *,
         orders: float | Sequence[float] = (1.0,),
-        sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+        sites: str | Sequence[str | Site] | None = None,
         layers: Layers | None = None,
         lens: Lens | None = None,
         surprisal: bool = False,
@@ -73,7 +73,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         check_choice("keep", keep, ("positions", "summary"))
         if keep == "summary" and (surprisal or top_k):
             raise InputError("surprisal and top_k belong to single positions; use keep='positions', or leave them out")
-        self.sites = self.adapter.sites(sites, layers)
+        self.sites = self.adapter.sites(sites_read(sites, lens, layers, n_layers=self.adapter.n_layers), layers)
         self.surprisal, self.top_k, self.keep, self.lens, self.precision = surprisal, top_k, keep, lens, precision
         self.vocabulary = vocabulary
         self.reading = Reading(
@@ -130,7 +130,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
 
 @overload
 def lens_entropy(
-    model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] = ...,
+    model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] | None = ...,
     layers: Layers | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
     surprisal: bool = ..., top_k: int = ..., keep: Literal["positions"] = ..., max_new_tokens: int = ...,
     batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
@@ -141,7 +141,7 @@ def lens_entropy(
 
 @overload
 def lens_entropy(
-    model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] = ...,
+    model: Any, inputs: Any, *, orders: float | Sequence[float] = ..., sites: str | Sequence[str | Site] | None = ...,
     layers: Layers | None = ..., positions: int | slice | Sequence[int] | None = ..., lens: Lens | None = ...,
     surprisal: bool = ..., top_k: int = ..., keep: Literal["summary"], max_new_tokens: int = ...,
     batch_size: int | None = ..., precision: Precision = ..., compiled: bool | None = ...,
@@ -156,7 +156,7 @@ def lens_entropy(
     inputs: Any,
     *,
     orders: float | Sequence[float] = (1.0,),
-    sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+    sites: str | Sequence[str | Site] | None = None,
     layers: Layers | None = None,
     positions: int | slice | Sequence[int] | None = None,
     lens: Lens | None = None,
@@ -182,6 +182,7 @@ def lens_entropy(
         inputs: texts, tokens, files, data sets, or an ActivationCache with its tokens; see ``stream``.
         orders: Rényi orders from 0 to infinity, one or several; 1 is Shannon entropy.
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
+            None is embed and every resid_post, or of a Jacobian lens the ends of the blocks that it has matrices for.
         layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         lens: a function of a site and its rows [rows, d_model] that gives what the last residual stream would be, applied

@@ -33,6 +33,7 @@ from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, check_number
+from tl_entropy.lenses.jacobian import sites_read
 from tl_entropy.lenses.protocol import Lens
 from tl_entropy.results.tokens.site_values import UNIGRAM, SiteMeans, UnigramDistance
 from tl_entropy.sites import Layers, Site
@@ -67,8 +68,10 @@ class UnigramAccumulator(SiteAccumulator):
     bound = ("_weights", "_rank")
 
     def __init__(self, model: Any, frequencies: Any, *, smoothing: float = SMOOTHING, **options: Unpack[SiteOptions]) -> None:
-        options["sites"] = options.get("sites") or ("embed", "resid_post")
-        super().__init__(model, **options)
+        adapter = model if isinstance(model, Adapter) else Adapter(model)
+        asked, lens, layers = (options.get(name) for name in ("sites", "lens", "layers"))
+        options["sites"] = sites_read(asked, lens, layers, n_layers=adapter.n_layers)
+        super().__init__(adapter, **options)
         self.smoothing = check_number("smoothing", smoothing, 0)
         counts = checked_frequencies(frequencies, self.adapter.d_vocab)
         self.counts = sha256(counts.numpy().tobytes()).hexdigest()[:16]
@@ -96,7 +99,7 @@ class UnigramAccumulator(SiteAccumulator):
 
 @overload
 def unigram_distance(
-    model: Any, inputs: Any, *, frequencies: Any = ..., smoothing: float = ..., sites: str | Sequence[str | Site] = ...,
+    model: Any, inputs: Any, *, frequencies: Any = ..., smoothing: float = ..., sites: str | Sequence[str | Site] | None = ...,
     layers: Layers | None = ..., lens: Lens | None = ..., positions: int | slice | Sequence[int] | None = ...,
     keep: Literal["positions"] = ..., max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
     compiled: bool | None = ..., vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
@@ -105,7 +108,7 @@ def unigram_distance(
 
 @overload
 def unigram_distance(
-    model: Any, inputs: Any, *, frequencies: Any = ..., smoothing: float = ..., sites: str | Sequence[str | Site] = ...,
+    model: Any, inputs: Any, *, frequencies: Any = ..., smoothing: float = ..., sites: str | Sequence[str | Site] | None = ...,
     layers: Layers | None = ..., lens: Lens | None = ..., positions: int | slice | Sequence[int] | None = ...,
     keep: Literal["summary"], max_new_tokens: int = ..., batch_size: int | None = ..., precision: Precision = ...,
     compiled: bool | None = ..., vocabulary: Over = ..., progress: bool = ..., **options: Unpack[CorpusOptions],
@@ -119,7 +122,7 @@ def unigram_distance(
     *,
     frequencies: Any = None,
     smoothing: float = SMOOTHING,
-    sites: str | Sequence[str | Site] = ("embed", "resid_post"),
+    sites: str | Sequence[str | Site] | None = None,
     layers: Layers | None = None,
     lens: Lens | None = None,
     positions: int | slice | Sequence[int] | None = None,
@@ -144,6 +147,7 @@ def unigram_distance(
             the inputs, special ones left out, which are read once more before.
         smoothing: what is added to every count.
         sites: embed, resid_pre, resid_mid, resid_post, attn_out, mlp_out, of all layers, or single ones, such as resid_post.3.
+            None is embed and every resid_post, or of a Jacobian lens the ends of the blocks that it has matrices for.
         layers: blocks to measure: numbers, from 0 or negative from the last, or a slice; None is all.
         lens: what turns the residual stream at a site into what the last one would be; None is the logit lens.
         positions: positions of each document, of the tokens predicted; None is all. All tokens are counted, whatever these are.
