@@ -167,7 +167,8 @@ class JacobianLens(Steady):
         """
         payload = {
             "J": {layer: matrix.clone() for layer, matrix in zip(self.layers, self.weights, strict=True)},
-            "n_prompts": self.prompts, "source_layers": list(self.layers), "d_model": self.d_model, "metadata": dict(self.metadata),
+            "n_prompts": self.prompts, "source_layers": list(self.layers), "d_model": self.d_model,
+            "metadata": dict(self.metadata),
         }  # fmt: skip
         with replacing(Path(path), self.weights.nbytes) as waiting:
             torch.save(payload, waiting)
