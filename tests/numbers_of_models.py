@@ -15,7 +15,7 @@ import tl_entropy as tle
 QUIET = {"progress": False}
 ORDERS = (0.5, 1.0, 2.0, math.inf)
 DIVERGENCES = ("kl", "reverse_kl", "jsd", "fisher_rao", "total_variation")
-CHANGES = ("l1", "cosine", *DIVERGENCES, "loss", "entropy")
+CHANGES = ("l1", "l2", "maximum", "cosine", *DIVERGENCES, "loss", "entropy")
 SITES = ("embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 TEXTS = ["the cat sat on the mat", "def f(x):\n    return x + 1", "the", "dog and cat and dog and the mat sat, naïve 😀"]
 LONG = "the cat sat on the mat, and the dog sat on the cat and the mat\n" * 4  # longer than the context of the tiny models

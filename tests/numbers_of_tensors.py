@@ -12,7 +12,7 @@ from tl_entropy import functional as f
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 ORDERS = (0.0, 0.5, 1.0, 2.0, math.inf)
 DIVERGENCES = ("kl", "reverse_kl", "jsd", "fisher_rao", "total_variation")
-CHANGES = ("l1", "cosine", *DIVERGENCES, "loss", "entropy")
+CHANGES = ("l1", "l2", "maximum", "cosine", *DIVERGENCES, "loss", "entropy")
 NOT_NUMBERS = {"compiler_available"}
 """What says nothing of a number."""
 

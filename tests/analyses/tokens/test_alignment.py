@@ -49,6 +49,25 @@ def made(documents, *, model="m", seed=0, bos=True, texts=None, values=None):
     )  # fmt: skip
 
 
+def test_min_max_is_of_each_document():
+    documents = [[(i, "t", i, i + 1) for i in range(n)] for n in (5, 7, 1)]
+    x, y = (made(documents, seed=seed) for seed in (0, 1))
+    found = token_correlation(x, y, normalize="min_max")
+    for values, whole in ((found.x, x), (found.y, y)):
+        for document in range(3):
+            mine = whole.surprisal[whole.document == document]
+            assert torch.allclose(values[found.document == document], tle.functional.min_max(mine[None])[0])
+    assert (found.units, found.quantities) == (("", ""), ("surprisal, min-max",) * 2)
+    expected = stats.linregress(found.x.numpy(), found.y.numpy())
+    assert found.slope == pytest.approx(expected.slope)
+    assert found.pearson == pytest.approx(expected.rvalue)
+    scaled = dataclasses.replace(x, surprisal=x.surprisal * (1 + x.document) + 10 * x.document)
+    assert token_correlation(scaled, y, normalize="min_max").slope == pytest.approx(found.slope), "what documents differ by"
+    assert found.to("bits").slope == found.slope
+    with pytest.raises(InputError, match="normalize must be one of None, 'min_max'"):
+        token_correlation(x, y, normalize="z")
+
+
 def cut(text, cuts, *, ids=0):
     """The tokens of a text whose bytes are cut at these places, as a byte-level tokenizer may; each with an id of its own."""
     of_byte = [i for i, character in enumerate(text) for _ in character.encode()]

@@ -42,6 +42,8 @@ def compared(before, after, tokens, metrics=METRICS):
     p, q = before.log_softmax(-1), after.log_softmax(-1)
     named = {
         "l1": (after - before).abs().sum(-1),
+        "l2": (after - before).norm(dim=-1),
+        "maximum": (after - before).abs().amax(-1),
         "cosine": 1 - torch.nn.functional.cosine_similarity(before, after),
         "kl": functional.kl_divergence(before, after),
         "reverse_kl": functional.kl_divergence(after, before),
@@ -74,10 +76,10 @@ def test_every_metric_on_every_architecture(any_model):
     before, after = dense(any_model, tokens), dense(any_model, tokens, on.hooks)
     expected = compared(before, after, tokens)
     # The readout is proved by log-probabilities: a number added to a row's logits is not known to it, nor to most metrics.
-    close(result.values[:, 0, 2:], expected[:, 2:])
-    close(result.values[:, 0, :2], expected[:, :2], rtol=1e-3, atol=1e-3)
+    close(result.values[:, 0, 4:], expected[:, 4:])
+    close(result.values[:, 0, :4], expected[:, :4], rtol=1e-3, atol=1e-3)
     assert (result.sources, result.metrics) == (("ablate mlp_out.1",), METRICS)
-    assert result.units == ("", "", "nats", "nats", "nats", "rad", "", "nats", "nats")
+    assert result.units == ("", "", "", "", "nats", "nats", "nats", "rad", "", "nats", "nats")
     assert result.token.tolist() == tokens[0, 1:].tolist()
     assert result.position.tolist() == list(range(len(tokens[0]) - 1))
     assert "".join(TEXT[a:b] for a, b in result.span.tolist()) == TEXT

@@ -15,7 +15,7 @@ from tl_entropy.functional.lens.divergences import fisher_rao_distance, js_diver
 from tl_entropy.functional.tokens.logit_changes import CHANGE_UNITS, vocabulary_changes
 
 METRICS = tuple(CHANGE_UNITS)
-PLAIN = tuple(metric for metric in METRICS if metric not in ("l1", "cosine"))
+PLAIN = tuple(metric for metric in METRICS if metric not in ("l1", "l2", "maximum", "cosine"))
 
 
 def random_case(rows=12, d_model=24, d_vocab=2100, spread=3.0, moved=1.0, dtype=torch.float64, seed=0):
@@ -43,6 +43,8 @@ def exact(before, after, unembedding, targets, *, bias=None, scale=1.0, softcap=
     surprisal = [-x.log_softmax(-1).gather(1, targets[:, None])[:, 0] for x in (p, q)]
     return {
         "l1": (b - a).abs().sum(-1),
+        "l2": (b - a).norm(dim=-1),
+        "maximum": (b - a).abs().amax(-1),
         "cosine": 1 - (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1)),
         "kl": kl_divergence(p, q),
         "reverse_kl": kl_divergence(q, p),
@@ -101,7 +103,9 @@ def test_float32_keeps_the_digits_of_small_changes(moved):
     expected = exact(before, after, unembedding, targets, bias=bias)
     check(found, expected, 2e-2 if moved < 1e-3 else 1e-3, 5e-5)
     # 1 - cos from the cosine itself would be rounding alone: 1e-7, of 1e-9.
-    torch.testing.assert_close(found[:, 1], expected["cosine"], rtol=2e-3 if moved > 1e-3 else 2e-2, atol=0)
+    torch.testing.assert_close(
+        found[:, METRICS.index("cosine")], expected["cosine"], rtol=2e-3 if moved > 1e-3 else 2e-2, atol=0
+    )
 
 
 def test_the_angle_against_mpmath():
@@ -198,12 +202,12 @@ def test_no_rows():
 
 def test_refusals():
     before, after, unembedding, _, targets = random_case(rows=3)
-    with pytest.raises(InputError, match=r"metrics must be one of 'l1', 'cosine', 'kl'.*; got 'L1'"):
+    with pytest.raises(InputError, match=r"metrics must be one of 'l1', 'l2', 'maximum', 'cosine'.*; got 'L1'"):
         vocabulary_changes(before, after, unembedding, metrics=("L1",))
     with pytest.raises(InputTypeError, match=r"metrics must be a sequence such as .*; got 'l1'"):
         vocabulary_changes(before, after, unembedding, metrics="l1")
     for none_or_twice in ((), ("l1", "l1")):
-        with pytest.raises(InputError, match=r"metrics must hold at least one of l1, cosine.*, each once"):
+        with pytest.raises(InputError, match=r"metrics must hold at least one of l1, l2.*, each once"):
             vocabulary_changes(before, after, unembedding, metrics=none_or_twice)
     with pytest.raises(InputError, match=r"before and after must be the same rows.*got \[3, 24\].* and \[2, 24\]"):
         vocabulary_changes(before, after[:2], unembedding, metrics=("l1",))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from hand_made import without_rows
+from hand_made import surprisal, without_rows
 
 import tl_entropy as tle
 from tl_entropy.capture.ablation import ablate_heads
@@ -42,6 +43,36 @@ def lens(seed=0, **changes):
         "rank": torch.where(surprisal.isnan(), -1, 0),
     }
     return LensEntropy(**{**parts, **changes})
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_of_single_tokens(deep):
+    before, after = (surprisal(["the", " cat", " is"], ["a", " cat"], seed=seed) for seed in (0, 1))
+    if deep:
+        sites = (Site("resid_post", 0), Site("resid_post", 1))
+        before, after = (
+            dataclasses.replace(r, sites=sites, site_surprisal=r.surprisal[:, None] * torch.tensor([3.0, 2.0]))
+            for r in (before, after)
+        )
+    change = contrast(before, after)
+    assert change.sites[-1] == Site("resid_post", -1)
+    assert change.quantities == ("surprisal", "entropy", "excess", "varentropy", "rank")
+    assert change.units == ("nats", "nats", "nats", "nats²", "")
+    assert change.values("surprisal")[:, -1].tolist() == pytest.approx((after.surprisal - before.surprisal).tolist())
+    line = change.mean_profile("surprisal").iloc[-1]
+    assert line["mean"] == pytest.approx(float((after.surprisal - before.surprisal).double().mean()))
+    if deep:
+        expected = 3 * (after.surprisal - before.surprisal)
+        assert change.values("surprisal")[:, 0].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+        assert change.values("entropy")[:, :2].isnan().all()
+    assert "surprisal" in repr(change)
+    assert change._repr_html_()
+    ax = tle.plots.contrast(change, quantity="surprisal")
+    assert ax.get_lines() or ax.collections
+    tle.plots.contrast_map(change, quantity="surprisal", document=0)
+    plt.close("all")
+    with pytest.raises(InputError, match="unit differ"):
+        contrast(before, after.to("bits"))
 
 
 def divergence(seed=0, **changes):
@@ -311,7 +342,7 @@ def test_more_refusals():
         contrast(divergence(), divergence(against="previous"))
     with pytest.raises(InputTypeError, match="before is a LensEntropy and after a LayerDivergence"):
         contrast(lens(), divergence())
-    with pytest.raises(InputTypeError, match=r"before must be a LensEntropy or LayerDivergence.*got str"):
+    with pytest.raises(InputTypeError, match=r"before must be a LensEntropy, LayerDivergence or TokenSurprisal.*got str"):
         contrast("lens", lens())
     counts = torch.zeros(1, 1, 4, dtype=torch.long)
     summary = LensSummary(

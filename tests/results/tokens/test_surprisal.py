@@ -14,7 +14,8 @@ from hypothesis import given, strategies as st
 import tl_entropy as tle
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.results.tokens.surprisal import SurprisalSummary, TokenSurprisal, document_totals, moments
+from tl_entropy.results.tokens.rates import moments
+from tl_entropy.results.tokens.surprisal import SurprisalSummary, TokenSurprisal, document_totals
 
 LN2 = math.log(2)
 

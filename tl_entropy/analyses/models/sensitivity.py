@@ -28,6 +28,7 @@ from tl_entropy.capture.weights import changed, matrices, named_matrices
 from tl_entropy.errors import InputError, InputTypeError, keeping
 from tl_entropy.functional import quantisation
 from tl_entropy.results.models.sensitivity import Sensitivity
+from tl_entropy.results.tokens.rates import TOTALS
 from tl_entropy.results.tokens.surprisal import TokenSurprisal
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady, yours
@@ -206,4 +207,5 @@ def _shown(edit: Edit) -> str:
 def _totals(result: TokenSurprisal) -> tuple[Tensor, Tensor, list[int]]:
     """Summed losses and tokens [document], and the documents' numbers."""
     totals, documents = result._totals()
-    return totals[:, 4], totals[:, 1].long(), documents
+    columns = dict(zip(TOTALS, totals.T, strict=True))
+    return columns["surprisal"], columns["tokens"].long(), documents

@@ -122,6 +122,7 @@ def token_correlation(
     of: str | Sequence[str] = "surprisal",
     on: Literal["x", "y"] = "y",
     how: How = "sum",
+    normalize: Literal["min_max"] | None = None,
     folds: int = 20,
 ) -> TokenCorrelation:
     r"""How far one quantity of every token goes with another: the least-squares line of y against x, R², and correlations.
@@ -144,6 +145,8 @@ def token_correlation(
         of: the quantity, or two: that of x and that of y.
         on: whose tokens the pairs are of, where they differ; the other's values come to them by ``align_tokens``.
         how: "sum" for what adds up, "mean" for what does not; used only where the tokens differ.
+        normalize: "min_max" puts both on a scale from 0, the lowest of a document, to 1, its highest (0 where all are the
+            same), as ``functional.min_max`` of each text. What documents differ by is then no part of the line.
         folds: number of groups of documents for the jackknife; with fewer documents, each is one.
 
     Returns:
@@ -162,6 +165,7 @@ def token_correlation(
     """
     check_choice("on", on, ("x", "y"))
     check_int("folds", folds, 2)
+    check_choice("normalize", normalize, (None, "min_max"))
     pair = (of, of) if isinstance(of, str) else _named(of)
     if len(pair) != 2:
         raise InputError(f"of must be one quantity, or two, that of x and that of y; got {pair}")
@@ -184,22 +188,36 @@ def token_correlation(
             f"x or y is infinite at position {int(position[row])} of document {int(document[row])} (and {len(bad) - 1} more "
             "tokens): no line goes through it; leave it out with select(...)"
         )
+    _, index, sizes = document.unique(return_inverse=True, return_counts=True)
+    units = on_x.units[0], on_y.units[0]
+    if normalize is not None:
+        pairs, units = _min_max(pairs, index, len(sizes)), ("", "")
+        pair = tuple(f"{name}, min-max" for name in pair)
     for name, argument, column in zip(("x", "y"), pair, pairs.T, strict=True):
         if column.max() - column.min() <= _CONSTANT * column.abs().max():
             raise InputError(
                 f"{name}: its {argument} is {column[0]:g} for all {len(pairs)} tokens, and what does not vary goes with nothing"
             )
-    _, index, sizes = document.unique(return_inverse=True, return_counts=True)
     fold = balanced_folds(sizes, folds)[index]
     line = _line(pairs[:, 0], pairs[:, 1], index)
     ranks = torch.stack([_ranks(column) for column in pairs.T], 1)
     pearson, pearson_error = _pearson(pairs, fold)
     return TokenCorrelation(
-        x=pairs[:, 0], y=pairs[:, 1], quantities=pair, units=(on_x.units[0], on_y.units[0]), **line,
+        x=pairs[:, 0], y=pairs[:, 1], quantities=(pair[0], pair[1]), units=units, **line,
         pearson=pearson, pearson_error=pearson_error, spearman=_pearson(ranks, torch.zeros_like(fold))[0],
         left_out=int((~known).sum()), on=on, how=(on_x if on == "y" else on_y).how, document=document, position=position,
         token=token, strings=target.strings, names=target.names, provenance=y.provenance, x_provenance=x.provenance, unit=unit,
     )  # fmt: skip
+
+
+def _min_max(pairs: Tensor, document: Tensor, documents: int) -> Tensor:
+    """Pairs [row, 2] on a scale from 0 to 1 within each document, numbered from 0; 0 where all of its values are the same."""
+    place = document[:, None].expand_as(pairs)
+    low, high = (
+        pairs.new_zeros(documents, 2).scatter_reduce(0, place, pairs, which, include_self=False)[document]
+        for which in ("amin", "amax")
+    )
+    return (pairs - low) / (high - low).where(high > low, 1.0)
 
 
 def _named(of: Any) -> tuple[str, ...]:

@@ -262,6 +262,8 @@ def token_reliance(
     | metric | definition, with logits l and prediction p as the model is, l' and p' without the source | unit, range |
     |---|---|---|
     | "l1" | Σ abs(l' - l) over the vocabulary | 0 to infinity |
+    | "l2" | √Σ (l' - l)² over the vocabulary | 0 to infinity |
+    | "maximum" | the largest abs(l' - l) | 0 to infinity |
     | "cosine" | 1 - cosine of the angle between l and l' | 0 to 2 |
     | "kl", "reverse_kl" | KL(p ‖ p'), KL(p' ‖ p) | nats, 0 to infinity |
     | "jsd" | Jensen-Shannon divergence of p and p' | nats, 0 to log 2 |
@@ -270,8 +272,8 @@ def token_reliance(
     | "loss" | surprisal of the token without the source, less that with it | nats, signed |
     | "entropy" | entropy of p' less that of p | nats, signed |
 
-    "l1" and "cosine" compare logits, as attribution by occlusion does: a number added to all logits, which changes no
-    prediction, counts in both, so that they depend on whether TransformerLens has centred the unembedding. The other metrics
+    The first four compare logits, as attribution by occlusion does: a number added to all logits, which changes no
+    prediction, counts in them, so that they depend on whether TransformerLens has centred the unembedding. The other metrics
     don't.
 
     The model is run once as it is, and once for each source. With ``on="tokens"`` each token of the document in turn is masked

@@ -27,7 +27,8 @@ from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.lenses.jacobian import as_lens
 from tl_entropy.lenses.protocol import Lens, lens_name
 from tl_entropy.results.provenance import Provenance
-from tl_entropy.results.tokens.surprisal import N_TOTALS, SurprisalSummary, TokenSurprisal, document_totals, moments
+from tl_entropy.results.tokens.rates import N_TOTALS, moments
+from tl_entropy.results.tokens.surprisal import SurprisalSummary, TokenSurprisal, document_totals
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
 

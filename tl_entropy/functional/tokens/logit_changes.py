@@ -3,11 +3,13 @@ r"""Hidden states before and after a change -> how far each row's logits moved, 
 With l the logits of a row before the change, l' those after it, p and p' their softmax, and t the row's target:
 
     l1        Σ |l' - l|                          loss      log p(t) - log p'(t), signed
-    cosine    1 - l·l' / (‖l‖·‖l'‖)               entropy   H(p') - H(p), signed
+    l2        √Σ (l' - l)²                        entropy   H(p') - H(p), signed
+    maximum   max |l' - l|
+    cosine    1 - l·l' / (‖l‖·‖l'‖)
 
-and the divergences of ``comparison.py`` with p as the reference. ``l1`` and ``cosine`` compare logits, not distributions: a
-number added to all logits of a row, which changes no prediction, counts in both. Tokens that cannot come (a bias of -inf)
-count in neither; a bias of -1e9 is a number like others, beside which a cosine sees nothing else.
+and the divergences of ``comparison.py`` with p as the reference. The first four compare logits, not distributions: a number
+added to all logits of a row, which changes no prediction, counts in them. Tokens that cannot come (a bias of -inf) count in
+none; a bias of -1e9 is a number like others, beside which a cosine sees nothing else.
 
 All of it comes from one pass over the vocabulary (Jensen-Shannon and total variation take a second), in the tiles of
 ``readout.py``: both rows' logits of a tile stand side by side, and are never stored. The angle is not taken from the cosine,
@@ -35,13 +37,14 @@ from tl_entropy.functional.lens.readout import Precision, Reader, VocabularyStat
 from tl_entropy.functional.lens.tiles import MASKED, in_double
 from tl_entropy.torch_state import steady
 
-Change = Literal["l1", "cosine", "kl", "reverse_kl", "jsd", "fisher_rao", "total_variation", "loss", "entropy"]
+Change = Literal["l1", "l2", "maximum", "cosine", "kl", "reverse_kl", "jsd", "fisher_rao", "total_variation", "loss", "entropy"]
 CHANGE_UNITS: dict[Change, str] = {
-    "l1": "", "cosine": "", "kl": "nats", "reverse_kl": "nats", "jsd": "nats", "fisher_rao": "rad", "total_variation": "",
+    "l1": "", "l2": "", "maximum": "", "cosine": "",
+    "kl": "nats", "reverse_kl": "nats", "jsd": "nats", "fisher_rao": "rad", "total_variation": "",
     "loss": "nats", "entropy": "nats",
 }  # fmt: skip
 """Every metric, and its unit."""
-_OF_LOGITS = ("l1", "cosine")
+_OF_LOGITS = ("l1", "l2", "maximum", "cosine")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,8 @@ def vocabulary_changes(
     | metric | definition | range |
     |---|---|---|
     | "l1" | sum over the vocabulary of abs(l' - l) | 0 to infinity |
+    | "l2" | square root of the sum of (l' - l)² | 0 to infinity |
+    | "maximum" | the largest abs(l' - l) of the vocabulary | 0 to infinity |
     | "cosine" | 1 - the cosine of the angle between l and l' | 0 to 2 |
     | "kl", "reverse_kl" | KL(p ‖ p'), KL(p' ‖ p), nats | 0 to infinity |
     | "jsd" | Jensen-Shannon divergence, nats | 0 to log 2 |
@@ -197,7 +202,7 @@ class _Watching(Reader):
     """A ``Reader`` of two runs that keeps sums over their logits as the tiles of a block go by.
 
     Attributes:
-        seen: the sums [5, row] of each tile of the latest block.
+        seen: the sums [6, row] of each tile of the latest block.
     """
 
     seen: list[Tensor] = field(default_factory=list)
@@ -217,7 +222,7 @@ class _Watching(Reader):
 
 
 def _logit_sums(logits: Tensor, *, buffers: Tensor | None = None) -> Tensor:
-    """Return Σ |d|, Σ d², Σ l·d, Σ l² and Σ l'² [5, row] of one tile ``logits`` [2, row, width], which is left as it is."""
+    """Return Σ |d|, Σ d², Σ l·d, Σ l², Σ l'² and max |d| [6, row] of one tile ``logits`` [2, row, width], left as it is."""
     present, work, d = None, None, None
     if buffers is not None:
         half = logits.numel() // 2
@@ -226,6 +231,7 @@ def _logit_sums(logits: Tensor, *, buffers: Tensor | None = None) -> Tensor:
     # Masked tokens, and those of the last tile that were seen before, are zeros in both.
     before, after = torch.mul(logits, logits > MASKED / 2, out=present)
     d = torch.sub(after, before, out=d)
+    largest = torch.abs(d, out=work).amax(-1)
     return torch.stack(
         [
             torch.abs(d, out=work).sum(-1),
@@ -233,16 +239,22 @@ def _logit_sums(logits: Tensor, *, buffers: Tensor | None = None) -> Tensor:
             torch.mul(before, d, out=work).sum(-1),
             torch.mul(before, before, out=work).sum(-1),
             torch.mul(after, after, out=work).sum(-1),
+            largest,
         ]
     )
 
 
 def _combined(sums: Tensor) -> dict[str, Tensor]:
-    """Return "l1" and "cosine" [row] from the sums [tiles, 5, row] in float64."""
-    l1, moved, along, before, after = sums.sum(0)
+    """Return what compares logits [row] from the sums [tiles, 6, row] in float64."""
+    l1, moved, along, before, after = sums[:, :5].sum(0)
     squares = before * after
     some = squares > 0
     squares = squares.where(some, 1.0)
     cosine = ((before + along) / squares.sqrt()).where(some, 0.0).clamp(-1.0, 1.0)
     squared_sine = (before * moved - along.square()).clamp(min=0.0) / squares
-    return {"l1": l1, "cosine": torch.where(cosine > 0, squared_sine / (1 + cosine), 1 - cosine)}
+    return {
+        "l1": l1,
+        "l2": moved.sqrt(),
+        "maximum": sums[:, 5].amax(0),
+        "cosine": torch.where(cosine > 0, squared_sine / (1 + cosine), 1 - cosine),
+    }

@@ -28,6 +28,8 @@ from tl_entropy.torch_state import steady
 
 _NAMES = {
     "l1": "L1 distance of logits",
+    "l2": "L2 distance of logits",
+    "maximum": "Largest change of a logit",
     "cosine": "1 - cosine of logits",
     "kl": "KL divergence",
     "reverse_kl": "Reverse KL divergence",

@@ -27,6 +27,7 @@ from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
 from tl_entropy.results.printing import over, plus_minus
 from tl_entropy.results.provenance import Provenance
+from tl_entropy.results.tokens.surprisal import TokenSurprisal
 from tl_entropy.sites import Layers, Places, Site
 from tl_entropy.torch_state import steady
 
@@ -183,7 +184,10 @@ class Contrast(Positions, Result):
         return [f"mean paired difference over tokens{errors}"]
 
 
-Compared = LensEntropy | LayerDivergence
+Compared = LensEntropy | LayerDivergence | TokenSurprisal
+
+_OUTPUT = Site("resid_post", -1)
+"""Where a token's surprisal is read: behind the last layer."""
 
 # Settings that are no part of a run's name: named anyway, alike in all that can be compared, or without an effect.
 _UNNAMED = ("interventions", "orders", "sites", "metrics", "against", "compiled")
@@ -194,9 +198,10 @@ def contrast(before: Compared, after: Compared) -> Contrast:
     """The change from one result to another of the same kind over the same tokens: after - before, row by row.
 
     Args:
-        before: ``LensEntropy`` or ``LayerDivergence``.
+        before: ``LensEntropy``, ``LayerDivergence`` or ``TokenSurprisal``.
         after: another, of the same rows, sites, quantities and unit; of the same model or of another with the same tokens. A
-            surprisal, rank or target that only one of the two holds is left out.
+            surprisal, rank or target that only one of the two holds is left out. Of ``TokenSurprisal`` rows are the tokens
+            predicted, and the model's output stands at the site "resid_post.-1", behind sites that were read through a lens.
 
     Returns:
         ``Contrast``.
@@ -214,7 +219,8 @@ def contrast(before: Compared, after: Compared) -> Contrast:
     for name, result in (("before", before), ("after", after)):
         if not isinstance(result, Compared):
             raise InputTypeError(
-                f"{name} must be a LensEntropy or LayerDivergence, of every position; got {type(result).__name__}"
+                f"{name} must be a LensEntropy, LayerDivergence or TokenSurprisal, of every position; "
+                f"got {type(result).__name__}"
             )
     if type(before) is not type(after):
         raise InputTypeError(f"before is a {type(before).__name__} and after a {type(after).__name__}; compare two of a kind")
@@ -223,16 +229,38 @@ def contrast(before: Compared, after: Compared) -> Contrast:
         if one != other:
             raise InputError(f"{name} differ: {_shown(one)} before, {_shown(other)} after; measure or select(...) both alike")
     _check_rows(before, after)
-    mine, theirs = before.quantities(), after.quantities()
+    mine, theirs = _quantities(before), _quantities(after)
     shared = [name for name in mine if name in theirs]
-    units = tuple(before.unit if isinstance(before, LensEntropy) else unit_of(name, before.unit) for name in shared)
     return Contrast(
         difference=torch.stack([theirs[name] - mine[name] for name in shared], dim=-1),
-        document=before.document, position=before.position, token=before.token, sites=before.sites,
-        quantities=tuple(shared), units=units, before=before.provenance, after=after.provenance,
+        document=before.document, position=before.position, token=before.token, sites=_sites(before),
+        quantities=tuple(shared), units=tuple(_unit(before, name) for name in shared),
+        before=before.provenance, after=after.provenance,
         strings={i: before.strings[i] for i in before.token.unique().tolist()}, names=dict(before.names),
         generated=before.generated if after.generated is None else after.generated,
     )  # fmt: skip
+
+
+def _quantities(result: Compared) -> Mapping[str, Tensor]:
+    """Every quantity [row, site]."""
+    if not isinstance(result, TokenSurprisal):
+        return result.quantities()
+    deep = {} if result.site_surprisal is None else {"surprisal": result.site_surprisal.double()}
+    nothing = torch.full((len(result.token), len(result.sites)), math.nan, dtype=torch.float64)
+    return {
+        name: torch.cat([deep.get(name, nothing), column.values.double()[:, None]], 1)
+        for name, column in result.columns().items()
+    }
+
+
+def _sites(result: Compared) -> tuple[Site, ...]:
+    return (*result.sites, _OUTPUT) if isinstance(result, TokenSurprisal) else result.sites
+
+
+def _unit(result: Compared, name: str) -> str:
+    if isinstance(result, TokenSurprisal):
+        return result.columns()[name].unit
+    return result.unit if isinstance(result, LensEntropy) else unit_of(name, result.unit)
 
 
 def _check_rows(before: Compared, after: Compared) -> None:

@@ -33,6 +33,8 @@ from tl_entropy.results.tokens.rows import Column, TokenRows
 _MOST_SHOWN = 12  # sources in the printed table
 _ABOUT = {
     "l1": "sum over the vocabulary of how far each logit moved",
+    "l2": "length of the change of all logits",
+    "maximum": "how far the logit moved that moved most",
     "cosine": "1 - cosine between the logits with and without it",
     "kl": "nats or bits lost by predicting without it, by the model's own prediction",
     "reverse_kl": "the same with the two predictions exchanged",
@@ -58,7 +60,8 @@ class TokenReliance(TokenRows, Result):
             one that does not come before it or, where sources are masked from attention, the one right before it, which still
             sees itself.
         sources: their names.
-        metrics: their names: l1, cosine, kl, reverse_kl, jsd, fisher_rao, total_variation, loss, entropy; or gradient.
+        metrics: their names: l1, l2, maximum, cosine, kl, reverse_kl, jsd, fisher_rao, total_variation, loss, entropy; or
+            gradient.
         units: the unit of each metric: "nats", "bits", "rad" or "".
         over: what the sources are, "parts" (each an intervention) or "tokens".
         unit: "nats" or "bits", for metrics that have a unit.
