@@ -36,7 +36,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import chooses_keys, scores_hook
 from tl_entropy.capture.hooks import hook_name, silent
 from tl_entropy.capture.interventions import Intervention, check_heads, fingerprint
-from tl_entropy.capture.positions import AtPositions
+from tl_entropy.capture.positions import AtOthers, AtPositions
 from tl_entropy.errors import InputError, InputTypeError, ModelError, check_int
 from tl_entropy.positions import Positions, checked_positions, shown_positions
 from tl_entropy.sites import SITE_NAMES, Layers, Site, layers_at
@@ -128,7 +128,13 @@ def occlude(
     at = AtPositions(positions, edit)
     of = "" if chosen is None else f" {_listed('head', chosen)}"
     to = "0" if value is None else f"means {fingerprint(value)}"
-    return Intervention(f"occlude {place}{of} at {shown_positions(at.positions)} to {to}", ((name, at),), check)
+    said = f"occlude {place}{of} at {{}} to {to}"
+
+    def matched(adapter: Adapter, generator: torch.Generator) -> Intervention:
+        others, where = _others(at, generator)
+        return Intervention(said.format(where), ((name, others),), check)
+
+    return Intervention(said.format(shown_positions(at.positions)), ((name, at),), check, matched=matched)
 
 
 @steady
@@ -183,10 +189,23 @@ def mask_attention(
         return _hidden(scores, cells, chosen)
 
     at = AtPositions(positions, edit)
-    of, to = "" if chosen is None else f" of {_listed('head', chosen)}", shown_positions(at.positions)
-    name = f"mask attention{of} to {to} in {'all layers' if deep is None else _listed('layer', deep)}"
-    hooks = ((is_scores, at),) if deep is None else tuple((scores_hook(layer), at) for layer in deep)
-    return Intervention(name, hooks, check)
+    of = "" if chosen is None else f" of {_listed('head', chosen)}"
+    said = f"mask attention{of} to {{}} in {'all layers' if deep is None else _listed('layer', deep)}"
+    names: tuple[Any, ...] = (is_scores,) if deep is None else tuple(map(scores_hook, deep))
+
+    def matched(adapter: Adapter, generator: torch.Generator) -> Intervention:
+        others, where = _others(at, generator)
+        return Intervention(said.format(where), tuple((name, others) for name in names), check)
+
+    return Intervention(said.format(shown_positions(at.positions)), tuple((name, at) for name in names), check, matched=matched)
+
+
+def _others(at: AtPositions, generator: torch.Generator) -> tuple[AtOthers, str]:
+    """The same edit at as many other positions of each document, drawn anew, and what to call these."""
+    if at.positions is None or at.positions == slice(None):
+        raise InputError("edit: it is at all positions, and there are no others to match it by; give matched= to placebo")
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    return AtOthers(at.positions, at.edit, seed), f"others than {shown_positions(at.positions)} (draw {seed})"
 
 
 def edited_place(given: Any, done: str, allowed: Sequence[str] = ()) -> Site | str:

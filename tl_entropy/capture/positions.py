@@ -59,3 +59,30 @@ class AtPositions:
             f"interventions: positions {shown_positions(self.positions)} are of documents, and nothing says here which column "
             "is which position; pass the intervention to a function of tl_entropy, as interventions=..."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class AtOthers(AtPositions):
+    """The same at other positions: in each document as many as are meant there, drawn at random among those that are not.
+
+    Where fewer are left, it is these. What is drawn in a document depends on ``seed`` and the document's number alone.
+
+    >>> other = AtOthers((0, 1), lambda activation, hook, cells: None, seed=3)
+    >>> other.drawn(5, 0).tolist(), len(other.drawn(3, 0))
+    ([2, 3], 1)
+    """
+
+    seed: int = 0
+
+    def drawn(self, length: int, document: int) -> Tensor:
+        """The positions in a document of ``length`` tokens."""
+        meant = at_positions(self.positions, torch.arange(length), length)
+        others = (~meant).nonzero()[:, 0]
+        generator = torch.Generator(device="cpu").manual_seed(self.seed + 2**31 * document)
+        order = torch.randperm(len(others), generator=generator)
+        return others[order[: int(meant.sum())]].sort().values
+
+    def cells(self, batch: Batch) -> Tensor:
+        """The cells [batch, pos] bool that are drawn in a batch."""
+        rows = zip(batch.position, batch.lengths, batch.document.tolist(), strict=True)
+        return torch.stack([torch.isin(position, self.drawn(length, document)) for position, length, document in rows])

@@ -85,8 +85,35 @@ def test_any_edit_is_matched_by_a_function(texts):
 
     found = tle.placebo(model, texts[:1], tle.occlude("resid_post.1", 0), losses, n=2, matched=matched)
     assert found.edits[1:] == tuple(f"occlude resid_post.1 at {position} to 0" for position in drawn)
-    with pytest.raises(InputError, match="nothing is matched to 'occlude"):
-        tle.placebo(model, texts[:1], tle.occlude("resid_post.1", 0), losses, n=2)
+    with pytest.raises(InputError, match="nothing is matched to 'ablate mlp_out"):
+        tle.placebo(model, texts[:1], tle.ablate("mlp_out.1"), losses, n=2)
+
+
+@pytest.mark.model
+def test_positions_are_matched_by_as_many_others_of_each_document():
+    model, lengths = cached_model(*RAW), {}
+    adapter, generator = tle.Adapter(model), torch.Generator().manual_seed(0)
+    inputs = [torch.arange(1, 9), torch.arange(1, 5)]
+    for edit in (tle.occlude("embed", [0, -1, 6]), tle.mask_attention([0, -1, 6])):
+        drawn = edit.matched(adapter, generator)
+        found = tle.site_means(model, inputs, "embed", positions=None, prepend_bos=False, progress=False)
+        assert found
+        [(_, other)] = drawn.hooks
+        for document, length in enumerate((8, 4)):
+            meant = {i % length for i in (0, -1, 6) if -length <= i < length}
+            chosen = set(other.drawn(length, document).tolist())
+            assert len(chosen) == min(len(meant), length - len(meant))
+            assert not chosen & meant
+            lengths[document] = len(chosen)
+        assert drawn.name != edit.matched(adapter, generator).name
+    assert lengths == {0: 3, 1: 2}
+    effects = tle.placebo(model, inputs, tle.occlude("embed", [0, 1]), losses, n=2)
+    again = tle.placebo(model, inputs, tle.occlude("embed", [0, 1]), losses, n=2)
+    assert torch.equal(effects.effects, again.effects)
+    assert float(effects.effects[1:].abs().max()) > 1e-4
+    for everything in (tle.occlude("embed"), tle.mask_attention(slice(None))):
+        with pytest.raises(InputError, match="at all positions, and there are no others"):
+            everything.matched(adapter, generator)
 
 
 def test_rank_p_error_and_table():

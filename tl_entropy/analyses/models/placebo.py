@@ -5,9 +5,10 @@ An effect is worth as much as its distance from what nothing in particular does.
 | edit | placebo |
 |---|---|
 | ``steer`` | a random direction of the same length, at the same place, by the same scale |
-| ``ablate_heads`` | as many other heads of the same layers, drawn at random, to 0 or to their means as the real ones |
+| ``ablate_heads``, ``ablate_neurons`` | as many others of the same layers, drawn at random, to 0 or to their means alike |
+| ``occlude``, ``mask_attention`` | as many other positions of each document, drawn at random |
 
-and for any other, such as an ``occlude`` at positions, what ``matched`` draws. Several edits at once are matched one by one.
+and for any other what ``matched`` draws. Several edits at once are matched one by one.
 
 Refused: edits that nothing is matched to, layers without other heads, inputs that can be read only once.
 """
@@ -45,7 +46,8 @@ def placebo(
     Args:
         model: a HookedTransformer or TransformerBridge.
         inputs: texts, tokens, files or data sets that can be read again and again.
-        edit: ``steer(...)``, ``ablate_heads(...)``, several of them, or, with ``matched``, any intervention.
+        edit: ``steer(...)``, ``ablate_heads(...)``, ``ablate_neurons(...)``, ``occlude(...)``, ``mask_attention(...)``, several
+            of them, or, with ``matched``, any intervention.
         measure: called as ``measure(model, inputs, interventions=...)`` without an edit, with the real one and with each
             placebo; gives a number, or a value for each document (a tensor, an array or a pandas Series), for errors.
         n: number of placebos; no p-value is below 1 / (1 + n).
