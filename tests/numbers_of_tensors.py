@@ -223,7 +223,7 @@ def write_tokens(record):
     spans = torch.stack([torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]]), ends], 1)
     other = torch.tensor([[0, 5], [5, 6], [6, 7], [6, 7], [7, 13], [13, len(text)]])
     values = uniform(len(spans))
-    record("covering_spans", f.covering_spans, spans[::2], len(text))
+    record("covering_spans", f.covering_spans, spans[::2], text)
     record("token_sizes", f.token_sizes, text, other)
     record("piece_spans", f.piece_spans, text, [bytes([byte]) for byte in text.encode()])
     for how in ("sum", "mean"):

@@ -241,7 +241,8 @@ class Truth:
             mask = bound.arguments.get("attention_mask")
             if mask is None or mask.ndim != 4:
                 raise LookupError(f"{type(module).__name__} is not given a mask with four axes")
-            mask = mask.clone()
+            n = mask.shape[-1]
+            mask = mask.expand(*mask.shape[:-2], n, n).clone() if mask.shape[-2] == 1 else mask.clone()  # one for all queries
             others = torch.arange(mask.shape[-2]) != key
             # A token sees itself, whatever True means here.
             mask[..., others, key] = ~mask[..., :1, 0] if mask.dtype == torch.bool else torch.finfo(mask.dtype).min

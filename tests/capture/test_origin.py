@@ -11,6 +11,7 @@ import torch
 from odd_models import BRIDGE, TOKENS, bridge_of, offloaded, reread, unwrapped, wide_llama, with_lora
 from tiny_models import cached_model, hf_model, make_model
 from torch import nn
+from torch.nn.utils import prune
 
 import tl_entropy as tle
 from tl_entropy.capture import origin
@@ -95,6 +96,31 @@ def test_packed_integers_count_whichever_way_they_lie():
     for layer, values in zip(layers, (packed, packed.flip(0).reshape(32, 64), packed.roll(1, 0) + 1), strict=True):
         layer.register_buffer("packed", values)
     assert hash_of(layers[0]) == hash_of(layers[1]) != hash_of(layers[2])
+
+
+def test_buffers_that_are_saved_are_weights():
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(3, 2))
+    plain = hash_of(layer)
+    layer[0].register_buffer("made", torch.ones(3), persistent=False)
+    assert hash_of(layer) == plain
+    layer[0].register_buffer("correction", torch.ones(3))
+    with_buffer = hash_of(layer)
+    layer[0].correction.add_(1)
+    assert len({plain, with_buffer, hash_of(layer)}) == 3
+
+
+@pytest.mark.model
+def test_masks_of_pruning_count(gpt2):
+    def pruned(every):
+        copied = copy.deepcopy(gpt2)
+        module, name = next((m, n) for m in copied.modules() for n, w in m.named_parameters(recurse=False) if w.ndim > 1)
+        mask = torch.ones_like(getattr(module, name))
+        mask.view(-1)[::every] = 0
+        prune.custom_from_mask(module, name, mask)
+        return hash_of(copied)
+
+    assert pruned(2) == pruned(2) != pruned(3)
 
 
 @pytest.mark.model

@@ -45,13 +45,12 @@ def test_layers_that_have_a_site_are_enough():
 
 
 def test_a_state_whose_own_hook_is_silent_is_seen_by_what_reads_it():
-    adapter = adapter_of("gpt1", check=False)  # TransformerLens takes the causal mask of GPT-1 for a padding mask
+    adapter = adapter_of("gpt1", check=False)
     model = adapter.model
     names = {1: "blocks.2.hook_resid_pre", 2: "unembed.hook_in"}
     _, cache = model.run_with_cache(TOKENS)
     assert "blocks.1.hook_resid_post" not in cache.cache_dict, "this test has something to find"
     seen = adapter.activations(TOKENS, MASK, adapter.sites("resid_post"))
-    _, cache = model.run_with_cache(TOKENS, attention_mask=MASK)
     for layer, name in names.items():
         assert torch.equal(seen[Site("resid_post", layer)], cache[name])
 

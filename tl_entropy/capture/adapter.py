@@ -217,6 +217,11 @@ class Adapter(Runner):
         """Whether the model looks ahead, and whether a mask of ones or padding on the right matters to it."""
         return sight(self, self._unmasked)
 
+    @property
+    def masked(self) -> bool:
+        """Whether its passes are handed a mask: where one of ones changes what the model computes, none is."""
+        return self.sight.mask <= 1
+
     @cached_property
     def _unmasked(self) -> Unmasked:
         return unmasked(self)
@@ -315,7 +320,8 @@ class Adapter(Runner):
 
     def provenance(self, **parts: Any) -> Provenance:
         """The model's part of a result's provenance, with the other parts given."""
-        ran = (f"hooks of others ran at {name}" for name in self._others)
+        ran = [f"hooks of others ran at {name}" for name in self._others]
+        ran += [] if self.masked else ["no attention mask was handed on: one of ones changes what the model computes"]
         declared = [*([READS_AHEAD] if self.reads_ahead else []), *([PREDICTS_OWN] if self.predicts == "own" else [])]
         processing = origin.processing(self.model, value_biases=self.heads.value_biases)
         return Provenance(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tl_entropy.capture.condition import adapters_of, condition, elsewhere, is_plain, leaves, quantised
+from tl_entropy.capture.condition import adapters_of, condition, elsewhere, is_plain, leaves, library, quantised
 from tl_entropy.capture.digests import combined, digest
 from tl_entropy.capture.hooks import attribute, modules_of
 from tl_entropy.errors import counted
@@ -33,12 +33,15 @@ class Fingerprint(NamedTuple):
 def fingerprint(model: Any, digest: Callable[[Tensor], bytes] = digest) -> Fingerprint:
     """A hash over the shapes and up to 1024 evenly spaced values of every weight, and over the state of adapters.
 
+    Buffers that are saved with a model are weights, too: the biases of routers, the masks of pruning.
+
     Args:
         model: a HookedTransformer or TransformerBridge.
         digest: the hash of one weight; ``whole_digest`` takes every value.
     """
     parts, unread = {digest(weight) for weight in model.parameters() if is_plain(weight)}, 0
     for module in modules_of(model):
+        parts.update(digest(value) for value in _saved_buffers(module) if is_plain(value) and bool(value.any()))
         for name, weight in _odd_weights(module):
             try:
                 parts.update([digest(part) for part in _read(module, name, weight)])
@@ -95,6 +98,15 @@ def _is_centred(unembedding: Tensor) -> bool:
     rows = unembedding[:: max(1, len(unembedding) // 16)].double()
     allowed = max(1e-6, 4 * torch.finfo(unembedding.dtype).eps / rows.shape[-1] ** 0.5)
     return bool((rows.mean(-1).abs() <= allowed * rows.square().mean(-1).sqrt()).all())
+
+
+def _saved_buffers(module: nn.Module) -> Iterator[Tensor]:
+    """A module's buffers that are saved with it; those of TransformerLens's own are constants, but for the masks of pruning."""
+    constant = library(module) == "transformer_lens"
+    for name, value in module._buffers.items():
+        pruning = f"{name.removesuffix('_mask')}_orig" in module._parameters
+        if value is not None and name not in module._non_persistent_buffers_set and (pruning or not constant):
+            yield value
 
 
 def _odd_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -168,15 +168,16 @@ class Places:
         return f"{why}: {hook}"
 
     def found_elsewhere(self, silent: Sequence[Site]) -> bool:
-        """Whether each of these sites, whose hooks did not fire, has another hook to be seen at; which is then taken."""
-        points = self.points
-        other = [self.stack.hook(self._behind(site, points) or hook_name(site), points) for site in silent]
-        if self._silent.intersection(silent) or not all(
-            name in points and name != self.hook_of(site, points) for site, name in zip(silent, other, strict=True)
-        ):
+        """Whether each of these sites, whose hooks did not fire, has another hook to be seen at; which is then taken.
+
+        Those that are looked for elsewhere already have none that is left.
+        """
+        points, new = self.points, [site for site in silent if site not in self._silent]
+        other = [self.stack.hook(self._behind(site, points) or hook_name(site), points) for site in new]
+        if not all(name in points and name != self.hook_of(site, points) for site, name in zip(new, other, strict=True)):
             return False
-        self._silent |= set(silent)
-        return True
+        self._silent |= set(new)
+        return bool(new)
 
     def _behind(self, site: Site, points: Mapping[str, Any]) -> str | None:
         """The hook that comes next behind a block's end, and sees the same; None for other sites."""

@@ -39,6 +39,9 @@ def _way_to_load(model: Any) -> str:
     """What to do with what is not a TransformerLens model, but names one, or could become one."""
     if isinstance(model, str) and any(map(str.isspace, model)) and not os.path.exists(model):  # a text
         return "; the model comes first, and then the inputs"
+    inner = attribute(model, "module")
+    if inner is not None and all(attribute(inner, name) is not None for name in _NEEDED):  # DataParallel and its like
+        return "; it has one inside: pass its .module"
     if isinstance(model, str | Path):
         return f"; load it first: tle.load_model({str(model)!r})"
     if attribute(model, "config") is not None and callable(attribute(model, "get_output_embeddings")):
@@ -81,6 +84,11 @@ class Runner(Vocabulary, Places):
         self.turns = turns(self.model)
 
     @property
+    def masked(self) -> bool:
+        """Whether its passes are handed a mask; where not, they are of rows of one length, without padding."""
+        return True
+
+    @property
     def device(self) -> torch.device:
         """Where the model wants its tokens: where its first weights are, or where they are brought to when they are needed."""
         there = (weight.device for weight in self.model.parameters() if weight.device.type != "meta")
@@ -119,8 +127,9 @@ class Runner(Vocabulary, Places):
 
             return look
 
+        handed = self._mask(mask)
         with suppress(_AllSeen), self._running({site: keep(site) for site in sites}):
-            self.model(tokens.to(self.device), attention_mask=mask.to(self.device, torch.long))
+            self.model(tokens.to(self.device), **handed)
         missing = sorted(set(sites) - set(seen), key=lambda site: site.depth)
         if missing and self.found_elsewhere(missing):
             return self.activations(tokens, mask, sites)
@@ -135,9 +144,9 @@ class Runner(Vocabulary, Places):
     def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The model's own logits [batch, pos, d_vocab]."""
         self.check_ids(tokens)
+        handed = self._mask(mask)
         with self._running():
-            tokens, mask = tokens.to(self.device), mask.to(self.device, torch.long)
-            out: Tensor = self.model(tokens, attention_mask=mask, return_type="logits")
+            out: Tensor = self.model(tokens.to(self.device), return_type="logits", **handed)
         return out
 
     def state_and_logits(self, tokens: Tensor, site: Site, *, mask: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
@@ -166,9 +175,9 @@ class Runner(Vocabulary, Places):
             leaves.append(activation.detach().clone().requires_grad_())
             return leaves[-1]
 
+        handed = self._mask(mask)
         with self._running({site: replace}), torch.inference_mode(False), torch.enable_grad():
-            tokens, mask = tokens.to(self.device, copy=True), mask.to(self.device, torch.long)
-            out: Tensor = self.model(tokens, attention_mask=mask, return_type="logits")
+            out: Tensor = self.model(tokens.to(self.device, copy=True), return_type="logits", **handed)
         if not leaves:
             raise ModelError(f"the hook {self.hook_of(site)} never fired in a forward pass, so {site} has no gradient here")
         return leaves[-1], out
@@ -231,6 +240,17 @@ class Runner(Vocabulary, Places):
         return found
 
     # --- helpers ---------------------------------------------------------------------------------------------------------
+
+    def _mask(self, mask: Tensor) -> dict[str, Tensor]:
+        """What a pass is handed of the mask [batch, pos] of its tokens."""
+        if self.masked:
+            return {"attention_mask": mask.to(self.device, torch.long)}
+        if not bool(mask.all()):
+            raise ModelError(
+                "an attention mask of ones changes what this model computes, so TransformerLens does not hand masks on as the "
+                "model means them, and padding cannot be hidden from it; give it rows of one length"
+            )
+        return {}
 
     def short_row(self) -> Tensor:
         """A few ids [1, pos] from all over the vocabulary, no special tokens, for a proof's forward pass."""

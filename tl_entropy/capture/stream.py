@@ -32,7 +32,6 @@ from tl_entropy.capture.feeding import Feeder, Watch, check_finite, whole_batche
 from tl_entropy.capture.generate import Continuations, check_sampling
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.capture.progress import TokenBar
-from tl_entropy.capture.proofs.causality import check_mask
 from tl_entropy.capture.report import CorpusReport, StreamReport
 from tl_entropy.errors import InputError, check_int, counted
 from tl_entropy.sites import Site
@@ -83,7 +82,7 @@ def stream(
     Raises:
         InputError: nothing to measure, an argument out of range, or an intervention that this model or pass does not allow.
         InputTypeError: an argument of another kind.
-        ModelError: a hook exists but never fires, or a mask of ones changes what the model computes.
+        ModelError: a hook exists but never fires, or a proof of what is measured fails.
         NonFiniteError: a NaN or infinity in an activation; accumulators keep what came before.
 
     >>> import tl_entropy as tle
@@ -141,8 +140,6 @@ def read_part(
     if cache is not None and options.get("documents") is not None:
         raise InputError("documents: a cache is read whole; leave it out, or pass the tokens themselves")
     windows = cast("WindowOptions", options)
-    if cache is None:
-        check_mask(adapter.sight)
 
     # Texts to tokens, cut into windows.
     plain = not max_new_tokens

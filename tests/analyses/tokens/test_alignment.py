@@ -282,7 +282,7 @@ class Tokenizers:
         documents = []
         for text in cls.TEXTS:
             encoded = tokenizer.encode(text)
-            spans = covering_spans(torch.tensor(encoded.offsets), len(text)).tolist()
+            spans = covering_spans(torch.tensor(encoded.offsets), text).tolist()
             documents.append([(i, f"{kind}{size} {i}", start, end) for i, (start, end) in zip(encoded.ids, spans, strict=True)])
         return made(documents, texts=cls.TEXTS, **options)
 

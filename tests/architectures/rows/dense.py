@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from architectures.bodies import BODY, GROUPED, LOCAL, OLD, SCALED, SIZED, WINDOW
-from architectures.expectations import BEHIND_MLP, FAILS_ITSELF, NO_BFLOAT16, NO_MASK, NO_PARTS, POST_NORM
+from architectures.expectations import BEHIND_MLP, FAILS_ITSELF, NO_BFLOAT16, NO_MASK, NO_PARTS, PADS, POST_NORM
 from architectures.row import Row, outside, refused
 
 UNTIED = {"tie_word_embeddings": False}
@@ -74,7 +74,7 @@ ROWS = (
     Row("olmo", "OlmoForCausalLM", GROUPED, cells=NO_BFLOAT16),
     Row("olmo2", "Olmo2ForCausalLM", GROUPED, cells={**POST_NORM, **NO_BFLOAT16}, parts={"mid": "mlp"}),
     Row("olmo3", "Olmo3ForCausalLM", {**GROUPED, **LOCAL}, cells={**POST_NORM, **NO_BFLOAT16}, parts={"mid": "mlp"}),
-    Row("openai_gpt", "OpenAIGPTLMHeadModel", OLD, cells={"all": OTHER_LOGITS}),
+    Row("openai_gpt", "OpenAIGPTLMHeadModel", OLD, cells={**NO_PARTS, "cache": PADS}, parts={"mid": "mlp"}),
     Row("opt", "OPTForCausalLM", OPT, cells=NO_MASK, quick=True),
     Row("opt 350m style", "OPTForCausalLM", {**OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
         cells={**NO_MASK, **NO_PARTS, **BEHIND_MLP}, parts={"mid": "fc1", "attn_out": "self_attn", "mlp_out": "fc2"}),

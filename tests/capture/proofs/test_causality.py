@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as tr
-from tiny_models import VOCAB, booted, cached_model, kinds
+from tiny_models import VOCAB, booted, cached_model, kinds, tiny_tokenizer
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
@@ -47,7 +47,11 @@ def test_a_model_that_looks_both_ways_says_nothing_of_next_tokens():
     assert tle.head_entropy(model, TOKENS, of="pattern", **QUIET).entropy.isfinite().any()
 
 
-def test_a_mask_that_matters_is_refused(gpt2, monkeypatch):
+def test_a_mask_that_matters_is_not_handed_on_and_results_say_so(gpt2, monkeypatch):
+    rows = [TOKENS[0], TOKENS[1][:3], TOKENS[1]]
+    asked = (tle.lens_entropy, tle.layer_similarity, tle.token_surprisal)
+    right = [ask(gpt2, rows, batch_size=1, **QUIET) for ask in asked]
+    assert all("mask" not in line for line in right[0].provenance.state)
     own = gpt2.forward
 
     def forward(tokens, *args, attention_mask=None, **options):
@@ -57,9 +61,49 @@ def test_a_mask_that_matters_is_refused(gpt2, monkeypatch):
         return own(tokens, *args, attention_mask=attention_mask, **options)
 
     monkeypatch.setattr(gpt2, "forward", forward)
-    for ask in (tle.lens_entropy, tle.layer_similarity, tle.token_surprisal):
-        with pytest.raises(ModelError, match="an attention mask of ones changes what this model computes"):
-            ask(Adapter(gpt2, check=False), TOKENS, **QUIET)
+    for ask in asked:
+        found = ask(Adapter(gpt2), rows, **QUIET)
+        assert found.provenance.corpus["unpadded"] is True
+        assert "no attention mask was handed on: one of ones changes what the model computes" in found.provenance.state
+    torch.testing.assert_close(tle.lens_entropy(Adapter(gpt2), rows, **QUIET).entropy, right[0].entropy, atol=1e-5, rtol=0)
+    found = tle.token_surprisal(Adapter(gpt2), rows, **QUIET).surprisal
+    torch.testing.assert_close(found, right[2].surprisal, atol=1e-5, rtol=0, equal_nan=True)
+    changes = tle.gradient_reliance(Adapter(gpt2), rows[:1], "embed", **QUIET)
+    assert changes.values.isfinite().any()
+    with pytest.raises(ModelError, match=r"an attention mask of ones changes what this model computes.*rows of one length"):
+        Adapter(gpt2).logits(TOKENS, torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]))
+
+
+@pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")
+def test_another_model_that_reads_its_padding_reads_rows_alone(gpt2, monkeypatch):
+    other = cached_model("llama", kinds()[0])
+    right = tle.layer_similarity(gpt2, ROWS, other=other, batch_size=1, **QUIET)
+    forward = ReadsPadding(other, "right")
+    monkeypatch.setattr(other, "forward", forward)
+    found = tle.layer_similarity(gpt2, ROWS, other=other, batch_size=4, **QUIET)
+    torch.testing.assert_close(found.values, right.values, atol=1e-5, rtol=0)
+    assert forward.shapes[-4:] == [[len(row)] for row in ROWS]
+
+
+@pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")
+def test_gpt_1_is_right_without_a_mask():
+    torch.manual_seed(0)
+    config = tr.OpenAIGPTConfig(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.2)
+    config.architectures = ["OpenAIGPTLMHeadModel"]
+    source = tr.OpenAIGPTLMHeadModel._from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        right = torch.cat([source(row[None]).logits[0].double().log_softmax(-1) for row in ROWS])
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        model = TransformerBridge.boot_transformers("tiny/gpt1", hf_model=source, tokenizer=tiny_tokenizer(), device="cpu")
+        adapter = Adapter(model)
+        found = tle.lens_entropy(adapter, ROWS, sites="resid_post", **QUIET)
+    except (AttributeError, KeyError, ValueError, ModelError) as error:
+        pytest.skip(f"this TransformerLens has no such model: {error}")
+    torch.testing.assert_close(found.entropy[:, -1, 0].double(), -(right.exp() * right).sum(-1), atol=1e-4, rtol=0)
+    with pytest.raises(ModelError, match="what the MLP writes is no part, by any factor"):  # and not: can't be seen
+        adapter.contributions.factor(tle.Site("mlp_out", 0))
 
 
 def test_the_proof_looks_at_earlier_positions_alone():

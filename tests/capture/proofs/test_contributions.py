@@ -140,8 +140,8 @@ def test_a_sub_layer_that_is_no_part_of_the_stream_is_refused_by_lenses_alone():
         tle.lens_entropy(model, TOKENS, sites="attn_out", progress=False)
     with pytest.raises(ModelError, match="at layer 1 what the MLP writes is no part"):
         tle.lens_entropy(model, TOKENS, sites="mlp_out", layers=[1], progress=False)
-    with pytest.raises(ModelError, match="an attention mask of ones changes"):  # its Bridge is not causal with any mask
-        tle.layer_similarity(model, TOKENS, sites=("attn_out", "resid_post"), progress=False)
+    found = tle.layer_similarity(model, TOKENS, sites=("attn_out", "resid_post"), progress=False)
+    assert found.values.isfinite().all()
 
 
 @pytest.mark.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from fractions import Fraction
 
 import pytest
@@ -52,7 +53,7 @@ def problems(draw, *, covering=False, nan=False):
     length = draw(lengths)
     source, target = draw(any_spans(length, 1)), draw(any_spans(length, 1))
     if covering:
-        source, target = (covering_spans(tensor(part), length).tolist() for part in (source, target))
+        source, target = (covering_spans(tensor(part), "x" * length).tolist() for part in (source, target))
     else:
         source = [span for span in source if span[0] < span[1]]
     elements = values_of | st.just(math.nan) if nan else values_of
@@ -67,7 +68,7 @@ def move(values, source, target, length, how="sum"):
 def test_covering_is_what_plain_loops_find(data):
     length = data.draw(lengths)
     spans = data.draw(any_spans(length, 1))
-    found = covering_spans(tensor(spans), length)
+    found = covering_spans(tensor(spans), "x" * length)
     assert [set(range(start, end)) for start, end in found.tolist()] == exact_covering(spans, length)
     assert torch.equal(covering_spans(found, length), found), "nothing is left to be done"
     assert bool((found.diff(dim=0)[:, 0] >= 0).all()), "still in the order of the text"
@@ -116,8 +117,25 @@ def test_continued_characters_by_hand(text, spans, expected):
 )
 def test_covering_by_hand(spans, length, expected):
     given_spans = tensor(spans)
-    assert covering_spans(given_spans, length).tolist() == expected
+    assert covering_spans(given_spans, "x" * length).tolist() == expected
     assert given_spans.tolist() == spans, "the argument is left alone"
+
+
+@given(st.data())
+def test_a_length_does_as_a_text_does_and_says_what_it_cannot_tell(data):
+    length = data.draw(lengths)
+    spans = data.draw(any_spans(length, 1))
+    owners = sharers(spans, length)
+    ends = [end for _, end in spans if end > 0]
+    unknown = sum(not owners[c] and any(end <= c for end in ends) for c in range(length))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = covering_spans(tensor(spans), length)
+    assert torch.equal(found, covering_spans(tensor(spans), "x" * length))
+    assert [str(warning.message).split(" of the text")[0] for warning in caught] == (
+        [f"no token covers {unknown} character{'s' * (unknown != 1)}"] if unknown else []
+    )
+    assert all(warning.filename == __file__ for warning in caught)
 
 
 @given(problems(nan=True), st.sampled_from(["sum", "mean"]))
@@ -237,9 +255,9 @@ def test_real_offsets_can_be_made_to_cover(name, text):
         assert name == "word piece"
         assert text.isspace(), "it drops them"
         return
-    for given_as, known in ((len(text), ""), (text, text)):
-        spans = covering_spans(raw, given_as)
-        assert [set(range(*span)) for span in spans.tolist()] == exact_covering(raw.tolist(), len(text), known)
+    for plain in ("x" * len(text), text):
+        spans = covering_spans(raw, plain)
+        assert [set(range(*span)) for span in spans.tolist()] == exact_covering(raw.tolist(), len(text), plain)
 
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if not text.startswith(" ")], ids=ascii)
@@ -247,13 +265,13 @@ def test_real_offsets_can_be_made_to_cover(name, text):
 def test_trimmed_spaces_come_back(text, prefixed):
     trimmed = offsets(f"byte-level{prefixed}{' and' if prefixed else ','} trimmed", text)
     kept = offsets(f"byte-level{prefixed}", text)
-    assert torch.equal(covering_spans(trimmed, len(text)), covering_spans(kept, len(text)))
+    assert torch.equal(covering_spans(trimmed, "x" * len(text)), covering_spans(kept, len(text)))
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_values_between_real_tokenizers(text):
     generator = torch.Generator().manual_seed(0)
-    spans = {name: covering_spans(raw, len(text)) for name in MAKERS if len(raw := offsets(name, text))}
+    spans = {name: covering_spans(raw, text) for name in MAKERS if len(raw := offsets(name, text))}
     for source, target in itertools.permutations(spans, 2):
         values = torch.rand(len(spans[source]), generator=generator, dtype=torch.float64) * 10
         for how in ("sum", "mean"):

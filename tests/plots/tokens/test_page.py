@@ -378,7 +378,7 @@ def test_pieces_are_the_whole_text_in_its_order(data):
     starts = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=1, max_size=8)))
     spans = [(start, data.draw(st.integers(start, len(text)))) for start in starts]
     if data.draw(st.booleans()):
-        spans = covering_spans(torch.tensor(spans), len(text)).tolist()
+        spans = covering_spans(torch.tensor(spans), text).tolist()
     n = len(spans)
     result = hand_made.surprisal(["a"] * n, span=torch.tensor(spans), texts={0: text})
     pieces = text_pieces(result, 0)

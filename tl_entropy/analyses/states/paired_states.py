@@ -148,7 +148,7 @@ class PairedStates(Kept):
         ids = set(batch.tokens[batch.attention_mask].unique().tolist()) - self._agreed
         check_shared_tokens(self.adapter, other, ids)
         self._agreed |= ids
-        seen = other.activations(batch.tokens, batch.attention_mask, self.columns)
+        seen = _activations(other, batch, self.columns)
         states = {site: batch.rows(x) for site, x in seen.items()}
         for site, x in states.items():
             bad = (~x.isfinite()).any(1).nonzero()
@@ -158,6 +158,19 @@ class PairedStates(Kept):
                     f"{len(bad) - 1} more of this batch); check the weights and the dtype"
                 )
         return states
+
+
+def _activations(other: Adapter, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """States of another model [batch, pos, d_model]; where padding changes that one, of each row alone, and 0 at padding."""
+    if other.pads or bool(batch.attention_mask.all()):
+        return other.activations(batch.tokens, batch.attention_mask, sites)
+    found: dict[Site, Tensor] = {}
+    for i, mask in enumerate(batch.attention_mask):
+        alone = other.activations(batch.tokens[i : i + 1, mask], mask[mask][None], sites)
+        for site, x in alone.items():
+            whole = found.setdefault(site, x.new_zeros(*batch.tokens.shape, x.shape[-1]))
+            whole[i, mask.to(x.device)] = x[0]
+    return found
 
 
 class PairedMeasure(StreamingMeasure[LayerSimilarity]):

@@ -2,16 +2,18 @@
 
 What a measurement says of a *next* token, it says before the model has seen that token. A model whose earlier states move when
 the last token of a row changes has seen it: attention in both directions, or a decoder whose memory holds the whole text. And
-every pass hands on a mask: a model that a mask of ones changes is not the one that its user runs without. And texts of several
+passes hand on a mask: a model that a mask of ones changes is not the one that its user runs without. And texts of several
 lengths share a pass, the shorter ones padded: a model that gives a padded row other states than the row alone has read padding.
 
 All is seen on one short pass with a mask, over a row, the same with another last token, and its first half padded, and on one
-without. Refused: lenses, losses and everything else that speaks of a next token, where the model looks ahead; every pass, where
-the mask matters; caches padded on the left, where that matters. Where padding on the right matters, batches are of one length.
+without. Refused: lenses, losses and everything else that speaks of a next token, where the model looks ahead; caches padded on
+the left, where that matters. Where padding on the right matters, batches are of one length; where a mask of ones does, they
+are, too, and no mask is handed on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,9 +34,9 @@ class Sight(NamedTuple):
     """How far states move, in units of what rounding may do: above 1 they do move.
 
     Attributes:
-        later: states before the last token, when that token changes.
+        later: states before the last token, when that token changes; without a mask, where a mask of ones matters.
         mask: states of a row, when a mask of ones is handed on.
-        padding: states of a row, when it is padded on the right behind its mask.
+        padding: states of a row, when it is padded on the right behind its mask; infinite where no mask can hide it.
     """
 
     later: float
@@ -71,13 +73,16 @@ def sight(runner: Runner, without: Unmasked) -> Sight:
             return Sight(0.0, 0.0, 0.0)
         first, second, third = masked
         alike, apart = _tolerances(runner, masked.dtype)
+        moved = _movement(masked[:2], plain[:2]) / apart
+        if moved > 1:
+            return Sight(_movement(plain[0][:-1], plain[1][:-1]) / alike, moved, math.inf)
         later = _movement(first[:-1], second[:-1]) / alike
         if later <= 1:  # then the row's first half is what the half gives alone
             padding = _movement(third[:n], first[:n]) / alike
         else:
             alone = _states(runner, rows[:1, :n])
             padding = 0.0 if alone is None else _movement(third[:n], alone[0]) / apart
-    return Sight(later, _movement(masked[:2], plain[:2]) / apart, padding)
+    return Sight(later, moved, padding)
 
 
 def left_padding(runner: Runner) -> float:
@@ -136,15 +141,6 @@ def check_causal(seen: Sight, cause: Callable[[], str]) -> None:
             f"at a position is about a next token that it has not seen ({cause()}). Lenses, losses and surprisals are refused; "
             "patterns, soft_information and layer_similarity are not. A model that is meant to look ahead says so by "
             "cfg.reads_ahead = True, and is then measured as it is"
-        )
-
-
-def check_mask(seen: Sight) -> None:
-    """Raise ModelError where an attention mask of ones changes a model's states."""
-    if seen.mask > 1:
-        raise ModelError(
-            "an attention mask of ones changes what this model computes, so TransformerLens does not hand it on as the model "
-            "means it, and what would be measured is not the model that runs without one"
         )
 
 

@@ -164,8 +164,9 @@ def _proved(runner: Runner, originals: _Originals, known: _Known) -> str:
     adapters = [n for n in left_out if n in originals.adapters and (off or not attribute(watched[n], "merged_adapters"))]
     if adapters:
         raise ModelError(
-            f"TransformerLens leaves out the adapters on {_some(adapters)}: it splits these projections, and runs copies of "
-            "pieces of their base weights. Merge the adapters first (hf_model = peft_model.merge_and_unload(), which is then "
+            f"TransformerLens leaves out the adapters on {_some(adapters)}: it runs modules of its own in their places, or "
+            "copies of pieces of their base weights where it splits a projection. Merge the adapters first (hf_model = "
+            "peft_model.merge_and_unload(), which is then "
             f"booted), or load their folder with tle.load_model, which merges them. {AS_IT_IS}"
         )
     if hooks := [name for name in left_out if name in originals.hooked]:
@@ -234,8 +235,8 @@ def difference(own: Tensor, theirs: Tensor) -> float:
 
 
 def _own_logits(runner: Runner, ids: Tensor) -> Tensor:
-    with runner.proving():
-        return runner.logits(ids, torch.ones_like(ids)).detach().cpu()
+    with runner.proving():  # without a mask, as they are asked of the Hugging Face model
+        return runner.state_and_logits(ids, runner.last_site)[1].detach().cpu()
 
 
 @contextmanager

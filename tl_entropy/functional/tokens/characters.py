@@ -21,6 +21,7 @@ Refused: spans that are no integers, run backwards, leave the text or are not in
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from typing import Literal
 
 import torch
@@ -52,6 +53,10 @@ def covering_spans(spans: Tensor, text: str | int) -> Tensor:
         InputError: spans of another shape, outside the text, backwards or not in order; no token for a text that is not empty.
         InputTypeError: spans that are no integer tensor, or a text that is neither a string nor an int.
 
+    Warns:
+        UserWarning: characters between tokens belong to none of them, and only their number is given: an accent among them goes
+            to the next token, and not with its letter.
+
     >>> covering_spans(torch.tensor([[0, 3], [4, 7], [7, 7]]), "the cat  ").tolist()  # with its spaces trimmed
     [[0, 3], [3, 7], [7, 9]]
     >>> covering_spans(torch.tensor([[0, 0], [0, 3]]), "the").tolist()  # a prefix token shares the first character
@@ -65,6 +70,8 @@ def covering_spans(spans: Tensor, text: str | int) -> Tensor:
         return spans
     if not len(spans):
         raise InputError(f"spans must hold at least one token for a text of {counted(length, 'character')}; got none")
+    if isinstance(text, int):
+        _warn_of_gaps(spans, length)
     starts, ends = (spans if isinstance(text, int) else _with_continuations(spans, text)).clone().unbind(1)
     covered = ends.cummax(0).values  # the text up to here belongs to a token, or will
     starts = torch.minimum(starts, torch.cat([covered.new_zeros(1), covered[:-1]]))
@@ -74,15 +81,31 @@ def covering_spans(spans: Tensor, text: str | int) -> Tensor:
     return torch.stack([starts, torch.where(empty, starts + 1, ends)], 1)
 
 
+def _gaps(spans: Tensor, length: int) -> list[tuple[int, int, int]]:
+    """Behind which tokens there are characters of none, and from where to where; those before the first are not among them."""
+    starts, ends = spans.unbind(1)
+    covered = ends.cummax(0).values
+    following = torch.cat([starts[1:], starts.new_tensor([length])])
+    tokens = ((covered < following) & (covered > 0)).nonzero()[:, 0]
+    return list(zip(tokens.tolist(), covered[tokens].tolist(), following[tokens].tolist(), strict=True))
+
+
+def _warn_of_gaps(spans: Tensor, length: int) -> None:
+    if n := sum(following - end for _, end, following in _gaps(spans, length)):
+        warnings.warn(
+            f"no token covers {counted(n, 'character')} of the text, which went to the token that comes next, or last: without "
+            "the text it is not known which continue the character before, as an accent does that a normaliser has composed "
+            "with its letter. Pass the text in the place of its length",
+            stacklevel=4,
+        )
+
+
 def _with_continuations(spans: Tensor, text: str) -> Tensor:
     """The spans, their ends moved over what no token covers and continues the character that they end with."""
     spans = spans.clone()
-    starts, ends = spans.unbind(1)  # views, which see what is changed below
-    covered = ends.cummax(0).values
-    following = torch.cat([starts[1:], starts.new_tensor([len(text)])])
-    for i in ((covered < following) & (covered > 0)).nonzero()[:, 0].tolist():
-        end = place = int(covered[i])
-        while place < int(following[i]) and continues(text[place]):
+    for i, end, following in _gaps(spans, len(text)):
+        place = end
+        while place < following and continues(text[place]):
             place += 1
         here = spans[: i + 1]
         if bool(((here[:, 0] < end) & (here[:, 1] == end)).any()):
@@ -142,7 +165,7 @@ def transfer(
     if empty.any():
         raise InputError(
             f"source_spans must give every token a character; token {int(empty.nonzero()[0])} has none, so its value would "
-            "be lost: pass covering_spans(source_spans, length), or leave special tokens out"
+            "be lost: pass covering_spans(source_spans, text), or leave special tokens out"
         )
     token, character = cells(source)
     weight = weights(character, length)
