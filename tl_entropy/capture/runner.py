@@ -160,8 +160,8 @@ class Runner(Vocabulary, Places):
             return self.state_and_logits(tokens, site, mask=mask)
         return seen.get("x"), out
 
-    def differentiable(self, tokens: Tensor, mask: Tensor, site: Site) -> tuple[Tensor, Tensor]:
-        """A site's activation, as a leaf, and the model's own logits [batch, pos, d_vocab] as they are made from it.
+    def differentiable(self, tokens: Tensor, mask: Tensor, site: Site | str) -> tuple[Tensor, Tensor]:
+        """The activation of a site, or of a hook by its name, as a leaf, and the model's own logits as they are made from it.
 
         For ``torch.autograd.grad``, which leaves the parameters' gradients alone. Inside ``torch.inference_mode``, too: tokens
         are copied, since what was made there cannot be kept for the way back.
@@ -179,7 +179,8 @@ class Runner(Vocabulary, Places):
         with self._running({site: replace}), torch.inference_mode(False), torch.enable_grad():
             out: Tensor = self.model(tokens.to(self.device, copy=True), return_type="logits", **handed)
         if not leaves:
-            raise ModelError(f"the hook {self.hook_of(site)} never fired in a forward pass, so {site} has no gradient here")
+            name = site if isinstance(site, str) else self.hook_of(site)
+            raise ModelError(f"the hook {name} never fired in a forward pass, so {site} has no gradient here")
         return leaves[-1], out
 
     @contextmanager
@@ -270,11 +271,14 @@ class Runner(Vocabulary, Places):
             yield
 
     @contextmanager
-    def _running(self, hooks: Mapping[Site, Callable[..., Any]] | None = None) -> Iterator[None]:
-        """One pass of the model in its user's state, but for evaluation mode, no gradients, and these hooks at these sites."""
+    def _running(self, hooks: Mapping[Any, Callable[..., Any]] | None = None) -> Iterator[None]:
+        """One pass of the model in its user's state, but for evaluation mode, no gradients, and these hooks at these places.
+
+        Places are sites, or names of hooks.
+        """
         self._before()
         known = self.points if hooks else {}
-        points = [(known[self.hook_of(site, known)], look) for site, look in (hooks or {}).items()]
+        points = [(known[at if isinstance(at, str) else self.hook_of(at, known)], look) for at, look in (hooks or {}).items()]
         try:
             with self.turns.running(), yours(self.device), as_found(self.model), hooked(points):
                 yield

@@ -40,7 +40,7 @@ def number_of(of, logits, tokens):
 @torch.no_grad()
 def differences(model, tokens, site, of, heads=None, step=1e-3):
     """Σ_d a·∂f/∂a [row, source] by scaling each position's activation up and down, to fourth order; sources without the BOS."""
-    name, n = hook_name(Site.parse(site)), tokens.shape[1]
+    name, n = site if "hook_" in site else hook_name(Site.parse(site)), tokens.shape[1]
 
     def scaled(column, factor):
         def hook(activation, hook):
@@ -91,6 +91,28 @@ def test_against_finite_differences(name, kind):
                 close(found.values[..., 0], masked(differences(model, tokens, site, of, step=1e-6)), rtol=1e-5, atol=1e-3)
             continue
         close(found.values[..., 0], masked(differences(model, tokens, site, of, step=step), near), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("hook", ["blocks.1.attn.hook_v", "blocks.2.attn.hook_k", "blocks.0.mlp.hook_post"])
+def test_other_hooks_against_finite_differences(hook, kind):
+    model = make_model("gpt2", kind, dtype=torch.float64)
+    found = gradient_reliance(model, TEXT, hook, **QUIET)
+    assert found.values.nan_to_num().abs().max() > 1e-3
+    assert found.provenance.settings["site"] == hook
+    close(found.values[..., 0], masked(differences(model, ids_of(model), hook, "loss"), 1e-7), rtol=1e-7, atol=1e-7)
+
+
+def test_hooks_of_sites_and_what_has_no_positions(gpt2):
+    by_name = gradient_reliance(gpt2, TEXT, "blocks.1.hook_mlp_out", **QUIET)
+    assert by_name.provenance.settings["site"] == "mlp_out.1"
+    assert torch.equal(by_name.values.nan_to_num(), gradient_reliance(gpt2, TEXT, "mlp_out.1", **QUIET).values.nan_to_num())
+    with pytest.raises(InputError, match="cannot be taken for gradients: its axes"):
+        gradient_reliance(gpt2, TEXT, "blocks.1.attn.hook_pattern", **QUIET)
+    with pytest.raises(InputError, match="this model has no hook"):
+        gradient_reliance(gpt2, TEXT, "blocks.9.attn.hook_v", **QUIET)
+    with pytest.raises(InputError, match="heads are of z"):
+        gradient_reliance(gpt2, TEXT, "blocks.1.attn.hook_v", heads=1, **QUIET)
 
 
 def test_heads_of_z_are_summed(gpt2):

@@ -10,8 +10,8 @@ between a_j and 0 otherwise: at the last ``resid_post``, which only the final no
 ignores the scale. It needs one pass back for each token predicted, whatever the number of sources; runs with and without each
 source (``reliance.py``) are exact, and need one pass for each source.
 
-Refused: sites of which positions are no part, or at which gradients differ between kinds of models; documents longer than a
-window.
+Refused: sites and hooks of which positions are no part; sites at which gradients differ between kinds of models; documents
+longer than a window.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tl_entropy.analyses.streaming import PositionMeasure
 from tl_entropy.analyses.tokens.reliance import SourceRows, check_one_window, only_before
 from tl_entropy.batches import Batch
 from tl_entropy.capture.interventions import check_heads
-from tl_entropy.capture.occlusion import numbers_from_0
+from tl_entropy.capture.occlusion import edited_place, numbers_from_0
 from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, ModelError, NonFiniteError, check_choice
@@ -63,15 +63,27 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
     ) -> None:
         super().__init__(model)
         check_choice("of", of, ("loss", "l1", "entropy"))
-        place = Site.parse(site)
-        check_choice("site", place.name, SITES)
-        [self.site] = self.adapter.sites(place)
+        self.site = self._place(site)
         # What a pass is to hand on: edits behind the site take part in the gradient, too.
         self.sites = (self.adapter.last_site,)
         self.of, self.heads = of, self._checked(heads)
         self.adapter.check_looks_back()
         self._progress = progress
         self._rows = SourceRows(self.adapter, self._nothing())
+
+    def _place(self, given: Any) -> Site | str:
+        """A site, or the name of a hook that is none of ``SITES``."""
+        if isinstance(given, str) and "hook_" in given:
+            place = edited_place(given, "taken for gradients")
+            if not isinstance(place, Site) or place.name not in SITES:
+                if given not in self.adapter.points:
+                    raise InputError(f"site: this model has no hook {given!r}; model.hook_dict lists them")
+                return given
+            given = place
+        place = Site.parse(given)
+        check_choice("site", place.name, SITES)
+        [found] = self.adapter.sites(place)
+        return found
 
     def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         """From one pass forward, and one back for each column that a counted position is in."""
@@ -87,6 +99,11 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
     def _attributed(self, batch: Batch) -> Tensor:
         """Gradient times activation [row, source] in float64, on the CPU; 0 where there is no such position."""
         leaf, logits = self.adapter.differentiable(batch.tokens, batch.attention_mask, self.site)
+        if leaf.shape[:2] != batch.tokens.shape:
+            raise InputError(
+                f"site: what passes {self.site} is {list(leaf.shape)}, but to be a source at every position it must be "
+                f"[batch, pos, ...] with [batch, pos] = {list(batch.tokens.shape)}; take another hook"
+            )
         counted, target = batch.counted.to(logits.device), batch.target.to(logits.device)
         found = torch.zeros(*batch.tokens.shape, int(batch.row_position.max()) + 1, dtype=torch.float64)
         real = batch.position >= 0
@@ -101,7 +118,7 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
                 raise ModelError(f"site: the model's logits do not depend on what passes {self.site}; take another site")
             product = in_double(gradient.detach()) * in_double(leaf.detach())
             if self.heads is not None:
-                product = self.adapter.heads.cut(self.site.layer, product)[:, :, list(self.heads)]
+                product = self.adapter.heads.cut(cast("Site", self.site).layer, product)[:, :, list(self.heads)]
             shares = product.flatten(2).sum(-1).cpu()
             if not bool(shares.isfinite().all()):
                 document = int(batch.document[int((~shares.isfinite()).any(1).nonzero()[0, 0])])
@@ -120,7 +137,7 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
     def _checked(self, heads: int | Iterable[int] | None) -> tuple[int, ...] | None:
         if heads is None:
             return None
-        if self.site.name != "z":
+        if not isinstance(self.site, Site) or self.site.name != "z":
             raise InputError(f"heads are of z, such as 'z.2'; {self.site} has none")
         chosen = numbers_from_0("heads", heads)
         check_heads(chosen, self.adapter, self.site.layer)
@@ -172,7 +189,8 @@ def gradient_reliance(
         model: a HookedTransformer or TransformerBridge.
         inputs: texts, tokens, files or data sets; see ``stream``. Each document has to fit into a window.
         site: where the sources' activations are: "embed" (the stream that enters block 0), "resid_pre.3", "resid_post.3",
-            "attn_out.2", "mlp_out.0" or "z.2".
+            "attn_out.2", "mlp_out.0" or "z.2"; or the name of any other hook whose activation is [batch, pos, ...], such as
+            "blocks.1.attn.hook_v", which may mean another thing on another kind of model.
         of: what the gradient is of.
         heads: of "z", the heads that are summed; None is all.
         positions: positions of each document, of the tokens predicted; None is all. Sources are all tokens before them, but not
