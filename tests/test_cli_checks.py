@@ -20,8 +20,8 @@ from tl_entropy.cli.checks import layers_in
 
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
 COMMANDS = (
-    "demo", "lens", "divergence", "heads", "information", "tokens", "words", "confidence", "unigram", "calibration", "neurons",
-    "sensitivity", "train-lens", "compare", "run", "status", "merge",
+    "demo", "lens", "divergence", "heads", "information", "tokens", "words", "confidence", "unigram", "calibration",
+    "neurons", "placebo", "sensitivity", "train-lens", "compare", "run", "status", "merge",
 )  # fmt: skip
 TEXT = ("--text", "import os\nimport sys\n")
 

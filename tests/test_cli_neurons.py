@@ -1,6 +1,8 @@
-"""``tl-entropy neurons``, and neurons in ``--ablate``: what they print and write."""
+"""``tl-entropy neurons`` and ``placebo``, and neurons in ``--ablate``: what they print and write."""
 
 from __future__ import annotations
+
+import math
 
 import pandas as pd
 import pytest
@@ -45,3 +47,26 @@ def test_neurons_are_ablated_to_means(monkeypatch, capsys, tmp_path):
     name = tle.load(tmp_path / "o" / "contrast.safetensors").after.settings["interventions"][0]
     means = tle.site_means(tle.demo_model(), TEXTS, "post.5", progress=False)
     assert name == tle.ablate_neurons([(5, 3)], means=means).name
+
+
+@pytest.mark.parametrize("of", ["loss", "entropy"])
+def test_placebos_of_a_head(monkeypatch, capsys, tmp_path, of):
+    own = ("--ablate", "3.1", "--placebos", 2, "--of", of, "--unit", "bits", "--out", tmp_path / "o")
+    status, out, err = run(monkeypatch, capsys, "placebo", *COMMON, *own)
+    assert status == 0, err
+    assert "as large or larger are" in out
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"placebo.safetensors", "placebo.csv", "placebo.png"}
+    found = tle.load(tmp_path / "o" / "placebo.safetensors")
+    assert (found.unit, found.edits[0], tuple(found.effects.shape)) == ("bits", "ablate heads 3.1", (3, 2))
+    if of == "loss":
+        model = tle.demo_model()
+        changed, plain = (
+            tle.token_surprisal(model, TEXTS, interventions=edit, progress=False).per_document()["loss"]
+            for edit in (tle.ablate_heads([(3, 1)]), None)
+        )
+        assert found.effects[0].tolist() == pytest.approx(((changed - plain) / math.log(2)).tolist(), abs=1e-5)
+
+
+def test_a_placebo_needs_an_edit(monkeypatch, capsys, tmp_path):
+    status, _, err = run(monkeypatch, capsys, "placebo", *COMMON, "--out", tmp_path / "o")
+    assert (status, "placebo needs an edit: --ablate 3.1" in err) == (2, True)

@@ -8,6 +8,7 @@ from tl_entropy.cli import (
     information,
     lens,
     neurons,
+    placebo,
     run,
     sensitivity,
     tokens,
@@ -17,6 +18,6 @@ from tl_entropy.cli import (
 from tl_entropy.cli.app import app, main
 
 __all__ = [
-    "app", "compare", "confidence", "divergence", "heads", "information", "lens", "main", "neurons", "run",
+    "app", "compare", "confidence", "divergence", "heads", "information", "lens", "main", "neurons", "placebo", "run",
     "sensitivity", "tokens", "train", "words",
 ]  # fmt: skip

@@ -262,6 +262,12 @@ def _sensitivity(result: Any) -> tuple[str, str, Figures]:
     return "sensitivity", "sensitivity", [(plots.sensitivity, "sensitivity", {})]
 
 
+def _placebo(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    return "placebo", "placebo", [(plots.placebo, "placebo", {})]
+
+
 def _neurons(result: Any) -> tuple[str, str, Figures]:
     from tl_entropy import plots
 
@@ -273,6 +279,6 @@ KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
     "HeadEntropy": _heads, "HeadSummary": _heads, "Contrast": _contrast, "SoftInformation": _information,
     "TokenSurprisal": _tokens, "SurprisalSummary": _tokens,
     "Confidence": _site_values, "UnigramDistance": _site_values, "SiteMeans": _site_values,
-    "EntropyCalibration": _calibration, "NeuronEffects": _neurons, "Sensitivity": _sensitivity,
+    "EntropyCalibration": _calibration, "NeuronEffects": _neurons, "Placebo": _placebo, "Sensitivity": _sensitivity,
 }  # fmt: skip
 """What can be reported: names of the result's and the table's file, and the figures, by the kind of result."""
