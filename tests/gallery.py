@@ -15,6 +15,7 @@ from tl_entropy.analyses.profiles.embedding import profile_embedding
 from tl_entropy.results import HeadEntropy, LayerDivergence, LensEntropy, LensSummary, SoftInformation, TokenCorrelation
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import contrast
+from tl_entropy.results.models.memory_sweep import MemorySweep
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.results.models.neurons import NeuronEffects
 from tl_entropy.results.models.placebo import Placebo
@@ -266,6 +267,15 @@ def discrimination(n_features):
 PLANE = {"input": "token", "output": "next_token"}
 
 
+def swept(n):
+    """A causal model, and memories of 1 to n numbers."""
+    sizes, tokens = torch.arange(n + 1), torch.full((8,), 64)
+    nats = draw(9, 1 + n, 8) * 64
+    return MemorySweep(
+        nats, sizes, 4 * (sizes > 0), tokens, tokens // 32, tokens.double(), 100 * sizes, nats[:, 0], origin("m")
+    )
+
+
 def changes(layers, edits):
     """Sensitivities from 1e-4 to 1 nat a token."""
     sites = tuple(f"mlp_out.{i}" for i in range(layers))
@@ -298,6 +308,7 @@ FIGURES = {
     "contrast_map": lambda k, t, n: plots.contrast_map(changed(k, t), quantity="entropy", document=0),
     "placebo": lambda k, t, n: plots.placebo(Placebo(draw(3, 1 + t, 8), ("edit",) * (1 + t), 0, origin("m"))),
     "sensitivity": lambda k, t, n: plots.sensitivity(changes(k, n)),
+    "memory_sweep": lambda k, t, n: plots.memory_sweep(swept(n)),
     "neurons": lambda k, t, n: plots.neurons(neuron_effects(k)),
     "velocity": lambda k, t, n: plots.velocity(all_of(lambda i: dynamics(k, t, i), n)),
     "importance": lambda k, t, n: plots.importance(all_of(lambda i: dynamics(k, t, i), n)),

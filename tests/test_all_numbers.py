@@ -30,6 +30,7 @@ DO_NOT_MEASURE = {
     "read_stimuli",
     "estimation_model",
     "train_estimation",
+    "memory_sweep",
     "memories",  # of models that are trained first
 }
 

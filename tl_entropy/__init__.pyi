@@ -64,6 +64,7 @@ from .errors import (
 )
 from .estimation.config import EstimationConfig as EstimationConfig
 from .estimation.models import EstimationModel as EstimationModel, estimation_model as estimation_model
+from .estimation.sweep import memory_sweep as memory_sweep
 from .estimation.training import TrainingHistory as TrainingHistory, train_estimation as train_estimation
 from .labels import LabelPlan as LabelPlan, SpanLabels as SpanLabels, ngram as ngram, span_labels as span_labels
 from .lenses.files import load_tuned_lens as load_tuned_lens
@@ -81,6 +82,7 @@ from .results.heads.entropy import HeadEntropy as HeadEntropy, HeadSummary as He
 from .results.lens.divergence import DivergenceSummary as DivergenceSummary, LayerDivergence as LayerDivergence
 from .results.models.comparison import ModelComparison as ModelComparison
 from .results.models.contrast import Contrast as Contrast, contrast as contrast
+from .results.models.memory_sweep import MemorySweep as MemorySweep
 from .results.models.monitor import EntropyHistory as EntropyHistory
 from .results.models.neurons import NeuronEffects as NeuronEffects
 from .results.models.run import RunResults as RunResults

@@ -23,7 +23,13 @@ from tl_entropy.results.notebook import FOLDED, number, page, spark
 FOLDER = Path(__file__).parent / "saved_by_0_5_0"
 FILES = {path.stem: path for folder in (FOLDER, FOLDER.with_name("saved_since_0_5_0")) for path in folder.glob("*.safetensors")}
 NAMES = [*sorted(FILES), "ModelComparison"]
-WITHOUT_LINES = ("SurprisalSummary", "Placebo", "NeuronEffects", "Sensitivity")  # sums and single numbers have no course
+WITHOUT_LINES = (
+    "SurprisalSummary",
+    "Placebo",
+    "NeuronEffects",
+    "Sensitivity",
+    "MemorySweep",
+)  # sums and single numbers have no course
 EMPTY = ("br", "circle", "polyline", "meta")
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +126,12 @@ class Windows:
             rows.append(document[start : start + n])
         return self.padded(rows)
 
-    def in_order(self, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-        """All of the documents, cut into neighbouring windows, in batches."""
-        rows = [part for document in self.documents for part in document.split(self.room)]
-        return [self.padded(rows[first : first + batch_size]) for first in range(0, len(rows), batch_size)]
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """All of the documents, cut into neighbouring windows, in batches: rows, mask, and the document of each row."""
+        rows = [(i, part) for i, document in enumerate(self.documents) for part in document.split(self.room)]
+        for first in range(0, len(rows), batch_size):
+            some = rows[first : first + batch_size]
+            yield *self.padded([row for _, row in some]), torch.tensor([i for i, _ in some])
 
     def padded(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Rows [batch, pos], begun and padded on the right, and their mask."""
@@ -140,19 +142,28 @@ class Windows:
 
 
 @torch.no_grad()
-def validated(model: EstimationModel, windows: Windows, batch_size: int) -> float:
-    """The mean loss, nats a token, over all of the windows, of the model in evaluation mode, which it is left in as it was."""
-    training, total, tokens = model.training, 0.0, 0
+def per_document(model: EstimationModel, windows: Windows, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Total loss in nats (float64), tokens predicted and windows of each document, of the model in evaluation mode."""
+    training, n = model.training, len(windows.documents)
+    nats, tokens, count = torch.zeros(n, dtype=torch.float64), torch.zeros(n).long(), torch.zeros(n).long()
     model.eval()
     try:
-        for rows, mask in windows.in_order(batch_size):
+        for rows, mask, document in windows.in_order(batch_size):
             losses, real = losses_of(model(rows, attention_mask=mask), rows, mask, predicts=model.config.predicts)
-            total, tokens = total + float(losses.double().sum()), tokens + int(real.sum())
+            nats.index_add_(0, document, losses.double().sum(1).cpu())
+            tokens.index_add_(0, document, real.sum(1).cpu())
+            count.index_add_(0, document, torch.ones_like(document))
     finally:
         model.train(training)
-    if not tokens:
+    if not bool(tokens.any()):
         raise InputError("validation must hold a token that something comes before")
-    return total / tokens
+    return nats, tokens, count
+
+
+def validated(model: EstimationModel, windows: Windows, batch_size: int) -> float:
+    """The mean loss, nats a token, over all of the windows, of the model in evaluation mode."""
+    nats, tokens, _ = per_document(model, windows, batch_size)
+    return float(nats.sum() / tokens.sum())
 
 
 @steady

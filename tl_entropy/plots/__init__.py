@@ -9,6 +9,7 @@ from tl_entropy.plots.lens.settling import settling
 from tl_entropy.plots.models.comparison import comparison
 from tl_entropy.plots.models.course import course
 from tl_entropy.plots.models.differences import contrast, contrast_map
+from tl_entropy.plots.models.memory_sweep import memory_sweep
 from tl_entropy.plots.models.monitor import monitor
 from tl_entropy.plots.models.neurons import neurons
 from tl_entropy.plots.models.placebo import placebo
@@ -47,6 +48,7 @@ __all__ = [
     "information",
     "information_plane",
     "lens_plane",
+    "memory_sweep",
     "monitor",
     "neurons",
     "placebo",

@@ -19,6 +19,7 @@ DRAWN_BY = {
     "PairwiseDistances": ("distances",),
     "Placebo": ("placebo",),
     "Sensitivity": ("sensitivity",),
+    "MemorySweep": ("memory_sweep",),
     "NeuronEffects": ("neurons",),
     "ProfileEmbedding": ("clusters",),
     "ModelComparison": ("comparison",),

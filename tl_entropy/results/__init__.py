@@ -8,6 +8,7 @@ from tl_entropy.results.lens.entropy import LensEntropy, LensSummary
 from tl_entropy.results.loading import load
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import Contrast
+from tl_entropy.results.models.memory_sweep import MemorySweep
 from tl_entropy.results.models.monitor import EntropyHistory
 from tl_entropy.results.models.placebo import Placebo
 from tl_entropy.results.models.run import RunResults
@@ -45,6 +46,7 @@ __all__ = [
     "LayerSimilarity",
     "LensEntropy",
     "LensSummary",
+    "MemorySweep",
     "ModelComparison",
     "PairwiseDistances",
     "Placebo",

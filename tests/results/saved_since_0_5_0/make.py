@@ -27,7 +27,13 @@ def effects():
     return tle.placebo(tle.demo_model(), TEXTS, tle.ablate_heads([(3, 1)]), loss, n=4)
 
 
+def sweep():
+    base = tle.EstimationConfig(kind="memory", mixer="heads", n_ctx=8, d_model=8, n_layers=1, numbers=1)
+    return tle.memory_sweep(TEXTS, validation=TEXTS, numbers=(0, 2), bits=(1, 4), base=base, steps=2, progress=False)
+
+
 MADE = {
+    "MemorySweep": sweep,
     "Placebo": effects,
     "Sensitivity": lambda: tle.sensitivity(
         tle.demo_model(), TEXTS, ["int8", "float8_e5m2"], sites=["mlp_out.0", "resid_post.-1"], progress=False

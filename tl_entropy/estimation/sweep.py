@@ -1,0 +1,136 @@
+"""Language entropy by a sweep over memories: train, put the memory on grids, charge for it.
+
+The bound that comes out (``results/models/memory_sweep.py``) is one only because the grid is on whenever losses are measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.errors import InputError, InputTypeError, check_flag, check_int
+from tl_entropy.estimation.config import EstimationConfig
+from tl_entropy.estimation.models import EstimationModel, estimation_model
+from tl_entropy.estimation.training import Windows, per_document, train_estimation
+from tl_entropy.results.models.memory_sweep import MemorySweep
+from tl_entropy.torch_state import steady
+
+LIMIT = 1.0
+"""Of the numbers, where the configuration has none: a grid needs one."""
+
+
+@steady
+def memory_sweep(
+    texts: Any,
+    *,
+    validation: Any,
+    numbers: Sequence[int] = (0, 4, 8, 16, 32),
+    bits: Sequence[int] = (1, 2, 4, 8),
+    base: EstimationConfig | None = None,
+    tokenizer: Any = "bytes",
+    steps: int = 400,
+    per_bits: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    **training: Any,
+) -> MemorySweep:
+    """Train a causal model and models with memories, and say what each costs with its memory on a grid.
+
+    Args:
+        texts: what they are trained on, as for ``train_estimation``.
+        validation: what they are measured on; other documents.
+        numbers: n of each memory; 0 is the causal model.
+        bits: b of the grids of 2^b steps on which every memory is measured.
+        base: of kind "memory", what the models are like; its numbers and bits are those of the sweep, and its limit is 1 where
+            it has none. The causal model has its decoder. None is the standard one.
+        tokenizer: as for ``estimation_model``.
+        steps: of every training.
+        per_bits: train one model for each b, with noise of half a step of its grid; otherwise one for all, with base's noise.
+        seed: of weights and batches.
+        progress: show progress bars.
+        training: further options of ``train_estimation``.
+
+    Returns:
+        ``MemorySweep``, in nats a token.
+
+    Raises:
+        InputError, InputTypeError: an argument out of range, or of another kind.
+
+    >>> import tl_entropy as tle
+    >>> base = tle.EstimationConfig(kind="memory", mixer="heads", n_ctx=16, d_model=16, n_layers=1, numbers=1)
+    >>> options = {"numbers": (0, 2), "bits": (1, 2), "base": base, "steps": 2, "progress": False}
+    >>> found = memory_sweep(["abab" * 20], validation=["abab" * 4], **options)
+    >>> found.numbers.tolist(), found.bits.tolist(), bool((found.charged > found.loss)[1:].all())
+    ([0, 2, 2], [0, 1, 2], True)
+    """
+    base = EstimationConfig(kind="memory", numbers=8) if base is None else base
+    if not isinstance(base, EstimationConfig):
+        raise InputTypeError(f"base must be an EstimationConfig; got {type(base).__name__}")
+    if base.kind != "memory" or base.memory_of != "same":
+        raise InputError("base must be of kind='memory' and memory_of='same': a memory of the past has no price")
+    check_flag("per_bits", per_bits)
+    sizes = [check_int("numbers", n, 0) for n in _several("numbers", numbers)]
+    grids = [check_int("bits", b, 1, 16) for b in _several("bits", bits)]
+    limit = base.limit or LIMIT
+    cells: list[tuple[int, int, Tensor, int, float]] = []
+    read: Windows | None = None
+    for n in sizes:
+        trained: Any = None
+        for b in grids if n else [0]:
+            if trained is None or per_bits:
+                noise = limit / (2**b - 1) if per_bits and n else base.noise
+                config = dataclasses.replace(base, numbers=n, limit=limit, noise=noise, bits=None) if n else _causal(base)
+                trained = estimation_model(config, tokenizer, seed=seed)
+                history = train_estimation(
+                    trained, texts, validation=validation, steps=steps, every=steps, seed=seed, progress=progress, **training
+                )
+            model: EstimationModel = trained.at_bits(b) if n else trained
+            if read is None:
+                read = Windows.of(Adapter(model), validation, "validation")
+            nats, tokens, windows = per_document(model, read, training.get("batch_size", 16))
+            cells.append((n, b, nats, history.tokens[-1], history.seconds[-1]))
+    if read is None:
+        raise InputError("numbers must name at least one size; 0 is the causal model")
+    n_bytes = _bytes(trained, read, tokens)
+    counts: dict[str, Any] = {
+        "documents": len(tokens), "tokens": int(tokens.sum()), "windows": int(windows.sum()),
+        "bytes": int(n_bytes.sum()) if bool(n_bytes.isfinite().all()) else None, "window": read.room + (read.begin is not None),
+    }  # fmt: skip
+    settings = {
+        "base": base.as_dict(), "steps": steps, "per_bits": per_bits, "seed": seed, "limit": limit,
+        **{name: repr(value) for name, value in training.items()},
+    }  # fmt: skip
+    return MemorySweep(
+        nats=torch.stack([cell[2] for cell in cells]), numbers=torch.tensor([cell[0] for cell in cells]),
+        bits=torch.tensor([cell[1] for cell in cells]), tokens=tokens, windows=windows, n_bytes=n_bytes,
+        tokens_seen=torch.tensor([cell[3] for cell in cells]),
+        seconds=torch.tensor([cell[4] for cell in cells], dtype=torch.float64),
+        provenance=Adapter(trained).provenance(settings=settings, corpus=counts),
+    )  # fmt: skip
+
+
+def _several(argument: str, given: Any) -> list[Any]:
+    found = [given] if isinstance(given, int) else list(given)
+    if not found or len(set(found)) < len(found):
+        raise InputError(f"{argument} must hold at least one number, each once; got {given!r}")
+    return found
+
+
+def _causal(base: EstimationConfig) -> EstimationConfig:
+    """The decoder of ``base`` without a memory."""
+    names = ("mixer", "n_ctx", "d_model", "n_layers", "n_heads", "kernel", "d_vocab", "bos_token_id", "positions")
+    return EstimationConfig(kind="causal", **{name: getattr(base, name) for name in names})
+
+
+def _bytes(model: EstimationModel, read: Windows, tokens: Tensor) -> Tensor:
+    """Bytes of the tokens predicted of each document; NaN where not known, or where its first token is not predicted."""
+    adapter, sizes = Adapter(model), []
+    for document, n in zip(read.documents, tokens.tolist(), strict=True):
+        pieces = adapter.pieces(document.tolist()) if adapter.has_tokenizer and n == len(document) else None
+        sizes.append(float("nan") if pieces is None else float(sum(map(len, pieces))))
+    return torch.tensor(sizes, dtype=torch.float64)
