@@ -133,6 +133,8 @@ def functions(tokens, texts):
         "train_tuned_lens": lambda: tle.train_tuned_lens(m, longer, steps=2, tokens_per_step=8, progress=False),
         "EntropyMonitor": lambda: _monitored(m, tokens),
         "placebo": lambda: tle.placebo(m, tokens, tle.ablate_heads([(0, 1)]), _entropy, n=2),
+        "neurons": lambda: tle.neurons(m, tokens, candidates=1, placebos=1, **READ),
+        "sensitivity": lambda: tle.sensitivity(m, tokens, ["int8"], sites="mlp_out.-1", **READ),
         "stream": lambda: _streamed(m, tokens),
     }
 
@@ -217,7 +219,9 @@ def same(few):
     found = {}
     for name, run in functions(*_inputs(few)).items():
         (whole, warned, work), (shared, told, mine) = alone(few)[name], outcome(run)
-        lines = differences(whole, shared) if type(whole) is type(shared) else [f"{whole} and {shared}"]
+        # "given" is a hash of means that neurons are set to, to the last bit
+        same_kind = type(whole) is type(shared)
+        lines = differences(whole, shared, leave=("created", "given")) if same_kind else [f"{whole} and {shared}"]
         if told != (warned if rank() == 0 or name in WHOLE else []):
             lines.append(f"warnings: {told} and {warned}")
         found[name] = lines, mine, work
