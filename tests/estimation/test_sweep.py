@@ -53,6 +53,7 @@ def test_one_model_for_each_grid_has_noise_of_half_its_step():
         ({"base": tle.EstimationConfig()}, "base must be of kind='memory'"),
         ({"base": 3}, "base must be an EstimationConfig"),
         ({"per_bits": 1}, "per_bits must be True or False"),
+        ({"rate": 1}, "'rate' is not an option"),
     ],
 )
 def test_what_is_no_sweep_is_refused(options, said):

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.options import check_options
 from tl_entropy.errors import InputError, InputTypeError, check_flag, check_int
 from tl_entropy.estimation.config import EstimationConfig
 from tl_entropy.estimation.models import EstimationModel, estimation_model
-from tl_entropy.estimation.training import Windows, per_document, train_estimation
+from tl_entropy.estimation.training import TrainingOptions, Windows, per_document, train_estimation
 from tl_entropy.results.models.memory_sweep import MemorySweep
 from tl_entropy.torch_state import steady
 
@@ -37,7 +38,7 @@ def memory_sweep(
     per_bits: bool = False,
     seed: int = 0,
     progress: bool = True,
-    **training: Any,
+    **options: Unpack[TrainingOptions],
 ) -> MemorySweep:
     """Train a causal model and models with memories, and say what each costs with its memory on a grid.
 
@@ -53,7 +54,8 @@ def memory_sweep(
         per_bits: train one model for each b, with noise of half a step of its grid; otherwise one for all, with base's noise.
         seed: of weights and batches.
         progress: show progress bars.
-        training: further options of ``train_estimation``.
+        options: further ones of ``train_estimation``: batch_size, learning_rate, warm_up, down, weight_decay, short,
+            precision.
 
     Returns:
         ``MemorySweep``, in nats a token.
@@ -73,6 +75,7 @@ def memory_sweep(
         raise InputTypeError(f"base must be an EstimationConfig; got {type(base).__name__}")
     if base.kind != "memory" or base.memory_of != "same":
         raise InputError("base must be of kind='memory' and memory_of='same': a memory of the past has no price")
+    check_options(memory_sweep, options, TrainingOptions)
     check_flag("per_bits", per_bits)
     sizes = [check_int("numbers", n, 0) for n in _several("numbers", numbers)]
     grids = [check_int("bits", b, 1, 16) for b in _several("bits", bits)]
@@ -87,12 +90,12 @@ def memory_sweep(
                 config = dataclasses.replace(base, numbers=n, limit=limit, noise=noise, bits=None) if n else _causal(base)
                 trained = estimation_model(config, tokenizer, seed=seed)
                 history = train_estimation(
-                    trained, texts, validation=validation, steps=steps, every=steps, seed=seed, progress=progress, **training
+                    trained, texts, validation=validation, steps=steps, every=steps, seed=seed, progress=progress, **options
                 )
             model: EstimationModel = trained.at_bits(b) if n else trained
             if read is None:
                 read = Windows.of(Adapter(model), validation, "validation")
-            nats, tokens, windows = per_document(model, read, training.get("batch_size", 16))
+            nats, tokens, windows = per_document(model, read, options.get("batch_size", 16))
             cells.append((n, b, nats, history.tokens[-1], history.seconds[-1]))
     if read is None:
         raise InputError("numbers must name at least one size; 0 is the causal model")
@@ -103,7 +106,7 @@ def memory_sweep(
     }  # fmt: skip
     settings = {
         "base": base.as_dict(), "steps": steps, "per_bits": per_bits, "seed": seed, "limit": limit,
-        **{name: repr(value) for name, value in training.items()},
+        **{name: repr(value) for name, value in options.items()},
     }  # fmt: skip
     return MemorySweep(
         nats=torch.stack([cell[2] for cell in cells]), numbers=torch.tensor([cell[0] for cell in cells]),

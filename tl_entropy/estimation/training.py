@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import pandas as pd
 import torch
@@ -49,6 +49,19 @@ from tl_entropy.torch_state import steady
 
 Weights = Callable[[Tensor, Tensor], Tensor]
 """Of tokens [batch, pos] and their mask, what each loss [batch, token] counts, at least 0."""
+
+
+class TrainingOptions(TypedDict, total=False):
+    """Options of ``train_estimation`` that a sweep takes, too; its docstring says what each means."""
+
+    batch_size: int
+    learning_rate: float
+    warm_up: int
+    down: float
+    weight_decay: float
+    short: float
+    precision: Literal["float32", "bfloat16"]
+
 
 MOMENTS = (0.9, 0.98)
 """Adam's decay rates; the second is short, since there are few steps."""
