@@ -327,6 +327,13 @@ def test_what_anchors_add_is_what_drawing_them_anew_changes(name):
     assert (column[0] - column[-8:]).tolist() == pytest.approx(expected.tolist(), abs=1e-9)
 
 
+def test_a_row_that_no_drawn_anchor_has_any_of_has_an_entropy_of_zero():
+    drawn = SampledRows(torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0], [0.2] * 5])[:, None])
+    none = drawn.p[0, 0] @ drawn.weights.mT == 0
+    assert none.any()
+    assert drawn.entropies[0, 0][none].unique().tolist() == [0.0]
+
+
 def relative_entropy(p, weights):
     held = p > 0
     return -float((p[held] * np.log(p[held] / weights[held])).sum())

@@ -24,7 +24,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.chance import logs
+from tl_entropy.functional.probabilities import logs
 
 LABELS = 64
 """Labels that their spreads are measured on, at most."""
@@ -78,17 +78,17 @@ class SampledRows:
     @cached_property
     def entropies(self) -> Tensor:
         """[unit, row, 1 + replicate] those of single rows, nats."""
-        found = -(self.p_log_p @ self.weights.mT).mul_(self.inverses).add_(logs(self.inverses.clone()))
-        return found.clamp_(max=math.log(self.p.shape[2]))
+        found = (self.p_log_p @ self.weights.mT).mul_(self.inverses).add_(logs(self.inverses)).neg_()
+        return found.clamp_(0, math.log(self.p.shape[2]))
 
     @cached_property
     def sums(self) -> Tensor:
         """[unit, 1 + replicate, bin] Σ p / D."""
         return self.inverses.mT @ self.p
 
-    def of_means(self, means: Tensor) -> Tensor:
-        """[..., 1 + replicate] the entropies of means [..., 1 + replicate, bin] of p / D, nats."""
-        found: Tensor = -logs(means).mul_(means).mul_(self.weights).sum(-1)
+    def of_sums(self, sums: Tensor, rows: Tensor) -> Tensor:
+        """[..., 1 + replicate] ``rows`` times the entropies of their means, from sums [..., 1 + replicate, bin] of p / D."""
+        found: Tensor = rows * rows.log() - logs(sums).mul_(sums).mul_(self.weights).sum(-1)
         return found
 
 
@@ -115,10 +115,12 @@ class Sample:
     def entropies(self) -> tuple[Tensor, Tensor]:
         """H(Z), and the mean entropy of single rows, [unit, 1 + replicate] both, of the rows that have a label."""
         drawn, without = self.drawn, (self.label < -1).nonzero()[:, 0]
-        n = len(self.label) - len(without)
-        sums = drawn.sums - drawn.inverses[:, without].mT @ drawn.p[:, without]
-        own = drawn.entropies.sum(1) - drawn.entropies[:, without].sum(1)
-        return drawn.of_means(sums.clamp_min_(0) / n).double(), own.double() / n
+        n = drawn.p.new_tensor(len(self.label) - len(without))
+        sums, own = drawn.sums, drawn.entropies.sum(1)
+        if len(without):
+            sums = (sums - drawn.inverses[:, without].mT @ drawn.p[:, without]).clamp_min_(0)
+            own = own - drawn.entropies[:, without].sum(1)
+        return drawn.of_sums(sums, n).double() / n, own.double() / n
 
 
 class SampledLabels:
@@ -152,9 +154,9 @@ class SampledLabels:
         of = self.drawn.p[units], self.drawn.inverses[units], self.drawn.entropies[units]
         spreads = of[0].new_zeros(len(of[0]), len(self.held), of[1].shape[2], dtype=torch.float64)
         for some, rows, there, count in self.alike:
-            p, inverses, own = (one[:, rows.flatten()].unflatten(1, rows.shape) for one in of)
-            kept = there[..., None].to(p.dtype)
-            means = inverses.mT @ (p * kept) / count[:, None, None]
-            spreads[:, some] = (count[:, None] * self.drawn.of_means(means) - (own * kept).sum(2)).double()
+            p, inverses, own = (one.index_select(1, rows.flatten()).unflatten(1, rows.shape) for one in of)
+            kept, n = there[..., None].to(p.dtype), count[:, None].to(p.dtype)
+            sums = inverses.mul_(kept).mT @ p
+            spreads[:, some] = (self.drawn.of_sums(sums, n) - own.mul_(kept).sum(2)).double()
         subsets = torch.stack([torch.ones_like(self.held), self.held]).double()
         return subsets @ spreads

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.functional.information.anchors import Sample, SampledLabels
-from tl_entropy.functional.information.chance import ChanceCurve
+from tl_entropy.functional.information.chance import ChanceCurve, factors
 from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, Whole
 from tl_entropy.functional.probabilities import extensive
 from tl_entropy.functional.statistics import group_sums
@@ -184,7 +184,7 @@ def _of_units(
     found = {
         "within": group_sums(fit.within.mT, groups.fold, n_folds).mT,
         "spread": group_sums(fit.spread.mT, groups.fold[inside], n_folds).mT,
-        "null": torch.stack([_null_parts(groups, curve) for curve in curves]),
+        "null": _null_parts(groups, curves),
     }
     with torch.no_grad():
         found |= {"mixed": _mixed(fit, every=every), "jackknife": _fold_jackknife(fit)}
@@ -193,10 +193,10 @@ def _of_units(
     return found
 
 
-def _null_parts(groups: Groups, curve: ChanceCurve) -> Tensor:
-    """Σ r(n_x) and Σ n_x r(n_x), of which the null is made."""
-    r = torch.where(groups.sizes > 0, curve(groups.sizes.clamp_min(1)), 0.0)
-    return torch.stack([r.sum() + groups.singles, (groups.sizes * r).sum() + groups.singles])
+def _null_parts(groups: Groups, curves: Sequence[ChanceCurve]) -> Tensor:
+    """[unit, 2] Σ r(n_x) and Σ n_x r(n_x), of which the null is made."""
+    r = torch.where(groups.sizes > 0, factors(curves, groups.sizes.clamp_min(1)), 0.0)
+    return torch.stack([r.sum(1), r @ groups.sizes], dim=1) + groups.singles
 
 
 def _mixed(fit: Fit, *, every: bool) -> Tensor:
@@ -218,15 +218,17 @@ def _mixed(fit: Fit, *, every: bool) -> Tensor:
     if every:
         found[:, kinds] = torch.stack([of_class(fit.predicted(share)) for share in mixtures], dim=-1)
         return found
-    change = fit.whole.mean - fit.predictors
-    weighed = fit.mass_inside * change
+    # The best is not nearly as exact as its value has to be.
+    predictors, mean, mass = (one.float() for one in (fit.predictors, fit.whole.mean, fit.mass_inside))
+    change, steps = mean - predictors, mixtures.float()
+    weighed = mass.mul_(change)
     first = torch.zeros(units, classes, dtype=torch.long, device=found.device)
     last = torch.full_like(first, len(mixtures))
     for _ in range(len(mixtures).bit_length()):
         middle = (first + last) // 2
-        share = mixtures[middle.clamp_max(len(mixtures) - 1)][:, size, None]
-        q = torch.addcmul(fit.predictors, change, share).clamp_min_(torch.finfo(change.dtype).tiny)
-        rises = of_class((weighed / q).sum(-1)) <= 0
+        share = steps[middle.clamp_max(len(mixtures) - 1)][:, size, None]
+        q = torch.addcmul(predictors, change, share).clamp_min_(torch.finfo(change.dtype).tiny)
+        rises = of_class(torch.div(weighed, q, out=q).sum(-1)) <= 0
         first, last = torch.where(rises | (first == last), first, middle + 1), torch.where(rises, middle, last)
     tried = found.new_full((units, classes, len(mixtures)), torch.inf)
     for at in ((first - 1).clamp_min(0), first.clamp_max(len(mixtures) - 1)):

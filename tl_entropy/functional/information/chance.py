@@ -19,9 +19,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+from tl_entropy.functional.probabilities import logs
 
 SAMPLE = 4096
 """Rows that the curves are measured on, at most."""
@@ -38,7 +41,7 @@ _ROWS = 2048  # drawn for each size, where there are so many: what a label of n 
 _SINGLE = 0.01  # nats of the ceiling, above which divergences from p̄ stand out from the rounding of single precision
 _FEWEST = 128  # groups, unless there are fewer
 _FEW = 24  # groups
-_AT_ONCE = 2**21  # numbers
+_AT_ONCE = 2**20  # numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +61,21 @@ class ChanceCurve:
 
     def __call__(self, n: Tensor) -> Tensor:
         """The factor r of each number of rows ``n`` (any shape, at least 1), float64."""
-        return _joined(n, self.sizes, self.factor, self.limit)
+        return factors([self], n)[0]
 
     def correction(self, n: Tensor) -> Tensor:
         """The factor c of each number of rows ``n`` (any shape, at least 2), float64."""
-        return _joined(n, self.c_sizes, self.c, 1.0) if len(self.c_sizes) else torch.ones_like(n, dtype=torch.float64)
+        return corrections([self], n)[0]
+
+
+def factors(curves: Sequence[ChanceCurve], n: Tensor) -> Tensor:
+    """The factor r of each curve and number of rows ``n`` (any shape, at least 1) as [curve, ...], float64."""
+    return _curves_at(n, [(curve.sizes, curve.factor, curve.limit) for curve in curves])
+
+
+def corrections(curves: Sequence[ChanceCurve], n: Tensor) -> Tensor:
+    """The factor c of each curve and number of rows ``n`` (any shape, at least 2) as [curve, ...], float64."""
+    return _curves_at(n, [(curve.c_sizes, curve.c, 1.0) for curve in curves])
 
 
 def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, p_log_p: Tensor | None = None) -> list[ChanceCurve]:
@@ -82,11 +95,13 @@ def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, p_log_p
 
     ``p_log_p`` [unit, row, bin] is what it says, where it is there already.
     """
-    at_once = max(1, _AT_ONCE // (max(_ROWS, len(sample)) * sample.shape[2]))  # more would fall out of the cache
-    parts = [slice(first, first + at_once) for first in range(0, sample.shape[1], at_once)]
-    return [
-        curve for some in parts for curve in _curves(sample[:, some], seed, whole, None if p_log_p is None else p_log_p[some])
-    ]
+    k, units, bins = sample.shape
+    at_once = max(1, _AT_ONCE // (max(2 * _ROWS, k) * bins))  # more would fall out of the cache
+    found: list[ChanceCurve] = []
+    for first in range(0, units, at_once):
+        part = slice(first, first + at_once)
+        found += _curves(sample[:, part], seed, whole, None if p_log_p is None else p_log_p[part])
+    return found
 
 
 def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> list[ChanceCurve]:
@@ -104,42 +119,55 @@ def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> l
     draw = torch.Generator().manual_seed(seed)
     orders, each = min(256, -(-_ROWS // k)), min(k, _ROWS)
     order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(p.device)
-    sums = {1: torch.cat([p, own[..., None]], dim=-1)[:, order]}  # [unit, order, group, bin + 1]
-
-    def controlled(values: Tensor, means: Tensor, own: Tensor, n: int) -> Tensor:
-        """The mean of what was found of means of n rows, freed of the noise that it shares with what is known of these."""
-        quadratic = _dot((means - mean).square_(), halves)
-        return _controlled(values, (quadratic, own), (half_spread * _left(n, k), ceiling))
-
-    lost, c = {1: ceiling}, {}
-    for n in (n for n in _SIZES if 1 < n <= k // 2):
+    rows = torch.cat([p, own[..., None]], dim=-1).index_select(1, order.flatten())
+    sums = {1: rows.unflatten(1, order.shape)}  # [unit, order, group, bin + 1]
+    sizes = [n for n in _SIZES if 1 < n <= k // 2]
+    for n in sizes:
         half = n // 2 if n % 2 == 0 and n // 2 in sums else 1
         step = n // half
         sums[n] = reduce(torch.add, (sums[half][:, :, i : each // n * step : step] for i in range(step)))
-        groups = max(_FEWEST, _ROWS // n)
-        total = _first(sums[n], groups)
-        means, own_means = total[..., :-1] / n, total[..., -1] / n
-        lost[n] = controlled(_divergence(means, log_mean), means, own_means, n)
-        if n not in _SIZES_OF_C:
-            continue
-        total = (total - _first(sums[1][:, :, n - 1 : each // n * n : n], groups)).div_(n - 1)
-        means, own_means = total[..., :-1].clamp_min(0), total[..., -1]
-        across = controlled(predicted(means, mean, n - 1, k), means, own_means, n - 1)
-        c[n] = c_of(n, lost[n] + half_spread / (k - 1), across + lost[n])
-    if whole and k > 1:
+
+    def averaged(groups: Sequence[Tensor], n: Sequence[int]) -> tuple[Tensor, Tensor, _Groups]:
+        """The means of groups of all sizes [unit, group, bin], those of ``own`` [unit, group], and which is of which size."""
+        of = _Groups.of(n, groups)
+        rows = of.rows.to(groups[0])
+        of_p = torch.cat([one[..., :-1] for one in groups], dim=1).div_(rows[:, None])
+        return of_p, torch.cat([one[..., -1] for one in groups], dim=1) / rows, of
+
+    def controlled(values: Tensor, means: Tensor, own: Tensor, of: _Groups) -> Tensor:
+        """[size, unit] the mean of what was found of means, freed of the noise that it shares with what is known of these."""
+        quadratic = _dot((means - mean).square_(), halves)
+        left = torch.tensor([_left(n, k) for n in of.sizes], dtype=ceiling.dtype, device=ceiling.device)
+        expected = torch.stack([half_spread[:, None] * left, ceiling[:, None].expand(-1, len(left))])
+        return _controlled(torch.stack([values, quadratic, own]), expected, of.member).T
+
+    lost, c = {1: ceiling}, {}
+    if sizes:
+        of_c = [n for n in sizes if n in _SIZES_OF_C]
+        ordered = of_c + [n for n in sizes if n not in _SIZES_OF_C]
+        drawn = {n: _first(sums[n], max(_FEWEST, _ROWS // n)) for n in ordered}
+        means, own, of = averaged(list(drawn.values()), ordered)
+        lost |= dict(zip(ordered, controlled(_divergence(means, log_mean), means, own, of), strict=True))
+        less = [drawn[n] - _first(sums[1][:, :, n - 1 : each // n * n : n], drawn[n].shape[1]) for n in of_c]
+        means, own, of = averaged(less, [n - 1 for n in of_c])
+        means.clamp_min_(0)
+        across = controlled(predicted(means, mean, of.rows, k), means, own, of)
+        c = {n: c_of(n, lost[n] + half_spread / (k - 1), x + lost[n]) for n, x in zip(of_c, across, strict=True)}
+    if whole and k > 2:
         sums[k // 2] = sums[1][:, :, : k // 2].double().sum(2, keepdim=True)
         mean, log_mean, halves = exact  # what few rows leave behind differs little from all
-        every = torch.cat([mean, ceiling[:, None, None]], dim=-1)
-        for n in [n for n in sums if k - n not in lost]:
-            total = (k * every - _first(sums[n], 64)).div_(k - n)
-            means = total[..., :-1].clamp_min(0)
-            lost[k - n] = controlled(_divergence(means, log_mean), means, total[..., -1], k - n)
+        every = k * torch.cat([mean, ceiling[:, None, None]], dim=-1)
+        behind = [n for n in sums if k - n not in lost]
+        means, own, of = averaged([every - _first(sums[n], 64) for n in behind], [k - n for n in behind])
+        means.clamp_min_(0)
+        lost |= dict(zip(of.sizes, controlled(_divergence(means, log_mean), means, own, of), strict=True))
     sizes = sorted(lost)
     factors = torch.stack([lost[n] / ceiling / _left(n, k) for n in sizes]).cpu()
     cs = torch.stack(list(c.values())).cpu() if c else factors[:0]
     limits, known = (half_spread / ceiling).tolist(), (ceiling >= MIN_CEILING).tolist()
+    at, at_c = _on_cpu(sizes), _on_cpu(list(c))
     return [
-        ChanceCurve(_on_cpu(sizes), factors[:, unit], limits[unit], _on_cpu(list(c)), cs[:, unit])
+        ChanceCurve(at, factors[:, unit], limits[unit], at_c, cs[:, unit])
         if known[unit] and k > 1
         # Nothing differs between rows, so that nothing is shared by chance either.
         else ChanceCurve(_on_cpu([1]), _on_cpu([1]), 1.0, _on_cpu([]), _on_cpu([]))
@@ -147,16 +175,41 @@ def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> l
     ]
 
 
-def predicted(means: Tensor, mean: Tensor, n: int, k: int) -> Tensor:
+class _Groups(NamedTuple):
+    """Groups of rows of several sizes, those of one size one after the other.
+
+    Attributes:
+        sizes: numbers of rows.
+        member: [group, size] 1 where a group is of a size.
+    """
+
+    sizes: Sequence[int]
+    member: Tensor
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], groups: Sequence[Tensor]) -> Self:
+        """For groups [unit, group, bin + 1] of each size."""
+        number = torch.tensor([one.shape[1] for one in groups], device=groups[0].device)
+        at = torch.arange(len(sizes), device=number.device)
+        return cls(sizes, (at.repeat_interleave(number)[:, None] == at).double())
+
+    @property
+    def rows(self) -> Tensor:
+        """[group] its number of rows."""
+        return self.member @ torch.tensor(self.sizes, dtype=self.member.dtype, device=self.member.device)
+
+
+def predicted(means: Tensor, mean: Tensor, n: int | Tensor, k: int) -> Tensor:
     """X(n + 1) - C of every group: the mean of p · log(p̄ / q) over the rows that are not in it, nats [..., group].
 
     Args:
         means: [..., group, bin] the means of groups of n rows, from which q follows.
         mean: [..., 1, bin] that of all rows, p̄.
-        n: rows of a group.
+        n: rows of a group, one number or [group].
         k: number of all rows.
     """
-    gained = logs(mean) - logs(torch.lerp(means, mean, FLOOR))
+    gained = logs(torch.lerp(means, mean, FLOOR))
+    torch.sub(logs(mean), gained, out=gained)
     others: Tensor = k * _dot(gained, mean) - n * gained.mul_(means).sum(-1)
     return others / (k - n)
 
@@ -170,32 +223,26 @@ def c_of(n: int, lacking: Tensor, apart: Tensor) -> Tensor:
     return torch.where(apart > 0, lacking / apart * (2 * n - 1) / (n - 1), 1.0)
 
 
-def logs(p: Tensor) -> Tensor:
-    """The logarithm, finite at 0, where it is only ever multiplied by 0."""
-    safe = p.clamp_min(torch.finfo(p.dtype).tiny)
-    return safe.log() if safe.requires_grad else safe.log_()
+def _controlled(found: Tensor, expected: Tensor, member: Tensor) -> Tensor:
+    """[unit, size] the mean of values, freed of what noise they share with two controls, whose means are known.
 
+    Of few groups no slopes can be told: the first control is then taken to have slope 1, and the other 0.
 
-def _controlled(values: Tensor, controls: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
-    """The mean of ``values`` [unit, group], freed of what noise they share with ``controls``, whose means are known [unit].
-
-    Of few groups no slopes can be told: the first control is then taken to have slope 1, and the others 0.
+    Args:
+        found: [3, unit, group] the values and the controls.
+        expected: [2, unit, size] what the controls are in the mean.
+        member: [group, size] 1 where a group is of a size.
     """
-    values, controls = values.double(), [control.double() for control in controls]
-    if values.shape[1] < _FEW:
-        return (values - controls[0]).mean(1) + expected[0]
-    found = values.mean(1)
-    used: list[tuple[Tensor, Tensor, Tensor]] = []
-    for control, known in zip(controls, expected, strict=True):
-        mean = control.mean(1)
-        centred, excess = control - mean[:, None], mean - known
-        for other, its_excess, its_size in used:  # so that each has its own part of the noise
-            slope = (other * centred).sum(1) / its_size
-            centred, excess = centred - slope[:, None] * other, excess - slope * its_excess
-        size = centred.square().sum(1) + 1e-12 * control.square().sum(1)  # slope 0 if only rounding varies
-        used.append((centred, excess, size))
-        found = found - (centred * values).sum(1) / size * excess
-    return found
+    found, number = found.double(), member.sum(0)
+    mean = found @ member / number
+    value, excess = mean[0], mean[1:] - expected
+    centred = found - mean @ member.T
+    v1, v2, s1, s12, s2 = (centred[[0, 0, 1, 1, 2]] * centred[[1, 2, 1, 2, 2]]) @ member
+    floor = 1e-12 * (torch.stack([s1, s2]) + number * mean[1:].square())  # slope 0 if only rounding varies
+    shared = s12 / (s1 + floor[0])  # what the second has of the first, which is taken from it
+    own = s2 - shared * (2 * s12 - shared * s1) + floor[1]
+    of_second = (v2 - shared * v1) / own * (excess[1] - shared * excess[0])
+    return value - torch.where(number < _FEW, excess[0], v1 / (s1 + floor[0]) * excess[0] + of_second)
 
 
 def _divergence(p: Tensor, log_mean: Tensor) -> Tensor:
@@ -218,20 +265,23 @@ def _first(groups: Tensor, number: int) -> Tensor:
     return groups[:, : -(-number // groups.shape[2])].flatten(1, 2)[:, :number]
 
 
-def _joined(n: Tensor, sizes: Tensor, values: Tensor, limit: float) -> Tensor:
-    """A curve known at ``sizes``: linear in log n between them, tending to ``limit`` like 1/n beyond them."""
+def _curves_at(n: Tensor, curves: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
+    """Curves known at sizes: linear in log n between these, tending to a limit like 1/n beyond them; 1 without any."""
+    sizes = curves[0][0]
+    if not all(torch.equal(of, sizes) for of, *_ in curves):
+        return torch.cat([_curves_at(n, [curve]) for curve in curves])
     n = n.double()
-    sizes, values = sizes.to(n.device), values.to(n.device)
-    known, place = sizes.log(), n.log()
+    if not len(sizes):
+        return torch.ones_like(n).expand(len(curves), *n.shape)
+    sizes, values = sizes.to(n.device), torch.stack([of for _, of, _ in curves]).to(n.device)
+    limits = values.new_tensor([limit for *_, limit in curves]).view(-1, *[1] * n.ndim)
+    known, place, last = sizes.log(), n.log(), values[:, -1].view_as(limits)
+    inside = last
     if len(known) > 1:
         right = torch.searchsorted(known, place).clamp(1, len(known) - 1)
         step = (place - known[right - 1]) / (known[right] - known[right - 1])
-        inside = values[right - 1] + step * (values[right] - values[right - 1])
-    else:
-        inside = values[0].expand_as(n)
-    last = sizes[-1]
-    beyond = limit + (values[-1] - limit) * last / n
-    return torch.where(n > last, beyond, inside)
+        inside = torch.lerp(values[:, right - 1], values[:, right], step)
+    return torch.where(n > sizes[-1], limits + (last - limits) * sizes[-1] / n, inside)
 
 
 def _on_cpu(values: Sequence[float]) -> Tensor:

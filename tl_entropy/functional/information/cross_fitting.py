@@ -25,7 +25,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.chance import FLOOR, ChanceCurve, logs
+from tl_entropy.functional.information.chance import FLOOR, ChanceCurve, corrections
+from tl_entropy.functional.probabilities import logs
 from tl_entropy.functional.statistics import group_sums
 
 
@@ -143,6 +144,11 @@ class Groups:
         return cls(pairs, label, fold, count, sizes, held, inside, weight, sums.count[sums.label < 0].sum())
 
     @cached_property
+    def pairs_inside(self) -> Tensor:
+        """[pair inside] its number among all pairs."""
+        return self.inside.nonzero()[:, 0]
+
+    @cached_property
     def label_inside(self) -> Tensor:
         """[pair inside] its label."""
         return self.label[self.inside]
@@ -166,7 +172,7 @@ class Fit:
         self.own = sums.own[groups.pairs].mT
         self.label_means = normalised(self.by_label)
         sizes = groups.sizes.clamp_min(2)
-        self.beta = groups.weight * torch.stack([curve.correction(sizes) for curve in curves])
+        self.beta = groups.weight * corrections(curves, sizes)
 
     @cached_property
     def log_label_means(self) -> Tensor:
@@ -176,22 +182,22 @@ class Fit:
     @cached_property
     def within(self) -> Tensor:
         """[unit, pair] n_xg times its part in W_x: -M_xg · log p̄_x - Σ H(p_i)."""
-        return -(self.mass * self.log_label_means[:, self.groups.label]).sum(-1) - self.own
+        return -_dot(self.log_label_means.index_select(1, self.groups.label), self.mass) - self.own
 
     @cached_property
     def mass_inside(self) -> Tensor:
         """[unit, pair inside, bin] M_xg."""
-        return self.mass[:, self.groups.inside]
+        return self.mass.index_select(1, self.groups.pairs_inside)
 
     @cached_property
     def own_inside(self) -> Tensor:
         """[unit, pair inside] Σ H(p_i)."""
-        return self.own[:, self.groups.inside]
+        return self.own.index_select(1, self.groups.pairs_inside)
 
     @cached_property
     def others(self) -> Tensor:
         """[unit, pair inside, bin] M_x - M_xg."""
-        return (self.by_label[:, self.groups.label_inside] - self.mass_inside).clamp_min(0)
+        return (self.by_label.index_select(1, self.groups.label_inside) - self.mass_inside).clamp_min(0)
 
     @cached_property
     def across(self) -> Tensor:
@@ -201,7 +207,7 @@ class Fit:
     @cached_property
     def spread(self) -> Tensor:
         """[unit, pair inside] the same of S_x."""
-        within, beta = self.within[:, self.groups.inside], self.beta[:, self.groups.label_inside]
+        within, beta = self.within[:, self.groups.pairs_inside], self.beta[:, self.groups.label_inside]
         return within + beta * (self.across - within)
 
     @cached_property
@@ -211,9 +217,15 @@ class Fit:
 
     def predicted(self, share: Tensor) -> Tensor:
         """[unit, pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
-        return -(self.mass_inside * logs(torch.lerp(self.predictors, self.whole.mean, share))).sum(-1) - self.own_inside
+        return -_dot(logs(torch.lerp(self.predictors, self.whole.mean, share)), self.mass_inside) - self.own_inside
 
 
 def normalised(mass: Tensor) -> Tensor:
     """``mass`` [..., bin] divided by its sum, which is not counted: so a rounding of the assignments cancels."""
     return mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
+
+
+def _dot(new: Tensor, mass: Tensor) -> Tensor:
+    """Σ new · mass over the last axis; ``new`` is of no use afterwards."""
+    product = new * mass if new.requires_grad or mass.requires_grad else new.mul_(mass)
+    return product.sum(-1)
