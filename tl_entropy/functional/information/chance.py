@@ -273,7 +273,7 @@ def _curves_at(n: Tensor, curves: Sequence[tuple[Tensor, Tensor, float]]) -> Ten
     n = n.double()
     if not len(sizes):
         return torch.ones_like(n).expand(len(curves), *n.shape)
-    sizes, values = sizes.to(n.device), torch.stack([of for _, of, _ in curves]).to(n.device)
+    sizes, values = sizes.to(n), torch.stack([of for _, of, _ in curves]).to(n)
     limits = values.new_tensor([limit for *_, limit in curves]).view(-1, *[1] * n.ndim)
     known, place, last = sizes.log(), n.log(), values[:, -1].view_as(limits)
     inside = last
