@@ -6,7 +6,9 @@ from types import SimpleNamespace as Holder
 
 import pytest
 import torch
+from spans import made
 from tiny_models import VOCAB, cached_model, hf_model, kinds, make_model
+from transformers import PreTrainedTokenizerFast
 
 import tl_entropy as tle
 from tl_entropy.capture.vocabulary import Vocabulary
@@ -151,3 +153,50 @@ def test_parts_of_characters_are_written_as_their_bytes():
 def test_without_known_bytes_they_are_what_the_tokenizer_decodes_them_to():
     tokenizer = Holder(decode=lambda ids, **_: "\ufffd", get_vocab=lambda: {"x": 3})
     assert speaker(tokenizer=tokenizer).strings([3]) == {3: "\ufffd"}
+
+
+def fast(name):
+    unknown = "[UNK]" if name == "word piece" else "<unk>"
+    return PreTrainedTokenizerFast(tokenizer_object=made(name), unk_token=unknown, bos_token=unknown)
+
+
+@pytest.mark.parametrize("name", ["unigram", "bytes to fall back to"])
+def test_sentence_pieces_say_where_words_begin(name):
+    tokenizer = fast(name)
+    begins, ended = speaker(n_ids=len(tokenizer), tokenizer=tokenizer).word_edges
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    white = {f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r\x1c\x1d\x1e\x1f "} | {"<unk>"}  # what is special ends words, too
+    assert begins.tolist() == [piece.startswith("▁") or piece in white for piece in pieces]
+    assert ended.tolist() == [piece.endswith("▁") or piece in white for piece in pieces]
+    assert 3 < int(begins.sum()) < len(pieces)
+
+
+def test_word_pieces_do_not_and_are_refused():
+    tokenizer = fast("word piece")
+    with pytest.raises(
+        InputError, match="words=True needs to know which tokens begin a word, and this tokenizer's tokens do not"
+    ):
+        speaker(n_ids=len(tokenizer), tokenizer=tokenizer).word_edges  # noqa: B018 (asked, and refused)
+
+
+@pytest.mark.model
+def test_words_of_sentence_pieces_without_bytes_are_those_of_brute_force(tmp_path):
+    model = make_model("llama" if BRIDGE == "bridge" else "gpt2", BRIDGE)
+    fast("unigram").save_pretrained(tmp_path)
+    model.tokenizer = tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)  # from a place, as TransformerLens needs it
+    text = "the cat and the hat"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    firsts = [i for i, piece in enumerate(pieces) if piece.startswith("▁") or i == tokenizer.unk_token_id]
+    with torch.no_grad():
+        logits = model(torch.tensor([[tokenizer.bos_token_id, *ids]]), return_type="logits")[0]
+    log_p = logits.double().log_softmax(-1)
+    mass = log_p[:, firsts].exp().sum(-1).log()
+    costs = []
+    for i, token in enumerate(ids):
+        if pieces[token].startswith("▁"):  # the word before ends here, whatever comes
+            costs = [*costs[:-1], *(cost - float(mass[i]) for cost in costs[-1:]), float(mass[i]) if costs else 0.0]
+        costs[-1] -= float(log_p[i, token])
+    found = tle.token_surprisal(model, text, words=True, prepend_bos=True, progress=False).word_surprisal()
+    assert list(found.words) == text.split()
+    assert found.surprisal[:, 0].tolist() == pytest.approx(costs, abs=5e-5)

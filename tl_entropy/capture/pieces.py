@@ -51,6 +51,25 @@ def piece_reader(tokenizer: Any) -> Callable[[int], bytes | None] | None:
     return read
 
 
+def spaced_reader(tokenizer: Any) -> Callable[[int], bytes | None] | None:
+    """From a token's id to its piece, with spaces where they are; None where no part of the tokenizer says which sign is one.
+
+    What sentence pieces are that have no bytes to fall back to (T5, XLM-R): their text is normalised, so that they are no bytes
+    of a text, but they say where words begin.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = [part for name in ("pre_tokenizer", "decoder") for part in _parts(getattr(backend, name, None))]
+    spaces = {part["replacement"]: " " for part in parts if part["type"] == "Metaspace"}
+    if not spaces:
+        return None
+
+    def read(i: int) -> bytes | None:
+        piece = tokenizer.convert_ids_to_tokens(i)
+        return _with_fallback(piece, spaces) if isinstance(piece, str) else None
+
+    return read
+
+
 def readable(piece: bytes) -> str:
     r"""The text of a token's bytes, in which those that are a part of a character stand as ``<0xE6>``.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.capture.hooks import attribute
-from tl_entropy.capture.pieces import piece_reader, readable
+from tl_entropy.capture.pieces import piece_reader, readable, spaced_reader
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.torch_state import Steady
 
@@ -97,11 +97,11 @@ class Vocabulary(Steady):
         Raises:
             InputError: there is no tokenizer, or its tokens do not say whether white space is a part of them.
         """
-        known = self._piece_of
+        known = self._piece_of or spaced_reader(getattr(self.model, "tokenizer", None))
         if known is None or self.token_ids is None:
             raise InputError(
                 "words=True needs to know which tokens begin a word, and this tokenizer's tokens do not say (they are no bytes "
-                "of a text); use words=False, and word_surprisal(correct=False)"
+                "of a text, and no sign in them is a space); use words=False, and word_surprisal(correct=False)"
             )
         edges = torch.zeros(2, max(self.n_ids, self.d_vocab), dtype=torch.bool)
         for i in self.token_ids.tolist():
