@@ -109,6 +109,6 @@ OTHERS = {
     "demo_texts",
     "load_accumulator", "load_assignments", "load_jacobian_lens", "read_direction", "placebo", "alone", "read_stimuli",
     "span_features",
-    "discriminate", "quantize", "add_noise",
+    "discriminate", "quantize", "add_noise", "estimation_model", "train_estimation", "memory_sweep", "memories",
 }  # fmt: skip
-"""Public functions and modules that read none."""
+"""Public functions and modules that read none, or read them with models of their own kind."""

@@ -45,7 +45,7 @@ from tl_entropy.errors import (
 from tl_entropy.estimation.models import EstimationModel, losses_of
 from tl_entropy.estimation.steps import load_state, rate_at, save_state
 from tl_entropy.results.files import replacing
-from tl_entropy.torch_state import steady
+from tl_entropy.torch_state import Steady, steady
 
 Weights = Callable[[Tensor, Tensor], Tensor]
 """Of tokens [batch, pos] and their mask, what each loss [batch, token] counts, at least 0."""
@@ -68,7 +68,7 @@ MOMENTS = (0.9, 0.98)
 
 
 @dataclass(frozen=True)
-class TrainingHistory:
+class TrainingHistory(Steady):
     """What a training was seen to do.
 
     Attributes:
