@@ -12,6 +12,8 @@ from tiny_models import make_model
 import tl_entropy as tle
 from tl_entropy.analyses.information.soft import _Means
 from tl_entropy.analyses.means import StateMeans
+from tl_entropy.analyses.models.neuron_sums import NeuronAccumulator
+from tl_entropy.analyses.models.neurons import _screened
 from tl_entropy.analyses.states.document_states import DocumentStates
 
 TOKENS = [(torch.arange(n) * (n + 3) + n) % 17 + 2 for n in (5, 9, 3, 12, 7, 4, 8, 1)]
@@ -41,6 +43,18 @@ def lens():
     return tle.TunedLens(weights, torch.zeros(3, width), origin)
 
 
+@cache
+def post():
+    return tle.site_means(model(), TOKENS, ("post.0", "post.-1"), progress=False)
+
+
+def neurons(m):
+    """Of a neuron that takes passes and of one that takes none, each with a placebo."""
+    law = torch.arange(1.0, m.d_vocab + 1, dtype=torch.float64)
+    given = {site.layer: [3] for site in post()}
+    return NeuronAccumulator(m, _screened(m, list(given), given, law / law.sum(), 2, 1, 1, 0), post(), law / law.sum())
+
+
 def half(site, rows):
     """A lens of one's own."""
     return rows / 2
@@ -64,6 +78,7 @@ EVERY = {
     "gradients": lambda m: tle.GradientRelianceAccumulator(m, "embed"),
     "geometry": lambda m: tle.GeometryAccumulator(m, labels=["a", "b"] * 4, n_samples=20),
     "geometry, sampled": lambda m: tle.GeometryAccumulator(m, measures=("dataset_entropy", "anisotropy"), n_documents=4),
+    "neurons": neurons,
     "cka": lambda m: tle.CKAAccumulator(m, massive="drop"),
     "matrices": lambda m: tle.MatrixAccumulator(m, n_samples=20, permutations=2),
     "neighbours": lambda m: tle.NeighbourAccumulator(m, n_samples=20, k=2),

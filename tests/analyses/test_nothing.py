@@ -24,6 +24,7 @@ WORDS = ["the cat sat on the mat", "dog and cat and dog"]
 OF_PREDICTED = (
     "token_surprisal",
     "confidence",
+    "sensitivity",
     "unigram_distance",
     "token_reliance",
     "gradient_reliance",

@@ -179,6 +179,7 @@ def test_one_proof_a_model_and_one_capture_a_layer(gpt2, monkeypatch):
     point = gpt2.hook_dict["blocks.1.attn.hook_z"]
     add = point.add_hook
     adapter = Adapter(gpt2)
+    assert adapter.masked
     monkeypatch.setattr(gpt2, "forward", lambda *args, **kwargs: (passes.append(1), plain(*args, **kwargs))[1])
     adapter.head_weights(2)
     assert len(passes) == 1

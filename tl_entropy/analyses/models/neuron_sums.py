@@ -75,6 +75,7 @@ class NeuronAccumulator(StreamingMeasure[NeuronEffects]):
         last = self.adapter.last_site
         self.sites = (*(Site("post", layer) for layer in screen.chosen), last)
         self.runs_model = any(layer != last.layer for layer in screen.chosen)
+        self._known: dict[str, Any] = {}  # of the readout, for a file that is read without the model
         self._baseline = DocumentMeans((len(BASELINE),))
         self._effects = DocumentProducts((len(self.pairs), len(CHANGES) + len(SIZES)))
 
@@ -163,11 +164,14 @@ class NeuronAccumulator(StreamingMeasure[NeuronEffects]):
         return self._constants.unembedding.to(self._constants.along) @ self._constants.along
 
     def _settings(self) -> dict[str, Any]:
+        if not self._known:
+            readout, norm = self.adapter.readout, self.adapter.frozen_norm
+            self._known = {
+                "readout_scale": readout.scale, "readout_softcap": readout.softcap, "frozen_norm_error": norm.error
+            }  # fmt: skip
         return {
             "neurons": tuple(f"{layer}.{neuron}" for layer, neuron in self.pairs), "roles": self.screen.roles,
-            "null_directions": self.screen.null_directions, "given": self.given,
-            "readout_scale": self.adapter.readout.scale, "readout_softcap": self.adapter.readout.softcap,
-            "frozen_norm_error": self.adapter.frozen_norm.error,
+            "null_directions": self.screen.null_directions, "given": self.given, **self._known,
         }  # fmt: skip
 
     def _result(self, provenance: Provenance) -> NeuronEffects:
