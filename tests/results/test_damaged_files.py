@@ -59,6 +59,12 @@ def test_a_digest_is_of_numbers_and_not_of_strides():
     assert digest("", {"a": torch.zeros(0, 3)}) != digest("", {"a": torch.zeros(3, 0)})
 
 
+def put(path, content):
+    """As a new file: some file systems write one that was cut and filled again to the disk at once, and wait for it."""
+    path.unlink()
+    path.write_bytes(content)
+
+
 def is_the_same_or_refused(path, whole):
     try:
         found = tle.load(path)
@@ -79,16 +85,16 @@ def test_flipped_bits_and_cuts_are_seen(tmp_path, name):
         for _ in range(TRIALS // 2 if low < high else 0):  # a distance may hold no tensor
             bad = bytearray(raw)
             bad[draw.randrange(low, high)] ^= 1 << draw.randrange(8)
-            path.write_bytes(bad)
+            put(path, bad)
             is_the_same_or_refused(path, whole)
     for _ in range(TRIALS // 4):
-        path.write_bytes(raw[: draw.randrange(len(raw))])
+        put(path, raw[: draw.randrange(len(raw))])
         with pytest.raises(FileError):
             tle.load(path)
     for place in range(start, len(raw), max(1, (len(raw) - start) // 20)):
         bad = bytearray(raw)
         bad[place] ^= 0x10
-        path.write_bytes(bad)
+        put(path, bad)
         with pytest.raises(FileError, match="its digest is not that of its contents"):
             tle.load(path)
 
@@ -100,7 +106,7 @@ def test_flipped_bits_of_an_exported_lens_are_seen(tmp_path):
     for _ in range(4 * TRIALS):
         bad = bytearray(raw)
         bad[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
-        path.write_bytes(bad)
+        put(path, bad)
         try:
             found = tle.load_tuned_lens(path.parent)
         except FileError:
@@ -185,7 +191,7 @@ def test_a_comparison_whose_index_was_changed(tmp_path):
     for _ in range(TRIALS):
         bad = bytearray(raw)
         bad[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
-        (folder / "comparison.json").write_bytes(bad)
+        put(folder / "comparison.json", bad)
         try:
             found = tle.load(folder)
         except FileError:
@@ -286,13 +292,8 @@ def test_after_a_save_that_was_killed_the_next_leaves_no_waiting_file(tmp_path, 
     environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", KILLED, target, kept, when], env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    waiting = {path.name for path in tmp_path.rglob("*.tmp")}
-    assert len(waiting) == 1, "what was killed left its file"
-    if target.is_file():
-        same(tle.load(target), whole, 0.0)
-    else:  # parts of two comparisons are none
-        with pytest.raises(FileError):
-            tle.load(target)
+    assert list(tmp_path.rglob("*.tmp")), "what was killed left its file"
+    same(tle.load(target), whole, 0.0)
     whole.save(target)
     assert not list(tmp_path.rglob("*.tmp"))
     same(tle.load(target), whole, 0.0)

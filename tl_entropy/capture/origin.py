@@ -101,11 +101,15 @@ def _is_centred(unembedding: Tensor) -> bool:
 
 
 def _saved_buffers(module: nn.Module) -> Iterator[Tensor]:
-    """A module's buffers that are saved with it; those of TransformerLens's own are constants, but for the masks of pruning."""
+    """A module's buffers that are saved with it; those of TransformerLens's own are constants, but for the masks of pruning.
+
+    A "bias" is none of them: it is the causal mask of an attention, or what TransformerLens has folded into an unembedding.
+    """
     constant = library(module) == "transformer_lens"
     for name, value in module._buffers.items():
         pruning = f"{name.removesuffix('_mask')}_orig" in module._parameters
-        if value is not None and name not in module._non_persistent_buffers_set and (pruning or not constant):
+        saved = value is not None and name not in module._non_persistent_buffers_set and name != "bias"
+        if saved and (pruning or not constant):
             yield value
 
 

@@ -186,7 +186,7 @@ class _Translators:
             windows, batch_size=self._batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=adapter.pads
         ):
             seen = adapter.activations(batch.tokens, batch.attention_mask, self._sites)
-            states = [batch.rows(seen[site]).to(self._objective.dtype) for site in self._sites]
+            states = [batch.rows(seen[site]).to(self._objective.device, self._objective.dtype) for site in self._sites]
             if self._centred:
                 states = [rows - rows.mean(-1, keepdim=True) for rows in states]
             yield states[:-1], states[-1]

@@ -187,7 +187,7 @@ def test_interventions_are_measured(model, texts):
 )  # fmt: skip
 def test_states_that_differ_by_rounding_have_no_similarity(model, texts, options):
     alike = ["the " + "cat " * k for k in range(1, 30)]
-    for batch_size in (1, 4, 29):
+    for batch_size in (3, 29):
         result = layer_similarity(model, alike, positions=[0], batch_size=batch_size, **options, **QUIET)
         assert result.values.isnan().all(), batch_size
     result = layer_similarity(model, [*alike, "dog", "def", "x", "mat", *"abcd" * 9], positions=[0], **options, **QUIET)

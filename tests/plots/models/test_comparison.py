@@ -94,6 +94,7 @@ def test_one_model_shows_its_own_layers_and_no_distances():
     assert len(comparison(compared((("only", 4),), similarity=False))) == 4
 
 
+@pytest.mark.long
 def test_the_first_pairs_of_several_models_are_shown():
     panels = comparison(compared((("a", 2), ("b", 2), ("c", 2), ("d", 2))))
     shown = [(axes.get_ylabel(), axes.get_xlabel()) for axes in panels if axes.get_title().startswith("Similarity")]

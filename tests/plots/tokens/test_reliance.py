@@ -137,11 +137,11 @@ def test_a_first_token_that_was_not_predicted_is_known_from_the_text():
 
 @pytest.mark.parametrize("over", ["parts", "tokens"])
 def test_where_tokens_do_not_fit_positions_are_written(over):
-    long = result(over, tokens=300, sources=2 if over == "parts" else 299)
+    long = result(over, tokens=150, sources=2 if over == "parts" else 149)
     axes = reliance(long, document=0)
     assert axes.get_xlabel() == "Token predicted: position"
     written = [int(label) for label in labels(axes.xaxis)]
-    assert written == list(range(0, 300, written[1]))
+    assert written == list(range(0, 150, written[1]))
     middle = 0.5 if over == "tokens" else 0
     np.testing.assert_allclose(axes.get_xticks(), np.array(written) + middle)
 

@@ -167,7 +167,9 @@ def _screened(
     roles: list[str] = []
     screened, numbers = [], []
     for layer in layers:
-        found = weight_numbers(adapter.neurons.weights(layer), adapter.frozen_norm, adapter.readout.unembedding, direction, k)
+        unembedding = adapter.readout.unembedding
+        written = adapter.neurons.weights(layer).to(unembedding.device)
+        found = weight_numbers(written, adapter.frozen_norm, unembedding, direction, k)
         role = dict.fromkeys(given[layer], "given") if given is not None else _candidates(found, candidates)
         others = [i for i in range(len(found)) if i not in role]
         if len(others) < placebos:

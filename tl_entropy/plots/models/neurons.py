@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputTypeError, check_choice
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import NORMAL_95, Limits, Width, add_legend, canvas, evenly
+from tl_entropy.plots.style import NORMAL_95, Limits, Width, add_legend, canvas
 from tl_entropy.results.models.neurons import NeuronEffects
 from tl_entropy.torch_state import steady
 
+_NAMES = 20  # that a column of print has room for
 _COLOURS = {"entropy": "#31688e", "frequency": "#d1603d", "given": "#31688e"}
 
 
@@ -68,9 +69,11 @@ def neurons(
                     places[own] + shift, mean[own], NORMAL_95 * np.nan_to_num(se[own]), fmt="o", color=colour, linewidth=1,
                     markersize=4, markerfacecolor=colour if filled else "white",
                 )  # fmt: skip
-        named = [i for i, role in enumerate(result.roles) if role != "placebo"] or list(places)
-        shown = [named[i] for i in evenly(len(named), 12)]
-        axes.set_xticks(shown, [names[i] for i in shown], rotation=60, ha="right", rotation_mode="anchor")
+        shown: list[int] = []
+        for i in [i for i, role in enumerate(result.roles) if role != "placebo"] or range(len(places)):
+            if not shown or i - shown[-1] >= len(places) / _NAMES:
+                shown.append(i)
+        axes.set_xticks(shown, [names[i] for i in shown], rotation=90)
         axes.set_xlabel("Neuron (layer.number)")
         axes.set_ylabel(f"Change of {of} ({result.unit})")
         axes.spines[["top", "right"]].set_visible(False)
