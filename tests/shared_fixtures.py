@@ -80,14 +80,14 @@ def texts():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out tests marked ``long`` or ``pages`` unless they are asked for, and skip those that compile where nothing can."""
+    """Leave out tests marked ``long``, ``compiled`` or ``pages`` unless they are asked for."""
     cases = defaultdict(dict)
     for item in items:
         if _is_second(item, cases[item.parent.nodeid, item.originalname] if hasattr(item, "callspec") else {}):
             item.add_marker("long")
         if item.get_closest_marker("compiled") and not compiler_available():
             item.add_marker(pytest.mark.skip(reason="torch.compile finds no C++ compiler here"))
-    marks = ["long"] * (not LONG) + ["pages"] * (not PAGES)
+    marks = ["long", "compiled"] * (not LONG) + ["pages"] * (not PAGES)
     left = {item for item in items if any(map(item.get_closest_marker, marks))}
     config.hook.pytest_deselected(items=list(left))
     items[:] = [item for item in items if item not in left]

@@ -127,6 +127,7 @@ def test_no_more_is_taken_than_one_batch_needs(batch_size, max_tokens, taken):
     assert len(next(found)) == len(asked) == taken
 
 
+@pytest.mark.long
 def test_ten_thousand_texts_pass_through():
     found = batches(corpus_of("ab" for _ in range(10_000)), batch_size=500, max_tokens=1)
     assert sum(batch.n_rows for batch in found) == 20_000

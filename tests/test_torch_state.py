@@ -293,6 +293,7 @@ def test_measures_of_models(state):
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_every_measure_and_every_method_of_its_result_in_all_states_at_once():
     assert unlike(calls_of_models(), all_at_once, of_models=True, methods=True) == []
 

@@ -156,6 +156,7 @@ print([line.split("|")[-1].split("tok")[0] for line in shown], result.n_tokens)
     assert said.text.endswith("''] 11\n")
 
 
+@pytest.mark.long
 def test_a_notebook_without_widgets_hears_nothing_of_them():
     code = """
 import sys, types, warnings

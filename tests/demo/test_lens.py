@@ -21,6 +21,7 @@ FOLDER = Path(demo.__file__).parent
 
 
 @pytest.mark.parametrize("kind", kinds())
+@pytest.mark.long
 def test_it_beats_the_logit_lens_at_every_layer_of_either_kind(kind, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("the network was touched")

@@ -439,7 +439,7 @@ def test_a_thousand_batches_in_any_order_and_chunks_give_the_same(gpt2):
     by_hand = soft_mutual_information(z, token, documents=torch.arange(1100).repeat_interleave(4), n_bins=12)
     assert_is(expected, 0, 0, by_hand, 1e-10, chance=1e-10, folded=True)
     shuffled = np.random.default_rng(0).permutation(1100).tolist()
-    for order, batch_size in ((range(1100), 1), (shuffled, 1), (shuffled, 7), (range(1099, -1, -1), 333)):
+    for order, batch_size in ((shuffled, 1), (shuffled, 7), (range(1099, -1, -1), 333)):
         result = measured(order, batch_size)
         assert_same(result, expected, 1e-10)
         torch.testing.assert_close(result.label_information, expected.label_information, atol=1e-10, rtol=0)

@@ -403,6 +403,7 @@ def test_values_far_from_zero_keep_their_digits():
         assert math.isclose(getattr(far, name), getattr(near, name), rel_tol=1e-6), name
 
 
+@pytest.mark.long
 def test_errors_are_about_the_spread_of_repeated_measurements():
     lengths = (8,) * 40
     found = [token_correlation(*two(lengths, seed=seed)) for seed in range(150)]

@@ -537,6 +537,7 @@ def test_shuffled_labels_say_nothing(tokens):
     assert abs(found.information.item()) / math.log(100) < 0.01
 
 
+@pytest.mark.long
 def test_independent_tokens_are_not_expected(tokens):
     """The next two tokens are independent of the state; yet without a correction they seem to be nearly all that it knows."""
     token, z = tokens
@@ -585,6 +586,7 @@ def test_cross_fitting_is_the_best_estimate():
     assert rmse["adjusted"] < 0.4 * min(rmse["plug-in"], rmse["minus null"]), rmse
 
 
+@pytest.mark.long
 def test_errors_over_documents_match_replicates():
     """40 documents of 50 rows with a state and labels of their own: errors are the spread over 40 such corpora."""
     rng, d, types = np.random.default_rng(0), 32, 8
@@ -656,6 +658,7 @@ def test_digits_are_pinned(digits, seed, efficiency, information, ceiling):
     assert found.ceiling.item() / math.log(100) == pytest.approx(ceiling, abs=1e-4)
 
 
+@pytest.mark.long
 def test_seeds_matter_less_once_centred_and_as_a_share_of_the_ceiling(digits):
     z, label = digits
     plain = [soft_mutual_information(z, label, seed=seed) for seed in range(8)]

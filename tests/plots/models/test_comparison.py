@@ -29,6 +29,7 @@ def meshes(axes):
     return [artist for artist in axes.get_children() if isinstance(artist, QuadMesh)]
 
 
+@pytest.mark.long
 def test_panels_of_two_models(result, panels):
     assert [axes.get_title() for axes in panels] == [
         "Entropy (nats)", "Fisher-Rao distance to previous (rad)", "Fisher-Rao distance to output (rad)", "",

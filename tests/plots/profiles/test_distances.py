@@ -166,6 +166,7 @@ def test_maps_of_neighbours_have_no_ticks():
     assert len(clusters(plane()).get_xticks())
 
 
+@pytest.mark.long
 def test_points_are_named_where_they_are_few():
     named = plane(n=4, coordinates=torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype=torch.float64))
     assert sorted(text.get_text() for text in clusters(named).texts) == [f"run {i}" for i in range(4)]

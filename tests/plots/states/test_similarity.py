@@ -68,6 +68,7 @@ def test_the_limits_of_cka_are_0_and_1_and_what_lies_outside_is_told():
         assert written == {"" if math.isnan(value) else f"{value:.2f}" for value in values.flatten().tolist()}
 
 
+@pytest.mark.long
 def test_values_stand_in_few_cells_in_legible_ink():
     result = similarities(3, 3)
     axes = similarity(result)
