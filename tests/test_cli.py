@@ -257,6 +257,7 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
     assert (lens.n_layers, lens.provenance.settings["steps"]) == (6, 2)
 
 
+@pytest.mark.halved
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -285,6 +285,7 @@ def test_functions_of_tensors_in_all_states_at_once():
     assert unlike(calls_of_tensors(), all_at_once, of_models=False) == []
 
 
+@pytest.mark.halved
 @pytest.mark.model
 @pytest.mark.parametrize("state", STATES)
 def test_measures_of_models(state):

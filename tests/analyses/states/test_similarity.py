@@ -180,6 +180,7 @@ def test_interventions_are_measured(model, texts):
     assert "interventions" in edited.provenance.settings
 
 
+@pytest.mark.halved
 @pytest.mark.parametrize(
     "options", [{}, {"estimator": "minibatch"}, {"debiased": False}, {"rows": "documents"}, {"method": "matrix_renyi"},
                 {"method": "matrix_renyi", "rows": "documents", "permutations": 2}, {"method": "neighbours", "k": 3},

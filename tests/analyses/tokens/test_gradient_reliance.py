@@ -67,6 +67,7 @@ def close(mine, theirs, rtol=1e-6, atol=1e-6):
     torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol, equal_nan=True)
 
 
+@pytest.mark.halved
 @pytest.mark.parametrize(("name", "kind"), MODELS)
 def test_against_finite_differences(name, kind):
     model = make_model(name, kind, dtype=torch.float64)

@@ -111,6 +111,7 @@ def test_documents_longer_than_the_context(gpt2):
     assert result.provenance.settings["window"] == CONTEXT
 
 
+@pytest.mark.halved
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch_size", [1, 3, None])
 def test_any_batch_size_gives_the_same(gpt2, texts, method, batch_size):

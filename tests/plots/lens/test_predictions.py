@@ -347,6 +347,7 @@ def test_the_map_shows_the_first_metric():
     assert of_kind(heatmap(certain, document=0), QuadMesh)[0].get_clim() == (0, 1)
 
 
+@pytest.mark.halved
 @pytest.mark.parametrize(
     ("of", "name"),
     [
