@@ -109,17 +109,12 @@ class Worker:
 
     def now(self) -> float:
         """The time as the folder's file system tells it, which may be another machine's."""
-        probe = self.path if hasattr(self, "number") else self.folder / f".{self.owner}"
+        probe = self.path if hasattr(self, "number") else self.folder
         try:
-            if not hasattr(self, "number"):
-                probe.touch()
             os.utime(probe)
             return probe.stat().st_mtime
         except OSError:
             return time.time()
-        finally:
-            if not hasattr(self, "number"):
-                probe.unlink(missing_ok=True)
 
     def tell(self, content: Mapping[str, Any]) -> None:
         """Say how far this worker is."""
