@@ -21,6 +21,7 @@ import tl_entropy as tle
 from tl_entropy.results.base import Result
 
 FOLDER = Path(__file__).parent / "saved_by_0_5_0"
+SINCE = FOLDER.with_name("saved_since_0_5_0")
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 RESULTS = EXPECTED["results"]
 
@@ -76,7 +77,8 @@ def test_every_kind_that_could_be_saved_then_has_a_file():
 
 
 def test_load_knows_every_kind_before_anything_else_was_imported():
-    paths = [str(path_of(name)) for name in RESULTS if name != "TunedLens"]
-    code = f"import tl_entropy as tle; print(*[type(tle.load(path)).__name__ for path in {paths}])"
+    since = {path: path.stem.split("_")[0] for path in sorted(SINCE.glob("*.safetensors"))}
+    kinds = {path_of(name): result["kind"] for name, result in RESULTS.items() if name != "TunedLens"} | since
+    code = f"import tl_entropy as tle; print(*[type(tle.load(path)).__name__ for path in {[str(path) for path in kinds]}])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert found == [result["kind"] for name, result in RESULTS.items() if name != "TunedLens"]
+    assert found == list(kinds.values())

@@ -10,6 +10,7 @@ from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import Contrast
 from tl_entropy.results.models.memory_sweep import MemorySweep
 from tl_entropy.results.models.monitor import EntropyHistory
+from tl_entropy.results.models.neurons import NeuronEffects
 from tl_entropy.results.models.placebo import Placebo
 from tl_entropy.results.models.run import RunResults
 from tl_entropy.results.models.sensitivity import Sensitivity
@@ -48,6 +49,7 @@ __all__ = [
     "LensSummary",
     "MemorySweep",
     "ModelComparison",
+    "NeuronEffects",
     "PairwiseDistances",
     "Placebo",
     "ProfileDistance",
