@@ -107,9 +107,9 @@ def _saved_buffers(module: nn.Module) -> Iterator[Tensor]:
     """
     constant = library(module) == "transformer_lens"
     for name, value in module._buffers.items():
-        pruning = f"{name.removesuffix('_mask')}_orig" in module._parameters
-        saved = value is not None and name not in module._non_persistent_buffers_set and name != "bias"
-        if saved and (pruning or not constant):
+        if value is None or name in module._non_persistent_buffers_set or name == "bias":
+            continue
+        if not constant or f"{name.removesuffix('_mask')}_orig" in module._parameters:
             yield value
 
 
