@@ -28,12 +28,13 @@ from shared import D_VOCAB, medians, random_bridge, random_model, show
 
 from tl_entropy.functional import compiler_available, renyi_entropy, vocabulary_statistics
 from tl_entropy.functional.lens.readout import Reader
-from tl_entropy.functional.lens.reduced import reduced_time
+from tl_entropy.functional.lens.reduced import Product, reduced_time
 
 D_MODEL, ROWS = 768, 512
 ORDERS = (0.5, 1.0, 2.0, 5.0)
 SITES, POSITIONS, TOP_K = 13, 96, 5
-PRECISIONS = ("float32", "bfloat16") if reduced_time(torch.get_num_threads()) <= 1 else ("float32",)
+REDUCED = reduced_time(Product(D_MODEL, torch.float32, False, torch.get_num_threads()))
+PRECISIONS = ("float32", "bfloat16") if REDUCED <= 1 else ("float32",)
 """Those that help on this processor: others are refused."""
 
 WAYS: dict[str, dict[str, Any]] = {

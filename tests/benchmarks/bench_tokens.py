@@ -23,7 +23,7 @@ from shared import D_VOCAB, medians, random_bridge, run_parts, show
 from torch import Tensor
 
 import tl_entropy as tle
-from tl_entropy.functional.lens.reduced import reduced_time
+from tl_entropy.functional.lens.reduced import Product, reduced_time
 from tl_entropy.functional.tokens.characters import transfer
 
 DOCUMENTS, LENGTH, CHARACTERS = 8, 128, 1_000_000
@@ -69,7 +69,7 @@ def bench_surprisal(repeats: int) -> None:
         "by hand, from all logits": by_hand,
         "token_surprisal": ours(),
     }
-    if reduced_time(torch.get_num_threads()) <= 1:
+    if reduced_time(Product(768, torch.float32, False, torch.get_num_threads())) <= 1:
         variants["token_surprisal, bfloat16 product"] = ours(precision="bfloat16")
     loss, entropy, *_ = (value.double().flatten() for value in by_hand()[:2])
     result = ours()()

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tl_entropy.errors import InputError
-from tl_entropy.functional.lens import compiling, readout
+from tl_entropy.functional import vocabulary_changes
+from tl_entropy.functional.lens import compiling
 from tl_entropy.functional.lens.compiling import compiled_is_faster, compiled_sums, compiler_available
 from tl_entropy.functional.lens.readout import vocabulary_statistics
 from tl_entropy.functional.lens.tiles import MASKED, tile_sums
@@ -86,27 +87,61 @@ def test_statistics_say_that_they_were_compiled():
 def test_large_jobs_are_compiled_where_that_is_faster(monkeypatch):
     asked, measured, enough = [], [], 10
     monkeypatch.setattr(compiling, "_WORTH_COMPILING", 10 * 9)
-    monkeypatch.setattr(
-        readout, "compiled_sums", lambda sums, orders, **more: asked.append(orders) or partial(sums, orders=orders, **more)
-    )
+
+    def compiled_sums(sums, orders, **more):
+        asked.append(orders)
+        return partial(sums, orders=orders, **more)
 
     for there, faster, rows, expected in (
         (True, True, enough, True), (True, False, enough, False), (True, True, enough - 1, False), (False, True, enough, False),
     ):  # fmt: skip
+        monkeypatch.setattr(compiling, "compiled_sums", compiled_sums)
         monkeypatch.setattr(compiling, "compiler_available", lambda device, there=there: there)
-        monkeypatch.setattr(readout, "compiled_is_faster", lambda *job, faster=faster, **choice: measured.append(job) or faster)
+        monkeypatch.setattr(
+            compiling, "compiled_is_faster", lambda *job, faster=faster, **choice: measured.append(job) or faster
+        )
         hidden, unembedding, targets = torch.zeros(rows, 4), torch.zeros(4, 9), torch.zeros(rows, 2, dtype=torch.int64)
         assert vocabulary_statistics(hidden, unembedding, targets=targets).compiled is expected
-    assert asked == [(1.0,)]
+    assert asked == [(1.0,)] * 2
     assert [[tuple(tensor.shape) for tensor in tensors] for _, tensors in measured] == [[(enough, 9), (enough,), (enough,)]] * 2
 
 
-def test_the_faster_way_is_measured_once_for_a_choice(monkeypatch):
+@pytest.mark.parametrize("wins", ["_tile_sums", "pair_sums", "mixture_sums", "_logit_sums", "none"])
+def test_each_kind_of_sums_is_measured_by_itself(monkeypatch, wins):
+    compiled, clock = [], [0.0]
+
+    def ways_of(sums, **choice):
+        def run(*tensors):
+            compiled.append(sums.__name__)
+            clock[0] += -1.0 if sums.__name__ == wins else 1.0  # eager ones take none
+            return sums(*tensors, **choice)
+
+        return run
+
+    monkeypatch.setattr(compiling, "_faster", {})
+    monkeypatch.setattr(compiling, "compiler_available", lambda device: True)
+    monkeypatch.setattr(compiling, "compiled_sums", ways_of)
+    monkeypatch.setattr(compiling.time, "process_time", lambda: clock[0])
+    generator = torch.Generator().manual_seed(0)
+    before, after = torch.randn(2, 6, 4, generator=generator)
+    unembedding = torch.randn(4, 50, generator=generator)
+    metrics = ("l1", "kl", "jsd")
+    found = vocabulary_changes(before, after, unembedding, metrics=metrics, compiled="faster")
+    assert {key[0].__name__ for key in compiling._faster} == {"_tile_sums", "pair_sums", "mixture_sums", "_logit_sums"}
+    assert {name for name in set(compiled) if compiled.count(name) > compiling._TRIES} == {wins} - {"none"}
+    assert found.compiled is (wins != "none")
+    eager = vocabulary_changes(before, after, unembedding, metrics=metrics, compiled=False)
+    assert torch.equal(found.changes, eager.changes)
+
+
+def test_the_faster_way_is_measured_once_for_a_choice_and_a_shape(monkeypatch):
     ran, clock, seconds = [], [0.0], {"eager": 2.0}
+    mine = torch.ones(4, 5)
 
     def sums(logits, *, orders, buffers=None):
         ran.append("eager")
         assert buffers.shape == (3, logits.numel())
+        logits.fill_(torch.nan)  # some sums write over them
         clock[0] += seconds["eager"]
 
     def compiled(logits):
@@ -115,11 +150,14 @@ def test_the_faster_way_is_measured_once_for_a_choice(monkeypatch):
 
     monkeypatch.setattr(compiling, "_faster", {})
     monkeypatch.setattr(compiling, "compiled_sums", lambda sums, **choice: compiled)
-    monkeypatch.setattr(compiling.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(compiling.time, "process_time", lambda: clock[0])
     for seconds["compiled"], orders, expected in ((1.0, (1.0,), True), (3.0, (2.0,), False), (3.0, (1.0,), True)):
-        for rows in (4, 7):  # one kind
-            assert compiled_is_faster(sums, (torch.zeros(rows, 5),), orders=orders) is expected
+        for tile in (mine, torch.zeros(7, 5)):  # one shape: the same powers of two
+            assert compiled_is_faster(sums, (tile,), orders=orders) is expected
     assert ran == ["compiled", "eager"] * 10
+    assert compiled_is_faster(sums, (torch.zeros(8, 5),), orders=(1.0,)) is False  # another, and its own figure
+    assert ran == ["compiled", "eager"] * 15
+    assert mine.isfinite().all()
 
 
 @pytest.mark.compiled

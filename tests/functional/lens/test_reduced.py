@@ -9,41 +9,59 @@ import tl_entropy as tle
 from tl_entropy.errors import InputError
 from tl_entropy.functional import vocabulary_divergences, vocabulary_statistics
 from tl_entropy.functional.lens import reduced
+from tl_entropy.functional.lens.products import TileProducts
 
 MEASURED = reduced.reduced_time  # before the tests' own fixture puts another in its place
 HIDDEN, UNEMBEDDING = torch.eye(4), torch.ones(4, 8)
 
 
-def slow(monkeypatch, times):
-    """A clock on which products of bfloat16 take so many times as long."""
-    now, plain = [0.0], torch.mm
+@pytest.fixture
+def slow(monkeypatch):
+    """A clock on which tiles in bfloat16 take as many times as long as ``slow`` says of their d_model."""
+    now, plain = [0.0], TileProducts.tiles
 
-    def mm(one, other):
-        now[0] += times if one.dtype == torch.bfloat16 else 1.0
-        return plain(one, other)
+    def set_clock(times):
+        def tiles(products):
+            yield from plain(products)
+            now[0] += times(len(products._unembedding)) if products._reduced else 1.0
 
-    monkeypatch.setattr(reduced.torch, "mm", mm)
-    monkeypatch.setattr(reduced.time, "perf_counter", lambda: now[0])
-    return MEASURED.__wrapped__
+        monkeypatch.setattr(TileProducts, "tiles", tiles)
+        monkeypatch.setattr(reduced.time, "process_time", lambda: now[0])
+        monkeypatch.setattr(reduced, "reduced_time", MEASURED.__wrapped__)
+
+    return set_clock
 
 
 @pytest.mark.parametrize("times", [0.5, 1.0, 46.0])
-def test_the_figure_is_the_share_of_the_time(monkeypatch, times):
-    assert slow(monkeypatch, times)(1) == pytest.approx(times)
+def test_the_figure_is_the_share_of_the_time(slow, times):
+    slow(lambda d_model: times)
+    assert reduced.reduced_time(reduced.Product(16, torch.float32, True, 1)) == pytest.approx(times)
 
 
-def test_it_is_measured_once_for_a_process(monkeypatch):
-    calls, plain = [], torch.mm
-    monkeypatch.setattr(reduced.torch, "mm", lambda *factors: calls.append(1) or plain(*factors))
-    for threads in (1001, 1001):
-        assert MEASURED(threads) > 0
-    assert 0 < len(calls) <= 10
+def test_it_is_measured_on_the_width_of_the_model(slow):
+    slow(lambda d_model: 2.0 if d_model > 600 else 0.5)
+    for d_model in (4, 600):
+        assert (
+            vocabulary_statistics(torch.ones(1, d_model), torch.ones(d_model, 3), precision="bfloat16").precision == "bfloat16"
+        )
+    with pytest.raises(InputError, match="its products at d_model 601 take 2 times as long"):
+        vocabulary_statistics(torch.ones(1, 601), torch.ones(601, 3), precision="bfloat16")
+
+
+def test_it_is_measured_once_for_a_shape(monkeypatch):
+    made, plain = [], TileProducts.begin
+    monkeypatch.setattr(TileProducts, "begin", lambda *begun: made.append(1) or plain(*begun))
+    job = reduced.Product(16, torch.float32, True, 1001)
+    kinds = (job, job._replace(d_model=24), job._replace(dtype=torch.bfloat16), job._replace(columns_lie_together=False))
+    for asked in kinds * 2:
+        assert MEASURED(asked) > 0
+    assert len(made) == 2 * len(kinds)
 
 
 @pytest.mark.parametrize("times", [1.2, 46.0])
 def test_what_does_not_help_is_refused_with_the_figure(monkeypatch, gpt2, times):
-    monkeypatch.setattr(reduced, "reduced_time", lambda threads: times)
-    message = f"precision='bfloat16' does not help on this processor: its products take {times:g} times as long"
+    monkeypatch.setattr(reduced, "reduced_time", lambda product: times)
+    message = f"precision='bfloat16' does not help on this processor: its products at d_model 512 take {times:g} times as long"
     for ask in (
         lambda: vocabulary_statistics(HIDDEN, UNEMBEDDING, precision="bfloat16"),
         lambda: vocabulary_divergences(HIDDEN[None].repeat(2, 1, 1), UNEMBEDDING, reference=-1, precision="bfloat16"),
@@ -57,10 +75,10 @@ def test_what_does_not_help_is_refused_with_the_figure(monkeypatch, gpt2, times)
 
 @pytest.mark.parametrize("times", [0.5, 1.04])
 def test_what_helps_is_taken(monkeypatch, times):
-    monkeypatch.setattr(reduced, "reduced_time", lambda threads: times)
+    monkeypatch.setattr(reduced, "reduced_time", lambda product: times)
     assert vocabulary_statistics(HIDDEN, UNEMBEDDING, precision="bfloat16").precision == "bfloat16"
 
 
 def test_accelerators_are_not_asked(monkeypatch):
-    monkeypatch.setattr(reduced, "reduced_time", lambda threads: 46.0)
-    reduced.check_reduced(torch.device("cuda"))
+    monkeypatch.setattr(reduced, "reduced_time", lambda product: 46.0)
+    reduced.check_reduced(UNEMBEDDING.to("meta"))

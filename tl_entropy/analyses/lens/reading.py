@@ -23,6 +23,7 @@ from tl_entropy.capture.origin import norm_is_folded
 from tl_entropy.errors import InputError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.compiling import Compiled, worth_trying
 from tl_entropy.functional.lens.readout import vocabulary_statistics
+from tl_entropy.functional.lens.reduced import check_reduced
 from tl_entropy.lenses.jacobian import as_lens
 from tl_entropy.lenses.protocol import Lens, check_lens, lens_name
 from tl_entropy.sites import HEAD_SITES, INNER_SITES, UNEMBED, Site
@@ -92,6 +93,8 @@ class Reading(Kept):
         self.readout = readout if vocabulary == "model" else adapter.of_tokens(readout)
         self._ids = None if self.n_rows == adapter.d_vocab else adapter.token_ids
         self.device = self.readout.unembedding.device
+        if precision == "bfloat16":
+            check_reduced(self.readout.unembedding)
         self.ran_compiled = False
         self._work = 0
         self._said: dict[str, Any] = {}

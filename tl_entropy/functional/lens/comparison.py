@@ -11,9 +11,8 @@ Refused: what `vocabulary_statistics` refuses, references that are no site, unkn
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
-from tl_entropy.functional.lens.compiling import Compiled, compiled_sums
+from tl_entropy.functional.lens.compiling import Compiled
 from tl_entropy.functional.lens.readout import Precision, Reader, VocabularyStatistics, join, refuse_rows
 from tl_entropy.functional.lens.tiles import in_double
 from tl_entropy.functional.pairs import Reference, combine_pairs, mixture_sums, pair_sums, pair_up
@@ -168,13 +167,7 @@ class Comparer:
         self._reader = reader
         self._reference = reference
         self._metrics = metrics
-        self._pair_sums = self._sums(pair_sums)
-        self._mixture_sums = self._sums(mixture_sums)
-
-    def _sums(self, sums: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        if self._reader.compiled:
-            return compiled_sums(sums, reference=self._reference)
-        return functools.partial(sums, reference=self._reference, buffers=self._reader.buffers)
+        self._pair_sums, self._mixture_sums = (reader.ways(sums, reference=reference) for sums in (pair_sums, mixture_sums))
 
     def read(self, hidden: Tensor, targets: Tensor | None, first: int) -> tuple[Tensor, VocabularyStatistics]:
         """Return the divergences [pair, row, metric] and the statistics of these rows, the first of the number ``first``."""

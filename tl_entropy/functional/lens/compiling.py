@@ -1,8 +1,8 @@
 """Sums over a tile through torch.compile: all of them in one pass over its logits, compiled once for each choice of sums.
 
 Sizes are symbolic, so neither another number of rows nor the narrower last tile compiles anything again. Whether compiled code
-is the faster one depends on the processor, and is measured: on a tile of the job's own shape, once for each choice of sums in a
-process. A job is first large enough for the try, which costs some 15 s of compiling.
+is the faster one depends on the processor, and is measured: of each choice of sums by itself, on a tile of the job's own shape,
+once in a process. A job is first large enough for the try, which costs some 15 s of compiling.
 """
 
 from __future__ import annotations
@@ -84,30 +84,66 @@ def compiled_sums(sums: Callable[..., Tensor], **choice: Hashable) -> Callable[.
     return run
 
 
+class SumsOfTiles:
+    """How the sums of one job run: as compiled code, eagerly in the job's buffers, or each in the way that is faster.
+
+    Attributes:
+        buffers: [3, numbers of a tile], free between two tiles; None where all sums are compiled and need none.
+        compiled: whether any sums run, or have run, as compiled code.
+    """
+
+    def __init__(self, asked: bool | Literal["faster"], buffers: Callable[[], Tensor]) -> None:
+        self._asked = asked
+        self.buffers = None if asked is True else buffers()
+        self.compiled = asked is True
+
+    def __call__(self, sums: Callable[..., Tensor], **choice: Hashable) -> Callable[..., Tensor]:
+        """Return ``sums`` with the keywords of ``choice``, a function of tensors only; eager, it works in ``buffers=``."""
+        eager = functools.partial(sums, buffers=self.buffers, **choice)
+        if self._asked is False:
+            return eager
+        compiled = compiled_sums(sums, **choice)
+        if self._asked is True:
+            return compiled
+
+        def faster(*tensors: Tensor) -> Tensor:
+            wins = compiled_is_faster(sums, tensors, **choice)
+            self.compiled |= wins
+            return compiled(*tensors) if wins else eager(*tensors)
+
+        return faster
+
+
 def compiled_is_faster(sums: Callable[..., Tensor], tensors: tuple[Tensor, ...], **choice: Hashable) -> bool:
-    """Return whether compiled sums of these tensors take no longer than eager ones; measured once for a choice and its kinds.
+    """Return whether compiled sums of such tensors take no longer than eager ones.
+
+    Measured once in a process for a choice of sums and a shape, sizes up to the next power of two being one.
 
     Args:
         sums: takes ``buffers`` [3, numbers of the first tensor] to work in where it is not compiled.
-        tensors: that sums are over, of the job's own shape; what they hold does not matter.
+        tensors: that sums are over; measured are others of their shapes, since some sums write over them.
         choice: keywords of ``sums``.
     """
-    key = (sums, tuple(choice.items()), _kinds(tensors), tensors[0].device, torch.get_num_threads())
+    shapes = tuple((tensor.dtype, *(size.bit_length() for size in tensor.shape)) for tensor in tensors)
+    key = (sums, tuple(choice.items()), shapes, tensors[0].device, torch.get_num_threads())
     if key not in _faster:
+        tensors = tuple(torch.zeros_like(tensor) for tensor in tensors)
         buffers = tensors[0].new_empty(3, tensors[0].numel())
         ways: dict[bool, Callable[..., Tensor]] = {
             True: compiled_sums(sums, **choice),
             False: functools.partial(sums, buffers=buffers, **choice),
         }
+        # What else the machine does takes no processor time from this process.
+        clock = time.process_time if tensors[0].device.type == "cpu" else time.perf_counter
         shortest = dict.fromkeys(ways, float("inf"))
         for attempt in range(_TRIES):
             for way, run in ways.items():
                 _wait(tensors[0].device)
-                started = time.perf_counter()
+                started = clock()
                 run(*tensors)
                 _wait(tensors[0].device)
                 if attempt:  # the first compiles
-                    shortest[way] = min(shortest[way], time.perf_counter() - started)
+                    shortest[way] = min(shortest[way], clock() - started)
         _faster[key] = shortest[True] <= shortest[False]
     return _faster[key]
 

@@ -13,7 +13,6 @@ fit, unknown precisions, forced compilation without a compiler.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,13 +22,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_orders
-from tl_entropy.functional.lens.compiling import (
-    Compiled,
-    compiled_is_faster,
-    compiled_sums,
-    compiler_available,
-    decide_compiled,
-)
+from tl_entropy.functional.lens.compiling import Compiled, SumsOfTiles, compiler_available, decide_compiled
 from tl_entropy.functional.lens.products import TileProducts, check_factors
 from tl_entropy.functional.lens.reduced import check_reduced
 from tl_entropy.functional.lens.tiles import (
@@ -166,17 +159,14 @@ def vocabulary_statistics(
 
 @dataclass(frozen=True)
 class Reader:
-    """One pass over the vocabulary for each block of rows: [row, d_model], or the same rows of several sites.
-
-    ``buffers`` [3, numbers of a tile] are free between two tiles; None where the sums are compiled and need none.
-    """
+    """One pass over the vocabulary for each block of rows: [row, d_model], or the same rows of several sites."""
 
     products: TileProducts
+    ways: SumsOfTiles
     sums: Callable[..., Tensor]
     orders: tuple[float, ...]
     top_k: int
     block: int
-    buffers: Tensor | None
     precision: str
     varentropy: bool
     subset: Tensor | None
@@ -185,7 +175,7 @@ class Reader:
 
     @property
     def compiled(self) -> bool:
-        return self.buffers is None
+        return self.ways.compiled
 
     @classmethod
     def open(
@@ -212,7 +202,7 @@ class Reader:
         check_choice("precision", precision, ("float32", "bfloat16"))
         check_factors(hidden, unembedding, bias, axes)
         if precision == "bfloat16":
-            check_reduced(hidden.device)
+            check_reduced(unembedding)
         *sites, rows = hidden.shape[:-1]
         n_sites, d_vocab = math.prod(sites), unembedding.shape[1]
         if n_sites == 0:
@@ -223,7 +213,7 @@ class Reader:
             raise InputError(f"top_k must be between 0 and the {d_vocab} tokens of the vocabulary; got {top_k}")
         if not math.isfinite(scale) or (softcap is not None and not 0 < softcap < math.inf):
             raise InputError(f"scale must be finite and softcap None or above 0; got {scale} and {softcap}")
-        compiled = decide_compiled(compiled, n_sites * rows * d_vocab, hidden.device)
+        way = decide_compiled(compiled, n_sites * rows * d_vocab, hidden.device)
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         # Of very many sites, even one row's logits of a tile would be more than a tile.
         most, widest = (3 * _TILE // 4, _WIDTH // 2) if n_sites * rows > _WIDTH else (_TILE, _WIDTH)
@@ -245,18 +235,10 @@ class Reader:
             "of_subset": subset is not None,
         }  # fmt: skip
         members = None if subset is None else subset.to(hidden.device, dtype)
-        if compiled == "faster":
-            tile = hidden.new_zeros(*sites, block, width, dtype=dtype)
-            n_targets = 0 if targets is None else targets[:1].numel()
-            beside = [tile.amax(-1)] * n_targets if members is None else [members[:width], *[tile.amax(-1)] * n_targets]
-            compiled = compiled_is_faster(_tile_sums, (tile, *beside), **choice)
-        if compiled:
-            buffers, sums = None, compiled_sums(_tile_sums, **choice)
-        else:
-            buffers = hidden.new_empty(3, n_sites * block * width, dtype=dtype)
-            sums = functools.partial(_tile_sums, buffers=buffers, **choice)
+        ways = SumsOfTiles(way, lambda: hidden.new_empty(3, n_sites * block * width, dtype=dtype))
+        sums = ways(_tile_sums, **choice)
         name = "float64" if dtype == torch.float64 and precision == "float32" else precision
-        return cls(products, sums, order_list, top_k, block, buffers, name, varentropy, members, self_certainty, kurtosis)
+        return cls(products, ways, sums, order_list, top_k, block, name, varentropy, members, self_certainty, kurtosis)
 
     def blocks(self, hidden: Tensor, targets: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None, int]]:
         """Yield the rows of each block, their targets and the number of the first."""

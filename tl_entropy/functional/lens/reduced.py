@@ -1,7 +1,8 @@
-"""Whether products of bfloat16 help on this machine: measured once for a process, in a few milliseconds.
+"""Whether products of bfloat16 help: measured on the job's own shape, once for each shape in a process, in a few milliseconds.
 
 A processor with bfloat16 units multiplies rounded factors in about half the time of float32; one without them may convert
-number by number, and take some fifty times as long.
+number by number, and take some fifty times as long. How much is gained hangs on the width of the model, too, and on how its
+unembedding is held, since each tile of that is rounded first where it is not in bfloat16.
 
 Refused: reduced precision where it does not help.
 """
@@ -10,45 +11,75 @@ from __future__ import annotations
 
 import time
 from functools import cache
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from tl_entropy.errors import InputError
+from tl_entropy.functional.lens.products import TileProducts
 
-_ROWS, _WIDTH, _COLUMNS, _TRIES = 128, 512, 2048, 5
+_ROWS, _WIDTH, _TRIES = 128, 960, 5
+_NARROWEST = 512
+"""Narrower models are measured as this wide: of them a tile takes microseconds, and calls would be what is measured."""
 _SLOWER = 1.05
 """Above this share of the time in float32, reduced precision does not help; what is nearer to 1 is the clock's."""
 
 
-def check_reduced(device: torch.device) -> None:
-    """Raise InputError where products of bfloat16 take longer than those of float32; of accelerators none is asked."""
-    if device.type == "cpu" and (share := reduced_time(torch.get_num_threads())) > _SLOWER:
+class Product(NamedTuple):
+    """What the time of a tile's product hangs on.
+
+    Attributes:
+        d_model: numbers of a row.
+        dtype: of the unembedding.
+        columns_lie_together: in the unembedding, as stored [d_vocab, d_model].
+        threads: that torch uses.
+    """
+
+    d_model: int
+    dtype: torch.dtype
+    columns_lie_together: bool
+    threads: int
+
+
+def check_reduced(unembedding: Tensor) -> None:
+    """Raise InputError where products with it take longer in bfloat16 than in float32; of accelerators none is asked."""
+    if unembedding.device.type != "cpu":
+        return
+    d_model = max(len(unembedding), _NARROWEST)
+    product = Product(d_model, unembedding.dtype, unembedding.stride(0) == 1, torch.get_num_threads())
+    if (share := reduced_time(product)) > _SLOWER:
         raise InputError(
-            f"precision='bfloat16' does not help on this processor: its products take {share:.3g} times as long as those of "
-            "float32, as without bfloat16 units; use precision='float32'"
+            f"precision='bfloat16' does not help on this processor: its products at d_model {d_model} take {share:.3g} times "
+            "as long as those of float32, as without bfloat16 units; use precision='float32'"
         )
 
 
 @cache
-def reduced_time(threads: int) -> float:
-    """Time of a product of bfloat16 over that of float32 on the CPU: the shortest of a few tries of each, in turn.
+def reduced_time(product: Product) -> float:
+    """Processor time of a tile in bfloat16 over that in float32: the shortest of a few tries of each, in turn.
 
-    Args:
-        threads: that torch uses; measured anew for another number.
-
-    >>> reduced_time(torch.get_num_threads()) > 0
+    >>> reduced_time(Product(512, torch.float32, True, torch.get_num_threads())) > 0
     True
     """
-    factors = torch.ones(_ROWS, _WIDTH), torch.ones(_WIDTH, _COLUMNS)
-    shortest = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    stored = torch.zeros(_WIDTH, product.d_model, dtype=product.dtype)
+    unembedding = stored.t() if product.columns_lie_together else stored.t().contiguous()
+    hidden = torch.zeros(_ROWS, product.d_model)
+    ways, shortest = {}, {}
+    for reduced in (False, True):
+        ways[reduced] = TileProducts(
+            unembedding, None, scale=1.0, softcap=None, dtype=torch.float32, reduced=reduced, rows=_ROWS, width=_WIDTH
+        )
+        ways[reduced].begin(hidden)
+        shortest[reduced] = float("inf")
     for attempt in range(_TRIES):
-        for dtype in shortest:
-            one, other = (factor.to(dtype) for factor in factors)
-            started = time.perf_counter()
-            torch.mm(one, other)
-            taken = time.perf_counter() - started
-            if attempt:  # the first prepares the kernel
-                shortest[dtype] = min(shortest[dtype], taken)
-        if attempt and shortest[torch.bfloat16] > 10 * shortest[torch.float32]:  # nothing that another try could change
+        for reduced, products in ways.items():
+            started = time.process_time()
+            for _ in products.tiles():
+                pass
+            taken = time.process_time() - started
+            if attempt:  # the first prepares the kernel, and of bfloat16 takes the rows' maxima
+                shortest[reduced] = min(shortest[reduced], taken)
+        if attempt and shortest[True] > 10 * shortest[False]:  # nothing that another try could change
             break
-    return shortest[torch.bfloat16] / shortest[torch.float32]
+    return shortest[True] / shortest[False]

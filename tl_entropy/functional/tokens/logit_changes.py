@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import torch
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.functional.lens import comparison
-from tl_entropy.functional.lens.compiling import Compiled, compiled_sums
+from tl_entropy.functional.lens.compiling import Compiled
 from tl_entropy.functional.lens.readout import Precision, Reader, VocabularyStatistics, refuse_rows
 from tl_entropy.functional.lens.tiles import MASKED, in_double
 from tl_entropy.torch_state import steady
@@ -211,7 +210,7 @@ class _Watching(Reader):
         self, hidden: Tensor, targets: Tensor | None, first: int, observe: Callable[[Tensor, Tensor], None] | None = None
     ) -> tuple[VocabularyStatistics, Tensor]:
         self.seen.clear()
-        sums = compiled_sums(_logit_sums) if self.buffers is None else partial(_logit_sums, buffers=self.buffers)
+        sums = self.ways(_logit_sums)
 
         def watch(logits: Tensor, statistics: Tensor) -> None:
             self.seen.append(sums(logits))
