@@ -190,7 +190,8 @@ def soft_information(
     Source: Conklin (2025), arXiv 2505.23960; "Learning is Forgetting: LLM Training as Lossy Compression" (ICLR 2026).
 
     >>> import tl_entropy as tle
-    >>> result = tle.soft_information(tle.demo_model(), tle.demo_texts(2), layers=[0, 5], progress=False)
+    >>> texts = [text[:800] for text in tle.demo_texts(4)]
+    >>> result = tle.soft_information(tle.demo_model(), texts, layers=[0, 5], progress=False)
     >>> result.value("information")[:, result.labels.index("token"), 0].argmax().item()  # of embed, resid_post.0, resid_post.5
     0
     """

@@ -67,8 +67,8 @@ def train_tuned_lens(
     Source: N. Belrose et al., Eliciting latent predictions from transformers with the tuned lens, 2023.
 
     >>> import tl_entropy as tle
-    >>> text = tle.demo_texts(1)[0][:1000]
-    >>> lens = train_tuned_lens(tle.demo_model(), text, steps=4, tokens_per_step=200, validation=text, progress=False)
+    >>> text = tle.demo_texts(1)[0][:500]
+    >>> lens = train_tuned_lens(tle.demo_model(), text, steps=2, tokens_per_step=100, validation=text, progress=False)
     >>> bool((lens.losses[1] < lens.losses[0]).all())
     True
     """

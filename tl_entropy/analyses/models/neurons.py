@@ -94,7 +94,8 @@ def neurons(
     W. Gurnee et al. 2024, Universal neurons in GPT2 language models, arXiv 2401.12181.
 
     >>> import tl_entropy as tle
-    >>> found = tle.neurons(tle.demo_model(), tle.demo_texts(2), candidates=2, placebos=3, progress=False)
+    >>> texts = ["import os, sys", "def f(x): return x"]
+    >>> found = tle.neurons(tle.demo_model(), texts, candidates=2, placebos=3, progress=False)
     >>> found.roles.count("placebo"), len(found.screening()), found.mediated("loss", by="norm")[0].shape
     (3, 768, torch.Size([7]))
     """

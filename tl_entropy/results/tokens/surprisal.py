@@ -184,7 +184,8 @@ class TokenSurprisal(Rates, TokenRows, Result):
             InputError: a text is not known, or whatever ``bits_per_byte`` refuses.
 
         >>> import tl_entropy as tle
-        >>> found = tle.token_surprisal(tle.demo_model(), tle.demo_texts(2), window=64, progress=False).beside_compressors()
+        >>> text = tle.demo_texts(1)[0][:3000]
+        >>> found = tle.token_surprisal(tle.demo_model(), text, progress=False).beside_compressors()
         >>> found["code"].tolist(), bool((found["bits_per_byte"][1:] > found["bits_per_byte"][0]).all())
         (['stdlib-gpt2-3m', 'gzip', 'bzip2', 'lzma'], True)
         """
