@@ -81,10 +81,9 @@ def texts():
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Leave out tests marked ``long``, ``compiled`` or ``pages`` unless they are asked for."""
-    cases = defaultdict(dict)
+    for item in _spared(items):
+        item.add_marker("long")
     for item in items:
-        if _is_second(item, cases[item.parent.nodeid, item.originalname] if hasattr(item, "callspec") else {}):
-            item.add_marker("long")
         if item.get_closest_marker("compiled") and not compiler_available():
             item.add_marker(pytest.mark.skip(reason="torch.compile finds no C++ compiler here"))
     marks = ["long", "compiled"] * (not LONG) + ["pages"] * (not PAGES)
@@ -93,17 +92,18 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in left]
 
 
-def _is_second(item, cases):
-    """Of a test of every model, or of one marked ``halved``, every second case is long; which ones changes from test to test.
-
-    ``cases`` numbers those of the test, whatever the model, as they come.
-    """
-    if not hasattr(item, "callspec"):
-        return False
-    names, model = item.callspec.id, item.callspec.params.get("any_model")
-    if model is None and not item.get_closest_marker("halved"):
-        return False
-    if model is not None:
-        names = names.replace("{}-{}-{}".format(*model[:2], "compatible" if model[2] else "raw"), "")
-    place = cases.setdefault(names, len(cases))
-    return (place + (0 if model is None else number(*model)) + crc32(item.originalname.encode())) % 2 == 1
+def _spared(items):
+    """Of a test of every model, or of one marked ``thinned``: all cases but every third, other ones from test to test."""
+    tests = defaultdict(list)
+    for item in items:
+        if hasattr(item, "callspec") and ("any_model" in item.callspec.params or item.get_closest_marker("thinned")):
+            tests[item.parent.nodeid, item.originalname].append(item)
+    for (_, name), cases in tests.items():
+        places, numbers = {}, []
+        for item in cases:
+            names, model = item.callspec.id, item.callspec.params.get("any_model")
+            if model is not None:
+                names = names.replace("{}-{}-{}".format(*model[:2], "compatible" if model[2] else "raw"), "")
+            numbers.append(places.setdefault(names, len(places)) + (0 if model is None else number(*model)))
+        step = min(3, len(set(numbers)))
+        yield from (item for item, n in zip(cases, numbers, strict=True) if (n + crc32(name.encode())) % step)

@@ -257,7 +257,7 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
     assert (lens.n_layers, lens.provenance.settings["steps"]) == (6, 2)
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -363,7 +363,7 @@ ENDED = {
 
 
 @pytest.mark.filterwarnings("ignore:interrupted after", "ignore:.* of .* positions")
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("name", ENDED)
 def test_sigterm_ends_a_pass_like_ctrl_c(name, ignored, monkeypatch, capsys, tmp_path):
@@ -391,6 +391,7 @@ def test_sigterm_ends_a_pass_like_ctrl_c(name, ignored, monkeypatch, capsys, tmp
     assert found.provenance.interrupted
 
 
+@pytest.mark.long
 def test_sigterm_ends_a_comparison_and_a_training_with_what_they_have(monkeypatch, capsys, tmp_path):
     measure, left = comparison.measure_all, [2]
 

@@ -49,7 +49,7 @@ def refused(monkeypatch, capsys, *arguments):
     return line.removeprefix("tl-entropy: ")
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

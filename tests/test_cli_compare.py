@@ -69,6 +69,7 @@ def test_two_models_give_a_folder_tables_and_figures(tiny, monkeypatch, capsys, 
     assert all(str(tmp_path / "o" / name) in out for name in files)
 
 
+@pytest.mark.long
 def test_ctrl_c_writes_the_models_that_were_measured(monkeypatch, capsys, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -82,6 +83,7 @@ def test_ctrl_c_writes_the_models_that_were_measured(monkeypatch, capsys, tmp_pa
     assert not tle.load(tmp_path / "o").across
 
 
+@pytest.mark.long
 def test_one_model_twice_has_two_names(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("tl_entropy.cli.report.drawn", lambda *_: [])
     status, _, err = run(

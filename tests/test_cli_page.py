@@ -53,7 +53,7 @@ class Page(HTMLParser):
     ],
     ids=lambda arguments: arguments[0],
 )
-@pytest.mark.halved
+@pytest.mark.thinned
 def test_a_report_stands_alone(arguments, monkeypatch, capsys, tmp_path):
     status, out, err = run(monkeypatch, capsys, *arguments, "--report", "--out", tmp_path)
     assert status == 0, err

@@ -34,6 +34,7 @@ RUN = ("token_reliance", "conditional_entropy")
 """Those that run the model themselves, and take no cache."""
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", MEASURES)
 def test_forms_of_an_input_give_the_same(gpt2, texts, name):
     texts = [*texts, "naïve 🙂 שלום e\u0301"] if name == "token_surprisal" else texts

@@ -46,6 +46,7 @@ def wrong(annotation):
     return NUMBERS if parts <= {"int", "float", "None"} else ()
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize("name", READERS)
 def test_every_keyword_refuses_another_kind_by_its_name(name):

@@ -276,6 +276,7 @@ def unlike(calls, state, *, of_models, methods=False):
     return differences(record.digests(), right)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("state", STATES)
 def test_functions_of_tensors(state):
     assert unlike(first_of_each(calls_of_tensors()), STATES[state], of_models=False) == []
@@ -285,7 +286,7 @@ def test_functions_of_tensors_in_all_states_at_once():
     assert unlike(calls_of_tensors(), all_at_once, of_models=False) == []
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize("state", STATES)
 def test_measures_of_models(state):

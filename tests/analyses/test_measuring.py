@@ -51,6 +51,7 @@ def numbers(result):
     return {str(name): value for name, value in fields.items() if isinstance(value, torch.Tensor)}
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_what_came_before_an_error_is_at_hand(gpt2, function):
     expected = numbers(function(gpt2, list(GOOD)))
@@ -74,6 +75,7 @@ NONE_LEFT = {"stream": "its accumulators keep what came", "train_tuned_lens": "i
 ENDINGS = (Broken, ConnectionError, MemoryError, KeyboardInterrupt, SystemExit)
 
 
+@pytest.mark.thinned
 @pytest.mark.filterwarnings("ignore:interrupted after")
 @pytest.mark.parametrize("name", [name for name in READERS | VARIANTS if name not in NONE_LEFT])
 def test_whatever_ends_the_inputs_of_whatever_function_what_was_measured_is_at_hand(gpt2, name):
@@ -182,6 +184,7 @@ def test_soft_information_keeps_what_states_came(gpt2, monkeypatch):
     assert caught.value.partial.documents == 5
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_where_nothing_was_measured_there_is_no_partial(gpt2, function):
     for given in ([*GOOD, None], null([]), breaking(InputError("at once"), [])):

@@ -80,7 +80,7 @@ def sizes(tmp_path_factory):
     return found
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_it_is_flat(sizes, name):
     few, many = (size[name] for size in sizes)

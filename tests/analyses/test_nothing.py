@@ -41,7 +41,7 @@ NOTHING = {
 }
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_nothing_that_counts_is_an_error_with_its_reason(name):
     model = cached_model("gpt2", kinds()[0])
@@ -55,7 +55,7 @@ def test_nothing_that_counts_is_an_error_with_its_reason(name):
         assert getattr(caught.value, "partial", None) is None
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", sorted(ALL.keys() - {"entropy_calibration"}))  # which has words of its own for short ones
 def test_documents_and_positions_that_count_nothing_are_warned_of(name):
     model = cached_model("gpt2", kinds()[0])

@@ -167,6 +167,7 @@ OWN = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize("name", EVERY)
 def test_an_accumulator_says_by_itself_what_its_function_says(gpt2, texts, name):

@@ -42,6 +42,7 @@ def test_neurons_write_what_the_mlp_adds(name, kind, compatible):
     assert float(written.std()) > 0.01
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize(("name", "kind", "compatible"), ARCHITECTURES)
 def test_ablation_to_0_and_to_means_is_that_of_a_hook(name, kind, compatible):

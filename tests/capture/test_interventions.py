@@ -579,6 +579,7 @@ def test_hooks_that_pass_no_tensor(gpt2):
 MEANS = torch.ones(4, 8)
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("from_last", "from_first"),

@@ -150,6 +150,7 @@ def test_a_packed_unembedding_has_no_vocabulary_of_its_own(kind, monkeypatch):
         assert Adapter(model).d_vocab == 300
 
 
+@pytest.mark.thinned
 @BRIDGE
 @pytest.mark.model
 @pytest.mark.parametrize(

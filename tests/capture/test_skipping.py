@@ -126,6 +126,7 @@ def test_every_public_name_is_in_the_table():
     assert "EntropyMonitor" in classes
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.filterwarnings("ignore:8 documents were left out")
 @pytest.mark.parametrize("name", READERS | VARIANTS)

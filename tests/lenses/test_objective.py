@@ -20,6 +20,7 @@ def dense_logits(model, readout, rows):
     return logits if readout.softcap is None else readout.softcap * torch.tanh(logits / readout.softcap)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "phi", "gemma2", "granite", "cohere"])
 @pytest.mark.parametrize("compatible", [False, True])
 def test_gradient_is_that_of_the_definition(name, compatible):

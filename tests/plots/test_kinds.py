@@ -19,7 +19,7 @@ PLOTS = [name for name in tle.plots.__all__ if name not in ("TokenPage", "course
 UNDRAWN = {"ProfileDistance", "SurprisalSummary", "TunedLens", "SpanFeatures"}
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("stem", KINDS)
 def test_every_plot_draws_a_result_or_names_those_that_do(stem):
     result = tle.load(SAVED / stem if stem == "ModelComparison" else FILES[stem])

@@ -99,7 +99,7 @@ def check(name, size):
     assert list(cut(figure)) == []
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("size", QUICK, ids=str)
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_fit(name, size):
@@ -113,7 +113,7 @@ def narrow(monkeypatch):
         monkeypatch.setattr(module, "sized", lambda ax, size, width: style_sized(ax, size, width if width or ax else "column"))
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "comparison"])
 def test_texts_fit_the_column(name, narrow):
     check(name, (6, 12, 3))

@@ -74,6 +74,7 @@ def is_the_same_or_refused(path, whole):
     same(found, whole, 0.0)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", RESULTS)
 def test_flipped_bits_and_cuts_are_seen(tmp_path, name):
     whole, path = RESULTS[name](), tmp_path / "r.safetensors"

@@ -98,7 +98,7 @@ def test_a_notebook_shows_every_number_in_the_colours_of_its_page(name):
         assert (len(elements.of("svg")) > 0) == (name not in WITHOUT_LINES)
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("width", [60, 100])
 def test_a_terminal_is_as_wide_as_it_is(name, width, monkeypatch):

@@ -113,7 +113,7 @@ def test_windows_and_sinks_of_models_that_have_them(name):
     assert 0.5 < float(top.max()) <= 1 + 1e-6
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @BOTH
 @pytest.mark.model
 @pytest.mark.parametrize("batch_size", [1, 3, None])
@@ -165,7 +165,7 @@ def test_a_document_in_several_windows_has_its_begin_token_in_each(gpt2):
     assert int(result.visible.max()) == CONTEXT
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_other_precisions(dtype, texts):

@@ -210,6 +210,7 @@ def test_the_leading_order_is_another_temperature(gpt2):
     assert leading.entropy.mean() > exact.entropy.mean()
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_any_batch_size_gives_the_same(gpt2, batch_size):
     options = {"layers": [1], "heads": True, **SMALL}
@@ -426,6 +427,7 @@ def feed(accumulator, windows, states, batch_size):
         accumulator.update(batch, {POST: states[batch.document]})
 
 
+@pytest.mark.long
 def test_a_thousand_batches_in_any_order_and_chunks_give_the_same(gpt2):
     plan, windows, states = made_up(1100, 4)  # more positions than the chance sample takes
 
@@ -538,6 +540,7 @@ SCARCE = [
 ]  # fmt: skip
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("owner", "name", "number"), SCARCE)
 def test_an_update_that_fails_changes_nothing(gpt2, added_up, monkeypatch, owner, name, number):
     plan = tle.label_plan(gpt2, TEXTS, labels=("bigram", "next_token"), valid="own")
@@ -558,6 +561,7 @@ def test_an_update_that_fails_changes_nothing(gpt2, added_up, monkeypatch, owner
     assert_same(accumulator.compute(), tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], heads="z", **SMALL), 1e-6)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(
     ("owner", "name", "number"), [*SCARCE, (soft_sums.torch, "zeros", 3), (soft_places, "calibrate_temperature", 2)]
 )

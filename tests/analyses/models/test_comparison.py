@@ -171,6 +171,7 @@ def test_a_model_is_itself_under_another_name(models):
     torch.testing.assert_close(result.across["a", "b"].value().diagonal(), torch.ones(4, dtype=torch.float64))
 
 
+@pytest.mark.long
 def test_an_untrained_copy_of_the_bundled_model_is_told_from_it():
     model, untrained = tle.demo_model(), tle.load_model(FOLDER)
     generator = torch.Generator().manual_seed(0)
@@ -210,6 +211,7 @@ def test_texts_cut_at_different_places_are_compared_over_documents(models):
     assert together.lenses["gpt2"].provenance.corpus["cut"] == 4
 
 
+@pytest.mark.long
 def test_text_that_each_generates_is_compared_over_documents(models):
     pair = {name: models[name] for name in ("gpt2", "small")}
     found = compare_models(pair, TEXTS, max_new_tokens=3, **QUIET)
@@ -224,6 +226,7 @@ def test_text_that_each_generates_is_compared_over_documents(models):
     same(found.across["gpt2", "small"], layer_similarity(pair["gpt2"], TEXTS, other=pair["small"], **options))
 
 
+@pytest.mark.long
 def test_text_that_models_of_other_tokens_generate_is_compared_over_documents(models):
     pair = {name: models[name] for name in ("gpt2", "code")}
     found = compare_models(pair, TEXTS, max_new_tokens=2, **QUIET)

@@ -181,6 +181,7 @@ def test_any_batch_size_gives_the_same(gpt2, corpus, options, normalise):
     same(layer_geometry(gpt2, texts, labels=labels, normalise=normalise, n_samples=30, **options, **BOS), whole)
 
 
+@pytest.mark.thinned
 @pytest.mark.filterwarnings("ignore:.*rows repeat others")
 @pytest.mark.parametrize("normalise", ["centred", "length", None])
 def test_a_document_in_several_windows_is_one_document(gpt2, corpus, normalise):

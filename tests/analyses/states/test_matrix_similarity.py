@@ -155,6 +155,7 @@ def test_a_bar_counts_the_pairs(capsys):
 # --- a model's sites
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize("against", ["output", "all", "resid_post.0", ("embed", "resid_mid.1")])
 def test_a_corpus_within_the_sample_is_measured_whole(gpt2, texts, against):

@@ -180,7 +180,7 @@ def test_interventions_are_measured(model, texts):
     assert "interventions" in edited.provenance.settings
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize(
     "options", [{}, {"estimator": "minibatch"}, {"debiased": False}, {"rows": "documents"}, {"method": "matrix_renyi"},
                 {"method": "matrix_renyi", "rows": "documents", "permutations": 2}, {"method": "neighbours", "k": 3},
@@ -342,6 +342,7 @@ def test_documents_are_paired_with_themselves(model, texts):
     assert layer_similarity(model, Shuffled(*orders), rows="documents", **QUIET).documents == len(texts), "read once"
 
 
+@pytest.mark.long
 def test_what_models_of_different_tokens_write_is_compared_over_documents(model):
     demo, texts = tle.demo_model(), ["import os", "def f(x):\n    return x", "the cat sat", "for i in range(3):", "a = b"]
     given = {"rows": "documents", "against": "all", "max_new_tokens": 3}

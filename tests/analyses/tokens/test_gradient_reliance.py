@@ -67,7 +67,7 @@ def close(mine, theirs, rtol=1e-6, atol=1e-6):
     torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol, equal_nan=True)
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize(("name", "kind"), MODELS)
 def test_against_finite_differences(name, kind):
     model = make_model(name, kind, dtype=torch.float64)
@@ -239,6 +239,7 @@ EDITS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_inside_inference_mode(gpt2, edit):
     expected = gradient_reliance(gpt2, TEXT, "z.1", interventions=edit(), **QUIET).values

@@ -89,6 +89,7 @@ def test_it_is_transformer_lenss_loss(gpt2, texts, method):
         torch.testing.assert_close(mine, loss.flatten(), atol=2e-5, rtol=0)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("bos", "width"), [(True, 2), (True, 5), (False, 2), (False, 5), (True, 17), (False, 18)])
 def test_longer_documents_slide_token_by_token(gpt2, method, bos, width):
@@ -111,7 +112,7 @@ def test_documents_longer_than_the_context(gpt2):
     assert result.provenance.settings["window"] == CONTEXT
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch_size", [1, 3, None])
 def test_any_batch_size_gives_the_same(gpt2, texts, method, batch_size):

@@ -61,6 +61,7 @@ def test_a_model_that_computes_something_else_is_refused_by_name_and_figure(monk
     assert found.provenance.state == ("logits not compared with Hugging Face's own: check=False",)
 
 
+@pytest.mark.thinned
 @BRIDGE
 @pytest.mark.parametrize(
     "ask",

@@ -74,7 +74,7 @@ def test_scale_softcap_bias_and_weights_of_any_layout(softcap, transposed, dtype
     assert_within(found.divergences, exact(hidden, unembedding, "previous", **options))
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("spread", [1.0, 4.0, 12.0])
 @pytest.mark.parametrize("step", [None, 1e-3, 1e-4])
 def test_float32_is_within_its_tolerances(spread, step):

@@ -231,6 +231,7 @@ def test_far_logits_give_no_nan(divergence):
     assert divergence(huge, huge.flip(0)).ge(0.69).all()
 
 
+@pytest.mark.thinned
 @each
 def test_axes_broadcasting_and_chunks(divergence, monkeypatch):
     p, q = normal(3, 4, 5, 6, seed=13), normal(3, 4, 5, 6, seed=14)

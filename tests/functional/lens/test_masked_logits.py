@@ -93,6 +93,7 @@ def oracle(kind, dtype):
     }  # fmt: skip
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_from_logits(kind, dtype):

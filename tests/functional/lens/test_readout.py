@@ -80,7 +80,7 @@ def test_half_precision_weights_are_worked_in_float32(dtype, transposed):
     check(found, all_logits(hidden, unembedding, bias), orders=ORDERS, targets=targets, tolerance=2e-5)
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("offset", [0.0, -100.0])
 @pytest.mark.parametrize("spread", [1.0, 4.0, 12.0])
 @pytest.mark.parametrize("transposed", [False, True])

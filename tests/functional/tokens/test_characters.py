@@ -268,7 +268,7 @@ def test_trimmed_spaces_come_back(text, prefixed):
     assert torch.equal(covering_spans(trimmed, "x" * len(text)), covering_spans(kept, len(text)))
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_values_between_real_tokenizers(text):
     generator = torch.Generator().manual_seed(0)

@@ -607,7 +607,7 @@ def test_heads_without_a_value_are_hatched_and_said_to_be():
     assert heads(result, label="next_token").get_title() == ""
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize(("layers", "n_heads", "written"), [(12, 12, True), (13, 12, False), (12, 13, False), (32, 32, False)])
 def test_large_maps_are_not_written_into_unless_asked(layers, n_heads, written):
     result = soft(site_names=("z",), layers=layers, n_heads=n_heads, labels=("token",))

@@ -347,7 +347,7 @@ def test_the_map_shows_the_first_metric():
     assert of_kind(heatmap(certain, document=0), QuadMesh)[0].get_clim() == (0, 1)
 
 
-@pytest.mark.halved
+@pytest.mark.thinned
 @pytest.mark.parametrize(
     ("of", "name"),
     [
@@ -418,6 +418,7 @@ def test_the_step_line_runs_below_what_is_decided():
     assert not steps(heatmap(entropies()))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("lengths", "layers"), [((4,), 3), ((24,), 7), ((12,), 48), ((40,), 24)])
 def test_text_stays_inside_its_cell_in_a_figure_of_sensible_size(lengths, layers):
     axes = heatmap(result_of(lengths=lengths, layers=layers), top_tokens=True)

@@ -104,6 +104,7 @@ def test_the_first_pairs_of_several_models_are_shown():
     assert len(panels) == 9
 
 
+@pytest.mark.long
 def test_nothing_is_cut_off_nor_written_over_its_neighbour():
     panels = comparison(compared(DEEP))
     figure = panels[0].figure

@@ -146,6 +146,7 @@ def test_where_tokens_do_not_fit_positions_are_written(over):
     np.testing.assert_allclose(axes.get_xticks(), np.array(written) + middle)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("over", "tokens"), [("parts", 40), ("tokens", 30), ("tokens", 200)])
 def test_labels_do_not_overlap_and_can_be_read(over, tokens):
     axes = reliance(result(over, tokens=tokens, sources=2 if over == "parts" else tokens - 1), document=0)
