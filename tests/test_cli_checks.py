@@ -17,6 +17,7 @@ from command import run
 import tl_entropy as tle
 from tl_entropy import cli, demo
 from tl_entropy.cli.checks import layers_in
+from tl_entropy.results.holding import held
 
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
 COMMANDS = (
@@ -148,6 +149,17 @@ def test_every_help_has_examples_of_options_that_the_command_has(name, monkeypat
         assert line[:2] == ["tl-entropy", name]
         for option in (part for part in line if part.startswith("--")):
             assert re.search(rf"^  {option}\b", options, re.MULTILINE), option
+
+
+def test_a_folder_that_another_writes_to_is_refused_before_a_model_is_loaded(monkeypatch, capsys, without_models):
+    for arguments, written in (
+        (("lens", "--model", BUNDLED, *TEXT, "--out", "o"), "o/lens"),
+        (("words", "--model", BUNDLED, *TEXT, "--out", "w.csv"), "w.csv"),
+        (("demo",), "tl-entropy-demo/demo"),
+    ):
+        with held("--out", Path(written), wait=False):
+            assert f"--out: somebody else is writing {written} now" in refused(monkeypatch, capsys, *arguments)
+    assert list(without_models.iterdir()) == []
 
 
 def test_all_commands_are_tried_here():

@@ -60,6 +60,7 @@ from .errors import (
     InputTypeError as InputTypeError,
     ModelError as ModelError,
     NonFiniteError as NonFiniteError,
+    SaveError as SaveError,
     TLEntropyError as TLEntropyError,
 )
 from .estimation.config import EstimationConfig as EstimationConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -78,3 +79,12 @@ def test_it_is_neither_kind_of_transformer_lens(tmp_path):
     drawn(SETTINGS["causal flat"]).save(tmp_path)
     with pytest.raises(tle.InputError, match=r"kind: .* is a model of this package"):
         tle.load_model(tmp_path, kind="bridge")
+
+
+def test_models_saved_at_once_are_whole(tmp_path):
+    models = [drawn(SETTINGS["causal flat"]), drawn({"kind": "causal", "mixer": "heads"})]
+    with ThreadPoolExecutor(2) as pool:
+        for saved in [pool.submit(models[i % 2].save, tmp_path) for i in range(6)]:
+            saved.result()
+    assert tle.load_model(tmp_path, device="cpu").config in [model.config for model in models]
+    assert not list(tmp_path.glob(".*"))

@@ -11,6 +11,7 @@ from tiny_models import LONG
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.errors import SaveError
 from tl_entropy.estimation.training import Windows, validated
 
 QUIET = {"progress": False}
@@ -91,6 +92,8 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path):
 
     def stop(step):
         if step == 5:
+            with pytest.raises(SaveError, match="out: somebody else is writing"):
+                trained(small(**options), **settings, out=tmp_path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as ended:

@@ -29,11 +29,11 @@ from tl_entropy.cli.options import (
     generation,
     known_kind,
     reads,
+    writing,
 )
 from tl_entropy.cli.plan import announce
 from tl_entropy.cli.report import FORMATS, Leaves, report
 from tl_entropy.errors import check_choice
-from tl_entropy.results.files import check_folder
 from tl_entropy.sites import INNER_SITES
 
 
@@ -70,14 +70,14 @@ def demo(
     check_choice("--format", figures, FORMATS)
     check_choice("--model", model, MODELS)
     wanted, to = orders_in(orders), Leaves(out or Path("tl-entropy-demo"), figures, page)
-    check_folder("--out", to.out)
-    if model == "bundled":
-        texts, reader = tle.demo_texts(documents), tle.demo_model(kind=known_kind(kind))
-    else:
-        texts, reader = tle.demo_texts(documents, language="english"), tle.demo_model("smollm2", kind=known_kind(kind))
-    announce(reader, texts)
-    result = tle.lens_entropy(reader, texts, orders=wanted, surprisal=True, top_k=1)
-    report(result.to(cast("Any", unit)), to)
+    with writing(to.out / "demo"):
+        if model == "bundled":
+            texts, reader = tle.demo_texts(documents), tle.demo_model(kind=known_kind(kind))
+        else:
+            texts, reader = tle.demo_texts(documents, language="english"), tle.demo_model("smollm2", kind=known_kind(kind))
+        announce(reader, texts)
+        result = tle.lens_entropy(reader, texts, orders=wanted, surprisal=True, top_k=1)
+        report(result.to(cast("Any", unit)), to)
 
 
 @app.command(

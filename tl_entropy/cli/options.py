@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from tl_entropy.cli.plan import announce
 from tl_entropy.cli.report import FORMATS, Leaves, report, reportable
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.results.files import check_folder
+from tl_entropy.results.holding import held
 
 Out = Annotated[Path | None, typer.Option(help="folder for the figures, the table and the result file")]
 Unit = Annotated[str, typer.Option(help="nats or bits", autocompletion=lambda: ["nats", "bits"])]
@@ -196,6 +197,15 @@ def reporting(source: Source) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Hold what a command writes; of processes that share it, as under ``torchrun``, one writes in any case."""
+    from tl_entropy.analyses import distributed
+
+    with nullcontext() if distributed.sharing_here() is not None else held("--out", target, wait=False):
+        yield
+
+
 def reads(
     folder: str,
     *groups: Callable[..., Any],
@@ -225,7 +235,8 @@ def reads(
             parts = [Source.of(**{p.name: given.pop(p.name) for p in source}, **told, new_tokens=new_tokens)]
             for group, parameters in zip(groups, grouped, strict=True):
                 parts.append(group(**{p.name: given.pop(p.name) for p in parameters}))
-            with reporting(parts[0]):
+            target = given["out"] if "out" in without else parts[0].out / command.__name__
+            with writing(target), reporting(parts[0]):
                 command(*parts, **given)
 
         # The texts first, what is measured next, the windows and the machine last.

@@ -19,6 +19,7 @@ from tl_entropy.errors import FileError
 from tl_entropy.estimation.steps import own_tensors
 from tl_entropy.estimation.tokenizers import load_tokenizer, save_tokenizer
 from tl_entropy.results.files import digest, replacing
+from tl_entropy.results.holding import held
 
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer"
 _LAYOUT = 1
@@ -32,17 +33,18 @@ def write_folder(model: Any, folder: str | Path) -> Path:
     """
     place, tensors = Path(folder).expanduser(), own_tensors(model)
     said = {"config": model.config.as_dict(), "seed": model.seed, "notes": list(attribute(model, "tl_entropy_notes") or ())}
-    with replacing(place / _WEIGHTS, sum(tensor.nbytes for tensor in tensors.values())) as waiting:
-        (place / _CONFIG).unlink(missing_ok=True)  # of other weights
-        save_file(tensors, waiting)
-    if model.tokenizer is not None:
-        save_tokenizer(model.tokenizer, place / _TOKENIZER)
     whole = {
         "architectures": [type(model).__name__], "layout": _LAYOUT, **said, "tokenizer": model.tokenizer is not None,
         "digest": digest(_header(said), tensors),
     }  # fmt: skip
-    with replacing(place / _CONFIG) as waiting:
-        waiting.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    with held("folder", place / _CONFIG, wait=True):
+        with replacing(place / _WEIGHTS, sum(tensor.nbytes for tensor in tensors.values())) as waiting:
+            save_file(tensors, waiting)
+            (place / _CONFIG).unlink(missing_ok=True)  # of other weights
+        if model.tokenizer is not None:
+            save_tokenizer(model.tokenizer, place / _TOKENIZER)
+        with replacing(place / _CONFIG) as waiting:
+            waiting.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return place
 
 

@@ -45,6 +45,7 @@ from tl_entropy.errors import (
 from tl_entropy.estimation.models import EstimationModel, losses_of
 from tl_entropy.estimation.steps import load_state, rate_at, save_state
 from tl_entropy.results.files import replacing
+from tl_entropy.results.holding import held
 from tl_entropy.torch_state import Steady, steady
 
 Weights = Callable[[Tensor, Tensor], Tensor]
@@ -230,7 +231,7 @@ def train_estimation(
     Raises:
         InputError, InputTypeError: an argument out of range, or a folder with the state of another training.
         NonFiniteError: a loss that is no finite number; its ``partial`` is the history so far.
-        SaveError: the folder cannot be written to.
+        SaveError: the folder cannot be written to, or another training is writing to it.
 
     >>> import tl_entropy as tle
     >>> model = tle.estimation_model(tle.EstimationConfig(n_ctx=16, d_model=16, n_layers=1), "bytes")
@@ -250,39 +251,41 @@ def train_estimation(
         "weight_decay": check_number("weight_decay", weight_decay, 0), "short": check_number("short", short, 0.0, 1.0),
         "weighted": weights is not None, "precision": precision, "every": every, "seed": check_int("seed", seed, 0),
     }  # fmt: skip
-    adapter = Adapter(model)
-    read, held_out = Windows.of(adapter, texts, "texts"), Windows.of(adapter, validation, "validation")
-    optimizer = _optimizer(model, learning_rate, weight_decay)
-    course = Course(model, optimizer, settings, None if out is None else Path(out).expanduser())
-    bar = Bar(range(course.first, steps), initial=course.first, total=steps, desc="training", unit="step", show=progress)
-    step_loss = _Step(model, weights, precision)
-    with keeping(lambda _: course.history()):
-        model.train()
-        try:
-            for step in bar:
-                if monitor is not None:
-                    monitor(step)
-                if model.memory is not None:
-                    model.memory.drawn = step
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * rate_at(step, steps, warm_up=warm_up, down=down)
-                loss, tokens = step_loss(*read.drawn(batch_size, step, seed=seed, short=short))
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                value = course.add(step, float(loss.detach()), tokens)
-                bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-                if (step + 1) % every == 0 or step + 1 == steps:
-                    course.record(step + 1, validated(model, held_out, batch_size))
-        finally:
-            model.eval()
-        if monitor is not None and course.first < steps:
-            monitor(steps)
-    origin.note(model, f"trained for {steps} steps of {batch_size} windows, seed {seed}")
-    if out is not None:
-        model.save(out)
-    return course.history()
+    folder = None if out is None else Path(out).expanduser()
+    with nullcontext() if folder is None else held("out", folder / "training.json", wait=False):
+        adapter = Adapter(model)
+        read, held_out = Windows.of(adapter, texts, "texts"), Windows.of(adapter, validation, "validation")
+        optimizer = _optimizer(model, learning_rate, weight_decay)
+        course = Course(model, optimizer, settings, folder)
+        bar = Bar(range(course.first, steps), initial=course.first, total=steps, desc="training", unit="step", show=progress)
+        step_loss = _Step(model, weights, precision)
+        with keeping(lambda _: course.history()):
+            model.train()
+            try:
+                for step in bar:
+                    if monitor is not None:
+                        monitor(step)
+                    if model.memory is not None:
+                        model.memory.drawn = step
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate * rate_at(step, steps, warm_up=warm_up, down=down)
+                    loss, tokens = step_loss(*read.drawn(batch_size, step, seed=seed, short=short))
+                    loss.backward()
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    value = course.add(step, float(loss.detach()), tokens)
+                    bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+                    if (step + 1) % every == 0 or step + 1 == steps:
+                        course.record(step + 1, validated(model, held_out, batch_size))
+            finally:
+                model.eval()
+            if monitor is not None and course.first < steps:
+                monitor(steps)
+        origin.note(model, f"trained for {steps} steps of {batch_size} windows, seed {seed}")
+        if folder is not None:
+            model.save(folder)
+        return course.history()
 
 
 class _Step:

@@ -33,6 +33,8 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, counted
 from tl_entropy.lenses.identity import signature, stream_has_mean
 from tl_entropy.results.base import Result, Unit
+from tl_entropy.results.files import replacing
+from tl_entropy.results.holding import held
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -161,16 +163,23 @@ class TunedLens(Result):
         self._compare(adapter)
 
     def export(self, folder: str | Path) -> Path:
-        """Write the lens as the package ``tuned-lens`` does, for its ``TunedLens.from_model_and_pretrained``."""
+        """Write the lens as the package ``tuned-lens`` does, for its ``TunedLens.from_model_and_pretrained``.
+
+        Raises:
+            SaveError: the folder cannot be written to, or the disk has no room.
+        """
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         config = {
             "base_model_name_or_path": self.provenance.model, "d_model": self.d_model, "num_hidden_layers": self.n_layers,
             "bias": True, "lens_type": LENS_TYPE,
         }  # fmt: skip
         state = {f"{i}.weight": weight.clone() for i, weight in enumerate(self.weights)}
-        torch.save(state | {f"{i}.bias": bias.clone() for i, bias in enumerate(self.biases)}, target / "params.pt")
-        (target / "config.json").write_text(json.dumps(config))
+        state |= {f"{i}.bias": bias.clone() for i, bias in enumerate(self.biases)}
+        with held("folder", target / "params.pt", wait=True):
+            with replacing(target / "params.pt", sum(tensor.nbytes for tensor in state.values())) as waiting:
+                torch.save(state, waiting)
+            with replacing(target / "config.json") as waiting:
+                waiting.write_text(json.dumps(config), encoding="utf-8")
         return target
 
     def _title(self) -> list[str]:

@@ -266,6 +266,21 @@ def test_a_later_schema_is_named(copy):
         tle.load_assignments(copy)
 
 
+def test_a_second_pass_into_a_folder_is_refused_before_it_reads(tmp_path):
+    class Texts:
+        def __iter__(self):
+            yield TEXTS[0]
+            with pytest.raises(SaveError, match="folder: somebody else is writing"):
+                tle.soft_information(model(), None, keep="assignments", folder=tmp_path, **FEW)
+            yield TEXTS[1]
+
+    tle.soft_information(model(), Texts(), keep="assignments", folder=tmp_path, **FEW)
+    assert tle.load_assignments(tmp_path).documents == 2
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(InputError, match="holds assignments already"):
+        tle.soft_information(model(), None, keep="assignments", folder=tmp_path, **FEW)
+
+
 def test_folders_of_something_else_are_refused(copy, tmp_path):
     with pytest.raises(InputError, match="holds assignments already"):
         tle.soft_information(model(), TEXTS[:2], keep="assignments", folder=copy, **FEW)

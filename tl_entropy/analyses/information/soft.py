@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.information.assignments import Kept, writer_for
 from tl_entropy.analyses.information.spans import has_spans, of_tokens
+from tl_entropy.analyses.information.store import writing
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
 from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.measuring import computing
@@ -183,7 +184,7 @@ def soft_information(
     Raises:
         InputError, InputTypeError: an argument or an item of the input that can't be measured, sums larger than memory, or
             assignments larger than the disk.
-        SaveError: assignments that cannot be written.
+        SaveError: assignments that cannot be written, or a folder that another pass is writing to.
         ModelError: ``result`` of a model whose heads are not contributions to the residual stream.
         NonFiniteError: a NaN or infinity inside the model; its ``partial`` holds the result so far.
 
@@ -196,41 +197,47 @@ def soft_information(
     0
     """
     check_options(soft_information, options, WindowOptions)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
-    if (not isinstance(labels, LabelPlan) or center is True) and split_cache(inputs)[0] is None:
-        inputs = Rereadable.of(inputs if repeatable(inputs) else _listed(inputs))
-    if isinstance(labels, LabelPlan):
-        plan = labels
-        if valid not in ("common", plan.valid):
-            raise InputError(
-                f"valid: the plan was made with valid={plan.valid!r}; make one with label_plan(..., valid={valid!r})"
-            )
-    else:
-        plan = label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
-    accumulator = SoftAccumulator(
-        adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
-        centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
-    )  # fmt: skip
-    writer, kept = writer_for(accumulator, keep, folder)
-    if writer is None:
-        _announce(accumulator.memory(), adapter.device, progress)
-    one_pass = Pass(
-        adapter, inputs, positions=positions, batch_size=batch_size, progress=progress, options=cast("CorpusOptions", options)
-    )
-    if center is True:
-        means = _Means(accumulator)
-        if read([means], one_pass).interrupted:
-            raise KeyboardInterrupt  # the mean of a part would be another quantity
-        accumulator.centers |= means.compute()
-    settings = {"positions": repr(positions), "prepend_bos": adapter.prepends_begin, **described(options), **kept}
-    found = accumulator if writer is None else writer
-    with keeping(lambda _: found.compute(settings=settings, interrupted=True) if found.started else None):
-        report = read([accumulator], one_pass) if writer is None else writer.read(one_pass)
-    origin: dict[str, Any] = {"settings": settings, "corpus": report.counts(), "interrupted": report.interrupted}
-    with computing(found):
-        if writer is not None:
-            return writer.compute(progress=progress, **origin)
-        return accumulator.compute(progress=progress, together=not one_pass.whole, **origin)
+    with writing(keep, folder):
+        adapter = model if isinstance(model, Adapter) else Adapter(model)
+        if (not isinstance(labels, LabelPlan) or center is True) and split_cache(inputs)[0] is None:
+            inputs = Rereadable.of(inputs if repeatable(inputs) else _listed(inputs))
+        if isinstance(labels, LabelPlan):
+            plan = labels
+            if valid not in ("common", plan.valid):
+                raise InputError(
+                    f"valid: the plan was made with valid={plan.valid!r}; make one with label_plan(..., valid={valid!r})"
+                )
+        else:
+            plan = label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
+        accumulator = SoftAccumulator(
+            adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
+            centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
+        )  # fmt: skip
+        writer, kept = writer_for(accumulator, keep, folder)
+        if writer is None:
+            _announce(accumulator.memory(), adapter.device, progress)
+        one_pass = Pass(
+            adapter,
+            inputs,
+            positions=positions,
+            batch_size=batch_size,
+            progress=progress,
+            options=cast("CorpusOptions", options),
+        )
+        if center is True:
+            means = _Means(accumulator)
+            if read([means], one_pass).interrupted:
+                raise KeyboardInterrupt  # the mean of a part would be another quantity
+            accumulator.centers |= means.compute()
+        settings = {"positions": repr(positions), "prepend_bos": adapter.prepends_begin, **described(options), **kept}
+        found = accumulator if writer is None else writer
+        with keeping(lambda _: found.compute(settings=settings, interrupted=True) if found.started else None):
+            report = read([accumulator], one_pass) if writer is None else writer.read(one_pass)
+        origin: dict[str, Any] = {"settings": settings, "corpus": report.counts(), "interrupted": report.interrupted}
+        with computing(found):
+            if writer is not None:
+                return writer.compute(progress=progress, **origin)
+            return accumulator.compute(progress=progress, together=not one_pass.whole, **origin)
 
 
 def _listed(inputs: Any) -> list[Any]:

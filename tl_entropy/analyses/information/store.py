@@ -13,7 +13,8 @@ written; whatever was behind is written over. Killed at any moment, the folder l
 next pass that asks for the same goes on from what was noted last, and any other is written anew. Check sums are compared as
 chunks are read.
 
-Refused: folders that hold anything else, or a whole store already; damaged, shorter or longer files, unknown schemas.
+Refused: folders that hold anything else, or a whole store already, or that another pass is writing to; damaged, shorter or
+longer files, unknown schemas.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tl_entropy.analyses.sharing import sharing_here
 from tl_entropy.errors import FileError, InputError, SaveError
 from tl_entropy.results.files import check_folder, plain, replacing, unplain
+from tl_entropy.results.holding import held, lock_of
 
 INDEX, CHUNKS, ROWS, BEGUN = "assignments.json", "chunks", "rows", "begun.json"
+LOCK = lock_of(Path(INDEX)).name
 SLOTS = {"starts": "<i8", "tokens": "<i4", "usable": "u1"}
 KIND, SCHEMA = "Assignments", 1
 CODES, NUMBERS = np.dtype("<u2"), np.dtype("<i4")
@@ -66,7 +71,8 @@ class StoreWriter:
         with _saving(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():  # of a pass that was killed
-                path.unlink()
+                if path.name != LOCK:
+                    path.unlink()
             for name, array in self._slots.items():
                 (folder / name).write_bytes(array.tobytes())
             (folder / CHUNKS).write_bytes(b"")
@@ -201,6 +207,18 @@ def begun(folder: Path, asked: str) -> dict[str, Any] | None:
     return found if whole else None
 
 
+def writing(keep: str, folder: object) -> AbstractContextManager[None]:
+    """Hold the folder while assignments are written to it, where they are; it is looked at now, before anything is read.
+
+    Raises:
+        InputError, SaveError: as ``check_empty``; SaveError, too, where another pass writes to it.
+    """
+    if keep == "sums" or not isinstance(folder, str | Path) or sharing_here() is not None:
+        return nullcontext()
+    check_empty(Path(folder), may_go_on=True)
+    return held("folder", Path(folder) / INDEX, wait=False)
+
+
 def check_empty(folder: Path, *, may_go_on: bool = False) -> None:
     """Raise unless assignments can be written into ``folder``, which need not be there yet.
 
@@ -213,7 +231,7 @@ def check_empty(folder: Path, *, may_go_on: bool = False) -> None:
         SaveError: it is a file, or cannot be written to.
     """
     check_folder("folder", folder)
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    found = {path.name for path in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
     if INDEX in found and not (may_go_on and BEGUN in found):
         raise InputError(f"folder: {folder} holds assignments already: load_assignments(folder) reads them; or give another")
     if found and CHUNKS not in found and not found <= set(SLOTS):

@@ -5,7 +5,8 @@ files are safetensors files that can be read one by one; ``comparison.json`` say
 
 A save writes all parts into a folder inside, then the index, which names that folder, and then moves the parts to where they
 belong. Until the index is in place the folder holds the comparison that it held, and from then on the new one, whatever ends
-the save. The index has the digests of the parts, so that those of two comparisons are never read as if of one.
+the save. Of several savers of one folder each waits until the one before has ended, and whoever reads meanwhile gets one of
+their comparisons, whole. The index has the digests of the parts, so that those of two are never read as if of one.
 
 Refused: a folder without that index, or with one that is damaged, of another kind, or of a later version; parts of other
 comparisons.
@@ -29,7 +30,8 @@ from safetensors import safe_open
 
 from tl_entropy.errors import FileError, SaveError
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.files import LAYOUT, SCHEMA, abandoned, check_folder, digest, replacing, waiting_for, written_once
+from tl_entropy.results.files import LAYOUT, SCHEMA, abandoned, digest, replacing, waiting_for, written_once
+from tl_entropy.results.holding import held
 from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.loading import FOLDERS, load
 from tl_entropy.results.printing import Printed, plus_minus
@@ -124,10 +126,10 @@ class ModelComparison(Printed):
         target = Path(folder)
         if target.exists() and not target.is_dir():
             raise FileError(f"folder: {target} is a file; a comparison is saved as a folder")
-        check_folder("folder", target)
         with written_once(target / INDEX) as mine:
             if mine:
-                self._write(target)
+                with held("folder", target / INDEX, wait=True):
+                    self._write(target)
         return target
 
     def _write(self, target: Path) -> None:
@@ -207,12 +209,33 @@ def load_comparison(folder: Path) -> ModelComparison:
     Raises:
         FileError: no index in the folder, one that is damaged or of another kind, or a file of it that cannot be read.
     """
+    while True:
+        text = _index(folder)
+        try:
+            return _of_index(folder, text)
+        except FileError:
+            if _index(folder) == text:
+                raise
+            # Another comparison was saved meanwhile: read that.
+
+
+def _index(folder: Path) -> str:
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return (folder / INDEX).read_text(encoding="utf-8")
     except (ValueError, OSError) as error:
-        raise FileError(
-            f"path: {folder / INDEX} cannot be read as the index of a comparison ({error}); it is damaged"
-        ) from error
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> FileError:
+    return FileError(f"path: {folder / INDEX} cannot be read as the index of a comparison ({error}); it is damaged")
+
+
+def _of_index(folder: Path, text: str) -> ModelComparison:
+    """What an index, as text, is of."""
+    try:
+        index = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(folder, error) from error
     if not isinstance(index, dict) or index.get("kind") != ModelComparison.__name__:
         raise FileError(f"path: {folder / INDEX} is not the index of a comparison; give a folder that tl_entropy wrote")
     schema, known = index.get("schema"), index.pop("digest", None)
@@ -273,12 +296,18 @@ def _check_place(waiting: object, digests: object) -> None:
 def _part(waiting: Path, folder: Path, file: str, kind: type[Result], known: str | None) -> Any:
     """The result in a file of a comparison, or FileError where it is none of this kind, or another comparison's."""
     path = waiting / file if (waiting / file).exists() else folder / file
-    found = load(path)
+    try:
+        found, digest_there = load(path), _digest(path)
+    except (FileError, OSError):
+        if path.exists():
+            raise
+        path = folder / file  # it was moved there meanwhile
+        found, digest_there = load(path), _digest(path)
     if not isinstance(found, kind):
         raise FileError(
             f"path: {path} holds a {type(found).__name__} where the comparison has a {kind.__name__}; it is damaged"
         )
-    if known is not None and _digest(path) != known:
+    if known is not None and digest_there != known:
         raise FileError(
             f"path: {path} is not this comparison's: two were saved into the folder at once, or the file was replaced; "
             "load reads the files one by one"
