@@ -87,7 +87,19 @@ class FileError(TLEntropyError, ValueError):
 
 
 class SaveError(TLEntropyError, OSError):
-    """A file or folder that cannot be written: no room, no permission, or something else in its place."""
+    """A file or folder that cannot be written: no room, no permission, or something else in its place.
+
+    It is an ``OSError``, too.
+
+    >>> import tl_entropy as tle
+    >>> from tempfile import NamedTemporaryFile
+    >>> result = tle.lens_entropy(tle.demo_model(), "import os", progress=False)
+    >>> try:
+    ...     place = result.save(NamedTemporaryFile().name + "/../" + "x" * 300)
+    ... except tle.SaveError as error:
+    ...     print("File name too long" in str(error))
+    True
+    """
 
 
 class Elsewhere(BaseException):

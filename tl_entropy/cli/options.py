@@ -200,9 +200,10 @@ def reporting(source: Source) -> Iterator[None]:
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Hold what a command writes; of processes that share it, as under ``torchrun``, one writes in any case."""
-    from tl_entropy.analyses import distributed
+    import tl_entropy.analyses.distributed  # noqa: F401 (what finds such processes makes itself known)
+    from tl_entropy.analyses.sharing import sharing_here
 
-    with nullcontext() if distributed.sharing_here() is not None else held("--out", target, wait=False):
+    with nullcontext() if sharing_here() is not None else held("--out", target, wait=False):
         yield
 
 
