@@ -80,3 +80,15 @@ def test_one_row_and_rows_of_zero():
     assert weights.isfinite().all()
     torch.testing.assert_close(1 + weights.sum(1) + biases, torch.tensor([1.0, 2.0, 3.0]).double())
     assert regression.RIDGE == 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_states_that_are_all_the_same_are_left_as_they_are(dtype):
+    """Such as those of a vector that is repeated at every position: what is seen of their spread is rounding."""
+    row = torch.randn(1, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    fit = Regression()
+    for n in (11, 7):
+        fit.update(row.expand(n, -1), 2 * row.expand(n, -1) + 1)
+    weights, biases = fit.solve()
+    assert weights.abs().max() < 10
+    torch.testing.assert_close(row[0].double() + weights @ row[0].double() + biases, 2 * row[0].double() + 1, atol=1e-5, rtol=0)

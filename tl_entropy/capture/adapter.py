@@ -15,7 +15,7 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from tl_entropy.capture import origin
 from tl_entropy.capture.attention import chooses_keys
 from tl_entropy.capture.hooks import hooks_of_others, is_left, source_site
-from tl_entropy.capture.places import StackName
+from tl_entropy.capture.places import ENCODER, StackName
 from tl_entropy.capture.proofs.causality import Sight, Unmasked, check_causal, left_padding, sight, unmasked
 from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
@@ -37,7 +37,7 @@ from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
 from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.runner import Runner
 from tl_entropy.capture.views import View, reshaped, scaled
-from tl_entropy.errors import ModelError, check_number
+from tl_entropy.errors import InputError, ModelError, check_number
 from tl_entropy.results.provenance import PREDICTS_OWN, READS_AHEAD, Provenance
 from tl_entropy.sites import UNEMBED, Site
 
@@ -321,6 +321,7 @@ class Adapter(Runner):
     def provenance(self, **parts: Any) -> Provenance:
         """The model's part of a result's provenance, with the other parts given."""
         ran = [f"hooks of others ran at {name}" for name in self._others]
+        ran += [f"sites are of its {self.stack.of}"] if self.stack.of == "encoder" else []
         ran += [] if self.masked else ["no attention mask was handed on: one of ones changes what the model computes"]
         declared = [*([READS_AHEAD] if self.reads_ahead else []), *([PREDICTS_OWN] if self.predicts == "own" else [])]
         processing = origin.processing(self.model, value_biases=self.heads.value_biases)
@@ -333,3 +334,25 @@ class Adapter(Runner):
             state=origin.state(self.given, self._weights, *ran, self.wrapped),
             **parts,
         )
+
+
+def of_stack(model: Any, sites: Any) -> tuple[Any, Any]:
+    """A model and the places asked for; where these are ``encoder.resid_post.0`` and the like, its encoder, and them in it.
+
+    Raises:
+        InputError: places of both stacks, or of an encoder that the model does not have.
+
+    >>> of_stack("model", ["resid_post"])
+    ('model', ['resid_post'])
+    """
+    asked = [sites] if isinstance(sites, str | Site) or not isinstance(sites, Iterable) else list(sites)
+    inside = [isinstance(site, str) and site.startswith(ENCODER) for site in asked]
+    if not any(inside):
+        return model, sites
+    if not all(inside):
+        other = asked[inside.index(False)]
+        raise InputError(
+            f"sites: {asked[inside.index(True)]} is of the encoder, and {other} is not; measure one after the other"
+        )
+    given = model.given if isinstance(model, Adapter) else model
+    return Adapter(given, stack="encoder"), [str(site).removeprefix(ENCODER) for site in asked]

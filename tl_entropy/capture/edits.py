@@ -13,6 +13,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import scores_hook
-from tl_entropy.capture.hooks import source_site
+from tl_entropy.capture.hooks import attribute, source_site
 from tl_entropy.capture.interventions import SUBLAYERS, Edit, HookName, Interventions, as_interventions
 from tl_entropy.capture.positions import AtPositions
 from tl_entropy.errors import InputError, ModelError
@@ -172,14 +173,17 @@ def _depths(adapter: Adapter, points: Mapping[str, Any]) -> Callable[[str], tupl
 def _hook_at(asked: str, adapter: Adapter, points: Mapping[str, Any], label: str) -> str:
     """The hook that is meant by its name, in which a negative layer counts from the last, or by that of a site."""
     name, there = adapter.stack.hook(asked, points), range(adapter.n_layers)
+    if name.startswith("encoder.blocks.") and hasattr(adapter.model, "encoder_blocks"):
+        name = name.replace(".", "_", 1)
     if name in points:
         return name
     try:
         if asked.partition(".")[0] in SITE_NAMES:
             return adapter.hook_of(Site.parse(asked).at(there), points)
-        if in_block := re.match(r"(\w*blocks\.)(-?\d+)(?=\.)", name):
-            [layer] = layers_at(int(in_block[2]), there)
-            return adapter.stack.hook(f"{in_block[1]}{layer}{name[in_block.end() :]}", points)
+        if in_block := re.match(r"((?:encoder\.)?\w*blocks)\.(-?\d+)(?=\.)", name):
+            blocks = reduce(attribute, in_block[1].split("."), adapter.model)
+            [layer] = layers_at(int(in_block[2]), there if blocks is None else range(len(blocks)))
+            return adapter.stack.hook(f"{in_block[1]}.{layer}{name[in_block.end() :]}", points)
     except InputError as error:
         raise InputError(f"interventions: {label!r} edits {asked}: {error}") from error
     return name

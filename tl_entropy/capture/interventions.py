@@ -176,8 +176,8 @@ def steer(
 
     def check(adapter: Adapter) -> None:
         place.at(range(adapter.n_layers))
-        if len(added) != int(adapter.model.cfg.d_model):
-            raise InputError(f"vector must have d_model = {adapter.model.cfg.d_model} entries for this model; got {len(added)}")
+        if len(added) != adapter.d_model:
+            raise InputError(f"vector must have d_model = {adapter.d_model} entries for this model; got {len(added)}")
 
     def edit(activation: Tensor, hook: Any) -> Tensor:
         return activation + added.to(activation.dtype).to(activation.device)

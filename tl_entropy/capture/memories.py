@@ -3,7 +3,7 @@
 A model with a memory shows it at ``hook_memory`` [batch, n], or [batch, chunk, n] of chunks, and what it was made of at
 ``hook_state``: one vector a window, and none of a position. Without its memory a model gets zeros or a mean there; where the
 memory is a cell that attention looks at, the cell is hidden from it as well (``hook_memory_scores``), since a cell of zeros is
-still a key.
+still a key. Places in its encoder are called as the decoder's, with ``encoder.`` in front.
 """
 
 from __future__ import annotations
@@ -14,13 +14,24 @@ import torch
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.interventions import Intervention, fingerprint
+from tl_entropy.capture.places import ENCODER, OF_WINDOWS
 from tl_entropy.errors import InputError
-
-PLACES = {"memory": "hook_memory", "state": "hook_state"}
-"""Short names of places with one vector a window, and their hooks."""
+from tl_entropy.sites import Site
 
 _SCORES = ".attn.hook_memory_scores"
+
+
+def as_hook(place: str) -> str:
+    """The hook of a memory, a state or a place in an encoder that is called by its short name; other names as they are.
+
+    >>> as_hook("memory"), as_hook("encoder.resid_post.0"), as_hook("resid_post.0")
+    ('hook_memory', 'encoder.blocks.0.hook_resid_post', 'resid_post.0')
+    """
+    if place.startswith(ENCODER) and "hook_" not in place:
+        return f"{ENCODER}{hook_name(Site.parse(place.removeprefix(ENCODER)))}"
+    return OF_WINDOWS.get(place, place)
 
 
 def without(place: str, value: Tensor | None) -> Intervention:
@@ -30,7 +41,7 @@ def without(place: str, value: Tensor | None) -> Intervention:
         place: "memory" or "state".
         value: what to put in; None is 0.
     """
-    hook_name = PLACES[place]
+    of_window = OF_WINDOWS[place]
 
     def edit(activation: Tensor, hook: Any) -> Tensor:
         if str(hook.name).endswith(_SCORES):
@@ -42,12 +53,12 @@ def without(place: str, value: Tensor | None) -> Intervention:
         return value.to(activation).expand_as(activation)
 
     def meant(name: str) -> bool:
-        return name == hook_name or (place == "memory" and value is None and name.endswith(_SCORES))
+        return name == of_window or (place == "memory" and value is None and name.endswith(_SCORES))
 
     to = "0" if value is None else f"means {fingerprint(value)}"
 
     def check(adapter: Adapter) -> None:
-        if hook_name not in adapter.points:
-            raise InputError(f"interventions: this model has no {hook_name}, so it has no {place} that could be taken away")
+        if of_window not in adapter.points:
+            raise InputError(f"interventions: this model has no {of_window}, so it has no {place} that could be taken away")
 
     return Intervention(f"occlude {place} to {to}", ((meant, edit),), check)

@@ -34,8 +34,9 @@ from torch import Tensor
 from tl_entropy.capture import memories
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.attention import chooses_keys, scores_hook
-from tl_entropy.capture.hooks import hook_name, silent
+from tl_entropy.capture.hooks import attribute, hook_name, silent
 from tl_entropy.capture.interventions import Intervention, check_heads, fingerprint
+from tl_entropy.capture.places import OF_WINDOWS
 from tl_entropy.capture.positions import AtOthers, AtPositions
 from tl_entropy.errors import InputError, InputTypeError, ModelError, check_int
 from tl_entropy.positions import Positions, checked_positions, shown_positions
@@ -88,7 +89,7 @@ def occlude(
     """
     place = edited_place(site, "occluded at positions")
     name = place if isinstance(place, str) else hook_name(place)
-    if (of_window := next((short for short, hook in memories.PLACES.items() if hook == place), None)) is not None:
+    if (of_window := next((short for short, hook in OF_WINDOWS.items() if hook == place), None)) is not None:
         if positions is not None or heads is not None:
             raise InputError(f"{of_window} is one vector a window, without positions or heads; leave these out")
         return memories.without(of_window, None if means is None else value_for(means, place))
@@ -218,7 +219,7 @@ def edited_place(given: Any, done: str, allowed: Sequence[str] = ()) -> Site | s
     """
     if not isinstance(given, str | Site):
         raise InputTypeError(f"site must be a site or the name of a hook, such as 'resid_post.3'; got {given!r}")
-    text = memories.PLACES.get(str(given), str(given))
+    text = memories.as_hook(str(given))
     hook = re.fullmatch(r"(?:.*\.)?hook_(\w+)", text)
     name = hook[1] if hook else text.partition(".")[0]
     if name in _INSTEAD and name not in allowed:
@@ -310,7 +311,8 @@ def _prove_hiding(adapter: Adapter) -> None:
             "interventions: attention cannot be masked on this model: an index chooses the keys to look at before there are "
             "scores, and a hidden token still takes part in its choice"
         )
-    n = min(8, adapter.context)
+    chunk = attribute(adapter.model.cfg, "chunk")  # what a memory of a chunk tells of a token is seen behind it
+    n = min(8 if chunk is None else chunk + 4, adapter.context)
     column = min(1, n - 2)
     tokens = torch.linspace(0, adapter.d_vocab - 1, n).long().repeat(2, 1)
     tokens[1, column] = (tokens[1, column] + adapter.d_vocab // 2) % adapter.d_vocab

@@ -21,6 +21,10 @@ from tl_entropy.errors import InputError, ModelError, check_choice
 from tl_entropy.sites import HEAD_SITES, Layers, Site, expand_sites
 
 StackName = Literal["decoder", "encoder"]
+ENCODER = "encoder."
+"""What stands before the name of a place in an encoder."""
+OF_WINDOWS = {"memory": "hook_memory", "state": "hook_state"}
+"""Short names of places with one vector a window, and their hooks."""
 
 
 class Stack(NamedTuple):
@@ -98,7 +102,9 @@ class Places:
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return int(self.model.cfg.d_model)
+        owner = self.stack.blocks.rpartition(".")[0]
+        own = attribute(attrgetter(owner)(self.model), "d_model") if owner else None
+        return int(self.model.cfg.d_model if own is None else own)
 
     def block(self, layer: int) -> Any:
         """A block of the stack that is measured."""
@@ -128,6 +134,12 @@ class Places:
         """Short names to sites of this model; InputError for a site that it does not have."""
         asked = [names] if isinstance(names, str | Site) else list(names) if isinstance(names, Iterable) else names
         for name in asked if isinstance(asked, list) else ():
+            if name in OF_WINDOWS:
+                raise InputError(
+                    f"sites: {name} is one vector a window, and this is of positions; tle.memories gives them, a row a window"
+                )
+            if isinstance(name, str) and name.startswith(ENCODER):
+                raise InputError(f"sites: {name} is of an encoder, whose states are no predictions of the model; take others")
             blocks = str(name).partition(".")[0]
             if blocks in ("encoder_blocks", "decoder_blocks") and blocks != self.stack.blocks:
                 raise InputError(f"sites: {name} is not in the stack that is measured, {self.stack.blocks}")

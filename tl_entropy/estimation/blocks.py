@@ -2,8 +2,9 @@
 
     x = x + mix(LN(x));  x = x + ff(LN(x)),  ff of width d -> 4d -> d with GELU.
 
-Hooks have TransformerLens's names: ``hook_attn_out`` is what the token mixer writes, whatever it is. ``hook_memory_stream``
-[batch, cell, d_model] is the stream of a memory's cells as it enters the block.
+Hooks have TransformerLens's names: ``hook_attn_out`` is what the token mixer writes, whatever it is; ``mlp.hook_post`` is what
+the feed-forward layer's neurons give. ``hook_memory_stream`` [batch, cell, d_model] is the stream of a memory's cells as it
+enters the block.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Block(nn.Module):
         x = showing.past(self.hook_resid_pre, x)
         x = x + showing.past(self.hook_attn_out, self.attn(self.ln1(x), mask, showing))
         x = showing.past(self.hook_resid_mid, x)
-        x = x + showing.past(self.hook_mlp_out, self.mlp(self.ln2(x)))
+        x = x + showing.past(self.hook_mlp_out, self.mlp(self.ln2(x), showing))
         return showing.past(self.hook_resid_post, x)
 
 
@@ -51,7 +52,11 @@ class FeedForward(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.into, self.out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.hook_post = HookPoint()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model] to the same."""
-        return self.out(F.gelu(self.into(x)))
+    W_out = property(lambda self: self.out.weight.T)
+    b_out = property(lambda self: self.out.bias)
+
+    def forward(self, x: Tensor, showing: Showing) -> Tensor:
+        """[batch, pos, d_model] to the same."""
+        return self.out(showing.past(self.hook_post, F.gelu(self.into(x))))

@@ -29,11 +29,16 @@ from tl_entropy.functional.quantisation import quantize, uniform_noise
 
 
 class Encoder(nn.Module):
-    """Blocks that read a text, and its state at the last real token."""
+    """Blocks that read a text, and its state at the last real token.
+
+    Attributes:
+        d_model: width of its residual stream.
+    """
 
     def __init__(self, config: EstimationConfig, embed: nn.Embedding | None = None) -> None:
         super().__init__()
         stack = config.encoder
+        self.d_model = stack.d_model
         self.embed = embed or nn.Embedding(config.d_vocab or 1, stack.d_model)
         self.hook_embed = HookPoint()
         self.blocks = nn.ModuleList([Block(stack) for _ in range(stack.n_layers)])

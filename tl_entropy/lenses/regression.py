@@ -46,8 +46,10 @@ class Regression:
         """A [d_model, d_model] and b [d_model] of the rows seen, on the CPU in float64."""
         inner, outer, shift = (value.cpu().double() for value in (self._inner, self._outer, self._shift) if value is not None)
         variance = (inner.diagonal() - inner[-1].square() / inner[-1, -1]).clamp(min=0)  # 0 for the constant, which is free
-        # The second and third are for dimensions that never move.
+        # All but the first are for dimensions that never move; where none does, what is seen is the rounding of their mean.
+        rounding = inner[-1, -1] * (8 * torch.finfo(self._inner.dtype).eps * shift).square()
         penalty = RIDGE * variance + 1e-9 * variance.mean() + torch.finfo(torch.float64).tiny
+        penalty[:-1] += rounding
         penalty[-1] = 0
         found = torch.linalg.solve(inner + penalty.diag(), outer.T).T
         return found[:, :-1], found[:, -1] - found[:, :-1] @ shift

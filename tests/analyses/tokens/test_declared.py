@@ -17,7 +17,7 @@ LN2 = math.log(2)
 
 def own_losses(model, text):
     """Of an autoencoder, window by window, by its own logits."""
-    found, ids, t = [], torch.tensor(list(text.encode())), model.cfg.n_ctx
+    found, ids, t = [], torch.tensor(list(text.encode()) if isinstance(text, str) else text), model.cfg.n_ctx
     for row in ids.split(t):
         with torch.no_grad():
             found += torch.nn.functional.cross_entropy(model(row[None])[0], row, reduction="none").tolist()
@@ -51,6 +51,29 @@ def test_reliance_and_monitors_take_the_same_target():
     assert torch.allclose(reliance.values[:, 0, 0], changed - plain, atol=1e-4)
     monitor = tle.EntropyMonitor(model, TEXTS)
     assert math.isclose(float(monitor(0).loss), float(plain.mean()), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "bos"), [(None, False), (1, False), (7, True)])
+def test_differences_of_sequences_are_of_tokens_given_back(width, bos):
+    """Of an autoencoder, each is the loss of a whole sequence less that of the sequence without its last token."""
+    model = small_model("autoencoder heads")
+    result = tle.conditional_entropy(model, TEXTS, window=width, prepend_bos=bos, **QUIET)
+    right, front = [], [256] * bos
+
+    def total(ids):
+        return sum(own_losses(model, front + ids)[bos:]) if ids else 0.0
+
+    for text in TEXTS:
+        ids, room = list(text.encode()), (width or model.cfg.n_ctx) - bos
+        for i in range(len(ids)):
+            first = max(0, i + 1 - room)
+            right.append(total(ids[first : i + 1]) - total(ids[first:i]))
+    assert torch.allclose(result.entropy, torch.tensor(right, dtype=torch.float64), atol=2e-4)
+    assert result.token.tolist() == [byte for text in TEXTS for byte in text.encode()]
+    assert "no entropy of that token" in str(result)
+    if not bos and width is None:
+        some = tle.conditional_entropy(model, TEXTS, positions=[0, -1], batch_size=1, **QUIET)
+        assert torch.allclose(some.entropy, result.select(positions=[0, -1]).entropy, atol=1e-5)
 
 
 def test_rates_of_a_model_that_reads_ahead_need_a_price():
@@ -104,8 +127,6 @@ def test_what_means_nothing_for_tokens_that_were_read_is_refused():
     model = small_model("autoencoder heads")
     with pytest.raises(tle.InputError, match="where words begin"):
         tle.token_surprisal(model, TEXTS, words=True, **QUIET)
-    with pytest.raises(tle.InputError, match="differences of sequences"):
-        tle.conditional_entropy(model, TEXTS, **QUIET)
     with pytest.raises(tle.ModelError, match="no text of its own"):
         tle.lens_entropy(model, "a", max_new_tokens=3, **QUIET)
     with pytest.raises(tle.ModelError, match="no text of its own"):

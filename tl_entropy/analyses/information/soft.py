@@ -30,7 +30,7 @@ from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.measuring import computing
 from tl_entropy.analyses.sharing import Pass, once, read
 from tl_entropy.batches import Batch, Window
-from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.adapter import Adapter, of_stack
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.documents import Rereadable
@@ -198,6 +198,7 @@ def soft_information(
     """
     check_options(soft_information, options, WindowOptions)
     with writing(keep, folder):
+        model, sites = of_stack(model, sites)
         adapter = model if isinstance(model, Adapter) else Adapter(model)
         if (not isinstance(labels, LabelPlan) or center is True) and split_cache(inputs)[0] is None:
             inputs = Rereadable.of(inputs if repeatable(inputs) else _listed(inputs))

@@ -32,6 +32,7 @@ from tl_entropy.analyses.information.values import site_values
 from tl_entropy.analyses.sharing import parts
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import of_stack
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
@@ -84,6 +85,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         keep_labels: bool = False,
         first_document: int = 0,
     ) -> None:
+        model, sites = of_stack(model, sites)
         super().__init__(model)
         if not isinstance(plan, LabelPlan):
             raise InputTypeError(f"plan must be a LabelPlan, as label_plan(...) gives; got {type(plan).__name__}")

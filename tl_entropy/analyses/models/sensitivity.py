@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.tokens.surprisal import token_surprisal
-from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.adapter import Adapter, of_stack
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.interventions import Intervention, as_interventions
 from tl_entropy.capture.occlusion import edited_place
 from tl_entropy.capture.options import EditOptions, check_options
+from tl_entropy.capture.places import ENCODER, OF_WINDOWS
 from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.quantising import quantize
 from tl_entropy.capture.weights import changed, matrices, named_matrices
@@ -59,7 +60,8 @@ def sensitivity(
             function of a site that gives an intervention, such as
             ``lambda site: tle.quantize(site, "grid", bits=4, limit=8.0)`` or ``lambda site: tle.add_noise(site, 0.1)``; with
             ``weights``, a function of a matrix [d_out, d_in] that gives another. A list of names stands for itself.
-        sites: where: short names for every layer, such as "resid_post", single ones, such as "mlp_out.3", or names of hooks.
+        sites: where: short names for every layer, such as "resid_post", single ones, such as "mlp_out.3", or names of hooks;
+            of models with a memory "memory", "state", "encoder.resid_post" and the like, too.
         layers: of the short names: numbers, from 0 or negative from the last, or a slice; None is all.
         weights: edit matrices in place of activations: those that write to the sites ("attn_out" and "mlp_out": W_O and W_out,
             every output's weights a vector); or a mapping from names to parameters of the model, such as
@@ -158,7 +160,9 @@ def _weights(adapter: Adapter, tried: Mapping[str, Edit], sites: Any, layers: La
         places = _places(adapter, sites, layers)
         hooks = [place for place in places if not isinstance(place, Site)]
         if hooks:
-            raise InputError(f"sites: {hooks[0]} is a hook; name parameters: weights={{'name': 'dotted.name'}}")
+            raise InputError(
+                f"sites: {hooks[0]} is written by no one matrix; name parameters: weights={{'name': 'dotted.name'}}"
+            )
         found = matrices(adapter, cast("tuple[Site, ...]", places))
     return [
         (name, place, partial(_with_matrix, adapter, matrix, edit, name))
@@ -176,8 +180,13 @@ def _with_matrix(adapter: Adapter, matrix: Tensor, edit: Edit, name: str, measur
 def _places(adapter: Adapter, sites: Any, layers: Layers | None) -> tuple[Site | str, ...]:
     """Sites in the order of computation, then hooks that no site stands for, as given."""
     asked = [sites] if isinstance(sites, str | Site) or not isinstance(sites, Iterable) else list(sites)
-    hooks = [one for one in asked if isinstance(one, str) and "hook_" in one and isinstance(_edited(one), str)]
-    rest = [one for one in asked if one not in hooks]
+    inside = [one for one in asked if isinstance(one, str) and one.startswith(ENCODER) and "hook_" not in one]
+    hooks = [one for one in asked if isinstance(one, str) and ("hook_" in one or one in OF_WINDOWS)]
+    hooks = [one for one in hooks if isinstance(_edited(one), str)]
+    rest = [one for one in asked if one not in (*hooks, *inside)]
+    if inside:
+        encoder, of_encoder = of_stack(adapter, inside)
+        hooks += [f"{ENCODER}{site}" for site in encoder.sites(of_encoder, layers)]
     return (*(adapter.sites(rest, layers) if rest or not hooks else ()), *hooks)
 
 

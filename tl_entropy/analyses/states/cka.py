@@ -123,7 +123,7 @@ class CKAAccumulator(PairedMeasure):
 
     def memory(self) -> int:
         """Bytes that the sums take, or one block's states and kernel matrices."""
-        widths: list[int] = [int(adapter.model.cfg.d_model) for adapter in (self.adapter, self.paired.other or self.adapter)]
+        widths: list[int] = [adapter.d_model for adapter in (self.adapter, self.paired.other or self.adapter)]
         if self.estimator == "minibatch":
             return sum(8 * self.block * (widths[side] + self.block) for side, _ in {*self._rows, *self._columns})
         sums: int = sum(8 * (widths[a[0]] + 2) * (widths[b[0]] + 2) for a, b in self._sums.pairs)

@@ -36,6 +36,7 @@ from tl_entropy.analyses.states.pooled import PooledDocuments, vector_sites
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
+from tl_entropy.capture.adapter import of_stack
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.lens.entropies import in_double
@@ -81,6 +82,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         seed: int = 0,
         first_document: int = 0,
     ) -> None:
+        model, sites = of_stack(model, sites)
         super().__init__(model)
         self.sites = vector_sites(self.adapter, sites, layers)
         self.measures = chosen_measures(measures, labels)
@@ -94,7 +96,7 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         self._texts = Texts(self._parts, self.sites, order=self.order, normalise=normalise)
         self._tokens: Counter[int] = Counter()  # of each document
         self._moments: list[Moments] = []
-        self._directions = [Directions(int(self.adapter.model.cfg.d_model)) for _ in self.sites]
+        self._directions = [Directions(self.adapter.d_model) for _ in self.sites]
         self._label_of: dict[int, Hashable] = {}
         self._next = 0  # one more than the highest number of a document seen
 

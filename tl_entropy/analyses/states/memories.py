@@ -20,7 +20,7 @@ from tl_entropy.batches import Batch, batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
-from tl_entropy.capture.memories import PLACES
+from tl_entropy.capture.places import OF_WINDOWS
 from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, ModelError, NonFiniteError, check_choice, check_int
@@ -86,19 +86,19 @@ def memories(
     >>> found.numbers.shape, found.document.tolist(), found.span.tolist()
     (torch.Size([3, 3]), [0, 1, 1], [[0, 9], [0, 15], [15, 23]])
     """
-    check_choice("of", of, tuple(PLACES))
+    check_choice("of", of, tuple(OF_WINDOWS))
     if batch_size is not None:
         check_int("batch_size", batch_size, 1)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
-    if PLACES[of] not in adapter.points:
-        raise ModelError(f"model: this {type(adapter.model).__name__} has no {PLACES[of]}, so it has no {of} to look at")
+    if OF_WINDOWS[of] not in adapter.points:
+        raise ModelError(f"model: this {type(adapter.model).__name__} has no {OF_WINDOWS[of]}, so it has no {of} to look at")
     if split_cache(inputs)[0] is not None:
         raise InputError("inputs: memories are of windows, which a cache does not say; pass the texts or tokens themselves")
     corpus = read_corpus(adapter, inputs, window=window, prepend_bos=prepend_bos)
     numbers, document, span, names = [], [], [], dict[int, str]()
     work = batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=adapter.pads)
     for batch in Bar(work, unit="batch", desc="memories", show=progress):
-        found = _seen(adapter, batch, PLACES[of])
+        found = _seen(adapter, batch, OF_WINDOWS[of])
         for row, vectors in enumerate(found):
             for vector, where in zip(vectors, _spans(batch, row, len(vectors), adapter), strict=False):
                 numbers.append(vector)

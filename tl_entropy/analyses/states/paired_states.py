@@ -25,7 +25,7 @@ from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.pooled import vector_sites
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.adapter import Adapter, of_stack
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
 from tl_entropy.functional.states.rows import spread_floor
@@ -185,6 +185,8 @@ class PairedMeasure(StreamingMeasure[LayerSimilarity]):
     """
 
     def __init__(self, model: Any, **compared: Any) -> None:
+        if "sites" in compared:
+            model, compared["sites"] = of_stack(model, compared["sites"])
         super().__init__(model)
         self.paired = PairedStates(self.adapter, **compared)
         self.sites = self.paired.sites

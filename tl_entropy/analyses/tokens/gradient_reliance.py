@@ -10,8 +10,10 @@ between a_j and 0 otherwise: at the last ``resid_post``, which only the final no
 ignores the scale. It needs one pass back for each token predicted, whatever the number of sources; runs with and without each
 source (``reliance.py``) are exact, and need one pass for each source.
 
-Refused: sites and hooks of which positions are no part; sites at which gradients differ between kinds of models; documents
-longer than a window.
+A memory or a state (``capture/memories.py``) is one vector a window: one source for all of the window's predictions.
+
+Refused: other hooks of which positions are no part; sites at which gradients differ between kinds of models; documents longer
+than a window, where tokens are the sources.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from tl_entropy.analyses.streaming import PositionMeasure
 from tl_entropy.analyses.tokens.reliance import SourceRows, check_one_window, only_before
 from tl_entropy.batches import Batch
 from tl_entropy.capture.interventions import check_heads
+from tl_entropy.capture.memories import as_hook
 from tl_entropy.capture.occlusion import edited_place, numbers_from_0
 from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
+from tl_entropy.capture.places import OF_WINDOWS
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, ModelError, NonFiniteError, check_choice
 from tl_entropy.functional.lens.entropies import in_double
@@ -73,6 +77,7 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
 
     def _place(self, given: Any) -> Site | str:
         """A site, or the name of a hook that is none of ``SITES``."""
+        given = as_hook(given) if isinstance(given, str) else given
         if isinstance(given, str) and "hook_" in given:
             place = edited_place(given, "taken for gradients")
             if not isinstance(place, Site) or place.name not in SITES:
@@ -85,27 +90,36 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
         [found] = self.adapter.sites(place)
         return found
 
+    @property
+    def _of_window(self) -> str | None:
+        """The short name of a site with one vector a window; None for others."""
+        return next((name for name, hook in OF_WINDOWS.items() if hook == self.site), None)
+
     def _read(self, batch: Batch, activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
         """From one pass forward, and one back for each column that a counted position is in."""
+        if self._of_window is not None:
+            return {"values": self._attributed(batch)[..., None]}
         check_one_window(batch)
         return {"values": only_before(self._attributed(batch)[..., None], batch, own=True)}
 
     def _settings(self) -> dict[str, Any]:
-        return {"site": str(self.site), "of": self.of, "heads": self.heads}
+        return {"site": self._of_window or str(self.site), "of": self.of, "heads": self.heads}
 
     def _result(self, provenance: Provenance) -> TokenReliance:
-        return self._rows.result(None, {"gradient": "" if self.of == "l1" else "nats"}, self.adapter, provenance)
+        parts = None if self._of_window is None else (self._of_window,)
+        return self._rows.result(parts, {"gradient": "" if self.of == "l1" else "nats"}, self.adapter, provenance)
 
     def _attributed(self, batch: Batch) -> Tensor:
         """Gradient times activation [row, source] in float64, on the CPU; 0 where there is no such position."""
         leaf, logits = self.adapter.differentiable(batch.tokens, batch.attention_mask, self.site)
-        if leaf.shape[:2] != batch.tokens.shape:
+        if self._of_window is None and leaf.shape[:2] != batch.tokens.shape:
             raise InputError(
                 f"site: what passes {self.site} is {list(leaf.shape)}, but to be a source at every position it must be "
                 f"[batch, pos, ...] with [batch, pos] = {list(batch.tokens.shape)}; take another hook"
             )
         counted, target = batch.counted.to(logits.device), batch.target.to(logits.device)
-        found = torch.zeros(*batch.tokens.shape, int(batch.row_position.max()) + 1, dtype=torch.float64)
+        sources = int(batch.row_position.max()) + 1 if self._of_window is None else 1
+        found = torch.zeros(*batch.tokens.shape, sources, dtype=torch.float64)
         real = batch.position >= 0
         columns = batch.counted.any(0).nonzero()[:, 0].tolist()
         for column in Bar(columns, unit="token", desc="backward", nested=True, show=self._progress):
@@ -119,20 +133,20 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
             product = in_double(gradient.detach()) * in_double(leaf.detach())
             if self.heads is not None:
                 product = self.adapter.heads.cut(cast("Site", self.site).layer, product)[:, :, list(self.heads)]
-            shares = product.flatten(2).sum(-1).cpu()
+            shares = product.flatten(1 if self._of_window else 2).sum(-1).cpu()
             if not bool(shares.isfinite().all()):
-                document = int(batch.document[int((~shares.isfinite()).any(1).nonzero()[0, 0])])
+                document = int(batch.document[int((~shares.isfinite()).flatten(1).any(1).nonzero()[0, 0])])
                 raise NonFiniteError(
                     f"the gradient at {self.site} has a NaN or an infinity at document {document}, column {column} of its "
                     "window; check the weights and the dtype"
                 )
             for window in batch.counted[:, column].nonzero()[:, 0].tolist():
-                own = shares[window, real[window]][: found.shape[2]]
+                own = shares[window, None] if self._of_window else shares[window, real[window]][:sources]
                 found[window, column, : len(own)] = own
         return batch.rows(found)
 
     def _nothing(self) -> dict[str, Tensor]:
-        return {"values": torch.zeros(0, 0, 1, dtype=torch.float64)}
+        return {"values": torch.zeros(0, 0 if self._of_window is None else 1, 1, dtype=torch.float64)}
 
     def _checked(self, heads: int | Iterable[int] | None) -> tuple[int, ...] | None:
         if heads is None:
@@ -190,7 +204,8 @@ def gradient_reliance(
         inputs: texts, tokens, files or data sets; see ``stream``. Each document has to fit into a window.
         site: where the sources' activations are: "embed" (the stream that enters block 0), "resid_pre.3", "resid_post.3",
             "attn_out.2", "mlp_out.0" or "z.2"; or the name of any other hook whose activation is [batch, pos, ...], such as
-            "blocks.1.attn.hook_v", which may mean another thing on another kind of model.
+            "blocks.1.attn.hook_v", which may mean another thing on another kind of model; or, of models with one, the "memory"
+            or "state" of a window, the one source of all its predictions.
         of: what the gradient is of.
         heads: of "z", the heads that are summed; None is all.
         positions: positions of each document, of the tokens predicted; None is all. Sources are all tokens before them, but not
@@ -201,7 +216,8 @@ def gradient_reliance(
             on_error, documents, interventions.
 
     Returns:
-        ``TokenReliance`` with the one metric "gradient" and tokens as sources. As exact as the model's own arithmetic.
+        ``TokenReliance`` with the one metric "gradient" and tokens, or a memory, as sources. As exact as the model's own
+        arithmetic.
 
     Raises:
         InputError, InputTypeError: an argument or an item of the input that can't be measured, or a document longer than a

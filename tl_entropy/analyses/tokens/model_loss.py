@@ -13,28 +13,34 @@ from tl_entropy.functional.lens.readout import vocabulary_statistics
 class ModelLoss:
     """The model's own losses, through the tiled readout: a ``SequenceLoss`` with 0 at tokens that nothing predicts, NaN where
     the last residual stream isn't finite.
+
+    Args:
+        adapter: of the model. One whose predictions are of the token itself is charged for the first token, too.
+        begun: whether sequences begin with a token that is none of their text; it costs nothing.
     """
 
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
+    def __init__(self, adapter: Adapter, *, begun: bool = True) -> None:
+        self.adapter, self._begun, self._own = adapter, begun, adapter.predicts == "own"
         self._last = adapter.output[0]
         self.reading = Reading(adapter, (self._last,), lens=None, precision="float32", compiled=None)
 
     def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Losses [batch, pos] of tokens [batch, pos] with their mask [batch, pos], in float64 on the CPU."""
-        losses = torch.zeros(tokens.shape, dtype=torch.float64)
-        predicted = mask[:, :-1] & mask[:, 1:]
+        losses, ahead = torch.zeros(tokens.shape, dtype=torch.float64), 0 if self._own else 1
+        predicted = mask[:, : tokens.shape[1] - ahead] & mask[:, ahead:]
+        if self._own and self._begun:
+            predicted = predicted & (mask.cumsum(1) > 1)
         if not predicted.any():
             return losses
-        hidden = self.adapter.activations(tokens, mask, (self._last,))[self._last][:, :-1]
+        hidden = self.adapter.activations(tokens, mask, (self._last,))[self._last][:, : predicted.shape[1]]
         rows = self.reading.normed(self._last, hidden[predicted.to(hidden.device)])
         finite = rows.isfinite().all(1)
         found = vocabulary_statistics(
             rows.masked_fill(~finite[:, None], 0), self.reading.readout.unembedding,
-            targets=tokens[:, 1:][predicted].to(rows.device), compiled=self.reading.compiles(len(rows)),
+            targets=tokens[:, ahead:][predicted].to(rows.device), compiled=self.reading.compiles(len(rows)),
             **self.reading.options(),
         )  # fmt: skip
         self.reading.ran_compiled |= found.compiled
         if found.surprisal is not None:
-            losses[:, 1:][predicted] = found.surprisal.masked_fill(~finite, torch.nan).cpu()
+            losses[:, ahead:][predicted] = found.surprisal.masked_fill(~finite, torch.nan).cpu()
         return losses

@@ -15,7 +15,8 @@ time. A memory of fixed size costs both sequences the same, and cancels, too. Tw
 
 Both sequences begin at the same token, so both sums charge the same tokens but for the last. That includes the first token
 where a BOS predicts it: to drop it from one of the sums, as happens where the shifted targets begin with the pad, is wrong by
-its whole loss. Without a BOS it is predicted in neither.
+its whole loss. Without a BOS it is predicted in neither; a model that gives back tokens that it has read (``cfg.predicts`` is
+"own") is charged for it, and its shorter sequence is then empty, of total 0.
 
 A document longer than the window is read with the window that ends at each token: its start moves on by one token at a time, a
 BOS stays in front, and a token is given what is in its window.
@@ -128,23 +129,18 @@ def conditional_entropy(
         raise InputTypeError(f"loss must be a function of tokens and mask, or None; got {type(loss).__name__}")
     if split_cache(inputs)[0] is not None:
         raise InputError("inputs: nothing runs on a cache; pass the texts or tokens themselves")
-    if adapter.predicts == "own":
-        raise InputError(
-            "model: differences of sequences are of a model of the next token, and this one gives back tokens that it has read "
-            "(cfg.predicts is 'own'); token_surprisal says what each costs"
-        )
     corpus = read_corpus(
         adapter, inputs, positions=positions, count="predicted", window=window, prepend_bos=prepend_bos,
         include_special=include_special, text_column=text_column, on_error=on_error,
     )  # fmt: skip
     width = corpus.report.window
-    if width < 2:
+    if width < 2 and adapter.predicts == "next":
         raise InputError(f"window must be at least 2, for a token and one that predicts it; got {width}")
     settings: dict[str, Any] = {
         "method": method, "window": width, "positions": repr(positions), "include_special": include_special,
         "prepend_bos": adapter.prepends_begin if prepend_bos is None else prepend_bos,
     }  # fmt: skip
-    losses = ModelLoss(adapter) if loss is None else loss
+    losses = ModelLoss(adapter, begun=bool(settings["prepend_bos"])) if loss is None else loss
     if isinstance(losses, ModelLoss) and method == "pad_shift":
         _prove_left_padding(losses, width)
     measurement = _Measurement(adapter, corpus, losses, width if method == "pad_shift" else None)
@@ -234,6 +230,7 @@ class _Measurement:
             differences = totals.diff(prepend=before)
             before = totals[-1:]
             ends = batch.counted.any(1)
+            differences = torch.where(ends & (batch.attention_mask.sum(1) == 1), totals, differences)  # nothing is shorter
             for document, value in zip(batch.document[ends].tolist(), differences[ends].tolist(), strict=True):
                 self._values[document].append(value)
             bar.update(int(ends.sum()))
@@ -269,7 +266,7 @@ class _Measurement:
             self._documents.append(document)
             if document.document in self.dealt:
                 bar.total = (bar.total or 0) + int(document.counted.sum())
-                yield from _sequences(document, self._corpus.report.window)
+                yield from _sequences(document, self._corpus.report.window, ahead=self._adapter.predicts == "next")
 
     def _totals(self, batch: Batch) -> Tensor:
         """Total loss [sequence] of each sequence of a batch, in float64."""
@@ -338,8 +335,8 @@ def _whole_documents(corpus: Corpus) -> Iterator[Window]:
             parts = []
 
 
-def _sequences(document: Window, width: int) -> Iterator[Window]:
-    """The two sequences of every token counted, unless the shorter one has just been.
+def _sequences(document: Window, width: int, *, ahead: bool) -> Iterator[Window]:
+    """The two sequences of every token counted, or of that ``ahead`` of it, unless the shorter one has just been, or is empty.
 
     Each is a window of at most ``width`` tokens. In the longer one the last cell is counted, whose token the row is of. All
     call themselves their document's last, since batches without a row or an end are left out.
@@ -347,10 +344,10 @@ def _sequences(document: Window, width: int) -> Iterator[Window]:
     bos = int(document.position[0] < 0)
     body = torch.arange(bos, len(document))
     before: tuple[int, int] | None = None
-    for position in (document.counted.nonzero()[:, 0] + 1 - bos).tolist():
+    for position in (document.counted.nonzero()[:, 0] + ahead - bos).tolist():
         start = max(0, position + 1 - (width - bos))
         for stop in (position, position + 1):
-            if (start, stop) == before:
+            if (start, stop) == before or bos + stop == start:
                 continue
             cells = torch.cat([torch.arange(bos), body[start:stop]])
             counted = torch.zeros(len(cells), dtype=torch.bool)
