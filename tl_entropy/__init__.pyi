@@ -64,9 +64,10 @@ from .errors import (
     TLEntropyError as TLEntropyError,
 )
 from .estimation.config import EstimationConfig as EstimationConfig
+from .estimation.history import TrainingHistory as TrainingHistory
 from .estimation.models import EstimationModel as EstimationModel, estimation_model as estimation_model
 from .estimation.sweep import memory_sweep as memory_sweep
-from .estimation.training import TrainingHistory as TrainingHistory, train_estimation as train_estimation
+from .estimation.training import train_estimation as train_estimation
 from .labels import LabelPlan as LabelPlan, SpanLabels as SpanLabels, ngram as ngram, span_labels as span_labels
 from .lenses.files import load_tuned_lens as load_tuned_lens
 from .lenses.jacobian import JacobianLens as JacobianLens, load_jacobian_lens as load_jacobian_lens

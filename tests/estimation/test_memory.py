@@ -36,6 +36,19 @@ def test_numbers_are_within_their_limit_noisy_in_training_and_on_the_grid_in_eva
     assert abs(float(noisy.mean())) < 0.03
 
 
+def test_a_grid_passed_straight_through_is_on_in_training_and_leaves_gradients_as_they_were():
+    options = {"noise": None, "bits": 3}
+    on_grid, plain = memory(straight_through=True, **options).train(), memory(**options).train()
+    given = [states().requires_grad_() for _ in range(2)]
+    numbers = [part(x) for part, x in zip((on_grid, plain), given, strict=True)]
+    assert torch.equal(numbers[0], on_grid.eval()(given[0])), "what is trained is what is measured"
+    assert not torch.equal(numbers[0], numbers[1])
+    for x, found in zip(given, numbers, strict=True):
+        found.sum().backward()
+        assert x.grad.abs().max() > 0
+    assert torch.equal(given[0].grad, given[1].grad)
+
+
 @torch.no_grad()
 def test_noise_has_a_generator_of_its_own_and_follows_from_seed_and_pass():
     one, other, found = memory().train(), memory().train(), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 
 import pytest
@@ -34,14 +35,26 @@ def test_cells_are_of_every_size_and_grid_and_measured_on_it():
         right = [sum(nats(on_grid, window) for window in document) for document in windows]
         assert found.nats[cell].tolist() == pytest.approx(right, rel=1e-5)
     assert found.provenance.settings["steps"] == 3
+    alone = [len(gzip.compress(text.encode(), 9, mtime=0)) for text in held_out]
+    assert found.provenance.corpus["compressed"]["gzip"] == sum(alone)
 
 
 def test_one_model_for_each_grid_has_noise_of_half_its_step():
     base = tle.EstimationConfig(**BASE)
-    options = {"validation": ["abab" * 4], "numbers": 2, "bits": (1, 2), "base": base, "steps": 2, **QUIET}
+    options = {"validation": ["abab" * 4], "numbers": (0, 2), "bits": (1, 2), "base": base, "steps": 2, **QUIET}
     one, each = (tle.memory_sweep(["abab" * 20], per_bits=per_bits, **options) for per_bits in (False, True))
     assert one.nats.shape == each.nats.shape
     assert not torch.equal(one.nats, each.nats)
+
+
+def test_a_sweep_trains_on_every_grid_itself_where_gradients_pass_straight_through():
+    base = tle.EstimationConfig(**BASE, limit=1.0, bits=1, straight_through=True)
+    options = {"validation": ["abab" * 4], "numbers": (0, 2), "bits": (1, 2), "base": base, "steps": 2, **QUIET}
+    found = tle.memory_sweep(["abab" * 20], per_bits=True, **options)
+    assert found.bits.tolist() == [0, 1, 2]
+    assert "straight through" in str(found.provenance)
+    with pytest.raises(tle.InputError, match="per_bits=True, for a training on each"):
+        tle.memory_sweep(["abab" * 20], **options)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,15 @@ def test_a_validation_is_a_mean_over_all_tokens_in_neighbouring_windows():
     assert math.isclose(found, result.loss(), rel_tol=1e-5), "of one window each, what a measurement gives"
 
 
+def test_a_model_says_that_it_was_trained_on_its_grid():
+    for straight in (True, False):
+        model = small(kind="memory", numbers=2, limit=1.0, bits=2, straight_through=straight)
+        trained(model, steps=2)
+        found = tle.token_surprisal(model, TEXT[:20], **QUIET)
+        assert ("straight through" in str(found.provenance)) == straight
+        assert model.at_bits(None).config.straight_through is False
+
+
 def test_a_trainings_loss_is_over_tokens_not_rows_and_weights_weigh_them():
     seen = []
 

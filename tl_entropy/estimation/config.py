@@ -48,6 +48,7 @@ class EstimationConfig:
         noise: q of the noise U(-q, q) that is added while training; None for none.
         noise_at: where: the "memory", or the "state" before its projection.
         bits: b, of the grid of 2^b steps over [-A, A] on which numbers are in evaluation; None leaves them as they are.
+        straight_through: whether they are on it while training, too, in place of noise, and gradients pass as if they were not.
         spread: how an autoencoder's memory enters the decoder: the same at every position ("repeat"), or through a window that
             moves on by one component a position ("unroll").
         spread_width: components to unroll; None is d_model.
@@ -84,6 +85,7 @@ class EstimationConfig:
     noise: float | None = None
     noise_at: Literal["memory", "state"] = "memory"
     bits: int | None = None
+    straight_through: bool = False
     spread: Literal["repeat", "unroll"] = "repeat"
     spread_width: int | None = None
     allow_repeats: bool = False
@@ -102,7 +104,7 @@ class EstimationConfig:
         check_choice("memory_of", self.memory_of, ("same", "past"))
         if self.positions is not None:
             check_choice("positions", self.positions, ("learned",))
-        for name in ("causal", "encoder_causal", "tied", "allow_repeats"):
+        for name in ("causal", "encoder_causal", "tied", "allow_repeats", "straight_through"):
             check_flag(name, getattr(self, name))
         for name in ("n_ctx", "d_model", "n_layers", "n_heads", "kernel", "memories"):
             check_int(name, getattr(self, name), 1)
@@ -129,6 +131,10 @@ class EstimationConfig:
                 raise InputError(f"n_heads must cut a width of {width} into equal parts{even}; got {heads}")
         if self.bits is not None and self.limit is None:
             raise InputError("bits need a limit: numbers of any size lie on no grid of 2^bits steps; pass limit=1.0, say")
+        if self.straight_through and (self.bits is None or self.noise is not None):
+            raise InputError(
+                "straight_through puts numbers on a grid while training, in place of noise: pass bits, and no noise"
+            )
         if self.kind == "autoencoder" and self.spread == "unroll":
             width = self.spread_width or self.d_model
             if width < 2:
@@ -152,7 +158,7 @@ class EstimationConfig:
         """Refuse settings of parts that a model of this kind does not have."""
         of_encoder = (
             "encoder_mixer", "encoder_width", "encoder_layers", "encoder_heads", "encoder_kernel", "encoder_causal", "numbers",
-            "limit", "noise", "noise_at", "bits",
+            "limit", "noise", "noise_at", "bits", "straight_through",
         )  # fmt: skip
         of_memory = ("tied", "into", "memory_of", "memories")
         of_autoencoder = ("spread", "spread_width", "allow_repeats")

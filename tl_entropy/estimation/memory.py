@@ -2,8 +2,9 @@ r"""What an encoder makes of a text, and how a decoder is told of it: encoder, s
 
 The *state* is the encoder's final norm at the last real token [batch, d_encoder]; the *memory* is n numbers of it, e = W s + b,
 or the state itself. In this order then: a limit, A · tanh(e / A), which keeps numbers in (-A, A); while training, noise
-e + U(-q, q); in evaluation, a grid of 2^b steps over [-A, A]. Noise is never on in evaluation, and a grid, whose gradient is 0,
-never while training. Noise comes from a generator of its own, which the seed and the number of passes set.
+e + U(-q, q); in evaluation, a grid of 2^b steps over [-A, A]. Noise is never on in evaluation. A grid, whose gradient is 0, is
+on while training only where gradients are to pass it straight through, and then notes of the model say so. Noise comes from a
+generator of its own, which the seed and the number of passes set.
 
 An autoencoder's decoder gets u = up(memory) at every position: the same (*repeat*), or through a window that moves on
 (*unroll*): position t reads u[(t + i) mod len(u)], i = 0 .. w - 1, w = len(u) // 2, through one projection that all positions
@@ -79,9 +80,9 @@ class Memory(nn.Module):
             numbers = config.limit * torch.tanh(numbers / config.limit)
         if config.noise_at == "memory":
             numbers = self._noisy(numbers)
-        if self.training or config.bits is None:
+        if config.bits is None or (self.training and not config.straight_through):
             return numbers
-        return quantize(numbers, "grid", bits=config.bits, limit=config.limit)
+        return quantize(numbers, "grid", bits=config.bits, limit=config.limit, straight_through=self.training)
 
     def _noisy(self, x: Tensor) -> Tensor:
         if not self.training or self.config.noise is None:

@@ -265,7 +265,9 @@ class EstimationModel(HookedRootModule):  # type: ignore[misc]
         >>> tle.estimation_model(config, "bytes").at_bits(4).cfg.memory_bits
         8
         """
-        other = EstimationModel(dataclasses.replace(self.config, bits=bits), self.tokenizer, seed=self.seed)
+        straight = self.config.straight_through and bits is not None
+        config = dataclasses.replace(self.config, bits=bits, straight_through=straight)
+        other = EstimationModel(config, self.tokenizer, seed=self.seed)
         other.load_state_dict(self.state_dict())
         other.tl_entropy_notes = getattr(self, "tl_entropy_notes", ())
         return other.to(self.W_U.device, self.W_U.dtype).train(self.training)

@@ -6,6 +6,7 @@ The bound that comes out (``results/models/memory_sweep.py``) is one only becaus
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -19,6 +20,7 @@ from tl_entropy.estimation.config import EstimationConfig
 from tl_entropy.estimation.models import EstimationModel, estimation_model
 from tl_entropy.estimation.training import TrainingOptions, Windows, per_document, train_estimation
 from tl_entropy.results.models.memory_sweep import MemorySweep
+from tl_entropy.results.tokens.yardsticks import COMPRESSORS
 from tl_entropy.torch_state import steady
 
 LIMIT = 1.0
@@ -51,7 +53,8 @@ def memory_sweep(
             it has none. The causal model has its decoder. None is the standard one.
         tokenizer: as for ``estimation_model``.
         steps: of every training.
-        per_bits: train one model for each b, with noise of half a step of its grid; otherwise one for all, with base's noise.
+        per_bits: train one model for each b, with noise of half a step of its grid, or on the grid itself where base says
+            straight_through; otherwise one for all, with base's noise.
         seed: of weights and batches.
         progress: show progress bars.
         options: further ones of ``train_estimation``: batch_size, learning_rate, warm_up, down, weight_decay, short,
@@ -77,6 +80,8 @@ def memory_sweep(
         raise InputError("base must be of kind='memory' and memory_of='same': a memory of the past has no price")
     check_options(memory_sweep, options, TrainingOptions)
     check_flag("per_bits", per_bits)
+    if base.straight_through and not per_bits:
+        raise InputError("base trains on one grid (straight_through); pass per_bits=True, for a training on each")
     sizes = [check_int("numbers", n, 0) for n in _several("numbers", numbers)]
     grids = [check_int("bits", b, 1, 16) for b in _several("bits", bits)]
     limit = base.limit or LIMIT
@@ -86,8 +91,9 @@ def memory_sweep(
         trained: Any = None
         for b in grids if n else [0]:
             if trained is None or per_bits:
-                noise = limit / (2**b - 1) if per_bits and n else base.noise
-                config = dataclasses.replace(base, numbers=n, limit=limit, noise=noise, bits=None) if n else _causal(base)
+                noise = limit / (2**b - 1) if n and per_bits and not base.straight_through else base.noise
+                grid = b if base.straight_through else None
+                config = dataclasses.replace(base, numbers=n, limit=limit, noise=noise, bits=grid) if n else _causal(base)
                 trained = estimation_model(config, tokenizer, seed=seed)
                 history = train_estimation(
                     trained, texts, validation=validation, steps=steps, every=steps, seed=seed, progress=progress, **options
@@ -99,18 +105,23 @@ def memory_sweep(
             cells.append((n, b, nats, history.tokens[-1], history.seconds[-1]))
     if read is None:
         raise InputError("numbers must name at least one size; 0 is the causal model")
-    n_bytes = _bytes(trained, read, tokens)
+    given = _texts(trained, read, tokens)
+    whole = [text for text in given if text is not None]
+    known = len(whole) == len(given)
     counts: dict[str, Any] = {
         "documents": len(tokens), "tokens": int(tokens.sum()), "windows": int(windows.sum()),
-        "bytes": int(n_bytes.sum()) if bool(n_bytes.isfinite().all()) else None, "window": read.room + (read.begin is not None),
+        "bytes": sum(map(len, whole)) if known else None, "window": read.room + (read.begin is not None),
     }  # fmt: skip
+    if known:  # what other codes make of them, each document by itself
+        counts["compressed"] = {name: sum(len(press(text)) for text in whole) for name, press in COMPRESSORS.items()}
     settings = {
         "base": base.as_dict(), "steps": steps, "per_bits": per_bits, "seed": seed, "limit": limit,
         **{name: repr(value) for name, value in options.items()},
     }  # fmt: skip
     return MemorySweep(
         nats=torch.stack([cell[2] for cell in cells]), numbers=torch.tensor([cell[0] for cell in cells]),
-        bits=torch.tensor([cell[1] for cell in cells]), tokens=tokens, windows=windows, n_bytes=n_bytes,
+        bits=torch.tensor([cell[1] for cell in cells]), tokens=tokens, windows=windows,
+        n_bytes=torch.tensor([math.nan if text is None else len(text) for text in given], dtype=torch.float64),
         tokens_seen=torch.tensor([cell[3] for cell in cells]),
         seconds=torch.tensor([cell[4] for cell in cells], dtype=torch.float64),
         provenance=Adapter(trained).provenance(settings=settings, corpus=counts),
@@ -130,10 +141,10 @@ def _causal(base: EstimationConfig) -> EstimationConfig:
     return EstimationConfig(kind="causal", **{name: getattr(base, name) for name in names})
 
 
-def _bytes(model: EstimationModel, read: Windows, tokens: Tensor) -> Tensor:
-    """Bytes of the tokens predicted of each document; NaN where not known, or where its first token is not predicted."""
-    adapter, sizes = Adapter(model), []
+def _texts(model: EstimationModel, read: Windows, tokens: Tensor) -> list[bytes | None]:
+    """The bytes of the tokens predicted of each document; None where not known, or where its first token is not predicted."""
+    adapter, found = Adapter(model), list[bytes | None]()
     for document, n in zip(read.documents, tokens.tolist(), strict=True):
         pieces = adapter.pieces(document.tolist()) if adapter.has_tokenizer and n == len(document) else None
-        sizes.append(float("nan") if pieces is None else float(sum(map(len, pieces))))
-    return torch.tensor(sizes, dtype=torch.float64)
+        found.append(None if pieces is None else b"".join(pieces))
+    return found

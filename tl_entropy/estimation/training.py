@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -42,11 +41,12 @@ from tl_entropy.errors import (
     check_positive,
     keeping,
 )  # fmt: skip
+from tl_entropy.estimation.history import TrainingHistory
 from tl_entropy.estimation.models import EstimationModel, losses_of
 from tl_entropy.estimation.steps import load_state, rate_at, save_state
 from tl_entropy.results.files import replacing
 from tl_entropy.results.holding import held
-from tl_entropy.torch_state import Steady, steady
+from tl_entropy.torch_state import steady
 
 Weights = Callable[[Tensor, Tensor], Tensor]
 """Of tokens [batch, pos] and their mask, what each loss [batch, token] counts, at least 0."""
@@ -66,41 +66,6 @@ class TrainingOptions(TypedDict, total=False):
 
 MOMENTS = (0.9, 0.98)
 """Adam's decay rates; the second is short, since there are few steps."""
-
-
-@dataclass(frozen=True)
-class TrainingHistory(Steady):
-    """What a training was seen to do.
-
-    Attributes:
-        steps: after which something was written down, [record].
-        training: mean loss since the record before, nats a token.
-        validation: loss on what is held out, nats a token; without what a memory costs.
-        tokens: predicted so far.
-        seconds: since the beginning, those of earlier runs of the same training among them.
-        settings: of the training.
-
-    >>> history = TrainingHistory((10,), (1.5,), (1.6,), (640,), (0.1,), {})
-    >>> history.to_pandas()["validation"].tolist(), history.loss
-    ([1.6], 1.6)
-    """
-
-    steps: tuple[int, ...]
-    training: tuple[float, ...]
-    validation: tuple[float, ...]
-    tokens: tuple[int, ...]
-    seconds: tuple[float, ...]
-    settings: Mapping[str, Any]
-
-    @property
-    def loss(self) -> float:
-        """The last validation's loss, nats a token."""
-        return self.validation[-1]
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One line a record: step, training, validation, tokens, seconds."""
-        columns = ("steps", "training", "validation", "tokens", "seconds")
-        return pd.DataFrame({name.removesuffix("s") if name == "steps" else name: getattr(self, name) for name in columns})
 
 
 @dataclass(frozen=True)
@@ -282,7 +247,8 @@ def train_estimation(
                 model.eval()
             if monitor is not None and course.first < steps:
                 monitor(steps)
-        origin.note(model, f"trained for {steps} steps of {batch_size} windows, seed {seed}")
+        straight = ", numbers on their grid and gradients straight through it" if model.config.straight_through else ""
+        origin.note(model, f"trained for {steps} steps of {batch_size} windows, seed {seed}{straight}")
         if folder is not None:
             model.save(folder)
         return course.history()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -21,3 +22,16 @@ def test_losses_are_drawn_against_bits_a_token_in_any_unit():
         assert charged.get_ydata().tolist() == pytest.approx((frame["charged"][1:] * nat).tolist())
         assert axes.lines[0].get_ydata()[0] == pytest.approx(frame["loss"][0] * nat)
         assert unit in axes.get_ylabel()
+
+
+def test_compressors_are_marks_where_nothing_is_told():
+    plain = swept(2)
+    corpus = dict(plain.provenance.corpus) | {"compressed": {"gzip": 100, "lzma": 90}}
+    result = dataclasses.replace(plain, provenance=dataclasses.replace(plain.provenance, corpus=corpus))
+    for unit, per_bit in (("nats", math.log(2)), ("bits", 1.0)):
+        axes = tle.plots.memory_sweep(result.to(unit))
+        marks = {
+            line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() in "x+"
+        }
+        assert marks["gzip"] == pytest.approx((0, 800 * per_bit / int(result.tokens.sum())))
+        assert marks["lzma"] == pytest.approx((0, 720 * per_bit / int(result.tokens.sum())))

@@ -20,6 +20,8 @@ from tl_entropy.torch_state import steady
 def memory_sweep(result: MemorySweep, *, ylim: Limits = None, width: Width = None, ax: Axes | None = None) -> Axes:
     r"""Loss of every memory, alone and with its price, against its bits a token; the causal model's loss is a line.
 
+    At the left, where nothing is told, are marks of what general compressors make of the same bytes, where these are known.
+
     Args:
         result: what ``tle.memory_sweep`` returned.
         ylim: low and high end of the y axis, either of which may be None; None follows what is drawn.
@@ -52,8 +54,17 @@ def memory_sweep(result: MemorySweep, *, ylim: Limits = None, width: Width = Non
             axes.axhline(value, color="0.4", linestyle="--", linewidth=1.2, label="causal")
         for column, label, style in (("loss", "told the memory", "o:"), ("charged", "and charged for it", "s-")):
             axes.errorbar(told["x"], told[column], 1.96 * told["se"].fillna(0), fmt=style, markersize=4, label=label)
+        for (name, size), marker in zip(_compressed(result).items(), "x+1", strict=False):
+            axes.plot(0, size, linestyle="none", marker=marker, markersize=8, color="0.2", label=name)
         axes.set_xlabel("Memory (bits a token)")
         axes.set_ylabel(f"Loss ({result.unit} a token)")
         axes.spines[["top", "right"]].set_visible(False)
         add_legend(axes, own=ax is None)
     return axes
+
+
+def _compressed(result: MemorySweep) -> dict[str, float]:
+    """By compressor, what it makes of a token in the result's unit; nothing where the bytes are not known."""
+    sizes = result.provenance.corpus.get("compressed") or {}
+    per_token = 8 * (math.log(2) if result.unit == "nats" else 1) / float(result.tokens.sum())
+    return {name: size * per_token for name, size in sizes.items()}
