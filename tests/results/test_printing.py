@@ -23,13 +23,7 @@ from tl_entropy.results.notebook import FOLDED, number, page, spark
 FOLDER = Path(__file__).parent / "saved_by_0_5_0"
 FILES = {path.stem: path for folder in (FOLDER, FOLDER.with_name("saved_since_0_5_0")) for path in folder.glob("*.safetensors")}
 NAMES = [*sorted(FILES), "ModelComparison"]
-WITHOUT_LINES = (
-    "SurprisalSummary",
-    "Placebo",
-    "NeuronEffects",
-    "Sensitivity",
-    "MemorySweep",
-)  # sums and single numbers have no course
+WITHOUT_LINES = ("SurprisalSummary", "Sensitivity")  # sums have no course, nor has a site of each name
 EMPTY = ("br", "circle", "polyline", "meta")
 
 
@@ -109,6 +103,14 @@ def test_a_terminal_is_as_wide_as_it_is(name, width, monkeypatch):
     assert max(map(len, text.splitlines())) <= width
     for word in set(re.findall(r"[\w.±%]+", whole)):
         assert word in text, word
+
+
+def test_a_sensitivity_over_layers_has_a_line_for_each_edit():
+    changes, one = torch.tensor([[[1.0], [2.0], [4.0]]]).double().expand(2, 3, 1), torch.ones(1)
+    origin = tle.Provenance("tiny", "abc", "raw", "float32", "cpu")
+    sites = tuple(f"mlp_out.{layer}" for layer in range(3))
+    found = tle.Sensitivity(changes, one.double(), one.long(), ("int8", "int4"), sites, origin)
+    assert len(Elements(found._repr_html_()).of("polyline")) == 2
 
 
 def test_what_is_no_terminal_has_whole_lines():

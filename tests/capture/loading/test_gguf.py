@@ -92,6 +92,13 @@ def test_a_file_gives_transformers_losses(file, dtype, folder):
     model.half()  # which what counts as quantised refuses
 
 
+def test_without_gguf(tmp_path, monkeypatch):
+    monkeypatch.setattr("tl_entropy.capture.loading.find_spec", lambda name: None)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"model\.gguf is a GGUF file, which takes the package gguf to read: pip install gguf"):
+        tle.load_model(tmp_path / "model.gguf")
+
+
 @needs_gguf
 @needs_bridge
 @pytest.mark.libraries
@@ -106,7 +113,8 @@ def test_unpacking_shows_no_bar_and_leaves_transformers_as_it_was(file, capsys):
     assert "it/s" in capsys.readouterr().err, "this test sees the bar"
 
 
-def test_files_that_are_none(tmp_path):
+def test_files_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("tl_entropy.capture.loading.find_spec", bool)  # whether gguf is installed or not
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     (tmp_path / "weights.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"model\.gguf \(a GGUF file, damaged or .* cannot be loaded"):

@@ -96,6 +96,9 @@ def test_folders_that_hold_no_model(tmp_path):
         tle.load_model(tmp_path)
     with pytest.raises(InputError, match="there is no folder"):
         tle.load_model(tmp_path / "nowhere")
+    for no_name in ("path/to/nowhere", "nowhere/", "./nowhere"):
+        with pytest.raises(InputError, match=f"there is no folder {no_name}"):
+            tle.load_model(no_name)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
     with pytest.raises(ModelError, match=r"cannot be loaded as a .*OSError"):
         tle.load_model(tmp_path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def load_model(
         InputError: a kind that the installed TransformerLens does not have, a device that is not there, a dtype that weights
             can't have, or a file or folder without a model.
         ModelError: TransformerLens can't be imported, or can't load the model; the model needs code that it brings; an adapter
-            is none of its model, cannot be merged, or PEFT is not installed; or the logits are not those of Hugging Face's.
+            is none of its model, cannot be merged, or PEFT is not installed, or gguf where the model is such a file; or the
+            logits are not those of Hugging Face's.
 
     Warns:
         UserWarning: a model that sees was loaded to read alone, since torchvision is not installed; or some weights were not
@@ -157,6 +159,8 @@ def _explained(error: Exception, source: Source, kind: Kind) -> ModelError:
             f"model: {name} brings code of its own, without which it cannot be loaded, and which is not run unasked. Read the "
             ".py files beside its weights, then pass trust_remote_code=True"
         )
+    if source.gguf and find_spec("gguf") is None:
+        return ModelError(f"model: {name}/{source.gguf} is a GGUF file, which takes the package gguf to read: pip install gguf")
     if source.gguf:
         name = f"{name}/{source.gguf} (a GGUF file, damaged or of a kind that transformers does not read?)"
     wanted = {"bridge": "TransformerBridge", "hooked": "HookedTransformer"}[kind]

@@ -68,7 +68,7 @@ class Source:
             if not _is_gguf(path):
                 raise InputError(f"model: {path} is a file, and no GGUF file (.gguf); give the folder in which the model lies")
             return cls(path.stem, str(path.parent), path.name, None, **options)
-        if not path.is_dir() and (isinstance(given, Path) or given.startswith((".", "/", "~")) or _is_gguf(path)):
+        if not path.is_dir() and (isinstance(given, Path) or _no_name(given) or _is_gguf(path)):
             raise InputError(f"model: there is no {'file' if _is_gguf(path) else 'folder'} {given}")
         place = str(path) if path.is_dir() else str(given)
         name = path.resolve().name if path.is_dir() else place
@@ -150,6 +150,11 @@ class Source:
         self.reference = reference_of(tuned.get_base_model()) if self.check else None
         self.notes = (f"{described(tuned, self.name)}, merged",)
         return merged(tuned).eval()
+
+
+def _no_name(given: str) -> bool:
+    """Whether it can only be a path: names on the hub are ``name`` or ``owner/name``."""
+    return given.startswith((".", "/", "~")) or given.endswith("/") or given.count("/") > 1
 
 
 def _is_gguf(path: Path) -> bool:

@@ -14,6 +14,7 @@ Errors are over documents (``functional/statistics.py``), of L alone: the price 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -140,9 +141,15 @@ class MemorySweep(Result):
 
     def _table(self) -> pd.DataFrame | None:
         frame = self.to_pandas()
-        names = [f"{n} x {counted(b, 'bit')}" if n else "causal" for n, b in zip(frame["numbers"], frame["bits"], strict=True)]
         shown = frame[["loss", "price"]].round(3).assign(charged=plus_minus(frame["charged"], frame["se"]))
-        return shown.set_axis(names)
+        return shown.set_axis(self._names())
+
+    def _names(self) -> list[str]:
+        sizes = zip(self.numbers.tolist(), self.bits.tolist(), strict=True)
+        return [f"{n} x {counted(b, 'bit')}" if n else "causal" for n, b in sizes]
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        return "loss, document by document", dict(zip(self._names(), (self.nats / self.tokens).tolist(), strict=True))
 
     def _notes(self) -> list[str]:
         best, zero = self.estimate(), self.at_zero()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -211,6 +212,10 @@ class NeuronEffects(Result):
         columns["by unigram"] = [f"{x:.2f}" for x in frame["unigram_share_loss"]]
         columns["p"] = ["" if math.isnan(x) else f"{x:.2g}" for x in frame["p_entropy"]]
         return pd.DataFrame(columns, index=list(self.names))
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        values = torch.stack([self.effect(name)[0] for name in ("entropy", "direct_entropy", "off_unigram_entropy")], 1)
+        return "entropy: whole, direct, off unigram", dict(zip(self.names, values.tolist(), strict=True))
 
     def _notes(self) -> list[str]:
         return [

@@ -8,6 +8,7 @@ as much, if the real one were drawn like the others. Errors are over documents, 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,6 +21,8 @@ from tl_entropy.errors import InputError, counted
 from tl_entropy.results.base import PER_NAT, Result, Unit
 from tl_entropy.results.printing import plus_minus, title
 from tl_entropy.results.provenance import Provenance
+
+_ROWS = ("real ± standard error over documents", "placebos, mean", "placebos, standard deviation")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +51,7 @@ class Placebo(Result):
     unit: str = "nats"
 
     in_units = ("effects",)
+    along = None  # one edit and many
     aligned = (("edit", "edits"),)
 
     def to(self, unit: Unit) -> Self:
@@ -106,8 +110,12 @@ class Placebo(Result):
         placebos = self.placebos
         spread = float(placebos.std()) if len(placebos) > 1 else math.nan
         values = [*plus_minus([self.effect], [self.se]), f"{float(placebos.mean()):.3f}", f"{spread:.3f}"]
-        rows = ["real ± standard error over documents", "placebos, mean", "placebos, standard deviation"]
-        return pd.DataFrame({"effect": values}, index=rows)
+        return pd.DataFrame({"effect": values}, index=list(_ROWS))
+
+    def _courses(self) -> tuple[str, Mapping[str, Sequence[float]]]:
+        placebos = self.effects[1:]
+        rows = (self.effects[0], placebos.mean(0), placebos.std(0) if len(placebos) > 1 else placebos[0] * math.nan)
+        return "document by document", {name: row.tolist() for name, row in zip(_ROWS, rows, strict=True)}
 
     def _notes(self) -> list[str]:
         largest = float(self.placebos.abs().max())
