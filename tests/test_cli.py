@@ -145,6 +145,7 @@ def test_divergence_writes_a_result_a_profile_and_figures(monkeypatch, capsys, t
     assert len(pd.read_csv(tmp_path / "profile.csv")) == 7 * 4
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("summary", [False, True])
 def test_divergence_says_when_tokens_settle(monkeypatch, capsys, tmp_path, summary):
     asked = ("--metrics", "jsd", "--settled", "0.5bits", "--rho", 0.6, *["--summary"] * summary)
@@ -214,6 +215,7 @@ def test_sampled_text_is_measured(monkeypatch, capsys, tmp_path):
     assert 0 < int(mine.generated.sum()) <= 3
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", ["npy", "safetensors"])
 def test_steering_by_a_vector_in_a_file(kind, monkeypatch, capsys, tmp_path):
     vector = torch.linspace(-1, 1, 192)
@@ -232,6 +234,7 @@ def test_steering_by_a_vector_in_a_file(kind, monkeypatch, capsys, tmp_path):
     assert float(mine.abs().max()) > 0.01
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("of", "summary"), [("pattern", False), ("readout", True)])
 def test_heads_writes_maps(of, summary, monkeypatch, capsys, tmp_path):
     arguments = ("heads", "--model", BUNDLED, "--text", CODE[0], "--of", of, "--orders", "1,2", "--out", tmp_path)

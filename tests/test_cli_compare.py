@@ -98,6 +98,7 @@ def test_one_model_twice_has_two_names(monkeypatch, capsys, tmp_path):
     assert int(result.lenses["stdlib-gpt2-3m"].generated.sum()) == 8
 
 
+@pytest.mark.long
 def test_one_model_alone_is_compared_with_none(monkeypatch, capsys, tmp_path):
     (tmp_path / "mine.txt").write_text("of an earlier day")
     (tmp_path / "lens_1_gone.safetensors").write_text("of an earlier comparison")

@@ -49,6 +49,7 @@ def test_neurons_are_ablated_to_means(monkeypatch, capsys, tmp_path):
     assert name == tle.ablate_neurons([(5, 3)], means=means).name
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("of", ["loss", "entropy"])
 def test_placebos_of_a_head(monkeypatch, capsys, tmp_path, of):
     own = ("--ablate", "3.1", "--placebos", 2, "--of", of, "--unit", "bits", "--out", tmp_path / "o")

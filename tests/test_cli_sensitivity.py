@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.model, pytest.mark.usefixtures("blank_figures")]
 COMMON = ("sensitivity", "--model", FOLDER, "--text", "import os", "--text", "x = 1", "--unit", "bits", "--layers", "-1")
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("weights", [(), ("--weights",)])
 def test_files(monkeypatch, capsys, tmp_path, weights):
     own = ("--edits", "int4", "--sites", "mlp_out", *weights)

@@ -265,15 +265,15 @@ def one_line(error: Exception) -> str:
     return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
 
 
-def outcomes(row: Row) -> dict[str, Outcome]:
-    """What is seen in every cell of a row; of a model that cannot be wrapped, in "boot" alone."""
+def outcomes(row: Row, measures: Sequence[str] = MEASURES) -> dict[str, Outcome]:
+    """What is seen in these cells of a row; of a model that cannot be wrapped, in "boot" alone."""
     try:
         with warnings.catch_warnings(action="ignore"):
             subject = Subject(row)
     except Exception as error:
         return {"boot": Outcome("outside", one_line(error))}
     found = {}
-    for measure in MEASURES:
+    for measure in measures:
         expected = row.expected(measure)
         if expected.kind == "absent":
             found[measure] = Outcome("absent", expected.text)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import transformers
@@ -39,9 +40,11 @@ def row(name):
 
 @pytest.mark.parametrize("row", [row for row in ROWS if ALL or row.quick], ids=lambda row: row.name.replace(" ", "-"))
 def test_every_cell_is_as_expected(row):
+    """Where it has to be quick, every second cell, so that half of the rows see each measure."""
     if not exists(row):
         pytest.skip(f"transformers {transformers.__version__} has no {row.architecture}")
-    assert surprises(row, outcomes(row)) == []
+    measures = MEASURES if ALL else MEASURES[crc32(row.name.encode()) % 2 :: 2]
+    assert surprises(row, outcomes(row, measures)) == []
 
 
 # --- the table is whole --------------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ WINDOWS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize("name", WINDOWS)
 def test_windows_are_those_of_the_patterns(name):
@@ -133,6 +134,7 @@ def test_later_tokens_are_seen_within_the_window_too():
     assert seen == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", ["falcon_h1", "llama4", "dsa", "gemma3 both ways", "bert", "bert decoder"])

@@ -109,6 +109,7 @@ def test_dropout_is_off_and_nobodys_hooks_fire(gpt2):
 # --- models
 
 
+@pytest.mark.thinned
 @BRIDGE
 @pytest.mark.model
 @pytest.mark.parametrize("part", ["lm_head", "o_proj"])
@@ -317,6 +318,7 @@ SOME = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": 
         "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}  # fmt: skip
 
 
+@pytest.mark.thinned
 @BRIDGE
 @pytest.mark.model
 @pytest.mark.parametrize("places", [SOME, {"": "disk"}], ids=["two layers", "all"])

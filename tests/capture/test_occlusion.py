@@ -137,6 +137,7 @@ def test_positional_embeddings(kind):
     torch.testing.assert_close(edited[0], edited[1], atol=1e-5, rtol=0)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", kinds())
 @pytest.mark.parametrize("stride", [5, 3])
 @pytest.mark.parametrize("some", [4, -1, -6, [0, 7], slice(3, 9), slice(None, None, 4), slice(-3, None), None])
@@ -363,6 +364,7 @@ def hidden_in_hugging_face(name, ids, columns):
         return hf_model(name)(torch.tensor([ids]), attention_mask=mask).logits[0].double()
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda p: f"{p[0]}-{p[1]}-{'compatible' if p[2] else 'raw'}")
 def test_hidden_is_hidden_as_by_hugging_faces_own_mask(architecture):
     name, kind, compatible = architecture

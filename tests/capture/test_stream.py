@@ -18,6 +18,7 @@ TEXT = "the cat sat on the mat"
 IDS = torch.tensor([[5, 9, 12, 4]])
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("max_new_tokens", [0, 2])
 @pytest.mark.parametrize(
     ("inputs", "ids"),

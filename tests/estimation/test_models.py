@@ -37,6 +37,7 @@ def test_the_last_site_gives_the_models_own_entropy_for_any_batch(name):
     assert torch.allclose(result.entropy[:, -1, 0].float(), right, atol=1e-5)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_padding_changes_nothing_and_hooks_see_a_position_for_each_token(name):

@@ -51,6 +51,7 @@ def test_it_learns_on_every_architecture_and_says_by_how_much(any_model):
     check_lens(lens, tle.Adapter(any_model), tle.Adapter(any_model).sites(("embed", "resid_post")))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("compatible", [False, True])
 def test_a_lens_of_raw_weights_fits_processed_ones_and_the_other_way_round(gpt2, compatible):
     kind = "bridge" if type(gpt2).__name__ == "TransformerBridge" else "hooked"
@@ -84,6 +85,7 @@ def test_padding_and_batch_size_change_nothing(any_model):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4 * float(b.abs().max()))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_tokens_with_their_mask_are_the_texts(gpt2, side):
     tokenizer = tiny_tokenizer()

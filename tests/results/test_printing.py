@@ -70,6 +70,7 @@ def test_every_kind_is_here():
     assert {type(read(name)).__name__ for name in NAMES} == {*ours, "ModelComparison"}
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_shows_every_number_in_the_colours_of_its_page(name):
     result = read(name)

@@ -316,6 +316,7 @@ def contributions(model, tokens):
     return [seen[Site("result", i)][0] for i in range(n)], others, seen[Site("resid_post", n - 1)][0]
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize("compatible", [False, True])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
@@ -451,6 +452,7 @@ def test_summary_has_the_same_numbers(gpt2, texts, of):
         )
 
 
+@pytest.mark.thinned
 @BOTH
 @pytest.mark.model
 @pytest.mark.parametrize("keep", ["positions", "summary"])
@@ -545,6 +547,7 @@ def test_long_readouts_show_their_layers(gpt2, monkeypatch, capsys):
 # --- layers of different numbers of heads
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.skipif("bridge" not in kinds(), reason="the model is a bridge")
 @BOTH

@@ -92,6 +92,7 @@ def test_a_position_is_kept_as_what_is_narrower():
     assert Shape.of(768, [100], 8) == Shape(False, 808, 808)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("sample", [4, 30])
 def test_results_do_not_depend_on_what_is_kept(monkeypatch, sample):
     model, texts = (

@@ -182,6 +182,7 @@ def test_sites_layers_and_heads(gpt2):
     assert_same(both.select(sites="z"), alone.select(sites="z"), 0)
 
 
+@pytest.mark.long
 def test_several_draws_at_once_are_each_alone(gpt2):
     several = tle.soft_information(
         gpt2, TEXTS, n_bins=(60, 10), seed=range(3, 5), layers=[1], heads="z", keep_labels=True, **QUIET
@@ -245,6 +246,7 @@ def test_a_cache_whose_tensors_want_gradients_leaves_none_in_the_sums(gpt2):
     assert not any(tensor.requires_grad for tensor in tensors(accumulator))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("stride", [None, 5])
 def test_windows_count_every_token_once_and_labels_cross_their_borders(gpt2, stride):
     long = [" ".join(TEXTS), " ".join(TEXTS[::-1])]
@@ -599,6 +601,7 @@ def test_wrong_tokens_and_zero_states_change_nothing(gpt2):
     assert_same(accumulator.compute(), before, 0)
 
 
+@pytest.mark.long
 def test_counts_of_many_tiny_updates_are_exact(gpt2, added_up):
     n = 2000
     plan, windows, states = made_up(1, n, dtype=torch.bfloat16)

@@ -257,6 +257,7 @@ def test_a_lens_reads_the_sites_and_never_the_output(any_model, texts):
 # --- the same input, cut up
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("batch_size", [1, 2, 3, None])
 def test_any_batch_size_gives_the_same(gpt2, texts, batch_size):
     options = {"metrics": METRICS, "surprisal": True, "targets": (5, 99), "top_k": 2, **QUIET}
@@ -297,6 +298,7 @@ def test_long_texts_are_cut_into_windows_that_count_every_token_once(gpt2):
     np.testing.assert_allclose(total.mean_profile()["mean"], result.mean_profile()["mean"], atol=1e-6)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(
     ("sites", "against"),
     [
@@ -322,6 +324,7 @@ def test_a_summary_has_the_profile_of_its_positions(gpt2, texts, sites, against)
             np.testing.assert_allclose(mine.deviation(quantity), theirs.deviation(quantity), atol=1e-5)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("keep", ["positions", "summary"])
 def test_parts_merge_to_the_whole_in_any_order(gpt2, texts, keep):
     options = {"metrics": METRICS, "keep": keep}
@@ -367,6 +370,7 @@ def test_positions_select_what_is_counted_only(gpt2, texts):
 # --- generated text
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3}], ids=["greedy", "sampled"])
 def test_generated_text_is_measured_like_read_text(gpt2, texts, sampling):
     prompts = [texts[0], texts[1], "the cat sat on the dog", texts[2]]

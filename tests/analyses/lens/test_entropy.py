@@ -68,6 +68,7 @@ def test_sublayer_sites(gpt2, texts):
     torch.testing.assert_close(mine, expected.float(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("batch_size", [1, 2, 3, None])
 def test_any_batch_size_gives_the_same(gpt2, texts, batch_size):
     whole = tle.lens_entropy(gpt2, texts, orders=ORDERS, surprisal=True, batch_size=batch_size, **QUIET)
@@ -172,6 +173,7 @@ def test_summary_has_the_same_numbers(gpt2, texts):
     assert int(total.counts.sum(-1).unique()) == each.n_tokens
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("keep", ["positions", "summary"])
 def test_parts_merge_to_the_whole_in_any_order(gpt2, texts, keep):
     whole = tle.LensAccumulator(gpt2, orders=ORDERS, keep=keep)

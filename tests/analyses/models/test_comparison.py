@@ -271,6 +271,7 @@ def test_same_ids_of_other_texts_are_not_the_same_tokens(models, monkeypatch):
     assert found.across["a", "b"].over == "documents"
 
 
+@pytest.mark.long
 def test_ids_that_are_other_texts_to_another_model_are_refused(models):
     ids = torch.arange(280, 300).view(4, 5)
     with pytest.raises(InputError, match="token ids, which are not the same texts to gpt2 and code; give texts"):

@@ -45,6 +45,7 @@ def own_loss(model, texts):
     return torch.stack(sums), torch.tensor(counts, dtype=torch.float64)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("kind", "compatible"), KINDS)
 def test_every_number_is_that_of_the_weights_at_its_step(kind, compatible):
     model = make_model("gpt2", kind, compatible=compatible)

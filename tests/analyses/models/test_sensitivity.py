@@ -53,6 +53,7 @@ def written_by(model, site):
     return weight, type((owner.o if part == "attn_out" else owner.out).original_component).__name__ == "Linear"
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("name", "kind"), [*(("gpt2", kind) for kind in kinds()), ("llama", "bridge")])
 def test_matrices_are_those_of_a_model_that_was_changed_for_good(name, kind):
     model = make_model(name, kind)

@@ -172,6 +172,7 @@ def test_all_sites_that_are_vectors_are_measured(any_model):
 # --- cutting up
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 3}])
 @pytest.mark.parametrize("normalise", ["centred", None])
 def test_any_batch_size_gives_the_same(gpt2, corpus, options, normalise):
@@ -217,6 +218,7 @@ def test_a_document_that_ends_where_nothing_is_counted_is_closed_all_the_same(gp
     )
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("cut", [1, 3])
 def test_parts_merge_to_the_whole(gpt2, corpus, cut):
     texts = [*corpus, "cat and mat", LONG]

@@ -224,6 +224,7 @@ def test_a_sample_is_of_the_tokens_that_token_sample_chooses(model, texts):
     assert abs(result.value("dime") - measured(model, texts, sites="embed", n_samples=12, seed=6).value("dime")) > 1e-4
 
 
+@pytest.mark.thinned
 @pytest.mark.model
 @pytest.mark.parametrize("n_samples", [15, 1000])
 def test_any_batches_and_any_parts_give_the_same(model, texts, n_samples):

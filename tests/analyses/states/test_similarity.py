@@ -120,6 +120,7 @@ def measured(model, texts, **options):
     return accumulator
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("options", [{}, {"estimator": "minibatch", "block": 5}], ids=["exact", "minibatch"])
 def test_merged_shards(model, texts, options):
     first, second = measured(model, texts[:2], **options), measured(model, texts[2:], **options)

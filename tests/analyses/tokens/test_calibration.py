@@ -24,6 +24,7 @@ def model(request):
     return cached_model("gpt2", request.param)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("bos", [True, False])
 def test_costs_are_those_of_the_texts_that_were_written_and_given(model, bos):
     found = tle.entropy_calibration(model, TEXTS, prompt_tokens=4, steps=5, temperature=0.0, prepend_bos=bos, **QUIET)

@@ -94,6 +94,7 @@ def test_against_finite_differences(name, kind):
         close(found.values[..., 0], masked(differences(model, tokens, site, of, step=step), near), rtol=near, atol=near)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", kinds())
 @pytest.mark.parametrize("hook", ["blocks.1.attn.hook_v", "blocks.2.attn.hook_k", "blocks.0.mlp.hook_post"])
 def test_other_hooks_against_finite_differences(hook, kind):

@@ -127,6 +127,7 @@ def test_the_loss_is_that_of_token_surprisal(gpt2, texts):
     assert torch.equal(found.document, plain.document)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("on", [ablate("mlp_out.0"), "tokens"])
 def test_any_batch_size_gives_the_same(gpt2, texts, on):
     one = token_reliance(gpt2, texts, on, metrics=METRICS, batch_size=1, **QUIET)

@@ -24,6 +24,7 @@ def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("models") / "tiny-gpt2")
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", kinds())
 @pytest.mark.parametrize(
     ("dtype", "atol"), [(torch.float32, 2e-5), (torch.float64, 2e-5), (torch.bfloat16, 0.25), (torch.float16, 0.03)]
@@ -44,6 +45,7 @@ def test_a_model_without_a_final_norm(tmp_path):
     assert tle.lens_entropy(model, IDS, progress=False).entropy.isfinite().all()
 
 
+@pytest.mark.thinned
 @needs_bridge
 @pytest.mark.parametrize("name", ["bert", "t5"], ids=["masked", "encoder-decoder"])
 def test_what_looks_both_ways_is_loaded_by_its_class_and_says_nothing_of_next_tokens(tmp_path, name):

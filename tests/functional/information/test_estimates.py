@@ -111,6 +111,7 @@ def corpus(seed=0, rows=240, bins=12):
     return units, label, fold, [chance_curve(torch.tensor(p)) for p in units]
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("pooled", [False, True], ids=["every label", "pooled singletons"])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_values_equal_plain_loops(pooled, seed):

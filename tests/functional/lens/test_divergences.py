@@ -264,6 +264,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
+@pytest.mark.thinned
 @each
 def test_nothing_as_large_as_the_logits_is_made(divergence, monkeypatch):
     monkeypatch.setattr(divergences, "_CHUNK", 300)

@@ -53,6 +53,7 @@ def masked_bias():
     return bias
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("options", [{}, BENT], ids=["plain", "bent"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_entropy_and_its_gradient_are_those_of_stored_logits(tiles, order, options):

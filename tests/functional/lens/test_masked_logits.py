@@ -107,6 +107,7 @@ def test_from_logits(kind, dtype):
     close(torch.stack(found, -1), right["divergences"], 1e-12)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_from_hidden_states(kind, dtype):

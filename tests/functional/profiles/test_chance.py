@@ -87,6 +87,7 @@ def test_agrees_with_every_deal_of_any_small_samples(distance, chance, a, b):
     assert chance(a, b, paired=True).item() == pytest.approx(mean_over(every_exchange(a, b), distance), rel=1e-12, abs=1e-13)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("n", "m"), [(40, 60), (200, 80), (5, 500)])
 def test_wasserstein_agrees_with_the_hypergeometric_law_of_scipy(n, m):
     a, b = normal(n, seed=7), normal(m, seed=8)

@@ -224,6 +224,7 @@ def test_anisotropy_of_one_direction_and_of_opposites():
 # --- TwoNN
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("dimension", "slack"), [(2, 0.12), (5, 0.4)])
 def test_uniform_data_has_the_dimension_it_was_drawn_in(dimension, slack):
     plane = torch.rand(3000, dimension, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

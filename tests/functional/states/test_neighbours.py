@@ -81,6 +81,7 @@ def test_gride_finds_planes_in_noise_by_scale():
     assert bool((found.distance.diff() > 0).all())
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("k", [1, 8])
 def test_errors_of_gride_are_the_spread_over_samples(k):
     found = [gride(torch.rand(300, 2, generator=torch.Generator().manual_seed(i)), scales=[k]) for i in range(60)]

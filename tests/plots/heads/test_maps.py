@@ -116,6 +116,7 @@ def test_given_axes_and_colours_are_used():
     assert mesh_of(ax).colorbar.extend == "min"
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("n_layers", "n_heads", "written"), [(12, 12, True), (32, 32, False)])
 def test_large_maps_are_not_written_into_unless_asked(n_layers, n_heads, written):
     result = heads_result(layers=range(n_layers), n_heads=n_heads, orders=(1.0,))

@@ -123,6 +123,7 @@ def test_a_line_is_the_mean_over_draws_by_depth(of):
     assert axes.get_ylim()[0] == 0 if lowest <= 2 / 3 * highest else 0 < axes.get_ylim()[0] < lowest
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(
     ("of", "name"),
     [

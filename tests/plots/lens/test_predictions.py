@@ -435,6 +435,7 @@ def test_text_stays_inside_its_cell_in_a_figure_of_sensible_size(lengths, layers
     assert figure.bbox.x0 <= label.x0 < label.x1 <= figure.bbox.x1
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("layers", "of"), [(1, "kl"), (3, "rank"), (6, "surprisal"), (24, "rank")])
 def test_the_bars_name_fits_the_figure(layers, of):
     axes = heatmap(result_of(lengths=(8,), layers=layers, site_names=("resid_post",)), of=of)

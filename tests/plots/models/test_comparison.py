@@ -88,6 +88,7 @@ def test_matrices_are_those_of_the_result(result, panels):
     assert (across.get_xlabel(), across.get_ylabel()) == ("Layer of EleutherAI/pythia 70m", "Layer of tiny")
 
 
+@pytest.mark.long
 def test_one_model_shows_its_own_layers_and_no_distances():
     panels = comparison(compared((("only", 4),), notes=()))
     assert [axes.get_title() for axes in panels[3:]] == ["Similarity of layers over tokens", "Entropy against velocity"]
@@ -122,6 +123,7 @@ def test_nothing_is_cut_off_nor_written_over_its_neighbour():
     assert labels[0] == "Layer of pythia-1.4b-deduped"
 
 
+@pytest.mark.long
 def test_the_size_can_be_given_and_names_are_plain_text():
     panels = comparison(compared((("a$x$", 2), ("b_{2}" + "y" * 40, 3))), figsize=(10, 5))
     figure = panels[0].figure

@@ -206,6 +206,7 @@ PANELS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("family", ["vocabulary", "curve", None])
 def test_every_layer_is_a_cell_of_its_own_width_and_value(family):
     results = {"small": made(4), "large": made(9, seed=1)}

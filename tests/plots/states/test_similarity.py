@@ -87,6 +87,7 @@ def test_cells_without_a_value_are_left_open():
     assert axes.patch.get_hatch()
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("n_rows", "n_columns"), [(47, 47), (31, 5), (5, 31), (95, 79)])
 def test_labels_of_deep_models_stay_apart(n_rows, n_columns):
     axes = similarity(similarities(n_rows, n_columns))

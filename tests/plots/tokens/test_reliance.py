@@ -135,6 +135,7 @@ def test_a_first_token_that_was_not_predicted_is_known_from_the_text():
     assert labels(unknown.yaxis) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("over", ["parts", "tokens"])
 def test_where_tokens_do_not_fit_positions_are_written(over):
     long = result(over, tokens=150, sources=2 if over == "parts" else 149)
