@@ -32,12 +32,14 @@ def natural_exp(z: Tensor, factor: float = 1.0, out: Tensor | None = None) -> Te
     return torch.exp2(torch.mul(z, factor * _LOG2_E, out=out), out=out)
 
 
-def logs(p: Tensor) -> Tensor:
+def logs(p: Tensor, *, spent: bool = False) -> Tensor:
     """Return log p, finite at 0, where it is only ever multiplied by 0; differentiable where ``p`` is.
 
-    Where no gradient is asked for it is NumPy's: PyTorch's is MKL's, which takes three times as long on an AMD processor.
+    Where no gradient is asked for it is NumPy's: PyTorch's is MKL's, which takes three times as long on an AMD processor. A
+    ``p`` that is ``spent``, of no use afterwards, may give its memory.
     """
-    safe = p.clamp_min(torch.finfo(p.dtype).tiny)
+    tiny = torch.finfo(p.dtype).tiny
+    safe = p.clamp_min_(tiny) if spent and not p.requires_grad else p.clamp_min(tiny)
     if safe.requires_grad or safe.device.type != "cpu" or safe.dtype not in (torch.float32, torch.float64):
         return safe.log()
     array = safe.numpy()
@@ -47,4 +49,5 @@ def logs(p: Tensor) -> Tensor:
 
 def _p_log_p(p: Tensor) -> Tensor:
     # Not xlogy: its gradient at 0 is infinite, and it is several times slower.
-    return (p * logs(p)).sum(-1)
+    found = logs(p)
+    return (p * found if found.requires_grad else found.mul_(p)).sum(-1)

@@ -236,8 +236,14 @@ def test_models_of_the_same_documents_are_paired():
         one.paired_error(two.to("bits"), "curvature")
     with pytest.raises(InputTypeError, match="other must be a LayerGeometry; got LayerSimilarity"):
         one.paired_error(similar[0], "curvature")
-    near = tle.layer_similarity(model, texts, method="neighbours", k=3, progress=False)
+    blocks = tle.layer_similarity(model, texts, estimator="minibatch", progress=False)
     with pytest.raises(InputError, match="no contributions of folds"):
-        near.paired_error(near)
+        blocks.paired_error(blocks)
+    for method in ("matrix_renyi", "neighbours"):
+        pair = [tle.layer_similarity(model, texts, method=method, interventions=edit, progress=False) for edit in (None, other)]
+        for quantity in pair[0].quantities[:3]:
+            error = pair[0].paired_error(pair[1], quantity)[0, 0, 1, 0]
+            assert 0 < error < pair[0].error(quantity)[0, 0] + pair[1].error(quantity)[1, 0]
+            assert (pair[0].paired_error(pair[0], quantity)[0, 0, 0, 0] < 1e-6).item()
     over = [tle.layer_similarity(model, texts, rows="documents", interventions=edit, progress=False) for edit in (None, other)]
     assert not over[0].paired_error(over[1])[0].isnan().any()

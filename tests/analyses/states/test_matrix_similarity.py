@@ -23,6 +23,7 @@ from tl_entropy.sites import Site
 
 QUIET = {"progress": False}
 FEW = {"permutations": 4}
+WITH_ERROR = ("dime", "mutual_information", "entropy", "joint_entropy")
 TABLES = ("dime", "mutual_information", "joint_entropy", "permuted_joint_entropy", "deviation")
 
 
@@ -67,7 +68,7 @@ def test_every_entry_of_the_tables_is_that_of_the_pair(order, kernel):
     y = [x[0] @ normal(4, 3, seed=5), normal(20, 5, seed=4), x[1].float()]
     options = {"order": order, "seed": 3, "kernel": kernel, "permutations": 5}
     tables = matrix_similarities(x, y, **options)
-    paired = {"dime_covariance", "mutual_information_covariance"}
+    paired = {f"{name}_{what}" for name in WITH_ERROR for what in ("covariance", "scores")}
     assert set(tables) == {*TABLES, *paired, "row_entropy", "column_entropy"}
     for i, one in enumerate(x):
         for j, two in enumerate(y):
@@ -178,11 +179,12 @@ def test_a_corpus_within_the_sample_is_measured_whole(gpt2, texts, against):
     tables = matrix_similarities(x, x if against == "all" else y, order=1.01, seed=2, documents=document, **FEW)
     for name in TABLES:
         close(result.value(name), tables[name], 2e-5)
-    for name in ("dime", "mutual_information"):
+    for name in WITH_ERROR:
         close(result.error(name), tables[f"{name}_covariance"].diagonal().T.sqrt(), 2e-4)
         assert (result.error(name) > 0).all()
         close(result.to("bits").error(name), result.error(name) / math.log(2))
-    assert result.error("joint_entropy").isnan().all()
+    assert result.error("deviation").isnan().all()
+    assert result.paired_error(result, "entropy").amax() > 0
     assert result.difference_error("mutual_information").shape == (4, 4, len(result.columns))
     assert "over 4 documents" in repr(result)
     close(result.value("entropy"), tables["row_entropy"][:, None].expand(result.value("entropy").shape), 2e-5)

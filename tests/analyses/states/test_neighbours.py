@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ import tl_entropy as tle
 from tl_entropy.analyses.states.neighbours import QUANTITIES, neighbour_similarities
 from tl_entropy.errors import InputError
 from tl_entropy.functional import information_imbalance, neighbour_overlap
+from tl_entropy.functional.statistics import paired_errors
 
 QUIET = {"progress": False}
 TEXTS = ["the cat sat on the mat", "def f(x): return x", "a dog and a cat", "import os, sys\n"] * 3
@@ -24,7 +27,8 @@ def rows(seed, n=60, d=4, documents=20):
 
 def test_the_tables_are_those_of_the_functions():
     x, y, document = [rows(0), rows(0)[:, :2]], [rows(0) ** 3, rows(1), rows(0)[:, 1:]], torch.arange(60) // 3
-    values, covariance = neighbour_similarities(x, y, k=5, documents=document)
+    values, covariance, scores = neighbour_similarities(x, y, k=5, documents=document).values()
+    assert scores.shape == (3, 20, 2, 3)
     assert values.shape == (len(QUANTITIES), 2, 3)
     assert covariance.shape == (3, 2, 2, 3)
     for i, one in enumerate(x):
@@ -48,7 +52,7 @@ def replicate(seed):
 @pytest.mark.long
 def test_errors_and_those_of_differences_are_the_spread_over_corpora():
     found = [replicate(seed) for seed in range(60)]
-    values, covariance = (torch.stack(one)[..., 0] for one in zip(*found, strict=True))
+    values, covariance = (torch.stack([one[name] for one in found])[..., 0] for name in ("values", "covariance"))
     variances = covariance.mean(0)
     own = variances.diagonal(dim1=1, dim2=2).sqrt()
     ratio = own / values.std(0)
@@ -57,6 +61,18 @@ def test_errors_and_those_of_differences_are_the_spread_over_corpora():
     assert both.log().mean().exp().item() == pytest.approx(1, abs=0.35)
     assert 0.65 < both.min() < both.max() < 1.6  # what rows do in pairs is counted twice: most where clouds are alike
     assert (paired[0] < 0.9 * own[0].square().sum().sqrt()).item()
+    # As if each had been measured in a model of its own.
+    between = [
+        [paired_errors(*(of for i in (0, 1) for of in (of_site(one, q, i)))).item() ** 2 for q in range(len(QUANTITIES))]
+        for one in found
+    ]
+    ratio = torch.tensor(between).mean(0).sqrt() / paired
+    assert ratio.log().abs().max() < math.log(1.35)
+
+
+def of_site(found, quantity, site):
+    """The error of a site's value, [1], and what folds add to it [fold, 1]."""
+    return found["covariance"][quantity, site, site].sqrt(), found["scores"][quantity, :, site]
 
 
 def test_layers_of_a_model_and_of_two():

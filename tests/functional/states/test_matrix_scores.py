@@ -108,9 +108,9 @@ def test_errors_are_the_spread_over_corpora(order, shared, documents, length):
     for seed in range(50):
         x, y, document = texts(seed, documents, length, shared)
         tables = matrix_similarities([x], [y], order=order, permutations=8, documents=document)
-        both = ("dime", "mutual_information")
-        found.append([*(tables[q].item() for q in both), *(se_of(tables, q) for q in both)])
-    values, errors = np.array(found)[:, :2], np.array(found)[:, 2:]
+        values = {**tables, "entropy": tables["row_entropy"]}
+        found.append([[values[q].item(), se_of(tables, q)] for q in ("dime", "mutual_information", "entropy", "joint_entropy")])
+    values, errors = np.array(found).transpose(2, 0, 1)
     np.testing.assert_allclose(np.sqrt((errors**2).mean(0)) / values.std(0, ddof=1), 1, atol=0.35)
 
 

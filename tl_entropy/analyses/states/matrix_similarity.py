@@ -5,8 +5,8 @@ their matrix-based mutual information, which is far above 0 for independent stat
 Jacobs and Sanchez Giraldo 2023, arXiv 2301.08164).
 
 Matrices are of tokens against tokens, so a corpus enters by a random sample of its tokens (``analyses/states/sampling.py``),
-the same for every site. Values depend on the sample's size: compare those of equal sizes only. DiME and mutual information have
-standard errors over the documents of the sample, for orders from 1 on (``functional/states/matrix_scores.py``).
+the same for every site. Values depend on the sample's size: compare those of equal sizes only. DiME, mutual information and
+entropies have standard errors over the documents of the sample, for orders from 1 on (``functional/states/matrix_scores.py``).
 
 The time goes into eigenvalues: those of ``permutations`` + 1 matrices for every two sites, and of one for each site; at order 2
 there are none to find. With 1000 tokens and 20 permutations two sites take some 2 to 3 s on one core, a tenth of it for errors;
@@ -23,15 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure
+from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure, nothing
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_gram_matrix
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations
-from tl_entropy.functional.states.matrix_scores import RowScores
+from tl_entropy.functional.states.matrix_scores import OF_ENTROPIES, RowScores
 from tl_entropy.functional.states.rows import checked_rows
-from tl_entropy.functional.statistics import column_covariances
+from tl_entropy.functional.statistics import column_covariances, fold_scores
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Layers, Site
@@ -71,9 +71,10 @@ def matrix_similarities(
 
     Returns:
         Tables [len(x), len(y)] in float64, nats: "dime", "mutual_information", "joint_entropy", "permuted_joint_entropy" and
-        its "deviation" over permutations; the entropies of the sets, "row_entropy" [len(x)] and "column_entropy" [len(y)]; and
-        "dime_covariance" and "mutual_information_covariance" [len(x), len(x), len(y)], of the values of two of ``x`` with one
-        of ``y``, over documents (of DiME over permutations, too), NaN below order 1.
+        its "deviation" over permutations; the entropies of the sets, "row_entropy" [len(x)] and "column_entropy" [len(y)].
+        Of "dime", "mutual_information", "entropy" and "joint_entropy" also "..._covariance" [len(x), len(x), len(y)], of the
+        values of two of ``x`` with one of ``y``, over documents (of DiME over permutations, too), and "..._scores" [20,
+        len(x), len(y)], what folds of documents add; NaN below order 1.
         NaN where a set has no Gram matrix: more than half of its rows are equal, or, with a linear kernel, all are 0.
 
     Raises:
@@ -102,12 +103,16 @@ def matrix_similarities(
     )  # fmt: skip
 
 
-def stacked(tables: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Values [quantity, row, column] of such tables, and their covariance [quantity, row, row, column], NaN where not known."""
-    rows, columns = shape = tables["dime"].shape
-    values = torch.stack([tables["row_entropy"][:, None].expand(shape) if q == "entropy" else tables[q] for q in QUANTITIES])
-    none = torch.full((rows, rows, columns), torch.nan, dtype=torch.float64)
-    return values, torch.stack([tables.get(f"{quantity}_covariance", none) for quantity in QUANTITIES])
+def stacked(tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``values`` [quantity, row, column] of such tables, their ``covariance`` and ``scores``, NaN where these are not known."""
+    shape = tables["dime"].shape
+    values = [tables["row_entropy"][:, None].expand(shape) if q == "entropy" else tables[q] for q in QUANTITIES]
+
+    def known(what: str) -> Tensor:
+        none = torch.full_like(tables[f"dime_{what}"], torch.nan)
+        return torch.stack([tables.get(f"{quantity}_{what}", none) for quantity in QUANTITIES])
+
+    return {"values": torch.stack(values), "covariance": known("covariance"), "scores": known("scores")}
 
 
 class MatrixAccumulator(PairedMeasure):
@@ -180,17 +185,16 @@ class MatrixAccumulator(PairedMeasure):
     def _result(self, provenance: Provenance) -> LayerSimilarity:
         """NaN where fewer than two tokens were seen, and of sites where more than half of the sampled states are equal."""
         count, shape = len(self.sample.documents), (len(self.paired.rows), len(self.paired.columns))
-        values = torch.full((len(QUANTITIES), *shape), torch.nan, dtype=torch.float64)
-        covariance = torch.full((len(QUANTITIES), shape[0], *shape), torch.nan, dtype=torch.float64)
+        found = nothing(len(QUANTITIES), *shape)
         if count > 1:
             tables = _tables(
                 *self._grams(), documents=self.sample.documents, order=self.order, permutations=self.permutations,
                 seed=self.sample.seed, adaptive=True, progress=self.progress,
             )  # fmt: skip
-            values, covariance = stacked(tables)
+            found = stacked(tables)
         return self._similarity(
-            provenance, method="matrix_renyi", quantities=QUANTITIES, units=("nats",) * len(QUANTITIES), values=values,
-            covariance=covariance, count=count, documents=len(self.sample.documents.unique()),
+            provenance, method="matrix_renyi", quantities=QUANTITIES, units=("nats",) * len(QUANTITIES), count=count,
+            documents=len(self.sample.documents.unique()), **found,
         )  # fmt: skip
 
     def _grams(self) -> tuple[_Grams, _Grams]:
@@ -234,46 +238,62 @@ def _tables(
     x = [None if a is None else RowScores(a, order, adaptive=adaptive) for a in rows.values()]
     y = x if symmetric else [None if a is None else RowScores(a, order, adaptive=adaptive) for a in columns.values()]
     found = torch.full((len(x), len(y), 1 + permutations), torch.nan, dtype=torch.float64)
-    scores = torch.full((n, len(x), len(y)), torch.nan, dtype=torch.float64)
+    scores = {
+        name: torch.full((n, len(x), len(y)), torch.nan, dtype=torch.float64)
+        for name in ("mutual_information", "entropy", "joint_entropy")
+    }
     pairs = [(i, j) for i in range(len(x)) for j in range(i if symmetric else 0, len(y))]
 
     def entropy(one: RowScores | None) -> Tensor:
         return torch.tensor(torch.nan, dtype=torch.float64) if one is None else matrix_entropy(one.a, order).cpu()
 
-    def of_pair(pair: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Joint entropies, and what each row adds to the mutual information."""
+    def of_pair(pair: tuple[int, int]) -> None:
+        """Fill in joint entropies, and what each row adds to these and to the mutual information."""
         a, b = x[pair[0]], y[pair[1]]
         if a is None or b is None:
-            return found[pair], scores[:, *pair]
+            return
+        both = {pair, pair[::-1]} if symmetric else {pair}
         joint = joint_entropies(a.a, b.a.to(a.a.device), order=order, permutations=orders).cpu()
-        return joint, a.information(b).cpu() if order >= 1 else scores[:, *pair]
+        for place in both:
+            found[place] = joint
+        if order < 1:
+            return
+        together = a.joint(b)
+        information = a.own + b.own.to(a.a.device) - together
+        for one, other in both:
+            scores["mutual_information"][:, one, other] = information.cpu()
+            scores["joint_entropy"][:, one, other] = together.cpu()
 
     with _one_thread_each() as pool:
         row_entropy = torch.stack(list(pool.map(entropy, x)))
         column_entropy = row_entropy if symmetric else torch.stack(list(pool.map(entropy, y)))
         bar = Bar(total=len(pairs), desc="pairs of sites", unit="pair", show=progress)
         with bar:
-            for (i, j), (values, added) in zip(pairs, pool.map(of_pair, pairs), strict=True):
-                found[i, j], scores[:, i, j] = values, added
-                if symmetric:
-                    found[j, i], scores[:, j, i] = values, added
+            for _ in pool.map(of_pair, pairs):
                 bar.update()
+    for i, one in enumerate(x):
+        if one is not None and order >= 1:
+            scores["entropy"][:, i] = one.own.cpu()[:, None]
     joint, permuted = found[..., 0], found[..., 1:]
     mean = permuted.mean(-1)
-    covariance = column_covariances(scores, documents, n)
     around = permuted - mean[..., None]
     of_permutations = torch.einsum("icp,jcp->ijc", around, around) / (permutations * (permutations - 1))
-    return {
+    tables = {
         "dime": mean - joint,
-        "dime_covariance": covariance + of_permutations,
         "mutual_information": row_entropy[:, None] + column_entropy - joint,
-        "mutual_information_covariance": covariance,
         "joint_entropy": joint,
         "permuted_joint_entropy": mean,
         "deviation": permuted.std(-1),
         "row_entropy": row_entropy,
         "column_entropy": column_entropy,
     }
+    for name, of_rows in scores.items():
+        share = OF_ENTROPIES if name.endswith("entropy") else 1.0
+        tables[f"{name}_covariance"] = share * column_covariances(of_rows, documents, n)
+        tables[f"{name}_scores"] = fold_scores(of_rows, documents)
+    tables["dime_covariance"] = tables["mutual_information_covariance"] + of_permutations
+    tables["dime_scores"] = tables["mutual_information_scores"]
+    return tables
 
 
 @contextmanager

@@ -7,7 +7,8 @@ does not tell its own.
 
 Distances are of rows with rows, so a corpus enters by a random sample of its tokens (``analyses/states/sampling.py``), the same
 for every site. Values depend on the sample's size, with which neighbours come nearer: compare those of equal sizes only. Errors
-are over the documents of the sample, and covariances between sites, so that differences between layers have theirs, too.
+are over the documents of the sample, with covariances between sites and what folds of documents add, so that differences
+between layers and between models have theirs, too.
 
 NaN where all states of a site are equal up to rounding. Of states that repeat, such as those of tokens in the embedding, the
 first in the corpus counts as nearer.
@@ -21,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure
+from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure, nothing
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.errors import InputError, check_int
 from tl_entropy.functional.states.neighbours import Neighbours
 from tl_entropy.functional.states.rows import checked_rows, spread_floor, squared_distances
-from tl_entropy.functional.statistics import column_covariances
+from tl_entropy.functional.statistics import column_covariances, fold_scores
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Layers, Site
@@ -37,7 +38,7 @@ QUANTITIES = ("neighbour_overlap", "imbalance", "imbalance_back")
 
 def neighbour_similarities(
     x: Sequence[Tensor], y: Sequence[Tensor], *, k: int, documents: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+) -> dict[str, Tensor]:
     """Overlap and imbalances between each set of states of ``x`` and each of ``y``.
 
     Args:
@@ -47,10 +48,11 @@ def neighbour_similarities(
         documents: [row] which rows belong together; None takes every row for independent of the others.
 
     Returns:
-        Values [quantity, len(x), len(y)], and their covariance [quantity, len(x), len(x), len(y)] over documents.
+        ``values`` [quantity, len(x), len(y)], their ``covariance`` [quantity, len(x), len(x), len(y)] over documents, and what
+        folds of these add to their errors, ``scores`` [quantity, 20, len(x), len(y)].
 
     >>> x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
-    >>> neighbour_similarities([x], [x.exp()], k=1)[0].flatten()
+    >>> neighbour_similarities([x], [x.exp()], k=1)["values"].flatten()
     tensor([1.0000, 0.5000, 0.5000], dtype=torch.float64)
     """
     n = len(x[0])
@@ -66,7 +68,11 @@ def neighbour_similarities(
                 found[:, :, :, i, j] = torch.stack([torch.stack(both) for both in zip(*of, strict=True)]).mT.cpu()
     values, scores = found
     group = torch.arange(n) if documents is None else documents
-    return values.mean(0), torch.stack([column_covariances(one, group, n) for one in scores.unbind(1)])
+    return {
+        "values": values.mean(0),
+        "covariance": torch.stack([column_covariances(one, group, n) for one in scores.unbind(1)]),
+        "scores": fold_scores(scores, group).movedim(1, 0),
+    }
 
 
 def _neighbours(states: Tensor) -> Neighbours | None:
@@ -134,14 +140,13 @@ class NeighbourAccumulator(PairedMeasure):
         """NaN where no more than k tokens were seen, and of sites where all sampled states are equal."""
         documents, paired = self.sample.documents, self.paired
         shape = (len(paired.rows), len(paired.columns))
-        values = torch.full((len(QUANTITIES), *shape), torch.nan, dtype=torch.float64)
-        covariance = torch.full((len(QUANTITIES), shape[0], *shape), torch.nan, dtype=torch.float64)
+        found = nothing(len(QUANTITIES), *shape)
         if len(documents) > self.k:
             states, side = self.sample.whole(), 1 if paired.other else 0
             x = [states[0, site] for site in paired.rows]
             y = x if not side and paired.rows == paired.columns else [states[side, site] for site in paired.columns]
-            values, covariance = neighbour_similarities(x, y, k=self.k, documents=documents)
+            found = neighbour_similarities(x, y, k=self.k, documents=documents)
         return self._similarity(
-            provenance, method="neighbours", quantities=QUANTITIES, units=("",) * len(QUANTITIES), values=values,
-            covariance=covariance, count=len(documents), documents=len(documents.unique()),
+            provenance, method="neighbours", quantities=QUANTITIES, units=("",) * len(QUANTITIES), count=len(documents),
+            documents=len(documents.unique()), **found,
         )  # fmt: skip

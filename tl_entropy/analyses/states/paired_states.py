@@ -29,6 +29,7 @@ from tl_entropy.capture.adapter import Adapter, of_stack
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
 from tl_entropy.functional.states.rows import spread_floor
+from tl_entropy.functional.statistics import FOLDS
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.states.similarity import LayerSimilarity
 from tl_entropy.sites import Layers, Site
@@ -220,6 +221,15 @@ class PairedMeasure(StreamingMeasure[LayerSimilarity]):
             massive_tokens=self._massive_tokens, provenance=provenance,
             other=paired.other.provenance() if paired.other else None, **values,
         )  # fmt: skip
+
+
+def nothing(quantities: int, rows: int, columns: int) -> dict[str, Tensor]:
+    """Values, their covariance and what folds add, all NaN: of too few tokens."""
+    shapes = {
+        "values": (quantities, rows, columns), "covariance": (quantities, rows, rows, columns),
+        "scores": (quantities, FOLDS, rows, columns),
+    }  # fmt: skip
+    return {name: torch.full(shape, torch.nan, dtype=torch.float64) for name, shape in shapes.items()}
 
 
 def own_errors(covariance: Tensor) -> Tensor:

@@ -275,10 +275,10 @@ def _of_pooled(
     _check_enough(len(documents), method, own, "documents")
     x = _of_documents(mine, rows, documents)
     y = x if not other and rows == columns else _of_documents(theirs, columns, documents)
-    quantities, values, covariance, scores, how = _compared(x, y, method, own, progress)
+    quantities, found, how = _compared(x, y, method, own, progress)
     return LayerSimilarity(
-        method=method, rows=rows, columns=columns, quantities=quantities, values=values, over="documents",
-        errors=own_errors(covariance), covariance=covariance, scores=scores,
+        method=method, rows=rows, columns=columns, quantities=quantities, over="documents",
+        errors=own_errors(found["covariance"]), **found,
         against=settings["against"], units=("nats" if method == "matrix_renyi" else "",) * len(quantities),
         count=len(documents) - how.get("left_out_rows", 0), documents=len(documents),
         massive=settings["massive"], massive_tokens=mine.massive_tokens + (theirs.massive_tokens if other else 0),
@@ -300,21 +300,27 @@ def _of_documents(pooled: Pooled, sites: Sequence[Site], documents: Sequence[int
 
 def _compared(
     x: list[Tensor], y: list[Tensor], method: Method, own: Mapping[str, Any], progress: bool
-) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor | None, dict[str, Any]]:
-    """Quantities, their values [quantity, row, column], covariance, what folds add, and the settings they were had with."""
+) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]:
+    """Quantities, their values [quantity, row, column], covariance and what folds add, and the settings they were had with."""
     if method == "matrix_renyi":
         options = {name: own[name] for name in ("order", "permutations", "seed")}
-        values, covariance = stacked(matrix_similarities(x, y, **options, progress=progress))
-        return QUANTITIES, values, covariance, None, {**options, "kernel": "gaussian"}
+        found = stacked(matrix_similarities(x, y, **options, progress=progress))
+        return QUANTITIES, found, {**options, "kernel": "gaussian"}
     if method == "neighbours":
-        return OF_NEIGHBOURS, *neighbour_similarities(x, y, k=own["k"]), None, {"k": own["k"], "seed": own["seed"]}
+        return OF_NEIGHBOURS, neighbour_similarities(x, y, k=own["k"]), {"k": own["k"], "seed": own["seed"]}
     if own["estimator"] == "minibatch":
         names = [*((0, i) for i in range(len(x))), *((1, j) for j in range(len(y)))]
         blocks = BlockSums(names, BLOCK)
         blocks.update(dict(zip(names, [*x, *y], strict=True)))
         values, covariance = (found(names[: len(x)], names[len(x) :]) for found in (blocks.cka, blocks.covariance))
-        return ("cka",), values[None], covariance[None], None, {**own, "block": BLOCK, "left_out_rows": blocks.left_out}
+        return (
+            ("cka",), {"values": values[None], "covariance": covariance[None]},
+            {**own, "block": BLOCK, "left_out_rows": blocks.left_out},
+        )  # fmt: skip
     scores = cka_scores(x, y, debiased=own["debiased"])
     document = torch.arange(len(scores))
-    covariance, folds = column_covariances(scores, document, len(scores)), fold_scores(scores, document)
-    return ("cka",), cka_table(x, y, debiased=own["debiased"])[None], covariance[None], folds[None], dict(own)
+    found = {
+        "values": cka_table(x, y, debiased=own["debiased"]), "covariance": column_covariances(scores, document, len(scores)),
+        "scores": fold_scores(scores, document),
+    }  # fmt: skip
+    return ("cka",), {name: one[None] for name, one in found.items()}, dict(own)

@@ -86,10 +86,13 @@ class SampledRows:
         """[unit, 1 + replicate, bin] Σ p / D."""
         return self.inverses.mT @ self.p
 
-    def of_sums(self, sums: Tensor, rows: Tensor) -> Tensor:
-        """[..., 1 + replicate] ``rows`` times the entropies of their means, from sums [..., 1 + replicate, bin] of p / D."""
-        found: Tensor = rows * rows.log() - logs(sums).mul_(sums).mul_(self.weights).sum(-1)
-        return found
+    def of_means(self, means: Tensor) -> Tensor:
+        """[..., 1 + replicate] entropies of means [..., 1 + replicate, bin] of p / D, nats.
+
+        Not of sums: n log n would have to be taken from those, next to which a spread is as small as its rounding.
+        """
+        found: Tensor = logs(means).mul_(means).mul_(self.weights).sum(-1)
+        return -found
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +118,12 @@ class Sample:
     def entropies(self) -> tuple[Tensor, Tensor]:
         """H(Z), and the mean entropy of single rows, [unit, 1 + replicate] both, of the rows that have a label."""
         drawn, without = self.drawn, (self.label < -1).nonzero()[:, 0]
-        n = drawn.p.new_tensor(len(self.label) - len(without))
+        n = len(self.label) - len(without)
         sums, own = drawn.sums, drawn.entropies.sum(1)
         if len(without):
             sums = (sums - drawn.inverses[:, without].mT @ drawn.p[:, without]).clamp_min_(0)
             own = own - drawn.entropies[:, without].sum(1)
-        return drawn.of_sums(sums, n).double() / n, own.double() / n
+        return drawn.of_means(sums / n).double(), own.double() / n
 
 
 class SampledLabels:
@@ -155,8 +158,8 @@ class SampledLabels:
         spreads = of[0].new_zeros(len(of[0]), len(self.held), of[1].shape[2], dtype=torch.float64)
         for some, rows, there, count in self.alike:
             p, inverses, own = (one.index_select(1, rows.flatten()).unflatten(1, rows.shape) for one in of)
-            kept, n = there[..., None].to(p.dtype), count[:, None].to(p.dtype)
-            sums = inverses.mul_(kept).mT @ p
-            spreads[:, some] = (self.drawn.of_sums(sums, n) - own.mul_(kept).sum(2)).double()
+            share = (there.to(p.dtype) / count[:, None])[..., None]
+            means = inverses.mul_(share).mT @ p
+            spreads[:, some] = count[:, None] * (self.drawn.of_means(means) - own.mul_(share).sum(2)).double()
         subsets = torch.stack([torch.ones_like(self.held), self.held]).double()
         return subsets @ spreads

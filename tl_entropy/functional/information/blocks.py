@@ -20,7 +20,7 @@ from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSum
 from tl_entropy.functional.probabilities import extensive
 from tl_entropy.functional.statistics import group_sums
 
-_AT_ONCE = 2**20  # numbers of the sums
+_AT_ONCE = 2**17  # numbers of the sums
 _MIXTURES = (0.001, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)  # parts of p̄ tried for the lower bound
 _CLASSES = 128  # of sizes of labels: 2 log2 of an int64 is below
 

@@ -208,7 +208,7 @@ def predicted(means: Tensor, mean: Tensor, n: int | Tensor, k: int) -> Tensor:
         n: rows of a group, one number or [group].
         k: number of all rows.
     """
-    gained = logs(torch.lerp(means, mean, FLOOR))
+    gained = logs(torch.lerp(means, mean, FLOOR), spent=True)
     torch.sub(logs(mean), gained, out=gained)
     others: Tensor = k * _dot(gained, mean) - n * gained.mul_(means).sum(-1)
     return others / (k - n)

@@ -217,7 +217,8 @@ class Fit:
 
     def predicted(self, share: Tensor) -> Tensor:
         """[unit, pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
-        return -_dot(logs(torch.lerp(self.predictors, self.whole.mean, share)), self.mass_inside) - self.own_inside
+        q = torch.lerp(self.predictors, self.whole.mean, share)
+        return -_dot(logs(q, spent=True), self.mass_inside) - self.own_inside
 
 
 def normalised(mass: Tensor) -> Tensor:

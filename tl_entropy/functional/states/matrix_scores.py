@@ -12,8 +12,11 @@ the rows changes nothing else.
 
 The mutual information S(A) + S(B) - S(A, B) has the sum of these scores. DiME has them to first order, too, since what rows
 paired at random have in common is S(A) + S(B), but for what n rows leave of it; its permutations add a noise of their own.
-Below order 1, where the smallest eigenvalues count most, first order is not enough, and there are no scores. Entropies alone
-have none that were found right: over corpora of 200 rows their errors came out 1.4 times too large.
+Below order 1, where the smallest eigenvalues count most, first order is not enough, and there are no scores.
+
+Entropies by themselves are made of pairs of rows, too, and to first order such a part of their variance counts twice, so that
+the error is 1 to 1.4 times what it is. The middle is taken (``OF_ENTROPIES``): over corpora of 150 to 600 rows, of nine kinds,
+errors then were .7 to 1.3 times the spread.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from torch import Tensor
 
 _AROUND = 0.1  # of the distances on either side of their median, from which the density there is taken
 _TINY = torch.finfo(torch.float64).tiny
+
+OF_ENTROPIES = 2**-0.5
+"""What is taken of the variance of an entropy to first order, between all of it and a half."""
 
 
 class RowScores:
@@ -46,8 +52,12 @@ class RowScores:
 
     def information(self, other: RowScores) -> Tensor:
         """[row] what each adds to S(A) + S(B) - S(A, B), nats: that of their mean is 0."""
+        return self.own + other.own.to(self.a.device) - self.joint(other)
+
+    def joint(self, other: RowScores) -> Tensor:
+        """[row] what each adds to S(A, B), nats."""
         joint = self.a * other.a.to(self.a.device)
-        return self.own + other.own.to(self.a.device) - self._of(joint / joint.trace(), self, other)
+        return self._of(joint / joint.trace(), self, other)
 
     def _of(self, a: Tensor, *wide: RowScores) -> Tensor:
         n, slope = len(a), _slope(a, self.order)

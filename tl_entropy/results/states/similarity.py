@@ -57,12 +57,12 @@ class LayerSimilarity(Result):
         other: where the columns come from, if from another model.
         unit: "nats" or "bits", for quantities that have a unit.
         errors: [quantity, row, column] standard errors over documents (over blocks of tokens, where CKA is of such; of DiME
-            over permutations, too); None, or NaN, where none is known: of matrix-based entropies, of matrix-based information
-            below order 1, of a single document, and in earlier files.
+            over permutations, too); None, or NaN, where none is known: of matrix-based information below order 1, of shuffled
+            states, of a single document, and in earlier files.
         covariance: [quantity, row, row, column] of the values of two rows at one column, over the same documents, of which
             ``errors`` are the roots of the diagonal; NaN where these are, and None in earlier files.
-        scores: [quantity, fold, row, column] what each of 20 folds of documents adds to the error of a CKA, in a unit of its
-            own; None where that is not known.
+        scores: [quantity, fold, row, column] what each of 20 folds of documents adds to the error, in a unit of its own; None,
+            or NaN, where that is not known.
 
     >>> import tl_entropy as tle
     >>> result = tle.layer_similarity(tle.demo_model(), ["import os, sys"] * 4, progress=False)
@@ -132,14 +132,14 @@ class LayerSimilarity(Result):
         return difference_errors(self.covariance[self._of(quantity)].movedim(-1, 0)).movedim(0, -1)
 
     def paired_error(self, other: LayerSimilarity, quantity: str | None = None) -> Float[Tensor, "row column row column"]:
-        """Standard error of the difference between every CKA here and every one of another result of the same documents.
+        """Standard error of the difference between every value here and every one of another result of the same documents.
 
         Of another model, or the same one with an intervention: [row, column, other's row, other's column]. What the documents
         add to both falls out, as far as folds of documents say (``functional/statistics.py``).
 
         Raises:
-            InputError: it is not in both, they are of other documents or in other units, or one knows nothing of folds:
-                matrix-based information, neighbours, CKA of blocks, and earlier files.
+            InputError: it is not in both, they are of other documents or in other units, or one knows nothing of folds: CKA
+                of blocks, and earlier files.
             InputTypeError: ``other`` is another kind of result.
 
         >>> import tl_entropy as tle
