@@ -107,6 +107,10 @@ def test_a_row_without_a_text_says_how_to_leave_it_out(missing):
         refused(inputs, InputTypeError, rf"^inputs{where} must be .*row without a text.*dropna")
 
 
+def test_a_masked_text_is_a_row_without_one():
+    refused(np.ma.array(["a", "b"], mask=[0, 1]), InputTypeError, r"^inputs\[1\] must be .*row without a text")
+
+
 def test_bytes_are_to_be_decoded():
     for inputs in (b"a", np.array([b"a"]), {"text": b"a"}, pyarrow.array([b"a"])):
         refused(inputs, InputTypeError, "decode")
@@ -236,6 +240,14 @@ def test_rows_that_do_not_look_padded_need_none():
 @pytest.mark.parametrize("bad", [torch.tensor([1.0, 2.0]), torch.tensor([True, False]), np.array([1.5]), torch.ones(1, 2) * 1j])
 def test_tokens_must_be_integers(bad):
     refused(bad, InputTypeError, "must hold integers")
+
+
+def test_tokens_must_lie_as_they_are_read():
+    rows = torch.tensor([[3, 4], [5, 6]])
+    refused(rows.to_sparse(), InputTypeError, r"a dense tensor; got one of the layout torch\.sparse_coo: pass its \.to_dense\(\)")
+    masked = np.ma.array(rows.numpy(), mask=[[0, 0], [0, 1]])
+    refused(masked, InputTypeError, r"a masked one: pass \(array\.filled\(0\), ~array\.mask\)")
+    assert taken((masked.filled(0), ~masked.mask)) == [[3, 4], [5]]
 
 
 def test_tokens_must_not_be_negative():

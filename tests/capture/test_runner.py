@@ -133,6 +133,18 @@ def test_hooks_of_pytorch_on_a_module_are_named(gpt2):
         handle.remove()
 
 
+@pytest.mark.parametrize("setting", ["register_module_forward_hook", "register_module_forward_pre_hook"])
+def test_hooks_of_pytorch_on_every_module_are_named(gpt2, setting):
+    handle = getattr(torch.nn.modules.module, setting)(lambda module, *passed: None)
+    try:
+        with pytest.warns(UserWarning, match=rf"hooks that somebody has left .* every module \({setting}\)"):
+            found = measured(gpt2)
+        assert f"hooks of others ran at every module ({setting})" in found.provenance.state
+    finally:
+        handle.remove()
+    assert not any("hooks of others" in line for line in measured(gpt2).provenance.state)
+
+
 def test_interventions_and_captures_are_nobody_elses(gpt2):
     found = tle.lens_entropy(gpt2, TOKENS, interventions=tle.ablate("mlp_out.1"), progress=False)
     assert not any("hooks of others" in line for line in found.provenance.state)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tl_entropy.capture import origin
 from tl_entropy.capture.attention import chooses_keys
-from tl_entropy.capture.hooks import hooks_of_others, is_left, source_site
+from tl_entropy.capture.hooks import hooks_of_others, hooks_on_everything, is_left, source_site
 from tl_entropy.capture.places import ENCODER, StackName
 from tl_entropy.capture.proofs.causality import Sight, Unmasked, check_causal, left_padding, sight, unmasked
 from tl_entropy.capture.proofs.contributions import Contributions
@@ -305,8 +305,9 @@ class Adapter(Runner):
     def _before(self) -> None:
         self.wrapped, self._weights  # noqa: B018 (asked once, before the first pass)
         new = {name: module for name, module in hooks_of_others(self.model).items() if name not in self._others}
-        self._others |= dict.fromkeys(new)
-        left = [name for name, module in new.items() if is_left(self.model, module)]
+        everywhere = [name for name in hooks_on_everything() if name not in self._others]
+        self._others |= dict.fromkeys([*new, *everywhere])
+        left = [*(name for name, module in new.items() if is_left(self.model, module)), *everywhere]
         if left:
             warnings.warn(
                 f"hooks that somebody has left on this model run in what is measured, and may change it: {', '.join(left)}. "

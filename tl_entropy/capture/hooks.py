@@ -139,6 +139,16 @@ def hooks_of_others(model: Any) -> dict[str, nn.Module]:
     return {names[id(module)]: module for module in held}
 
 
+def hooks_on_everything() -> list[str]:
+    """The functions of PyTorch by which others have set hooks that run on every module of this process."""
+    everywhere = nn.modules.module
+    held = {
+        "every module (register_module_forward_hook)": everywhere._global_forward_hooks,
+        "every module (register_module_forward_pre_hook)": everywhere._global_forward_pre_hooks,
+    }
+    return [name for name, hooks in held.items() if any(_is_of_others(function) for function in hooks.values())]
+
+
 def is_left(model: Any, module: nn.Module) -> bool:
     """Whether a module has hooks of others that stay: any but those of a ``with model.hooks(...)`` that is still open."""
     inside = range(1, int(attribute(model, "context_level") or 0) + 1)
@@ -152,9 +162,13 @@ def _foreign(module: nn.Module) -> list[Any]:
     for key, function in (*module._forward_hooks.items(), *module._forward_pre_hooks.items()):
         handle = handles.get(key)
         ours = handle is not None and (handle.context_level or 0) >= _FIRST_LEVEL
-        if not ours and not _written_by(function).startswith(_OWN):
+        if not ours and _is_of_others(function):
             others.append(handle)
     return others
+
+
+def _is_of_others(function: Any) -> bool:
+    return not _written_by(function).startswith(_OWN)
 
 
 def _written_by(function: Any) -> str:

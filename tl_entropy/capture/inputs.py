@@ -230,7 +230,9 @@ def _is_column(value: object) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What a scalar of Arrow, or an array of NumPy without an axis, holds; anything else as it is."""
+    """What a scalar of Arrow, or an array of NumPy without an axis, holds (a masked one: None); anything else as it is."""
+    if value is np.ma.masked:
+        return None
     if hasattr(value, "as_py"):
         return value.as_py()
     return value.item() if isinstance(value, np.ndarray) and not value.ndim and not _is_numeric(value) else value
@@ -309,6 +311,10 @@ def _rows(value: object, what: str) -> Sequence[Any]:
     """The rows of ``[pos]`` or ``[batch, pos]``, still to be converted: a big array on disk stays there."""
     if _is_numeric(value):
         array = cast("np.ndarray", value)
+        if isinstance(value, Tensor) and value.layout not in (torch.strided, torch.jagged):
+            raise InputTypeError(f"{what} must be a dense tensor; got one of the layout {value.layout}: pass its .to_dense()")
+        if isinstance(value, np.ma.MaskedArray):
+            raise InputTypeError(f"{what} must be a plain array; got a masked one: pass (array.filled(0), ~array.mask)")
         if array.ndim not in (1, 2):
             raise InputError(f"{what} must have the shape [pos] or [batch, pos]; got {list(array.shape)}")
         return cast("Sequence[Any]", array if array.ndim == 2 else array[None])

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from tl_entropy.capture.condition import has_adapter
 from tl_entropy.capture.feeding import out_of_memory
-from tl_entropy.capture.hooks import as_found, attribute, hooks_of_others
+from tl_entropy.capture.hooks import as_found, attribute, hooks_of_others, hooks_on_everything
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError
 from tl_entropy.torch_state import yours
@@ -128,6 +128,7 @@ def wrapped_logits_proof(runner: Runner, reference: Reference | None = None) -> 
     with runner.proving():
         originals = _Originals(source)
         beside = [name for name, module in hooks_of_others(model).items() if module not in originals.hooked.values()]
+        beside += hooks_on_everything()
     state = (bool(attribute(model, "_weights_processed")), *originals.adapters, *originals.hooked, *beside)
     if known.state != state:
         hooks = f"hooks of somebody's run on {_some(beside)}"
