@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from spans import MAKERS, TEXTS, made
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from tl_entropy.analyses.placing import placed
@@ -38,6 +39,9 @@ def test_sizes_add_up_to_the_text_with_every_tokenizer(name, text):
     found = place(adapter, text)
     assert found.text == text
     assert found.tokens.tolist() == adapter.encode(text)
+    if found.n_bytes.isnan().any():
+        assert name == "word piece", "whose token for unknown words is no code of them"
+        return
     assert found.n_bytes.sum().item() == pytest.approx(len(text.encode()), rel=1e-14)
     assert found.n_characters.sum().item() == pytest.approx(len(text), rel=1e-14)
 
@@ -110,3 +114,24 @@ def test_an_unknown_word_is_no_code_of_its_letters():
     assert pieces == ["the", "[UNK]", "[UNK]", "cat", "[UNK]"]
     assert found.n_bytes.isnan().tolist() == [False, True, True, False, False], "one that is written out is known"
     assert found.n_characters.isnan().tolist() == found.n_bytes.isnan().tolist()
+
+
+def test_a_token_for_the_unknown_is_one_though_nobody_calls_it_special():
+    adapter = speaker("word piece")
+    unknown = adapter.model.tokenizer.convert_tokens_to_ids("[UNK]")
+    assert adapter.model.tokenizer.unk_token_id is None
+    assert adapter.unknown == (unknown, "[UNK]")
+    assert unknown in adapter.special_ids
+    assert place(adapter, "the 日本 cat").n_bytes.isnan().tolist() == [False, True, True, False]
+
+
+def test_where_a_tokenizer_drops_characters_no_places_are_known():
+    letters = {letter: i for i, letter in enumerate("abcé ")}
+    plain = Tokenizer(models.BPE(letters, []))
+    adapter = Speaker(PreTrainedTokenizerFast(tokenizer_object=plain))
+    text = "ab é日x, \u0301c"
+    assert adapter.model.tokenizer.convert_ids_to_tokens(adapter.encode(text)) == ["a", "b", " ", "é", " ", "c"]
+    assert adapter.dropped(text) == {"日", "x", ","}
+    assert place(adapter, text) is None
+    assert place(adapter, "ab é \u0301c").n_bytes.tolist() == [1, 1, 1, 2, 1, 3], "a mark is none of them"
+    assert speaker("byte-level").dropped(text) == set()

@@ -244,7 +244,9 @@ def test_tokens_must_be_integers(bad):
 
 def test_tokens_must_lie_as_they_are_read():
     rows = torch.tensor([[3, 4], [5, 6]])
-    refused(rows.to_sparse(), InputTypeError, r"a dense tensor; got one of the layout torch\.sparse_coo: pass its \.to_dense\(\)")
+    refused(
+        rows.to_sparse(), InputTypeError, r"a dense tensor; got one of the layout torch\.sparse_coo: pass its \.to_dense\(\)"
+    )
     masked = np.ma.array(rows.numpy(), mask=[[0, 0], [0, 1]])
     refused(masked, InputTypeError, r"a masked one: pass \(array\.filled\(0\), ~array\.mask\)")
     assert taken((masked.filled(0), ~masked.mask)) == [[3, 4], [5]]

@@ -3,7 +3,8 @@
 Tokens that are bytes and spell the text need no offsets; for others the tokenizer's are taken, once they have been found to be
 those of these tokens and in the order of the text. A text that begins with its BOS is taken without it.
 
-A token that stands for what the tokenizer does not know is no code of its characters: its sizes are NaN.
+A token that stands for what the tokenizer does not know is no code of its characters: its sizes are NaN. Of a text of which the
+tokenizer drops characters no places are known: they would be counted as another token's, and offsets are beside the text.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def placed(adapter: Adapter, text: str, length: int) -> Placed | None:
     """The places of a text's ``length`` tokens (the BOS not counted); None where they can't be known."""
     ids, offsets = adapter.tokenised(text)
     front = len(ids) - length
-    if front not in (0, 1) or ids[:front] not in ([], [adapter.begin]):
+    if front not in (0, 1) or ids[:front] not in ([], [adapter.begin]) or adapter.dropped(text):
         return None
     pieces = adapter.pieces(ids)
     if pieces and front < len(pieces) and pieces[front].startswith(b" "):

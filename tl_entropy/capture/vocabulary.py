@@ -6,6 +6,7 @@ configuration: TransformerLens's, or that of the Hugging Face model inside and w
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -139,10 +140,43 @@ class Vocabulary(Steady):
 
     @property
     def unknown(self) -> tuple[int, str] | None:
-        """Id and text of the token that stands for what the tokenizer does not know, or None."""
+        """Id and text of the token that stands for what the tokenizer does not know, or None.
+
+        It is one, too, where it is not said to be a special token and only the part that looks pieces up has it.
+        """
         tokenizer = getattr(self.model, "tokenizer", None)
         number = getattr(tokenizer, "unk_token_id", None)
-        return None if number is None else (number, str(tokenizer.unk_token))  # type: ignore[union-attr]
+        if number is not None:
+            return number, str(tokenizer.unk_token)  # type: ignore[union-attr]
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        name: str | None = getattr(getattr(backend, "model", None), "unk_token", None)
+        if not name:
+            return None
+        number = backend.token_to_id(name)  # type: ignore[union-attr]
+        return None if number is None else (number, name)
+
+    def dropped(self, text: str) -> frozenset[str]:
+        """The letters, digits, signs and symbols of a text of which the tokenizer makes nothing at all.
+
+        So it is where pieces are looked up without a token for what is unknown, and where a normaliser takes them out. White
+        space and marks are no such characters: what stands for their word or letter stands for them.
+        """
+        if self._piece_of is not None or not getattr(self.model.tokenizer, "is_fast", False):
+            return frozenset()
+        for character in set(text) - self._makes_something.keys():
+            counts = unicodedata.category(character)[0] in "LNPS" and not 0x1160 <= ord(character) <= 0x11FF  # vowels of Hangul
+            self._makes_something[character] = not counts or self._is_known(character)
+        return frozenset(character for character in set(text) if not self._makes_something[character])
+
+    def _is_known(self, character: str) -> bool:
+        try:
+            return bool(self.encode(character))
+        except Exception:  # a part of a known word may be none by itself, for which a tokenizer raises what it likes
+            return True
+
+    @cached_property
+    def _makes_something(self) -> dict[str, bool]:
+        return {}
 
     @property
     def prepends_begin(self) -> bool:
@@ -151,9 +185,10 @@ class Vocabulary(Steady):
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of the tokenizer's special tokens (begin, end, padding, ...); without one, those of the configuration."""
+        """Ids of the tokenizer's special tokens (begin, end, padding, unknown); without one, those of the configuration."""
         if self.has_tokenizer:
-            return frozenset(getattr(self.model.tokenizer, "all_special_ids", ()))
+            unknown = [] if self.unknown is None else [self.unknown[0]]
+            return frozenset([*getattr(self.model.tokenizer, "all_special_ids", ()), *unknown])
         return frozenset(i for name in _CONFIGURED for i in self._configured(name))
 
     @property

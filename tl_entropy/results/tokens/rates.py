@@ -142,7 +142,7 @@ class Rates(Printed):
         if math.isnan(value):
             raise InputError(
                 f"bits per {total[:-1]} need every document's text and where each token is in it; measure texts rather than "
-                "token ids, on a model with a fast tokenizer"
+                "token ids, on a model with a fast tokenizer that drops no characters which it does not know"
             )
         return value
 
