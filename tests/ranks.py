@@ -13,6 +13,7 @@ import traceback
 import warnings
 from contextlib import contextmanager, suppress
 from functools import cache
+from tempfile import mkdtemp
 
 import torch
 from states import TOKENS, differences, model
@@ -118,6 +119,9 @@ def functions(tokens, texts):
         "matrices": lambda: tle.layer_similarity(m, tokens, method="matrix_renyi", n_samples=20, permutations=2, **READ),
         "over documents": lambda: tle.layer_similarity(m, tokens, rows="documents", **READ),
         "soft_information": lambda: tle.soft_information(m, tokens, heads=True, n_bins=(5, 8), folds=2, center=True, **READ),
+        "assignments": lambda: tle.soft_information(
+            m, tokens, layers=[1], n_bins=8, folds=2, keep="assignments", folder=_room(), **READ
+        ),
         "similarity of two": lambda: tle.layer_similarity(m, tokens, other=m, rows="documents", **READ),
         "compare_models": lambda: tle.compare_models({"a": m, "b": m}, tokens, progress=False, batch_size=1),
         "confidence": lambda: tle.confidence(m, tokens, **READ),
@@ -143,6 +147,17 @@ ONCE = {"train_tuned_lens", "label_plan"}
 """What the first process does, and sends to the others."""
 WHOLE = {"of a cache", "stream", "EntropyMonitor"}
 """What each process does by itself: it was given a cache, or accumulators that are nobody else's, or a training goes on."""
+
+
+@cache
+def _rooms():
+    return mkdtemp(prefix="tl_entropy")
+
+
+def _room():
+    """A new folder, which is one for all processes that meet."""
+    meeting = os.environ.get("MASTER_PORT", os.environ.get("SLURM_JOB_ID"))
+    return mkdtemp(dir=_rooms()) if meeting is None else f"{_rooms()}/of {meeting}"
 
 
 def _monitored(m, tokens):

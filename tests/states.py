@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import cache
+from tempfile import mkdtemp
 
 import torch
 from tiny_models import make_model
 
 import tl_entropy as tle
+from tl_entropy.analyses.information.parts import AssignmentParts
 from tl_entropy.analyses.information.soft import _Means
 from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.models.neuron_sums import NeuronAccumulator
@@ -32,6 +34,12 @@ def model():
 @cache
 def plan():
     return tle.label_plan(model(), TOKENS, labels=("token", "next_token"), window=6)
+
+
+@cache
+def room():
+    """A folder in which assignments are written, by all."""
+    return mkdtemp(prefix="tl_entropy")
 
 
 @cache
@@ -84,6 +92,7 @@ EVERY = {
     "neighbours": lambda m: tle.NeighbourAccumulator(m, n_samples=20, k=2),
     "document states": lambda m: DocumentStates(m, m.sites("resid_post", None), "keep"),
     "soft": lambda m: tle.SoftAccumulator(m, plan(), heads=True, n_bins=(5, 8), keep_labels=True, folds=3),
+    "assignments": lambda m: AssignmentParts(m, plan(), folder=room(), heads="z", n_bins=(5, 8), folds=3),
     "site means": lambda m: StateMeans(m, m.sites(("embed", "z"), None)),
     "means": lambda m: _Means(tle.SoftAccumulator(m, plan(), n_bins=5)),
 }

@@ -4,9 +4,10 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_memory.py --small --tokens 10_000 100_000 10_000_000 [name ...]
 
 Texts of so many tokens come from a generator that nobody knows the length of; with ``--small`` they are documents of 100 tokens
-for a model of two layers, d_model 16 and 100 tokens, which reads ten million of them in minutes. Printed is the peak of the
-whole process (its resident set) beyond what it held after the model was loaded, and how much more the whole peak is than at the
-first size. The plan of labels of soft information, which does grow, is there by itself, too.
+for a model of two layers, d_model 16 and 100 tokens, which reads ten million of them in minutes; ``--small 1`` is one of a
+layer and d_model 8, for half of that. Printed is the peak of the whole process (its resident set) beyond what it held after
+the model was loaded, and how much more the whole peak is than at the first size. The plan of labels of soft information, which
+does grow, is there by itself, too.
 """
 
 from __future__ import annotations
@@ -54,15 +55,16 @@ class Tokens(Texts):
             yield few[i % 50].roll(i // 50)
 
 
-def small_model():
-    """A GPT-2 of two layers, d_model 16 and 100 tokens, as a TransformerBridge."""
+def small_model(layers):
+    """A GPT-2 of so many layers, a d_model of 8 for each, and 100 tokens, as a TransformerBridge."""
     import torch
     from tokenizers import Tokenizer, models
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=512, n_embd=16, n_layer=2, n_head=2)).eval()
+    shape = {"n_embd": 8 * layers, "n_layer": layers, "n_head": layers}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=512, **shape)).eval()
     model.config.architectures = ["GPT2LMHeadModel"]
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(100)}, unk_token="w0"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0", eos_token="w0", pad_token="w0")
@@ -82,6 +84,7 @@ def analyses():
         "lens_entropy, three orders": partial(tle.lens_entropy, orders=(0.5, 1, 2), **sums),
         "layer_divergence": partial(tle.layer_divergence, **sums),
         "layer_divergence, previous": partial(tle.layer_divergence, against="previous", **sums),
+        "layer_divergence, targets": partial(tle.layer_divergence, metrics=("jsd",), targets=[1, 2], **sums),
         "head_entropy": partial(tle.head_entropy, **sums),
         "head_entropy, readout": partial(tle.head_entropy, of="readout", **sums),
         "token_surprisal": partial(tle.token_surprisal, **sums),
@@ -101,7 +104,9 @@ def analyses():
         "site_means": lambda model, texts: tle.site_means(model, texts, "resid_post", **quiet),
         "head_means": partial(tle.head_means, **quiet),
         "confidence": partial(tle.confidence, **sums),
+        "confidence at sites": partial(tle.confidence, sites=("embed", "resid_post"), **sums),
         "unigram_distance": partial(tle.unigram_distance, **sums),
+        "neurons": partial(tle.neurons, candidates=2, placebos=4, **quiet),
     }
 
 
@@ -117,7 +122,7 @@ def one(name, tokens, length, small):
     from tiny_models import cached_model, kinds
 
     warnings.simplefilter("ignore")
-    model, kind = (small_model(), Tokens) if small else (cached_model("gpt2", kinds()[0]), Texts)
+    model, kind = (small_model(small), Tokens) if small else (cached_model("gpt2", kinds()[0]), Texts)
     before, begun = peak(), time.process_time()
     analyses()[name](model, kind(tokens // length, length))
     print(before, peak(), time.process_time() - begun)
@@ -129,7 +134,9 @@ def main():
     parser.add_argument("names", nargs="*")
     parser.add_argument("--tokens", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--length", type=int)
-    parser.add_argument("--small", action="store_true", help="documents of 100 tokens, a model of two layers")
+    parser.add_argument(
+        "--small", nargs="?", type=int, const=2, help="documents of 100 tokens, a model of two layers or of so many"
+    )
     parser.add_argument("--one", action="store_true", help="measure in this process")
     asked = parser.parse_args()
     length = asked.length or (100 if asked.small else 50)
@@ -145,7 +152,7 @@ def main():
         found = []
         for n in asked.tokens:
             command = [sys.executable, __file__, "--one", name, "--tokens", str(n), "--length", str(length)]
-            command += ["--small"] * asked.small
+            command += [] if asked.small is None else ["--small", str(asked.small)]
             run = subprocess.run(command, capture_output=True, text=True, check=True)
             found.append(tuple(map(float, run.stdout.split())))
         shares = [f"{after / found[0][1] - 1:.1%}" for _, after, _ in found[1:]]

@@ -1,6 +1,7 @@
 """Runs that outgrow one process: two processes against one, what saving costs, and how soon a run that goes on reads again.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_runs.py      # a quarter of an hour with nothing else running; --parts
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_runs.py --parts processes      # some five minutes with nothing else running
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_runs.py --parts saving resume  # some two
 
 ``processes``: the same call in one process and in two that share it (gloo), one thread each, in alternating pairs: the median
 of the ratios of their seconds, from when all are ready to when all have the result; and, for a machine that has other work, the
@@ -68,7 +69,7 @@ def processes(asked):
         "soft_information": lambda documents: tle.soft_information(model, documents, batch_size=4, progress=False),
     }
     for name, call in calls.items():
-        documents = tokens(asked.tokens * (8 if name == "soft_information" else 1), 5000)
+        documents = tokens(asked.tokens * (10 if name == "soft_information" else 1), 5000)
         call(documents[:2])  # so that all is proved before
         pairs = []
         for i in range(asked.repeats):
@@ -187,7 +188,7 @@ def main():
     parts = {"processes": processes, "saving": saving, "resume": resume}
     parser.add_argument("--parts", nargs="+", choices=tuple(parts), default=tuple(parts))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=512, help="of lens_entropy; soft_information reads ten times as many")
     parser.add_argument("--documents", type=int, default=100)
     parser.add_argument("--resumed")
     parser.add_argument("--began", type=float)

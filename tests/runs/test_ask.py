@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from tl_entropy.demo import FOLDER
 from tl_entropy.errors import InputError, ModelError, TLEntropyError
 from tl_entropy.runs import models
-from tl_entropy.runs.ask import Ask, differences
+from tl_entropy.runs.ask import Ask, differences, read_config
 from tl_entropy.runs.inputs import Documents
 from tl_entropy.runs.models import Checkpoint, checkpoints
+from tl_entropy.runs.running import run
 
 GOOD = {"models": str(FOLDER), "inputs": {"text": ["import os"]}, "analyses": ["lens_entropy"]}
 
@@ -77,8 +78,25 @@ WRONG = [
         "analyses[0].documents cannot be given in a run: a run deals them out",
     ),
     ({"analyses": [{"soft_information": {"labels": ["word"]}}]}, "analyses[0].labels must be of token, bigram"),
-    ({"analyses": [{"soft_information": {"keep": "auto"}}]}, "analyses[0].keep must be 'sums' in a run"),
+    (
+        {"analyses": [{"soft_information": {"keep": "auto", "folder": "a"}}]},
+        "analyses[0].folder cannot be given in a run: assignments are kept beside the result",
+    ),
     ({"analyses": ["gradient_reliance"]}, "analyses[0]: gradient_reliance needs site; give it as an option"),
+    (
+        {"analyses": ["conditional_entropy"]},
+        "analyses[0]: conditional_entropy is no analysis of a run: it takes sequences one by one",
+    ),
+    ({"analyses": ["compare_models"]}, "analyses[0]: compare_models is no analysis of a run: it needs a second model"),
+    (
+        {"analyses": [{"lens_entropy": {"max_new_tokens": 2, "temperature": 0.5}}]},
+        "unit_documents must be a multiple of the 16 documents behind which lens_entropy samples text at once (its "
+        "batch_size), such as 512; got 500",
+    ),
+    (
+        {"analyses": ["entropy_calibration"], "unit_documents": 16, "stop_when": {"entropy_calibration": 1}},
+        "stop_when: entropy_calibration is made of several passes",
+    ),
     ({"unit_documents": 0}, "unit_documents must be an int of at least 1; got 0"),
     ({"save_every": -1}, "save_every must be a positive number; got -1"),
     ({"stop_when": {"head_entropy": 1}}, "stop_when: 'head_entropy' is none of the analyses of this run; it has lens_entropy"),
@@ -256,3 +274,18 @@ def test_a_data_set_is_read_by_its_column(monkeypatch):
     assert (found.count, found.digest) == (2, Documents.of({"text": ["one", "two"]}).digest)
     with pytest.raises(InputError, match=r"inputs\.column: some has no column 'text'"):
         Documents.of({"dataset": "some"})
+
+
+def test_yaml_is_read_as_people_write_it(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("save_every: 1e3\nstop_when: {lens_entropy: 5e-3}\nother: [1e-3, 12, 1.5, 3e, -2E2]")
+    assert read_config(path) == {"save_every": 1e3, "stop_when": {"lens_entropy": 5e-3}, "other": [1e-3, 12, 1.5, "3e", -2e2]}
+    path.write_text("models: gpt2\nmodels: gpt3")
+    with pytest.raises(InputError, match=r"study\.yaml is not YAML: the key 'models' stands there twice .*line 1"):
+        read_config(path)
+
+
+def test_a_run_cannot_lie_in_its_inputs(tmp_path):
+    (tmp_path / "a.txt").write_text("import os")
+    with pytest.raises(InputError, match=r"study lies in .*, whose files are the inputs"):
+        run(tmp_path / "study", {**GOOD, "inputs": {"file": [str(tmp_path)]}})

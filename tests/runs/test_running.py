@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
+from tl_entropy.analyses import distributed
 from tl_entropy.analyses.information import soft
 from tl_entropy.capture.vocabulary import Vocabulary
 from tl_entropy.errors import InputError, ModelError, SaveError
@@ -147,6 +148,7 @@ EVERY = [
     {"head_entropy": {"of": "readout", "keep": "summary"}},
     {"soft_information": {"n_bins": 8, "folds": 3, "labels": ["token", "4-gram"]}},
     {"soft_information": {"n_bins": 8, "folds": 3, "center": True, "seed": [0, 1]}},
+    {"soft_information": {"n_bins": 8, "folds": 3, "center": True, "seed": [0, 1], "keep": "assignments"}},
     "layer_similarity",
     {"layer_similarity": {"method": "matrix_renyi", "n_samples": 32}},
     {"layer_similarity": {"rows": "documents"}},
@@ -155,6 +157,8 @@ EVERY = [
     {"token_surprisal": {"keep": "summary"}},
     {"gradient_reliance": {"site": "embed"}},
     {"lens_entropy": {"max_new_tokens": 2}},
+    {"lens_entropy": {"max_new_tokens": 2, "temperature": 1.0}},
+    {"entropy_calibration": {"prompt_tokens": 2, "steps": 2}},
     {"lens_entropy": {"interventions": [{"ablate": "mlp_out.1"}, {"ablate_heads": [[0, 1]]}]}},
     {"token_reliance": {"on": {"a head": {"ablate_heads": [[0, 1]]}, "an MLP": {"ablate": "mlp_out.1"}}, "metrics": ["kl"]}},
     {"lens_entropy": {"lens": "lens", "keep": "summary"}},
@@ -294,6 +298,24 @@ def test_a_label_plan_is_made_once_and_kept_until_the_result_is_there(asked, mon
     assert len(made) == 4
 
 
+def test_assignments_are_kept_beside_the_result_and_made_anew_with_it(asked, monkeypatch, tmp_path):
+    asked = {**asked, "analyses": [{"soft_information": {**PLANNED["soft_information"], "keep": "assignments"}}]}
+    alone = tle.run(tmp_path / "alone", asked, progress=False)
+    folder = killed_after(2, monkeypatch, tmp_path / "killed", asked)
+    moved = shutil.move(folder, tmp_path / "moved")
+    for _ in range(2):  # the second time since the result is lost
+        result = tle.run(moved, asked, progress=False).result("./step_1", "soft_information")
+        assert_same_result(result, alone.result("./step_1", "soft_information"))
+        kept, same = (
+            tle.load_assignments(place / RunFolder(place).assignments("step_1", "soft_information").relative_to(place))
+            for place in (tmp_path / "moved", tmp_path / "alone")
+        )
+        assert (kept.codes("resid_post.0", 8) == same.codes("resid_post.0", 8)).all()
+        assert_same_result(kept.information(folds=3, progress=False), same.information(folds=3, progress=False))
+        assert is_quiet(moved)
+        RunFolder(tmp_path / "moved").result("step_1", "soft_information").unlink()
+
+
 def test_a_label_plan_that_another_makes_is_waited_for(asked, monkeypatch, tmp_path):
     asked = {**asked, "analyses": [PLANNED]}
     folder, waited = RunFolder(tmp_path / "study"), []
@@ -340,6 +362,15 @@ def test_enough_is_enough(bound, documents, asked, tmp_path):
     results = tle.run(tmp_path / "study", {**asked, "stop_when": {"lens_entropy": bound}}, progress=False)
     assert results.result("./step_1", "lens_entropy").provenance.corpus["documents"] == documents
     assert is_quiet(tmp_path / "study")
+
+
+def test_processes_that_torchrun_has_started_need_not_meet(asked, monkeypatch, tmp_path):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_known", [])
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *_, **__: pytest.fail("another one is waited for"))
+    asked = {**asked, "inputs": {"text": texts(2)}}
+    assert not tle.run(tmp_path / "study", asked, progress=False).failed
 
 
 def test_status_and_estimates_come_from_files_alone(asked, monkeypatch, tmp_path):
@@ -396,7 +427,7 @@ def test_a_state_of_a_later_schema_is_refused_and_stays(asked, monkeypatch, tmp_
         (("run", "study.yaml", "--out", "study", "--slurm"), 0, "exec srun tl-entropy run study.yaml --out study"),
         (("run", "study.yaml", "--out", "study", "--slurm", "--plan"), 2, "give one of --plan and --slurm; got both"),
         (("run", "nothing.yaml", "--out", "study"), 2, "config: nothing.yaml cannot be read"),
-        (("status", "."), 2, "cannot be read as the index of a run"),
+        (("status", "nowhere"), 2, "nowhere holds no run, since it has no run.json"),
     ],
 )
 def test_commands(arguments, status, said, asked, monkeypatch, capsys, tmp_path):

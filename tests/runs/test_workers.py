@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -30,7 +31,7 @@ def ended():
 def gone(folder, number, **told):
     """A worker that left its file behind."""
     path = folder / f"{number}.json"
-    path.write_text(json.dumps({"owner": "gone", **this_process(), **told}))
+    path.write_text(json.dumps({"owner": "gone", **this_process(), "place": workers._place(folder), **told}))
     return path
 
 
@@ -60,6 +61,16 @@ def test_a_process_of_this_machine_that_ended_is_known_at_once(folder, tmp_path)
         (unit := tmp_path / "unit-0.json").write_text(json.dumps({"worker": 1, "owner": "gone"}))
         gone(folder, 1, born="before another process took the number")
         assert worker.claim(unit)
+
+
+def test_in_a_copy_of_a_folder_nobody_is_at_work(folder, tmp_path):
+    unit = tmp_path / "unit-0.json"
+    with Worker(folder) as one:
+        assert one.claim(unit)
+        shutil.copytree(folder, tmp_path / "copy")
+        with Worker(tmp_path / "copy") as other:
+            assert other.number == 0
+            assert other.claim(unit)
 
 
 def test_one_on_another_machine_is_waited_for_as_long_as_it_may_be_silent(folder, tmp_path):

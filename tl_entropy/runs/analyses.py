@@ -25,11 +25,13 @@ from tl_entropy.analyses.lens.divergence import layer_divergence
 from tl_entropy.analyses.lens.entropy import lens_entropy
 from tl_entropy.analyses.states.geometry import layer_geometry
 from tl_entropy.analyses.states.similarity import layer_similarity
+from tl_entropy.analyses.tokens.calibration import entropy_calibration
 from tl_entropy.analyses.tokens.confidence import confidence
 from tl_entropy.analyses.tokens.gradient_reliance import gradient_reliance
 from tl_entropy.analyses.tokens.reliance import token_reliance
 from tl_entropy.analyses.tokens.surprisal import token_surprisal
 from tl_entropy.analyses.tokens.unigram import unigram_distance
+from tl_entropy.capture.generate import AT_ONCE
 from tl_entropy.capture.options import CorpusOptions, EditOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, TLEntropyError, check_choice, check_orders
 from tl_entropy.labels.sets import NAMES, ngram
@@ -40,15 +42,33 @@ ANALYSES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         lens_entropy, layer_divergence, head_entropy, soft_information, layer_similarity, layer_geometry, token_surprisal,
-        token_reliance, gradient_reliance, confidence, unigram_distance,
+        token_reliance, gradient_reliance, confidence, unigram_distance, entropy_calibration,
     )
 }  # fmt: skip
 """The functions that a run can call, by their names."""
 
+PARTLY = ("entropy_calibration",)
+"""Of these, those that read other tokens than the documents have, in several passes of their own."""
+
+_OTHERS = {
+    "conditional_entropy": "it takes sequences one by one, and keeps nothing that another process could go on with; several "
+    "processes share it (torchrun)",
+    "site_means": "it gives means and no result, which has a file; several processes share it (torchrun)",
+    "head_means": "it gives means and no result, which has a file; several processes share it (torchrun)",
+    "compare_models": "it needs a second model; measure each, and compare the results",
+    "neurons": "its last pass needs the means of the one before to the last bit; several processes share it (torchrun)",
+    "sensitivity": "it makes a pass for every edit and site; several processes share it (torchrun)",
+    "placebo": "what it measures is a function of yours; call it yourself",
+    "span_features": "it is made of a result that is there; keep positions of token_surprisal, and call it on that",
+    "train_tuned_lens": "training is in the order of its steps; one process trains it",
+    "label_plan": "soft_information makes its own, once for all processes",
+}
+"""Functions that read texts and are no analyses of a run, and why."""
+
 _OWN = {
     "progress": "a run shows its own",
     "documents": "a run deals them out itself",
-    "folder": "assignments are kept by one process alone",
+    "folder": "assignments are kept beside the result",
     "text_column": "the column of a data set is a key of inputs",
 }
 _MADE: dict[str, Callable[[str, Any], Any]] = {"lens": made.lens, "interventions": made.interventions, "on": made.changes}
@@ -65,6 +85,8 @@ def check_analysis(key: str, name: object, options: object) -> None:
     Traceback (most recent call last):
     tl_entropy.errors.InputError: analyses[0].keep must be 'positions' or 'summary'; got 'sums'
     """
+    if isinstance(name, str) and name in _OTHERS:
+        raise InputError(f"{key}: {name} is no analysis of a run: {_OTHERS[name]}")
     check_choice(key, name, ANALYSES)
     if not isinstance(options, Mapping) or not all(isinstance(option, str) for option in options):
         raise InputTypeError(f"{key}: the options of {name} must be a mapping from their names to values; got {options!r}")
@@ -92,16 +114,22 @@ def check_analysis(key: str, name: object, options: object) -> None:
     for option in ("order", "orders"):
         if option in options:
             check_orders(f"{key}.{option}", options[option])
-    if name == "soft_information" and options.get("keep", "sums") != "sums":
-        raise InputError(
-            f"{key}.keep must be 'sums' in a run: assignments are kept by one process alone; got {options['keep']!r}"
-        )
     if options.get("estimator") == "minibatch":
         raise InputError(f"{key}.estimator must be 'exact' in a run: blocks of 'minibatch' would be cut anew where one goes on")
     labels = options.get("labels", ()) if name == "soft_information" else ()
     for label in [labels] if isinstance(labels, str) else labels:
         if not (isinstance(label, str) and (label in NAMES or _NGRAM.fullmatch(label))):
             raise InputError(f"{key}.labels must be of {', '.join(NAMES)}, or as 4-gram and next_4-gram; got {label!r}")
+
+
+def sampled_together(name: str, options: Mapping[str, Any]) -> int:
+    """How many documents an analysis samples text behind at once, on which the text depends; 1 where it samples none.
+
+    >>> sampled_together("lens_entropy", {}), sampled_together("entropy_calibration", {"batch_size": 8})
+    (1, 8)
+    """
+    temperature = options.get("temperature", 1.0 if name == "entropy_calibration" else 0.0)
+    return int(options.get("batch_size") or AT_ONCE) if temperature else 1
 
 
 def called(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

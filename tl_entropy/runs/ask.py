@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 
 from tl_entropy.errors import InputError, InputTypeError, check_int, check_positive
 from tl_entropy.results.files import plain, unplain
-from tl_entropy.runs.analyses import check_analysis
+from tl_entropy.runs.analyses import PARTLY, check_analysis, sampled_together
 from tl_entropy.runs.inputs import check_inputs
 from tl_entropy.runs.made import hashes
 from tl_entropy.runs.models import check_model
@@ -91,11 +92,18 @@ class Ask:
         evict = given.get("evict", False)
         if not isinstance(evict, bool):
             raise InputTypeError(f"evict must be true or false; got {evict!r}")
+        unit_documents = check_int("unit_documents", given.get("unit_documents", UNIT_DOCUMENTS), 1)
+        for name, (function, options) in analyses.items():
+            if unit_documents % (at_once := sampled_together(function, options)):
+                raise InputError(
+                    f"unit_documents must be a multiple of the {at_once} documents behind which {name} samples text at once "
+                    f"(its batch_size), such as {-(-unit_documents // at_once) * at_once}; got {unit_documents}"
+                )
         return cls(
             models=tuple(map(_in_order, models)),
             inputs=_in_order(given["inputs"]),
             analyses=analyses,
-            unit_documents=check_int("unit_documents", given.get("unit_documents", UNIT_DOCUMENTS), 1),
+            unit_documents=unit_documents,
             save_every=check_positive("save_every", given.get("save_every", SAVE_EVERY)),
             stop_when=_stop_when(given.get("stop_when", {}), analyses),
             evict=evict,
@@ -113,13 +121,23 @@ def read_config(path: str | Path) -> Any:
     """What a YAML file holds.
 
     Raises:
-        InputError: no such file, or one that is no YAML.
+        InputError: no such file, one that is no YAML, or a key that stands there twice.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Of YAML as people write it: 1e-3 is a number, and a key that stands there twice a slip of the pen."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value]
+            if doubled := next((key for i, key in enumerate(keys) if key in keys[:i]), None):
+                raise yaml.constructor.ConstructorError(None, None, f"the key {doubled!r} stands there twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
     place = Path(path)
     try:
-        return yaml.safe_load(place.read_text(encoding="utf-8"))
+        return yaml.load(place.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config: {place} cannot be read ({error}); give a YAML file, or the same as a dict") from error
     except yaml.YAMLError as error:
@@ -183,6 +201,8 @@ def _stop_when(given: Any, analyses: Mapping[str, Any]) -> dict[str, float]:
     for name in given:
         if name not in analyses:
             raise InputError(f"stop_when: {name!r} is none of the analyses of this run; it has {', '.join(analyses)}")
+        if analyses[name][0] in PARTLY:
+            raise InputError(f"stop_when: {name} is made of several passes, whose errors say nothing of its own; leave it out")
     return {str(name): check_positive(f"stop_when.{name}", bound) for name, bound in given.items()}
 
 

@@ -6,6 +6,7 @@
     models/MODEL/model.json                   name, step, weights, and hashes of some documents' tokens
     models/MODEL/tokens.txt                   for each unit, a hash of the tokens of all its documents
     models/MODEL/ANALYSIS.safetensors         a result
+    models/MODEL/ANALYSIS.assignments/        soft assignments, where it keeps them
     models/MODEL/ANALYSIS.failed.json         why there is none
     work/MODEL/ANALYSIS/                      what is made once for all (a label plan), until the result is there
     work/MODEL/ANALYSIS/pass-P/               claims of units and states of workers, likewise
@@ -93,6 +94,10 @@ class RunFolder:
     def result(self, stem: str, analysis: str) -> Path:
         """The file of a result."""
         return self.model(stem) / f"{file_name(analysis)}.safetensors"
+
+    def assignments(self, stem: str, analysis: str) -> Path:
+        """The folder of the soft assignments that an analysis keeps."""
+        return self.model(stem) / f"{file_name(analysis)}.assignments"
 
     def failure(self, stem: str, analysis: str) -> Path:
         """The file that says why there is no result."""

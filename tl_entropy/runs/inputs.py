@@ -58,6 +58,13 @@ def check_inputs(key: str, given: Any) -> None:
         check_files(f"{key}.file", map(Path, listed), skip=True)
 
 
+def check_outside(given: Mapping[str, Any], folder: Path) -> None:
+    """Raise InputError where a run's folder lies in one of its inputs, and would be read with them."""
+    for place in map(Path, _listed(given.get("file", []))):
+        if place.is_dir() and folder.resolve().is_relative_to(place.resolve()):
+            raise InputError(f"folder: {folder} lies in {place}, whose files are the inputs; give a folder somewhere else")
+
+
 @dataclass(frozen=True)
 class Documents:
     """The documents of a run.

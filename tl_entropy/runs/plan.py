@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from tl_entropy.analyses.information.writing import disk_bytes
 from tl_entropy.capture.inputs import pieces, read_text
 from tl_entropy.capture.loading.sizes import ModelSize, size_of
 from tl_entropy.errors import InputError, counted
@@ -26,7 +27,10 @@ from tl_entropy.runs.models import checkpoints
 
 _SAMPLE = 200_000
 """Bytes of text in which tokens are counted."""
-_PASSES = {"soft_information": lambda options: 2 if options.get("center") is True else 1}
+_PASSES = {
+    "soft_information": lambda options: 2 if options.get("center") is True else 1,
+    "entropy_calibration": lambda _: 2,
+}
 
 
 def planned(config: Mapping[str, Any] | str | Path) -> str:
@@ -96,7 +100,7 @@ def _texts(documents: Documents) -> tuple[str, int]:
 def _state(function: str, options: Mapping[str, Any], size: ModelSize, tokens: int, documents: int) -> tuple[int, str]:
     """Bytes of a worker's state at most, and what they are."""
     if function == "soft_information":
-        return _soft(options, size, tokens)
+        return _soft(options, size, tokens, documents)
     summary = options.get("keep") == "summary" or function in ("layer_similarity", "layer_geometry")
     places = _places(function, options, size)
     if summary:
@@ -130,6 +134,8 @@ def _row(function: str, options: Mapping[str, Any], places: int, length: float) 
             return where + 1 + 8 * places * several("metrics")
         case "gradient_reliance":
             return where + 1 + 8 * length  # a value for each source
+        case "entropy_calibration":
+            return where + 33  # as of surprisals without tokens
         case _:
             return where + 1 + places * {"confidence": 24, "unigram_distance": 8}[function]
 
@@ -144,7 +150,9 @@ def _places(function: str, options: Mapping[str, Any], size: ModelSize) -> int:
     n_layers = size.layers if layers is None else len(layers) if isinstance(layers, list | tuple) else 1
     if function == "head_entropy":
         return n_layers * size.heads
-    if function in ("token_surprisal", "gradient_reliance") or (function == "confidence" and options.get("sites") is None):
+    if function in ("token_surprisal", "gradient_reliance", "entropy_calibration") or (
+        function == "confidence" and options.get("sites") is None
+    ):
         return 1
     if function == "token_reliance":
         return len(options["on"]) if isinstance(options["on"], Mapping) else 1
@@ -153,14 +161,17 @@ def _places(function: str, options: Mapping[str, Any], size: ModelSize) -> int:
     return sum(1 if site == "embed" or "." in str(site) else n_layers for site in listed)
 
 
-def _soft(options: Mapping[str, Any], size: ModelSize, tokens: int) -> tuple[int, str]:
+def _soft(options: Mapping[str, Any], size: ModelSize, tokens: int, documents: int) -> tuple[int, str]:
     labels = options.get("labels", ("token", "next_token"))
     bins, folds = options.get("n_bins", 100), options.get("folds", 20)
     seeds = options.get("seed", 0)
     columns = (sum(bins) if isinstance(bins, list | tuple) else bins) * (len(seeds) if isinstance(seeds, list | tuple) else 1)
     places = _places("soft_information", options, size) + (size.layers * size.heads if options.get("heads") else 0)
     rows = len(labels) * tokens + folds
-    state = 8 * rows * columns * places
+    state, keep = 8 * rows * columns * places, options.get("keep", "sums")
+    disk = disk_bytes(tokens, tokens + documents, columns * places)
+    if keep == "assignments" or (keep == "auto" and disk < state):
+        return disk, f"assignments at {counted(places, 'place')}, {_sized(disk)} that stay on the disk"
     sums = f"sums by label at {counted(places, 'place')}, at most {_sized(state)}"
     return state, f"{sums}: each class in each fold where it occurs"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 
-from tl_entropy.analyses.sharing import shared
+from tl_entropy.analyses.sharing import alone, shared
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.digests import whole_digest
 from tl_entropy.capture.origin import fingerprint
@@ -32,11 +33,11 @@ from tl_entropy.capture.report import StreamReport
 from tl_entropy.errors import Elsewhere, InputError, ModelError, SaveError, check_flag
 from tl_entropy.results.files import replacing
 from tl_entropy.results.models.run import RunResults, load_run, summary
-from tl_entropy.runs.analyses import ANALYSES, called
+from tl_entropy.runs.analyses import ANALYSES, PARTLY, called
 from tl_entropy.runs.ask import Ask
 from tl_entropy.runs.ends import Ends, Stopped, signals
 from tl_entropy.runs.folder import RunFolder, read_json, write_json
-from tl_entropy.runs.inputs import Documents
+from tl_entropy.runs.inputs import Documents, check_outside
 from tl_entropy.runs.models import Checkpoint, checkpoints
 from tl_entropy.runs.sharing import FolderSharing
 from tl_entropy.runs.work import Work
@@ -95,12 +96,14 @@ def run(folder: str | Path, config: Mapping[str, Any] | str | Path, *, progress:
     check_flag("progress", progress)
     ask = Ask.of(config)
     there = RunFolder(folder)
+    check_outside(ask.inputs, there.path)
     there.open(ask)
     models = checkpoints(ask.models)
     documents = _the_same(there, Documents.of(ask.inputs))
     ends = Ends()
     try:
-        with Worker(there.workers) as worker, signals(ends):
+        # Alone, since those that torchrun has started together need not wait for each other.
+        with Worker(there.workers) as worker, signals(ends), alone():
             _Process(there, ask, models, documents, worker, ends, progress=progress and _shows()).work()
     except Stopped as stopped:
         raise KeyboardInterrupt(str(stopped)) from None
@@ -143,6 +146,7 @@ class _Process:
         self.folder, self.ask, self.models, self.documents, self.worker = folder, ask, models, documents, worker
         self.ends, self.progress = ends, progress
         self.began, self.told_at = time.time(), 0.0
+        self.since = worker.now()  # as others tell the time, whatever the clock here says
         self.read, self.unit = (0, 0), (0, 0)  # tokens and documents: in all, and in the unit under way
         self.failed: set[Path] = set()  # what failed here
         self.loaded = False  # whether a model was loaded before
@@ -187,7 +191,7 @@ class _Process:
 
     def _has_failed(self, path: Path) -> bool:
         """Whether an analysis failed since this process began; what failed before is tried once more."""
-        return path in self.failed or (read_json(path) or {}).get("time", 0.0) >= self.began
+        return path in self.failed or (read_json(path) or {}).get("time", 0.0) >= self.since
 
     def _free(self, model: Checkpoint) -> list[str]:
         """Of these, the analyses that have something to do which nobody does."""
@@ -263,6 +267,7 @@ class _Process:
         """One analysis of one model, as far as others leave it to this process; its result is written."""
         function, options = self.ask.analyses[name]
         target = self.folder.result(checkpoint.stem, name)
+        tokens = self.folder.model(checkpoint.stem) / "tokens.txt"
         bound = self.ask.stop_when.get(name)
         sharing = FolderSharing(
             folder=self.folder,
@@ -273,11 +278,15 @@ class _Process:
             save_every=self.ask.save_every,
             ends=self.ends,
             told=lambda report: self._tell(checkpoint, name, report),
-            same_tokens=lambda unit, digest: same_tokens(self.folder.model(checkpoint.stem) / "tokens.txt", unit, digest),
+            same_tokens=lambda unit, digest: None if function in PARTLY else same_tokens(tokens, unit, digest),
             is_enough=None if bound is None else lambda accumulators: standard_error(accumulators[0].compute()) < bound,
         )
+        given = called(function, options)
         with shared(sharing):
-            result = ANALYSES[function](model, self.documents.inputs, progress=self.progress, **called(function, options))
+            if given.get("keep") in ("assignments", "auto"):
+                folder = given["folder"] = self.folder.assignments(checkpoint.stem, name)
+                sharing.once("room for assignments", lambda: shutil.rmtree(folder, ignore_errors=True))  # of a lost result
+            result = ANALYSES[function](model, self.documents.inputs, progress=self.progress, **given)
         result.save(target)
         self.folder.clear(checkpoint.stem, name)
 
@@ -289,7 +298,7 @@ class _Process:
         self.worker.release(self.folder.work(checkpoint.stem, name))
         told = f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
-        write_json(path, {"error": told, "traceback": trace, "worker": self.worker.number, "time": time.time()})
+        write_json(path, {"error": told, "traceback": trace, "worker": self.worker.number, "time": self.worker.now()})
         warnings.warn(f"{name} of {checkpoint.label} failed, and the run goes on without it: {told}", UserWarning, stacklevel=2)
 
     def _tell(self, checkpoint: Checkpoint, name: str, report: StreamReport | None = None, *, force: bool = False) -> None:

@@ -3,8 +3,8 @@
 The documents of a pass are cut into units of neighbours. A worker claims a unit, reads what nobody holds of it, and keeps all
 that it has read in one state file, which says which documents are in it. The file is replaced by a rename, at a unit's end and
 every few minutes within one, always between two documents; so at any moment what is on the disk is a whole number of
-documents, and a batch holds the same documents whether the pass was stopped before it or not. When all documents are held,
-whoever finds that adds the states up.
+documents, and a batch holds the same documents whether the pass was stopped before it or not (of text that is sampled, a whole
+number of the groups that are sampled together). When all documents are held, whoever finds that adds the states up.
 
 States that hold the same document cannot be added. It happens where a process slept while its claims were given away; the
 state with fewer documents is then dropped and its documents are read again. So it is with a state that cannot be read.
@@ -36,6 +36,8 @@ Value = TypeVar("Value")
 MADE = "once-"
 ENOUGH = "enough.json"
 """The file that says that a pass need not read more."""
+DOCUMENTS = "documents.json"
+"""The file that says how many documents a pass has, which are fewer than the run's where an analysis leaves some out."""
 
 
 @dataclass
@@ -134,7 +136,9 @@ class _SharedPass:
 
     def read(self) -> StreamReport:
         self.place.mkdir(parents=True, exist_ok=True)
-        units = self.units = list(cut(self.one_pass.documents or (), self.of.unit_documents))
+        documents = self.one_pass.documents or ()
+        create(self.place / DOCUMENTS, {"documents": max((stop for _, stop in documents), default=0)})
+        units = self.units = list(cut(documents, self.of.unit_documents))
         self._resume()
         while True:
             while not (enough := self._is_enough()) and (left := self._next(units)) is not None:
@@ -203,8 +207,12 @@ class _SharedPass:
         """Read documents, and save between them."""
         ends = self.of.ends
 
+        together = self.one_pass.together
+
         def after(report: StreamReport) -> bool:
             self.of.told(report)
+            if report.held and report.held[-1][1] % together:  # in the middle of what is sampled together
+                return False
             if not ends.asked and time.monotonic() - self.saved >= self.of.save_every:
                 self._save()
             return bool(ends.asked)

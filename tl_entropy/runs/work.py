@@ -13,8 +13,8 @@ from pathlib import Path
 from tl_entropy.capture.parts import Intervals
 from tl_entropy.errors import FileError
 from tl_entropy.runs import states
-from tl_entropy.runs.folder import RunFolder
-from tl_entropy.runs.sharing import ENOUGH, MADE, claims, cut, without
+from tl_entropy.runs.folder import RunFolder, read_json
+from tl_entropy.runs.sharing import DOCUMENTS, ENOUGH, MADE, claims, cut, without
 from tl_entropy.runs.workers import Worker
 
 
@@ -44,8 +44,9 @@ class Work:
         return max(passes, key=lambda path: int(path.name.removeprefix("pass-")), default=whole / "pass-0")
 
     def units(self) -> list[range]:
-        """All units, in order."""
-        return list(cut(((0, self.documents),), self.unit_documents))
+        """All units of the latest pass, in order."""
+        told = read_json(self.place / DOCUMENTS) or {}
+        return list(cut(((0, int(told.get("documents", self.documents))),), self.unit_documents))
 
     def held(self) -> dict[Path, Intervals]:
         """The documents in each state that can be read."""

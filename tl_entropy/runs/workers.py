@@ -2,8 +2,8 @@
 
 A worker is a number that a process holds while it runs: ``workers/N.json`` names it, and is touched every half minute. What
 is claimed is a file that names its worker. A number or claim is free when its process has ended, as far as this machine can
-tell, or when nothing was heard of it for ten minutes. So a process that is killed on another machine is waited for that long,
-and one on this machine not at all.
+tell, when it is at work in a folder of which this one is a copy, or when nothing was heard of it for ten minutes. So a process
+that is killed on another machine is waited for that long, and one on this machine not at all.
 
 A process that slept through its ten minutes may find that another took its number: it then lets go of what it holds in
 memory, and begins with a new number. That two hold the same documents for a while costs time, never a wrong number: what is
@@ -76,7 +76,8 @@ class Worker:
     def take_number(self) -> None:
         """Take the lowest number that is free."""
         number = 0
-        while not claim(self.folder / f"{number}.json", {"owner": self.owner, **this_process()}, self._is_free):
+        told = {"owner": self.owner, **this_process(), "place": _place(self.folder)}
+        while not claim(self.folder / f"{number}.json", told, self._is_free):
             number += 1
         self.number = number
 
@@ -144,7 +145,8 @@ def alive(told: Mapping[str, Any], path: Path, now: float) -> bool:
     """
     here = this_process()
     if told.get("machine") == here["machine"]:
-        return told.get("born") == _born(int(told.get("process", 0)))
+        is_here = told.get("place") == _place(path.parent)  # and not at work in a folder of which this is a copy
+        return is_here and told.get("born") == _born(int(told.get("process", 0)))
     return _age(path, now) <= SILENT
 
 
@@ -181,6 +183,15 @@ def _machine() -> str:
 def this_process() -> dict[str, Any]:
     """What tells this process from all others."""
     return {"machine": _machine(), "host": socket.gethostname(), "process": os.getpid(), "born": _born(os.getpid())}
+
+
+def _place(folder: Path) -> list[int] | None:
+    """What tells a folder from its copies on one machine; None where nothing does."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return [found.st_dev, found.st_ino]
 
 
 def _born(process: int) -> str | None:

@@ -17,7 +17,7 @@ import torch
 from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
-from tl_entropy.analyses.information import assignments as module, store
+from tl_entropy.analyses.information import parts, store, writing as module
 from tl_entropy.analyses.sharing import shared
 from tl_entropy.errors import FileError, InputError, InputTypeError, SaveError
 from tl_entropy.functional.information.coding import decoded
@@ -199,10 +199,10 @@ def test_what_does_not_go_together_is_refused(options, error, match):
         tle.soft_information(model(), TEXTS[:2], **options, **FEW)
 
 
-def test_several_processes_are_refused(tmp_path):
-    accumulator = tle.SoftAccumulator(model(), tle.label_plan(model(), TEXTS[:2]))
-    with shared(Nobody()), pytest.raises(InputError, match="written by one process"):
-        module.writer_for(accumulator, "assignments", tmp_path / "a")
+def test_a_cache_is_written_by_one_process_alone(tmp_path):
+    sums = tle.SoftAccumulator(model(), tle.label_plan(model(), TEXTS[:2]))
+    with shared(Nobody()), pytest.raises(InputError, match="a cache is read by each process as a whole"):
+        parts.kept_as(sums, "assignments", tmp_path / "a", whole=True)
 
 
 def test_a_disk_without_room_is_refused_before_the_pass(tmp_path, monkeypatch):
@@ -231,7 +231,7 @@ def test_a_write_that_fails_leaves_what_was_written_and_changes_nothing(tmp_path
     def full(self, name, data):
         calls.append(name)
         if len(calls) > 4:  # in the middle of the second batch
-            with store._saving(self.folder):
+            with store.saving(self.folder):
                 raise OSError(28, "No space left on device")
         return plain(self, name, data)
 
@@ -376,7 +376,7 @@ def test_a_pass_that_was_ended_goes_on_where_the_same_is_asked(monkeypatch, tmp_
     def full(self, name, data):
         calls.append(name)
         if len(calls) == 10:
-            with store._saving(self.folder):
+            with store.saving(self.folder):
                 raise OSError(28, "No space left on device")
         return plain(self, name, data)
 

@@ -22,10 +22,11 @@ from typing import Any, Literal, Unpack, cast
 import torch
 from torch import Tensor
 
-from tl_entropy.analyses.information.assignments import Kept, writer_for
+from tl_entropy.analyses.information.parts import AssignmentParts, Kept, kept_as
 from tl_entropy.analyses.information.spans import has_spans, of_tokens
 from tl_entropy.analyses.information.store import writing
 from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned_slots
+from tl_entropy.analyses.information.writing import AssignmentWriter
 from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.measuring import computing
 from tl_entropy.analyses.sharing import Pass, once, read
@@ -210,13 +211,10 @@ def soft_information(
                 )
         else:
             plan = label_plan(adapter, inputs, labels=labels, positions=positions, valid=valid, **options)
-        accumulator = SoftAccumulator(
+        sums = SoftAccumulator(
             adapter, plan, sites=sites, layers=layers, heads=heads, n_bins=n_bins, seed=seed, calibration=calibration,
             centers=None if isinstance(center, bool) else center, invalid=invalid, folds=folds, keep_labels=keep_labels,
         )  # fmt: skip
-        writer, kept = writer_for(accumulator, keep, folder)
-        if writer is None:
-            _announce(accumulator.memory(), adapter.device, progress)
         one_pass = Pass(
             adapter,
             inputs,
@@ -225,20 +223,25 @@ def soft_information(
             progress=progress,
             options=cast("CorpusOptions", options),
         )
+        found, kept = kept_as(sums, keep, folder, whole=one_pass.whole)
+        accumulator = found.of if isinstance(found, AssignmentWriter) else found
+        if found is sums:
+            _announce(sums.memory(), adapter.device, progress)
         if center is True:
             means = _Means(accumulator)
             if read([means], one_pass).interrupted:
                 raise KeyboardInterrupt  # the mean of a part would be another quantity
             accumulator.centers |= means.compute()
         settings = {"positions": repr(positions), "prepend_bos": adapter.prepends_begin, **described(options), **kept}
-        found = accumulator if writer is None else writer
         with keeping(lambda _: found.compute(settings=settings, interrupted=True) if found.started else None):
-            report = read([accumulator], one_pass) if writer is None else writer.read(one_pass)
+            report = found.read(one_pass) if isinstance(found, AssignmentWriter) else read([found], one_pass)
         origin: dict[str, Any] = {"settings": settings, "corpus": report.counts(), "interrupted": report.interrupted}
         with computing(found):
-            if writer is not None:
-                return writer.compute(progress=progress, **origin)
-            return accumulator.compute(progress=progress, together=not one_pass.whole, **origin)
+            if isinstance(found, AssignmentWriter):
+                return found.compute(progress=progress, **origin)
+            if isinstance(found, AssignmentParts):
+                return found.put_together(progress=progress, **origin)
+            return found.compute(progress=progress, together=not one_pass.whole, **origin)
 
 
 def _listed(inputs: Any) -> list[Any]:

@@ -5,6 +5,7 @@
     chunks              a line for each batch: rows, and a check sum (CRC-32) of its bytes in every other file
     SITE.BINS-SEED      [row, head, bin] uint16: soft assignments as ``functional/information/coding.py`` has them
     starts, tokens, usable    the slots of the label plan: int64, int32, uint8
+    parts/NAME/     the same files of one of several processes, which only grow, until all are put together
     begun.json      of a pass that has not come to its end: what was asked, and, noted now and then between two documents, how
                     long each file was, with what else was seen until then
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +37,7 @@ from tl_entropy.errors import FileError, InputError, SaveError
 from tl_entropy.results.files import check_folder, plain, replacing, unplain
 from tl_entropy.results.holding import held, lock_of
 
-INDEX, CHUNKS, ROWS, BEGUN = "assignments.json", "chunks", "rows", "begun.json"
+INDEX, CHUNKS, ROWS, BEGUN, PARTS = "assignments.json", "chunks", "rows", "begun.json", "parts"
 LOCK = lock_of(Path(INDEX)).name
 SLOTS = {"starts": "<i8", "tokens": "<i4", "usable": "u1"}
 KIND, SCHEMA = "Assignments", 1
@@ -64,15 +66,11 @@ class StoreWriter:
         if begun is not None:
             self._sizes, self._rows = dict(begun["sizes"]), begun["rows"]
             self._log.update((folder / CHUNKS).read_bytes()[: self._sizes[CHUNKS]])
-            with _saving(folder):
+            with saving(folder):
                 (folder / INDEX).unlink(missing_ok=True)  # of a pass that was ended
             return
-        check_empty(folder)
-        with _saving(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in folder.iterdir():  # of a pass that was killed
-                if path.name != LOCK:
-                    path.unlink()
+        clear(folder)
+        with saving(folder):
             for name, array in self._slots.items():
                 (folder / name).write_bytes(array.tobytes())
             (folder / CHUNKS).write_bytes(b"")
@@ -84,14 +82,14 @@ class StoreWriter:
             data = np.ascontiguousarray(array, NUMBERS if name == ROWS else CODES).tobytes()
             sums[name] = zlib.crc32(data)
             ends[name] = self._put(name, data)
-        line = _line({"rows": rows, "sums": list(sums.values())})
+        line = line_of({"rows": rows, "sums": list(sums.values())})
         ends[CHUNKS] = self._put(CHUNKS, line)
         self._log.update(line)
         self._rows, self._sizes = self._rows + rows, ends
 
     def note(self, asked: str, contents: Mapping[str, Any]) -> None:
         """Note how far this is, for a later pass to go on from here."""
-        with _saving(self.folder):
+        with saving(self.folder):
             for name in self._sizes:
                 with open(self.folder / name, "r+b") as file:
                     os.fsync(file.fileno())
@@ -107,7 +105,7 @@ class StoreWriter:
             contents: what is held beside the numbers.
             ended: whether the pass was ended before its end, so that another one may go on.
         """
-        with _saving(self.folder):
+        with saving(self.folder):
             for name, size in self._sizes.items():
                 with open(self.folder / name, "r+b") as file:
                     file.truncate(size)
@@ -124,7 +122,7 @@ class StoreWriter:
     def _put(self, name: str, data: bytes) -> int:
         """Write behind what counts; the new size."""
         start = self._sizes.get(name, 0)
-        with _saving(self.folder), open(self.folder / name, "r+b" if (self.folder / name).exists() else "w+b") as file:
+        with saving(self.folder), open(self.folder / name, "r+b" if (self.folder / name).exists() else "w+b") as file:
             file.seek(start)
             file.write(data)
         return start + len(data)
@@ -175,20 +173,28 @@ class StoreReader:
 
     def chunks(self, name: str, dtype: np.dtype, shape: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """First row and [row, *shape] of some chunks of a file at a time, in order, their check sums compared."""
-        wide, which = int(np.prod(shape, dtype=np.int64)), self.fields["files"].index(name)
-        size, path, start = wide * dtype.itemsize, self.folder / name, 0
+        wide = int(np.prod(shape, dtype=np.int64))
+        size, start = wide * dtype.itemsize, 0
+        waiting: list[bytes] = []
+        for data in self.data(name, size):
+            waiting.append(data)
+            rows = sum(map(len, waiting)) // size
+            if rows * wide >= _AT_ONCE:
+                yield start, np.frombuffer(b"".join(waiting), dtype).reshape(rows, *shape)
+                start, waiting = start + rows, []
+        if waiting:
+            yield start, np.frombuffer(b"".join(waiting), dtype).reshape(-1, *shape)
+
+    def data(self, name: str, size: int) -> Iterator[bytes]:
+        """The bytes of each chunk of a file whose rows take so many, in order, their check sums compared."""
+        which, path = self.fields["files"].index(name), self.folder / name
         try:
             with open(path, "rb") as file:
-                waiting: list[bytes] = []
                 for number, chunk in enumerate(self._chunks):
                     data = file.read(chunk["rows"] * size)
                     if zlib.crc32(data) != chunk["sums"][which] or len(data) != chunk["rows"] * size:
                         raise FileError(f"folder: {path} is damaged in chunk {number}; write it anew, or copy it again")
-                    waiting.append(data)
-                    rows = sum(map(len, waiting)) // size
-                    if rows * wide >= _AT_ONCE or number + 1 == len(self._chunks):
-                        yield start, np.frombuffer(b"".join(waiting), dtype).reshape(rows, *shape)
-                        start, waiting = start + rows, []
+                    yield data
                 if file.read(1):
                     raise FileError(f"folder: {path} is longer than what was written; write it anew, or copy it again")
         except OSError as error:
@@ -234,15 +240,30 @@ def check_empty(folder: Path, *, may_go_on: bool = False) -> None:
     found = {path.name for path in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
     if INDEX in found and not (may_go_on and BEGUN in found):
         raise InputError(f"folder: {folder} holds assignments already: load_assignments(folder) reads them; or give another")
-    if found and CHUNKS not in found and not found <= set(SLOTS):
+    if found and not found & {CHUNKS, PARTS} and not found <= set(SLOTS):
         raise InputError(f"folder: {folder} holds other files, such as {min(found)}; give a folder of its own")
 
 
-def _line(entry: Mapping[str, Any]) -> bytes:
+def clear(folder: Path) -> None:
+    """Make a folder, and remove from it what a pass that was killed has left.
+
+    Raises:
+        InputError, SaveError: as ``check_empty``.
+    """
+    check_empty(folder)
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def line_of(entry: Mapping[str, Any]) -> bytes:
+    """A line of the log."""
     return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
-class _saving:
+class saving:
     """Errors of the system as what they mean here."""
 
     def __init__(self, folder: Path) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -65,8 +65,8 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
 
     alike = ("measured", "draws", "calibration", "invalid", "folds")
     gathered = ("_read", "_dropped")
-    kept = ("_sites", "_seen")
-    bound = ("_tables", "_sample", "_layouts")
+    kept: ClassVar[tuple[str, ...]] = ("_sites", "_seen")
+    bound: ClassVar[tuple[str, ...]] = ("_tables", "_sample", "_layouts")
 
     def __init__(
         self,

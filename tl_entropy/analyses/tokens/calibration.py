@@ -19,7 +19,7 @@ Refused: documents of which none is longer than the prompt.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Unpack
@@ -27,6 +27,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.sharing import sharing_here
 from tl_entropy.analyses.tokens.surprisal import token_surprisal
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
@@ -105,7 +106,10 @@ def entropy_calibration(
             f"inputs hold no document of more than {counted(prompt_tokens, 'token')}, those of a prompt; give longer texts, or "
             "less prompt_tokens"
         )
-    given = token_surprisal(adapter, chain([first], texts), positions=slice(prompt_tokens, None), **same)
+    beginnings: Iterable[Tensor] = chain([first], texts)
+    if sharing_here() is not None:  # which deals documents out by their number
+        beginnings = list(beginnings)
+    given = token_surprisal(adapter, beginnings, positions=slice(prompt_tokens, None), **same)
     if short:
         warnings.warn(f"{counted(len(short), 'document')} of up to {prompt_tokens} tokens left out", stacklevel=3)
     prompts = [tokens[: prompt_tokens + bos] for tokens, bos in begun.values()]

@@ -191,6 +191,8 @@ def read_index(folder: Path) -> dict[str, Any]:
         FileError: it cannot be read, is of another kind, damaged, or of a later version.
     """
     path = folder / INDEX
+    if not path.exists():
+        raise FileError(f"path: {folder} holds no run, since it has no {INDEX}; give the folder of one")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
