@@ -25,8 +25,9 @@ def one(positions: int) -> None:
     import torch
 
     import tl_entropy as tle
-    from tl_entropy.analyses.information.assignments import _file, disk_bytes
+    from tl_entropy.analyses.information.assignments import file_of
     from tl_entropy.analyses.information.store import ROWS, StoreWriter
+    from tl_entropy.analyses.information.writing import disk_bytes
     from tl_entropy.functional.information.coding import coded
     from tl_entropy.results.provenance import Provenance
 
@@ -44,7 +45,7 @@ def one(positions: int) -> None:
     for number, body in enumerate(tokens):
         where = torch.stack([torch.full((LENGTH,), number), torch.arange(LENGTH), body], dim=1)
         p = torch.softmax(torch.randn(LENGTH, 1, BINS, generator=draw), -1)
-        writer.append({ROWS: where.numpy(), _file(site, (BINS, 0)): coded(p, where[:, 0], where[:, 1]).numpy().astype("<u2")})
+        writer.append({ROWS: where.numpy(), file_of(site, (BINS, 0)): coded(p, where[:, 0], where[:, 1]).numpy().astype("<u2")})
     writer.finish(
         {
             "places": [(site, 1, (0.05,))], "draws": ((BINS, 0),), "dropped": [], "strings": {},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_entropy.analyses.heads.entropy import HeadAccumulator
+from tl_entropy.analyses.information.parts import AssignmentParts
 from tl_entropy.analyses.information.plain import StateInformation
 from tl_entropy.analyses.information.sums import SoftAccumulator
 from tl_entropy.analyses.lens.divergence import DivergenceAccumulator
@@ -32,7 +33,7 @@ from tl_entropy.torch_state import steady
 KINDS = (
     LensAccumulator, DivergenceAccumulator, HeadAccumulator, SurprisalAccumulator, RelianceAccumulator,
     GradientRelianceAccumulator, GeometryAccumulator, CKAAccumulator, MatrixAccumulator, NeighbourAccumulator, SoftAccumulator,
-    ConfidenceAccumulator, UnigramAccumulator, StateMeans,
+    AssignmentParts, ConfidenceAccumulator, UnigramAccumulator, StateMeans,
 )  # fmt: skip
 """Those of the package, which are known once they are imported, as are a user's own."""
 
