@@ -298,6 +298,7 @@ def test_a_label_plan_is_made_once_and_kept_until_the_result_is_there(asked, mon
     assert len(made) == 4
 
 
+@pytest.mark.long
 def test_assignments_are_kept_beside_the_result_and_made_anew_with_it(asked, monkeypatch, tmp_path):
     asked = {**asked, "analyses": [{"soft_information": {**PLANNED["soft_information"], "keep": "assignments"}}]}
     alone = tle.run(tmp_path / "alone", asked, progress=False)
