@@ -29,7 +29,7 @@ from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_gram_matrix
 from tl_entropy.functional.states.matrix_information import joint_entropies, random_permutations
-from tl_entropy.functional.states.matrix_scores import OF_ENTROPIES, RowScores
+from tl_entropy.functional.states.matrix_scores import OF_ENTROPY, OF_JOINT_ENTROPY, RowScores
 from tl_entropy.functional.states.rows import checked_rows
 from tl_entropy.functional.statistics import column_covariances, fold_scores
 from tl_entropy.results.provenance import Provenance
@@ -287,9 +287,9 @@ def _tables(
         "row_entropy": row_entropy,
         "column_entropy": column_entropy,
     }
+    taken = {"mutual_information": 1.0, "entropy": OF_ENTROPY, "joint_entropy": OF_JOINT_ENTROPY}
     for name, of_rows in scores.items():
-        share = OF_ENTROPIES if name.endswith("entropy") else 1.0
-        tables[f"{name}_covariance"] = share * column_covariances(of_rows, documents, n)
+        tables[f"{name}_covariance"] = taken[name] * column_covariances(of_rows, documents, n)
         tables[f"{name}_scores"] = fold_scores(of_rows, documents)
     tables["dime_covariance"] = tables["mutual_information_covariance"] + of_permutations
     tables["dime_scores"] = tables["mutual_information_scores"]
