@@ -21,6 +21,9 @@ from tl_entropy.results.files import check_folder
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems without locks answer."""
 
+MOST = 1000
+"""How often a folder may vanish, by others who had made it, before it counts as one that cannot be made."""
+
 
 def lock_of(target: Path) -> Path:
     """The file that is locked.
@@ -73,11 +76,15 @@ def _locked(lock: Path, *, wait: bool) -> int | None:
     except ImportError:
         lock.parent.mkdir(parents=True, exist_ok=True)
         return None
+    vanished = 0
     while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # somebody else made the folder, and took it away again
+        except (FileNotFoundError, FileExistsError):  # somebody else made a folder of it, and took it away again
+            vanished += 1
+            if vanished == MOST:
+                raise
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -158,7 +158,7 @@ def test_what_the_result_says(tmp_path):
         ({"a": 3}, {}, InputTypeError, "'a' must be a text for quantize, or a function"),
         (["fp4"], {}, InputError, "to must be one of"),
         (["int8"], {"sites": "resid_post.0", "weights": True}, InputError, "not written by one matrix"),
-        (["int8"], {"sites": "hook_embed", "weights": True}, InputError, "hook_embed is a hook"),
+        (["int8"], {"sites": "hook_embed", "weights": True}, InputError, "hook_embed is written by no one matrix"),
         (["int8"], {"sites": "result.0"}, InputError, "computed from z"),
         (["int8"], {"layers": 9}, InputError, "layer 9 does not exist"),
     ],
