@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 import torch
 from layers import FIGURES as LAYER_FIGURES, beginnings
 from matplotlib.axes import Axes
+from predictions import FIGURES as PREDICTION_FIGURES
 from tokens import FIGURES as TOKEN_FIGURES, function
 
 import tl_entropy as tle
@@ -209,6 +210,7 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     "training_share": training_share,
     "training_entropy": training_entropy,
     **LAYER_FIGURES,
+    **PREDICTION_FIGURES,
     **TOKEN_FIGURES,
 }
 

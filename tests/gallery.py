@@ -12,6 +12,7 @@ import tl_entropy.plots as plots
 from tl_entropy.analyses.profiles.distances import pairwise_distances
 from tl_entropy.analyses.profiles.dynamics import layer_dynamics
 from tl_entropy.analyses.profiles.embedding import profile_embedding
+from tl_entropy.lenses.jacobian import JacobianLens
 from tl_entropy.results import HeadEntropy, LayerDivergence, LensEntropy, LensSummary, SoftInformation, TokenCorrelation
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.models.contrast import contrast
@@ -22,7 +23,7 @@ from tl_entropy.results.models.placebo import Placebo
 from tl_entropy.results.models.sensitivity import Sensitivity
 from tl_entropy.results.states.geometry import LayerGeometry
 from tl_entropy.results.tokens.calibration import EntropyCalibration
-from tl_entropy.results.tokens.features import Discrimination
+from tl_entropy.results.tokens.features import Discrimination, SpanFeatures
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.results.tokens.site_values import CONFIDENCE, Confidence, units_of
 from tl_entropy.results.tokens.words import WordSurprisal
@@ -264,6 +265,22 @@ def discrimination(n_features):
     )  # fmt: skip
 
 
+def span_values(n_features, spans=12):
+    """As many features of spans, every third of which is True."""
+    place = torch.arange(spans)
+    return SpanFeatures(
+        values=draw(6, spans, n_features, high=8), features=tuple(f"entropy attn_out.{i}, mean" for i in range(n_features)),
+        units=("nats",) * n_features, document=place, start=0 * place, end=0 * place + 1, tokens=0 * place + 1,
+        provenance=origin("tiny"),
+    ), [i % 3 == 0 for i in range(spans)]  # fmt: skip
+
+
+def jacobian_lens(layers, seed=0):
+    """Matrices that are the less the identity the earlier they are."""
+    noise = draw(seed, layers, 4, 4, low=-1) * torch.linspace(1, 0, layers)[:, None, None]
+    return JacobianLens((torch.eye(4) + noise).float(), tuple(range(layers)), 40, "memory")
+
+
 PLANE = {"input": "token", "output": "next_token"}
 
 
@@ -296,6 +313,7 @@ FIGURES = {
     "divergences_log": lambda k, t, n: plots.divergences(all_of(lambda i: divergence(k, t, i), n), log=True),
     "decisions": lambda k, t, n: plots.decisions(all_of(lambda i: divergence(k, t, i), n)),
     "settling": lambda k, t, n: plots.settling(all_of(lambda i: divergence(k, t, i), n), unit="bits"),
+    "jacobian": lambda k, t, n: plots.jacobian(jacobian_lens(k), jacobian_lens(k, n)),
     "by_layer": lambda k, t, n: plots.by_layer(all_of(lambda i: site_values(k, t, i), n)),
     "calibration": lambda k, t, n: plots.calibration(all_of(lambda i: calibrated(t, i), n)),
     "targets": lambda k, t, n: plots.targets(divergence(k, t), document=0, position=-1),
@@ -323,6 +341,7 @@ FIGURES = {
     "token_correlation": lambda k, t, n: plots.token_correlation(correlation(t)),
     "words": lambda k, t, n: plots.words(words(k, t), document=0),
     "discrimination": lambda k, t, n: plots.discrimination(discrimination(3 * k)),
+    "features": lambda k, t, n: plots.features(*span_values(3 * k)[: 1 if n == 1 else 2]),
     "words_of_sites": lambda k, t, n: plots.words(words(k, t)),
     "reliance": lambda k, t, n: plots.reliance(reliance(t, min(n, 8))),
     "reliance_map": lambda k, t, n: plots.reliance(reliance(t, n, "tokens"), metric="loss"),

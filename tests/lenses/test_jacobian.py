@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import cached_model, kinds
+from tiny_models import ARCHITECTURES, cached_model, kinds
 
 import tl_entropy as tle
 from tl_entropy import functional
@@ -17,6 +17,7 @@ from tl_entropy.sites import Site
 WIDTH, LAYERS = 32, 3
 META = {"estimator": "jacobian_lens", "corpus": "wikitext"}
 RAW = ("gpt2", "bridge") if "bridge" in kinds() else ("gpt2", "hooked raw")
+RAW_NAMES = [name for name, kind, compatible in ARCHITECTURES if kind == RAW[1] and not compatible and name != RAW[0]]
 QUIET = {"progress": False, "sites": "resid_post", "metrics": ("kl",)}
 
 
@@ -84,6 +85,22 @@ def test_measurements_take_it_and_their_provenance_names_it(texts):
     assert "40 prompts" in confidence.provenance.settings["lens"]
     tokens = tle.token_surprisal(model, texts[0], lens=theirs(), sites="resid_post", progress=False)
     assert "40 prompts" in tokens.provenance.settings["lens"]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", RAW_NAMES)
+def test_on_every_kind_of_model_it_is_the_dense_readout_of_the_carried_state(name):
+    model, tokens = cached_model(name, RAW[1]), torch.tensor([[0, 5, 9, 7, 3]])
+    result = tle.lens_entropy(model, tokens, lens=theirs(), sites="resid_post", include_special=True, progress=False)
+    readout = tle.Adapter(model).readout
+    with torch.no_grad():
+        own, cache = model.run_with_cache(tokens)
+        for layer, matrix in enumerate([*matrices().values(), torch.eye(WIDTH)]):
+            logits = readout.scale * model.unembed(model.ln_final(cache[f"blocks.{layer}.hook_resid_post"] @ matrix.T))[0]
+            logits = logits if readout.softcap is None else readout.softcap * torch.tanh(logits / readout.softcap)
+            truth = functional.shannon_entropy(logits.double())
+            torch.testing.assert_close(result.entropy[:, layer, 0].double(), truth, atol=5e-5, rtol=0)
+    torch.testing.assert_close(truth, functional.shannon_entropy(own[0].double()), atol=5e-5, rtol=0)
 
 
 @pytest.mark.model

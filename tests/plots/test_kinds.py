@@ -16,7 +16,7 @@ SAVED = Path(__file__).parents[1] / "results" / "saved_by_0_5_0"
 FILES = {path.stem: path for folder in (SAVED, SAVED.with_name("saved_since_0_5_0")) for path in folder.glob("*.safetensors")}
 KINDS = (*sorted(set(FILES) - {"TunedLens"}), "ModelComparison")
 PLOTS = [name for name in tle.plots.__all__ if name not in ("TokenPage", "course")]  # one is no plot, one takes a mapping
-UNDRAWN = {"ProfileDistance", "SurprisalSummary", "TunedLens", "SpanFeatures"}
+UNDRAWN = {"ProfileDistance", "SurprisalSummary", "TunedLens"}
 
 
 @pytest.mark.thinned

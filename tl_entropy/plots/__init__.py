@@ -3,6 +3,7 @@
 from tl_entropy.plots.heads.maps import heads
 from tl_entropy.plots.information.soft import information
 from tl_entropy.plots.lens.figures import heatmap, profile
+from tl_entropy.plots.lens.jacobian import jacobian
 from tl_entropy.plots.lens.plane import lens_plane
 from tl_entropy.plots.lens.predictions import decisions, divergences, targets
 from tl_entropy.plots.lens.settling import settling
@@ -23,6 +24,7 @@ from tl_entropy.plots.tokens.by_layer import by_layer
 from tl_entropy.plots.tokens.calibration import calibration
 from tl_entropy.plots.tokens.correlation import token_correlation
 from tl_entropy.plots.tokens.discrimination import discrimination
+from tl_entropy.plots.tokens.features import features
 from tl_entropy.plots.tokens.page import TokenPage, tokens
 from tl_entropy.plots.tokens.reliance import reliance
 from tl_entropy.plots.tokens.text import token_text
@@ -41,12 +43,14 @@ __all__ = [
     "discrimination",
     "distances",
     "divergences",
+    "features",
     "geometry",
     "heads",
     "heatmap",
     "importance",
     "information",
     "information_plane",
+    "jacobian",
     "lens_plane",
     "memory_sweep",
     "monitor",

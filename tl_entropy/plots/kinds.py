@@ -33,6 +33,7 @@ DRAWN_BY = {
     "Confidence": ("by_layer", "tokens", "token_text"),
     "UnigramDistance": ("by_layer", "tokens", "token_text"),
     "SiteMeans": ("by_layer",),
+    "SpanFeatures": ("features",),
     "Discrimination": ("discrimination",),
     "EntropyCalibration": ("calibration",),
 }

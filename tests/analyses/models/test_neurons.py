@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import cache
 from importlib.metadata import version
 
 import pytest
 import torch
+from gallery import neuron_effects
 from tiny_models import ALL_MODELS, ARCHITECTURES, cached_model, hf_model, kinds, tiny_tokenizer
 
 import tl_entropy as tle
@@ -274,3 +276,17 @@ def test_models_whose_neurons_are_no_part_of_the_stream_are_refused():
         tle.neurons(cached_model("laguna", "bridge"), TEXTS, layers=-1, **QUIET)
     with pytest.raises(InputError, match="it has no MLP"):
         tle.neurons(cached_model("mamba", "bridge"), TEXTS, **QUIET)
+
+
+@pytest.mark.parametrize("of", ["entropy", "loss", "abs_entropy", "abs_loss"])
+def test_p_values_are_ranks_among_the_placebos_of_the_layer(of):
+    found = neuron_effects(3)  # all of one layer
+    size, roles = found.effect(of)[0].abs().tolist(), found.roles
+    others = [x for x, role in zip(size, roles, strict=True) if role == "placebo"]
+    for x, role, p in zip(size, roles, found.p_values(of).tolist(), strict=True):
+        if role == "placebo":
+            assert math.isnan(p)
+        else:
+            assert p == pytest.approx((1 + sum(other >= x for other in others)) / (1 + len(others)))
+    with pytest.raises(InputError, match="abs_loss"):
+        found.p_values("direct_loss")

@@ -71,6 +71,11 @@ def test_heads_are_matched_by_others_of_the_same_layers():
         assert [layer for layer, _ in pairs] == [0, 2]
         assert pairs[0][1] != 0
         assert pairs[1][1] != 1
+    others = heads - 1
+    with pytest.warns(UserWarning, match=f"n: {others} different placebos? of this edit found, and 20 asked for"):
+        found = tle.placebo(model, ["the cat"], tle.ablate_heads([(0, 0)]), lambda *_, **__: 1.0, n=20)
+    assert sorted(found.edits[1:]) == [f"ablate heads 0.{head}" for head in range(1, heads)]
+    assert found.provenance.settings["n"] == others
     with pytest.raises(InputError, match="has 0 other heads"):
         tle.ablate_heads([(0, head) for head in range(heads)]).matched(adapter, generator)
 

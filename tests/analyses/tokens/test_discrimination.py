@@ -67,6 +67,10 @@ def test_features_of_single_tokens_and_of_words():
     nothing = tle.span_features(result, [[(7, 9)], []])
     assert nothing.values.isnan().all()
     assert nothing.tokens.tolist() == [0]
+    part = tle.span_features(result.select(documents=[1]), [[(0, 1)], [(0, 2)]], "surprisal")
+    assert part.document.tolist() == [0, 1]  # a row for each span that was given, so that labels fit
+    assert part.tokens.tolist() == [0, 2]
+    assert part.values.isnan().flatten().tolist() == [True, False]
 
 
 def test_areas_and_errors_are_those_of_all_pairs():
@@ -178,6 +182,8 @@ def test_labels_groups_and_values():
         ),
         (lambda: tle.span_features(lens(), [[3], [], [], []]), InputTypeError, "two positions"),
         (lambda: tle.span_features(lens(), how="sum"), InputError, "'mean', 'max'"),
+        (lambda: tle.span_features(lens(), how=[]), InputError, "'mean', 'max'"),
+        (lambda: tle.discriminate(made([1, 2]), [[True], [True, False]]), InputTypeError, "got lists in a list"),
         (lambda: tle.span_features(torch.zeros(2)), InputTypeError, "values of positions"),
         (lambda: tle.span_features(surprisal(["a"]), predicting=True), InputError, "leave it out"),
         (lambda: tle.discriminate(torch.zeros(2), [True]), InputTypeError, "must be of span_features"),
@@ -189,6 +195,7 @@ def test_labels_groups_and_values():
             InputError,
             "groups must be one for each",
         ),
+        (lambda: tle.discriminate(made([1, 2, 3, torch.inf]), [True, False] * 2), InputError, "'f0' is infinite at 1 span"),
         (lambda: tle.discriminate(made([1, 2]), {(0, 0, 1): True}), InputError, r"it lacks \(1, 0, 1\)"),
     ],
 )

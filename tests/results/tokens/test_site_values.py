@@ -48,6 +48,9 @@ def test_means_of_words_of_given_spans_and_of_whole_documents():
     assert made().of_spans(window=9)["lowest z at embed"].tolist() == [401, 404]
     assert made(texts={}).of_spans()["start"].tolist() == [-1, -1]
     assert len(made().of_spans("nothing")) == 0
+    beyond = made().of_spans([(0, 90, 95), (1, 2, 5)], window=2)  # a line for each that was given
+    assert beyond["tokens"].tolist() == [0, 2]
+    assert beyond["lowest z at embed"].isna().tolist() == [True, False]
 
 
 def test_parts_units_and_tables():
@@ -75,6 +78,7 @@ def test_parts_units_and_tables():
         (lambda r: r.of_spans("("), InputError, "spans must be a regular expression"),
         (lambda r: r.of_spans([(0, 1)]), InputTypeError, "spans must be a regular expression, or"),
         (lambda r: r.of_spans([(9, 0, 1)]), InputError, "spans: 9 not in this result"),
+        (lambda r: r.of_spans([(0, 3, 3)]), InputError, "0 <= start < end, characters of the text; got 3 and 3"),
         (lambda r: r.of_spans(window=0), InputError, "window must be"),
         (lambda r: r.select(quantities="entropy"), InputError, "quantities: entropy not in this result"),
         (lambda r: r.mean_profile("entropy"), InputError, "quantities: entropy not in this result"),

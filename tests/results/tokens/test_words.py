@@ -221,6 +221,9 @@ def test_what_has_no_words(gpt2):
     ):
         with pytest.raises(error, match=message):
             kept.word_surprisal(by=by)
+    for frequency in ({"the": "often"}, lambda word: None):
+        with pytest.raises(InputTypeError, match="frequency must be a number for each word; got"):
+            kept.word_surprisal(frequency=frequency)
     with pytest.raises(InputError, match="begins with"):
         kept.word_surprisal(context="a dog")
     with pytest.raises(InputError, match="keep='positions'"):

@@ -8,13 +8,15 @@ An effect is worth as much as its distance from what nothing in particular does.
 | ``ablate_heads``, ``ablate_neurons`` | as many others of the same layers, drawn at random, to 0 or to their means alike |
 | ``occlude``, ``mask_attention`` | as many other positions of each document, drawn at random |
 
-and for any other what ``matched`` draws. Several edits at once are matched one by one.
+and for any other what ``matched`` draws. Several edits at once are matched one by one. A placebo is taken once: one head of six
+has five others, whatever ``n``, and is the largest of the six in one case of six by chance.
 
 Refused: edits that nothing is matched to, layers without other heads, inputs that can be read only once.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,9 +26,12 @@ from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted
 from tl_entropy.results.models.placebo import Placebo
 from tl_entropy.torch_state import steady, yours
+
+_TRIES = 50
+"""Draws for each placebo until another one is found that was not there yet."""
 
 
 @steady
@@ -50,7 +55,8 @@ def placebo(
             of them, or, with ``matched``, any intervention.
         measure: called as ``measure(model, inputs, interventions=...)`` without an edit, with the real one and with each
             placebo; gives a number, or a value for each document (a tensor, an array or a pandas Series), for errors.
-        n: number of placebos; no p-value is below 1 / (1 + n).
+        n: number of placebos; no p-value is below 1 / (1 + n). Where fewer different ones exist, as of single heads, each is
+            taken once, with a warning.
         seed: of the draws.
         matched: a function of a ``torch.Generator`` that draws a placebo, where the edit is of another kind.
         unit: of what ``measure`` gives: "nats", "bits", or "" for neither.
@@ -86,7 +92,7 @@ def placebo(
     real = as_interventions(edit, adapter.n_layers)
     if not real:
         raise InputError("edit is empty; give an intervention, such as steer(...) or ablate_heads(...)")
-    draws = [_drawn(real, adapter, generator, matched) for _ in range(n)]
+    draws = _draws(real, adapter, generator, matched, n)
     plain = _values(measure, model, inputs, None)
     effects = []
     for interventions in (real, *draws):
@@ -96,10 +102,40 @@ def placebo(
                 f"measure gave {len(plain)} values without an edit and {len(values)} with one; give as many each time"
             )
         effects.append(values - plain)
-    names = tuple(" + ".join(one.name for one in interventions) for interventions in (real, *draws))
-    settings = {"measure": str(getattr(measure, "__name__", type(measure).__name__)), "n": n, "seed": seed, "edit": names[0]}
+    names = tuple(_named(interventions) for interventions in (real, *draws))
+    called = str(getattr(measure, "__name__", type(measure).__name__))
+    settings = {"measure": called, "n": len(draws), "seed": seed, "edit": names[0]}
     corpus = {"documents": len(plain)} if len(plain) > 1 else {}
     return Placebo(torch.stack(effects), names, seed, adapter.provenance(settings=settings, corpus=corpus), unit)
+
+
+def _draws(
+    real: tuple[Intervention, ...],
+    adapter: Adapter,
+    generator: torch.Generator,
+    matched: Callable[[torch.Generator], Interventions] | None,
+    n: int,
+) -> list[tuple[Intervention, ...]]:
+    """At most n placebos: of those that are matched by kind no two are the same, or ranks among them would say too much."""
+    if matched is not None:
+        return [_drawn(real, adapter, generator, matched) for _ in range(n)]
+    found: dict[str, tuple[Intervention, ...]] = {}
+    for _ in range(_TRIES * n):
+        drawn = _drawn(real, adapter, generator, None)
+        found.setdefault(_named(drawn), drawn)
+        if len(found) == n:
+            break
+    else:
+        warnings.warn(
+            f"n: {counted(len(found), 'different placebo')} of this edit found, and {n} asked for; each is taken once, and no "
+            f"p-value is below 1 / {1 + len(found)}",
+            stacklevel=4,
+        )
+    return list(found.values())
+
+
+def _named(interventions: tuple[Intervention, ...]) -> str:
+    return " + ".join(one.name for one in interventions)
 
 
 def _drawn(

@@ -12,18 +12,17 @@ Refused: labels of one class, spans outside their documents, fewer than two grou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted
 from tl_entropy.functional.tokens.discrimination import area_errors, areas, ranks, risks
 from tl_entropy.results.base import chosen_from
 from tl_entropy.results.positions import Positions, by_document
-from tl_entropy.results.tokens.features import Discrimination, SpanFeatures
+from tl_entropy.results.tokens.features import Discrimination, SpanFeatures, truths
 from tl_entropy.results.tokens.rows import TokenRows
 from tl_entropy.results.tokens.words import WordSurprisal
 from tl_entropy.torch_state import steady
@@ -56,7 +55,7 @@ def span_features(
             token read. Results of single tokens are about the token itself, and refuse it.
 
     Returns:
-        ``SpanFeatures``; a span of which no token has a value is NaN.
+        ``SpanFeatures``, with a row for each span given, in their order; one of which no token has a value is NaN.
 
     Raises:
         InputError: a quantity that the result lacks, spans for another number of documents, or an empty span.
@@ -68,7 +67,7 @@ def span_features(
     ('entropy resid_post.5, mean', 'entropy resid_post.5, last')
     """
     ways = [how] if isinstance(how, str) else list(how)
-    for way in ways:
+    for way in ways or ("",):
         check_choice("how", way, _HOW)
     if not isinstance(result, Positions) or not (isinstance(result, TokenRows) or hasattr(result, "quantities")):
         raise InputTypeError(f"result must have values of positions, as of lens_entropy; got {type(result).__name__}")
@@ -77,18 +76,20 @@ def span_features(
         raise InputError("predicting: values of single tokens are about the token itself already; leave it out")
     places = by_document(result.document)
     if isinstance(spans, WordSurprisal):
-        listed: list[list[list[int]]] = [[] for _ in range(max([*places, *spans.documents], default=-1) + 1)]
+        words: list[list[list[int]]] = [[] for _ in range(max([*places, *spans.documents], default=-1) + 1)]
         for document, ends in zip(spans.document.tolist(), spans.position.tolist(), strict=True):
-            listed[document].append(ends)
-        spans = listed
+            words[document].append(ends)
+        spans = words
     if spans is not None and places and len(spans) <= max(places):
         raise InputError(f"spans must have a list for each of {max(places) + 1} documents; got {len(spans)}")
     lines, values = [], []
     table = torch.stack([column for _, column, _ in columns], 1).double()
-    for document, rows in places.items():
+    none = slice(0, 0)
+    for document in places if spans is None else range(len(spans)):
+        rows = places.get(document, none)
         position = result.position[rows]
-        whole = [(int(position.min()), int(position.max()) + 1)]
-        for number, span in enumerate(whole if spans is None else spans[document]):
+        listed = [(int(position.min()), int(position.max()) + 1)] if spans is None else spans[document]
+        for number, span in enumerate(listed):
             start, end = _checked(f"spans, document {document}, span {number}", span)
             shift = int(predicting and spans is not None)
             inside = (position >= start - shift) & (position < end - shift)
@@ -171,7 +172,8 @@ def discriminate(
         ``Discrimination``. Single features are looked at whole; a direction is chosen, and the probe fitted, on other groups.
 
     Raises:
-        InputError: labels of another number, or of one class; fewer groups with either class than folds need.
+        InputError: labels of another number, or of one class; fewer groups with either class than folds need; an infinite
+            feature, where a probe is asked for.
         InputTypeError: features that are not of ``span_features``, or labels that are no truth values.
         ImportError: scikit-learn is not installed, and a probe is asked for.
 
@@ -187,7 +189,7 @@ def discriminate(
     if not isinstance(features, SpanFeatures):
         raise InputTypeError(f"features must be of span_features; got {type(features).__name__}")
     folds, shuffles, refits = check_int("folds", folds, 2), check_int("shuffles", shuffles, 1), check_int("refits", refits, 0)
-    label, group = _labels(features, labels), _groups(features, groups)
+    label, group = truths(features, labels), _groups(features, groups)
     known = ~features.values.isnan().any(1)
     values, label, group = features.values[known], label[known], group[known].unique(return_inverse=True)[1]
     for truth in (True, False):
@@ -197,6 +199,13 @@ def discriminate(
     draw = torch.Generator().manual_seed(seed)
     folded = _folds(label, group, folds, draw)
     shuffled = torch.stack([_shuffled(label, group, draw) for _ in range(shuffles)])
+    infinite = values.isinf()
+    if probe and bool(infinite.any()):
+        name = features.features[int(infinite.any(0).int().argmax())]
+        raise InputError(
+            f"features: {name!r} is infinite at {counted(int(infinite.any(1).sum()), 'span')}, where no probe can be "
+            "fitted; use probe=False, or leave it out by select"
+        )
     ranked = ranks(values)
     [found] = areas(ranked, label[None])
     distances = (areas(ranked, shuffled) - 0.5).abs()
@@ -230,21 +239,6 @@ def discriminate(
         spans=(len(label), int(label.sum()), int((~known).sum())), groups=int(group.max()) + 1, provenance=features.provenance,
         unit=features.unit,
     )  # fmt: skip
-
-
-def _labels(features: SpanFeatures, labels: Any) -> Tensor:
-    if isinstance(labels, Mapping):
-        keys = list(zip(features.document.tolist(), features.start.tolist(), features.end.tolist(), strict=True))
-        missing = [key for key in keys if key not in labels]
-        if missing:
-            raise InputError(f"labels must have every span (document, start, end); it lacks {missing[0]}")
-        labels = [labels[key] for key in keys]
-    found = np.asarray(labels.tolist() if isinstance(labels, Tensor) else labels)
-    if found.dtype != bool and not (found.dtype.kind in "iu" and set(np.unique(found)) <= {0, 1}):
-        raise InputTypeError(f"labels must be truth values, or 0 and 1, one for each span; got {found.dtype}")
-    if found.shape != (len(features.document),):
-        raise InputError(f"labels must be one for each of {len(features.document)} spans; got the shape {list(found.shape)}")
-    return torch.from_numpy(found.astype(bool))
 
 
 def _groups(features: SpanFeatures, groups: Sequence[Any] | None) -> Tensor:

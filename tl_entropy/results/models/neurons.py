@@ -139,9 +139,11 @@ class NeuronEffects(Result):
     def p_values(self, of: str = "entropy") -> Tensor:
         """[neuron] share of a neuron and the placebos of its layer whose effect on ``of`` is at least as large as its own.
 
-        (1 + rank) / (1 + n), without regard to signs; NaN for placebos and in layers without any.
+        (1 + rank) / (1 + n), without regard to signs; NaN for placebos and in layers without any. "entropy", "loss" and
+        "unigram_kl" are means over tokens, in which changes of either sign cancel; "abs_entropy" and "abs_loss" are means of
+        what changes at each token, whichever way.
         """
-        check_choice("of", of, ("loss", "entropy", "unigram_kl"))
+        check_choice("of", of, ("loss", "entropy", "unigram_kl", "abs_entropy", "abs_loss"))
         size = self.effect(of)[0].abs()
         placebo = torch.tensor([role == "placebo" for role in self.roles])
         found = torch.full_like(size, math.nan)

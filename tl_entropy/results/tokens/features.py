@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import counted
+from tl_entropy.errors import InputError, InputTypeError, counted
 from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
 from tl_entropy.results.printing import title
 from tl_entropy.results.provenance import Provenance
@@ -175,3 +178,27 @@ class Discrimination(Result):
             f"area ± standard error over groups; {counted(self.n_tests, 'test')} made: p_any is of the best of all{left}",
             f"share of True spans, which is the risk of all: {self.spans[1] / self.spans[0]:.3f}",
         ]
+
+
+def truths(features: SpanFeatures, labels: Any) -> Tensor:
+    """[span] bool: labels as a sequence or array of truth values, or as a mapping from (document, start, end) to them.
+
+    Raises:
+        InputError: labels of another number, or a mapping without some span.
+        InputTypeError: labels that are no truth values.
+    """
+    if isinstance(labels, Mapping):
+        keys = list(zip(features.document.tolist(), features.start.tolist(), features.end.tolist(), strict=True))
+        missing = [key for key in keys if key not in labels]
+        if missing:
+            raise InputError(f"labels must have every span (document, start, end); it lacks {missing[0]}")
+        labels = [labels[key] for key in keys]
+    try:
+        found = np.asarray(labels.tolist() if isinstance(labels, Tensor) else labels)
+    except ValueError as error:  # lists of several lengths
+        raise InputTypeError("labels must be truth values, or 0 and 1, one for each span; got lists in a list") from error
+    if found.dtype != bool and not (found.dtype.kind in "iu" and set(np.unique(found)) <= {0, 1}):
+        raise InputTypeError(f"labels must be truth values, or 0 and 1, one for each span; got {found.dtype}")
+    if found.shape != (len(features.document),):
+        raise InputError(f"labels must be one for each of {len(features.document)} spans; got the shape {list(found.shape)}")
+    return torch.from_numpy(found.astype(bool))

@@ -139,10 +139,10 @@ class SiteValues(TokenRows):
 
         Returns:
             document, start, end, text, tokens, and a column of means for each of ``columns()``; with ``window`` one of lowest
-            means for each, "lowest ...", too. Spans without a token are left out.
+            means for each, "lowest ...", too. A span given that has no token here is NaN; a match without one is left out.
 
         Raises:
-            InputError: a text that is not known, no regular expression, a span of a document that is not there.
+            InputError: a text that is not known, no regular expression, an empty span, one of a document that is not there.
         """
         if window is not None:
             check_int("window", window, 1)
@@ -154,12 +154,13 @@ class SiteValues(TokenRows):
             if spans is not None:
                 here &= (self.span[:, 0] < end) & (self.span[:, 1] > start)
             part = values[here]
-            if not len(part):
+            if not len(part) and (spans is None or isinstance(spans, str)):
                 continue
             text = self.texts[document][start:end] if document in self.texts else ""
             line = {"document": document, "start": start, "end": end, "text": text, "tokens": len(part)}
             line |= dict(zip(columns, part.mean(0).tolist(), strict=True))
             if window is not None:
+                part = part if len(part) else values.new_full((1, len(columns)), torch.nan)
                 lowest = part.unfold(0, min(window, len(part)), 1).mean(-1).amin(0).tolist()
                 line |= dict(zip((f"lowest {name}" for name in columns), lowest, strict=True))
             lines.append(line)
@@ -190,6 +191,11 @@ class SiteValues(TokenRows):
                 f"spans must be a regular expression, or (document, start, end) of each span; got {spans!r}"
             ) from error
         chosen_from("spans", [document for document, _, _ in given], self.documents)
+        for document, start, end in given:
+            if not 0 <= start < end:
+                raise InputError(
+                    f"spans must have 0 <= start < end, characters of the text; got {start} and {end} of document {document}"
+                )
         return given
 
     def to_pandas(self) -> pd.DataFrame:

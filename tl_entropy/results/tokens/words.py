@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import pandas as pd
@@ -280,6 +281,11 @@ def _frequencies(words: Sequence[str], given: Mapping[str, float] | Callable[[st
         counts = pd.Series(plain, dtype=object).value_counts()
         return torch.tensor([float(counts[word]) for word in plain], dtype=torch.float64)
     if isinstance(given, Mapping):
-        return torch.tensor([float(given.get(word, torch.nan)) for word in plain], dtype=torch.float64)
-    with yours():
-        return torch.tensor([float(given(word)) for word in plain], dtype=torch.float64)
+        found: list[Any] = [given.get(word, torch.nan) for word in plain]
+    else:
+        with yours():
+            found = [given(word) for word in plain]
+    for word, number in zip(plain, found, strict=True):
+        if not isinstance(number, Real):
+            raise InputTypeError(f"frequency must be a number for each word; got {number!r:.80} for {word!r}")
+    return torch.tensor([float(number) for number in found], dtype=torch.float64)
