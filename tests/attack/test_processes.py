@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from public import READERS
+from states import differences
 from tiny_models import LONG, cached_model, kinds, make_model
 
 import tl_entropy as tle
@@ -62,6 +64,29 @@ def test_several_analyses_in_threads_on_one_model():
     for (name, _), value in found.items():
         torch.testing.assert_close(value, expected[name], equal_nan=True)
     assert len(found) == len(threads)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_every_analysis_in_a_thread_of_its_own_on_one_model():
+    """All that ``public.py`` names, so that a new one is here, too."""
+    model, found, wrong = cached_model("gpt2", kinds()[0]), {}, {}
+    expected = {name: read(model, TEXTS * 2) for name, read in READERS.items()}
+
+    def run(name):
+        try:
+            found[name] = READERS[name](model, TEXTS * 2)
+        except Exception as error:
+            wrong[name] = error
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in READERS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == {}
+    own = ("created", "seconds", "compiled", "stamp")
+    assert {name: lines for name in READERS if (lines := differences(expected[name], found[name], leave=own))} == {}
 
 
 @pytest.mark.long

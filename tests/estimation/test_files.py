@@ -63,6 +63,9 @@ DAMAGE = {
     "settings": lambda folder: rewritten(folder / "config.json", lambda whole: whole["config"].update(n_ctx=12)),
     "keys": lambda folder: rewritten(folder / "config.json", lambda whole: whole.pop("seed")),
     "layout": lambda folder: rewritten(folder / "config.json", lambda whole: whole.update(layout=9)),
+    "two tokens": lambda folder: rewritten(
+        folder / "tokenizer" / "tokenizer.json", lambda whole: whole["model"]["vocab"].update(a=98, b=97)
+    ),
     "tokenizer": lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text("{"),
 }
 

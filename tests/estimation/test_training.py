@@ -11,7 +11,7 @@ from tiny_models import LONG
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.errors import SaveError
+from tl_entropy.errors import FileError, SaveError
 from tl_entropy.estimation.training import Windows, validated
 
 QUIET = {"progress": False}
@@ -92,6 +92,16 @@ def test_a_trainings_loss_is_over_tokens_not_rows_and_weights_weigh_them():
     assert all(tokens.shape == mask.shape for tokens, mask in seen)
     with pytest.raises(tle.InputError, match="weights must give numbers from 0 on"):
         trained(weights=lambda tokens, mask: torch.ones(3))
+
+
+def test_a_state_with_another_bit_is_refused(tmp_path):
+    trained(steps=2, every=2, out=tmp_path)
+    path = tmp_path / "state.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[-3] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(FileError, match=r"cannot be read as the state of a training .*its digest is not"):
+        trained(steps=2, every=2, out=tmp_path)
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path):

@@ -26,6 +26,7 @@ import tl_entropy as tle
 from tl_entropy.errors import FileError, SaveError
 from tl_entropy.lenses.tuned import TunedLens
 from tl_entropy.results import files
+from tl_entropy.results.base import Result
 from tl_entropy.results.files import check_folder, digest, replacing
 
 TRIALS = 2000 if LONG else 60
@@ -98,6 +99,14 @@ def test_flipped_bits_and_cuts_are_seen(tmp_path, name):
         put(path, bad)
         with pytest.raises(FileError, match="its digest is not that of its contents"):
             tle.load(path)
+
+
+def test_every_kind_is_here():
+    """A new kind of result needs a file in ``saved_since_0_5_0``; all else that is saved is in ``attack/test_files.py``."""
+    for name in tle.__all__:
+        getattr(tle, name)
+    kinds = {name for name, kind in Result.kinds.items() if kind.__module__.startswith("tl_entropy.")}
+    assert kinds <= {type(make()).__name__ for make in RESULTS.values()}
 
 
 def test_flipped_bits_of_an_exported_lens_are_seen(tmp_path):

@@ -1,7 +1,8 @@
 """An entropy-estimation model in a folder: its configuration and weights, and its tokenizer where it has one.
 
-``config.json`` has the settings and a digest over them and the weights, ``model.safetensors`` the weights, ``tokenizer`` what
-Hugging Face writes. The configuration is written last, so that a folder with one is whole. Nothing that is read is ever run.
+``config.json`` has the settings and digests over them, the weights and the tokenizer, ``model.safetensors`` the weights,
+``tokenizer`` what Hugging Face writes. The configuration is written last, so that a folder with one is whole. Nothing that is
+read is ever run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tl_entropy.capture.hooks import attribute
 from tl_entropy.errors import FileError
 from tl_entropy.estimation.steps import own_tensors
-from tl_entropy.estimation.tokenizers import load_tokenizer, save_tokenizer
+from tl_entropy.estimation.tokenizers import digest_of_files, load_tokenizer, save_tokenizer
 from tl_entropy.results.files import digest, replacing
 from tl_entropy.results.holding import held
 
@@ -34,7 +35,7 @@ def write_folder(model: Any, folder: str | Path) -> Path:
     place, tensors = Path(folder).expanduser(), own_tensors(model)
     said = {"config": model.config.as_dict(), "seed": model.seed, "notes": list(attribute(model, "tl_entropy_notes") or ())}
     whole = {
-        "architectures": [type(model).__name__], "layout": _LAYOUT, **said, "tokenizer": model.tokenizer is not None,
+        "architectures": [type(model).__name__], "layout": _LAYOUT, **said, "tokenizer": None,
         "digest": digest(_header(said), tensors),
     }  # fmt: skip
     with held("folder", place / _CONFIG, wait=True):
@@ -43,6 +44,7 @@ def write_folder(model: Any, folder: str | Path) -> Path:
             (place / _CONFIG).unlink(missing_ok=True)  # of other weights
         if model.tokenizer is not None:
             save_tokenizer(model.tokenizer, place / _TOKENIZER)
+            whole["tokenizer"] = digest_of_files(place / _TOKENIZER)
         with replacing(place / _CONFIG) as waiting:
             waiting.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return place
@@ -56,7 +58,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], 
     """
     try:
         whole, weights = json.loads((folder / _CONFIG).read_text(encoding="utf-8")), load_file(folder / _WEIGHTS)
-        layout, of, has_tokenizer = whole["layout"], whole["digest"], whole["tokenizer"]
+        layout, of, tokenizer = whole["layout"], whole["digest"], whole["tokenizer"]
         said = {name: whole[name] for name in ("config", "seed", "notes")}
     except (OSError, ValueError, SafetensorError, KeyError, TypeError) as error:
         raise FileError(f"model: {folder} cannot be read as a model ({error!r})") from error
@@ -64,7 +66,11 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], 
         raise FileError(f"model: {folder / _CONFIG} is of layout {layout}; this version reads {_LAYOUT}")
     if of != digest(_header(said), weights):
         raise FileError(f"model: {folder} is damaged: weights and settings are not those that were saved")
-    return said, weights, load_tokenizer(folder / _TOKENIZER) if has_tokenizer else None
+    if not tokenizer:
+        return said, weights, None
+    if tokenizer is not True and tokenizer != digest_of_files(folder / _TOKENIZER):  # True: by an earlier version
+        raise FileError(f"model: {folder} is damaged: its tokenizer is not the one that was saved")
+    return said, weights, load_tokenizer(folder / _TOKENIZER)
 
 
 def _header(said: Any) -> str:

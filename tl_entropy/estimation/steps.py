@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tl_entropy.results.files import replacing
+from tl_entropy.errors import FileError
+from tl_entropy.results.files import digest, replacing
 
 
 def rate_at(step: int, steps: int, *, warm_up: int = 200, down: float = 0.4) -> float:
@@ -44,16 +45,28 @@ def save_state(folder: Path, step: int, model: nn.Module, parts: Sequence[torch.
         for j, entry in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{k}": torch.as_tensor(v) for k, v in entry.items()}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    with replacing(folder / "state.safetensors") as waiting:
-        save_file(tensors, waiting, metadata={"step": str(step)})
+    with replacing(folder / "state.safetensors", sum(tensor.nbytes for tensor in tensors.values())) as waiting:
+        save_file(tensors, waiting, metadata={"step": str(step), "digest": digest(str(step), tensors)})
 
 
 def load_state(folder: Path, model: nn.Module, parts: Sequence[torch.optim.Optimizer]) -> int:
-    """Take up a saved training; the step to go on with, 0 where nothing was saved."""
+    """Take up a saved training; the step to go on with, 0 where nothing was saved.
+
+    Raises:
+        FileError: what was saved is damaged; the model is then as it was.
+    """
     path = folder / "state.safetensors"
     if not path.exists():
         return 0
-    tensors = load_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        step = int(said["step"])
+        if said["digest"] != digest(said["step"], tensors):
+            raise ValueError("its digest is not that of its contents")
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise FileError(f"out: {path} cannot be read as the state of a training ({error}); it is damaged: delete it") from error
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
     for i, optimizer in enumerate(parts):
         whole = optimizer.state_dict()
@@ -62,5 +75,4 @@ def load_state(folder: Path, model: nn.Module, parts: Sequence[torch.optim.Optim
             if kind == "optimizer" and int(number) == i:
                 whole["state"].setdefault(int(rest[0]), {})[rest[1]] = value
         optimizer.load_state_dict(whole)
-    with safe_open(path, "pt") as file:
-        return int(file.metadata()["step"])
+    return step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,20 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("tokenizer_class") == "TokenizersBackend":
         path.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2), encoding="utf-8")
+
+
+def digest_of_files(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a tokenizer's files.
+
+    >>> from tempfile import mkdtemp
+    >>> digest_of_files(Path(mkdtemp()))[:8]
+    'e3b0c442'
+    """
+    found = hashlib.sha256()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_file() and not path.name.startswith("."):
+            found.update(f"\n{path.name}\n".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def load_tokenizer(folder: Path) -> Any:
