@@ -134,9 +134,9 @@ def check_folder(argument: str, folder: Path) -> None:
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
-    if not there.is_dir():
+    if not there.is_dir() and there.exists():  # a folder that others take away meanwhile is made again
         raise SaveError(f"{argument}: {there} is a file, so there is no folder {folder}; give another")
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(there, os.W_OK | os.X_OK) and there.exists():
         raise SaveError(f"{argument}: {there} is read-only; give a folder that can be written to")
 
 
