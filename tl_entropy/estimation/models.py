@@ -22,7 +22,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformer_lens import HookedRootModule
+from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from tl_entropy.errors import InputError, InputTypeError, ModelError, check_choice, check_int
@@ -180,6 +180,20 @@ class EstimationModel(HookedRootModule):  # type: ignore[misc]
             return self.entry(rows, numbers[:, None])
         told = before(numbers.unflatten(0, (-1, showing.chunks)), self.config.memories).flatten(0, 1)
         return self.entry(rows, told)
+
+    def run_with_cache(
+        self, *args: Any, return_cache_object: bool = True, remove_batch_dim: bool = False, **options: Any
+    ) -> tuple[Any, Any]:
+        """What ``forward`` gives, and all that passed the hooks, as of any TransformerLens model: an ``ActivationCache``.
+
+        Args:
+            args: of ``forward``.
+            return_cache_object: False for a plain dict.
+            remove_batch_dim: drop the batch's axis, of one row.
+            options: further ones of ``forward`` and of TransformerLens, such as ``names_filter``.
+        """
+        out, cache = super().run_with_cache(*args, remove_batch_dim=remove_batch_dim, **options)
+        return out, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim) if return_cache_object else cache
 
     def generate(
         self,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from tl_entropy.errors import (
     check_int,
     check_number,
     check_positive,
+    counted,
     keeping,
 )  # fmt: skip
 from tl_entropy.estimation.history import TrainingHistory
@@ -171,7 +173,8 @@ def train_estimation(
     Args:
         model: as ``estimation_model`` makes it; it is changed, and left in evaluation mode.
         texts: what it is trained on: texts, tokens, files or data sets, as for ``stream``; all are read into memory.
-        validation: what its losses are looked at on. Give other documents, not other windows of the same ones.
+        validation: what its losses are looked at on. Give other documents, not other windows of the same ones: of documents
+            that are among the texts a warning says so.
         steps: optimiser steps of the whole training.
         batch_size: windows a step.
         learning_rate: at its peak.
@@ -220,6 +223,7 @@ def train_estimation(
     with nullcontext() if folder is None else held("out", folder / "training.json", wait=False):
         adapter = Adapter(model)
         read, held_out = Windows.of(adapter, texts, "texts"), Windows.of(adapter, validation, "validation")
+        _warn_of_shared(read, held_out)
         optimizer = _optimizer(model, learning_rate, weight_decay)
         course = Course(model, optimizer, settings, folder)
         bar = Bar(range(course.first, steps), initial=course.first, total=steps, desc="training", unit="step", show=progress)
@@ -252,6 +256,18 @@ def train_estimation(
         if folder is not None:
             model.save(folder)
         return course.history()
+
+
+def _warn_of_shared(read: Windows, held_out: Windows) -> None:
+    """Warn of documents that are trained on and held out: what they cost is no cost of an unknown text."""
+    seen = {tuple(document.tolist()) for document in read.documents}
+    shared = sum(tuple(document.tolist()) in seen for document in held_out.documents)
+    if shared:
+        warnings.warn(
+            f"validation: {shared} of its {counted(len(held_out.documents), 'document')} {'is' if shared == 1 else 'are'} "
+            "among those that are trained on; the loss of these is no loss of unknown text",
+            stacklevel=3,
+        )
 
 
 class _Step:
