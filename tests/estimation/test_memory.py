@@ -105,7 +105,7 @@ def test_rotary_positions_do_not_tell_repeated_memories_apart_and_learned_ones_d
     _, cache = model.run_with_cache(tokens)
     for layer in range(2):
         stream = cache[f"blocks.{layer}.hook_resid_post"][0]
-        assert (stream - stream[:1]).abs().max() < 1e-5
+        assert (stream - stream[:1]).abs().max() < 1e-6
     for options in ({"mixer": "attention", "positions": "learned"}, {"mixer": "conv"}):
         stream = drawn({"kind": "autoencoder", **options}).run_with_cache(tokens)[1]["blocks.0.hook_resid_post"][0]
         assert torch.pdist(stream).min() > 1e-3
