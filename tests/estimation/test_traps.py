@@ -23,6 +23,7 @@ from tl_entropy.functional.tokens.losses import min_max
 
 TEXTS = ["import os\nimport sys", "def f(x): return", "x = 1"]
 QUIET = {"progress": False}
+LONG = "import os, sys, re, json, time, math"
 ORACLE = "no entropy of that token"
 
 
@@ -70,8 +71,8 @@ def test_a_document_that_is_trained_on_is_no_held_out_text():
     options = {"steps": 1, "batch_size": 1, **QUIET}
     small = {"n_layers": 1, "d_model": 8}
     with pytest.warns(UserWarning, match="validation: 1 of its 2 documents is among those that are trained on"):
-        tle.train_estimation(drawn({"kind": "causal"}, **small), TEXTS, validation=[TEXTS[1], "y = 2"], **options)
-    tle.train_estimation(drawn({"kind": "causal"}, **small), TEXTS, validation=["y = 2"], **options)
+        tle.train_estimation(drawn({"kind": "causal"}, **small), [LONG, "y = 2"], validation=[LONG, "y = 2"], **options)
+    tle.train_estimation(drawn({"kind": "causal"}, **small), [LONG, "y = 2"], validation=["y = 2"], **options)  # by chance
 
 
 def test_a_scale_of_its_own_is_an_eighth_of_sixteen_numbers_at_eight_bits():

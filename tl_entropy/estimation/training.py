@@ -66,6 +66,8 @@ class TrainingOptions(TypedDict, total=False):
     precision: Literal["float32", "bfloat16"]
 
 
+BY_CHANCE = 32
+"""Tokens below which two documents may be the same by chance, as windows of coins are."""
 MOMENTS = (0.9, 0.98)
 """Adam's decay rates; the second is short, since there are few steps."""
 
@@ -174,7 +176,7 @@ def train_estimation(
         model: as ``estimation_model`` makes it; it is changed, and left in evaluation mode.
         texts: what it is trained on: texts, tokens, files or data sets, as for ``stream``; all are read into memory.
         validation: what its losses are looked at on. Give other documents, not other windows of the same ones: of documents
-            that are among the texts a warning says so.
+            of 32 tokens and more that are among the texts a warning says so.
         steps: optimiser steps of the whole training.
         batch_size: windows a step.
         learning_rate: at its peak.
@@ -260,7 +262,7 @@ def train_estimation(
 
 def _warn_of_shared(read: Windows, held_out: Windows) -> None:
     """Warn of documents that are trained on and held out: what they cost is no cost of an unknown text."""
-    seen = {tuple(document.tolist()) for document in read.documents}
+    seen = {tuple(document.tolist()) for document in read.documents if len(document) >= BY_CHANCE}
     shared = sum(tuple(document.tolist()) in seen for document in held_out.documents)
     if shared:
         warnings.warn(
