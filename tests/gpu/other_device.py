@@ -55,6 +55,9 @@ class OtherTensor(torch.Tensor):
             raise RuntimeError(f"Expected tensors of one device, but a part of one on {NAME}:0 was set to one on cpu")
         self.held[_held(index)] = _held(value)
 
+    def new_tensor(self, data: object, *, dtype: torch.dtype | None = None) -> OtherTensor:
+        return OtherTensor(torch.tensor(data, dtype=dtype or self.dtype))
+
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         return _run(function, args, dict(kwargs or {}))
