@@ -20,6 +20,8 @@ import tl_entropy as tle
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 ABSENT = 'tle.demo_model("smollm2")'
+STAND_IN = {ABSENT: "tle.demo_model()", ".numpy() > 0": ".numpy() > ranks.values.median().item()"}
+"""The bundled model reads Python, and knows no fact: half of its answers are taken for right."""
 STORED = [path for path in NOTEBOOKS if ABSENT in path.read_text(encoding="utf-8").replace('\\"', '"')]
 """Those of a model that a checkout does not have."""
 
@@ -121,7 +123,8 @@ def test_it_runs_and_shows_its_figures(path, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     notebook = read(path)
     for cell in code_of(notebook):
-        cell.source = cell.source.replace(ABSENT, "tle.demo_model()")
+        for absent, here in STAND_IN.items():
+            cell.source = cell.source.replace(absent, here)
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     check(notebook)
     if (executed := os.environ.get("TL_ENTROPY_EXECUTED")) and path not in STORED:
