@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from functools import partial
 
 import pytest
+import states
 import torch
 from tiny_models import LONG, cached_model, kinds
 
 import tl_entropy as tle
+from tl_entropy.analyses.information.soft import _Means
 from tl_entropy.analyses.lens.reading import Reading
+from tl_entropy.analyses.means import StateMeans
+from tl_entropy.analyses.states.document_states import DocumentStates
 from tl_entropy.analyses.states.pooled import PooledDocuments
 from tl_entropy.capture.adapter import Adapter
 
@@ -24,6 +28,9 @@ SUMMARIES = {
     "head readouts": partial(tle.HeadAccumulator, of="readout", keep="summary"),
     "token_surprisal": partial(tle.SurprisalAccumulator, keep="summary"),
     "confidence": partial(tle.ConfidenceAccumulator, sites=("embed", "resid_post"), keep="summary"),
+    "unigram_distance": lambda model: tle.UnigramAccumulator(model, torch.arange(model.d_vocab), keep="summary"),
+    "site_means": lambda model: StateMeans(model, model.sites("resid_post", None)),
+    "neurons": states.neurons,
     "cka": tle.CKAAccumulator,
     "minibatch cka": partial(tle.CKAAccumulator, estimator="minibatch", block=10),
     "matrix_renyi": partial(tle.MatrixAccumulator, n_samples=40, permutations=2),
@@ -33,6 +40,8 @@ SUMMARIES = {
     "geometry of texts": partial(tle.GeometryAccumulator, measures=("prompt_entropy", "curvature")),
     "geometry": partial(tle.GeometryAccumulator, measures=("effective_rank", "anisotropy", "two_nn"), n_samples=40),
 }
+OTHERS = {tle.RelianceAccumulator, tle.GradientRelianceAccumulator, tle.SoftAccumulator, DocumentStates, _Means}
+"""What keeps every position or document, which is said before, or sums of labels, as many as its plan has."""
 OF_DOCUMENTS = {"geometry": 100, "geometry of documents": 100, "geometry of texts": 300}
 """Bytes for each document of what a result has by document: which they are, and their tokens."""
 OF_A_TENSOR = 440
@@ -85,6 +94,12 @@ def sizes(tmp_path_factory):
 def test_it_is_flat(sizes, name):
     few, many = (size[name] for size in sizes)
     assert many <= 1.05 * few + OF_DOCUMENTS.get(name, 0) * MANY, (few, many)
+
+
+def test_every_accumulator_is_here():
+    adapter = states.model()
+    made = {type(make(adapter)) for make in SUMMARIES.values()}
+    assert {type(make(adapter)) for make in states.EVERY.values()} - OTHERS <= made
 
 
 def test_this_test_sees_what_grows(tmp_path):
