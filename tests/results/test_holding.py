@@ -137,3 +137,11 @@ def test_lenses_exported_at_once_are_whole(tmp_path):
     found = tle.load_tuned_lens(tmp_path)  # as many translators as its configuration says
     assert torch.equal(found.weights, torch.full_like(found.weights, float(found.n_layers)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "params.pt"]
+
+
+@pytest.mark.parametrize("wrong", [None, 5, ["x"], b"x"])
+def test_what_is_no_path_is_told(wrong):
+    lens = TunedLens(torch.zeros(2, 4, 4), torch.zeros(2, 4), hand_made.origin("tiny"))
+    for call in (tle.load, tle.load_tuned_lens, hand_made.lens().save, hand_made.compared().save, lens.save, lens.export):
+        with pytest.raises(tle.InputTypeError, match=r"(path|folder) must be a path"):
+            call(wrong)

@@ -23,7 +23,7 @@ from torch import Tensor
 from tl_entropy.capture.record import ModelRecord
 from tl_entropy.errors import FileError, InputError, InputTypeError
 from tl_entropy.lenses.protocol import lens_name
-from tl_entropy.results.files import digest, replacing
+from tl_entropy.results.files import as_path, digest, replacing
 from tl_entropy.state import encoded
 
 SCHEMA = 1
@@ -106,12 +106,12 @@ def write(path: str | Path, content: Mapping[str, Any]) -> Path:
         SaveError: the folder cannot be written to, or the disk has no room; a file that was there stays as it was.
     """
     text, tensors = split(content)
-    with replacing(Path(path), len(text) + sum(tensor.nbytes for tensor in tensors.values())) as waiting:
+    with replacing(as_path("path", path), len(text) + sum(tensor.nbytes for tensor in tensors.values())) as waiting:
         waiting.touch()
         mode = waiting.stat().st_mode  # what the user's umask gives
         save_file(tensors, waiting, metadata={"tl_entropy_state": text, "digest": digest(text, tensors)})
         waiting.chmod(mode)
-    return Path(path)
+    return as_path("path", path)
 
 
 def split(content: Any) -> tuple[str, dict[str, Tensor]]:
@@ -149,7 +149,7 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         FileError: no such file, not one of a state, damaged, or of a later schema.
     """
-    source = Path(path)
+    source = as_path("path", path)
     if not source.is_file():
         raise FileError(f"path: there is no file {source}")
     try:

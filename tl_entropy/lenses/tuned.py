@@ -33,7 +33,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, counted
 from tl_entropy.lenses.identity import signature, stream_has_mean
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.files import replacing
+from tl_entropy.results.files import as_path, replacing
 from tl_entropy.results.holding import held
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
@@ -168,7 +168,7 @@ class TunedLens(Result):
         Raises:
             SaveError: the folder cannot be written to, or the disk has no room.
         """
-        target = Path(folder)
+        target = as_path("folder", folder)
         config = {
             "base_model_name_or_path": self.provenance.model, "d_model": self.d_model, "num_hidden_layers": self.n_layers,
             "bias": True, "lens_type": LENS_TYPE,

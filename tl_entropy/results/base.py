@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.results.checking import check_fields
-from tl_entropy.results.files import LAYOUT, SCHEMA, digest, plain, replacing, written_once
+from tl_entropy.results.files import LAYOUT, SCHEMA, as_path, digest, plain, replacing, written_once
 from tl_entropy.results.printing import Printed
 
 Unit = Literal["nats", "bits"]
@@ -58,7 +58,7 @@ class Result(Printed):
         Raises:
             SaveError: the folder cannot be written to, or the disk has no room; a file that was there stays as it was.
         """
-        target = Path(path)
+        target = as_path("path", path)
         tensors, header = {}, {}
         stored: set[int] = set()
         for item in dataclasses.fields(self):

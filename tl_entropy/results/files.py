@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from tl_entropy.errors import SaveError, printable
+from tl_entropy.errors import InputTypeError, SaveError, printable
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -127,6 +127,18 @@ def _room(target: Path, size: int) -> str:
         return f"{needed}; its disk has {shutil.disk_usage(target.parent).free} bytes left"
     except OSError:
         return needed
+
+
+def as_path(argument: str, given: object) -> Path:
+    """A path as a ``Path``; InputTypeError for anything else.
+
+    >>> as_path("path", None)
+    Traceback (most recent call last):
+    tl_entropy.errors.InputTypeError: path must be a path (str or pathlib.Path); got NoneType
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise InputTypeError(f"{argument} must be a path (str or pathlib.Path); got {type(given).__name__}")
+    return Path(given)
 
 
 def check_folder(argument: str, folder: Path) -> None:

@@ -30,7 +30,7 @@ from safetensors import safe_open
 
 from tl_entropy.errors import FileError, SaveError
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.files import LAYOUT, SCHEMA, abandoned, digest, replacing, waiting_for, written_once
+from tl_entropy.results.files import LAYOUT, SCHEMA, abandoned, as_path, digest, replacing, waiting_for, written_once
 from tl_entropy.results.holding import held
 from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.loading import FOLDERS, load
@@ -123,7 +123,7 @@ class ModelComparison(Printed):
             FileError: there is a file of that name.
             SaveError: the folder cannot be written to, or the disk has no room.
         """
-        target = Path(folder)
+        target = as_path("folder", folder)
         if target.exists() and not target.is_dir():
             raise FileError(f"folder: {target} is a file; a comparison is saved as a folder")
         with written_once(target / INDEX) as mine:
