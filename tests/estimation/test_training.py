@@ -130,6 +130,12 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path):
         trained(small(**options), steps=8, out=tmp_path)
 
 
+def test_every_step_has_a_noise_of_its_own():
+    model, seen = small(kind="memory", numbers=2, limit=1.0, noise=0.5), list[int]()
+    trained(model, steps=3, monitor=lambda step: seen.append(model.memory.drawn))
+    assert seen == [0, 1, 2, 3]
+
+
 def test_seeds_fix_a_training_and_monitors_do_not_disturb_it():
     plain, _ = trained()
     model = small()
