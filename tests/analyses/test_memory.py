@@ -12,6 +12,7 @@ import torch
 from tiny_models import LONG, cached_model, kinds
 
 import tl_entropy as tle
+from tl_entropy.analyses.information.parts import AssignmentParts
 from tl_entropy.analyses.information.soft import _Means
 from tl_entropy.analyses.lens.reading import Reading
 from tl_entropy.analyses.means import StateMeans
@@ -40,8 +41,10 @@ SUMMARIES = {
     "geometry of texts": partial(tle.GeometryAccumulator, measures=("prompt_entropy", "curvature")),
     "geometry": partial(tle.GeometryAccumulator, measures=("effective_rank", "anisotropy", "two_nn"), n_samples=40),
 }
-OTHERS = {tle.RelianceAccumulator, tle.GradientRelianceAccumulator, tle.SoftAccumulator, DocumentStates, _Means}
-"""What keeps every position or document, which is said before, or sums of labels, as many as its plan has."""
+OTHERS = {
+    tle.RelianceAccumulator, tle.GradientRelianceAccumulator, tle.SoftAccumulator, AssignmentParts, DocumentStates, _Means,
+}  # fmt: skip
+"""What keeps every position or document, which is said before, a list of what it wrote, or sums of labels, as its plan has."""
 OF_DOCUMENTS = {"geometry": 100, "geometry of documents": 100, "geometry of texts": 300}
 """Bytes for each document of what a result has by document: which they are, and their tokens."""
 OF_A_TENSOR = 440
