@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import threading
 from functools import partial
 from types import SimpleNamespace
 
 import nbformat
 import pytest
 import torch
+import tqdm.std
 from nbclient import NotebookClient
 from tiny_models import cached_model
 
@@ -154,6 +156,15 @@ print([line.split("|")[-1].split("tok")[0] for line in shown], result.n_tokens)
     assert said.name == "stdout", "no warning"
     assert "' 6.00/18.0 [" in said.text, "6 tokens of the first text; three such are expected"
     assert said.text.endswith("''] 11\n")
+
+
+def test_a_lock_that_a_killed_process_holds_stops_no_bar():
+    """As where processes were forked from one, share tqdm's lock, and one of them is killed while it holds it."""
+    with tqdm.std.tqdm.get_lock():
+        thread = threading.Thread(target=lambda: Bar([1, 2], show=False).close(), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.mark.long

@@ -9,7 +9,9 @@ That tqdm misses ipywidgets is kept back, here and for the libraries that import
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterable
 from types import TracebackType
@@ -94,6 +96,16 @@ class Bar(tqdm.std.tqdm):  # type: ignore[misc]
         if self._told is not None and not self.disable:
             self._told.write(f"{self}\n")
         super().close()
+
+
+def _own_lock() -> None:
+    """Since the lock of tqdm is one for all processes that were forked, and stays locked where one is killed inside."""
+    Bar.set_lock(threading.RLock())
+
+
+_own_lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_own_lock)
 
 
 class TokenBar:
