@@ -171,6 +171,15 @@ def test_a_legend_hides_no_line():
         assert not line.get_path().transformed(line.get_transform()).intersects_bbox(place, filled=False)
 
 
+def test_a_legend_hides_no_bar():
+    axes = FIGURES["features"](2, 5, 2)
+    axes.figure.canvas.draw()
+    place = axes.get_legend().get_window_extent()
+    for bars in axes.collections:
+        for path in bars.get_paths():
+            assert not path.transformed(bars.get_transform()).intersects_bbox(place, filled=False)
+
+
 def test_what_is_chosen_is_a_number_of_any_kind():
     for asked in (2, torch.tensor(2), np.float64(2), np.array(2)):
         assert only("order", asked, (1.0, 2.0)) == 2

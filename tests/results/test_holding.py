@@ -69,6 +69,30 @@ def test_who_does_not_wait_is_told(tmp_path):
     assert not lock_of(target).exists()
 
 
+def test_folders_of_who_is_refused_go_with_the_holder(tmp_path, monkeypatch):
+    """One looks which folders are missing, another makes them, locks and is the holder; the first is refused."""
+    target, looked = tmp_path / "new" / "folder" / "index.json", holding._locked
+
+    def later(lock, made, *, wait):
+        monkeypatch.setattr(holding, "_locked", looked)
+        made_by_other = list(made)
+        lock.parent.mkdir(parents=True)
+        holder = held("out", target, wait=False)  # finds them there
+        holder.__enter__()
+        try:
+            return looked(lock, made_by_other, wait=wait)
+        finally:
+            held_by_other.append(holder)
+
+    held_by_other = []
+    monkeypatch.setattr(holding, "_locked", later)
+    with pytest.raises(SaveError, match="somebody else is writing"), held("out", target, wait=False):
+        pytest.fail("it was let in")
+    assert target.parent.is_dir()
+    held_by_other[0].__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
 def test_a_holder_that_was_killed_lets_go(tmp_path):
     target, (ready, tell) = tmp_path / "index.json", os.pipe()

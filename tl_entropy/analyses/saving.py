@@ -23,7 +23,7 @@ from torch import Tensor
 from tl_entropy.capture.record import ModelRecord
 from tl_entropy.errors import FileError, InputError, InputTypeError
 from tl_entropy.lenses.protocol import lens_name
-from tl_entropy.results.files import as_path, digest, replacing
+from tl_entropy.results.files import as_path, digest, replacing, to_read
 from tl_entropy.state import encoded
 
 SCHEMA = 1
@@ -149,7 +149,7 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         FileError: no such file, not one of a state, damaged, or of a later schema.
     """
-    source = as_path("path", path)
+    source = to_read("path", path)
     if not source.is_file():
         raise FileError(f"path: there is no file {source}")
     try:

@@ -19,7 +19,7 @@ from tl_entropy.capture.hooks import attribute
 from tl_entropy.errors import FileError
 from tl_entropy.estimation.steps import own_tensors
 from tl_entropy.estimation.tokenizers import digest_of_files, load_tokenizer, save_tokenizer
-from tl_entropy.results.files import digest, replacing
+from tl_entropy.results.files import as_path, digest, replacing
 from tl_entropy.results.holding import held
 
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer"
@@ -32,7 +32,7 @@ def write_folder(model: Any, folder: str | Path) -> Path:
     Raises:
         SaveError: the folder cannot be written to, or there is no room.
     """
-    place, tensors = Path(folder).expanduser(), own_tensors(model)
+    place, tensors = as_path("folder", folder), own_tensors(model)
     said = {"config": model.config.as_dict(), "seed": model.seed, "notes": list(attribute(model, "tl_entropy_notes") or ())}
     whole = {
         "architectures": [type(model).__name__], "layout": _LAYOUT, **said, "tokenizer": None,

@@ -46,7 +46,7 @@ from tl_entropy.errors import (
 from tl_entropy.estimation.history import TrainingHistory
 from tl_entropy.estimation.models import EstimationModel, losses_of
 from tl_entropy.estimation.steps import load_state, rate_at, save_state
-from tl_entropy.results.files import replacing
+from tl_entropy.results.files import as_path, replacing
 from tl_entropy.results.holding import held
 from tl_entropy.torch_state import steady
 
@@ -221,7 +221,7 @@ def train_estimation(
         "weight_decay": check_number("weight_decay", weight_decay, 0), "short": check_number("short", short, 0.0, 1.0),
         "weighted": weights is not None, "precision": precision, "every": every, "seed": check_int("seed", seed, 0),
     }  # fmt: skip
-    folder = None if out is None else Path(out).expanduser()
+    folder = None if out is None else as_path("out", out)
     with nullcontext() if folder is None else held("out", folder / "training.json", wait=False):
         adapter = Adapter(model)
         read, held_out = Windows.of(adapter, texts, "texts"), Windows.of(adapter, validation, "validation")

@@ -15,7 +15,7 @@ import torch
 
 from tl_entropy.errors import FileError, InputError
 from tl_entropy.lenses.tuned import LENS_TYPE, TunedLens
-from tl_entropy.results.files import as_path
+from tl_entropy.results.files import to_read
 from tl_entropy.results.loading import load
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.torch_state import steady
@@ -44,7 +44,7 @@ def load_tuned_lens(path: str | Path) -> TunedLens:
     ...     load_tuned_lens(tle.demo_lens().export(folder))
     TunedLens: 6 layers x d_model 192; stdlib-gpt2-3m, training unknown
     """
-    source = as_path("path", path)
+    source = to_read("path", path)
     if source.is_dir():
         return _load_published(source)
     lens = load(source)

@@ -176,8 +176,9 @@ class TunedLens(Result):
         state = {f"{i}.weight": weight.clone() for i, weight in enumerate(self.weights)}
         state |= {f"{i}.bias": bias.clone() for i, bias in enumerate(self.biases)}
         with held("folder", target / "params.pt", wait=True):
-            with replacing(target / "params.pt", sum(tensor.nbytes for tensor in state.values())) as waiting:
-                torch.save(state, waiting)
+            size = sum(tensor.nbytes for tensor in state.values())
+            with replacing(target / "params.pt", size) as waiting, open(waiting, "wb") as file:
+                torch.save(state, file)
             with replacing(target / "config.json") as waiting:
                 waiting.write_text(json.dumps(config), encoding="utf-8")
         return target

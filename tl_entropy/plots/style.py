@@ -17,6 +17,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.legend import Legend
 
@@ -196,9 +197,13 @@ def add_legend(axes: Axes, *, own: bool, inside: bool = True, handles: Sequence[
 
 
 def _hides(legend: Legend, axes: Axes) -> bool:
-    """Whether a line runs through the place that was found for a legend."""
+    """Whether a line, an error bar among them, runs through the place that was found for a legend."""
     place = legend.get_window_extent()
-    return any(line.get_path().transformed(line.get_transform()).intersects_bbox(place, filled=False) for line in axes.lines)
+    paths = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
+    for bars in axes.collections:
+        if isinstance(bars, LineCollection):
+            paths += [path.transformed(bars.get_transform()) for path in bars.get_paths()]
+    return any(path.intersects_bbox(place, filled=False) for path in paths)
 
 
 def short_entry(text: str) -> str:

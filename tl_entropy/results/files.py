@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from tl_entropy.errors import InputTypeError, SaveError, printable
+from tl_entropy.errors import FileError, InputError, InputTypeError, SaveError, printable
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -75,6 +75,8 @@ def replacing(target: Path, size: int = 0) -> Iterator[Path]:
     with waiting_for(target) as waiting:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists() and not target.is_file():
+                raise OSError("it is a folder" if target.is_dir() else "it is a device or a pipe")
             for path in abandoned(target):
                 path.unlink(missing_ok=True)
             yield waiting
@@ -130,22 +132,55 @@ def _room(target: Path, size: int) -> str:
 
 
 def as_path(argument: str, given: object) -> Path:
-    """A path as a ``Path``; InputTypeError for anything else.
+    """A path as a ``Path``, ``~`` being the user's folder.
+
+    Raises:
+        InputTypeError: no path.
+        InputError: one that no file can have, or an empty text.
 
     >>> as_path("path", None)
     Traceback (most recent call last):
     tl_entropy.errors.InputTypeError: path must be a path (str or pathlib.Path); got NoneType
     """
-    if not isinstance(given, str | os.PathLike):
+    name = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(name, str):
         raise InputTypeError(f"{argument} must be a path (str or pathlib.Path); got {type(given).__name__}")
-    return Path(given)
+    try:
+        possible = name and b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise InputError(
+            f"{argument} must be the path of a file or folder, which {name!r} cannot be; '.' is the folder at hand"
+        )
+    return Path(os.path.expanduser(name))
+
+
+def to_read(argument: str, given: object) -> Path:
+    """The path of what is read, which need not be there; FileError where the system refuses to say.
+
+    >>> to_read("path", "x" * 300)
+    Traceback (most recent call last):
+    tl_entropy.errors.FileError: path: ... cannot be read ([Errno ...] File name too long: ...)
+    """
+    path = as_path(argument, given)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise FileError(f"{argument}: {path} cannot be read ({error})") from error
+    return path
 
 
 def check_folder(argument: str, folder: Path) -> None:
     """Raise SaveError unless files can be written into ``folder``, which need not be there yet."""
     there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+    except OSError as error:
+        raise SaveError(f"{argument}: {folder} cannot be written to ({error})") from error
     if not there.is_dir() and there.exists():  # a folder that others take away meanwhile is made again
         raise SaveError(f"{argument}: {there} is a file, so there is no folder {folder}; give another")
     if not os.access(there, os.W_OK | os.X_OK) and there.exists():

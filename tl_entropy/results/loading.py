@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from tl_entropy.errors import FileError
 from tl_entropy.results.base import Result
-from tl_entropy.results.files import LAYOUT, SCHEMA, as_path, digest, unplain
+from tl_entropy.results.files import LAYOUT, SCHEMA, digest, to_read, unplain
 from tl_entropy.torch_state import steady
 
 _DAMAGED = (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -40,7 +40,7 @@ def load(path: str | Path) -> Any:
     >>> tle.load(path).entropy.equal(result.entropy)
     True
     """
-    source = as_path("path", path)
+    source = to_read("path", path)
     if source.is_dir():
         return _read_folder(source)
     if not source.is_file():

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_entropy.errors import InputError, InputTypeError, check_int, check_positive
-from tl_entropy.results.files import plain, unplain
+from tl_entropy.results.files import plain, to_read, unplain
 from tl_entropy.runs.analyses import PARTLY, check_analysis, sampled_together
 from tl_entropy.runs.inputs import check_inputs
 from tl_entropy.runs.made import hashes
@@ -135,7 +135,7 @@ def read_config(path: str | Path) -> Any:
             return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-    place = Path(path)
+    place = to_read("config", path)
     try:
         return yaml.load(place.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:

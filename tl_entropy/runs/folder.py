@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_entropy.errors import FileError, InputError, SaveError
-from tl_entropy.results.files import check_folder, digest, replacing
+from tl_entropy.results.files import check_folder, digest, replacing, to_read
 from tl_entropy.results.models.run import INDEX, KIND, SCHEMA, read_index
 from tl_entropy.runs.ask import Ask, differences
 
@@ -45,7 +45,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = to_read("folder", path)
 
     def open(self, ask: Ask) -> None:
         """Write down what is asked, or hold it against what was asked before.

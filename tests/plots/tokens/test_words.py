@@ -21,6 +21,8 @@ def test_means_of_sites_with_errors_the_output_last():
     [bars] = [one for one in axes.containers if isinstance(one, ErrorbarContainer)]
     profile = result.mean_profile()
     np.testing.assert_allclose(bars.lines[0].get_ydata(), profile["mean"].to_numpy()[[1, 2, 3, 0]])
+    ends = bars.lines[2][0].get_segments()
+    np.testing.assert_allclose([end[1, 1] - end[0, 1] for end in ends], 2 * 1.96 * profile["se"].to_numpy()[[1, 2, 3, 0]])
     assert axes.get_ylabel() == "Surprisal of a word (nats)"
     assert words(result.to("bits")).get_ylabel().endswith("(bits)")
 
@@ -43,7 +45,9 @@ def test_words_of_a_text():
         assert mark[:, 0].tolist() == pytest.approx([bar.get_x(), bar.get_x() + bar.get_width()])
     assert len(words(made(2, 5), document=1).patches) == 5
     assert not words(dataclasses.replace(result, corrected=False)).collections
-    assert len(ticks(words(made(0, 500)).xaxis)) <= 40
+    many = words(made(0, 500))
+    assert len(ticks(many.xaxis)) <= 40
+    assert {round(bar.get_width(), 9) for bar in many.patches} == {1.0}, "gaps thinner than a dot would be seen as a pattern"
 
 
 def test_what_it_does_not_draw():

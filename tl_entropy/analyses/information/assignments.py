@@ -35,6 +35,7 @@ from tl_entropy.errors import FileError, InputError, check_int, counted
 from tl_entropy.labels import LabelPlan
 from tl_entropy.labels.slots import Slots
 from tl_entropy.results import SoftInformation
+from tl_entropy.results.files import to_read
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import Steady, steady
@@ -66,7 +67,7 @@ class Assignments(Steady):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._of(StoreReader(Path(folder)))
+        self._of(StoreReader(to_read("folder", folder)))
 
     @classmethod
     def of_store(cls, store: StoreReader) -> Self:

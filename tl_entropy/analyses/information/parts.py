@@ -27,9 +27,10 @@ from tl_entropy.analyses.information.sums import SoftAccumulator, planned_slots
 from tl_entropy.analyses.information.writing import AssignmentWriter, codes_of, contents_of, disk_of, held_of, measured_of
 from tl_entropy.analyses.sharing import once, sharing_here
 from tl_entropy.batches import Batch
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, check_choice
 from tl_entropy.labels import LabelPlan
 from tl_entropy.results import SoftInformation
+from tl_entropy.results.files import as_path
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -155,26 +156,25 @@ def kept_as(
         return sums, {}
     if folder is None:
         raise InputError(f"keep={keep!r} needs a folder for the assignments; pass folder=")
-    if not isinstance(folder, str | Path):
-        raise InputTypeError(f"folder must be a path; got {type(folder).__name__}")
+    place = as_path("folder", folder)
     sizes = {"sums_bytes": sums.memory(), "assignments_bytes": disk_of(sums)}
     is_shared = sharing_here() is not None
-    writer = None if is_shared else AssignmentWriter(sums, folder)
+    writer = None if is_shared else AssignmentWriter(sums, place)
     if keep == "auto" and sizes["sums_bytes"] <= sizes["assignments_bytes"]:
         return sums, {"keep": "sums", **sizes}
     kept = {"keep": "assignments", **(sizes if keep == "auto" else {})}
     if writer is not None:
-        _check_room(Path(folder), sizes["assignments_bytes"])
+        _check_room(place, sizes["assignments_bytes"])
         return writer, kept
     if whole:
         raise InputError("inputs: a cache is read by each process as a whole; write its assignments inside tl_entropy.alone()")
 
     def begun() -> None:
-        clear(Path(folder))
-        _check_room(Path(folder), sizes["assignments_bytes"])
+        clear(place)
+        _check_room(place, sizes["assignments_bytes"])
 
     once("folder of assignments", begun)
-    return AssignmentParts.of(sums, folder), kept
+    return AssignmentParts.of(sums, place), kept
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -34,7 +34,7 @@ import numpy as np
 
 from tl_entropy.analyses.sharing import sharing_here
 from tl_entropy.errors import FileError, InputError, SaveError
-from tl_entropy.results.files import check_folder, plain, replacing, unplain
+from tl_entropy.results.files import as_path, check_folder, plain, replacing, unplain
 from tl_entropy.results.holding import held, lock_of
 
 INDEX, CHUNKS, ROWS, BEGUN, PARTS = "assignments.json", "chunks", "rows", "begun.json", "parts"
@@ -219,10 +219,11 @@ def writing(keep: str, folder: object) -> AbstractContextManager[None]:
     Raises:
         InputError, SaveError: as ``check_empty``; SaveError, too, where another pass writes to it.
     """
-    if keep == "sums" or not isinstance(folder, str | Path) or sharing_here() is not None:
+    if keep == "sums" or folder is None or sharing_here() is not None:
         return nullcontext()
-    check_empty(Path(folder), may_go_on=True)
-    return held("folder", Path(folder) / INDEX, wait=False)
+    place = as_path("folder", folder)
+    check_empty(place, may_go_on=True)
+    return held("folder", place / INDEX, wait=False)
 
 
 def check_empty(folder: Path, *, may_go_on: bool = False) -> None:

@@ -25,11 +25,11 @@ from tl_entropy.analyses.saving import settings_of, split
 from tl_entropy.analyses.sharing import Pass
 from tl_entropy.batches import Batch
 from tl_entropy.capture.report import StreamReport
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError
 from tl_entropy.functional.information.coding import coded
 from tl_entropy.labels import LabelPlan
 from tl_entropy.results import SoftInformation
-from tl_entropy.results.files import plain, unplain
+from tl_entropy.results.files import as_path, plain, unplain
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 from tl_entropy.state import decoded, encoded
@@ -50,9 +50,7 @@ class AssignmentWriter(Steady):
     """
 
     def __init__(self, of: SoftAccumulator, folder: str | Path) -> None:
-        if not isinstance(folder, str | Path):
-            raise InputTypeError(f"folder must be a path; got {type(folder).__name__}")
-        self.of, self.folder = of, Path(folder)
+        self.of, self.folder = of, as_path("folder", folder)
         check_empty(self.folder, may_go_on=True)
         self.sites, self.takes_non_finite = of.sites, of.takes_non_finite
         self._places: dict[Site, list[Place]] = {}  # of each captured; made when the first batch shows how wide it is

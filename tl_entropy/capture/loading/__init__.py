@@ -28,6 +28,7 @@ from tl_entropy.capture.loading.source import Source
 from tl_entropy.capture.proofs.wrapped import Reference, wrapped_logits_proof
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import InputError, InputTypeError, ModelError, TLEntropyError, check_choice
+from tl_entropy.results.files import to_read
 from tl_entropy.torch_state import steady
 
 OWN_MODELS = {"EstimationModel": "tl_entropy.estimation.loading:load_estimation"}
@@ -81,13 +82,14 @@ def load_model(
     >>> tle.load_model(folder).cfg.n_layers
     6
     """
-    if (own := _own_loader(name_or_folder)) is not None:
+    folder = to_read("name_or_folder", name_or_folder)
+    if (own := _own_loader(folder)) is not None:
         if kind is not None:
             raise InputError(
                 f"kind: {name_or_folder} is a model of this package, neither 'bridge' nor 'hooked'; leave kind out"
             )
         check_dtype(dtype)
-        return own(Path(name_or_folder).expanduser(), device=existing_device(device), dtype=dtype)
+        return own(folder, device=existing_device(device), dtype=dtype)
     kinds = available_kinds()
     if kind is not None:
         check_choice("kind", kind, kinds)
@@ -115,10 +117,10 @@ def load_model(
     return model
 
 
-def _own_loader(given: str | Path) -> Any:
+def _own_loader(folder: Path) -> Any:
     """What loads the model in a folder whose config.json names a class of this package's; None for all others."""
     try:
-        named = json.loads((Path(given).expanduser() / "config.json").read_text(encoding="utf-8")).get("architectures")
+        named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
     except (OSError, ValueError, AttributeError):  # what it is instead is found out where it is read
         return None
     place = next((OWN_MODELS[name] for name in named or () if name in OWN_MODELS), None)

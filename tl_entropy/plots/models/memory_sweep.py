@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import Limits, Width, add_legend, canvas
+from tl_entropy.plots.style import NORMAL_95, Limits, Width, add_legend, canvas
 from tl_entropy.results import MemorySweep
 from tl_entropy.torch_state import steady
 
@@ -53,7 +53,7 @@ def memory_sweep(result: MemorySweep, *, ylim: Limits = None, width: Width = Non
         for value in plain["loss"]:
             axes.axhline(value, color="0.4", linestyle="--", linewidth=1.2, label="causal")
         for column, label, style in (("loss", "told the memory", "o:"), ("charged", "and charged for it", "s-")):
-            axes.errorbar(told["x"], told[column], 1.96 * told["se"].fillna(0), fmt=style, markersize=4, label=label)
+            axes.errorbar(told["x"], told[column], NORMAL_95 * told["se"].fillna(0), fmt=style, markersize=4, label=label)
         for (name, size), marker in zip(_compressed(result).items(), "x+1", strict=False):
             axes.plot(0, size, linestyle="none", marker=marker, markersize=8, color="0.2", label=name)
         axes.set_xlabel("Memory (bits a token)")

@@ -15,12 +15,13 @@ from matplotlib.axes import Axes
 from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import Limits, Width, add_legend, canvas
+from tl_entropy.plots.style import NORMAL_95, Limits, Width, add_legend, canvas
 from tl_entropy.results.base import chosen_from
 from tl_entropy.results.tokens.words import OUTPUT, WordSurprisal
 from tl_entropy.torch_state import steady
 
 _COLOUR, _LONGEST = "#31688e", 16
+_APART = 80  # words whose bars stand apart
 
 
 @steady
@@ -32,7 +33,7 @@ def words(
     width: Width = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Mean cost of a word at every site that was read, with errors over texts; or what each word of one text cost.
+    """Mean cost of a word at every site that was read, with 95 % intervals over texts; or what each word of one text cost.
 
     Of one text, bars are the output's surprisals and marks the sums of tokens alone; words stand below. Sites are from left to
     right, the output last.
@@ -69,15 +70,16 @@ def words(
         if document is None:
             order = np.argsort(profile["reading"] == OUTPUT, kind="stable")
             names, means = profile["reading"][order].tolist(), profile["mean"].to_numpy()[order]
-            errors = np.nan_to_num(profile["se"].to_numpy()[order])
+            errors = NORMAL_95 * np.nan_to_num(profile["se"].to_numpy()[order])
             axes.errorbar(range(len(names)), means, errors, color=_COLOUR, marker="o", markersize=4, capsize=2)
             _named(axes, names)
             axes.set_ylabel(f"Surprisal of a word ({result.unit})")
         else:
             rows = torch.nonzero(result.document == document)[:, 0].tolist()
-            axes.bar(range(len(rows)), result.surprisal[rows, 0].numpy(), color=_COLOUR, label="surprisal")
+            wide = 0.8 if len(rows) <= _APART else 1.0  # of more, the gaps would be thinner than a dot of the screen
+            axes.bar(range(len(rows)), result.surprisal[rows, 0].numpy(), wide, color=_COLOUR, label="surprisal")
             if result.corrected:
-                ends = np.arange(len(rows))[:, None] + [-0.4, 0.4]  # as wide as the bars
+                ends = np.arange(len(rows))[:, None] + [-wide / 2, wide / 2]
                 axes.hlines(result.pieces[rows, 0].numpy(), *ends.T, color="black", linewidth=1.2, label="sum of tokens")
                 add_legend(axes, own=ax is None, inside=False)
             _named(axes, [result.words[i] for i in rows])

@@ -124,7 +124,7 @@ class ModelComparison(Printed):
             SaveError: the folder cannot be written to, or the disk has no room.
         """
         target = as_path("folder", folder)
-        if target.exists() and not target.is_dir():
+        if os.path.exists(target) and not os.path.isdir(target):  # which do not mind names that are too long
             raise FileError(f"folder: {target} is a file; a comparison is saved as a folder")
         with written_once(target / INDEX) as mine:
             if mine:

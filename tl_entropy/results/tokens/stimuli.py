@@ -18,6 +18,7 @@ import pandas as pd
 
 from tl_entropy.errors import FileError, InputError
 from tl_entropy.functional.tokens.words import Span, space_words
+from tl_entropy.results.files import to_read
 from tl_entropy.torch_state import Steady, steady
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -104,7 +105,7 @@ def read_stimuli(
     >>> found.texts, found.spans
     (('Look: the cat', 'sat'), (((6, 9), (10, 13)), ((0, 3),)))
     """
-    source = Path(path)
+    source = to_read("path", path)
     if not source.is_file():
         raise FileError(f"path: there is no file {source}")
     try:
