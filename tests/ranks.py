@@ -20,6 +20,7 @@ from states import TOKENS, differences, model
 
 import tl_entropy as tle
 from tl_entropy.analyses import distributed
+from tl_entropy.analyses.states import geometry_values
 from tl_entropy.capture import progress
 from tl_entropy.capture.runner import Runner
 
@@ -117,6 +118,7 @@ def functions(tokens, texts):
         "cka": lambda: tle.layer_similarity(m, tokens, **READ),
         "cka in blocks": lambda: tle.layer_similarity(m, tokens, estimator="minibatch", **READ),
         "matrices": lambda: tle.layer_similarity(m, tokens, method="matrix_renyi", n_samples=20, permutations=2, **READ),
+        "neighbours": lambda: tle.layer_similarity(m, tokens, method="neighbours", k=1, against="all", **READ),
         "over documents": lambda: tle.layer_similarity(m, tokens, rows="documents", **READ),
         "soft_information": lambda: tle.soft_information(m, tokens, heads=True, n_bins=(5, 8), folds=2, center=True, **READ),
         "assignments": lambda: tle.soft_information(
@@ -257,6 +259,23 @@ def failing(end):
     except Exception as error:
         partial = getattr(error, "partial", None)
         return [type(error).__name__, str(error), None if partial is None else partial.n_tokens]
+    return None
+
+
+def killed_at_the_end():
+    """The last process dies as it computes its share of the sites; what the other has then."""
+
+    def rank_scores(*_):
+        if rank():
+            killed()
+        return plain(*_)
+
+    plain, geometry_values.rank_scores = geometry_values.rank_scores, rank_scores
+    try:
+        tle.layer_geometry(model(), TOKENS, measures="effective_rank", progress=False)
+    except Exception as error:
+        partial = error.partial
+        return [type(error).__name__, str(error), type(partial).__name__, partial.compute().tokens]
     return None
 
 

@@ -111,29 +111,29 @@ def streamed(name, documents=None, into=None):
     return found
 
 
-def differences(one, other, where="result", *, leave=("created",)):
-    """Where two results differ by more than 1e-10, relative or absolute: lines that say so."""
+def differences(one, other, where="result", *, leave=("created",), by=1e-10):
+    """Where two results differ by more than so much, relative or absolute: lines that say so."""
     if dataclasses.is_dataclass(one) or hasattr(one, "_fields"):
         names = one._fields if hasattr(one, "_fields") else [f.name for f in dataclasses.fields(one)]
         return [
             line
             for name in names
             if name not in leave
-            for line in differences(getattr(one, name), getattr(other, name), f"{where}.{name}", leave=leave)
+            for line in differences(getattr(one, name), getattr(other, name), f"{where}.{name}", leave=leave, by=by)
         ]
     if isinstance(one, torch.Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return [f"{where}: {one.dtype}{list(one.shape)} and {other.dtype}{list(other.shape)}"]
-        close = torch.isclose(one, other, rtol=1e-10, atol=1e-10, equal_nan=True) if one.is_floating_point() else one == other
+        close = torch.isclose(one, other, rtol=by, atol=by, equal_nan=True) if one.is_floating_point() else one == other
         return [] if bool(close.all()) else [f"{where}: off by {(one - other).abs().max()}"]
     if isinstance(one, dict) or hasattr(one, "items"):
         if one.keys() != other.keys():
             return [f"{where}: {sorted(map(str, one))} and {sorted(map(str, other))}"]
         keys = [key for key in one if key not in leave]
-        return [line for key in keys for line in differences(one[key], other[key], f"{where}[{key}]", leave=leave)]
+        return [line for key in keys for line in differences(one[key], other[key], f"{where}[{key}]", leave=leave, by=by)]
     if isinstance(one, float):
-        return [] if math.isclose(one, other, rel_tol=1e-10, abs_tol=1e-10) or one != one else [f"{where}: {one} and {other}"]
+        return [] if math.isclose(one, other, rel_tol=by, abs_tol=by) or one != one else [f"{where}: {one} and {other}"]
     if isinstance(one, (list, tuple)) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
-        return [line for i, pair in pairs for line in differences(*pair, f"{where}[{i}]", leave=leave)]
+        return [line for i, pair in pairs for line in differences(*pair, f"{where}[{i}]", leave=leave, by=by)]
     return [] if one == other else [f"{where}: {one!r} and {other!r}"]

@@ -70,6 +70,17 @@ def test_where_one_dies_the_others_stop_and_keep_what_they_read():
 
 
 @pytest.mark.long
+def test_where_one_dies_amid_final_statistics_the_others_keep_what_was_read():
+    model()
+    first, second = saw(ranks.killed_at_the_end, 2)
+    assert second is None
+    kind, said, accumulator, tokens = first
+    assert kind == "ProcessError"
+    assert "another process has died" in said
+    assert (accumulator, tokens) == ("GeometryAccumulator", sum(map(len, TOKENS)))
+
+
+@pytest.mark.long
 def test_processes_that_read_something_else_are_told():
     model()
     for found in saw(ranks.shuffled, 2):

@@ -12,7 +12,8 @@ from tiny_models import make_model
 
 import tl_entropy as tle
 from tl_entropy.analyses.information import sums
-from tl_entropy.analyses.sharing import Pass, alone, once, parts, read, shared, sharing_here
+from tl_entropy.analyses.sharing import Pass, alone, at_once, dealt, once, parts, read, shared, sharing_here
+from tl_entropy.analyses.states import geometry_values, matrix_similarity, neighbours
 from tl_entropy.capture.documents import Rereadable
 from tl_entropy.errors import InputError
 
@@ -37,13 +38,20 @@ class Halves:
 
 
 class Hands(Halves):
-    """Three processes, one after the other, each of which has read all."""
+    """So many processes, one after the other, each of which has read all."""
+
+    def __init__(self, size=3):
+        self.size, self.at = size, None
 
     def once(self, name, make):
         return make()
 
     def parts(self, name, make):
-        return [make(rank, 3) for rank in range(3)]
+        return [self._make(make, rank) for rank in range(self.size)]
+
+    def _make(self, make, rank):
+        self.at = rank
+        return make(rank, self.size)
 
 
 @cache
@@ -142,14 +150,60 @@ def test_readings_of_parts_are_held_to_each_other():
         Pass(adapter, inputs, progress=False, options={})([tle.LensAccumulator(adapter)], documents=range(4, 5))
 
 
-def test_final_statistics_are_dealt_out_by_site(monkeypatch):
-    found, made, statistics = [], [], sums.site_values
-    monkeypatch.setattr(sums, "site_values", lambda *given, **more: made.append(0) or statistics(*given, **more))
-    for sharing in (alone(), shared(Hands())):
-        with sharing:
-            found.append(tle.soft_information(model(), FULL, heads="z", n_bins=5, folds=2, keep_labels=True, progress=False))
-    assert differences(*found) == []
-    assert len(made) == 2 * len(set(found[0].sites)), "each site once"
+ENDS = {
+    "soft_information": (sums, "site_values", lambda: tle.soft_information(
+        model(), FULL, heads="z", n_bins=5, folds=2, keep_labels=True, progress=False
+    )),
+    "effective_rank": (geometry_values, "rank_scores", lambda: _geometry("effective_rank")),
+    "two_nn": (geometry_values, "dimension_scores", lambda: _geometry("two_nn", n_samples=12)),
+    "dataset_entropy": (geometry_values.TextGram, "extended", lambda: _geometry("dataset_entropy")),
+    "lidar": (geometry_values, "lidar", lambda: _geometry("lidar", labels=[0, 0, 0, 1, 1, 1])),
+    "matrices": (matrix_similarity, "joint_entropies", lambda: _matrices()),
+    "matrices of all": (matrix_similarity, "joint_entropies", lambda: _matrices(against="all")),
+    "of documents": (matrix_similarity, "joint_entropies", lambda: _matrices(rows="documents")),
+    "neighbours": (neighbours, "_of_pair", lambda: _similarity("neighbours", k=2, against="all")),
+}  # fmt: skip
+"""What is computed from sums: by which function for a site or pair, and how a user asks for it."""
+
+
+def _geometry(name, **options):
+    return tle.layer_geometry(model(), FULL, measures=name, progress=False, **options)
+
+
+def _similarity(method, **options):
+    return tle.layer_similarity(model(), FULL, method=method, progress=False, **options)
+
+
+def _matrices(**options):
+    return _similarity("matrix_renyi", permutations=2, **options)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_final_statistics_are_dealt_out_to_the_last_bit(name, monkeypatch):
+    where, of_one, run = ENDS[name]
+    found, by, plain = [], [], getattr(where, of_one)
+    for hands in (Hands(1), Hands(3)):
+        made = []
+        monkeypatch.setattr(
+            where, of_one, lambda *given, made=made, of=hands, **more: made.append(of.at) or plain(*given, **more)
+        )
+        with shared(hands):
+            found.append(run())
+        by.append(made)
+    assert differences(*found, by=0.0) == []
+    assert len(by[0]) == len(by[1]), "each once"
+    assert set(by[1]) == {0, 1, 2}, "each by another process"
+
+
+def test_what_one_of_several_computes_is_not_dealt_out():
+    with shared(Hands()):
+        assert dealt("numbers", [1, 2, 3, 4], lambda mine: [(one, len(mine)) for one in mine])[0] == (1, 4)
+        with at_once():
+            assert dealt("numbers", [1, 2, 3, 4], lambda mine: [(one, len(mine)) for one in mine])[:2] == [(1, 2), (2, 1)]
+            assert dealt("numbers", [], list) == []
+            assert dealt("numbers", [1], lambda mine: dealt("more", mine, list)) == [1], "one inside the other"
+            with at_once(False):
+                assert dealt("numbers", [1, 2], lambda mine: [len(mine)] * len(mine)) == [2, 2]
 
 
 def test_caches_are_not_shared_and_alone_is_alone():

@@ -12,12 +12,12 @@ from typing import Any, NotRequired, TypedDict, Unpack
 
 import torch
 
-from tl_entropy.analyses.sharing import Pass, read
+from tl_entropy.analyses.sharing import Pass, at_once, read
 from tl_entropy.analyses.streaming import Found, StreamingMeasure
 from tl_entropy.capture.corpus import Count
 from tl_entropy.capture.options import CorpusOptions, described
 from tl_entropy.capture.report import StreamReport
-from tl_entropy.errors import NonFiniteError, TLEntropyError, keeping
+from tl_entropy.errors import NonFiniteError, ProcessError, TLEntropyError, keeping
 
 
 class _Reading(TypedDict):
@@ -97,19 +97,22 @@ def _measured(
         # Texts to tokens, to batches, to hidden states, to rows.
         report = read(accumulators, one_pass)
     # Rows to results.
-    with computing(accumulators[0] if len(accumulators) == 1 else accumulators):
+    with computing(accumulators[0] if len(accumulators) == 1 else accumulators), at_once(not one_pass.whole):
         found = results(corpus=report.counts(), interrupted=report.interrupted)
     return [_with_generated(result, report) if max_new_tokens else result for result in found]
 
 
 def computing(read: Any) -> AbstractContextManager[None]:
-    """While sums become a result, whatever else than a refusal ends it, such as Ctrl-C, has what was read as its ``partial``.
+    """While sums become a result, what ends it and is no refusal, such as Ctrl-C, has what was read as its ``partial``.
 
     Args:
         read: the accumulator, or several.
     """
-    note = "what was read before this error is its attribute 'partial': compute() gives the result"
-    return keeping(lambda error: None if isinstance(error, TLEntropyError) else read, note)
+
+    def gathered(error: BaseException) -> Any:
+        return None if isinstance(error, TLEntropyError) and not isinstance(error, ProcessError) else read
+
+    return keeping(gathered, "what was read before this error is its attribute 'partial': compute() gives the result")
 
 
 def _with_generated(result: Any, report: StreamReport) -> Any:

@@ -35,6 +35,7 @@ from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady
 
 Value = TypeVar("Value")
+Item = TypeVar("Item")
 
 _WINDOWS = tuple(WindowOptions.__annotations__)
 
@@ -54,6 +55,7 @@ class Sharing(Protocol):
 
 _current: ContextVar[Sharing | None] = ContextVar("sharing", default=None)
 _found: list[Callable[[], Sharing | None]] = []  # what looks for a sharing where none was set
+_at_once: ContextVar[bool] = ContextVar("at_once", default=False)
 
 
 class Pass:
@@ -211,6 +213,35 @@ def parts(name: str, make: Callable[[int, int], Value]) -> list[Value]:
     """
     sharing = sharing_here()
     return [make(0, 1)] if sharing is None else sharing.parts(name, make)
+
+
+@contextmanager
+def at_once(do: bool = True) -> Iterator[None]:
+    """What is computed inside, all processes compute at once, of the same sums, so that ``dealt`` may deal it out; or not."""
+    token = _at_once.set(do)
+    try:
+        yield
+    finally:
+        _at_once.reset(token)
+
+
+def dealt(name: str, items: Sequence[Item], make: Callable[[Sequence[Item]], list[Value]]) -> list[Value]:
+    """What ``make`` gives of items, one for each of them; inside ``at_once``, each process makes its share and has the others'.
+
+    Args:
+        name: says what it is.
+        items: the same in all processes; item i is the process's whose rank is i % size.
+        make: called with some of the items; what it gives is what a state can hold, tensors on the CPU.
+    """
+
+    def share(rank: int, size: int) -> list[Value]:
+        with at_once(False):  # the others have other items
+            return make(items[rank::size])
+
+    if not _at_once.get():
+        return make(items)
+    hands = parts(name, share)
+    return [hands[i % len(hands)][i // len(hands)] for i in range(len(items))]
 
 
 def same_inputs(digests: Sequence[Any]) -> None:

@@ -18,7 +18,7 @@ Refused: folders that hold something else, or were not written to their end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,7 +29,7 @@ from tl_entropy.analyses.information.reduction import Chunks, Rows, reduced
 from tl_entropy.analyses.information.seen import Measured, Seen
 from tl_entropy.analyses.information.store import CODES, NUMBERS, ROWS, StoreReader
 from tl_entropy.analyses.information.values import values_of
-from tl_entropy.analyses.sharing import parts
+from tl_entropy.analyses.sharing import dealt
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import FileError, InputError, check_int, counted
 from tl_entropy.labels import LabelPlan
@@ -166,12 +166,9 @@ class Assignments(Steady):
         return self.reduced(plan, check_int("folds", folds, 1), keep_labels=keep_labels, memory=memory, progress=progress)
 
     def reduced(
-        self, plan: LabelPlan, folds: int, *, keep_labels: bool, memory: int = BUDGET, progress: bool, together: bool = False
+        self, plan: LabelPlan, folds: int, *, keep_labels: bool, memory: int = BUDGET, progress: bool
     ) -> SoftInformation:
-        """The same for a plan of these documents, of which more positions may be labelled than are there.
-
-        ``together`` is whether all processes that share a run do this at once: each then takes some sites.
-        """
+        """The same for a plan of these documents, of which more positions may be labelled than are there."""
         labelled = (plan.ids >= 0).any(0)
         slots = torch.zeros_like(labelled)
         slots[self._slots[~self._dropped]] = True
@@ -181,8 +178,8 @@ class Assignments(Steady):
             raise InputError("nothing to compute: no position with a label is kept")
         rows = Rows.of(seen, self._slots)
 
-        def dealt(rank: int, size: int) -> list[dict[str, Any]]:
-            mine, values = self._places[rank::size], []
+        def of_places(mine: Sequence[Measured]) -> list[dict[str, Any]]:
+            values = []
             with Bar(total=len(mine), desc="statistics", unit="site", show=progress) as bar:
                 for place in mine:
                     found = [
@@ -193,8 +190,7 @@ class Assignments(Steady):
                     bar.update()
             return values
 
-        hands = parts("statistics", dealt) if together else [dealt(0, 1)]
-        by_site = [hands[i % len(hands)][i // len(hands)] for i in range(len(self._places))]
+        by_site = dealt("statistics", self._places, of_places)
         settings = {
             **self.provenance.settings, "folds": folds, "valid": plan.valid, "chance_sample": len(seen.sample),
         }  # fmt: skip

@@ -108,9 +108,9 @@ class AssignmentParts(SoftAccumulator):
         self._sizes, self._measured = self._sizes or other._sizes, self._measured or other._measured
         self._seen = self._seen | other._seen
 
-    def _result(self, provenance: Provenance, *, progress: bool = False, together: bool = False) -> SoftInformation:
+    def _result(self, provenance: Provenance, *, progress: bool = False) -> SoftInformation:
         found = Assignments.of_store(self._reader(provenance, texts=self.keep_labels))
-        return found.reduced(self.plan, self.folds, keep_labels=self.keep_labels, progress=progress, together=together)
+        return found.reduced(self.plan, self.folds, keep_labels=self.keep_labels, progress=progress)
 
     def put_together(self, *, progress: bool, **origin: Any) -> SoftInformation:
         """Make one folder of what all processes have written, and give the result; ``origin`` goes into its provenance.
@@ -124,7 +124,7 @@ class AssignmentParts(SoftAccumulator):
         ended = bool(origin.get("interrupted"))
         once("assignments", lambda: self._reader(self._provenance(origin), texts=True).put_together(ended=ended))
         found = Assignments(self.folder)
-        return found.reduced(self.plan, self.folds, keep_labels=self.keep_labels, progress=progress, together=True)
+        return found.reduced(self.plan, self.folds, keep_labels=self.keep_labels, progress=progress)
 
     def _reader(self, provenance: Provenance, *, texts: bool) -> PartsReader:
         before, dropped = 0, []

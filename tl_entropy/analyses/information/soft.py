@@ -29,7 +29,7 @@ from tl_entropy.analyses.information.sums import Heads, SoftAccumulator, planned
 from tl_entropy.analyses.information.writing import AssignmentWriter
 from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.measuring import computing
-from tl_entropy.analyses.sharing import Pass, once, read
+from tl_entropy.analyses.sharing import Pass, at_once, once, read
 from tl_entropy.batches import Batch, Window
 from tl_entropy.capture.adapter import Adapter, of_stack
 from tl_entropy.capture.caches import split_cache
@@ -236,12 +236,10 @@ def soft_information(
         with keeping(lambda _: found.compute(settings=settings, interrupted=True) if found.started else None):
             report = found.read(one_pass) if isinstance(found, AssignmentWriter) else read([found], one_pass)
         origin: dict[str, Any] = {"settings": settings, "corpus": report.counts(), "interrupted": report.interrupted}
-        with computing(found):
-            if isinstance(found, AssignmentWriter):
-                return found.compute(progress=progress, **origin)
+        with computing(found), at_once(not one_pass.whole):
             if isinstance(found, AssignmentParts):
                 return found.put_together(progress=progress, **origin)
-            return found.compute(progress=progress, together=not one_pass.whole, **origin)
+            return found.compute(progress=progress, **origin)
 
 
 def _listed(inputs: Any) -> list[Any]:

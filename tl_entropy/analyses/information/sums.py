@@ -29,7 +29,7 @@ from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
 from tl_entropy.analyses.information.seen import Measured, Seen, sample_of
 from tl_entropy.analyses.information.site_sums import SiteSums
 from tl_entropy.analyses.information.values import site_values
-from tl_entropy.analyses.sharing import parts
+from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import of_stack
@@ -212,12 +212,11 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         if bool((self._seen & other._seen).any()):
             raise InputError("cannot merge: both parts have seen the same positions; each must be read once")
 
-    def compute(self, *, progress: bool = False, together: bool = False, **origin: Any) -> SoftInformation:
+    def compute(self, *, progress: bool = False, **origin: Any) -> SoftInformation:
         """The result of what was seen so far.
 
         Args:
             progress: show a bar over sites.
-            together: whether all processes that share a run compute it at once, from the same sums: each then takes some sites.
             origin: goes into its provenance.
 
         Raises:
@@ -225,7 +224,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         """
         if not self.started:
             raise InputError("nothing to compute: no position with a label was seen")
-        return self._result(self._provenance(origin), progress=progress, together=together)
+        return self._result(self._provenance(origin), progress=progress)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -235,14 +234,13 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             "seed": tuple(dict.fromkeys(seed for _, seed in self.draws)), "sites": tuple(map(str, self.measured)),
         }  # fmt: skip
 
-    def _result(self, provenance: Provenance, *, progress: bool = False, together: bool = False) -> SoftInformation:
+    def _result(self, provenance: Provenance, *, progress: bool = False) -> SoftInformation:
         seen = Seen(self.plan, self._tables, self._seen, self._read, self._dropped)
         of_place = {place.site: (place, sums) for sums in self._sites.values() for place in sums.places}
         places = [of_place[site] for site in self.measured]
         options: dict[str, Any] = {"folds": seen.n_folds, "whole": seen.whole, "keep_labels": self.keep_labels}
 
-        def dealt(rank: int, size: int) -> list[list[dict[str, Any]]]:
-            mine = places[rank::size]
+        def of_places(mine: Sequence[tuple[Place, SiteSums]]) -> list[list[dict[str, Any]]]:
             with Bar(total=len(mine), desc="statistics", unit="site", show=progress) as bar:
                 found = []
                 for place, sums in mine:
@@ -251,8 +249,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
                     bar.update()
             return found
 
-        hands = parts("statistics", dealt) if together else [dealt(0, 1)]
-        by_site = [values for i in range(len(places)) for values in hands[i % len(hands)][i // len(hands)]]
+        by_site = list(itertools.chain.from_iterable(dealt("statistics", places, of_places)))
         measured = [Measured(place.site, place.n_heads, place.temperatures) for place, _ in places]
         return seen.result(by_site, measured, self.draws, provenance, self._texts() if self.keep_labels else None)
 

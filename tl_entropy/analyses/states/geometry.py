@@ -38,7 +38,7 @@ from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import of_stack
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, check_choice, check_int, check_order
+from tl_entropy.errors import InputError, ProcessError, check_choice, check_int, check_order
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import NORMALISE, Normalise
 from tl_entropy.functional.states.views import label_list
@@ -181,6 +181,8 @@ class GeometryAccumulator(StreamingMeasure[LayerGeometry]):
         """A measure [site] and its covariance [site, site]; NaN with a note where it fails."""
         try:
             return self._measure(name, by_document, noted)
+        except ProcessError:
+            raise
         except FAILURES as error:
             noted.failed(name, error)
             return noted.nothing(), noted.nothing_paired()

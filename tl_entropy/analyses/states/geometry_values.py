@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.states.geometry_sums import Directions, Moments, TextGram
 from tl_entropy.analyses.states.pooled import means_vary
 from tl_entropy.errors import InputError, counted
@@ -40,6 +41,9 @@ VIEWS_UP_TO = 1000
 JACKKNIFE_UP_TO = 200
 """Documents up to which the error of the dataset entropy leaves out folds, which takes its eigenvalues 20 times more."""
 
+
+OfSite = Callable[[int, Callable[[str], None]], tuple[Tensor, Tensor]]
+"""From the number of a site, and what takes notes on it, to its value and what groups add to that [group]."""
 
 FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)
 """What a measure may fail with: states that it refuses, eigenvalues that don't converge, memory that runs out."""
@@ -79,20 +83,34 @@ class Noted:
         """[site, site] NaN."""
         return torch.full((len(self.sites), len(self.sites)), math.nan, dtype=torch.float64)
 
-    def each(self, name: str, of: Callable[[int], Tensor]) -> Tensor:
-        """A measure at every site [site]; NaN with a note where it is not defined, or fails."""
-        values = self.nothing()
-        for i, site in enumerate(self.sites):
+    def each(self, name: str, groups: int, of: OfSite) -> tuple[Tensor, Tensor]:
+        """A measure at every site [site], and what groups add [group, site]; NaN with a note where it is not defined, or fails.
+
+        Where several processes compute at once, each has some of the sites.
+        """
+
+        def one(i: int) -> tuple[Tensor, Tensor, list[str]]:
+            said: list[str] = []
             try:
-                values[i] = of(i)
+                value, added = of(i, said.append)
             except FAILURES as error:
-                self.failed(name, error, site)
-        return values
+                value, added = torch.tensor(math.nan), torch.full((groups,), math.nan)
+                said.append(f"{name} is nan: {_why(error)}")
+            return value.double().cpu(), added.double().cpu(), said
+
+        found = dealt(name, range(len(self.sites)), lambda sites: list(map(one, sites)))
+        for site, (_, _, said) in zip(self.sites, found, strict=True):
+            for text in said:
+                self.note(text, site)
+        return torch.stack([value for value, _, _ in found]), torch.stack([added for _, added, _ in found], dim=1)
 
     def failed(self, name: str, error: BaseException, *sites: Site) -> None:
         """Say why a measure is NaN, in the words of ``error`` but for the argument that it names."""
-        why = str(error).removeprefix("x: ") or type(error).__name__
-        self.note(f"{name} is nan: {why}", *sites)
+        self.note(f"{name} is nan: {_why(error)}", *sites)
+
+
+def _why(error: BaseException) -> str:
+    return str(error).removeprefix("x: ") or type(error).__name__
 
 
 def document_means(name: str, values: Tensor, normalise: Normalise, noted: Noted) -> tuple[Tensor, Tensor]:
@@ -112,18 +130,16 @@ def effective_ranks(
     moments: Sequence[Moments], samples: Sequence[Tensor], documents: Tensor, noted: Noted
 ) -> tuple[Tensor, Tensor]:
     """Effective rank of all tokens, and its covariance from sampled ones [token, d_model] of these documents [token]."""
-    scores = torch.full((len(documents), len(samples)), math.nan, dtype=torch.float64)
 
-    def rank(i: int) -> Tensor:
+    def rank(i: int, _: Callable[[str], None]) -> tuple[Tensor, Tensor]:
         of_site = moments[i]
         if not of_site.vary:
             raise InputError(f"the {of_site.n} tokens all have one state")
         value = effective_rank_of_covariance(of_site.scatter)
         centred = samples[i].double() - of_site.mean.cpu()
-        scores[:, i] = rank_scores(of_site.scatter.cpu() / of_site.n, centred)
-        return value
+        return value, rank_scores(of_site.scatter.cpu() / of_site.n, centred)
 
-    values = noted.each("effective_rank", rank)
+    values, scores = noted.each("effective_rank", len(documents), rank)
     noted.folds["effective_rank"] = fold_scores(scores, documents)
     return values, sampled_covariance(scores, documents, moments[0].n)
 
@@ -149,21 +165,20 @@ def of_scores(name: str, scores: Sequence[Tensor], noted: Noted) -> Tensor:
 
 def dimensions(samples: Sequence[Tensor], documents: Tensor, noted: Noted) -> tuple[Tensor, Tensor]:
     """TwoNN dimension of sampled tokens [token, d_model] at each site, with its covariance over their documents [token]."""
-    scores = torch.full((len(documents), len(samples)), math.nan, dtype=torch.float64)
 
-    def dimension(i: int) -> Tensor:
+    def dimension(i: int, note: Callable[[str], None]) -> tuple[Tensor, Tensor]:
         places = different_places(samples[i])
         different = in_double(samples[i])[places]
         if repeats := len(samples[i]) - len(different):
-            noted.note(f"two_nn: {repeats} of {len(samples[i])} sampled states repeat others and are left out", noted.sites[i])
+            note(f"two_nn: {repeats} of {len(samples[i])} sampled states repeat others and are left out")
         if len(different) < 3:
             raise InputError(f"it needs at least three different states; there are {len(different)}")
         value = dimension_of_different(different)
-        added, scores[:, i] = dimension_scores(different), 0
-        scores[places, i] = (added - added.mean()) * len(documents) / len(different)
-        return value
+        added, scores = dimension_scores(different).cpu(), torch.zeros(len(documents), dtype=torch.float64)
+        scores[places.cpu()] = (added - added.mean()) * len(documents) / len(different)
+        return value, scores
 
-    values = noted.each("two_nn", dimension)
+    values, scores = noted.each("two_nn", len(documents), dimension)
     noted.folds["two_nn"] = fold_scores(scores, documents)
     return values, sampled_covariance(scores, documents, len(documents))
 
@@ -184,14 +199,17 @@ def dataset_entropies(
     fold = torch.arange(n) % FOLDS
     folds = min(n, FOLDS) if least < n <= JACKKNIFE_UP_TO else 0
     gram = TextGram(normalise, floor=floor)
-    values = torch.tensor(
-        [[gram.extended(x[fold != left]).entropy(order) for x in means] for left in range(-1, folds)], dtype=torch.float64
-    )
+
+    def entropies(sets: Sequence[Tensor]) -> list[list[float]]:
+        return [[float(gram.extended(x[fold != left]).entropy(order)) for left in range(-1, folds)] for x in sets]
+
+    values = torch.tensor(dealt("dataset_entropy", means, entropies), dtype=torch.float64).T
     for site, value in zip(noted.sites, values[0].tolist(), strict=True):
         if math.isnan(value):
             noted.note(f"dataset_entropy is nan: the mean states of all {n} documents are equal", site)
     if n > JACKKNIFE_UP_TO and order > 0:
-        scores = torch.stack([_linear_scores(x, order, normalise, floor) for x in means], dim=1)
+        added = dealt("dataset_entropy", means, lambda sets: [_linear_scores(x, order, normalise, floor) for x in sets])
+        scores = torch.stack(added, dim=1)
         noted.folds["dataset_entropy"] = fold_scores(scores, torch.arange(n))
         return values[0], sampled_covariance(scores, torch.arange(n), n)
     left = jackknife_scores(values, torch.bincount(fold)[:folds].double())
@@ -226,9 +244,8 @@ def of_views(
     number = {label: i for i, label in enumerate(dict.fromkeys(chosen))}
     folds = min(FOLDS, len(number))
     fold = torch.tensor([number[label] % folds for label in chosen])
-    scores = [torch.full((folds,), math.nan, dtype=torch.float64) for _ in means]
 
-    def of_site(i: int) -> Tensor:
+    def of_site(i: int, _: Callable[[str], None]) -> tuple[Tensor, Tensor]:
         x = means[i][kept]
         if name != "info_nce" and not means_vary(x, floor):
             raise InputError(f"the mean states of all {len(x)} documents are equal")
@@ -238,8 +255,8 @@ def of_views(
                 measured(x[fold != f], [c for c, g in zip(chosen, fold.tolist(), strict=True) if g != f]) for f in range(folds)
             ]
             labels_of = torch.bincount(torch.arange(len(number)) % folds).double()
-            scores[i] = jackknife_scores(torch.stack([value, *left]), labels_of).cpu()
-        return value
+            return value, jackknife_scores(torch.stack([value, *left]), labels_of)
+        return value, torch.full((folds,), math.nan)
 
-    values = noted.each(name, of_site)
-    return values, of_scores(name, scores, noted)
+    values, scores = noted.each(name, folds, of_site)
+    return values, of_scores(name, scores.unbind(1), noted)

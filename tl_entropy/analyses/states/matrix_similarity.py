@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure, nothing
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.capture.progress import Bar
@@ -247,30 +248,34 @@ def _tables(
     def entropy(one: RowScores | None) -> Tensor:
         return torch.tensor(torch.nan, dtype=torch.float64) if one is None else matrix_entropy(one.a, order).cpu()
 
-    def of_pair(pair: tuple[int, int]) -> None:
-        """Fill in joint entropies, and what each row adds to these and to the mutual information."""
+    def of_pair(pair: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Joint entropies, and, from order 1 on, what each row adds to the mutual information and to these."""
         a, b = x[pair[0]], y[pair[1]]
         if a is None or b is None:
-            return
-        both = {pair, pair[::-1]} if symmetric else {pair}
+            return ()
         joint = joint_entropies(a.a, b.a.to(a.a.device), order=order, permutations=orders).cpu()
-        for place in both:
-            found[place] = joint
         if order < 1:
-            return
+            return (joint,)
         together = a.joint(b)
-        information = a.own + b.own.to(a.a.device) - together
-        for one, other in both:
-            scores["mutual_information"][:, one, other] = information.cpu()
-            scores["joint_entropy"][:, one, other] = together.cpu()
+        return joint, (a.own + b.own.to(a.a.device) - together).cpu(), together.cpu()
+
+    def of_pairs(mine: Sequence[tuple[int, int]]) -> list[tuple[Tensor, ...]]:
+        values = []
+        with _one_thread_each() as pool, Bar(total=len(mine), desc="pairs of sites", unit="pair", show=progress) as bar:
+            for one in pool.map(of_pair, mine):
+                values.append(one)
+                bar.update()
+        return values
 
     with _one_thread_each() as pool:
         row_entropy = torch.stack(list(pool.map(entropy, x)))
         column_entropy = row_entropy if symmetric else torch.stack(list(pool.map(entropy, y)))
-        bar = Bar(total=len(pairs), desc="pairs of sites", unit="pair", show=progress)
-        with bar:
-            for _ in pool.map(of_pair, pairs):
-                bar.update()
+    for pair, values in zip(pairs, dealt("pairs of sites", pairs, of_pairs), strict=True):
+        for one, other in {pair, pair[::-1]} if symmetric else {pair}:
+            for joint in values[:1]:
+                found[one, other] = joint
+            for name, of_rows in zip(("mutual_information", "joint_entropy"), values[1:], strict=False):
+                scores[name][:, one, other] = of_rows
     for i, one in enumerate(x):
         if one is not None and order >= 1:
             scores["entropy"][:, i] = one.own.cpu()[:, None]

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure, nothing
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.errors import InputError, check_int
@@ -61,11 +62,13 @@ def neighbour_similarities(
     rows = [_neighbours(one) for one in x]
     columns = rows if y is x else [_neighbours(one) for one in y]
     found = torch.full((2, n, len(QUANTITIES), len(rows), len(columns)), torch.nan, dtype=torch.float64)
-    for i, one in enumerate(rows):
-        for j, other in enumerate(columns):
-            if one is not None and other is not None:
-                of = one.overlap(other, k), one.imbalance(other), other.imbalance(one)
-                found[:, :, :, i, j] = torch.stack([torch.stack(both) for both in zip(*of, strict=True)]).mT.cpu()
+    pairs = [(i, j) for i, one in enumerate(rows) for j, other in enumerate(columns) if one is not None and other is not None]
+
+    def of_pairs(mine: Sequence[tuple[int, int]]) -> list[Tensor]:
+        return [_of_pair(rows[i], columns[j], k) for i, j in mine]
+
+    for (i, j), values in zip(pairs, dealt("pairs of sites", pairs, of_pairs), strict=True):
+        found[:, :, :, i, j] = values
     values, scores = found
     group = torch.arange(n) if documents is None else documents
     return {
@@ -78,6 +81,12 @@ def neighbour_similarities(
 def _neighbours(states: Tensor) -> Neighbours | None:
     rows = checked_rows(states)
     return Neighbours.of(rows) if bool(squared_distances(rows, spread_floor(states.dtype)).any()) else None
+
+
+def _of_pair(one: Neighbours, other: Neighbours, k: int) -> Tensor:
+    """[value and score, row, quantity] of two sites."""
+    of = one.overlap(other, k), one.imbalance(other), other.imbalance(one)
+    return torch.stack([torch.stack(both) for both in zip(*of, strict=True)]).mT.cpu()
 
 
 class NeighbourAccumulator(PairedMeasure):

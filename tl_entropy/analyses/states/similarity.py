@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.measuring import measure
+from tl_entropy.analyses.sharing import at_once
 from tl_entropy.analyses.states.cka import BLOCK, CKAAccumulator, Estimator, check_estimator
 from tl_entropy.analyses.states.document_states import DocumentStates, Pooled
 from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccumulator, matrix_similarities, stacked
@@ -256,7 +257,8 @@ def _over_documents(
                 ) from error
         edited = {**reading, "options": {**reading["options"], "interventions": None}}
         theirs = passed(other, columns, edited, lambda found: similarity(mine, found))
-    return similarity(mine, theirs, progress=reading["progress"])
+    with at_once(split_cache(inputs)[0] is None):
+        return similarity(mine, theirs, progress=reading["progress"])
 
 
 def _of_pooled(
