@@ -10,6 +10,7 @@ import pytest
 import tl_entropy as tle
 from tl_entropy.demo import FOLDER
 from tl_entropy.errors import FileError, InputError, SaveError
+from tl_entropy.runs import folder
 from tl_entropy.runs.ask import Ask
 from tl_entropy.runs.folder import RunFolder, create, read_json
 
@@ -61,6 +62,23 @@ def test_an_index_that_cannot_be_trusted_is_refused(there, change, message):
     for reading in (tle.load, lambda path: RunFolder(path).open(Ask.of(ASKED))):
         with pytest.raises(FileError, match=re.escape(message)):
             reading(there.path)
+
+
+def test_other_versions_than_it_began_with_are_told(there, monkeypatch):
+    monkeypatch.setattr(folder, "library_versions", lambda: {"tl-entropy": "99.0", "torch": "1"})
+    with pytest.warns(UserWarning, match=r"began with tl-entropy .*, now 99.0; torch .*, now 1; .*numbers of both"):
+        there.open(Ask.of(ASKED))
+
+
+def test_a_small_file_that_is_kept_is_put_aside_where_it_is_damaged(there):
+    path = there.path / "inputs.json"
+    assert there.kept(path) is None
+    path.write_text('{"documents": 3}')
+    assert there.kept(path) == {"documents": 3}
+    path.write_text("")
+    with pytest.warns(UserWarning, match=r"inputs.json cannot be read and is now .*damaged"):
+        assert there.kept(path) is None
+    assert [file.name for file in (there.path / "damaged").iterdir()] == ["inputs.json"]
 
 
 def test_load_gives_what_is_there(there):

@@ -27,6 +27,7 @@ from tl_entropy.runs.status import estimates, status_of
 from tl_entropy.runs.workers import Worker
 
 LENS = {"lens_entropy": {"keep": "summary", "layers": [0], "batch_size": 2}}  # two documents, then it may be saved
+SOFT = {"soft_information": {"n_bins": 8, "folds": 3, "layers": [0], "batch_size": 2}}
 COSTS = {"token_surprisal": {"keep": "summary"}}
 
 
@@ -230,6 +231,42 @@ def test_inputs_that_changed_are_refused(asked, tmp_path):
         file.write_text("\n".join(changed))
         with pytest.raises(InputError, match=re.escape(f"inputs are not those with which this run began {how}")):
             tle.run(tmp_path / "study", asked, progress=False)
+    (folder.path / "inputs.json").write_text("")  # cut off: the hashes are still there
+    with pytest.warns(UserWarning, match="inputs.json cannot be read"), pytest.raises(InputError, match="5 documents, now 6"):
+        running._the_same(folder, Documents.of(asked["inputs"]))
+    file.write_text("\n".join(texts(5)))
+    assert running._the_same(folder, Documents.of(asked["inputs"])).count == 5
+    assert (folder.path / "inputs.json").exists()
+
+
+@pytest.mark.parametrize("analysis", [LENS, pytest.param(SOFT, marks=pytest.mark.long)])
+def test_a_file_that_grows_while_it_is_read_is_told_and_nothing_of_it_is_saved(analysis, asked, monkeypatch, tmp_path):
+    paths = [tmp_path / f"{i}.txt" for i in range(6)]
+    for path, text in zip(paths, texts(6), strict=True):
+        path.write_text(text)
+    asked = {**asked, "inputs": {"file": list(map(str, paths))}, "unit_documents": 2, "analyses": [analysis]}
+    of = Documents.of
+
+    def grows(given):
+        found = of(given)
+        with paths[3].open("a") as file:
+            file.write(" and more")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Documents, "of", grows)
+        with pytest.warns(UserWarning, match=r"document 3, .*3.txt, changed while the run was reading"):
+            results = tle.run(tmp_path / "study", asked, progress=False)
+    assert len(results.failed) == 1
+    held = [part for path in (tmp_path / "study").rglob("state-*.safetensors") for part in states.held(path)]
+    assert held == ([(0, 2)] if analysis is LENS else [])
+    with pytest.raises(InputError, match="document 3 is the first that differs"):
+        tle.run(tmp_path / "study", asked, progress=False)
+    paths[3].write_text(texts(6)[3])
+    found, whole = (tle.run(tmp_path / name, asked, progress=False) for name in ("study", "anew"))
+    assert not found.failed
+    [name] = found.analyses
+    assert_same_result(*(one.result("./step_1", name) for one in (found, whole)))
 
 
 def test_another_model_under_the_same_name_is_refused(asked, monkeypatch, tmp_path):
@@ -277,12 +314,9 @@ def test_a_hash_of_tokens_that_was_cut_off_says_nothing(tmp_path):
         running.same_tokens(path, range(4), 6)
 
 
-PLANNED = {"soft_information": {"n_bins": 8, "folds": 3, "layers": [0], "batch_size": 2}}
-
-
 @pytest.mark.long
 def test_a_label_plan_is_made_once_and_kept_until_the_result_is_there(asked, monkeypatch, tmp_path):
-    asked, made, plan = {**asked, "analyses": [PLANNED]}, [], soft._planned
+    asked, made, plan = {**asked, "analyses": [SOFT]}, [], soft._planned
     monkeypatch.setattr(soft, "_planned", lambda *given, **options: made.append(0) or plan(*given, **options))
     whole = tle.run(tmp_path / "alone", asked, progress=False).result("./step_1", "soft_information")
     folder = killed_after(2, monkeypatch, tmp_path / "killed", asked)
@@ -300,7 +334,7 @@ def test_a_label_plan_is_made_once_and_kept_until_the_result_is_there(asked, mon
 
 @pytest.mark.long
 def test_assignments_are_kept_beside_the_result_and_made_anew_with_it(asked, monkeypatch, tmp_path):
-    asked = {**asked, "analyses": [{"soft_information": {**PLANNED["soft_information"], "keep": "assignments"}}]}
+    asked = {**asked, "analyses": [{"soft_information": {**SOFT["soft_information"], "keep": "assignments"}}]}
     alone = tle.run(tmp_path / "alone", asked, progress=False)
     folder = killed_after(2, monkeypatch, tmp_path / "killed", asked)
     moved = shutil.move(folder, tmp_path / "moved")
@@ -318,7 +352,7 @@ def test_assignments_are_kept_beside_the_result_and_made_anew_with_it(asked, mon
 
 
 def test_a_label_plan_that_another_makes_is_waited_for(asked, monkeypatch, tmp_path):
-    asked = {**asked, "analyses": [PLANNED]}
+    asked = {**asked, "analyses": [SOFT]}
     folder, waited = RunFolder(tmp_path / "study"), []
     folder.open(Ask.of(asked))
     claimed = sharing.made_once(folder.work("step_1", "soft_information"), "label plan").with_suffix(".json")

@@ -24,6 +24,7 @@ import os
 import re
 import shutil
 import uuid
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from typing import Any
 from tl_entropy.errors import FileError, InputError, SaveError
 from tl_entropy.results.files import check_folder, digest, replacing, to_read
 from tl_entropy.results.models.run import INDEX, KIND, SCHEMA, read_index
+from tl_entropy.results.provenance import library_versions
 from tl_entropy.runs.ask import Ask, differences
 
 FOLDERS = ("workers", "models", "work", "damaged")
@@ -60,16 +62,28 @@ class RunFolder:
         index = self.path / INDEX
         if not index.exists():
             self._check_own()
-            content = {"kind": KIND, "schema": SCHEMA, "ask": asked}
+            content = {"kind": KIND, "schema": SCHEMA, "ask": asked, "versions": library_versions()}
             content["digest"] = digest(json.dumps(content, sort_keys=True), {})
             write_json(index, content)
             for name in FOLDERS:
                 (self.path / name).mkdir(exist_ok=True)
-        there = read_index(self.path)["ask"]
-        if found := differences(asked, there):
+        there = read_index(self.path)
+        self._check_versions(there.get("versions", {}))
+        if found := differences(asked, there["ask"]):
             raise InputError(
                 f"folder: {self.path} holds a run that was asked for something else: {'; '.join(found)}; give the same "
                 "configuration, or another folder"
+            )
+
+    def _check_versions(self, before: Mapping[str, str]) -> None:
+        """Warn where a run goes on with other versions of what its numbers depend on, since it mixes those of both."""
+        now = library_versions()
+        if changed := [f"{name} {before[name]}, now {now.get(name)}" for name in before if before[name] != now.get(name)]:
+            warnings.warn(
+                f"the run in {self.path} began with {'; '.join(changed)}: numbers of both are added up; for those of one, give "
+                "all processes the same, or another folder",
+                UserWarning,
+                stacklevel=2,
             )
 
     def _check_own(self) -> None:
@@ -125,6 +139,13 @@ class RunFolder:
                     path.replace(target)
                 return target
         raise FileError(f"folder: {self.path / 'damaged'} holds a thousand files of one name; the disk needs looking at")
+
+    def kept(self, path: Path) -> dict[str, Any] | None:
+        """What a small file holds that is written once; None where there is none, or it is damaged: then it is put aside."""
+        found = read_json(path)
+        if found is None and path.exists() and (found := read_json(path)) is None:
+            warnings.warn(f"{path} cannot be read and is now {self.put_aside(path)}", UserWarning, stacklevel=2)
+        return found
 
 
 def file_name(analysis: str) -> str:

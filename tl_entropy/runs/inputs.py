@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ class Documents:
         digest: a hash over all of them in their order.
         hashes: [document] of each, below 2**64.
         some: number to text or file, of the documents 0, 1, 2, 4, 8, ...
+        files: number to file, with its size and time, of the documents that are read when their turn comes.
     """
 
     inputs: list[Any]
@@ -82,6 +83,7 @@ class Documents:
     digest: str
     hashes: array[int]
     some: Mapping[int, str | Path]
+    files: Mapping[int, tuple[Path, tuple[int, int] | None]]
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Documents:
@@ -102,8 +104,10 @@ class Documents:
                 given["dataset"], given.get("config"), given.get("split", "train"), column, given.get("limit"), prefix="inputs."
             )
             inputs = [row[column] for row in rows]
-        digest, hashes, some = hashlib.sha256(), array("Q"), {}
+        digest, hashes, some, files = hashlib.sha256(), array("Q"), {}, {}
         for number, piece in enumerate(pieces(inputs, text_column="text", special_ids=frozenset(), skip=True)):
+            if isinstance(piece.value, Path):
+                files[number] = piece.value, _stamp(piece.value)
             found = hashlib.sha256(_bytes(piece.value)).digest()
             digest.update(found)
             hashes.append(int.from_bytes(found[:8], "little"))
@@ -111,7 +115,18 @@ class Documents:
                 some[number] = piece.value
         if not hashes:
             raise InputError("inputs hold no document; name some texts")
-        return cls(inputs, len(hashes), digest.hexdigest(), hashes, some)
+        return cls(inputs, len(hashes), digest.hexdigest(), hashes, some, files)
+
+    def check_unchanged(self, documents: Iterable[range]) -> None:
+        """Raise InputError where a file among these documents has another size or time than when it was hashed."""
+        for part in documents:
+            for number in range(part.start, min(part.stop, self.count)):
+                path, stamp = self.files.get(number, (None, None))
+                if path is not None and _stamp(path) != stamp:
+                    raise InputError(
+                        f"inputs: document {number}, {path}, changed while the run was reading; let it be as it was, or begin "
+                        "with another folder when nobody writes to it"
+                    )
 
     def tokens(self, encode: Callable[[str], list[int]]) -> dict[str, str]:
         """Number to a hash of the tokens that a model makes of the beginning of a document, of ``some``."""
@@ -121,6 +136,15 @@ class Documents:
                 ids = encode((read_text(value) if isinstance(value, Path) else value)[:SEEN])
                 found[str(number)] = hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
         return found
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with a file: size and time; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _bytes(value: Any) -> bytes:

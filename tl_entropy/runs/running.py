@@ -118,19 +118,16 @@ def _the_same(folder: RunFolder, documents: Documents) -> Documents:
     """
     path, hashes = folder.path / "inputs.json", folder.path / "inputs.hashes"
     now = {"documents": documents.count, "digest": documents.digest}
-    there = read_json(path)
-    if there is None:
+    before = array("Q", hashes.read_bytes()) if hashes.exists() else array("Q")
+    there = folder.kept(path)
+    if there is None and (not before or before == documents.hashes):
         with replacing(hashes, 8 * documents.count) as waiting:
             waiting.write_bytes(documents.hashes.tobytes())
         write_json(path, now)
     elif there != now:
-        before = array("Q", hashes.read_bytes()) if hashes.exists() else array("Q")
         changed = next((i for i, pair in enumerate(zip(before, documents.hashes, strict=False)) if pair[0] != pair[1]), None)
-        how = (
-            f"{there.get('documents')} documents, now {documents.count}"
-            if there.get("documents") != documents.count
-            else "texts"
-        )
+        count = len(before) if there is None else there.get("documents")
+        how = f"{count} documents, now {documents.count}" if count != documents.count else "texts"
         which = "" if changed is None else f"; document {changed} is the first that differs"
         raise InputError(f"inputs are not those with which this run began ({how}{which}); restore them, or give another folder")
     return documents
@@ -240,7 +237,7 @@ class _Process:
         self.loaded = True
         path = self.folder.model(checkpoint.stem) / "model.json"
         about = {"model": checkpoint.label, "step": checkpoint.step, "weights": None}
-        there = read_json(path)
+        there = self.folder.kept(path)
         if there is None:
             write_json(path, about)
         model = checkpoint.load()
@@ -278,6 +275,7 @@ class _Process:
             save_every=self.ask.save_every,
             ends=self.ends,
             told=lambda report: self._tell(checkpoint, name, report),
+            unchanged=self.documents.check_unchanged,
             same_tokens=lambda unit, digest: None if function in PARTLY else same_tokens(tokens, unit, digest),
             is_enough=None if bound is None else lambda accumulators: standard_error(accumulators[0].compute()) < bound,
         )

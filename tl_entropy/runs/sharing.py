@@ -12,6 +12,7 @@ state with fewer documents is then dropped and its documents are read again. So 
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,8 @@ class FolderSharing:
         save_every: seconds from one save within a unit to the next.
         ends: what ends a pass before its documents do.
         told: called with what was read in a pass so far.
+        unchanged: called with documents that were read, before what was seen of them is saved; raises where one is not what it
+            was when the run was begun or gone on with.
         same_tokens: called with a unit that was read as a whole, and a hash of its documents' tokens (``CorpusReport.bodies``);
             raises where these are not those that were read before.
         is_enough: whether what these accumulators hold is enough, so that no further unit is begun; None asks nobody.
@@ -66,6 +69,7 @@ class FolderSharing:
     save_every: float
     ends: Ends
     told: Callable[[StreamReport], None]
+    unchanged: Callable[[Sequence[range]], None]
     same_tokens: Callable[[range, int], None]
     is_enough: Callable[[Sequence[StreamingMeasure[Any]]], bool] | None = None
     passes: int = 0
@@ -84,6 +88,7 @@ class FolderSharing:
             found = self._made(path)  # somebody may have made it between the look and the claim
         if not found:
             found = [make()]
+            self.unchanged([range(sys.maxsize)])
             write(path, {"schema": SCHEMA, "value": encoded(found[0])})
         value: Value = found[0]
         return value
@@ -214,6 +219,7 @@ class _SharedPass:
             if report.held and report.held[-1][1] % together:  # in the middle of what is sampled together
                 return False
             if not ends.asked and time.monotonic() - self.saved >= self.of.save_every:
+                self.of.unchanged(documents)
                 self._save()
             return bool(ends.asked)
 
@@ -224,6 +230,7 @@ class _SharedPass:
             ends.reading = False
         if report.interrupted:  # in the middle of a document: what was saved before is all that is held
             raise KeyboardInterrupt
+        self.of.unchanged(documents)
         if not ends.asked and documents[0] in self.units:  # not a part of one
             self.of.same_tokens(documents[0], report.given.bodies)
         self._save()
