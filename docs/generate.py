@@ -141,11 +141,16 @@ def groups() -> list[dict[str, object]]:
     return found
 
 
+def _page(group: dict[str, object]) -> str:
+    """Name of the page of a group."""
+    return str(group["title"]).lower().replace(" ", "-").replace(",", "").replace(":", "")
+
+
 def names(folder: Path) -> None:
     """A page for each group, with a table of its names; autosummary makes a page for each name."""
     pages = []
     for group in groups():
-        page = str(group["title"]).lower().replace(" ", "-").replace(",", "").replace(":", "")
+        page = _page(group)
         pages.append(page)
         listed = "\n".join(f"   {name}" for name in group["names"])  # type: ignore[attr-defined]
         (folder / f"{page}.rst").write_text(
@@ -157,7 +162,7 @@ def names(folder: Path) -> None:
 
 
 def llms(docs: Path, target: Path) -> None:
-    """The list of pages for readers that are programs (https://llmstxt.org): title and first sentence of each."""
+    """For readers that are programs (https://llmstxt.org): every page with its beginning, every group of names with the names."""
     lines = ["# tl_entropy", "", "> Information measures on the insides of TransformerLens models.", "", "## Pages", ""]
     for path in sorted(docs.rglob("*.md")):
         place = path.relative_to(docs)
@@ -168,4 +173,8 @@ def llms(docs: Path, target: Path) -> None:
         prose = re.sub(r"```.*?```|<[^>]*>|^[|#!].*?$", "", text, flags=re.S | re.M).split("\n\n")
         first = next((" ".join(part.split()) for part in prose if part.strip()), "")
         lines.append(f"- [{title}]({place.with_suffix('.html').as_posix()}): {first[:200]}")
+    lines += ["", "## Public names", ""]
+    for group in groups():
+        listed = ", ".join(f"`{name}`" for name in group["names"])  # type: ignore[attr-defined]
+        lines.append(f"- [{group['title']}](api/{_page(group)}.html): {group['says']} {listed}")
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
