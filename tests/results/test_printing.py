@@ -78,7 +78,7 @@ def test_a_notebook_shows_every_number_in_the_colours_of_its_page(name):
     told, table = " ".join(elements.texts), result._table()
     for line in [*result._title(), *([] if table is None else result._notes())]:
         assert line in told
-    form = result.printing.get("float_format", str)
+    form = result.printing.get("float_format", "{:.6g}".format)
     for cell in [] if table is None else [*table.index, *table.to_numpy().ravel()]:
         assert (form(cell) if isinstance(cell, float) else str(cell)) in told, cell
     assert {tag for tag, _ in elements.found}.isdisjoint({"script", "style", "link", "img", "iframe"})

@@ -182,7 +182,7 @@ def _value(cell: tuple[str, str, float]) -> float:
 
 def _written(table: pd.DataFrame, options: Mapping[str, Any], along: str, courses: Mapping[str, Sequence[float]]) -> str:
     """The whole table, with a spark line for each row that has a course, by its name or that before its unit."""
-    form = options.get("float_format", str)
+    form = options.get("float_format", "{:.6g}".format)
     shown = table.map(lambda cell: html.escape(form(cell) if isinstance(cell, float) else str(cell)))
     shown.index = shown.index.map(lambda name: html.escape(str(name)))
     if shown.columns.nlevels == 1:
