@@ -83,6 +83,12 @@ def layer_information(model: Any) -> Axes:
     )
 
 
+def neighbour_overlap(model: Any) -> Axes:
+    """Share of each token's nearest neighbours that stay so from one layer to another."""
+    found = tle.layer_similarity(model, beginnings(), method="neighbours", against="all", progress=False)
+    return tle.plots.similarity(found)
+
+
 def layer_by_layer(model: Any) -> Axes:
     """The measures of Layer by Layer over depth, of the bundled model and of one that was never trained."""
     texts, names = pieces()
@@ -118,6 +124,7 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     "layer_importance": layer_importance,
     "layer_similarity": layer_similarity,
     "layer_information": layer_information,
+    "neighbour_overlap": neighbour_overlap,
     "layer_by_layer": layer_by_layer,
     "profile_distances": profile_distances,
     "profile_map": profile_map,

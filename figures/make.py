@@ -18,6 +18,7 @@ import layers
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
+from edits import FIGURES as EDIT_FIGURES
 from layers import FIGURES as LAYER_FIGURES, beginnings
 from matplotlib.axes import Axes
 from predictions import FIGURES as PREDICTION_FIGURES
@@ -212,6 +213,7 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     **LAYER_FIGURES,
     **PREDICTION_FIGURES,
     **TOKEN_FIGURES,
+    **EDIT_FIGURES,
 }
 
 

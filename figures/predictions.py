@@ -43,6 +43,18 @@ def confidence(model: Any) -> Axes:
     return tle.plots.by_layer(tle.confidence(model, beginnings(), sites=sites, keep="summary", progress=False))
 
 
+def lens_plane(model: Any) -> Axes:
+    """How unsure each layer is, against what the next token costs it."""
+    return tle.plots.lens_plane(tle.lens_entropy(model, beginnings(), surprisal=True, progress=False))
+
+
+def target_ranks(model: Any) -> Axes:
+    """Ranks of three names at every layer, behind a prompt that asks for one of them."""
+    prompt = "class Queue:\n    def __init__(self, items):\n        self.items = items\n\n    def size(self):\n        return len("
+    result = tle.layer_divergence(model, prompt, metrics="kl", targets=("self", " self", "len"), progress=False)
+    return tle.plots.targets(result, position=-1)
+
+
 def entropy_calibration(model: Any) -> Axes:
     """What the model's own text costs it beside given text, step by step behind the same prompts."""
     return tle.plots.calibration(tle.entropy_calibration(model, beginnings(), prompt_tokens=32, steps=48, progress=False))
@@ -115,6 +127,8 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     "settling": settling,
     "unigram_distance": unigram_distance,
     "confidence": confidence,
+    "lens_plane": lens_plane,
+    "target_ranks": target_ranks,
     "entropy_calibration": entropy_calibration,
     "jacobian_lens": jacobian_lens,
     "module_features": module_features,

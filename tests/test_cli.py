@@ -47,6 +47,15 @@ def test_lens_on_a_folder_a_file_and_texts(monkeypatch, capsys, tmp_path):
     assert (tle.load(tmp_path / "p" / "lens.safetensors").entropy == from_file.entropy).all()
 
 
+@pytest.mark.parametrize("command", ["lens", "divergence", "heads", "information"])
+def test_without_a_model_the_bundled_one_reads(command, monkeypatch, capsys, tmp_path):
+    texts = [part for text in LONGER for part in ("--text", text)]
+    status, out, err = run(monkeypatch, capsys, command, *texts, "--out", tmp_path / "o")
+    assert status == 0, err
+    assert "no --model given: the bundled model reads" in err
+    assert "stdlib-gpt2-3m" in out
+
+
 def test_lens_summary_of_a_data_set(monkeypatch, capsys, tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_dict({"code": ["import os\n", "x = 1\n", "pass\n"]}).to_csv(str(tmp_path / "rows.csv"))
@@ -266,7 +275,7 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
     [
         (["lens", "--model", BUNDLED], "give exactly one of --text, --file and --dataset; got none"),
         (["lens", "--model", BUNDLED, "--text", "a", "--file", "b"], "got --text and --file"),
-        (["lens", "--text", "a"], "Missing option '--model'"),
+        (["train-lens", "--text", "a"], "Missing option '--model'"),
         (["lens", "--model", BUNDLED, "--text", "a", "--orders", "one"], "--orders must be numbers"),
         (["lens", "--model", BUNDLED, "--text", "a", "--orders", "-1"], "orders must be"),
         (["lens", "--model", BUNDLED, "--text", "a", "--sites", "nowhere"], "sites must be one of"),
@@ -281,7 +290,6 @@ def test_a_lens_is_trained_and_used(monkeypatch, capsys, tmp_path):
         ),
         (["demo", "--unit", "hartleys"], "--unit must be one of"),
         ([*INFORMATION, "--on-error", "ignore"], "--on-error must be one of"),
-        (["information", "--text", "a"], "Missing option '--model'"),
         (["information", "--model", BUNDLED], "give exactly one of --text, --file and --dataset; got none"),
         ([*INFORMATION, "--labels", "verb"], "labels must be one of"),
         ([*INFORMATION, "--labels", "0-gram"], "n must be an int of at least 1"),

@@ -35,7 +35,7 @@ from tl_entropy.sites import INNER_SITES, Site
         "tl-entropy divergence --model gpt2 --file notes.txt --metrics jsd --settled 0.5bits --rho 0.85",
     )
 )
-@reads("tl-entropy-divergence", generation, Changes.of, readouts=True)
+@reads("tl-entropy-divergence", generation, Changes.of, bundled=True, readouts=True)
 def divergence(
     source: Source,
     generated: dict[str, Any],

@@ -20,7 +20,7 @@ from tl_entropy.errors import check_choice
         "tl-entropy heads --model gpt2 --file notes.txt --of readout --norm recomputed --layers 8:",
     )
 )
-@reads("tl-entropy-heads", generation, Changes.of)
+@reads("tl-entropy-heads", generation, Changes.of, bundled=True)
 def heads(
     source: Source,
     generated: dict[str, Any],

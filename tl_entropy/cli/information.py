@@ -19,7 +19,7 @@ from tl_entropy.cli.report import report
         "tl-entropy information --model gpt2 --file sentences.txt --lines --labels token,4-gram,next_token --layers 0,-1",
     )
 )
-@reads("tl-entropy-information")
+@reads("tl-entropy-information", bundled=True)
 def information(
     source: Source,
     labels: Annotated[

@@ -87,7 +87,7 @@ def demo(
         "tl-entropy lens --model path/to/folder --text 'Once upon a time' --max-new-tokens 50 --format svg",
     )
 )
-@reads("tl-entropy-lens", generation, Changes.of, readouts=True)
+@reads("tl-entropy-lens", generation, Changes.of, bundled=True, readouts=True)
 def lens(
     source: Source,
     generated: dict[str, Any],
