@@ -162,7 +162,7 @@ def names(folder: Path) -> None:
 
 
 def llms(docs: Path, target: Path) -> None:
-    """For readers that are programs (https://llmstxt.org): every page with its beginning, every group of names with the names."""
+    """For readers that are programs (https://llmstxt.org): every page with its beginning, the names of every group."""
     lines = ["# tl_entropy", "", "> Information measures on the insides of TransformerLens models.", "", "## Pages", ""]
     for path in sorted(docs.rglob("*.md")):
         place = path.relative_to(docs)

@@ -56,7 +56,9 @@ def state_information(_: Any) -> Axes:
             states.update(places[words[rows]] + scale * noise[rows], {"word": words[rows]}, documents=rows // 50)
         found.append(states.mutual_information("word"))
     _, ax = plt.subplots(figsize=(4.8, 3.2), layout="constrained")
-    ax.errorbar(scales, [one.information for one in found], [1.96 * one.se for one in found], fmt="o-", capsize=3, label="information")
+    ax.errorbar(
+        scales, [one.information for one in found], [1.96 * one.se for one in found], fmt="o-", capsize=3, label="information"
+    )
     ax.plot(scales, [one.plug_in for one in found], "s--", label="plug-in")
     ax.plot(scales, [one.ceiling for one in found], ":", color="0.3", label="ceiling")
     ax.set_xscale("log", base=2)

@@ -103,6 +103,12 @@ def layer_by_layer(model: Any) -> Axes:
     return grid[0, 0]
 
 
+def models_compared(model: Any) -> Axes:
+    """The bundled model beside one that was never trained, in one call."""
+    models = {"trained": model, "untrained": untrained()}
+    return tle.plots.comparison(tle.compare_models(models, beginnings()[:8], progress=False))[0]
+
+
 def profile_distances(model: Any) -> Axes:
     """How far the entropy profiles of texts are from each other, in the order of their hierarchy."""
     result = tle.lens_entropy(model, beginnings(), progress=False)
@@ -126,6 +132,7 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
     "layer_information": layer_information,
     "neighbour_overlap": neighbour_overlap,
     "layer_by_layer": layer_by_layer,
+    "models_compared": models_compared,
     "profile_distances": profile_distances,
     "profile_map": profile_map,
 }

@@ -50,7 +50,9 @@ def lens_plane(model: Any) -> Axes:
 
 def target_ranks(model: Any) -> Axes:
     """Ranks of three names at every layer, behind a prompt that asks for one of them."""
-    prompt = "class Queue:\n    def __init__(self, items):\n        self.items = items\n\n    def size(self):\n        return len("
+    prompt = (
+        "class Queue:\n    def __init__(self, items):\n        self.items = items\n\n    def size(self):\n        return len("
+    )
     result = tle.layer_divergence(model, prompt, metrics="kl", targets=("self", " self", "len"), progress=False)
     return tle.plots.targets(result, position=-1)
 

@@ -66,6 +66,13 @@ def test_every_figure_is_in_the_gallery_with_its_lines(of_docs, tmp_path):
     assert all(f'href="{name}.html"' in (tmp_path / "index.md").read_text(encoding="utf-8") for name in FIGURES)
 
 
+def test_every_plot_is_in_the_gallery():
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "figures").glob("*.py"))
+    plots = [name for name, found in PUBLIC.items() if name.startswith("plots.") and inspect.isfunction(found)]
+    assert len(plots) > 30
+    assert not [name for name in plots if f"tle.{name}(" not in scripts]
+
+
 def test_links_out_of_docs_lead_to_pages_of_the_site(of_docs):
     text = "[a](../../tutorials/04_heads.ipynb) [b](../CONTRIBUTING.md) [c](heads.md)"
     assert of_docs("generate").on_the_site(text) == "[a](/tutorials/04_heads.ipynb) [b](/project/contributing.md) [c](heads.md)"

@@ -49,5 +49,3 @@ def neurons(
         **source.windows,
     ).to(source.unit)  # fmt: skip
     report(result, source)
-    result.screening().to_csv(source.out / "screening.csv", index=False)
-    typer.echo(f"wrote {source.out / 'screening.csv'}")

@@ -106,8 +106,8 @@ class Source(Leaves):
         model: Annotated[
             list[str],
             typer.Option(
-                help="name on the Hugging Face hub, folder (config, weights, tokenizer) or GGUF file; the bundled model, if not "
-                "given, but to compare, which takes several, and to train-lens"
+                help="name on the Hugging Face hub, folder (config, weights, tokenizer) or GGUF file; the bundled model, if "
+                "not given, but to compare, which takes several, and to train-lens"
             ),
         ],
         text: Annotated[list[str] | None, typer.Option(help="a text; may be given several times")] = None,

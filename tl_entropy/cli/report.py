@@ -47,7 +47,7 @@ def report(result: Any, to: Leaves) -> None:
     to.out.mkdir(parents=True, exist_ok=True)
     written = [result.save(to.out / f"{name}.safetensors"), to.out / f"{table}.csv"]
     (result.to_pandas() if table == name else result.mean_profile()).to_csv(written[-1], index=False)
-    for told in (_told_of_targets, _told_of_generated):
+    for told in (_told_of_targets, _told_of_generated, _told_of_screening):
         written += told(result, to.out)
     pictures: dict[str, bytes] = {}
     written += drawn(((partial(plot, result, **options), file) for plot, file, options in figures), to, pictures)
@@ -167,6 +167,14 @@ def _told_of_generated(result: Any, out: Path) -> list[Path]:
     _more(len(written), "in generated.json")
     (out / "generated.json").write_text(json.dumps(written, indent=1, ensure_ascii=False), encoding="utf-8")
     return [out / "generated.json"]
+
+
+def _told_of_screening(result: Any, out: Path) -> list[Path]:
+    """Where neurons were chosen among all of their layers: what the weights of each say, in a table."""
+    if not hasattr(result, "screening"):
+        return []
+    result.screening().to_csv(out / "screening.csv", index=False)
+    return [out / "screening.csv"]
 
 
 def _more(documents: int, where: str) -> None:
