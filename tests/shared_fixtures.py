@@ -71,7 +71,7 @@ def _reduced_precision_helps(monkeypatch):
 @pytest.fixture
 def blank_figures(monkeypatch):
     """For tests that ask only which figures are written: they are, and nothing is in them, which is quick."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).touch())
+    monkeypatch.setattr(Figure, "savefig", lambda figure, to, **options: hasattr(to, "write") or Path(to).touch())
 
 
 @pytest.fixture

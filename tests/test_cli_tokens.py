@@ -92,7 +92,7 @@ def test_words_of_a_table_of_stimuli(monkeypatch, capsys, tmp_path):
     out = tmp_path / "o" / "words.csv"
     status, printed, err = run(
         monkeypatch, capsys, "words", "--file", items, "--model", FOLDER, "--out", out, "--sites", "resid_post",
-        "--layers", "0,-1", "--context", "x = 1", "--unit", "bits",
+        "--layers", "0,-1", "--context", "x = 1", "--unit", "bits", "--report",
     )  # fmt: skip
     assert status == 0, err
     assert "wrote" in printed
@@ -103,7 +103,9 @@ def test_words_of_a_table_of_stimuli(monkeypatch, capsys, tmp_path):
     expected = result.to("bits").word_surprisal(context="x = 1 ")
     assert table["surprisal"].tolist() == pytest.approx(expected.surprisal[:, 0].tolist(), abs=1e-4)
     assert table["surprisal.resid_post.0"].tolist() == pytest.approx(expected.surprisal[:, 1].tolist(), abs=1e-4)
-    assert [path.name for path in (tmp_path / "o").iterdir()] == ["words.csv"]
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"words.csv", "words.png", "words.html"}
+    page = (tmp_path / "o" / "words.html").read_text(encoding="utf-8")
+    assert all(part in page for part in ("WordSurprisal", "data:image/png", f"read_csv(&quot;{out}&quot;)", "words.png"))
 
 
 def test_words_of_texts_and_of_sentences(monkeypatch, capsys, tmp_path):
@@ -118,6 +120,7 @@ def test_words_of_texts_and_of_sentences(monkeypatch, capsys, tmp_path):
     assert tables[0]["surprisal"].tolist() == pytest.approx(tables[1]["surprisal"].tolist(), abs=1e-5)
     assert tables[0]["item"].tolist() == [1, 1, 3, 3]
     assert tables[0]["surprisal"].tolist() == tables[0]["pieces"].tolist()
+    assert {path.name for path in tmp_path.iterdir()} == {"lines.txt", "0.csv", "1.csv"}, "no page unless it is asked for"
 
 
 @pytest.mark.parametrize(

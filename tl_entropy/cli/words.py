@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -11,6 +12,8 @@ from tl_entropy.cli.app import app, examples
 from tl_entropy.cli.checks import layers_in, names, sites_in
 from tl_entropy.cli.edits import TunedLens, lens_of
 from tl_entropy.cli.options import OVER, PRECISIONS, Layers, Precision, Source, Vocabulary, reads
+from tl_entropy.cli.page import write_page
+from tl_entropy.cli.report import Leaves, drawn
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.results.files import check_folder, replacing
 from tl_entropy.sites import INNER_SITES
@@ -50,6 +53,10 @@ def words(
     ] = True,
     precision: Precision = "float32",
     vocabulary: Vocabulary = "model",
+    page: Annotated[
+        bool,
+        typer.Option("--report", help="write a page beside the CSV, too: figure, table and settings, which needs nothing else"),
+    ] = False,
 ) -> None:
     """What each word of sentences, or of a CSV with the columns word and item, costs a model: a row a word, at every layer."""
     import tl_entropy as tle
@@ -86,3 +93,11 @@ def words(
     with replacing(out, 0) as waiting:
         table.to_csv(waiting, index=False)
     typer.echo(f"wrote {out}: {len(table)} words")
+    if page:
+        pictures: dict[str, bytes] = {}
+        figures = drawn([(partial(tle.plots.words, found), out.stem)], Leaves(out.parent, "png", True), pictures)
+        files, load = [out, *figures], f'import pandas as pd\n\ntable = pd.read_csv("{out}")'
+        written = write_page(
+            out.with_suffix(".html"), found, origins=found._origins(), figures=pictures, files=files, load=load
+        )
+        typer.echo(f"wrote {', '.join(map(str, [*figures, written]))}")
