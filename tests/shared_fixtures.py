@@ -25,7 +25,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a hub
 # since there the package's own errors are tested. What was imported before would not be checked.
 install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens.entropy"], "beartype.beartype")
 
-from tiny_models import ARCHITECTURES, LONG, PAGES, cached_model, kinds, number
+from tiny_models import ARCHITECTURES, GATE, LONG, PAGES, cached_model, kinds, number
 
 from tl_entropy import demo
 from tl_entropy.functional import compiler_available
@@ -81,20 +81,20 @@ def texts():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out tests marked ``long``, ``compiled`` or ``pages`` unless they are asked for."""
-    for item in _spared(items):
-        item.add_marker("long")
+    """Leave out tests marked ``long``, ``slow``, ``compiled`` or ``pages`` unless they are asked for."""
+    for item, mark in _spared(items):
+        item.add_marker(mark)
     for item in items:
         if item.get_closest_marker("compiled") and not compiler_available():
             item.add_marker(pytest.mark.skip(reason="torch.compile finds no C++ compiler here"))
-    marks = ["long", "compiled"] * (not LONG) + ["pages"] * (not PAGES)
+    marks = ["long", "compiled"] * (not GATE) + ["slow"] * (not LONG) + ["pages"] * (not PAGES)
     left = {item for item in items if any(map(item.get_closest_marker, marks))}
     config.hook.pytest_deselected(items=list(left))
     items[:] = [item for item in items if item not in left]
 
 
 def _spared(items):
-    """Of a test of every model, or of one marked ``thinned``: all cases but every third, other ones from test to test."""
+    """Of a test of every model, or of one marked ``thinned``: all cases but every third with a mark, other ones from test to test."""
     tests = defaultdict(list)
     for item in items:
         if hasattr(item, "callspec") and ("any_model" in item.callspec.params or item.get_closest_marker("thinned")):
@@ -108,4 +108,6 @@ def _spared(items):
             names = re.sub("hooked|bridge", "", names)  # both kinds of one case, where there are both
             numbers.append(places.setdefault(names, len(places)) + (0 if model is None else number(*model)))
         step = min(3, len(set(numbers)))
-        yield from (item for item, n in zip(cases, numbers, strict=True) if (n + crc32(name.encode())) % step)
+        for item, n in zip(cases, numbers, strict=True):
+            if turn := (n + crc32(name.encode())) % step:
+                yield item, "long" if turn == 1 else "slow"

@@ -185,12 +185,15 @@ def kinds() -> tuple[str, ...]:
 
 
 LONG = os.environ.get("TL_ENTROPY_TESTS") == "long"
-"""Whether to run everything, with many examples: what a gate wants, and nobody before a commit."""
+"""Whether to run everything, with many examples, which takes hours."""
+
+GATE = LONG or os.environ.get("TL_ENTROPY_TESTS") == "gate"
+"""Whether to run what is marked ``long``: what a gate wants, and nobody before a commit."""
 
 PAGES = LONG or os.environ.get("TL_ENTROPY_TESTS") == "pages"
 """Whether to run the examples of README.md and docs/."""
 
-ALL_MODELS = LONG or os.environ.get("TL_ENTROPY_TESTS") == "models"
+ALL_MODELS = GATE or os.environ.get("TL_ENTROPY_TESTS") == "models"
 """Whether to run all models, raw and processed, however few the examples."""
 
 NAMES = ("gpt2", "llama", "neox", "phi", "gemma2", "granite", "cohere")

@@ -123,7 +123,7 @@ def test_tsne_keeps_far_groups_apart():
     assert profile_embedding(two_groups(4), method="tsne").settings == {"perplexity": 1.0}
 
 
-@pytest.mark.long
+@pytest.mark.slow  # UMAP compiles itself
 def test_umap_keeps_far_groups_apart():
     pytest.importorskip("umap")
     threads = torch.get_num_threads()

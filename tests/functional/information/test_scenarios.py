@@ -88,7 +88,7 @@ def test_errors_from_one_draw_of_anchors_are_the_spread(name):
     assert math.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(values, ddof=1), rel=0.35)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_errors_over_anchors_are_the_spread_over_seeds():
     """Of the same corpus; within 35 % on the whole."""
     ratios = []

@@ -242,7 +242,7 @@ def test_more_sites_than_rows_in_a_tile():
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("reference", ["previous", -1])
+@pytest.mark.parametrize("reference", ["previous", pytest.param(-1, marks=pytest.mark.slow)])
 def test_compiled_equals_eager(reference):
     for sites, rows in ((5, 20), (3, 7)):
         hidden, unembedding, bias = random_case(sites, rows, dtype=torch.float32)

@@ -274,7 +274,9 @@ print(peak() - before)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["entropy", "order 3", "loss", "divergence"])
+@pytest.mark.parametrize(
+    "name", ["loss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("entropy", "order 3", "divergence"))]
+)
 def test_extra_memory_stays_below_64_megabytes_both_ways(name):
     run = subprocess.run([sys.executable, "-c", MEASURE, name], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 64, "4096 rows of logits would be 823 MB"
