@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
+import warnings
+from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import ranks
@@ -12,9 +17,11 @@ from ranks import saw
 from states import TOKENS, differences, model
 
 import tl_entropy as tle
+from tl_entropy.analyses import distributed
 from tl_entropy.analyses.distributed import Processes
 from tl_entropy.analyses.sharing import shared
-from tl_entropy.errors import InputError
+from tl_entropy.capture import progress
+from tl_entropy.errors import InputError, ProcessError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -124,3 +131,108 @@ def test_one_process_alone_sends_itself_what_it_read():
         dist.destroy_process_group()
     assert differences(tle.lens_entropy(model(), TOKENS, window=6, progress=False, keep="summary"), found) == []
     assert plan.documents == 4
+
+
+@pytest.fixture
+def one(monkeypatch):
+    """A process that is its only one; what others would say is made up."""
+    monkeypatch.setattr(progress, "SHOWN", [True])
+    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=0.01))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield Processes
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("documents", [((0, 20),), ((2, 5), (7, 19)), None])
+def test_shares_hold_every_document_once(documents, together, one):
+    given = [one(rank, 3)._share(SimpleNamespace(documents=documents, together=together)) for rank in range(3)]
+    first = 9 * distributed.BLOCK * together if documents is None else 20  # of a stream: what stands at its beginning
+    held = sorted(place for share in given for part in share for place in part if place < first) if documents else []
+    if documents is None:
+        held = sorted(place for share in given for part in share for place in range(part.start, first, part.step))
+        assert held == list(range(first))
+    elif together == 1:
+        assert held == [place for start, stop in documents for place in range(start, stop)]
+    else:
+        assert sorted(set(held)) == held
+        assert {place for start, stop in documents for place in range(start, stop)} <= set(held)
+        assert all(part.start % together == 0 for share in given for part in share if len(part))
+
+
+def test_what_another_measures_is_compared_by_name(one, monkeypatch):
+    processes = one(0, 1)
+    monkeypatch.setattr(processes, "_told", lambda text: [text, json.dumps({"measurement": "cka", "documents": 3})])
+    with pytest.raises(ProcessError, match=r"process 1 has not the measurement of process 0: cka and lens_entropy"):
+        processes._agree({"measurement": "lens_entropy", "documents": 3})
+    processes._agree({"measurement": "cka", "documents": 3})
+
+
+def test_processes_that_do_not_come_are_told_of(one, monkeypatch):
+    def waits(**_):
+        raise RuntimeError("rank 1 is missing")
+
+    monkeypatch.setattr(dist, "monitored_barrier", waits)
+    with pytest.raises(ProcessError, match=r"not all of the 2 processes have come to this measurement \(rank 1 is missing\)"):
+        one(0, 2)._agree({})
+
+
+def test_a_failure_elsewhere_is_seen_now_and_then(one, monkeypatch):
+    processes = one(0, 1)
+    processes._look()
+    processes._store.set(processes._failed, "")
+    processes._looked = time.monotonic()
+    processes._look()  # not yet
+    monkeypatch.setattr(distributed, "LOOKS", 0.0)
+    with pytest.raises(ProcessError, match="another process has failed"):
+        processes._look()
+
+
+def test_whoever_did_not_fail_stops_with_what_the_other_said(one, monkeypatch):
+    processes = one(0, 1)
+    monkeypatch.setattr(processes, "_told", lambda text: [text, "process 1 has stopped (OSError: gone)"])
+    with pytest.raises(ProcessError, match=r"process 1 has stopped .*; what was read here is this error's 'partial'"):
+        processes._together(lambda: 3)
+
+    def cut(text):
+        raise ProcessError("another process has died")
+
+    monkeypatch.setattr(processes, "_told", cut)
+    with pytest.raises(ZeroDivisionError):  # its own failure goes before
+        processes._together(lambda: 1 / 0)
+    with pytest.raises(ProcessError, match="has died"):
+        processes._together(lambda: 3)
+
+
+def test_a_connection_that_breaks_is_a_process_that_died(one):
+    with pytest.raises(ProcessError, match=r"another process has died \(reset by peer\)"), one(0, 1)._talking():
+        raise RuntimeError("reset by peer\nand more")
+
+
+def test_the_first_writes_and_another_only_where_the_first_does_not(one, tmp_path):
+    first, second = one(0, 2), one(1, 2)
+    with second.written_once(tmp_path / "a") as writes:
+        assert writes, "the first has not written within the patience"
+    for target in (tmp_path / "b", tmp_path / "b"):
+        with first.written_once(target) as writes:
+            assert writes
+        with second.written_once(target) as writes:
+            assert not writes
+
+
+def test_only_the_first_warns(one, recwarn):
+    for rank in (0, 1):
+        with one(rank, 2)._quiet():
+            warnings.warn(f"of {rank}", UserWarning, stacklevel=1)
+    assert [str(one.message) for one in recwarn if str(one.message).startswith("of")] == ["of 0"]
+
+
+def test_a_process_alone_is_none_of_several(one, monkeypatch):
+    monkeypatch.setattr(distributed, "_known", [])
+    assert distributed.found() is None
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    found = distributed.found()
+    assert (found.rank, found.size) == (0, 2)
+    assert distributed.found() is found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -104,3 +106,17 @@ def test_checkpoints_are_kept_where_asked_for_and_can_be_loaded(small, tmp_path)
     assert tle.load_model(tmp_path / "step-2", device="cpu").cfg.n_layers == 1
     with pytest.raises(typer.BadParameter, match="--keep must be steps"):
         train.main(tmp_path, steps=3, keep="0,two")
+
+
+def test_the_sources_are_the_library_and_what_it_bundles(monkeypatch, tmp_path):
+    for name, text in (("b.py", b"x = 1\n"), ("a/c.py", b"y = 2\n"), ("latin.py", b"# \xe9\n"), ("no.txt", b"no\n"),
+                       ("site-packages/d.py", b"z = 3\n"), ("a/__pycache__/e.py", b"z = 4\n")):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(text)
+    wheel = tmp_path / "ensurepip" / "_bundled" / "pip-1.whl"
+    wheel.parent.mkdir(parents=True)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("pip/f.py", "w = 5\n")
+        archive.writestr("pip/RECORD", "")
+    monkeypatch.setattr(train.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    assert list(train.source_files()) == [("a/c.py", "y = 2\n"), ("b.py", "x = 1\n"), ("pip-1.whl/pip/f.py", "w = 5\n")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -197,3 +198,25 @@ def test_files_that_are_no_lens(tmp_path):
         tle.load_jacobian_lens(tmp_path / "lens.pt")
     with pytest.raises(InputTypeError, match="source must be a file"):
         tle.load_jacobian_lens(3)
+
+
+@pytest.mark.parametrize(
+    ("weights", "layers", "message"),
+    [
+        (torch.eye(3), (0,), "must be [layer, d_model, d_model]"),
+        (torch.ones(1, 3, 2), (0,), "must be [layer, d_model, d_model]"),
+        (torch.ones(2, 3, 3), (0,), "one for each layer"),
+        (torch.ones(2, 3, 3), (1, 0), "must rise from 0 or more; got (1, 0)"),
+        (torch.ones(2, 3, 3), (-1, 0), "must rise from 0 or more"),
+        (torch.full((1, 3, 3), torch.nan), (0,), "must be finite"),
+    ],
+)
+def test_matrices_that_are_no_lens(weights, layers, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        tle.JacobianLens(weights, layers, 1, "memory")
+
+
+@pytest.mark.parametrize("rows", [torch.ones(2, 4), torch.ones(2, 3, dtype=torch.long)])
+def test_rows_that_it_cannot_read(rows):
+    with pytest.raises(InputError, match=re.escape("rows must be floating-point and [..., 3]")):
+        tle.JacobianLens(torch.ones(1, 3, 3), (0,), 1, "memory")(Site("resid_post", 0), rows)

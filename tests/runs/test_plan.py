@@ -39,7 +39,6 @@ def kept(function, options, documents, path):
     return one.save(path).stat().st_size, report.tokens
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("function", KINDS)
 def test_rows_take_what_was_said(function, tmp_path):
     """Between two sizes, so that what a file holds once is not among it."""

@@ -189,6 +189,8 @@ NAN = torch.full((3, 3), math.nan)
         (similarities(), {"labels": ["a"]}, "2 names, of its rows and of its columns"),
         (similarities(), {"labels": "ab"}, "2 names, of its rows and of its columns"),
         (similarities(against="output"), {"labels": ["a", "b"]}, "1 different name"),
+        (similarities(), {"ylim": (0, 1)}, "ylim is of lines along depth"),
+        (similarities(against="output"), {"vmax": 1.0}, "vmin and vmax are of a matrix"),
         (similarities(against="output"), {"annotate": True}, "annotate writes into the cells of a matrix"),
         (similarities(2, 2, values=NAN), {}, "has no value to draw"),
         ({"a": renyi(), "b": renyi(unit="nats")}, {}, "different units"),
