@@ -47,6 +47,8 @@ def test_what_is_stored_is_short_and_has_no_outputs(path):
     for cell in code_of(notebook):
         assert len(cell.source.splitlines()) < 15
         assert path in STORED or (not cell.outputs and cell.execution_count is None)
+    lines = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    assert not [line for line in lines if "_" in line and line == line.upper()], "a place that waits for a sentence"
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
