@@ -136,7 +136,8 @@ class Places:
         for name in asked if isinstance(asked, list) else ():
             if name in OF_WINDOWS:
                 raise InputError(
-                    f"sites: {name} is one vector a window, and this is of positions; tle.memories gives them, a row a window"
+                    f"sites: {name} is one vector a window, and this is of positions; tle.memories gives them, a row a window, "
+                    "for what takes rows, such as functional.linear_cka or functional.soft_mutual_information"
                 )
             if isinstance(name, str) and name.startswith(ENCODER):
                 raise InputError(f"sites: {name} is of an encoder, whose states are no predictions of the model; take others")

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from small_models import drawn
 from tiny_models import cached_model, kinds, make_model
 
 import tl_entropy as tle
@@ -74,6 +75,26 @@ def test_matrices_are_those_of_a_model_that_was_changed_for_good(name, kind):
             weight.copy_(kept)
         assert change.abs().max() > 1e-4
         assert found.changes[0, j].tolist() == pytest.approx(change.tolist(), abs=2e-5)
+
+
+def test_matrices_of_an_encoder_are_its_own():
+    model = drawn({"kind": "memory", "mixer": "heads", "numbers": 4, "encoder_width": 8})
+    sites = ("mlp_out.1", "encoder.attn_out", "encoder.mlp_out.0")
+    found = tle.sensitivity(model, TEXTS, ["int2"], sites=sites, layers=[1], weights=True, **QUIET)
+    assert found.sites == ("mlp_out.1", "encoder.mlp_out.0", "encoder.attn_out.1")
+    plain = losses(model)
+    written = (model.blocks[1].mlp.out, model.encoder.blocks[0].mlp.out, model.encoder.blocks[1].attn.out)
+    for j, layer in enumerate(written):
+        kept = layer.weight.detach().clone()
+        with torch.no_grad():
+            layer.weight.copy_(tle.functional.quantize(kept, "int2"))
+        change = losses(model) - plain
+        with torch.no_grad():
+            layer.weight.copy_(kept)
+        assert change.abs().max() > 1e-5
+        assert found.changes[0, j].tolist() == pytest.approx(change.tolist(), abs=2e-5)
+    with pytest.raises(InputError, match=r"no matrix is known to write memory.*'memory.down.weight'"):
+        tle.sensitivity(model, TEXTS, ["int8"], sites="memory", weights=True, **QUIET)
 
 
 def test_weights_are_put_back_after_an_exception():
@@ -158,7 +179,7 @@ def test_what_the_result_says(tmp_path):
         ({"a": 3}, {}, InputTypeError, "'a' must be a text for quantize, or a function"),
         (["fp4"], {}, InputError, "to must be one of"),
         (["int8"], {"sites": "resid_post.0", "weights": True}, InputError, "not written by one matrix"),
-        (["int8"], {"sites": "hook_embed", "weights": True}, InputError, "hook_embed is written by no one matrix"),
+        (["int8"], {"sites": "hook_embed", "weights": True}, InputError, "no matrix is known to write hook_embed"),
         (["int8"], {"sites": "result.0"}, InputError, "computed from z"),
         (["int8"], {"layers": 9}, InputError, "layer 9 does not exist"),
     ],

@@ -27,6 +27,22 @@ def test_memories_are_those_of_the_windows(of):
     assert found.provenance.model == "memory heads"
 
 
+def test_measures_of_rows_take_memories():
+    texts = [kind * n for n in range(20, 44) for kind in ("a", "b = 1\n")]
+    one, other = (tle.memories(small_model(f"memory {mixer}"), texts, **QUIET) for mixer in ("heads", "attention"))
+    with pytest.raises(tle.InputError, match="a row a window, for what takes rows"):
+        tle.layer_similarity(small_model("memory heads"), texts, sites="memory", **QUIET)
+    kind, length = (
+        tle.functional.soft_mutual_information(one.numbers, labels, documents=one.document, center=True)
+        for labels in (one.document % 2, one.document // 2 % 2)
+    )
+    assert kind.information > 0.3
+    assert abs(length.information) < 0.1, "whose parity is in no memory"
+    assert float(tle.functional.linear_cka(one.numbers, one.numbers)) == pytest.approx(1)
+    assert 0.1 < float(tle.functional.linear_cka(one.numbers, other.numbers)) < 1
+    assert 1 < float(tle.functional.effective_rank(one.numbers)) < 4
+
+
 def test_chunks_have_memories_of_their_own():
     model = small_model("past heads token")
     found = tle.memories(model, TEXTS, **QUIET)

@@ -64,8 +64,9 @@ def sensitivity(
             of models with a memory "memory", "state", "encoder.resid_post" and the like, too.
         layers: of the short names: numbers, from 0 or negative from the last, or a slice; None is all.
         weights: edit matrices in place of activations: those that write to the sites ("attn_out" and "mlp_out": W_O and W_out,
-            every output's weights a vector); or a mapping from names to parameters of the model, such as
-            ``{"down": "memory.down.weight"}``, in place of sites. They are put back after every pass, whatever happens.
+            every output's weights a vector; of an encoder's blocks, "encoder.mlp_out", likewise); or a mapping from names to
+            parameters of the model, such as ``{"down": "memory.down.weight"}``, in place of sites. They are put back after
+            every pass, whatever happens.
         positions: positions of each document, of the tokens predicted; None is all.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show a progress bar.
@@ -158,12 +159,17 @@ def _weights(adapter: Adapter, tried: Mapping[str, Edit], sites: Any, layers: La
         found = named_matrices(adapter, weights)
     else:
         places = _places(adapter, sites, layers)
-        hooks = [place for place in places if not isinstance(place, Site)]
-        if hooks:
-            raise InputError(
-                f"sites: {hooks[0]} is written by no one matrix; name parameters: weights={{'name': 'dotted.name'}}"
-            )
-        found = matrices(adapter, cast("tuple[Site, ...]", places))
+        inside = [place for place in places if isinstance(place, str) and _in_encoder(place)]
+        for place in places:
+            if not isinstance(place, Site) and place not in inside:
+                raise InputError(
+                    f"sites: no matrix is known to write {place}; name parameters, such as "
+                    "weights={'down': 'memory.down.weight'}"
+                )
+        found = matrices(adapter, tuple(place for place in places if isinstance(place, Site)))
+        if inside:
+            encoder, of_encoder = of_stack(adapter, inside)
+            found |= {f"{ENCODER}{name}": matrix for name, matrix in matrices(encoder, encoder.sites(of_encoder)).items()}
     return [
         (name, place, partial(_with_matrix, adapter, matrix, edit, name))
         for place, matrix in found.items()
@@ -180,7 +186,7 @@ def _with_matrix(adapter: Adapter, matrix: Tensor, edit: Edit, name: str, measur
 def _places(adapter: Adapter, sites: Any, layers: Layers | None) -> tuple[Site | str, ...]:
     """Sites in the order of computation, then hooks that no site stands for, as given."""
     asked = [sites] if isinstance(sites, str | Site) or not isinstance(sites, Iterable) else list(sites)
-    inside = [one for one in asked if isinstance(one, str) and one.startswith(ENCODER) and "hook_" not in one]
+    inside = [one for one in asked if isinstance(one, str) and _in_encoder(one)]
     hooks = [one for one in asked if isinstance(one, str) and ("hook_" in one or one in OF_WINDOWS)]
     hooks = [one for one in hooks if isinstance(_edited(one), str)]
     rest = [one for one in asked if one not in (*hooks, *inside)]
@@ -188,6 +194,10 @@ def _places(adapter: Adapter, sites: Any, layers: Layers | None) -> tuple[Site |
         encoder, of_encoder = of_stack(adapter, inside)
         hooks += [f"{ENCODER}{site}" for site in encoder.sites(of_encoder, layers)]
     return (*(adapter.sites(rest, layers) if rest or not hooks else ()), *hooks)
+
+
+def _in_encoder(place: str) -> bool:
+    return place.startswith(ENCODER) and "hook_" not in place
 
 
 def _edited(place: Any) -> Site | str:
