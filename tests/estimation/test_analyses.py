@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from small_models import SETTINGS, small_model
 from tiny_models import LONG
 
 import tl_entropy as tle
+
+pytestmark = pytest.mark.model
 
 TEXTS = ["import os\nimport sys", "def f(x): return", "x = 1, 2, 3 and 4", "from re import findall"]
 ALL = {**READERS, **VARIANTS}
@@ -26,7 +29,8 @@ QUICK = [
     ("layer_geometry", "past attention token"),
 ]  # fmt: skip
 MODELS = [*list(SETTINGS)[::3], "memory attention token", "past attention token", "autoencoder heads"]
-CROSSED = [(reader, model) for reader in ALL for model in MODELS] if LONG else QUICK
+EVERY = [(reader, model) for reader in ALL for model in MODELS]
+CROSSED = EVERY if LONG else EVERY[::3] if version("transformer-lens").startswith("3.") else QUICK
 
 
 def refused(reader, config):

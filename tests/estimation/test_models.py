@@ -12,6 +12,8 @@ from tiny_models import LONG
 import tl_entropy as tle
 from tl_entropy.estimation.models import losses_of
 
+pytestmark = pytest.mark.model
+
 TEXTS = ["import os\nimport sys", "def f(x): retür", "x = 1"]
 NAMES = tuple(SETTINGS)
 SOME = NAMES if LONG else NAMES[::3]
