@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.estimation.training import Windows
+from tl_entropy.estimation.windows import Windows
 
 AUTOENCODER: dict[str, Any] = {"kind": "autoencoder", "n_ctx": 32, "d_model": 64, "n_layers": 2}
 UNROLL, LOOKS = {"spread": "unroll", "spread_width": 64}, (0.2, 0.4, 0.6, 0.8, 1.0)

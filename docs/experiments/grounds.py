@@ -14,7 +14,7 @@ from harness import Arm
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.estimation.sources import CoinsAndCopies, Source
-from tl_entropy.estimation.training import Windows, per_document
+from tl_entropy.estimation.windows import Windows, per_document
 
 BITS = math.log(2)
 COINS = CoinsAndCopies(8)
@@ -55,11 +55,11 @@ def library(_: int) -> Ground:
     return Ground(texts[6:], [text[:1500] for text in texts[:6]], "bytes", {"batch_size": 16, "short": 0.0})
 
 
-def drawn(source: Source, seed: int, n: int = 16) -> Ground:
+def drawn(source: Source, seed: int, n: int = 16, *, windows: int = 1000) -> Ground:
     """Windows of a source, begun by a token of their own, 2."""
     training, held_out = (
-        torch.cat([torch.full((windows, 1), 2), source.sample(windows, n, seed=of)], 1)
-        for windows, of in ((1000, seed), (300, 10_000 + seed))
+        torch.cat([torch.full((some, 1), 2), source.sample(some, n, seed=of)], 1)
+        for some, of in ((windows, seed), (300, 10_000 + seed))
     )
     return Ground(training, held_out, None, {"batch_size": 64, "short": 0.0}, source.rate(n))
 

@@ -45,6 +45,17 @@ def test_saving_again_replaces(tmp_path):
     assert tle.load_model(tmp_path, device="cpu").config == model.config
 
 
+@pytest.mark.parametrize("said", ['{"architectures": ["GPT2LMHeadModel"]}', "{}", "not JSON"])
+def test_another_kind_of_model_is_left_where_it_is(said, tmp_path):
+    (tmp_path / "config.json").write_text(said)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(tle.errors.SaveError, match=r"folder: .* holds another model"):
+        drawn(SETTINGS["causal flat"]).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "config.json": said.encode(), "model.safetensors": b"weights",
+    }  # fmt: skip
+
+
 def flipped(path):
     whole = bytearray(path.read_bytes())
     whole[-7] ^= 1

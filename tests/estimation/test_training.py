@@ -12,7 +12,7 @@ from tiny_models import LONG
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import FileError, SaveError
-from tl_entropy.estimation.training import Windows, validated
+from tl_entropy.estimation.windows import Windows, validated
 
 QUIET = {"progress": False}
 TEXT = "import os\nimport sys\n\n\ndef f(x):\n    return x\n" * 4
@@ -130,10 +130,48 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path):
         trained(small(**options), steps=8, out=tmp_path)
 
 
+def test_a_state_of_other_texts_or_of_a_model_of_another_seed_is_no_one_elses(tmp_path):
+    options = {"steps": 2, "every": 2, "out": tmp_path}
+    model, history = trained(**options)
+    again = trained(**options)[1]
+    assert (again.validation, again.seconds) == (history.validation, history.seconds), "nothing is left to do"
+    other = TEXT.replace("x", "y")
+    run = {"batch_size": 2, **options, **QUIET}
+    for texts, held_out, seed in (([other], [TEXT[:60]], 1), ([TEXT], [other[:60]], 1), ([TEXT], [TEXT[:60]], 3)):
+        config = tle.EstimationConfig(**model.config.as_dict() | {"d_vocab": None})
+        with pytest.raises(tle.InputError, match="a training on other texts, or of a model of another seed"):
+            tle.train_estimation(tle.estimation_model(config, "bytes", seed=seed), texts, validation=held_out, **run)
+
+
+def test_a_folder_with_another_model_and_a_model_of_half_precision_are_refused_before_the_training(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    steps = list[int]()
+    with pytest.raises(SaveError, match=r"out: .* holds another model"):
+        trained(out=tmp_path, monitor=steps.append)
+    with pytest.raises(tle.InputError, match="model is in float16"):
+        trained(small().half(), monitor=steps.append)
+    assert not steps
+    assert trained(small().double())[1].loss > 0
+
+
 def test_every_step_has_a_noise_of_its_own():
     model, seen = small(kind="memory", numbers=2, limit=1.0, noise=0.5), list[int]()
     trained(model, steps=3, monitor=lambda step: seen.append(model.memory.drawn))
     assert seen == [0, 1, 2, 3]
+
+
+def test_noise_rises_over_the_share_of_the_steps_that_is_said():
+    model, seen = small(kind="memory", numbers=2, limit=1.0, noise=0.5), list[float]()
+    _, history = trained(model, steps=8, noise_up=0.5, monitor=lambda step: seen.append(model.memory.rise))
+    assert seen[1:] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert history.settings["noise_up"] == 0.5
+    assert history.training != trained(small(kind="memory", numbers=2, limit=1.0, noise=0.5), steps=8)[1].training
+    model.memory.rise = 0.25
+    state = torch.zeros(500, 8)
+    plain, noisy = (model.train(on).memory(state) for on in (False, True))
+    assert 0.12 < float((noisy - plain).detach().abs().max()) <= 0.125
+    with pytest.raises(tle.InputError, match="noise_up must be"):
+        trained(noise_up=1.5)
 
 
 def test_seeds_fix_a_training_and_monitors_do_not_disturb_it():

@@ -20,7 +20,8 @@ class WindowOptions(TypedDict, total=False):
 
     ``window``: tokens of a window, the begin token included (the model's context); ``stride``: new tokens from one window of
     a long text to the next (all of them: no overlap), so that every later token has at least window - stride tokens before
-    it; ``prepend_bos``: begin windows with the tokenizer's begin token (as TransformerLens does for this model);
+    it; ``prepend_bos``: begin windows of texts with the tokenizer's begin token (as TransformerLens does for this model); rows
+    of tokens are taken as they are, whatever it says: they have one where they begin with its id;
     ``include_special``: count special tokens, too (no); ``special_ids``: which these are (the tokenizer's, or without one those
     that the model's configuration names as its begin, end and padding tokens); ``text_column``: column of a dataset that holds
     the text ("text"); ``on_error``: "raise", or "skip" to leave out documents that cannot be used (None, no token, another

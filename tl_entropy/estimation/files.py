@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tl_entropy.capture.hooks import attribute
-from tl_entropy.errors import FileError
+from tl_entropy.errors import FileError, SaveError
 from tl_entropy.estimation.steps import own_tensors
 from tl_entropy.estimation.tokenizers import digest_of_files, load_tokenizer, save_tokenizer
 from tl_entropy.results.files import as_path, digest, replacing
@@ -27,18 +27,20 @@ _LAYOUT = 1
 
 
 def write_folder(model: Any, folder: str | Path) -> Path:
-    """Write an ``EstimationModel`` into a folder; what is there already is replaced, file by file.
+    """Write an ``EstimationModel`` into a folder; one that is there already is replaced, file by file.
 
     Raises:
-        SaveError: the folder cannot be written to, or there is no room.
+        SaveError: the folder cannot be written to, there is no room, or it holds another kind of model.
     """
     place, tensors = as_path("folder", folder), own_tensors(model)
+    name = type(model).__name__
     said = {"config": model.config.as_dict(), "seed": model.seed, "notes": list(attribute(model, "tl_entropy_notes") or ())}
     whole = {
-        "architectures": [type(model).__name__], "layout": _LAYOUT, **said, "tokenizer": None,
+        "architectures": [name], "layout": _LAYOUT, **said, "tokenizer": None,
         "digest": digest(_header(said), tensors),
     }  # fmt: skip
     with held("folder", place / _CONFIG, wait=True):
+        check_place("folder", place, name)
         with replacing(place / _WEIGHTS, sum(tensor.nbytes for tensor in tensors.values())) as waiting:
             save_file(tensors, waiting)
             (place / _CONFIG).unlink(missing_ok=True)  # of other weights
@@ -48,6 +50,18 @@ def write_folder(model: Any, folder: str | Path) -> Path:
         with replacing(place / _CONFIG) as waiting:
             waiting.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return place
+
+
+def check_place(argument: str, folder: Path, name: str) -> None:
+    """Raise SaveError where a folder holds a model that is no ``name``, which would be lost."""
+    if not (folder / _CONFIG).is_file():
+        return
+    try:
+        of = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["architectures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        of = None
+    if of != [name]:
+        raise SaveError(f"{argument}: {folder} holds another model, whose {_CONFIG} is no {name}'s; give another folder")
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], Any]:

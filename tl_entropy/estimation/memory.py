@@ -63,11 +63,12 @@ class Memory(nn.Module):
     Attributes:
         seed: of the noise.
         drawn: how many times noise was drawn; noise follows from both.
+        rise: the share of its noise that is on, which a training sets.
     """
 
     def __init__(self, config: EstimationConfig, seed: int) -> None:
         super().__init__()
-        self.config, self.seed, self.drawn = config, seed, 0
+        self.config, self.seed, self.drawn, self.rise = config, seed, 0, 1.0
         self.down = None if config.numbers is None else nn.Linear(config.encoder.d_model, config.numbers)
 
     def forward(self, state: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class Memory(nn.Module):
             return x
         key = hashlib.sha256(f"tl_entropy noise/{self.seed}/{self.drawn}".encode()).digest()
         self.drawn += 1
-        return uniform_noise(x, self.config.noise, torch.Generator().manual_seed(int.from_bytes(key[:7], "big")))
+        return uniform_noise(x, self.rise * self.config.noise, torch.Generator().manual_seed(int.from_bytes(key[:7], "big")))
 
 
 class Spread(nn.Module):

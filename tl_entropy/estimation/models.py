@@ -261,7 +261,7 @@ class EstimationModel(HookedRootModule):  # type: ignore[misc]
         True
 
         Raises:
-            SaveError: the folder cannot be written to, or there is no room.
+            SaveError: the folder cannot be written to, there is no room, or it holds another kind of model.
         """
         return write_folder(self, folder)
 

@@ -18,7 +18,8 @@ from tl_entropy.capture.options import check_options
 from tl_entropy.errors import InputError, InputTypeError, check_flag, check_int
 from tl_entropy.estimation.config import EstimationConfig
 from tl_entropy.estimation.models import EstimationModel, estimation_model
-from tl_entropy.estimation.training import TrainingOptions, Windows, per_document, train_estimation
+from tl_entropy.estimation.training import TrainingOptions, train_estimation
+from tl_entropy.estimation.windows import Windows, per_document
 from tl_entropy.results.models.memory_sweep import MemorySweep
 from tl_entropy.results.tokens.yardsticks import COMPRESSORS
 from tl_entropy.torch_state import steady
@@ -58,7 +59,7 @@ def memory_sweep(
         seed: of weights and batches.
         progress: show progress bars.
         options: further ones of ``train_estimation``: batch_size, learning_rate, warm_up, down, weight_decay, short,
-            precision.
+            noise_up, precision.
 
     Returns:
         ``MemorySweep``, in nats a token.

@@ -9,28 +9,23 @@ steps, stays, and falls to zero over the last 30 %. Batches and noise follow fro
 What a validation says is what the model costs as it is measured: without noise, and on its grid where it has one. It is no code
 length where the model reads ahead: its memory comes on top (``cfg.memory_bits`` a window).
 
-Refused: float16, whose range models of this kind outgrow; a state of another training in the same folder.
+Refused: float16, whose range models of this kind outgrow; a state of another training, or another kind of model, in the folder.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from tl_entropy.capture import origin
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import (
     InputError,
@@ -40,12 +35,13 @@ from tl_entropy.errors import (
     check_int,
     check_number,
     check_positive,
-    counted,
     keeping,
 )  # fmt: skip
+from tl_entropy.estimation.files import check_place
 from tl_entropy.estimation.history import TrainingHistory
 from tl_entropy.estimation.models import EstimationModel, losses_of
 from tl_entropy.estimation.steps import load_state, rate_at, save_state
+from tl_entropy.estimation.windows import Windows, validated, warn_of_shared
 from tl_entropy.results.files import as_path, replacing
 from tl_entropy.results.holding import held
 from tl_entropy.torch_state import steady
@@ -63,90 +59,12 @@ class TrainingOptions(TypedDict, total=False):
     down: float
     weight_decay: float
     short: float
+    noise_up: float
     precision: Literal["float32", "bfloat16"]
 
 
-BY_CHANCE = 32
-"""Tokens below which two documents may be the same by chance, as windows of coins are."""
 MOMENTS = (0.9, 0.98)
 """Adam's decay rates; the second is short, since there are few steps."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Windows of documents as a model reads them.
-
-    Attributes:
-        documents: token ids of each, without the token that begins texts.
-        begin: that token; None for none.
-        room: tokens of a window beside it.
-    """
-
-    documents: Sequence[Tensor]
-    begin: int | None
-    room: int
-
-    @classmethod
-    def of(cls, adapter: Adapter, texts: Any, argument: str) -> Windows:
-        """Of texts, tokens, files or data sets, read once."""
-        try:
-            read = read_corpus(adapter, texts, quiet=True, measured=False)
-            documents = [window.body for window in read if window.last]
-        except InputError as error:
-            raise InputError(f"{argument}: {error}") from error
-        begin = adapter.begin if adapter.prepends_begin else None
-        return cls(documents, begin, adapter.context - (begin is not None))
-
-    def drawn(self, batch_size: int, step: int, *, seed: int, short: float) -> tuple[Tensor, Tensor]:
-        """Random windows [batch, pos] and their mask, a function of seed and step alone."""
-        draw = random.Random(f"tl_entropy windows/{seed}/{step}")
-        chosen = draw.choices(self.documents, [len(document) for document in self.documents], k=batch_size)
-        rows = []
-        for document in chosen:
-            longest = draw.randint(max(1, self.room // 8), self.room) if draw.random() < short else self.room
-            n = min(longest, len(document))
-            start = draw.randint(0, len(document) - n)
-            rows.append(document[start : start + n])
-        return self.padded(rows)
-
-    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """All of the documents, cut into neighbouring windows, in batches: rows, mask, and the document of each row."""
-        rows = [(i, part) for i, document in enumerate(self.documents) for part in document.split(self.room)]
-        for first in range(0, len(rows), batch_size):
-            some = rows[first : first + batch_size]
-            yield *self.padded([row for _, row in some]), torch.tensor([i for i, _ in some])
-
-    def padded(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Rows [batch, pos], begun and padded on the right, and their mask."""
-        front = [] if self.begin is None else [torch.tensor([self.begin])]
-        whole = [torch.cat([*front, row]).long() for row in rows]
-        mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in whole], batch_first=True)
-        return pad_sequence(whole, batch_first=True), mask
-
-
-@torch.no_grad()
-def per_document(model: EstimationModel, windows: Windows, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Total loss in nats (float64), tokens predicted and windows of each document, of the model in evaluation mode."""
-    training, n = model.training, len(windows.documents)
-    nats, tokens, count = torch.zeros(n, dtype=torch.float64), torch.zeros(n).long(), torch.zeros(n).long()
-    model.eval()
-    try:
-        for rows, mask, document in windows.in_order(batch_size):
-            losses, real = losses_of(model(rows, attention_mask=mask), rows, mask, predicts=model.config.predicts)
-            nats.index_add_(0, document, losses.double().sum(1).cpu())
-            tokens.index_add_(0, document, real.sum(1).cpu())
-            count.index_add_(0, document, torch.ones_like(document))
-    finally:
-        model.train(training)
-    if not bool(tokens.any()):
-        raise InputError("validation must hold a token that something comes before")
-    return nats, tokens, count
-
-
-def validated(model: EstimationModel, windows: Windows, batch_size: int) -> float:
-    """The mean loss, nats a token, over all of the windows, of the model in evaluation mode."""
-    nats, tokens, _ = per_document(model, windows, batch_size)
-    return float(nats.sum() / tokens.sum())
 
 
 @steady
@@ -162,6 +80,7 @@ def train_estimation(
     down: float = 0.3,
     weight_decay: float = 0.1,
     short: float = 0.25,
+    noise_up: float = 0.0,
     weights: Weights | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     every: int | None = None,
@@ -174,7 +93,9 @@ def train_estimation(
 
     Args:
         model: as ``estimation_model`` makes it; it is changed, and left in evaluation mode.
-        texts: what it is trained on: texts, tokens, files or data sets, as for ``stream``; all are read into memory.
+        texts: what it is trained on: texts, tokens, files or data sets, as for ``stream``; all are read into memory. Every
+            window begins with the token that begins texts, where the model has one: of rows of tokens, too, in which it may
+            stand or not. A measurement takes such rows as they are; put it in front for the same losses.
         validation: what its losses are looked at on. Give other documents, not other windows of the same ones: of documents
             of 32 tokens and more that are among the texts a warning says so.
         steps: optimiser steps of the whole training.
@@ -184,13 +105,16 @@ def train_estimation(
         down: share of the steps, at the end, over which it falls to zero.
         weight_decay: of matrices in blocks.
         short: share of windows that are shorter than the context.
+        noise_up: share of the steps, at the beginning, over which a memory's noise rises from 0 to what the configuration says.
+            Where all of it is on from the first step, a number is soon at its limits, where its gradient is 0, whether or not
+            it says what no other does; on a coarse grid some then never say anything.
         weights: a function of tokens [batch, pos] and their mask that gives what each loss counts [batch, token], from 0 on;
             the step's loss is then Σ w L / Σ w. Tokens of losses are those from position 1 on, of an autoencoder all.
         precision: "bfloat16" runs matrix products in it.
         every: steps between two validations; None is a tenth of them all.
         seed: of the windows; that of noise is the model's own.
         out: a folder to which the state is saved at each validation, and the model at the end. The same call goes on with what
-            it finds there.
+            it finds there, and ends where it would have without the interruption, to the last bit.
         monitor: called with the number of each step before it is made, and of the last after it, such as an
             ``EntropyMonitor``.
         progress: show a progress bar.
@@ -199,9 +123,10 @@ def train_estimation(
         Its ``TrainingHistory``.
 
     Raises:
-        InputError, InputTypeError: an argument out of range, or a folder with the state of another training.
+        InputError, InputTypeError: an argument out of range, or a folder with the state of another training: with other
+            settings, on other texts, or of a model of another seed.
         NonFiniteError: a loss that is no finite number; its ``partial`` is the history so far.
-        SaveError: the folder cannot be written to, or another training is writing to it.
+        SaveError: the folder cannot be written to, holds another kind of model, or another training is writing to it.
 
     >>> import tl_entropy as tle
     >>> model = tle.estimation_model(tle.EstimationConfig(n_ctx=16, d_model=16, n_layers=1), "bytes")
@@ -215,19 +140,23 @@ def train_estimation(
     steps, batch_size = check_int("steps", steps, 1), check_int("batch_size", batch_size, 1)
     every = max(1, steps // 10) if every is None else check_int("every", every, 1)
     check_choice("precision", precision, ("float32", "bfloat16"))
+    if model.W_U.dtype == torch.float16:
+        raise InputError("model is in float16, whose range trainings outgrow; convert it: model.to(torch.float32)")
     settings = {
         "steps": steps, "batch_size": batch_size, "learning_rate": check_positive("learning_rate", learning_rate),
         "warm_up": check_int("warm_up", warm_up, 1), "down": check_number("down", down, 1e-9, 1.0),
         "weight_decay": check_number("weight_decay", weight_decay, 0), "short": check_number("short", short, 0.0, 1.0),
+        "noise_up": check_number("noise_up", noise_up, 0.0, 1.0),
         "weighted": weights is not None, "precision": precision, "every": every, "seed": check_int("seed", seed, 0),
     }  # fmt: skip
     folder = None if out is None else as_path("out", out)
     with nullcontext() if folder is None else held("out", folder / "training.json", wait=False):
         adapter = Adapter(model)
         read, held_out = Windows.of(adapter, texts, "texts"), Windows.of(adapter, validation, "validation")
-        _warn_of_shared(read, held_out)
+        warn_of_shared(read, held_out)
         optimizer = _optimizer(model, learning_rate, weight_decay)
-        course = Course(model, optimizer, settings, folder)
+        of = {"seed": model.seed, "texts": read.digest(), "validation": held_out.digest()}
+        course = Course(model, optimizer, settings, of, folder)
         bar = Bar(range(course.first, steps), initial=course.first, total=steps, desc="training", unit="step", show=progress)
         step_loss = _Step(model, weights, precision)
         with keeping(lambda _: course.history()):
@@ -238,6 +167,7 @@ def train_estimation(
                         monitor(step)
                     if model.memory is not None:
                         model.memory.drawn = step
+                        model.memory.rise = min(1.0, (step + 1) / (noise_up * steps)) if noise_up else 1.0
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate * rate_at(step, steps, warm_up=warm_up, down=down)
                     loss, tokens = step_loss(*read.drawn(batch_size, step, seed=seed, short=short))
@@ -251,6 +181,8 @@ def train_estimation(
                         course.record(step + 1, validated(model, held_out, batch_size))
             finally:
                 model.eval()
+                if model.memory is not None:
+                    model.memory.rise = 1.0
             if monitor is not None and course.first < steps:
                 monitor(steps)
         straight = ", numbers on their grid and gradients straight through it" if model.config.straight_through else ""
@@ -258,18 +190,6 @@ def train_estimation(
         if folder is not None:
             model.save(folder)
         return course.history()
-
-
-def _warn_of_shared(read: Windows, held_out: Windows) -> None:
-    """Warn of documents that are trained on and held out: what they cost is no cost of an unknown text."""
-    seen = {tuple(document.tolist()) for document in read.documents if len(document) >= BY_CHANCE}
-    shared = sum(tuple(document.tolist()) in seen for document in held_out.documents)
-    if shared:
-        warnings.warn(
-            f"validation: {shared} of its {counted(len(held_out.documents), 'document')} {'is' if shared == 1 else 'are'} "
-            "among those that are trained on; the loss of these is no loss of unknown text",
-            stacklevel=3,
-        )
 
 
 class _Step:
@@ -303,27 +223,38 @@ class Course:
     """
 
     def __init__(
-        self, model: EstimationModel, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], folder: Path | None
+        self,
+        model: EstimationModel,
+        optimizer: torch.optim.Optimizer,
+        settings: Mapping[str, Any],
+        of: Mapping[str, Any],
+        folder: Path | None,
     ) -> None:
-        self.model, self.optimizer, self.settings, self.folder = model, optimizer, settings, folder
+        self.model, self.optimizer, self.settings, self.of, self.folder = model, optimizer, settings, of, folder
         self.first, self._rows = 0, [list[Any]() for _ in range(5)]
         self._tokens, self._losses, self._before, self._began = 0, list[float](), 0.0, time.perf_counter()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            check_place("out", folder, type(model).__name__)
             self._go_on(folder / "training.json", folder)
 
     def _go_on(self, path: Path, folder: Path) -> None:
-        whole = {"settings": dict(self.settings), "config": self.model.config.as_dict(), "records": None}
         if not (folder / "state.safetensors").exists():
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            same = all(found[name] == whole[name] for name in ("settings", "config"))
+            same = found["settings"] == self.settings and found["config"] == self.model.config.as_dict()
+            others = found.get("of", self.of) != self.of  # earlier versions did not say
             self._rows, [self._tokens, self._before] = found["records"], found["so_far"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"out: {folder} has a state, but {path.name} cannot be read ({error!r})") from error
         if not same:
             raise InputError(f"out: {folder} has the state of a training with other settings; use another folder, or delete it")
+        if others:
+            raise InputError(
+                f"out: {folder} has the state of a training on other texts, or of a model of another seed; use another folder, "
+                "or delete it"
+            )
         self.first = load_state(folder, self.model, [self.optimizer])
         if self._rows[0] and self._rows[0][-1] != self.first:
             raise InputError(f"out: state and {path.name} in {folder} are of different steps; use another folder, or delete it")
@@ -347,7 +278,7 @@ class Course:
             return
         save_state(self.folder, step, self.model, [self.optimizer])
         whole = {
-            "settings": self.settings, "config": self.model.config.as_dict(), "records": self._rows,
+            "settings": self.settings, "config": self.model.config.as_dict(), "of": self.of, "records": self._rows,
             "so_far": [self._tokens, seconds],
         }  # fmt: skip
         with replacing(self.folder / "training.json") as waiting:

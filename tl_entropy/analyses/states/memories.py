@@ -68,7 +68,8 @@ def memories(
         inputs: texts, tokens, files or data sets; see ``stream``.
         of: "memory", or the "state" that it is made of.
         window: tokens of a window; None is the model's context.
-        prepend_bos: begin texts with the tokenizer's begin token; None is as the model has it.
+        prepend_bos: begin texts with the tokenizer's begin token; None is as the model has it. Rows of tokens are taken as they
+            are, and have one where they begin with its id.
         batch_size: windows a batch; None takes as many as fit in 4096 tokens.
         progress: show a progress bar.
 

@@ -98,7 +98,8 @@ def conditional_entropy(
         positions: positions of each document to count; None is all. Padding, BOS and special tokens never count.
         batch_size: sequences a batch; None takes as many as fit in 4096 tokens. With 1, truncation pads nothing.
         progress: show a progress bar over tokens.
-        prepend_bos: begin texts with the tokenizer's begin token; None is as TransformerLens does for this model.
+        prepend_bos: begin texts with the tokenizer's begin token; None is as TransformerLens does for this model. Rows of
+            tokens are taken as they are, and have one where they begin with its id.
         include_special: count special tokens, too.
         text_column: column of a data set that holds the texts.
         on_error: "raise", or "skip" to leave out documents that cannot be used; see ``CorpusOptions``.
