@@ -32,12 +32,13 @@ def sensitivity(model: Any) -> Axes:
 def memory_sweep(_: Any) -> Axes:
     """Loss of small models that are told of the text, alone and with the price of what they are told."""
     texts = list(modules().values())
+    last = max(2 * len(texts) // 5, 1)
     base = tle.EstimationConfig(kind="memory", mixer="heads", n_ctx=64, d_model=32, n_layers=1, numbers=8)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so that the trainings are the same on any number of cores
     found = tle.memory_sweep(
-        texts[:-1][:18], validation=[text[:2000] for text in texts[-1:] + texts[18:-1]], numbers=(0, 2, 8), bits=(1, 4),
-        base=base, steps=150, progress=False,
+        texts[:-last], validation=[text[:2000] for text in texts[-last:]], numbers=(0, 2, 8), bits=(1, 4), base=base,
+        steps=150, progress=False,
     )  # fmt: skip
     torch.set_num_threads(threads)
     return tle.plots.memory_sweep(found)
