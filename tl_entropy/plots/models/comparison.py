@@ -136,3 +136,4 @@ def _plane(result: ModelComparison, *, ax: Axes) -> None:
     if legend := ax.get_legend():
         legend.remove()
     ax.set_title("Entropy against velocity")
+    ax.set_xlabel(ax.get_xlabel().removeprefix("Velocity: "))  # which the title says, and a panel has no room for
