@@ -172,12 +172,12 @@ def test_a_legend_hides_no_line():
 
 
 def test_a_legend_hides_no_bar():
-    axes = FIGURES["features"](2, 5, 2)
-    axes.figure.canvas.draw()
-    place = axes.get_legend().get_window_extent()
-    for bars in axes.collections:
-        for path in bars.get_paths():
-            assert not path.transformed(bars.get_transform()).intersects_bbox(place, filled=False)
+    for axes in (FIGURES["features"](2, 5, 2), *(FIGURES["discrimination"](n, 5, 1) for n in (2, 30))):
+        axes.figure.canvas.draw()
+        place = axes.get_legend().get_window_extent()
+        for bars in axes.collections:
+            for path in bars.get_paths():
+                assert not path.transformed(bars.get_transform()).intersects_bbox(place, filled=False)
 
 
 def test_what_is_chosen_is_a_number_of_any_kind():

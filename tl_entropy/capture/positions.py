@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,25 +63,50 @@ class AtPositions:
 
 
 @dataclass(frozen=True, eq=False)
+class Noting(AtPositions):
+    """The same, which notes the length of every document that passes.
+
+    Attributes:
+        lengths: tokens of each document, by its number.
+    """
+
+    lengths: dict[int, int] = field(default_factory=dict)
+
+    def cells(self, batch: Batch) -> Tensor:
+        """Those of the edit; documents of the batch are noted."""
+        self.lengths.update(zip(batch.document.tolist(), batch.lengths, strict=True))
+        return super().cells(batch)
+
+
+@dataclass(frozen=True, eq=False)
 class AtOthers(AtPositions):
     """The same at other positions: in each document as many as are meant there, drawn at random among those that are not.
 
     Where fewer are left, it is these. What is drawn in a document depends on ``seed`` and the document's number alone.
 
     >>> other = AtOthers((0, 1), lambda activation, hook, cells: None, seed=3)
-    >>> other.drawn(5, 0).tolist(), len(other.drawn(3, 0))
-    ([2, 3], 1)
+    >>> other.drawn(5, 0).tolist(), len(other.drawn(3, 0)), other.possible(5)
+    ([2, 3], 1, 3)
     """
 
     seed: int = 0
 
     def drawn(self, length: int, document: int) -> Tensor:
         """The positions in a document of ``length`` tokens."""
-        meant = at_positions(self.positions, torch.arange(length), length)
-        others = (~meant).nonzero()[:, 0]
+        meant, others = self._parted(length)
         generator = torch.Generator(device="cpu").manual_seed(self.seed + 2**31 * document)
         order = torch.randperm(len(others), generator=generator)
-        return others[order[: int(meant.sum())]].sort().values
+        return others[order[:meant]].sort().values
+
+    def possible(self, length: int) -> int:
+        """How many different draws there are in a document of ``length`` tokens; 0 where nothing is left to draw."""
+        meant, others = self._parted(length)
+        return math.comb(len(others), min(meant, len(others))) if meant and len(others) else 0
+
+    def _parted(self, length: int) -> tuple[int, Tensor]:
+        """How many positions are meant in a document of ``length`` tokens, and the others."""
+        meant = at_positions(self.positions, torch.arange(length), length)
+        return int(meant.sum()), (~meant).nonzero()[:, 0]
 
     def cells(self, batch: Batch) -> Tensor:
         """The cells [batch, pos] bool that are drawn in a batch."""

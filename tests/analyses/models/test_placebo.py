@@ -121,6 +121,30 @@ def test_positions_are_matched_by_as_many_others_of_each_document():
             everything.matched(adapter, generator)
 
 
+@pytest.mark.model
+@pytest.mark.parametrize("edit", [tle.occlude("embed", [0, 1]), tle.mask_attention([0, 1])], ids=["occlude", "mask"])
+def test_positions_are_drawn_once(edit):
+    model = cached_model(*RAW)
+    inputs = [torch.arange(1, 6), torch.arange(1, 4), torch.arange(1, 3)]  # 3 draws of two in three, one of one, none
+    with pytest.warns(UserWarning, match="n: 3 different placebos of this edit found, and 20 asked for"):
+        found = tle.placebo(model, inputs, edit, losses, n=20)
+    assert len(found.edits) == 4
+    assert found.provenance.settings["n"] == 3
+    seen = []
+
+    def positions(model, inputs, interventions):
+        seen.append([] if interventions is None else [interventions[0].hooks[0][1]])
+        return losses(model, inputs, interventions)
+
+    tle.placebo(model, [torch.arange(1, 6)] * 2, edit, positions, n=9, seed=2)  # 9 there are: 3 in each of two documents
+    draws = {tuple(tuple(one.drawn(5, document).tolist()) for document in (0, 1)) for [one] in seen[2:]}
+    assert len(draws) == 9
+    with pytest.raises(InputError, match="no document has other positions to match it by"):
+        tle.placebo(model, [torch.arange(1, 3)], edit, losses, n=2)
+    with pytest.raises(InputError, match="measure never made a pass with the edit"):
+        tle.placebo(model, inputs, edit, lambda *_, **__: 1.0, n=2)
+
+
 def test_rank_p_error_and_table():
     found = result_of([[3.0, 1.0], [2.0, 2.0], [-5.0, 0.0], [1.0, 0.0], [0.5, 0.0]])
     assert (found.effect, found.rank, found.p_value) == (2.0, 2, 0.6)  # one as large, one larger without its sign
