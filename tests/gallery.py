@@ -341,6 +341,7 @@ FIGURES = {
     "token_correlation": lambda k, t, n: plots.token_correlation(correlation(t)),
     "words": lambda k, t, n: plots.words(words(k, t), document=0),
     "discrimination": lambda k, t, n: plots.discrimination(discrimination(3 * k)),
+    "discrimination_risk": lambda k, t, n: plots.discrimination(discrimination(3 * k), of="risk"),
     "features": lambda k, t, n: plots.features(*span_values(3 * k)[: 1 if n == 1 else 2]),
     "words_of_sites": lambda k, t, n: plots.words(words(k, t)),
     "reliance": lambda k, t, n: plots.reliance(reliance(t, min(n, 8))),

@@ -22,7 +22,7 @@ from tl_entropy.results.holding import held
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
 COMMANDS = (
     "demo", "lens", "divergence", "heads", "information", "tokens", "words", "confidence", "unigram", "calibration",
-    "neurons", "placebo", "sensitivity", "train-lens", "compare", "run", "status", "merge",
+    "features", "neurons", "placebo", "sensitivity", "train-lens", "compare", "run", "status", "merge",
 )  # fmt: skip
 TEXT = ("--text", "import os\nimport sys\n")
 

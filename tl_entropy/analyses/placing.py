@@ -18,6 +18,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError
 from tl_entropy.functional.tokens.characters import covering_spans
 from tl_entropy.functional.tokens.sizes import piece_spans, token_sizes
+from tl_entropy.functional.tokens.words import word_tokens
 
 
 class Placed(NamedTuple):
@@ -66,6 +67,22 @@ def placed(adapter: Adapter, text: str, length: int) -> Placed | None:
         text[cut:], torch.tensor(ids[front:], dtype=torch.long), (span[front:] - cut).clamp(min=0), n_bytes[front:],
         n_characters[front:],
     )  # fmt: skip
+
+
+def token_positions(places: Placed, text: str, start: int, end: int) -> tuple[int, int] | None:
+    """Positions [first, one after the last) of the tokens of characters [start, end) of a text, of which ``places`` are.
+
+    White space before them that is a token of its own is among them. None where no token has one of these characters.
+
+    >>> import torch
+    >>> spans, sizes = torch.tensor([[0, 3], [3, 6], [6, 7]]), torch.ones(3)
+    >>> places = Placed("the cat", torch.tensor([5, 6, 7]), spans, sizes, sizes)
+    >>> token_positions(places, "the cat", 4, 7), token_positions(places, "the cat", 3, 4)
+    ((1, 3), None)
+    """
+    front = len(text) - len(places.text)
+    found = word_tokens(places.text, places.span.tolist(), [(max(0, start - front), max(0, end - front))])
+    return found[0][:2] if found else None
 
 
 def _covering(offsets: list[tuple[int, int]], text: str) -> Tensor | None:

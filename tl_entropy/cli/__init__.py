@@ -4,6 +4,7 @@ from tl_entropy.cli import (
     compare,
     confidence,
     divergence,
+    features,
     heads,
     information,
     lens,
@@ -18,6 +19,6 @@ from tl_entropy.cli import (
 from tl_entropy.cli.app import app, main
 
 __all__ = [
-    "app", "compare", "confidence", "divergence", "heads", "information", "lens", "main", "neurons", "placebo", "run",
-    "sensitivity", "tokens", "train", "words",
+    "app", "compare", "confidence", "divergence", "features", "heads", "information", "lens", "main", "neurons", "placebo",
+    "run", "sensitivity", "tokens", "train", "words",
 ]  # fmt: skip

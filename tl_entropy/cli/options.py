@@ -148,8 +148,12 @@ class Source(Leaves):
         several: bool,
         readouts: bool,
         new_tokens: int,
+        offered: tuple[str, ...],
     ) -> Source:
-        """The source that these options describe; results go to ``folder`` where ``out`` is not given."""
+        """The source that these options describe; results go to ``folder`` where ``out`` is not given.
+
+        ``offered`` are the options for texts that the command has.
+        """
         if not model:  # of a command that has the bundled model as its default
             from tl_entropy.demo import FOLDER
 
@@ -167,7 +171,8 @@ class Source(Leaves):
         check_models(model)
         given = [name for name, value in (("--text", text), ("--file", file), ("--dataset", dataset)) if value]
         if len(given) != 1:
-            raise InputError(f"give exactly one of --text, --file and --dataset; got {' and '.join(given) or 'none'}")
+            one = f"exactly one of {', '.join(offered[:-1])} and {offered[-1]}" if len(offered) > 1 else offered[0]
+            raise InputError(f"give {one}; got {' and '.join(given) or 'none'}")
         of_data_sets = {"--config": config, "--split": split, "--column": column, "--limit": limit}
         refuse_without("--dataset", dataset, {name: value for name, value in of_data_sets.items() if value is not None})
         refuse_without("--file", file, {"--lines": lines} if lines else {})
@@ -225,7 +230,8 @@ def reads(
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        told: dict[str, Any] = {"folder": folder, "several": several, "readouts": readouts}
+        offered = tuple(f"--{name}" for name in ("text", "file", "dataset") if name not in without)
+        told: dict[str, Any] = {"folder": folder, "several": several, "readouts": readouts, "offered": offered}
         source = [p for p in _parameters(Source.of) if p.name not in (*told, "new_tokens", *without)]
         if bundled:
             source[0] = source[0].replace(default=[])

@@ -37,20 +37,37 @@ class Leaves:
     page: bool
 
 
-def report(result: Any, to: Leaves) -> None:
-    """Print the table, and what was generated; write result, tables and figures where they go."""
+def report(
+    result: Any,
+    to: Leaves,
+    *,
+    beside: Iterable[Path] = (),
+    more: Iterable[tuple[Callable[[], Any], str]] = (),
+    rows: Any = None,
+) -> None:
+    """Print the table, and what was generated; write result, tables and figures where they go.
+
+    Args:
+        result: what was measured.
+        to: where to.
+        beside: files that are written already, to be told of.
+        more: further figures, as for ``drawn``.
+        rows: the table to write, where it is to be another than the result's own.
+    """
     if type(result).__name__ == "ModelComparison":
         _report_comparison(result, to)
         return
     name, table, figures = KINDS[type(result).__name__](result)
     typer.echo(str(result))
     to.out.mkdir(parents=True, exist_ok=True)
-    written = [result.save(to.out / f"{name}.safetensors"), to.out / f"{table}.csv"]
-    (result.to_pandas() if table == name else result.mean_profile()).to_csv(written[-1], index=False)
+    written = [*beside, result.save(to.out / f"{name}.safetensors"), to.out / f"{table}.csv"]
+    rows = rows if rows is not None else result.to_pandas() if table == name else result.mean_profile()
+    rows.to_csv(written[-1], index=False)
     for told in (_told_of_targets, _told_of_generated, _told_of_screening):
         written += told(result, to.out)
     pictures: dict[str, bytes] = {}
-    written += drawn(((partial(plot, result, **options), file) for plot, file, options in figures), to, pictures)
+    draws = [(partial(plot, result, **options), file) for plot, file, options in figures]
+    written += drawn([*draws, *more], to, pictures)
     if to.page:
         written.append(_page(result, written, pictures, to, f'tle.load("{to.out / name}.safetensors")'))
     typer.echo("wrote " + ", ".join(str(path) for path in written))
@@ -282,11 +299,24 @@ def _neurons(result: Any) -> tuple[str, str, Figures]:
     return "neurons", "neurons", [(plots.neurons, of, {"of": of}) for of in ("entropy", "loss")]
 
 
+def _features(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    return "features", "features", [(plots.features, "features", {})]
+
+
+def _discrimination(result: Any) -> tuple[str, str, Figures]:
+    from tl_entropy import plots
+
+    return "discrimination", "discrimination", [(plots.discrimination, of, {"of": of}) for of in ("auroc", "risk")]
+
+
 KINDS: dict[str, Callable[[Any], tuple[str, str, Figures]]] = {
     "LensEntropy": _lens, "LensSummary": _lens, "LayerDivergence": _divergence, "DivergenceSummary": _divergence,
     "HeadEntropy": _heads, "HeadSummary": _heads, "Contrast": _contrast, "SoftInformation": _information,
     "TokenSurprisal": _tokens, "SurprisalSummary": _tokens,
     "Confidence": _site_values, "UnigramDistance": _site_values, "SiteMeans": _site_values,
     "EntropyCalibration": _calibration, "NeuronEffects": _neurons, "Placebo": _placebo, "Sensitivity": _sensitivity,
+    "SpanFeatures": _features, "Discrimination": _discrimination,
 }  # fmt: skip
 """What can be reported: names of the result's and the table's file, and the figures, by the kind of result."""

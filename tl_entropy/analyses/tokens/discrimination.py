@@ -7,7 +7,7 @@ TriLens, arXiv 2606.01033). With so many, the best looks good by chance: beside 
 Groups (texts, questions) are held out whole wherever something is chosen from labels: a feature's direction, and the probe, a
 logistic regression of the standardised features. scikit-learn fits it, and is asked for where that is wanted.
 
-Refused: labels of one class, spans outside their documents, fewer than two groups of either class where something is held out.
+Refused: labels of one class, empty spans, fewer than two groups of either class where something is held out.
 """
 
 from __future__ import annotations
