@@ -107,4 +107,8 @@ def test_results_do_not_depend_on_what_is_kept(monkeypatch, sample):
         found.append(tle.soft_information(model, texts, **options))
     for one in found[1:]:
         for name in ("information", "entropy", "plug_in", "lower", "fold_jackknife", "label_corrected", "label_se"):
-            torch.testing.assert_close(getattr(one, name), getattr(found[0], name), atol=1e-8, rtol=0, equal_nan=True)
+            mine, whole = getattr(one, name), getattr(found[0], name)
+            if mine.dim() == 4:  # behind the value stand those of folds and draws of anchors, in single precision
+                torch.testing.assert_close(mine[1:], whole[1:], atol=5e-7, rtol=0, equal_nan=True)
+                mine, whole = mine[0], whole[0]
+            torch.testing.assert_close(mine, whole, atol=1e-8, rtol=0, equal_nan=True)

@@ -27,8 +27,8 @@ def test_units_measured_together_or_alone_have_the_same_curves(rows, whole, monk
     alone = [chance_curves(sample[:, [unit]], whole=whole)[0] for unit in range(3)]
     n = torch.tensor([1, 2, 3, 5, 40, 299, 5000])
     for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one(n), other(n), rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(one.correction(n[1:]), other.correction(n[1:]), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(one(n), other(n), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(one.correction(n[1:]), other.correction(n[1:]), rtol=1e-9, atol=1e-12)
     assert together[1](n).tolist() == [1.0] * len(n)
 
 
