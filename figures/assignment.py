@@ -52,7 +52,8 @@ def _orders(rows: int) -> list[list[int]]:
     """The random orders of rows that the package takes groups of to measure c(n), so that the page finds the same."""
     draw = torch.Generator().manual_seed(0)
     sample = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
-    return [sample[torch.randperm(rows, generator=draw)].tolist() for _ in range(-(-2048 // rows))]
+    orders = -(-2048 // rows)
+    return [sample[torch.randperm(rows, generator=draw)[: -(-2048 // orders)]].tolist() for _ in range(orders)]
 
 
 def html() -> str:

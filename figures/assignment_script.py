@@ -38,7 +38,7 @@ function corrections(rows, all, orders) {
   for (const n of [2, 3, 4, 6, 8, 16, 32, 64].filter((n) => n <= k / 2)) {
     const whole = [], less = [];  // groups of n, and the same without their last ones
     for (const order of orders) {
-      for (let first = 0; first + n <= k && whole.length < Math.max(128, Math.floor(2048 / n)); first += n) {
+      for (let first = 0; first + n <= order.length; first += n) {
         const group = order.slice(first, first + n);
         whole.push(group);
         less.push(group.slice(0, -1));

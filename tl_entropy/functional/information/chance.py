@@ -16,9 +16,9 @@ which is near 1, since (n - 1)/(2n - 1) is right to first order in 1/n. ``functi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import NamedTuple, Self
 
 import torch
@@ -39,9 +39,11 @@ _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _SIZES_OF_C = (2, 3, 4, 6, 8, 16, 32, 64)
 _ROWS = 2048  # drawn for each size, where there are so many: what a label of n rows is corrected by, and its noise, go as 1/n
 _SINGLE = 0.01  # nats of the ceiling, above which divergences from p̄ stand out from the rounding of single precision
-_FEWEST = 128  # groups, unless there are fewer
 _FEW = 24  # groups
-_AT_ONCE = 2**20  # numbers
+_BEHIND = 64  # groups, at most, of each size that are left out
+_LEAST_BEHIND = 1 / 32  # of the rows
+_AT_ONCE = 2**21  # numbers
+_CHUNK = 2048  # groups, whose means stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,7 @@ def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, p_log_p
     ``p_log_p`` [unit, row, bin] is what it says, where it is there already.
     """
     k, units, bins = sample.shape
-    at_once = max(1, _AT_ONCE // (max(2 * _ROWS, k) * bins))  # more would fall out of the cache
+    at_once = max(1, _AT_ONCE // (max(2 * _ROWS, k) * bins))
     found: list[ChanceCurve] = []
     for first in range(0, units, at_once):
         part = slice(first, first + at_once)
@@ -105,62 +107,54 @@ def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, p_log_p
 
 
 def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> list[ChanceCurve]:
-    k, units = sample.shape[:2]
+    k, units, bins = sample.shape
     p = sample.transpose(0, 1).double()
     mean = p.mean(1, keepdim=True)
-    log_mean, halves = logs(mean), 0.5 / mean.clamp_min(torch.finfo(torch.float64).tiny)
+    log_mean, divisor = logs(mean), mean.clamp_min(torch.finfo(mean.dtype).tiny)
     own = _divergence(p, log_mean) if p_log_p is None else p_log_p.sum(-1, dtype=p.dtype) - _dot(p, log_mean)
     if p_log_p is not None and p_log_p.dtype != p.dtype and bool((own.mean(1) <= _SINGLE).any()):
         own = _divergence(p, log_mean)  # which is too small for single precision
-    ceiling, half_spread = own.mean(1), _dot((p - mean).square_(), halves).mean(1)
-    exact = mean, log_mean, halves
-    if bool((ceiling > _SINGLE).all()):
-        p, own, mean, log_mean, halves = (one.to(sample.dtype) for one in (p, own, *exact))
+    ceiling, half_spread = own.mean(1), ((p.square().mean(1, keepdim=True) / divisor - mean) / 2).sum((1, 2))
+    # From here on a row is relative to p̄, which is the weight of each bin; KL(p_i ‖ p̄) is one bin more, of weight 0.
+    weight = torch.nn.functional.pad(mean, (0, 1))
+    dtype = sample.dtype if bool((ceiling > _SINGLE).all()) else p.dtype
+    relative = torch.empty(units, k, bins + 1, dtype=dtype, device=p.device)
+    torch.div(p, divisor, out=relative[..., :-1])
+    relative[..., -1] = own
     draw = torch.Generator().manual_seed(seed)
-    orders, each = min(256, -(-_ROWS // k)), min(k, _ROWS)
+    orders = min(256, -(-_ROWS // k))
+    each = min(k, -(-_ROWS // orders))
     order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(p.device)
-    rows = torch.cat([p, own[..., None]], dim=-1).index_select(1, order.flatten())
-    sums = {1: rows.unflatten(1, order.shape)}  # [unit, order, group, bin + 1]
-    sizes = [n for n in _SIZES if 1 < n <= k // 2]
-    for n in sizes:
-        half = n // 2 if n % 2 == 0 and n // 2 in sums else 1
-        step = n // half
-        sums[n] = reduce(torch.add, (sums[half][:, :, i : each // n * step : step] for i in range(step)))
+    rows = relative.index_select(1, order.flatten()).unflatten(1, order.shape)
 
-    def averaged(groups: Sequence[Tensor], n: Sequence[int]) -> tuple[Tensor, Tensor, _Groups]:
-        """The means of groups of all sizes [unit, group, bin], those of ``own`` [unit, group], and which is of which size."""
-        of = _Groups.of(n, groups)
-        rows = of.rows.to(groups[0])
-        of_p = torch.cat([one[..., :-1] for one in groups], dim=1).div_(rows[:, None])
-        return of_p, torch.cat([one[..., -1] for one in groups], dim=1) / rows, of
-
-    def controlled(values: Tensor, means: Tensor, own: Tensor, of: _Groups) -> Tensor:
-        """[size, unit] the mean of what was found of means, freed of the noise that it shares with what is known of these."""
-        quadratic = _dot((means - mean).square_(), halves)
-        left = torch.tensor([_left(n, k) for n in of.sizes], dtype=ceiling.dtype, device=ceiling.device)
+    def controlled(groups: _Groups, value: Callable[[Tensor, Tensor], Tensor]) -> dict[int, Tensor]:
+        """For each size [unit] the mean of a value of groups, freed of the noise that it shares with what is known of these."""
+        found, at_once = [], max(1, _CHUNK // units)
+        for means, n in zip(groups.means.split(at_once, 1), groups.rows.split(at_once), strict=True):
+            quadratic = _dot((means - 1).square_(), weight) / 2
+            found.append(torch.stack([value(means, n), quadratic, means[..., -1]]))
+        left = torch.tensor([_left(n, k) for n in groups.number], dtype=p.dtype, device=p.device)
         expected = torch.stack([half_spread[:, None] * left, ceiling[:, None].expand(-1, len(left))])
-        return _controlled(torch.stack([values, quadratic, own]), expected, of.member).T
+        return dict(zip(groups.number, _controlled(torch.cat(found, -1), expected, groups.member).T, strict=True))
+
+    def divergence(means: Tensor, _: Tensor) -> Tensor:
+        return _dot(logs(means).mul_(means), weight)
 
     lost, c = {1: ceiling}, {}
-    if sizes:
-        of_c = [n for n in sizes if n in _SIZES_OF_C]
-        ordered = of_c + [n for n in sizes if n not in _SIZES_OF_C]
-        drawn = {n: _first(sums[n], max(_FEWEST, _ROWS // n)) for n in ordered}
-        means, own, of = averaged(list(drawn.values()), ordered)
-        lost |= dict(zip(ordered, controlled(_divergence(means, log_mean), means, own, of), strict=True))
-        less = [drawn[n] - _first(sums[1][:, :, n - 1 : each // n * n : n], drawn[n].shape[1]) for n in of_c]
-        means, own, of = averaged(less, [n - 1 for n in of_c])
-        means.clamp_min_(0)
-        across = controlled(predicted(means, mean, of.rows, k), means, own, of)
-        c = {n: c_of(n, lost[n] + half_spread / (k - 1), x + lost[n]) for n, x in zip(of_c, across, strict=True)}
+    every, less = _grouped(rows, [n for n in _SIZES if 1 < n <= k // 2])
+    if every.number:
+        lost |= controlled(every, divergence)
+        for n, across in controlled(less, lambda means, n: predicted(means, weight, n, k)).items():
+            c[n + 1] = c_of(n + 1, lost[n + 1] + half_spread / (k - 1), across + lost[n + 1])
     if whole and k > 2:
-        sums[k // 2] = sums[1][:, :, : k // 2].double().sum(2, keepdim=True)
-        mean, log_mean, halves = exact  # what few rows leave behind differs little from all
-        every = k * torch.cat([mean, ceiling[:, None, None]], dim=-1)
-        behind = [n for n in sums if k - n not in lost]
-        means, own, of = averaged([every - _first(sums[n], 64) for n in behind], [k - n for n in behind])
-        means.clamp_min_(0)
-        lost |= dict(zip(of.sizes, controlled(_divergence(means, log_mean), means, own, of), strict=True))
+        few = {1: rows.flatten(1, 2), **every.by_size(), k // 2: rows[:, :, : k // 2].double().mean(2)}
+        total = k * torch.cat([torch.ones_like(mean), ceiling[:, None, None]], dim=-1)
+        # Labels of nearly all rows hold nothing by chance, whatever the factor.
+        behind = {
+            k - n: (total - n * of[:, :_BEHIND].double()).clamp_min_(0) / (k - n)
+            for n, of in few.items() if k - n not in lost and n >= _LEAST_BEHIND * k
+        }  # fmt: skip
+        lost |= controlled(_Groups.of(behind), divergence)
     sizes = sorted(lost)
     factors = torch.stack([lost[n] / ceiling / _left(n, k) for n in sizes]).cpu()
     cs = torch.stack(list(c.values())).cpu() if c else factors[:0]
@@ -176,42 +170,81 @@ def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> l
 
 
 class _Groups(NamedTuple):
-    """Groups of rows of several sizes, those of one size one after the other.
+    """Means of groups of rows, those of groups of one size one after the other.
 
     Attributes:
-        sizes: numbers of rows.
-        member: [group, size] 1 where a group is of a size.
+        means: [unit, group, bin + 1].
+        number: how many groups there are of each size.
     """
 
-    sizes: Sequence[int]
-    member: Tensor
+    means: Tensor
+    number: dict[int, int]
 
     @classmethod
-    def of(cls, sizes: Sequence[int], groups: Sequence[Tensor]) -> Self:
-        """For groups [unit, group, bin + 1] of each size."""
-        number = torch.tensor([one.shape[1] for one in groups], device=groups[0].device)
-        at = torch.arange(len(sizes), device=number.device)
-        return cls(sizes, (at.repeat_interleave(number)[:, None] == at).double())
+    def empty(cls, rows: Tensor, number: dict[int, int]) -> Self:
+        """With room for so many means of rows [unit, ..., bin + 1]."""
+        return cls(rows.new_empty(len(rows), sum(number.values()), rows.shape[-1]), number)
+
+    @classmethod
+    def of(cls, means: Mapping[int, Tensor]) -> Self:
+        """Of the means [unit, group, bin + 1] of each size."""
+        return cls(torch.cat(list(means.values()), 1), {n: one.shape[1] for n, one in means.items()})
+
+    def by_size(self) -> dict[int, Tensor]:
+        """[unit, group, bin + 1] for each size, in the same memory."""
+        return dict(zip(self.number, self.means.split(list(self.number.values()), 1), strict=True))
+
+    @property
+    def member(self) -> Tensor:
+        """[group, size] 1 where a group is of a size."""
+        number = torch.tensor(list(self.number.values()), device=self.means.device)
+        at = torch.arange(len(number), device=number.device)
+        return (at.repeat_interleave(number)[:, None] == at).double()
 
     @property
     def rows(self) -> Tensor:
         """[group] its number of rows."""
-        return self.member @ torch.tensor(self.sizes, dtype=self.member.dtype, device=self.member.device)
+        of_size = self.means.new_tensor(list(self.number))
+        return of_size.repeat_interleave(torch.tensor(list(self.number.values()), device=of_size.device))
+
+
+def _grouped(rows: Tensor, sizes: Sequence[int]) -> tuple[_Groups, _Groups]:
+    """Disjoint groups of each size, of rows [unit, order, row, bin + 1], and the same without their last rows.
+
+    Groups are made of two of half their size, or of three rows.
+    """
+    orders, each = rows.shape[1:3]
+    number = {n: orders * (each // n) for n in sizes}
+    every = _Groups.empty(rows, number)
+    less = _Groups.empty(rows, {n - 1: number[n] for n in sizes if n in _SIZES_OF_C})
+    means, without = ({n: one.unflatten(1, (orders, -1)) for n, one in groups.by_size().items()} for groups in (every, less))
+    means[1] = rows
+    for n in sizes:
+        step = 2 if n % 2 == 0 else n
+        part, end = n // step, each // n * step
+        first, *more, last = (means[part][:, :, i:end:step] for i in range(step))
+        for i, one in enumerate(more, start=2):
+            first = torch.lerp(first, one, 1 / i)
+        torch.lerp(first, last, part / n, out=means[n])
+        if part == 1 and n - 1 in without:
+            without[n - 1].copy_(first)
+        elif n - 1 in without:
+            torch.lerp(first, without[part - 1][:, :, 1:end:2], (part - 1) / (n - 1), out=without[n - 1])
+    return every, less
 
 
 def predicted(means: Tensor, mean: Tensor, n: int | Tensor, k: int) -> Tensor:
     """X(n + 1) - C of every group: the mean of p · log(p̄ / q) over the rows that are not in it, nats [..., group].
 
     Args:
-        means: [..., group, bin] the means of groups of n rows, from which q follows.
+        means: [..., group, bin] the means of groups of n rows, from which q follows, divided by p̄.
         mean: [..., 1, bin] that of all rows, p̄.
         n: rows of a group, one number or [group].
         k: number of all rows.
     """
-    gained = logs(torch.lerp(means, mean, FLOOR), spent=True)
-    torch.sub(logs(mean), gained, out=gained)
-    others: Tensor = k * _dot(gained, mean) - n * gained.mul_(means).sum(-1)
-    return others / (k - n)
+    log_q = logs(means + FLOOR / (1 - FLOOR), spent=True)  # less log p̄, and log(1 - λ), which is the same everywhere
+    of_all = k * _dot(log_q, mean)
+    return (n * _dot(log_q.mul_(means), mean) - of_all) / (k - n) - math.log1p(-FLOOR)
 
 
 def c_of(n: int, lacking: Tensor, apart: Tensor) -> Tensor:
@@ -252,17 +285,12 @@ def _divergence(p: Tensor, log_mean: Tensor) -> Tensor:
 
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:
     """[..., row, bin] and [..., 1, bin] to [..., row]."""
-    return (rows @ vector.mT)[..., 0]
+    return (rows @ vector.to(rows).mT)[..., 0]
 
 
 def _left(n: int, k: int) -> float:
     """How much of a variance is left in a mean of n of k rows."""
     return (1 / n - 1 / k) / (1 - 1 / k) if k > 1 else 1.0
-
-
-def _first(groups: Tensor, number: int) -> Tensor:
-    """The first ones of all orders: [unit, order, group, ...] to [unit, group, ...]."""
-    return groups[:, : -(-number // groups.shape[2])].flatten(1, 2)[:, :number]
 
 
 def _curves_at(n: Tensor, curves: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
