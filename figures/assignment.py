@@ -23,7 +23,7 @@ from assignment_script import SCRIPT
 from page import BROWSERS, picture
 
 from tl_entropy.functional import calibrate_temperature
-from tl_entropy.functional.information.chance import FLOOR, MIN_CEILING
+from tl_entropy.functional.information.chance import FLOOR, MIN_CEILING, ROWS
 from tl_entropy.functional.information.estimates import MIN_ROWS
 from tl_entropy.functional.information.soft import soft_anchors
 from tl_entropy.plots.tokens.page_parts import json_text, policy
@@ -52,8 +52,8 @@ def _orders(rows: int) -> list[list[int]]:
     """The random orders of rows that the package takes groups of to measure c(n), so that the page finds the same."""
     draw = torch.Generator().manual_seed(0)
     sample = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
-    orders = -(-2048 // rows)
-    return [sample[torch.randperm(rows, generator=draw)[: -(-2048 // orders)]].tolist() for _ in range(orders)]
+    orders = -(-ROWS // rows)
+    return [sample[torch.randperm(rows, generator=draw)[: -(-ROWS // orders)]].tolist() for _ in range(orders)]
 
 
 def html() -> str:

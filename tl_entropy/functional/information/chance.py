@@ -32,12 +32,15 @@ SAMPLE = 4096
 MIN_CEILING = 1e-6
 """Smallest ceiling (nats): below, all states are assigned alike, and rounding is all that differs."""
 
+ROWS = 1024
+"""Rows that the groups of each size are made of. Which ones are drawn moves information by a thousandth of a nat, since what a
+label of n rows is corrected by, and its noise, go as 1/n."""
+
 FLOOR = 0.001
 """λ: how much of the mean of all rows is mixed into a mean that predicts, so that nothing is held to be impossible."""
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _SIZES_OF_C = (2, 3, 4, 6, 8, 16, 32, 64)
-_ROWS = 2048  # drawn for each size, where there are so many: what a label of n rows is corrected by, and its noise, go as 1/n
 _SINGLE = 0.01  # nats of the ceiling, above which divergences from p̄ stand out from the rounding of single precision
 _FEW = 24  # groups
 _BEHIND = 64  # groups, at most, of each size that are left out
@@ -98,7 +101,7 @@ def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, p_log_p
     ``p_log_p`` [unit, row, bin] is what it says, where it is there already.
     """
     k, units, bins = sample.shape
-    at_once = max(1, _AT_ONCE // (max(2 * _ROWS, k) * bins))
+    at_once = max(1, _AT_ONCE // (max(4 * ROWS, k) * bins))
     found: list[ChanceCurve] = []
     for first in range(0, units, at_once):
         part = slice(first, first + at_once)
@@ -122,8 +125,8 @@ def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> l
     torch.div(p, divisor, out=relative[..., :-1])
     relative[..., -1] = own
     draw = torch.Generator().manual_seed(seed)
-    orders = min(256, -(-_ROWS // k))
-    each = min(k, -(-_ROWS // orders))
+    orders = min(256, -(-ROWS // k))
+    each = min(k, -(-ROWS // orders))
     order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(p.device)
     rows = relative.index_select(1, order.flatten()).unflatten(1, order.shape)
 
