@@ -906,3 +906,18 @@ def test_several_bins_are_shown_apart_and_a_plan_keeps_its_validity(gpt2):
     assert "and over 2 seeds of anchors, of which means are shown" in shown
     with pytest.raises(InputError, match="the plan was made with valid='common'"):
         tle.soft_information(gpt2, TEXTS, labels=tle.label_plan(gpt2, TEXTS), valid="own", **QUIET)
+
+
+def test_threads_change_nothing_and_stay_as_they_were(gpt2):
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            soft = tle.SoftAccumulator(gpt2, tle.label_plan(gpt2, TEXTS), n_bins=20, heads=True)
+            tle.stream(gpt2, TEXTS, [soft], batch_size=3, **QUIET)
+            found.append(soft.compute())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert_same(*found, 1e-6)

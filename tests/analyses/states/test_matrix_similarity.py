@@ -12,7 +12,6 @@ import tl_entropy as tle
 from tl_entropy.analyses.states.matrix_similarity import (
     QUANTITIES,
     MatrixAccumulator,
-    _one_thread_each,
     matrix_similarities,
 )
 from tl_entropy.analyses.states.sampling import TokenSample
@@ -113,18 +112,6 @@ def test_sets_that_cannot_be_compared():
         matrix_similarities([x], [x], permutations=1)
     with pytest.raises(InputError, match="kernel must be one of"):
         matrix_similarities([x], [x], kernel="rbf")
-
-
-def test_workers_compute_alone_and_the_number_of_threads_comes_back():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with _one_thread_each() as pool:
-            assert pool.submit(torch.get_num_threads).result() == 1
-            torch.set_num_threads(1)  # as a worker does where one number holds for all threads
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -19,7 +19,7 @@ from tl_entropy.state import Kept
 from tl_entropy.torch_state import Steady
 
 AT_ONCE = 2**24
-"""Numbers of the sums of one label set that are put together at once."""
+"""Numbers of the sums of one label set that are put together at once, by all workers."""
 
 
 class Addition(NamedTuple):
@@ -99,7 +99,7 @@ class SiteSums(Steady, Kept):
             mine += theirs.to(mine.device)
 
     def blocks(
-        self, place: Place, tables: Sequence[LabelTable], seen: Tensor, sampled: int
+        self, place: Place, tables: Sequence[LabelTable], seen: Tensor, sampled: int, workers: int
     ) -> Iterator[tuple[list[Iterator[Tensor]], list[Tensor]]]:
         """Every sum of some heads of a place at a time, on the CPU.
 
@@ -108,13 +108,14 @@ class SiteSums(Steady, Kept):
             tables: of the label sets.
             seen: [slot] which positions were seen.
             sampled: how many of the first of those kept, and seen, are the sample.
+            workers: how many do the same at once.
 
         Yields:
             [draw] an iterator over label sets of [row, head, bin + 1], and [draw] the sample [sampled, head, bin].
         """
         first, there = self.places.index(place) * len(place.draws), seen[self.layout.slots]
         most = max(int(there.sum()), *(table.n_rows for table in tables)) * max(bins for bins, _ in place.draws)
-        step = max(1, AT_ONCE // most)
+        step = max(1, AT_ONCE // (workers * most))
         for start in range(0, place.n_heads, step):
             heads, masses, samples = slice(start, start + step), [], []
             for draw, kept in enumerate(self._of_heads(place, first, heads, there), start=first):

@@ -31,6 +31,7 @@ from tl_entropy.analyses.information.site_sums import SiteSums
 from tl_entropy.analyses.information.values import site_values
 from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.streaming import StreamingMeasure
+from tl_entropy.analyses.workers import one_thread_each
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import of_stack
 from tl_entropy.capture.hooks import hook_name
@@ -236,22 +237,27 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
 
     def _result(self, provenance: Provenance, *, progress: bool = False) -> SoftInformation:
         seen = Seen(self.plan, self._tables, self._seen, self._read, self._dropped)
-        of_place = {place.site: (place, sums) for sums in self._sites.values() for place in sums.places}
-        places = [of_place[site] for site in self.measured]
+        by_site = {place.site: (place, sums) for sums in self._sites.values() for place in sums.places}
+        places = [by_site[site] for site in self.measured]
         options: dict[str, Any] = {"folds": seen.n_folds, "whole": seen.whole, "keep_labels": self.keep_labels}
+        workers = torch.get_num_threads()
+
+        def of_place(which: tuple[Place, SiteSums]) -> list[dict[str, Any]]:
+            place, sums = which
+            blocks = sums.blocks(place, self._tables, self._seen, len(seen.sample), workers)
+            return [site_values(masses, samples, seen.counted, **options) for masses, samples in blocks]
 
         def of_places(mine: Sequence[tuple[Place, SiteSums]]) -> list[list[dict[str, Any]]]:
-            with Bar(total=len(mine), desc="statistics", unit="site", show=progress) as bar:
-                found = []
-                for place, sums in mine:
-                    blocks = sums.blocks(place, self._tables, self._seen, len(seen.sample))
-                    found.append([site_values(masses, samples, seen.counted, **options) for masses, samples in blocks])
+            found = []
+            with one_thread_each() as pool, Bar(total=len(mine), desc="statistics", unit="site", show=progress) as bar:
+                for values in pool.map(of_place, mine):
+                    found.append(values)
                     bar.update()
             return found
 
-        by_site = list(itertools.chain.from_iterable(dealt("statistics", places, of_places)))
+        values = list(itertools.chain.from_iterable(dealt("statistics", places, of_places)))
         measured = [Measured(place.site, place.n_heads, place.temperatures) for place, _ in places]
-        return seen.result(by_site, measured, self.draws, provenance, self._texts() if self.keep_labels else None)
+        return seen.result(values, measured, self.draws, provenance, self._texts() if self.keep_labels else None)
 
     def _prepare(self, activations: Mapping[Site, Tensor]) -> None:
         """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""

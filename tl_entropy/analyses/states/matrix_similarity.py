@@ -15,9 +15,7 @@ pairs are shared out over the processor's cores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from torch import Tensor
 from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.states.paired_states import Against, Massive, PairedMeasure, nothing
 from tl_entropy.analyses.states.sampling import TokenSample
+from tl_entropy.analyses.workers import one_thread_each
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, check_choice, check_int, check_order
 from tl_entropy.functional.states.matrices import Kernel, matrix_entropy, named_gram_matrix
@@ -261,13 +260,13 @@ def _tables(
 
     def of_pairs(mine: Sequence[tuple[int, int]]) -> list[tuple[Tensor, ...]]:
         values = []
-        with _one_thread_each() as pool, Bar(total=len(mine), desc="pairs of sites", unit="pair", show=progress) as bar:
+        with one_thread_each() as pool, Bar(total=len(mine), desc="pairs of sites", unit="pair", show=progress) as bar:
             for one in pool.map(of_pair, mine):
                 values.append(one)
                 bar.update()
         return values
 
-    with _one_thread_each() as pool:
+    with one_thread_each() as pool:
         row_entropy = torch.stack(list(pool.map(entropy, x)))
         column_entropy = row_entropy if symmetric else torch.stack(list(pool.map(entropy, y)))
     for pair, values in zip(pairs, dealt("pairs of sites", pairs, of_pairs), strict=True):
@@ -299,17 +298,3 @@ def _tables(
     tables["dime_covariance"] = tables["mutual_information_covariance"] + of_permutations
     tables["dime_scores"] = tables["mutual_information_scores"]
     return tables
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch has threads, each of which computes alone.
-
-    Several threads hardly speed up the eigenvalues of one matrix, and wait for each other where the processor is busy.
-    """
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)  # which, in some libraries, is one number for all threads
