@@ -29,8 +29,8 @@ from tl_entropy.functional.probabilities import logs
 LABELS = 64
 """Labels that their spreads are measured on, at most."""
 
-REPLICATES = 32
-"""Draws of anchors, at most: the error of a standard error from so many is an eighth of it."""
+REPLICATES = 50
+"""Draws of anchors, at most: the error of a standard error from so many is a tenth of it."""
 
 
 def replicates(n_bins: int) -> Tensor:
