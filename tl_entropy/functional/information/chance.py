@@ -118,17 +118,17 @@ def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> l
     if p_log_p is not None and p_log_p.dtype != p.dtype and bool((own.mean(1) <= _SINGLE).any()):
         own = _divergence(p, log_mean)  # which is too small for single precision
     ceiling, half_spread = own.mean(1), ((p.square().mean(1, keepdim=True) / divisor - mean) / 2).sum((1, 2))
-    # From here on a row is relative to p̄, which is the weight of each bin; KL(p_i ‖ p̄) is one bin more, of weight 0.
-    weight = torch.nn.functional.pad(mean, (0, 1))
-    dtype = sample.dtype if bool((ceiling > _SINGLE).all()) else p.dtype
-    relative = torch.empty(units, k, bins + 1, dtype=dtype, device=p.device)
-    torch.div(p, divisor, out=relative[..., :-1])
-    relative[..., -1] = own
     draw = torch.Generator().manual_seed(seed)
     orders = min(256, -(-ROWS // k))
     each = min(k, -(-ROWS // orders))
     order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(p.device)
-    rows = relative.index_select(1, order.flatten()).unflatten(1, order.shape)
+    # The rows drawn are relative to p̄, which is the weight of each bin; KL(p_i ‖ p̄) is one bin more, of weight 0.
+    weight = torch.nn.functional.pad(mean, (0, 1))
+    dtype = sample.dtype if bool((ceiling > _SINGLE).all()) else p.dtype
+    rows = torch.empty(units, order.numel(), bins + 1, dtype=dtype, device=p.device)
+    torch.div(p.index_select(1, order.flatten()), divisor, out=rows[..., :-1])
+    rows[..., -1] = own.index_select(1, order.flatten())
+    rows = rows.unflatten(1, order.shape)
 
     def controlled(groups: _Groups, value: Callable[[Tensor, Tensor], Tensor]) -> dict[int, Tensor]:
         """For each size [unit] the mean of a value of groups, freed of the noise that it shares with what is known of these."""
@@ -150,7 +150,8 @@ def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> l
         for n, across in controlled(less, lambda means, n: predicted(means, weight, n, k)).items():
             c[n + 1] = c_of(n + 1, lost[n + 1] + half_spread / (k - 1), across + lost[n + 1])
     if whole and k > 2:
-        few = {1: rows.flatten(1, 2), **every.by_size(), k // 2: rows[:, :, : k // 2].double().mean(2)}
+        half = min(k // 2, each)
+        few = {1: rows.flatten(1, 2), **every.by_size(), half: rows[:, :, :half].double().mean(2)}
         total = k * torch.cat([torch.ones_like(mean), ceiling[:, None, None]], dim=-1)
         # Labels of nearly all rows hold nothing by chance, whatever the factor.
         behind = {
