@@ -107,7 +107,7 @@ def test_processes_that_read_something_else_are_told():
 def test_of_a_streaming_data_set_nothing_is_lost_or_doubled(size):
     model()
     for found in saw(ranks.streams, size):
-        assert len(found) == 6
+        assert len(found) == 8
         assert not any(found.values()), found
 
 

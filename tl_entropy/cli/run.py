@@ -17,13 +17,13 @@ Folder = Annotated[Path, typer.Argument(help="folder of a run")]
 @app.command(
     epilog=examples(
         "tl-entropy run study.yaml --out study",
-        "tl-entropy run study.yaml --out study --plan",
+        "tl-entropy run study.yaml --plan",
         "tl-entropy run study.yaml --out study --slurm > study.sbatch",
     )
 )
 def run(
     config: Annotated[Path, typer.Argument(help="YAML file: models, inputs, analyses, unit_documents, save_every, ...")],
-    out: Annotated[Path, typer.Option(help="folder of the run; the same command again goes on")],
+    out: Annotated[Path | None, typer.Option(help="folder of the run; the same command again goes on")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="say what the run will take, and run nothing")] = False,
     slurm: Annotated[bool, typer.Option("--slurm", help="print the script of a Slurm array, and run nothing")] = False,
     preempt: Annotated[
@@ -40,12 +40,14 @@ def run(
 
     if plan and slurm:
         raise InputError("give one of --plan and --slurm; got both")
+    if plan:
+        typer.echo(planned(config))
+        return
+    if out is None:
+        raise InputError("--out is missing; give the folder of the run, such as --out study")
     if slurm:
         Ask.of(config)
         typer.echo(script(str(config), str(out)), nl=False)
-        return
-    if plan:
-        typer.echo(planned(config))
         return
     if preempt is not None:
         pretend(check_positive("--preempt", preempt))
