@@ -67,8 +67,12 @@ def processes(asked):
     calls = {
         "lens_entropy": lambda documents: tle.lens_entropy(model, documents, keep="summary", batch_size=4, progress=False),
         "soft_information": lambda documents: tle.soft_information(model, documents, batch_size=4, progress=False),
+        "layer_geometry": lambda documents: tle.layer_geometry(model, documents, batch_size=4, progress=False),
+        "matrices": lambda documents: tle.layer_similarity(
+            model, documents, method="matrix_renyi", n_samples=300, permutations=5, batch_size=4, progress=False
+        ),
     }
-    for name, call in calls.items():
+    for name, call in ((name, calls[name]) for name in asked.calls):
         documents = tokens(asked.tokens * (10 if name == "soft_information" else 1), 5000)
         call(documents[:2])  # so that all is proved before
         pairs = []
@@ -187,6 +191,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"processes": processes, "saving": saving, "resume": resume}
     parser.add_argument("--parts", nargs="+", choices=tuple(parts), default=tuple(parts))
+    calls = ("lens_entropy", "soft_information", "layer_geometry", "matrices")
+    parser.add_argument("--calls", nargs="+", choices=calls, default=calls[:2], help="of the processes")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=512, help="of lens_entropy; soft_information reads ten times as many")
     parser.add_argument("--documents", type=int, default=100)
