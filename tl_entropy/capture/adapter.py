@@ -5,7 +5,8 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 
 - ``wrapped``: it gives the logits of the Hugging Face model that it wraps, asked before the first pass;
 - ``readout``: the final norm, unembedding, soft cap and scale give the model's own log-probabilities;
-- ``sight``: it looks back only, without which there is no readout, and neither a mask of ones nor padding tells it anything;
+- ``sight``: it looks back only, without which there is no readout, and neither a mask of ones, padding nor the other rows of a
+  batch tell it anything;
 - ``contributions``: what attention and MLPs write is what they add to the stream, or a constant factor of it;
 - ``heads``: z is cut into the heads of its layer, which add up to what the attention adds;
 - ``neurons``: what neurons write adds up to what the MLP adds;
@@ -15,12 +16,13 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture import origin
 from tl_entropy.capture.attention import chooses_keys
 from tl_entropy.capture.hooks import hooks_of_others, hooks_on_everything, is_left, source_site
@@ -30,6 +32,7 @@ from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.proofs.generation import Generated, cache_is_sound, proved_text
 from tl_entropy.capture.proofs.heads import Heads
+from tl_entropy.capture.proofs.longer import check_causal_up_to
 from tl_entropy.capture.proofs.neurons import Neurons
 from tl_entropy.capture.proofs.readout import Readout, prove_readout
 from tl_entropy.capture.proofs.short_pass import PARTS, ShortPass
@@ -37,9 +40,12 @@ from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
 from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.runner import Runner
 from tl_entropy.capture.views import View, reshaped, scaled
-from tl_entropy.errors import InputError, ModelError, check_number
+from tl_entropy.errors import InputError, ModelError, check_int, check_number
 from tl_entropy.results.provenance import PREDICTS_OWN, READS_AHEAD, Provenance
 from tl_entropy.sites import UNEMBED, Site
+
+MAX_TOKENS = 4096
+"""Cells of a batch (windows times longest) where no batch size is given."""
 
 AHEAD = 1e-4
 """Attention weight on a later token above which it is seen."""
@@ -70,6 +76,7 @@ class Adapter(Runner):
         super().__init__(model, stack=stack)
         self._check = check
         self._others: dict[str, None] = {}  # places where hooks of others ran
+        self._speaks_of_next = False  # whether what is measured does; then passes are of rows on which it looks back
 
     def activations(self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """One forward pass over ``tokens`` [batch, pos] with its attention mask; what came past each site.
@@ -214,7 +221,7 @@ class Adapter(Runner):
 
     @cached_property
     def sight(self) -> Sight:
-        """Whether the model looks ahead, and whether a mask of ones or padding on the right matters to it."""
+        """Whether the model looks ahead, and whether a mask of ones, padding on the right or other rows matter to it."""
         return sight(self, self._unmasked)
 
     @property
@@ -241,6 +248,13 @@ class Adapter(Runner):
         """Raise ModelError where the model looks ahead and does not declare it."""
         if not self.reads_ahead:
             check_causal(self.sight, self._looks_ahead_by)
+            self._speaks_of_next = True
+
+    def _mask(self, mask: Tensor) -> dict[str, Tensor]:
+        if self._speaks_of_next:
+            key = f"{self.fingerprint} {self.stack.of}"
+            check_causal_up_to(self, mask.shape[1], key)
+        return super()._mask(mask)
 
     def _looks_ahead_by(self) -> str:
         """By what it would look ahead."""
@@ -258,8 +272,30 @@ class Adapter(Runner):
         """
         return self.sight.padding <= 1 and not chooses_keys(self.model, self.stack.of)
 
-    def check_padding(self, mask: Tensor) -> None:
-        """Raise ModelError where padding as in a mask [batch, pos] changes what the model computes."""
+    @property
+    def alone(self) -> bool:
+        """Whether a pass has one row, since the rows of a batch change each other's states."""
+        return self.sight.neighbours > 1
+
+    def batches(self, windows: Iterable[Window], batch_size: int | None) -> Iterator[Batch]:
+        """Windows, gathered into batches that the model reads as it would read each window alone; see ``tl_entropy.batches``.
+
+        Args:
+            windows: of documents.
+            batch_size: windows in a batch; None takes as many as fit in ``MAX_TOKENS``.
+        """
+        if batch_size is not None:
+            check_int("batch_size", batch_size, 1)
+        size = 1 if self.alone else batch_size
+        return batches(windows, batch_size=size, max_tokens=MAX_TOKENS, pad_id=self.pad_id, pads=self.pads)
+
+    def check_rows(self, mask: Tensor) -> None:
+        """Raise ModelError where rows of a batch, or padding as in its mask [batch, pos], change what the model computes."""
+        if len(mask) > 1 and self.alone:
+            raise ModelError(
+                f"the rows of a batch change each other's states on this model (experts that are full, or a norm over the batch), so those of this cache's "
+                f"{len(mask)} rows are not those of their texts; make a cache of each row, or pass the tokens themselves"
+            )
         left = bool((mask[:, 1:] > mask[:, :-1]).any())
         if not bool(mask.all()) and (not self.pads or (left and self._left_padding > 1)):
             raise ModelError(
@@ -323,6 +359,7 @@ class Adapter(Runner):
         """The model's part of a result's provenance, with the other parts given."""
         ran = [f"hooks of others ran at {name}" for name in self._others]
         ran += [f"sites are of its {self.stack.of}"] if self.stack.of == "encoder" else []
+        ran += ["every row was read alone: those of a batch change each other's states"] if self.alone else []
         ran += [] if self.masked else ["no attention mask was handed on: one of ones changes what the model computes"]
         declared = [*([READS_AHEAD] if self.reads_ahead else []), *([PREDICTS_OWN] if self.predicts == "own" else [])]
         processing = origin.processing(self.model, value_biases=self.heads.value_biases)

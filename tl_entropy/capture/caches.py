@@ -64,7 +64,7 @@ def cached_batch(
     tokens, mask = inputs if isinstance(inputs, tuple) else (inputs, torch.ones_like(inputs))
     mask = (mask[None] if mask.ndim == 1 else mask).bool()
     _check_whole(cache, tokens.shape[1], adapter)
-    adapter.check_padding(mask)
+    adapter.check_rows(mask)
     activations = adapter.cached_activations(cache, sites)
     for site, activation in activations.items():
         where = tuple(activation.shape[:2]) if site.name != "pattern" else (activation.shape[0], activation.shape[2])

@@ -59,7 +59,7 @@ class Continuations:
         batch_size: int | None = None,
     ) -> None:
         self._prompts, self._adapter, self._new = prompts, adapter, max_new_tokens
-        self._temperature, self._seed, self._at_once = temperature, seed, batch_size or AT_ONCE
+        self._temperature, self._seed, self._at_once = temperature, seed, 1 if adapter.alone else batch_size or AT_ONCE
         self.prompt_lengths: dict[int, int] = {}
         self.uncached = 0
 

@@ -258,6 +258,13 @@ class Runner(Vocabulary, Places):
         ids = torch.linspace(0, self.d_vocab - 1, min(12, self.context, self.d_vocab)).long()[None]
         return ids[:, [i not in self.special_ids for i in ids[0].tolist()]]
 
+    def row_of(self, length: int) -> Tensor:
+        """That many ids [1, pos], likewise, for proofs on longer rows."""
+        special = torch.zeros(self.d_vocab, dtype=torch.bool)
+        special[[i for i in self.special_ids if 0 <= i < self.d_vocab]] = True
+        ids = (~special).nonzero()[:, 0] if not special.all() else torch.arange(self.d_vocab)
+        return ids[torch.linspace(0, len(ids) - 1, length).long()][None]
+
     def check_ids(self, tokens: Tensor) -> None:
         """Raise InputError for token ids that the model does not have."""
         if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= self.n_ids):

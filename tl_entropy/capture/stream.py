@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.accumulators import Accumulator
-from tl_entropy.batches import Batch, batches
+from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import cached_batch, split_cache
 from tl_entropy.capture.corpus import Count, read_corpus
@@ -39,9 +39,6 @@ from tl_entropy.torch_state import steady, yours
 
 After = Callable[[StreamReport], bool | None]
 """What is called between documents, with the report so far; the pass ends there if it returns True."""
-
-MAX_TOKENS = 4096
-"""Cells of a batch (windows times longest) where no batch size is given."""
 
 
 @steady
@@ -157,9 +154,11 @@ def read_part(
     if after is not None:
         given.mark()
         corpus.mark()
-    pads = cache is not None or adapter.pads
-    padded: Iterable[Batch] = batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=pads)
-    if cache is not None:
+    if batch_size is not None:
+        check_int("batch_size", batch_size, 1)
+    if cache is None:
+        padded: Iterable[Batch] = adapter.batches(corpus, batch_size)
+    else:
         whole, kept = cached_batch(cache, inputs, corpus, adapter, sites)
         padded = [whole]
 
@@ -190,7 +189,7 @@ def read_part(
             given=given_then, read=read_then, tokens=tokens, held=given.part.intervals(before), placed=not given.part.all,
             seconds=time.perf_counter() - started, interrupted=interrupted,
             prompt_lengths={d: n for d, n in continuations.prompt_lengths.items() if d < before} if continuations else {},
-            uncached=continuations.uncached if continuations else 0, unpadded=not pads,
+            uncached=continuations.uncached if continuations else 0, unpadded=cache is None and not adapter.pads,
             glimpse=given.glimpse,
         )  # fmt: skip
         for note in notes:

@@ -26,13 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_entropy.batches import Window, batches
+from tl_entropy.batches import Window
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.options import WindowOptions
 from tl_entropy.capture.progress import Bar
-from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, NonFiniteError, check_int, check_number, check_positive, counted, keeping
 from tl_entropy.lenses.identity import norm_ignores_mean, signature
 from tl_entropy.lenses.objective import Objective
@@ -182,9 +181,7 @@ class _Translators:
     def _states(self, windows: Sequence[Window]) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Batch by batch, the rows [rows, d_model] that enter each block, and those of the last residual stream."""
         adapter = self._adapter
-        for batch in batches(
-            windows, batch_size=self._batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=adapter.pads
-        ):
+        for batch in adapter.batches(windows, self._batch_size):
             seen = adapter.activations(batch.tokens, batch.attention_mask, self._sites)
             states = [batch.rows(seen[site]).to(self._objective.device, self._objective.dtype) for site in self._sites]
             if self._centred:

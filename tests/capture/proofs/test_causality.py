@@ -202,9 +202,9 @@ def test_caches_padded_where_that_matters_are_refused(gpt2, monkeypatch):
     torch.testing.assert_close(found.entropy, right.entropy, atol=1e-5, rtol=0)
     with monkeypatch.context() as patch:
         patch.setattr(gpt2, "forward", ReadsPadding(gpt2, "right"))
-        Adapter(gpt2).check_padding(mask * 0 + 1)
+        Adapter(gpt2).check_rows(mask * 0 + 1)
         with pytest.raises(ModelError, match="padding changes what this model computes"):
-            Adapter(gpt2).check_padding(mask.flip(1))
+            Adapter(gpt2).check_rows(mask.flip(1))
 
 
 @pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")

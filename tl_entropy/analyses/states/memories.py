@@ -16,13 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tl_entropy.batches import Batch, batches
+from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.places import OF_WINDOWS
 from tl_entropy.capture.progress import Bar
-from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, ModelError, NonFiniteError, check_choice, check_int
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.torch_state import steady
@@ -97,7 +96,7 @@ def memories(
         raise InputError("inputs: memories are of windows, which a cache does not say; pass the texts or tokens themselves")
     corpus = read_corpus(adapter, inputs, window=window, prepend_bos=prepend_bos)
     numbers, document, span, names = [], [], [], dict[int, str]()
-    work = batches(corpus, batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=adapter.pads)
+    work = adapter.batches(corpus, batch_size)
     for batch in Bar(work, unit="batch", desc="memories", show=progress):
         found = _seen(adapter, batch, OF_WINDOWS[of])
         for row, vectors in enumerate(found):

@@ -46,12 +46,11 @@ from tl_entropy.analyses.streaming import row_fields
 from tl_entropy.analyses.tokens.model_loss import ModelLoss
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch, Window, batches
-from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.adapter import MAX_TOKENS, Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.skipping import OnError
-from tl_entropy.capture.stream import MAX_TOKENS
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, counted, keeping
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
 from tl_entropy.torch_state import steady
@@ -223,10 +222,7 @@ class _Measurement:
             batch_size = max(1, MAX_TOKENS // self._width)
         before = torch.zeros(1, dtype=torch.float64)
         adapter = self._adapter
-        work = batches(
-            self._sequences(bar), batch_size=batch_size, max_tokens=MAX_TOKENS, pad_id=adapter.pad_id, pads=adapter.pads
-        )
-        for batch in work:
+        for batch in adapter.batches(self._sequences(bar), batch_size):
             totals = self._totals(batch)
             differences = totals.diff(prepend=before)
             before = totals[-1:]

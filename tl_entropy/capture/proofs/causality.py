@@ -1,14 +1,21 @@
-"""That a model looks back only, and that neither a mask of ones nor padding that it hides tells it anything.
+"""That a model looks back only, and that neither a mask of ones, padding that it hides nor other rows tell it anything.
 
 What a measurement says of a *next* token, it says before the model has seen that token. A model whose earlier states move when
 the last token of a row changes has seen it: attention in both directions, or a decoder whose memory holds the whole text. And
 passes hand on a mask: a model that a mask of ones changes is not the one that its user runs without. And texts of several
 lengths share a pass, the shorter ones padded: a model that gives a padded row other states than the row alone has read padding.
+And texts that share a pass are read by themselves: a model that normalises over a batch, or whose experts take so many tokens of
+a batch and no more, gives a row other states beside other rows.
 
-All is seen on one short pass with a mask, over a row, the same with another last token, and its first half padded, and on one
-without. Refused: lenses, losses and everything else that speaks of a next token, where the model looks ahead; caches padded on
-the left, where that matters. Where padding on the right matters, batches are of one length; where a mask of ones does, they
-are, too, and no mask is handed on.
+All is seen on two short passes. One is with a mask, over a row, the same with another last token, and its first half padded, and
+one without; in front of these, each has a crowd of rows, in which one token each is repeated, so that the experts of the row's
+first tokens are full in one pass, and those of its last in the other. Where states move, further passes tell by what.
+
+Refused: lenses, losses and everything else that speaks of a next token, where the model looks ahead; caches padded on the left,
+where that matters, and those of several rows, where rows matter to each other. Where padding on the right matters, batches are
+of one length; where a mask of ones does, they are, too, and no mask is handed on; where other rows do, a pass has one row.
+
+A limit that only a fuller batch reaches is not seen.
 """
 
 from __future__ import annotations
@@ -28,6 +35,11 @@ from tl_entropy.errors import ModelError
 # Largest movement allowed, relative to the states' size. Rows of one batch round alike; passes with and without a mask may not.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 _OF_A_BATCH = {torch.float64: 1e-7, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
+PROVED = 12
+"""Tokens of the longest row of these passes."""
+
+_THREE, _CROWD = 3, 5
+"""Rows that are looked at, and those in front of them."""
 
 
 class Sight(NamedTuple):
@@ -37,19 +49,22 @@ class Sight(NamedTuple):
         later: states before the last token, when that token changes; without a mask, where a mask of ones matters.
         mask: states of a row, when a mask of ones is handed on.
         padding: states of a row, when it is padded on the right behind its mask; infinite where no mask can hide it.
+        neighbours: states of a row at most of its positions, when other rows of its batch change: rounding, which is another
+            where experts have other tokens, may send single ones to other experts.
     """
 
     later: float
     mask: float
     padding: float
+    neighbours: float
 
 
 class Unmasked(NamedTuple):
     """What a model makes of the proofs' rows without a mask.
 
     Attributes:
-        states: the last ones [row, pos, d_model]; None where there is no hook that fires.
-        logits: of the first row [1, pos, d_vocab].
+        states: the last ones of the three rows [row, pos, d_model]; None where there is no hook that fires.
+        logits: of the first of them [1, pos, d_vocab].
     """
 
     states: Tensor | None
@@ -58,9 +73,11 @@ class Unmasked(NamedTuple):
 
 def unmasked(runner: Runner) -> Unmasked:
     """The pass without a mask, which the readout's proof looks at, too."""
+    rows = _crowded(_rows(runner)[0], first=False)
     with runner.proving():
-        states, logits = runner.state_and_logits(_rows(runner)[0], runner.last_site)
-    return Unmasked(states, logits[:1].clone())
+        states, logits = runner.state_and_logits(rows, runner.last_site)
+    behind = len(rows) - _THREE
+    return Unmasked(None if states is None else states[behind:], logits[behind : behind + 1].clone())
 
 
 def sight(runner: Runner, without: Unmasked) -> Sight:
@@ -68,21 +85,56 @@ def sight(runner: Runner, without: Unmasked) -> Sight:
     rows, mask = _rows(runner)
     n = int(mask[2].sum())
     with runner.proving():
-        masked, plain = _states(runner, rows, mask), _like_tokens(without.states, rows)
+        crowded, crowded_mask = _crowded(rows), _crowded(mask, ones=True)
+        masked, plain = _states(runner, crowded, crowded_mask), _like_tokens(without.states, rows)
         if masked is None or plain is None:
-            return Sight(0.0, 0.0, 0.0)
-        first, second, third = masked
+            return Sight(0.0, 0.0, 0.0, 0.0)
+        masked = masked[-_THREE:]
         alike, apart = _tolerances(runner, masked.dtype)
-        moved = _movement(masked[:2], plain[:2]) / apart
+        moved, neighbours = _movement(masked[:2], plain[:2]) / apart, 0.0
+        if moved > 1 and (again := _states(runner, crowded)) is not None:  # by the mask, or by the crowd, another one there
+            neighbours = _movement(again[-_THREE:][:2], plain[:2], typical=True) / apart
+            if neighbours > 1:
+                return _alone(runner, rows[:2], neighbours)
+            moved = _movement(masked[:2], again[-_THREE:][:2]) / apart
         if moved > 1:
-            return Sight(_movement(plain[0][:-1], plain[1][:-1]) / alike, moved, math.inf)
+            return Sight(_movement(plain[0][:-1], plain[1][:-1]) / alike, moved, math.inf, neighbours)
+        first, second, third = masked
         later = _movement(first[:-1], second[:-1]) / alike
         if later <= 1:  # then the row's first half is what the half gives alone
             padding = _movement(third[:n], first[:n]) / alike
         else:
             alone = _states(runner, rows[:1, :n])
             padding = 0.0 if alone is None else _movement(third[:n], alone[0]) / apart
-    return Sight(later, moved, padding)
+    return Sight(later, moved, padding, neighbours)
+
+
+def _alone(runner: Runner, rows: Tensor, neighbours: float) -> Sight:
+    """What moves the states of a model that reads one row at a time, which none is padded for."""
+    first, second = (_states(runner, row[None]) for row in rows)
+    masked = _states(runner, rows[:1], torch.ones_like(rows[:1]))
+    if first is None or second is None or masked is None:
+        return Sight(0.0, 0.0, math.inf, neighbours)
+    alike, apart = _tolerances(runner, first.dtype)
+    return Sight(_movement(first[0, :-1], second[0, :-1]) / alike, _movement(masked, first) / apart, math.inf, neighbours)
+
+
+def last_moves(runner: Runner, row: Tensor, *, together: bool) -> float:
+    """How far the earlier states of a row [1, pos] move when its last token changes, in the same units.
+
+    Args:
+        runner: of the model.
+        row: any tokens.
+        together: whether both rows share a pass, so that they are rounded alike whatever the model does.
+    """
+    rows = torch.cat([row, _with_another_end(runner, row)])
+    with runner.proving():
+        passes = [_states(runner, some) for some in rows.split(2 if together else 1)]
+    seen = [states for states in passes if states is not None]
+    if len(seen) < len(passes):
+        return 0.0
+    one, other = torch.cat(seen)
+    return _movement(one[:-1], other[:-1]) / _tolerances(runner, one.dtype)[0]
 
 
 def left_padding(runner: Runner) -> float:
@@ -109,11 +161,25 @@ def _tolerances(runner: Runner, dtype: torch.dtype) -> tuple[float, float]:
 def _rows(runner: Runner) -> tuple[Tensor, Tensor]:
     """A short row, the same with another last token, and its first half, padded; and their mask."""
     row = runner.short_row()
-    other, n = row.clone(), (row.shape[1] + 1) // 2
-    other[0, -1] = (row[0, -1] + runner.d_vocab // 2) % runner.d_vocab
+    n = (row.shape[1] + 1) // 2
     padded, mask = _padded(runner, row[:, :n], row.shape[1] - n, left=False)
     ones = torch.ones_like(row)
-    return torch.cat([row, other, padded]), torch.cat([ones, ones, mask])
+    return torch.cat([row, _with_another_end(runner, row), padded]), torch.cat([ones, ones, mask])
+
+
+def _with_another_end(runner: Runner, row: Tensor) -> Tensor:
+    other = row.clone()
+    other[0, -1] = (row[0, -1] + runner.d_vocab // 2) % runner.d_vocab
+    return other
+
+
+def _crowded(rows: Tensor, *, first: bool = True, ones: bool = False) -> Tensor:
+    """Rows [row, pos] behind a crowd: rows of one of their first tokens each, or of their last; or behind so many ones."""
+    row = rows[:1]
+    n = min(_CROWD, row.shape[1])
+    tokens = row[0, :n] if first else row[0, -n:].flip(0)
+    crowd = torch.ones_like(row).expand(n, -1) if ones else tokens[:, None].expand(-1, row.shape[1])
+    return torch.cat([crowd, rows])
 
 
 def _padded(runner: Runner, row: Tensor, n: int, *, left: bool) -> tuple[Tensor, Tensor]:
@@ -144,9 +210,11 @@ def check_causal(seen: Sight, cause: Callable[[], str]) -> None:
         )
 
 
-def _movement(one: Tensor, other: Tensor) -> float:
+def _movement(one: Tensor, other: Tensor, *, typical: bool = False) -> float:
+    """The largest change of any number, relative to their size; or the median over positions of each one's largest."""
     one, other = one.double(), other.double()
     if not one.numel() or not bool((one.isfinite() & other.isfinite()).all()):
         return 0.0  # what is not finite is told where it is measured
     size = other.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-    return float((one - other).abs().max() / size)
+    largest = (one - other).abs().amax(-1)
+    return float((largest.median() if typical else largest.max()) / size)
