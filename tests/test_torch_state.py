@@ -519,3 +519,17 @@ def test_every_public_function_and_class_is_steady():
             elif inspect.isclass(thing) and not issubclass(thing, Exception) and name not in NO_TENSORS | A_MODEL:
                 own = [part for part in vars(thing) if not part.startswith("_") and callable(getattr(thing, part))]
                 assert issubclass(thing, Steady) or not own, f"{name}: derive it from Steady"
+
+
+def test_fake_tensors_are_refused_by_that_name():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model = cached_model("gpt2", kinds()[0])
+    with FakeTensorMode():
+        fake = torch.ones(3, 5)
+        for ask in (lambda: tle.lens_entropy(model, TEXTS, **QUIET), lambda: tle.functional.shannon_entropy(fake)):
+            with pytest.raises(tle.ModelError, match=r"FakeTensorMode, in which a tensor has a shape and holds no numbers.*outside"):
+                ask()
+    with pytest.raises(tle.ModelError, match="a fake tensor has a shape and holds no numbers"):
+        tle.functional.shannon_entropy(fake)
+    assert tle.lens_entropy(model, TEXTS, **QUIET).entropy.isfinite().all()

@@ -13,6 +13,7 @@ reasons of his own. There is one rule for all of it, and this is its one place: 
 | precision of products of float32 (``torch.set_float32_matmul_precision`` and the switches of backends) | float32 |
 | of convolutions and recurrent layers; of sums in products of half precision | what torch comes with |
 | deterministic algorithms, threads | as set: they change no number beyond its rounding |
+| fake tensors (``FakeTensorMode``) | refused: they hold no numbers |
 
 Autocast around a model makes another model of it, whose sums of the residual stream are in float32 and whose products are not;
 whoever means to measure a model in bfloat16 loads it in bfloat16.
@@ -34,13 +35,16 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 
-from tl_entropy.errors import FLAGS, check_flag
+from tl_entropy.errors import FLAGS, ModelError, check_flag
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _ALSO = frozenset({"__init__", "__post_init__", "__call__", "__repr__", "_repr_html_"})
 """Methods that are called from outside although their names begin with an underscore."""
+
+
+_NO_NUMBERS = "has a shape and holds no numbers, so nothing can be measured"
 
 
 class _Here(threading.local):
@@ -60,6 +64,8 @@ def plain() -> Iterator[None]:
     if _here.inside:
         yield
         return
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        raise ModelError(f"PyTorch is in FakeTensorMode, in which a tensor {_NO_NUMBERS}; call this outside of it")
     dtype, device = torch.get_default_dtype(), torch.tensor(()).device
     with ExitStack() as stack:
         stack.enter_context(_switches.plain())
@@ -75,6 +81,10 @@ def plain() -> Iterator[None]:
         try:
             _here.inside, _here.dtype, _here.device = True, dtype, device
             yield
+        except Exception as error:
+            if type(error).__module__ == "torch._subclasses.fake_tensor":
+                raise ModelError(f"a fake tensor {_NO_NUMBERS}") from error
+            raise
         finally:
             _here.inside, (_here.dtype, _here.device) = False, before
 

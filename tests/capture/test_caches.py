@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import kinds, make_model
 
 import tl_entropy as tle
 from tl_entropy.errors import InputError, InputTypeError
@@ -62,3 +63,63 @@ def test_what_run_with_cache_returns_is_refused_with_the_way(gpt2):
             tle.lens_entropy(gpt2, hidden, progress=False)
     with pytest.raises(InputTypeError, match="this cache is a dict; pass an ActivationCache"):
         tle.lens_entropy(gpt2, (dict(cache.cache_dict), tokens), progress=False)
+
+
+OTHERS = torch.tensor([[0, 20, 21, 99, 23, 24, 25]])
+
+
+def cache_of(model, tokens=TOKENS, **options):
+    with torch.no_grad():
+        return model.run_with_cache(tokens, **options)[1]
+
+
+@pytest.mark.parametrize("kept", [None, "hook_embed", "blocks.0.hook_resid_pre"])
+def test_a_cache_of_other_tokens_is_refused(gpt2, kept):
+    def keeps(name):
+        return name == kept or name.endswith(("hook_resid_post", "hook_pattern"))
+
+    cache = cache_of(gpt2, **({} if kept is None else {"names_filter": keeps}))
+    sites = "resid_post"
+    for function in (tle.lens_entropy, tle.layer_similarity):
+        function(gpt2, (cache, TOKENS), sites=sites, **QUIET)
+        with pytest.raises(InputError, match=r"not what this model makes of its tokens, in 1 cell of 7, first at row 0, cell 3"):
+            function(gpt2, (cache, OTHERS), sites=sites, **QUIET)
+    found = tle.lens_entropy(tle.Adapter(gpt2, check=False), (cache, OTHERS), sites=sites, **QUIET)
+    assert found.provenance.corpus["trusted"] is True
+
+
+def test_a_cache_of_another_model_is_refused(any_model):
+    other = make_model("gpt2", kinds()[0])
+    with torch.no_grad():
+        other.blocks[2].attn.W_O.mul_(1.1)
+    cache = cache_of(other, TOKENS)
+    if any_model.cfg.d_model == other.cfg.d_model:
+        with pytest.raises(InputError, match="the cache was made by another model than the one that is measured"):
+            tle.lens_entropy(any_model, (cache, TOKENS), **QUIET)
+    found = tle.lens_entropy(other, (cache, TOKENS), **QUIET)
+    assert "trusted" not in found.provenance.corpus
+    same = make_model("gpt2", kinds()[0])
+    with torch.no_grad():
+        same.blocks[2].attn.W_O.mul_(1.1)
+    torch.testing.assert_close(tle.lens_entropy(same, (cache, TOKENS), **QUIET).entropy, found.entropy, atol=1e-5, rtol=0)
+    with torch.no_grad():  # trained since
+        next(p for p in other.parameters() if p.ndim == 2).mul_(1.1)
+    with pytest.raises(InputError, match="not what this model makes of its tokens, in 7 cells of 7"):
+        tle.lens_entropy(other, (cache, TOKENS), **QUIET)
+
+
+def test_a_cache_without_the_mask_that_its_padding_needs_is_refused(gpt2):
+    padded, mask = torch.tensor([[0, 0, 0, 20, 21, 22]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
+    with pytest.raises(InputError, match=r"another mask \(padding on the left without one\)"):
+        tle.lens_entropy(gpt2, (cache_of(gpt2, padded), padded, mask), **QUIET)
+    tle.lens_entropy(gpt2, (cache_of(gpt2, padded, attention_mask=mask), padded, mask), **QUIET)
+
+
+def test_where_nothing_shows_whose_a_cache_is_results_say_that_it_was_trusted(gpt2):
+    cache = cache_of(gpt2, names_filter=lambda name: name.endswith("hook_resid_post"))
+    cache.model = None
+    found = tle.lens_entropy(gpt2, (cache, TOKENS), sites="resid_post", **QUIET)
+    assert found.provenance.corpus["trusted"] is True
+    whole = tle.lens_entropy(gpt2, (cache_of(gpt2), TOKENS), sites="resid_post", **QUIET)
+    assert "trusted" not in whole.provenance.corpus
+    assert "trusted" not in tle.lens_entropy(gpt2, TOKENS, sites="resid_post", **QUIET).provenance.corpus

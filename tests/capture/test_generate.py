@@ -34,6 +34,7 @@ def writer(continuation, context=12, ends=(END,)):
         encode=lambda text: [ord(c) for c in text], begin=1, special_ids=frozenset({1, END}), context=context,
         until_end=partial(Vocabulary.until_end, SimpleNamespace(ends=ends)), has_tokenizer=True, n_ids=2**20,
         strings=lambda ids: {i: chr(i) for i in ids}, generate=generate, seen=seen,
+        alone=False,
     )  # fmt: skip
 
 

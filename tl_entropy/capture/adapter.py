@@ -58,7 +58,8 @@ class Adapter(Runner):
         model: a HookedTransformer or TransformerBridge.
         stack: of an encoder-decoder, the "decoder" (as for None) or the "encoder".
         check: whether the first pass asks if a TransformerBridge gives the logits of the Hugging Face model that it wraps, for
-            which both read a short text; see ``wrapped_logits_proof``. False measures it as it is.
+            which both read a short text (see ``wrapped_logits_proof``), and whether caches are asked if they are of their
+            tokens and this model. False measures model and caches as they are.
 
     Raises:
         InputError: a stack that the model does not have.
@@ -74,7 +75,7 @@ class Adapter(Runner):
 
     def __init__(self, model: Any, *, stack: StackName | None = None, check: bool = True) -> None:
         super().__init__(model, stack=stack)
-        self._check = check
+        self.checks = check
         self._others: dict[str, None] = {}  # places where hooks of others ran
         self._speaks_of_next = False  # whether what is measured does; then passes are of rows on which it looks back
 
@@ -250,10 +251,13 @@ class Adapter(Runner):
             check_causal(self.sight, self._looks_ahead_by)
             self._speaks_of_next = True
 
-    def _mask(self, mask: Tensor) -> dict[str, Tensor]:
+    def check_length(self, length: int) -> None:
+        """Raise ModelError where the model looks ahead on rows of so many tokens, and what is measured speaks of a next one."""
         if self._speaks_of_next:
-            key = f"{self.fingerprint} {self.stack.of}"
-            check_causal_up_to(self, mask.shape[1], key)
+            check_causal_up_to(self, length, f"{self.fingerprint} {self.stack.of}", together=not self.alone)
+
+    def _mask(self, mask: Tensor) -> dict[str, Tensor]:
+        self.check_length(mask.shape[1])
         return super()._mask(mask)
 
     def _looks_ahead_by(self) -> str:
@@ -330,13 +334,13 @@ class Adapter(Runner):
     @cached_property
     def wrapped(self) -> str | None:
         """How its logits compare with those of the Hugging Face model that it wraps; None where it wraps none."""
-        if not self._check:
+        if not self.checks:
             return "logits not compared with Hugging Face's own: check=False"
         return wrapped_logits_proof(Runner(self.model))
 
     def fresh(self) -> Adapter:
         """Another one of the same model, which has read no weights and proved nothing yet."""
-        return Adapter(self.given, stack=self.stack.of, check=self._check)
+        return Adapter(self.given, stack=self.stack.of, check=self.checks)
 
     def _before(self) -> None:
         self.wrapped, self._weights  # noqa: B018 (asked once, before the first pass)

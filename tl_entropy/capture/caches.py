@@ -1,8 +1,12 @@
 """ActivationCaches as input: what a model has been run on before is read instead of running it.
 
-Refused: caches of other tokens than those given with them, as far as their shapes tell, and those of some positions alone
-(``pos_slice``), as attention patterns in them show: where in the text a cache begins is not written in it; and padded ones of a
-model that padding changes.
+A cache is of the tokens that come with it if what it holds of the beginning of the residual stream is what the model makes of
+them, and of this model if the one that it names has these weights. Where it holds no such beginning, results say that it was
+taken on trust.
+
+Refused: caches of other tokens or another model, and those of some positions alone (``pos_slice``), as attention patterns in
+them show: where in the text a cache begins is not written in it; padded ones of a model that padding changes, and those of
+several rows of a model in which rows change each other.
 """
 
 from __future__ import annotations
@@ -17,10 +21,15 @@ from torch import Tensor
 from tl_entropy.batches import Batch, batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.corpus import Corpus
-from tl_entropy.capture.hooks import hook_name
+from tl_entropy.capture.hooks import hook_name, uncompiled
 from tl_entropy.capture.inputs import is_cache
+from tl_entropy.capture.origin import fingerprint
 from tl_entropy.errors import InputError, InputTypeError, counted
 from tl_entropy.sites import Site
+
+
+_EMBEDDED = "hook_embed"
+_AS_IT_IS = "To read the cache as it is: tle.Adapter(model, check=False) in the model's place"
 
 
 def split_cache(inputs: Any) -> tuple[Any, Any]:
@@ -57,19 +66,60 @@ def _check_whole(cache: Any, width: int, adapter: Adapter) -> None:
             )
 
 
+def _check_origin(cache: Any, tokens: Tensor, mask: Tensor, adapter: Adapter) -> bool:
+    """Raise InputError for a cache of other tokens or another model; whether anything in it could show that."""
+    if not adapter.checks:
+        return False
+    maker = getattr(cache, "model", None)
+    known = maker is None or any(maker is one for one in (adapter.model, adapter.given))
+    if not known and isinstance(maker, torch.nn.Module) and fingerprint(uncompiled(maker)).hash != adapter.fingerprint:
+        raise InputError(
+            "inputs: the cache was made by another model than the one that is measured, by the hash of its weights; pass that "
+            f"model, or the tokens themselves. {_AS_IT_IS}"
+        )
+    shown = False
+    for name in dict.fromkeys((_EMBEDDED, adapter.hook_of(Site("embed", -1), adapter.points))):
+        if name not in cache.cache_dict or (own := adapter.passing(name, tokens, mask)) is None:
+            continue
+        theirs = cache.cache_dict[name]
+        theirs = theirs if getattr(cache, "has_batch_dim", True) else theirs[None]
+        if own.shape == theirs.shape and (cells := _others(own, theirs, mask)).numel():
+            row, position = cells[0].tolist()
+            raise InputError(
+                f"inputs: the cache's {name} is not what this model makes of its tokens, in {counted(len(cells), 'cell')} of "
+                f"{int(mask.sum())}, first at row {row}, cell {position}: it is of other tokens, of another mask (padding on "
+                f"the left without one), or of a model with other weights, or edited there. {_AS_IT_IS}"
+            )
+        shown = shown or own.shape == theirs.shape
+    return shown
+
+
+def _others(own: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
+    """Where [cell, 2] vectors are not, within the coarser rounding of the two, those of the model."""
+    rounding = max(torch.finfo(x.dtype).eps for x in (own, theirs))
+    own, theirs = (x.detach().to("cpu", torch.float64) for x in (own, theirs))
+    apart = (own - theirs).abs().amax(-1) > 100 * rounding * own.square().mean(-1).sqrt()
+    return (apart & mask.cpu()).nonzero()
+
+
 def cached_batch(
     cache: Any, inputs: Tensor | tuple[Tensor, Tensor], corpus: Corpus, adapter: Adapter, sites: Sequence[Site]
-) -> tuple[Batch, Mapping[Site, Tensor]]:
-    """The cache's own layout as one batch: real cells are described by the corpus, padding stays where it is."""
+) -> tuple[Batch, Mapping[Site, Tensor], bool]:
+    """The cache's own layout as one batch: real cells are described by the corpus, padding stays where it is.
+
+    With the activations, and whether something in the cache has shown that they are of these tokens.
+    """
     tokens, mask = inputs if isinstance(inputs, tuple) else (inputs, torch.ones_like(inputs))
     mask = (mask[None] if mask.ndim == 1 else mask).bool()
     _check_whole(cache, tokens.shape[1], adapter)
     adapter.check_rows(mask)
+    adapter.check_length(tokens.shape[1])
     activations = adapter.cached_activations(cache, sites)
     for site, activation in activations.items():
         where = tuple(activation.shape[:2]) if site.name != "pattern" else (activation.shape[0], activation.shape[2])
         if where != tuple(tokens.shape):
             raise InputError(f"inputs: the cache's {hook_name(site)} is {where}, its tokens are {tuple(tokens.shape)}")
+    shown = _check_origin(cache, tokens, mask, adapter)
     [batch] = batches(corpus, batch_size=len(tokens), max_tokens=1, pad_id=adapter.pad_id)
     if len(batch) != len(tokens):
         off = counted(len(tokens) - len(batch), "row")
@@ -88,4 +138,4 @@ def cached_batch(
         position=spread(batch.position, -1),
         target=spread(batch.target, -1),
     )
-    return spread_out, activations
+    return spread_out, activations, shown

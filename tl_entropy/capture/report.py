@@ -112,6 +112,7 @@ class StreamReport(Kept):
         prompt_lengths: document to tokens of its prompt, where texts were generated.
         uncached: documents that were generated without the model's cache, since what it wrote with it was not its own.
         unpadded: whether every batch is of windows of one length, since padding changes what the model computes.
+        trusted: whether it was read from a cache in which nothing shows that it is of these tokens.
         glimpse: a hash of the documents that have gone by, those of others included, and of their order, where this is a part.
 
     >>> import tl_entropy as tle
@@ -132,6 +133,7 @@ class StreamReport(Kept):
     uncached: int
     unpadded: bool
     glimpse: int = 0
+    trusted: bool = False
 
     @property
     def documents(self) -> int:
@@ -192,7 +194,7 @@ class StreamReport(Kept):
         """The counts, for a result's provenance."""
         names = ("documents", "tokens", "bytes", "characters", "empty", "cut", "window", "stride", "ids", "digest")
         counts = {name: getattr(self, name) for name in names}
-        noted = ("uncached", "special", "unpadded", "skipped")
+        noted = ("uncached", "special", "unpadded", "trusted", "skipped")
         if self.read.windows != self.documents:
             counts["windows"] = self.read.windows
         return counts | {name: getattr(self, name) for name in noted if getattr(self, name)}
@@ -225,7 +227,7 @@ class StreamReport(Kept):
             held=together(self.held, other.held), placed=self.placed and other.placed, seconds=self.seconds + other.seconds,
             interrupted=self.interrupted or other.interrupted,
             prompt_lengths={**self.prompt_lengths, **other.prompt_lengths}, uncached=self.uncached + other.uncached,
-            unpadded=self.unpadded,
+            unpadded=self.unpadded, trusted=self.trusted or other.trusted,
         )  # fmt: skip
 
     def _numbered_from(self, first: int) -> StreamReport:

@@ -141,6 +141,22 @@ class Runner(Vocabulary, Places):
             )
         return {site: seen[site] for site in sites}
 
+    def passing(self, name: str, tokens: Tensor, mask: Tensor) -> Tensor | None:
+        """What comes past a hook of that name, where the pass ends; None where there is none that fires."""
+        if name not in self.points:
+            return None
+        self.check_ids(tokens)
+        seen: list[Tensor] = []
+
+        def look(activation: Tensor, hook: Any) -> None:
+            seen.append(activation.detach())
+            raise _AllSeen
+
+        handed = self._mask(mask)
+        with suppress(_AllSeen), self._running({name: look}):
+            self.model(tokens.to(self.device), **handed)
+        return seen[0] if seen else None
+
     def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The model's own logits [batch, pos, d_vocab]."""
         self.check_ids(tokens)

@@ -159,7 +159,7 @@ def read_part(
     if cache is None:
         padded: Iterable[Batch] = adapter.batches(corpus, batch_size)
     else:
-        whole, kept = cached_batch(cache, inputs, corpus, adapter, sites)
+        whole, kept, shown = cached_batch(cache, inputs, corpus, adapter, sites)
         padded = [whole]
 
     def take_in(batch: Batch, waiting: list[Accumulator]) -> None:
@@ -190,7 +190,7 @@ def read_part(
             seconds=time.perf_counter() - started, interrupted=interrupted,
             prompt_lengths={d: n for d, n in continuations.prompt_lengths.items() if d < before} if continuations else {},
             uncached=continuations.uncached if continuations else 0, unpadded=cache is None and not adapter.pads,
-            glimpse=given.glimpse,
+            glimpse=given.glimpse, trusted=cache is not None and not shown,
         )  # fmt: skip
         for note in notes:
             note(report)

@@ -22,21 +22,22 @@ _proved: weakref.WeakKeyDictionary[Turns, tuple[str, int]] = weakref.WeakKeyDict
 """Of each model, what it was proved on last: its weights and its stack, and the longest row."""
 
 
-def check_causal_up_to(runner: Runner, length: int, key: str) -> None:
+def check_causal_up_to(runner: Runner, length: int, key: str, *, together: bool) -> None:
     """Raise ModelError where a model looks ahead on rows of ``length`` tokens or of fewer.
 
     Args:
         runner: of a model that looks back on a short pass.
         length: of the windows that are about to be measured.
         key: of its weights and its stack: what was proved of these is not asked again.
+        together: whether rows may share a pass.
     """
     known, proved = _proved.get(runner.turns, (None, PROVED))
     again, proved = known not in (None, key), proved if known == key else PROVED
-    if length.bit_length() == proved.bit_length():
+    if length.bit_length() <= proved.bit_length():
         return
     while proved < length:
         proved = length if again else min(2 * proved, length)
-        if _moves(runner, proved) > 1:
+        if _moves(runner, proved, together=together) > 1:
             raise ModelError(
                 f"this model looks ahead on longer texts: on {proved} tokens its states move when only the last token changes, "
                 "and on fewer they do not, so nothing that it says at a position is about a next token that it has not seen. "
@@ -46,12 +47,12 @@ def check_causal_up_to(runner: Runner, length: int, key: str) -> None:
     _proved[runner.turns] = key, length
 
 
-def _moves(runner: Runner, length: int) -> float:
+def _moves(runner: Runner, length: int, *, together: bool) -> float:
     """How far earlier states move with the last of so many tokens, in units of rounding."""
     row = runner.row_of(length)
     try:
-        return last_moves(runner, row, together=True)
+        return last_moves(runner, row, together=together)
     except Exception as error:
-        if not out_of_memory(error):
+        if not together or not out_of_memory(error):
             raise
     return last_moves(runner, row, together=False)
