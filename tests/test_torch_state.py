@@ -528,7 +528,7 @@ def test_fake_tensors_are_refused_by_that_name():
     with FakeTensorMode():
         fake = torch.ones(3, 5)
         for ask in (lambda: tle.lens_entropy(model, TEXTS, **QUIET), lambda: tle.functional.shannon_entropy(fake)):
-            with pytest.raises(tle.ModelError, match=r"FakeTensorMode, in which a tensor has a shape and holds no numbers.*outside"):
+            with pytest.raises(tle.ModelError, match=r"FakeTensorMode, in which a tensor .* holds no numbers.*outside"):
                 ask()
     with pytest.raises(tle.ModelError, match="a fake tensor has a shape and holds no numbers"):
         tle.functional.shannon_entropy(fake)

@@ -82,7 +82,7 @@ def test_a_cache_of_other_tokens_is_refused(gpt2, kept):
     sites = "resid_post"
     for function in (tle.lens_entropy, tle.layer_similarity):
         function(gpt2, (cache, TOKENS), sites=sites, **QUIET)
-        with pytest.raises(InputError, match=r"not what this model makes of its tokens, in 1 cell of 7, first at row 0, cell 3"):
+        with pytest.raises(InputError, match=r"makes of its tokens, in 1 cell of 7, first at row 0, cell 3"):
             function(gpt2, (cache, OTHERS), sites=sites, **QUIET)
     found = tle.lens_entropy(tle.Adapter(gpt2, check=False), (cache, OTHERS), sites=sites, **QUIET)
     assert found.provenance.corpus["trusted"] is True

@@ -297,8 +297,8 @@ class Adapter(Runner):
         """Raise ModelError where rows of a batch, or padding as in its mask [batch, pos], change what the model computes."""
         if len(mask) > 1 and self.alone:
             raise ModelError(
-                f"the rows of a batch change each other's states on this model (experts that are full, or a norm over the batch), so those of this cache's "
-                f"{len(mask)} rows are not those of their texts; make a cache of each row, or pass the tokens themselves"
+                "the rows of a batch change each other's states on this model (experts that are full, a norm over the batch), "
+                f"and this cache has {len(mask)}; make a cache of each row, or pass the tokens themselves"
             )
         left = bool((mask[:, 1:] > mask[:, :-1]).any())
         if not bool(mask.all()) and (not self.pads or (left and self._left_padding > 1)):

@@ -27,7 +27,6 @@ from tl_entropy.capture.origin import fingerprint
 from tl_entropy.errors import InputError, InputTypeError, counted
 from tl_entropy.sites import Site
 
-
 _EMBEDDED = "hook_embed"
 _AS_IT_IS = "To read the cache as it is: tle.Adapter(model, check=False) in the model's place"
 

@@ -4,12 +4,12 @@ What a measurement says of a *next* token, it says before the model has seen tha
 the last token of a row changes has seen it: attention in both directions, or a decoder whose memory holds the whole text. And
 passes hand on a mask: a model that a mask of ones changes is not the one that its user runs without. And texts of several
 lengths share a pass, the shorter ones padded: a model that gives a padded row other states than the row alone has read padding.
-And texts that share a pass are read by themselves: a model that normalises over a batch, or whose experts take so many tokens of
-a batch and no more, gives a row other states beside other rows.
+And texts that share a pass are read by themselves: a model that normalises over a batch, or whose experts take so many tokens
+of a batch and no more, gives a row other states beside other rows.
 
-All is seen on two short passes. One is with a mask, over a row, the same with another last token, and its first half padded, and
-one without; in front of these, each has a crowd of rows, in which one token each is repeated, so that the experts of the row's
-first tokens are full in one pass, and those of its last in the other. Where states move, further passes tell by what.
+All is seen on two short passes. One is with a mask, over a row, the same with another last token, and its first half padded,
+and one without; in front of these, each has a crowd of rows, in which one token each is repeated, so that the experts of the
+row's first tokens are full in one pass, and those of its last in the other. Where states move, further passes tell by what.
 
 Refused: lenses, losses and everything else that speaks of a next token, where the model looks ahead; caches padded on the left,
 where that matters, and those of several rows, where rows matter to each other. Where padding on the right matters, batches are

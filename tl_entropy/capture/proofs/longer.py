@@ -41,8 +41,8 @@ def check_causal_up_to(runner: Runner, length: int, key: str, *, together: bool)
             raise ModelError(
                 f"this model looks ahead on longer texts: on {proved} tokens its states move when only the last token changes, "
                 "and on fewer they do not, so nothing that it says at a position is about a next token that it has not seen. "
-                "Lenses, losses and surprisals are refused on windows of that length; a smaller window= may do. A model that is "
-                "meant to look ahead says so by cfg.reads_ahead = True, and is then measured as it is"
+                "Lenses, losses and surprisals are refused on windows of that length; a smaller window= may do. A model that "
+                "is meant to look ahead says so by cfg.reads_ahead = True, and is then measured as it is"
             )
     _proved[runner.turns] = key, length
 
