@@ -130,6 +130,9 @@ def test_any_batch_size_gives_the_same(gpt2, texts, of, batch_size):
 def test_a_cache_that_was_made_without_its_mask_is_refused(gpt2):
     tokens, mask = torch.tensor([[0, 0, 0, 9, 12, 40]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
     _, cache = gpt2.run_with_cache(tokens, attention_mask=mask_of(tokens))
+    with pytest.raises(InputError, match=r"of another mask \(padding on the left without one\)"):
+        head_entropy(gpt2, (cache, tokens, mask), **QUIET)
+    del cache.cache_dict["blocks.0.hook_resid_pre"]  # by which that is seen
     with pytest.raises(ModelError, match=r"blocks\.0\.attn\.hook_pattern: head \d puts .* position 0 should not see: padding"):
         head_entropy(gpt2, (cache, tokens, mask), **QUIET)
 
