@@ -13,15 +13,17 @@ import tl_entropy as tle
 from tl_entropy.estimation.sources import BiasedCoin, MarkovChain, Source
 
 
-def swept(source: Source, numbers: tuple[int, ...], bits: tuple[int, ...], steps: int) -> Arm:
-    """A sweep over memories of a source, every cell with the noise of its grid."""
+def swept(
+    source: Source, numbers: tuple[int, ...], bits: tuple[int, ...], steps: int, *, windows: int = 1000, **options: Any
+) -> Arm:
+    """A sweep over memories of a source, trained on so many windows, every cell with the noise of its grid."""
 
     def arm(seed: int, share: float = 1.0) -> Iterator[tuple[int, dict[str, float]]]:
-        ground, last = drawn(source, seed), max(2, round(steps * share))
+        ground, last = drawn(source, seed, windows=windows), max(2, round(steps * share))
         base = tle.EstimationConfig(**ON_COINS, numbers=1)
         found = tle.memory_sweep(
             ground.training, validation=ground.held_out, numbers=numbers, bits=bits, base=base, tokenizer=None, steps=last,
-            per_bits=True, seed=seed, progress=False, **ground.options,
+            per_bits=True, seed=seed, progress=False, **ground.options | options,
         )  # fmt: skip
         cells = found.charged.tolist()
         surely = (found.charged + 3 * found.se - ground.entropy).min()
@@ -74,7 +76,7 @@ SOURCES = Experiment(
     "Is every charged loss a bound, where the entropy is known?",
     {
         "coins and copies": swept(COINS, (0, 2, 8), (1, 4), 200),
-        "coins and copies, long": swept(COINS, (8,), (1,), 3000),
+        "coins and copies, long": swept(COINS, (8,), (1,), 3000, windows=8000, learning_rate=5e-3, noise_up=0.5),
         "a biased coin": swept(BiasedCoin(0.2), (0, 2, 8), (1, 4), 120),
         "a Markov chain": swept(MarkovChain([[0.9, 0.1], [0.3, 0.7]]), (0, 2, 8), (1, 4), 120),
         "coins, one float": trained(tle.EstimationConfig(**ON_COINS, numbers=1), coins, flattered, steps=800),
