@@ -30,7 +30,7 @@ QUICK = [
 ]  # fmt: skip
 MODELS = [*list(SETTINGS)[::3], "memory attention token", "past attention token", "autoencoder heads"]
 EVERY = [(reader, model) for reader in ALL for model in MODELS]
-CROSSED = EVERY if LONG else EVERY[::3] if version("transformer-lens").startswith("3.") else QUICK
+CROSSED = EVERY if LONG else EVERY[::8] if version("transformer-lens").startswith("3.") else QUICK
 
 
 def refused(reader, config):
