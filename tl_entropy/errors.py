@@ -222,6 +222,8 @@ def check_int(argument: str, value: object, low: int | None = None, high: int | 
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputTypeError(f"{argument} must be an int{span}; got {value!r}")
     number = operator.index(value)
+    if abs(number) >= 2**63:
+        raise InputError(f"{argument} must be an int{span}; got {number}, which 64 bits do not hold")
     if (low is not None and number < low) or (high is not None and number > high):
         raise InputError(f"{argument} must be an int{span}; got {number}")
     return number
@@ -237,10 +239,18 @@ def check_number(argument: str, value: object, low: float = -math.inf, high: flo
     span = "" if low == -math.inf else f" of at least {low:g}" if high == math.inf else f" from {low:g} to {high:g}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputTypeError(f"{argument} must be a finite number{span}; got {value!r}")
-    number = float(value)
+    number = _as_float(value)
     if not math.isfinite(number) or not low <= number <= high:
         raise InputError(f"{argument} must be a finite number{span}; got {number}")
     return number
+
+
+def _as_float(value: Real) -> float:
+    """As a float, infinity where none is as large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def check_positive(argument: str, value: object) -> float:
@@ -252,9 +262,24 @@ def check_positive(argument: str, value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputTypeError(f"{argument} must be a positive number; got {value!r}")
-    if not 0 < (number := float(value)) < math.inf:
+    if not 0 < (number := _as_float(value)) < math.inf:
         raise InputError(f"{argument} must be a positive number; got {value!r}")
     return number
+
+
+def listed(argument: str, given: Any, what: str) -> list[Any]:
+    """What an iterable holds; InputTypeError for what is none, or a text.
+
+    >>> listed("scales", 3, "ints")
+    Traceback (most recent call last):
+    tl_entropy.errors.InputTypeError: scales must be several ints; got 3
+    """
+    try:
+        if not isinstance(given, str | bytes):
+            return list(given)
+    except TypeError:  # of a number, or of an array or a tensor without an axis
+        pass
+    raise InputTypeError(f"{argument} must be several {what}; got {given!r}")
 
 
 def check_orders(argument: str, orders: object, *, different: bool = False) -> tuple[float, ...]:

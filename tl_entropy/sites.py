@@ -125,9 +125,10 @@ def read_places(names: Any, argument: str = "sites") -> list[str | Site]:
     """
     if isinstance(names, str | Site):  # a Site is a tuple, too
         names = [names]
-    if not isinstance(names, Iterable):
-        raise InputTypeError(f"{argument} must be short names or Sites, one or several; got {names!r}")
-    asked = list(names)
+    try:
+        asked = list(names)
+    except TypeError:  # of a number, or of an array without an axis
+        raise InputTypeError(f"{argument} must be short names or Sites, one or several; got {names!r}") from None
     if not asked:
         raise InputError(f"{argument} is empty; choose from {', '.join(SITE_NAMES)}")
     return [item if item in SITE_NAMES[1:] and isinstance(item, str) else Site.parse(item, argument) for item in asked]

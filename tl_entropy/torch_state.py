@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 
-from tl_entropy.errors import FLAGS, ModelError, check_flag
+from tl_entropy.errors import FLAGS, InputTypeError, ModelError, check_flag
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,7 +122,7 @@ def each(items: Iterable[R], state: Callable[[], AbstractContextManager[None]] =
 def steady(function: Callable[P, R]) -> Callable[P, R]:
     """The function, made to run in the ``plain`` state; its caller is one frame further up, for warnings.
 
-    Keywords that are flags by their annotation are checked to be truth values.
+    Keywords that are flags by their annotation are checked to be truth values, and tensors to hold their numbers, one by one.
     Of a generator, each item is made in that state, and its reader's is left alone between them.
 
     >>> @steady
@@ -150,10 +150,22 @@ def steady(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         for name in flags.keys() & kwargs.keys():
             check_flag(name, kwargs[name], flags[name])
+        for place, value in (*enumerate(args), *kwargs.items()):
+            if isinstance(value, torch.Tensor):
+                _check_holds_numbers(function, place, value)
         with plain():
             return function(*args, **kwargs)
 
     return run
+
+
+def _check_holds_numbers(function: Callable[..., Any], place: int | str, tensor: torch.Tensor) -> None:
+    if not tensor.is_meta and tensor.layout is torch.strided:
+        return
+    name = place if isinstance(place, str) else list(inspect.signature(function).parameters)[place]
+    if tensor.is_meta:
+        raise InputTypeError(f"{name} must hold numbers; got a tensor on the device 'meta', which holds none")
+    raise InputTypeError(f"{name} must be dense; got a tensor of layout {tensor.layout}; give {name}.to_dense()")
 
 
 def _flags(function: Callable[..., Any]) -> dict[str, str]:

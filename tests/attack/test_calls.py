@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
+import odd_plots
+import odd_tensors
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -94,3 +99,66 @@ def test_what_it_has_found():
     assert found.information.isnan().all(), "of one position"
     with pytest.raises(tle.InputTypeError, match="special_ids must be a collection of ids"):
         tle.lens_entropy(MODEL, ["the cat"], special_ids=0, progress=False)
+
+
+@settings(max_examples=3000 if LONG else 60, suppress_health_check=list(HealthCheck), deadline=None)
+@given(name=st.sampled_from(sorted(odd_tensors.GOOD)), data=st.data())
+def test_functions_of_tensors(name, data):
+    """One to three arguments of a right call are odd; what comes back holds nothing that is no number where it is none."""
+    given = dict(odd_tensors.GOOD[name])
+    chosen = data.draw(st.lists(st.sampled_from(sorted(given)), min_size=1, max_size=3, unique=True), label="arguments")
+    for argument in chosen:
+        given[argument] = data.draw(st.sampled_from(odd_tensors.ODD), label=argument)
+    if given.get("permutations") in (2**40, 2**70):  # as many as asked for would take years
+        return
+    with warnings.catch_warnings(), contextlib.suppress(tle.TLEntropyError, MemoryError):
+        warnings.simplefilter("ignore")
+        try:
+            getattr(tle.functional, name)(**given)
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # torch's own MemoryError
+                raise
+
+
+@pytest.mark.parametrize("name", sorted(odd_tensors.GOOD))
+def test_right_calls_of_tensors(name):
+    getattr(tle.functional, name)(**odd_tensors.GOOD[name])
+
+
+def test_every_function_of_tensors_is_here():
+    functions = {name for name in tle.functional.__all__ if name[0].islower()}
+    assert functions == odd_tensors.GOOD.keys() | odd_tensors.SLOW
+
+
+@settings(max_examples=600 if LONG else 8, suppress_health_check=list(HealthCheck), deadline=None)
+@given(name=st.sampled_from(sorted(odd_plots.PLOTS)), data=st.data())
+def test_plots(name, data):
+    """An argument of a right call, or two, are odd."""
+    plot, (given, options) = getattr(tle.plots, name), odd_plots.PLOTS[name]()
+    given, options = list(given), dict(options)
+    keywords = [p.name for p in inspect.signature(plot).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    places = st.sampled_from([*range(len(given)), *keywords])
+    for place in data.draw(st.lists(places, min_size=1, max_size=2, unique=True), label="arguments"):
+        odd = odd_plots.ODD + (odd_plots.OTHERS if isinstance(place, int) else [])
+        value = data.draw(st.sampled_from(odd), label=str(place))
+        if isinstance(place, int):
+            given[place] = value
+        else:
+            options[place] = value
+    with warnings.catch_warnings(), contextlib.suppress(tle.TLEntropyError):
+        warnings.simplefilter("ignore")
+        plot(*given, **options)
+    plt.close("all")
+
+
+def test_every_plot_is_here():
+    assert odd_plots.PLOTS.keys() == {name for name in tle.plots.__all__ if name[0].islower()}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error"), [({"ax": 3}, "ax must be matplotlib's axes"), ({"labels": 3}, "labels must be")]
+)
+def test_what_plots_refuse_by_name(keywords, error):
+    [result], _ = odd_plots.PLOTS["profile"]()
+    with pytest.raises(tle.InputTypeError, match=error):
+        tle.plots.profile(result, **keywords)

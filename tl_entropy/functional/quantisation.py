@@ -93,6 +93,8 @@ def quantize(
     rounded = rounding(to, bits, limit, scale)
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise InputTypeError(f"x must be a tensor of floating-point numbers; got {getattr(x, 'dtype', type(x).__name__)}")
+    if isinstance(scale, Tensor) and not _broadcasts(scale.shape, x.shape):
+        raise InputError(f"scale must broadcast to x {list(x.shape)}; got the shape {list(scale.shape)}")
     with torch.no_grad():
         double = x.to("cpu" if x.device.type == "mps" else x.device, torch.float64)
         if double.isnan().any():
@@ -120,7 +122,7 @@ def quantized_bits(numbers: int, to: str, *, bits: int | None = None, scale: Any
     (144, 128, 64)
     """
     numbers = check_int("numbers", numbers, 0)
-    rounding(to, bits, 1.0 if to == "grid" else None, scale)
+    rounding(to, bits, 1.0 if isinstance(to, str) and to == "grid" else None, scale)
     if to in TYPES:
         return numbers * torch.finfo(TYPES[to]).bits
     if to == "grid":
@@ -216,6 +218,13 @@ def rounding(to: str, bits: int | None, limit: float | None, scale: Any) -> Call
             check_choice("scale", given, ("bfloat16",))
         return lambda x: _whole(x, top, given)
     return lambda x: _as_type(x, TYPES[to])
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    try:
+        return torch.broadcast_shapes(shape, to) == to
+    except RuntimeError:
+        return False
 
 
 def _int_bits(to: str) -> int:

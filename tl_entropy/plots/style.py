@@ -21,7 +21,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.legend import Legend
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_number, printable
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_number, listed, printable
 from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.naming import short_name, wrapped
 
@@ -73,6 +73,7 @@ def canvas(
         InputError: a width for axes that are given, a width or ends of an axis that can be none.
     """
     ends = _checked_limits(ylim)
+    check_axes(ax)
     size, sizes = sized(ax, size, width)
     if ax is None:
         # Outside the context: the first figure of a process starts the backend, and what that sets has to stay.
@@ -84,6 +85,12 @@ def canvas(
         yield ax
     if ends is not None:
         ax.set_ylim(*ends)
+
+
+def check_axes(ax: Any) -> None:
+    """Raise InputTypeError for what is neither None nor matplotlib's axes."""
+    if ax is not None and not isinstance(ax, Axes):
+        raise InputTypeError(f"ax must be matplotlib's axes or None; got {type(ax).__name__}")
 
 
 def sized(ax: Any, size: tuple[float, float], width: Width) -> tuple[tuple[float, float], dict[str, float]]:
@@ -221,6 +228,7 @@ def named(
     results: Any, kinds: tuple[type, ...], source: str, labels: Sequence[str] | None = None, *, asking: str = "labels"
 ) -> dict[str, Any]:
     """Every result of ``source`` under its name in the legend: a mapping's, that of ``labels``, or that of its model."""
+    labels = None if labels is None else listed("labels", labels, "names")
     if isinstance(results, Mapping):
         if labels is not None:
             raise InputError("labels: the names in the mapping already label the results; leave labels out")
@@ -241,7 +249,7 @@ def named(
 def subset(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
     """What was asked for, one or several, or all there is; what is not there is refused."""
     there = list(present)
-    wanted = there if asked is None else [asked] if isinstance(asked, str | int | float) else list(asked)
+    wanted = there if asked is None else [asked] if isinstance(asked, str | int | float) else listed(argument, asked, "names")
     if not wanted:
         raise InputError(f"{argument} is empty; choose from {', '.join(map(str, there))}")
     for item in wanted:

@@ -18,7 +18,7 @@ batched states, since it would not be clear what a row is.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -61,6 +61,13 @@ def soft_assignments(z: Tensor, anchors: Tensor, temperature: float) -> Tensor:
     >>> tuple(p.shape), bool((p.sum(-1) - 1).abs().max() < 1e-6)
     ((2, 10), True)
     """
+    for name, given in (("z", z), ("anchors", anchors)):
+        if not isinstance(given, Tensor) or not given.is_floating_point():
+            raise InputTypeError(f"{name} must be a tensor of floats; got {_described(given)}")
+    if anchors.ndim != 2 or not len(anchors) or not z.ndim or not z.shape[-1] or z.shape[-1] != anchors.shape[1]:
+        shapes = f"{list(z.shape)} and {list(anchors.shape)}"
+        raise InputError(f"z must be [..., d] and anchors [bin, d], of one d and one bin at least; got {shapes}")
+    temperature = check_positive("temperature", temperature)
     rows = z if z.dtype == torch.float64 else z.float()
     largest = _largest(rows.detach())[..., None]
     if bool(((largest < 1e-15) | (largest > 1e15)).any()):
@@ -116,8 +123,7 @@ def soft_entropy(
 
 def directed_rows(z: Tensor | np.ndarray, center: bool | Tensor, invalid: Invalid) -> tuple[Tensor, Tensor]:
     """The rows that have a direction, centred where asked for, and which of ``z`` they are [row] bool."""
-    if isinstance(z, np.ndarray):
-        z = torch.from_numpy(np.ascontiguousarray(z))
+    z = _as_tensor(z)
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise InputTypeError(f"z must be a tensor or an array of floats [row, d]; got {_described(z)}")
     if z.ndim != 2 or z.shape[1] < 2:
@@ -145,6 +151,12 @@ def directed_rows(z: Tensor | np.ndarray, center: bool | Tensor, invalid: Invali
     return rows if bool(directed.all()) else rows[directed], directed
 
 
+def _as_tensor(given: Any) -> Any:
+    """An array of floats as a tensor; all else as it is."""
+    floats = isinstance(given, np.ndarray) and given.dtype in (np.float16, np.float32, np.float64)
+    return torch.from_numpy(np.ascontiguousarray(given)) if floats else given
+
+
 def _largest(rows: Tensor) -> Tensor:
     """The largest absolute value over the last axis; NaN where there is one."""
     return torch.maximum(rows.amax(-1), -rows.amin(-1))
@@ -168,7 +180,7 @@ def kernel(
 ) -> tuple[Tensor, float]:
     """Anchors of length 1 and their temperature."""
     d = rows.shape[1]
-    given = torch.from_numpy(np.ascontiguousarray(anchors)) if isinstance(anchors, np.ndarray) else anchors
+    given = _as_tensor(anchors)
     if given is None:
         check_int("n_bins", n_bins, 2)
         used = soft_anchors(d, n_bins, seed=seed)

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, listed
 from tl_entropy.functional.lens.compiling import Compiled
 from tl_entropy.functional.lens.readout import Precision, Reader, VocabularyStatistics, join, refuse_rows
 from tl_entropy.functional.lens.tiles import in_double
@@ -131,6 +131,7 @@ def vocabulary_divergences(
     """
     if isinstance(metrics, str):
         raise InputTypeError(f"metrics must be a sequence such as ({metrics!r},); got {metrics!r}")
+    metrics = listed("metrics", metrics, "names")
     for metric in metrics:
         check_choice("metrics", metric, METRICS)
     if not metrics or len(set(metrics)) < len(metrics):

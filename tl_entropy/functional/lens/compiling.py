@@ -41,7 +41,11 @@ def compiler_available(device: str | torch.device = "cpu") -> bool:
     >>> isinstance(compiler_available("cpu"), bool)
     True
     """
-    if torch.device(device).type != "cpu":
+    try:
+        kind = torch.device(device).type
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of what is no device
+        raise InputError(f"device must be one of torch's, such as 'cpu' or 'cuda:0'; got {device!r}") from error
+    if kind != "cpu":
         return importlib.util.find_spec("triton") is not None
     candidates = [os.environ.get("CXX", ""), "g++", "clang++"]
     has_headers = Path(sysconfig.get_paths()["include"], "Python.h").is_file()

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, check_int
 from tl_entropy.functional.lens.entropies import check_floating, check_rows, in_double
 from tl_entropy.functional.lens.tiles import MASKED
 from tl_entropy.torch_state import steady
@@ -227,6 +227,7 @@ def _check_pair(logits_p: Tensor, logits_q: Tensor, dim: int) -> tuple[torch.Siz
         check_floating(name, logits)
     shapes = f"{list(logits_p.shape)} and {list(logits_q.shape)}"
     axes = max(logits_p.dim(), logits_q.dim())
+    dim = check_int("dim", dim)
     if not -axes <= dim < axes:
         raise InputError(f"dim must be an axis of logits_p and logits_q {shapes}; got {dim}")
     dim = dim - axes if dim >= 0 else dim

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_orders
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_int, check_orders
 from tl_entropy.functional.lens.tiles import MASKED, combine, tile_sums
 from tl_entropy.torch_state import steady
 
@@ -103,7 +103,9 @@ def surprisal(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:
     >>> surprisal(torch.zeros(2, 4), torch.tensor([0, 3])).exp()
     tensor([4., 4.], dtype=torch.float64)
     """
-    _check_logits(logits, dim)
+    dim = _check_logits(logits, dim)
+    if not isinstance(targets, Tensor):
+        raise InputTypeError(f"targets must be an integer tensor; got {type(targets).__name__}")
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise InputTypeError(f"targets must be an integer tensor; got {targets.dtype}")
     index = targets.long().to(logits.device).unsqueeze(dim)
@@ -161,17 +163,20 @@ def _varentropies(rows: Tensor) -> Tensor:
     return (p * (z - mean) ** 2).sum(-1)
 
 
-def _check_logits(logits: Tensor, dim: int) -> None:
+def _check_logits(logits: Tensor, dim: int) -> int:
+    """``dim`` as an int."""
     check_floating("logits", logits)
+    dim = check_int("dim", dim)
     if not -logits.dim() <= dim < logits.dim():
         raise InputError(f"dim must be an axis of logits {list(logits.shape)}; got {dim}")
     if logits.shape[dim] == 0:
         raise InputError(f"logits must hold at least one outcome on dim {dim}; got the shape {list(logits.shape)}")
+    return dim
 
 
 def _by_rows(logits: Tensor, dim: int, measure: Callable[[Tensor], Tensor]) -> Tensor:
     """Return ``measure`` of checked float64 chunks [rows, outcomes], put together again in the shape without ``dim``."""
-    _check_logits(logits, dim)
+    dim = _check_logits(logits, dim)
     moved = logits.movedim(dim, -1)
     lead = moved.shape[:-1]
 

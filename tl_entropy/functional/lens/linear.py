@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_number, check_order
-from tl_entropy.functional.lens.products import check_factors
+from tl_entropy.errors import InputError, InputTypeError, check_order
+from tl_entropy.functional.lens.products import check_factors, checked_scale
 from tl_entropy.functional.lens.readout import refuse_rows
 from tl_entropy.functional.lens.slopes import Divergence, Losses, Readout
 from tl_entropy.functional.lens.tiles import MASKED
@@ -187,11 +187,10 @@ def _open(
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Readout]:
     """Check the arguments and return the rows of ``hidden``, and what makes logits of them."""
-    rows = hidden.reshape(-1, hidden.shape[-1]) if isinstance(hidden, Tensor) and hidden.dim() else hidden
+    flat = isinstance(hidden, Tensor) and hidden.dim() and hidden.shape[-1]
+    rows = hidden.reshape(-1, hidden.shape[-1]) if flat else hidden
     check_factors(rows, unembedding, bias, ("rows", "d_model"))
-    scale, softcap = check_number("scale", scale), None if softcap is None else check_number("softcap", softcap)
-    if softcap is not None and softcap <= 0:
-        raise InputError(f"softcap must be None or above 0; got {softcap}")
+    scale, softcap = checked_scale(scale, softcap)
     refuse_rows(~rows.detach().isfinite().all(-1), 0, f"{name} must be finite; it holds NaN or infinities")
     dtype = dtype or (torch.float64 if rows.dtype == torch.float64 else torch.float32)
     return rows, Readout.of(unembedding.detach(), bias, scale, softcap, dtype)

@@ -13,11 +13,12 @@ again, relative to the new one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, check_number
 from tl_entropy.functional.lens.tiles import MASKED
 
 # A maximum up to here above the reference is rounded by at most 2^-8 nats.
@@ -142,6 +143,17 @@ class TileProducts:
         if self._softcap is not None:
             logits = logits.div_(self._softcap).tanh_().mul_(self._softcap)
         return logits
+
+
+def checked_scale(scale: Any, softcap: Any) -> tuple[float, float | None]:
+    """Both as floats that float32 holds; an InputError or InputTypeError where they are none, or ``softcap`` is not above 0."""
+    largest = torch.finfo(torch.float32).max
+    factor = check_number("scale", scale, -largest, largest)
+    if softcap is None:
+        return factor, None
+    if not 0 < (cap := check_number("softcap", softcap)) <= largest:
+        raise InputError(f"softcap must be None or above 0, and at most {largest:g}; got {softcap!r}")
+    return factor, cap
 
 
 def check_factors(hidden: Tensor, unembedding: Tensor, bias: Tensor | None, hidden_axes: tuple[str, ...]) -> None:

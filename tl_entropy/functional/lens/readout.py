@@ -21,9 +21,9 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_orders
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int, check_orders
 from tl_entropy.functional.lens.compiling import Compiled, SumsOfTiles, compiler_available, decide_compiled
-from tl_entropy.functional.lens.products import TileProducts, check_factors
+from tl_entropy.functional.lens.products import TileProducts, check_factors, checked_scale
 from tl_entropy.functional.lens.reduced import check_reduced
 from tl_entropy.functional.lens.tiles import (
     MASKED,
@@ -209,10 +209,9 @@ class Reader:
             raise InputError(f"hidden must hold at least one site; got the shape {list(hidden.shape)}")
         _check_targets(targets, rows, d_vocab)
         _check_subset(subset, d_vocab)
-        if not 0 <= top_k <= d_vocab:
+        if not 0 <= (top_k := check_int("top_k", top_k)) <= d_vocab:
             raise InputError(f"top_k must be between 0 and the {d_vocab} tokens of the vocabulary; got {top_k}")
-        if not math.isfinite(scale) or (softcap is not None and not 0 < softcap < math.inf):
-            raise InputError(f"scale must be finite and softcap None or above 0; got {scale} and {softcap}")
+        scale, softcap = checked_scale(scale, softcap)
         way = decide_compiled(compiled, n_sites * rows * d_vocab, hidden.device)
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         # Of very many sites, even one row's logits of a tile would be more than a tile.

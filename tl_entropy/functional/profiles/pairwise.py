@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_choice, check_int
+from tl_entropy.errors import InputError, check_choice, check_int, listed
 from tl_entropy.functional.profiles.curves import chord_angle, root_density, square_root_velocity
 from tl_entropy.functional.profiles.samples import check_values, inner_edges, jsd_terms, pooled_limits, sorted_distance
 from tl_entropy.torch_state import steady
@@ -108,7 +108,7 @@ def _euclidean(points: Tensor) -> Tensor:
 def _sorted_values(profiles: Sequence[Tensor]) -> list[Tensor]:
     """Return the values of each profile [depth, token], sorted, or refuse the profiles."""
     values: list[Tensor] = []
-    for number, profile in enumerate(profiles):
+    for number, profile in enumerate(listed("profiles", profiles, "tensors [token, depth]")):
         name = f"profiles[{number}]"
         checked = check_values(name, profile, axis="layer")
         if checked.dim() != 2 or not len(checked):

@@ -23,7 +23,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_int
+from tl_entropy.errors import InputError, check_int, listed
 from tl_entropy.functional.states.geometry import different_places
 from tl_entropy.functional.states.rows import checked_rows, document_numbers, squared_distances
 from tl_entropy.functional.states.views import label_list
@@ -232,9 +232,8 @@ def gride(x: Tensor, *, scales: Sequence[int] | None = None, documents: Any = No
     if len(places) < 3:
         raise InputError(f"x must have at least three different rows [row, d_model]; got {len(places)}")
     most = (len(places) - 1) // 2
-    chosen = (
-        [k for k in (1, 2, 4, 8, 16, 32) if k <= most] if scales is None else [check_int("scales", k, 1, most) for k in scales]
-    )
+    usual = [k for k in (1, 2, 4, 8, 16, 32) if k <= most]
+    chosen = usual if scales is None else [check_int("scales", k, 1, most) for k in listed("scales", scales, "ints")]
     if not chosen:
         raise InputError("scales must hold one number or more")
     group = torch.arange(len(places)) if documents is None else document_numbers(documents, len(x))[places.cpu()]

@@ -92,7 +92,10 @@ def from_median(x: Tensor) -> Tensor:
 
 def document_numbers(documents: Any, rows: int) -> Tensor:
     """[row] which document each row is of, on the CPU, from what a user gave as ``documents``."""
-    given = torch.as_tensor(documents).cpu()
+    try:
+        given = torch.as_tensor(documents).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of what is no tensor
+        raise InputTypeError(f"documents must be whole numbers; got {type(documents).__name__} ({error})") from error
     if given.is_floating_point() or given.is_complex():
         raise InputTypeError(f"documents must be whole numbers; got {given.dtype}")
     if tuple(given.shape) != (rows,):

@@ -108,7 +108,7 @@ def info_nce(x: Tensor, labels: Tensor | Sequence[Any], *, temperature: float = 
     1.0
     """
     states, label, count = _views(x, labels)
-    if check_positive("temperature", temperature) < _COLDEST:
+    if (temperature := check_positive("temperature", temperature)) < _COLDEST:
         raise InputError(f"temperature must be at least {_COLDEST:g}, for 1 / temperature to be a number; got {temperature!r}")
     directions = unit_rows(states)
     logits = directions @ directions.mT / temperature

@@ -93,6 +93,8 @@ def piece_spans(text: str, pieces: Sequence[bytes]) -> Tensor | None:
     True
     """
     n_bytes = _byte_counts(text)
+    if not isinstance(pieces, Sequence) or not all(isinstance(piece, bytes) for piece in pieces):
+        raise InputTypeError(f"pieces must be bytes, one of each token; got {type(pieces).__name__}")
     if b"".join(pieces) != text.encode():
         return None
     edge = torch.cat([n_bytes.new_zeros(1), n_bytes.cumsum(0)]).long()  # where each character begins, and the end
