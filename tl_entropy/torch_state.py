@@ -150,7 +150,8 @@ def steady(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         for name in flags.keys() & kwargs.keys():
             check_flag(name, kwargs[name], flags[name])
-        for place, value in (*enumerate(args), *kwargs.items()):
+        given: tuple[tuple[int | str, Any], ...] = (*enumerate(args), *kwargs.items())
+        for place, value in given:
             if isinstance(value, torch.Tensor):
                 _check_holds_numbers(function, place, value)
         with plain():

@@ -156,9 +156,10 @@ class _Spans:
             read.append(front + text)
         numbers = {text: number for number, text in enumerate(dict.fromkeys(read))}
         groups = several.get("group", several.get("prompt"))
-        labels = None if columns["label"] is None else _truths(columns["label"], several["label"], true)
-        if labels is not None:
-            _check_classes(columns["label"], labels, groups or read)
+        labels = None
+        if (column := columns["label"]) is not None:
+            labels = _truths(column, several["label"], true)
+            _check_classes(column, labels, groups or read)
         return cls(table, tuple(numbers), [numbers[text] for text in read], characters, labels, groups)
 
     def positions(self, model: Any, result: Any) -> list[list[tuple[int, int]]]:

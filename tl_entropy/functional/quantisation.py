@@ -222,7 +222,7 @@ def rounding(to: str, bits: int | None, limit: float | None, scale: Any) -> Call
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
     try:
-        return torch.broadcast_shapes(shape, to) == to
+        return bool(torch.broadcast_shapes(shape, to) == to)
     except RuntimeError:
         return False
 

@@ -247,8 +247,8 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             blocks = sums.blocks(place, self._tables, self._seen, len(seen.sample), workers)
             return [site_values(masses, samples, seen.counted, **options) for masses, samples in blocks]
 
-        def of_places(mine: Sequence[tuple[Place, SiteSums]]) -> list[list[dict[str, Any]]]:
-            found = []
+        def of_places(mine: Sequence[tuple[Place, SiteSums]]) -> list[Iterable[dict[str, Any]]]:
+            found: list[Iterable[dict[str, Any]]] = []
             with one_thread_each() as pool, Bar(total=len(mine), desc="statistics", unit="site", show=progress) as bar:
                 for values in pool.map(of_place, mine):
                     found.append(values)

@@ -275,9 +275,9 @@ def _tables(
                 found[one, other] = joint
             for name, of_rows in zip(("mutual_information", "joint_entropy"), values[1:], strict=False):
                 scores[name][:, one, other] = of_rows
-    for i, one in enumerate(x):
-        if one is not None and order >= 1:
-            scores["entropy"][:, i] = one.own.cpu()[:, None]
+    for i, of_row in enumerate(x):
+        if of_row is not None and order >= 1:
+            scores["entropy"][:, i] = of_row.own.cpu()[:, None]
     joint, permuted = found[..., 0], found[..., 1:]
     mean = permuted.mean(-1)
     around = permuted - mean[..., None]

@@ -65,7 +65,8 @@ def neighbour_similarities(
     pairs = [(i, j) for i, one in enumerate(rows) for j, other in enumerate(columns) if one is not None and other is not None]
 
     def of_pairs(mine: Sequence[tuple[int, int]]) -> list[Tensor]:
-        return [_of_pair(rows[i], columns[j], k) for i, j in mine]
+        several = ((rows[i], columns[j]) for i, j in mine)
+        return [_of_pair(one, other, k) for one, other in several if one is not None and other is not None]
 
     for (i, j), values in zip(pairs, dealt("pairs of sites", pairs, of_pairs), strict=True):
         found[:, :, :, i, j] = values
