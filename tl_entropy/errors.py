@@ -211,18 +211,20 @@ def check_flag(argument: str, value: object, annotation: str = "bool") -> None:
         raise InputTypeError(f"{argument} must be True or False; got {value!r}")
 
 
-def check_int(argument: str, value: object, low: int | None = None, high: int | None = None) -> int:
+def check_int(argument: str, value: object, low: int | None = None, high: float | None = None) -> int:
     """Return ``value``, an int of Python or NumPy within ``low`` and ``high`` (both included), as an int, else raise an error.
+
+    Without ``high`` it has to fit into 64 bits; with infinity it may be of any size.
 
     >>> check_int("window", 0, 1, 1024)
     Traceback (most recent call last):
     tl_entropy.errors.InputError: window must be an int from 1 to 1024; got 0
     """
-    span = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
+    span = "" if low is None else f" of at least {low}" if high in (None, math.inf) else f" from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputTypeError(f"{argument} must be an int{span}; got {value!r}")
     number = operator.index(value)
-    if abs(number) >= 2**63:
+    if high is None and abs(number) >= 2**63:
         raise InputError(f"{argument} must be an int{span}; got {number}, which 64 bits do not hold")
     if (low is not None and number < low) or (high is not None and number > high):
         raise InputError(f"{argument} must be an int{span}; got {number}")
