@@ -81,6 +81,7 @@ def test_other_quantities_axes_and_units():
         ),
         ({0: result(0.3), 1: result(0.4, unit="bits")}, {"label": "token"}, InputError, "nats and in bits"),
         ({0: result(0.3), 1: result(0.4)}, {"label": "token", "of": "height"}, InputError, "of must be one of"),
+        ({0: result(0.3), 1: result(0.4)}, {"label": "token", "of": ["height"]}, InputTypeError, "of must be the name of a"),
         ({0: result(2.0, null=2.0), 1: result(2.0, null=2.0)}, {"label": "token"}, InputError, "labels too rare"),
         ({0: 1, 1: 2}, {"label": "token"}, InputTypeError, "soft_information"),
     ],

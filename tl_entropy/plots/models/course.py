@@ -121,6 +121,8 @@ def course(
     ('Entropy (nats)', ['embed', 'resid_post.0'])
     """
     check_choice("band", band, ("se", None))
+    if of is not None and not isinstance(of, str):
+        raise InputTypeError(f"of must be the name of a quantity; got {type(of).__name__}")
     if not isinstance(results, Mapping) or not all(isinstance(step, Real) for step in results):
         raise InputTypeError("results must be a mapping from numbers, such as training steps, to results")
     if len(results) < 2:
