@@ -62,6 +62,8 @@ def desk(tmp_path, monkeypatch):
     texts = [text[:300] for text in tle.demo_texts(3)]
     for name in ("notes.txt", "sentences.txt"):
         (tmp_path / name).write_text("".join(texts), encoding="utf-8")
+    answers = [f"question {i},answer {i % 3},{'wrong' if i % 3 else 'right'}\n" for i in range(12)]
+    (tmp_path / "answers.csv").write_text("".join(["question,answer,grade\n", *answers]), encoding="utf-8")
     rows = datasets.Dataset.from_dict({"text": texts})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows.to_iterable_dataset())
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
