@@ -140,6 +140,23 @@ def test_states_that_hold_the_same_documents_are_never_added(alone, asked, monke
     assert_as_alone(tmp_path / "killed", asked, alone)
 
 
+def test_a_state_that_a_file_system_shows_late_is_waited_for(alone, asked, monkeypatch, tmp_path):
+    """The folder is listed once without what another has written, as the states are about to be added up."""
+    path = state_in(killed_after(2, monkeypatch, tmp_path / "killed", asked))
+    shutil.move(path, other := path.with_name(states.name_of(7)))
+    held, hidden = sharing._SharedPass._held, []
+
+    def late(one):
+        found = held(one)
+        if not hidden and (one.of.place / "result.json").exists():
+            hidden.append(found.pop(other))
+        return found
+
+    monkeypatch.setattr(sharing._SharedPass, "_held", late)
+    assert_as_alone(tmp_path / "killed", asked, alone)
+    assert hidden
+
+
 EVERY = [
     {"lens_entropy": {"top_k": 2}},
     {"lens_entropy": {"keep": "summary"}},

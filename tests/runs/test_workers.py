@@ -86,6 +86,28 @@ def test_one_on_another_machine_is_waited_for_as_long_as_it_may_be_silent(folder
         assert worker.number == 0
 
 
+def test_one_whose_clock_is_ahead_is_waited_for_as_long_as_it_stays_the_same(folder, tmp_path, monkeypatch):
+    path, clock = gone(folder, 0, machine="another"), [0.0]
+    (unit := tmp_path / "unit-0.json").write_text(json.dumps({"worker": 0, "owner": "gone"}))
+    (cut_off := tmp_path / "unit-1.json").touch()
+    monkeypatch.setattr(workers.time, "monotonic", lambda: clock[0])
+
+    def sign(at):
+        for each in (path, cut_off):
+            os.utime(each, (at, at))
+
+    with Worker(folder) as worker:
+        ahead = worker.now() + 365 * 86_400
+        for step in range(3):  # each time it has given another sign
+            sign(ahead + step)
+            assert not worker.claim(unit)
+            assert not worker.claim(cut_off)
+            clock[0] += SILENT
+        clock[0] += 1
+        assert worker.claim(unit)
+        assert worker.claim(cut_off)
+
+
 def test_a_claim_that_was_cut_off_while_it_was_written_frees_itself(folder, tmp_path):
     (unit := tmp_path / "unit-0.json").touch()
     with Worker(folder) as worker:

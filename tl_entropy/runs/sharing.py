@@ -152,7 +152,8 @@ class _SharedPass:
                 raise Elsewhere(f"{others} documents are with other processes")
             self.of.worker.claim(self.of.place / "result.json")  # for others to see that somebody is at it
             report = self._together()
-            if enough or not self._left(units):  # a state may turn out to be damaged as it is read
+            # A state may turn out to be damaged as it is read, or a folder show less than it did a moment ago.
+            if enough or not _left(units, report.held):
                 return report
             self._forget()
             self._resume()
@@ -258,8 +259,7 @@ class _SharedPass:
             raise Elsewhere("another process has the result")
 
     def _left(self, units: Sequence[range]) -> int:
-        held = [interval for intervals in self._held().values() for interval in intervals]
-        return sum(len(part) for unit in units for part in without(unit, held))
+        return _left(units, [interval for intervals in self._held().values() for interval in intervals])
 
     def _is_enough(self) -> bool:
         """Whether all states together are enough; this worker goes on with its own where they are not."""
@@ -323,6 +323,11 @@ def without(unit: range, held: Sequence[tuple[int, int]]) -> list[range]:
             if len(part)
         ]
     return left
+
+
+def _left(units: Sequence[range], held: Sequence[tuple[int, int]]) -> int:
+    """How many documents of the units are not held."""
+    return sum(len(part) for unit in units for part in without(unit, held))
 
 
 def _count(intervals: Intervals) -> int:

@@ -2,8 +2,9 @@
 
 A worker is a number that a process holds while it runs: ``workers/N.json`` names it, and is touched every half minute. What
 is claimed is a file that names its worker. A number or claim is free when its process has ended, as far as this machine can
-tell, when it is at work in a folder of which this one is a copy, or when nothing was heard of it for ten minutes. So a process
-that is killed on another machine is waited for that long, and one on this machine not at all.
+tell, when it is at work in a folder of which this one is a copy, or when nothing was heard of it for ten minutes: by the time
+of its last sign, or, since the clock that gives it may be ahead, by its staying the same so long under this process's eyes. So
+a process that is killed on another machine is waited for that long, and one on this machine not at all.
 
 A process that slept through its ten minutes may find that another took its number: it then lets go of what it holds in
 memory, and begins with a new number. That two hold the same documents for a while costs time, never a wrong number: what is
@@ -48,6 +49,7 @@ class Worker:
         self.folder, self.owner = folder, uuid.uuid4().hex
         self._ended = threading.Event()
         self._claimed: set[Path] = set()
+        self._seen: dict[int, tuple[float, float]] = {}  # the last sign in files of others, and when this process first saw it
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -102,7 +104,7 @@ class Worker:
         """Whether a claim is this worker's own, or of one who is no longer at work."""
         found = read_json(path)
         if found is None:  # just being written, or cut off while it was
-            return not path.exists() or _age(path, self.now()) > SILENT
+            return not path.exists() or self._is_silent(path)
         if found.get("owner") == self.owner:
             return True
         holder = self.folder / f"{found.get('worker')}.json"
@@ -125,8 +127,19 @@ class Worker:
     def _is_free(self, path: Path) -> bool:
         found = read_json(path)
         if found is None:
-            return not path.exists() or _age(path, self.now()) > SILENT
-        return not alive(found, path, self.now())
+            return not path.exists() or self._is_silent(path)
+        return not alive(found, path, self.now()) or (is_elsewhere(found) and self._is_silent(path))
+
+    def _is_silent(self, path: Path) -> bool:
+        """Whether a file was touched last ten minutes ago, as it says, or as this process saw it."""
+        try:
+            found = path.stat()
+        except OSError:
+            return False
+        now = time.monotonic()
+        if self._seen.get(found.st_ino, (None,))[0] != found.st_mtime:  # the number stays where the file is moved
+            self._seen[found.st_ino] = found.st_mtime, now
+        return max(self.now() - found.st_mtime, now - self._seen[found.st_ino][1]) > SILENT
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
@@ -143,11 +156,15 @@ def alive(told: Mapping[str, Any], path: Path, now: float) -> bool:
         path: the file.
         now: the time on its file system.
     """
-    here = this_process()
-    if told.get("machine") == here["machine"]:
+    if not is_elsewhere(told):
         is_here = told.get("place") == _place(path.parent)  # and not at work in a folder of which this is a copy
         return is_here and told.get("born") == _born(int(told.get("process", 0)))
     return _age(path, now) <= SILENT
+
+
+def is_elsewhere(told: Mapping[str, Any]) -> bool:
+    """Whether the process that a file names is on another machine, where nothing but its signs tells of it."""
+    return told.get("machine") != _machine()
 
 
 def claim(path: Path, content: Mapping[str, Any], is_free: Any) -> bool:
