@@ -125,6 +125,23 @@ def test_files_folders_and_lines_are_measured(announced, tmp_path):
     assert "about 10,000 tokens: " in announced(Lines([tmp_path / "texts"]))
 
 
+@pytest.mark.parametrize(("a_pass", "a_token", "read"), [(0.1, 1e-4, [64, 64, 128, 256, 512]), (0.1, 0.01, [64, 64])])
+def test_what_every_pass_takes_counts_little_where_passes_are_quick(a_pass, a_token, read, monkeypatch):
+    clock, seen = [0.0], []
+
+    class Model:
+        cfg = SimpleNamespace(n_ctx=600, device="cpu")
+
+        def __call__(self, tokens):
+            seen.append(tokens.shape[1])
+            clock[0] += a_pass + a_token * tokens.shape[1] + (len(seen) == 1)  # a second more in the first
+            return torch.zeros(1, 1, 1)
+
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: clock[0])
+    assert plan.seconds_a_token(Model(), range(1000), readouts=False) == pytest.approx(a_token + a_pass / read[-1])
+    assert seen == read
+
+
 def test_what_nobody_can_count_is_said_to_be_so(announced):
     assert "of a length that is not known beforehand" in announced(iter(["x"]))
 

@@ -22,7 +22,8 @@ LONG = 5.0
 """Seconds from which on work is announced."""
 
 _SAMPLE = 20_000  # bytes of texts that are tokenized for the estimate
-_TIMED = 64  # tokens of the pass that is timed
+_TIMED = (64, 64, 128, 256, 512)  # tokens of the passes that are timed, as long as they are quick
+_QUICK = 0.25  # seconds
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,22 @@ def measured(inputs: Iterable[Any]) -> Amount | None:
 
 
 def seconds_a_token(model: Any, ids: Sequence[int], *, readouts: bool) -> float:
-    """What a token takes, from a pass over the first of these ids."""
+    """What a token takes, from passes over the first of these ids: longer ones while they are quick, since what a pass takes
+    however short it is would count too much.
+    """
     import torch
 
-    tokens = torch.tensor([list(ids)[:_TIMED]], device=model.cfg.device)
-    spent = []
+    given = torch.tensor([list(ids)[: model.cfg.n_ctx]], device=model.cfg.device)
+    whole = float("inf")
     with torch.inference_mode():
-        for _ in range(2):  # the first is slower than those that follow
+        for number, length in enumerate(_TIMED):
+            tokens = given[:, :length]
             start = time.perf_counter()
             float(model(tokens)[0, -1, 0])  # so that an accelerator has ended
-            spent.append(time.perf_counter() - start)
-    whole = min(spent) / tokens.shape[1]
+            spent = time.perf_counter() - start
+            whole = min(whole, spent / tokens.shape[1])
+            if number and (spent > _QUICK or length >= given.shape[1]):  # the first is slower than those that follow
+                break
     if not readouts:
         return whole
     product = model.cfg.d_model * model.cfg.d_vocab
