@@ -70,6 +70,7 @@ BREAKS = [
     Break("estimation/mixing.py", "corner.tril() if causal else corner", "corner", "estimation/test_mixing.py"),
     Break("estimation/mixing.py", "left = (len(weight) - 1) // 2", "left = len(weight) // 2", "estimation/test_mixing.py"),
     Break("estimation/mixing.py", "first * cos - second * sin", "first * cos + second * sin", "estimation/test_mixing.py"),
+    Break("estimation/mixing.py", "stack.positions, maps=1)", "stack.positions, maps=9)", "estimation/test_mixing.py"),
     Break("estimation/memory.py", "(place * mask).amax(1)", "(place + 0 * mask).amax(1)", "estimation/test_memory.py"),
     Break("estimation/memory.py", "if not self.training or self.config", "if self.config", "estimation/test_memory.py"),
     Break("estimation/memory.py", "range(memories, 0, -1)", "range(memories - 1, -1, -1)", "estimation/test_models.py"),

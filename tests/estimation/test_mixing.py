@@ -132,6 +132,16 @@ def test_padding_tells_a_mixer_nothing_masked_or_not(mixer, kernel):
     assert torch.equal(found(changed, mask, SHOWN)[:, :4], found(x, mask, SHOWN)[:, :4])
 
 
+@pytest.mark.parametrize(("mixer", "kernel", "heads"), [("conv", 1, 1), ("conv", 8, 1), ("heads", 1, 1), ("heads", 1, 8)])
+@torch.no_grad()
+def test_a_new_mixer_gives_sums_as_large_as_what_is_summed_whatever_it_is_made_of(mixer, kernel, heads):
+    torch.manual_seed(0)
+    made_of, x = mixer_of(Stack(mixer, 64, 128, 1, heads, kernel, False, 0)), torch.randn(4, 64, 128)
+    if mixer == "heads":
+        made_of.into, made_of.out = nn.Identity(), nn.Identity()
+    assert 0.9 < float(made_of(x, None, SHOWN).std()) < 1.1, "but for a kernel's ends, where it reads beyond the width"
+
+
 def test_the_mask_holds_after_steps_of_an_optimiser_with_momentum_and_decay():
     for kind, kernel in KINDS[:-1]:
         mixer = made(kind, kernel, dtype=torch.float32)

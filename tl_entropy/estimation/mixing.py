@@ -45,7 +45,7 @@ class Convolution(nn.Module):
     def __init__(self, stack: Stack) -> None:
         super().__init__()
         self.causal = stack.causal
-        self.weight = nn.Parameter(_weights(stack.kernel, stack.positions))
+        self.weight = nn.Parameter(_weights(stack.kernel, stack.positions, maps=stack.kernel))
         self.bias = nn.Parameter(torch.zeros(stack.positions))
 
     def forward(self, x: Tensor, mask: Tensor | None, showing: Showing) -> Tensor:
@@ -65,7 +65,7 @@ class Heads(nn.Module):
         super().__init__()
         self.causal, self.n_heads = stack.causal, stack.n_heads
         self.into = nn.Linear(stack.d_model, stack.d_model)
-        self.weight = nn.Parameter(_weights(stack.n_heads, stack.positions))
+        self.weight = nn.Parameter(_weights(stack.n_heads, stack.positions, maps=1))
         self.bias = nn.Parameter(torch.zeros(stack.n_heads, stack.positions))
         self.out = nn.Linear(stack.d_model, stack.d_model)
         self.hook_z = HookPoint()
@@ -149,9 +149,12 @@ def rotated(x: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
 
-def _weights(n: int, positions: int) -> Tensor:
-    """[n, to, from], of a size that keeps a position's sum about as large as what is summed."""
-    return torch.randn(n, positions, positions) / math.sqrt(positions * n)
+def _weights(n: int, positions: int, *, maps: int) -> Tensor:
+    """[n, to, from], of a size that keeps a sum over all positions and ``maps`` of the n as large as what is summed.
+
+    A kernel's maps are all summed in one component, a head is alone in its own. Behind a mask earlier positions sum less.
+    """
+    return torch.randn(n, positions, positions) / math.sqrt(positions * maps)
 
 
 def _by_head(weight: Tensor, heads: int) -> Tensor:
