@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import signal
+import weakref
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ if "SLIPCOVER_ENABLED" not in os.environ:
 from tiny_models import ARCHITECTURES, GATE, LONG, PAGES, cached_model, kinds, number
 
 from tl_entropy import demo
+from tl_entropy.capture import adapter
 from tl_entropy.functional import compiler_available
 
 settings.register_profile("quick", max_examples=12, deadline=None, derandomize=True, database=None)
@@ -43,6 +45,31 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # The bundled model is read once a process, for examples in docstrings, too; who changes its weights loads one by its folder.
 demo.load_model = cache(demo.load_model)
+
+
+def _once(proof):
+    """A proof, asked once a process of a model whose weights and ids stay the same."""
+    known = weakref.WeakKeyDictionary()
+
+    def asked(runner, *more):
+        found = known.setdefault(runner.turns, {})
+        key = runner.fingerprint, runner.stack.of, runner.pad_id, *runner.special_ids
+        if key not in found:
+            found[key] = proof(runner, *more)
+        return found[key]
+
+    return asked
+
+
+_ASKED_ONCE = {name: _once(getattr(adapter, name)) for name in ("unmasked", "sight")}
+
+
+@pytest.fixture(autouse=True)
+def _looks_back_as_before(request, monkeypatch):
+    """The two short passes of each call, a third of a test's time, are run once a model where no test is about them."""
+    if not LONG and "proofs" not in request.path.parts:
+        for name, asked in _ASKED_ONCE.items():
+            monkeypatch.setattr(adapter, name, asked)
 
 
 def pytest_collection_finish():
