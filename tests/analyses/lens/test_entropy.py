@@ -347,7 +347,7 @@ MEASURE = """
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow  # of every summary, at two sizes: test_memory.py
 def test_memory_does_not_grow_with_the_corpus():
     from tiny_models import kinds
 
