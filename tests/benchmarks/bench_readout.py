@@ -1,11 +1,12 @@
 """How long vocabulary_statistics takes, how much memory and how far off it is, beside the plain product and two peers.
 
-    python tests/benchmarks/bench_readout.py [--threads 2] [--repeats 5] [--parts product limit lens profiler memory]
+    python tests/benchmarks/bench_readout.py [--threads 2] [--repeats 5] [--parts product few limit lens profiler memory]
 
 Ratios are medians of interleaved repeats in one run, so that a drift of the machine hits both sides; measure on an idle one.
 ``--clock cpu`` takes processor time instead of wall-clock time: for a busy machine, and with one thread.
 
 product   GPT-2's shape, 512 rows, against ``hidden @ W_U`` with all logits freshly allocated
+few       the same of 1 to 32 rows: float32, W_U rounded anew and W_U held in bfloat16, laid out either way
 limit     the shapes of GPT-2 and of SmolLM2: what the products of all tiles take by themselves
 lens      13 sites x 96 positions against transformer_lens' logit_lens, one thread
 profiler  64 prompt and 32 generated tokens against entropy-profiler, its generation not counted, one thread
@@ -87,6 +88,27 @@ def bench_product(repeats: int, clock: Callable[[], float]) -> None:
         errors[name] = (run().entropies[:64] - truth).abs().max().item()
     print(f"{ROWS} rows x {D_MODEL} x {D_VOCAB}, orders {ORDERS}, {torch.get_num_threads()} threads")
     show(medians(variants, repeats, clock), errors)
+
+
+def bench_few(repeats: int, clock: Callable[[], float]) -> None:
+    if "bfloat16" not in PRECISIONS:
+        print("bfloat16: no units for it in this processor, so it is refused")
+        return
+    hidden, unembedding = random_readout(32)
+    for name, weights in (("[d_model, d_vocab]", unembedding), ("[d_vocab, d_model]", unembedding.t().contiguous().t())):
+        half = weights.bfloat16()
+        for rows in (1, 2, 3, 4, 6, 8, 16, 32):
+
+            def ours(weights: torch.Tensor, precision: Any, rows: int = rows) -> Callable[[], Any]:
+                return lambda: vocabulary_statistics(hidden[:rows], weights, precision=precision, compiled=False)
+
+            variants = {
+                "float32": ours(weights, "float32"),
+                "bfloat16, rounded anew": ours(weights, "bfloat16"),
+                "bfloat16, held": ours(half, "bfloat16"),
+            }
+            print(f"{rows} rows, W_U {name}, {torch.get_num_threads()} threads")
+            show(medians(variants, repeats, clock), {})
 
 
 def bench_limit(repeats: int, clock: Callable[[], float]) -> None:
@@ -246,7 +268,7 @@ def bench_memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = ("product", "limit", "lens", "profiler", "memory")
+    every = ("product", "few", "limit", "lens", "profiler", "memory")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=every, default=every)
@@ -259,7 +281,8 @@ def main() -> None:
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     torch.set_num_threads(options.threads)
     for part, run in (
-        ("product", bench_product), ("limit", bench_limit), ("lens", bench_lens), ("profiler", bench_profiler),
+        ("product", bench_product), ("few", bench_few), ("limit", bench_limit), ("lens", bench_lens),
+        ("profiler", bench_profiler),
     ):  # fmt: skip
         if part in options.parts:
             run(options.repeats, clock)

@@ -16,42 +16,33 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture import origin
-from tl_entropy.capture.attention import chooses_keys
 from tl_entropy.capture.hooks import hooks_of_others, hooks_on_everything, is_left, source_site
 from tl_entropy.capture.places import ENCODER, StackName
-from tl_entropy.capture.proofs.causality import Sight, Unmasked, check_causal, left_padding, sight, unmasked
 from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.proofs.generation import Generated, cache_is_sound, proved_text
 from tl_entropy.capture.proofs.heads import Heads
-from tl_entropy.capture.proofs.longer import check_causal_up_to
 from tl_entropy.capture.proofs.neurons import Neurons
 from tl_entropy.capture.proofs.readout import Readout, prove_readout
-from tl_entropy.capture.proofs.short_pass import PARTS, ShortPass
+from tl_entropy.capture.proofs.short_pass import PARTS
 from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
 from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.runner import Runner
+from tl_entropy.capture.sighted import Sighted
 from tl_entropy.capture.views import View, reshaped, scaled
-from tl_entropy.errors import InputError, ModelError, check_int, check_number
+from tl_entropy.errors import InputError, ModelError
 from tl_entropy.results.provenance import PREDICTS_OWN, READS_AHEAD, Provenance
 from tl_entropy.sites import UNEMBED, Site
 
-MAX_TOKENS = 4096
-"""Cells of a batch (windows times longest) where no batch size is given."""
 
-AHEAD = 1e-4
-"""Attention weight on a later token above which it is seen."""
-
-
-class Adapter(Runner):
+class Adapter(Sighted):
     """A TransformerLens model, seen through the few things that a measurement needs.
 
     Args:
@@ -77,7 +68,6 @@ class Adapter(Runner):
         super().__init__(model, stack=stack)
         self.checks = check
         self._others: dict[str, None] = {}  # places where hooks of others ran
-        self._speaks_of_next = False  # whether what is measured does; then passes are of rows on which it looks back
 
     def activations(self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """One forward pass over ``tokens`` [batch, pos] with its attention mask; what came past each site.
@@ -132,10 +122,6 @@ class Adapter(Runner):
     def _views(self) -> dict[Site, View | None]:
         return {}
 
-    @cached_property
-    def _short_pass(self) -> ShortPass:
-        return ShortPass(self)
-
     def generate(self, tokens: Tensor, max_new_tokens: int, *, temperature: float, seed: int) -> Generated:
         """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; see ``proved_text``.
 
@@ -176,13 +162,6 @@ class Adapter(Runner):
         """Number of attention heads of a layer; InputError where it has none."""
         return self.heads.shape(layer).heads
 
-    def looks_ahead(self, layer: int) -> bool:
-        """Whether queries of a layer put weight on later tokens, as seen in a short pass; as configured where none is seen."""
-        pattern = self._short_pass("pattern", layer)
-        if pattern is None or pattern.ndim != 4 or pattern.shape[2] != pattern.shape[3]:
-            return getattr(self.model.cfg, "attention_dir", "causal") != "causal"
-        return bool(pattern.triu(1).amax() > AHEAD)
-
     def head_weights(self, layer: int) -> Tensor:
         """W_O [head, d_head, d_model] of a layer; see ``Heads.weights``."""
         return self.heads.weights(layer)
@@ -220,98 +199,6 @@ class Adapter(Runner):
             except ModelError:
                 raise refused from None
 
-    @cached_property
-    def sight(self) -> Sight:
-        """Whether the model looks ahead, and whether a mask of ones, padding on the right or other rows matter to it."""
-        return sight(self, self._unmasked)
-
-    @property
-    def masked(self) -> bool:
-        """Whether its passes are handed a mask: where one of ones changes what the model computes, none is."""
-        return self.sight.mask <= 1
-
-    @cached_property
-    def _unmasked(self) -> Unmasked:
-        return unmasked(self)
-
-    @property
-    def reads_ahead(self) -> bool:
-        """Whether the model's configuration declares that it looks ahead; what is measured then says so."""
-        return bool(getattr(self.model.cfg, "reads_ahead", False))
-
-    @property
-    def memory_bits(self) -> float | None:
-        """Bits that the model is told of each window beside the tokens before, as its configuration declares; None for none."""
-        bits = getattr(self.model.cfg, "memory_bits", None)
-        return None if bits is None else check_number("cfg.memory_bits", bits, 0)
-
-    def check_looks_back(self) -> None:
-        """Raise ModelError where the model looks ahead and does not declare it."""
-        if not self.reads_ahead:
-            check_causal(self.sight, self._looks_ahead_by)
-            self._speaks_of_next = True
-
-    def check_length(self, length: int) -> None:
-        """Raise ModelError where the model looks ahead on rows of so many tokens, and what is measured speaks of a next one."""
-        if self._speaks_of_next:
-            check_causal_up_to(self, length, f"{self.fingerprint} {self.stack.of}", together=not self.alone)
-
-    def _mask(self, mask: Tensor) -> dict[str, Tensor]:
-        self.check_length(mask.shape[1])
-        return super()._mask(mask)
-
-    def _looks_ahead_by(self) -> str:
-        """By what it would look ahead."""
-        if self.stack.of == "decoder":
-            return "an encoder-decoder, whose encoder gives the decoder the whole text"
-        if self.stack.of == "encoder" or any(map(self.looks_ahead, range(self.n_layers))):
-            return "its attention goes in both directions"
-        return "by something else than its attention"
-
-    @property
-    def pads(self) -> bool:
-        """Whether rows of several lengths may share a pass: padding on the right tells the model nothing.
-
-        An index that chooses keys may choose padding among keys that it holds equal, on rows longer than a proof's.
-        """
-        return self.sight.padding <= 1 and not chooses_keys(self.model, self.stack.of)
-
-    @property
-    def alone(self) -> bool:
-        """Whether a pass has one row, since the rows of a batch change each other's states."""
-        return self.sight.neighbours > 1
-
-    def batches(self, windows: Iterable[Window], batch_size: int | None) -> Iterator[Batch]:
-        """Windows, gathered into batches that the model reads as it would read each window alone; see ``tl_entropy.batches``.
-
-        Args:
-            windows: of documents.
-            batch_size: windows in a batch; None takes as many as fit in ``MAX_TOKENS``.
-        """
-        if batch_size is not None:
-            check_int("batch_size", batch_size, 1)
-        size = 1 if self.alone else batch_size
-        return batches(windows, batch_size=size, max_tokens=MAX_TOKENS, pad_id=self.pad_id, pads=self.pads)
-
-    def check_rows(self, mask: Tensor) -> None:
-        """Raise ModelError where rows of a batch, or padding as in its mask [batch, pos], change what the model computes."""
-        if len(mask) > 1 and self.alone:
-            raise ModelError(
-                "the rows of a batch change each other's states on this model (experts that are full, a norm over the batch), "
-                f"and this cache has {len(mask)}; make a cache of each row, or pass the tokens themselves"
-            )
-        left = bool((mask[:, 1:] > mask[:, :-1]).any())
-        if not bool(mask.all()) and (not self.pads or (left and self._left_padding > 1)):
-            raise ModelError(
-                f"padding{' on the left' if left else ''} changes what this model computes, mask or no mask, so the states of "
-                "this cache's padded rows are not those of their texts; make a cache of rows of one length, or pass the "
-                "tokens themselves"
-            )
-
-    @cached_property
-    def _left_padding(self) -> float:
-        return left_padding(self)
-
     def of_tokens(self, readout: Readout) -> Readout:
         """A readout of the rows of the unembedding that are tokens of the tokenizer, as ``token_ids`` lists them."""
         ids = self.token_ids
@@ -321,15 +208,6 @@ class Adapter(Runner):
     def frozen_norm(self) -> FrozenNorm:
         """The final norm, linear once its scale is known; proved on random rows (ModelError where it is something else)."""
         return FrozenNorm.probe(self.readout.norm, self.readout.unembedding)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash over the model's weights, as they were at its first pass."""
-        return self._weights.hash
-
-    @cached_property
-    def _weights(self) -> origin.Fingerprint:
-        return origin.fingerprint(self.model)
 
     @cached_property
     def wrapped(self) -> str | None:

@@ -388,10 +388,11 @@ def test_both_ways_of_multiplying_agree_with_dense_logits(centred, softcap):
         return x / x.square().mean(-1, keepdim=True).add(1e-5).sqrt() * weight
 
     frozen = FrozenNorm.probe(norm, unembedding)
-    readout = SimpleNamespace(unembedding=unembedding, scale=0.25, softcap=softcap)
-    reading = SimpleNamespace(readout=readout, ran_compiled=False)
+    readout = SimpleNamespace(unembedding=unembedding)
+    own = {"unembedding": unembedding, "scale": 0.25, "softcap": softcap, "precision": "float32"}
+    reading = SimpleNamespace(readout=readout, ran_compiled=False, options=lambda rows: own)
     weights = torch.randn(n_heads, d_head, d)
-    options = {"orders": (0.5, 1.0, 2.0), "precision": "float32", "compiled": False}
+    options = {"orders": (0.5, 1.0, 2.0), "compiled": False}
     for rows in (5, 9):  # up to 2 * d_head and above
         z, scale = torch.randn(rows, n_heads, d_head), torch.rand(rows) + 0.5
         written = torch.einsum("rhd,hdm->rhm", z.double(), weights.double())

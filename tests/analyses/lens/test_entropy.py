@@ -15,7 +15,7 @@ import torch
 from tiny_models import CONTEXT, VOCAB, cached_model, make_model
 
 import tl_entropy as tle
-from tl_entropy.capture import adapter as adapter_module
+from tl_entropy.capture import sighted
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError
 from tl_entropy.functional import renyi_entropy
 
@@ -363,7 +363,7 @@ def test_memory_does_not_grow_with_the_corpus():
 
 
 def test_batches_are_chosen_by_tokens(gpt2, monkeypatch):
-    monkeypatch.setattr(adapter_module, "MAX_TOKENS", 40)
+    monkeypatch.setattr(sighted, "MAX_TOKENS", 40)
     shapes = []
     plain = tle.Adapter.activations
     monkeypatch.setattr(

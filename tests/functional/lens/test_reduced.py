@@ -52,10 +52,20 @@ def test_it_is_measured_once_for_a_shape(monkeypatch):
     made, plain = [], TileProducts.begin
     monkeypatch.setattr(TileProducts, "begin", lambda *begun: made.append(1) or plain(*begun))
     job = reduced.Product(16, torch.float32, True, 1001)
-    kinds = (job, job._replace(d_model=24), job._replace(dtype=torch.bfloat16), job._replace(columns_lie_together=False))
+    kinds = (job, job._replace(d_model=24), job._replace(dtype=torch.bfloat16), job._replace(rounded=True))
     for asked in kinds * 2:
         assert MEASURED(asked) > 0
     assert len(made) == 2 * len(kinds)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_what_is_held_in_bfloat16_is_not_rounded_while_it_is_measured(monkeypatch, rounded):
+    seen, made = [], TileProducts.__init__
+    monkeypatch.setattr(
+        TileProducts, "__init__", lambda *given, **options: seen.append(given[1].dtype) or made(*given, **options)
+    )
+    MEASURED(reduced.Product(32, torch.float32, True, 1002, rounded))
+    assert seen == [torch.float32, torch.bfloat16 if rounded else torch.float32]
 
 
 @pytest.mark.parametrize("times", [1.2, 46.0])

@@ -152,10 +152,7 @@ class HeadAccumulator(PositionMeasure[HeadEntropy | HeadSummary]):
 
     def _readouts(self, batch: Batch, activations: Mapping[Site, Tensor], reading: Reading) -> dict[str, Tensor]:
         """The same, of what each head writes."""
-        options = {
-            "orders": self.orders, "precision": self.precision,
-            "compiled": reading.compiles(batch.n_rows * sum(self.heads_of.values())),
-        }  # fmt: skip
+        options = {"orders": self.orders, "compiled": reading.compiles(batch.n_rows * sum(self.heads_of.values()))}
         if self.norm == "frozen":
             scale = self.adapter.frozen_norm.scale(batch.rows(activations[self._last]).to(reading.device))
         found = []

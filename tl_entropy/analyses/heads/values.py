@@ -85,10 +85,9 @@ def frozen_entropies(
         scale: [row], of the final norm at the whole last residual stream.
         frozen: the final norm.
         reading: through the model's readout.
-        options: orders, precision, compiled.
+        options: orders, compiled.
     """
     readout = reading.readout
-    options |= {"scale": readout.scale, "softcap": readout.softcap}
     one = torch.ones(len(weights), device=weights.device)
     written = frozen(weights, one)  # the norm is linear, so it can be taken of what a head writes with each of its dimensions
     z = z.to(written.dtype) * scale.to(written.dtype)[:, None, None]
@@ -97,18 +96,18 @@ def frozen_entropies(
         found = []
         for head in range(len(weights)):
             columns = [written[head] @ part.to(written.dtype) for part in readout.unembedding.split(_COLUMNS, dim=1)]
-            found.append(_entropies(z[:, head].contiguous(), torch.cat(columns, 1), reading, options))
+            own = {**reading.options(len(z)), "unembedding": torch.cat(columns, 1), "bias": None}
+            found.append(_entropies(z[:, head].contiguous(), reading, own | options))
         yield torch.stack(found, 1)
         return
     for part in z.split(max(1, _VECTORS // written[:, 0].numel())):
         hidden = einsum(part, written, "row head d_head, head d_head d_model -> row head d_model")
-        yield _read(hidden, reading, options)
+        yield _read(hidden, reading, {"bias": None, **options})
 
 
 def recomputed_entropies(z: Tensor, weights: Tensor, reading: Reading, **options: Any) -> Iterator[Tensor]:
     """Entropies [row, head, order] of the full readout of what each head writes, final norm and biases included."""
     readout = reading.readout
-    options |= {"scale": readout.scale, "softcap": readout.softcap, "bias": readout.bias}
     for part in z.to(weights.dtype).split(max(1, _VECTORS // weights[:, 0].numel())):
         hidden = einsum(part, weights, "row head d_head, head d_head d_model -> row head d_model")
         normed = readout.norm(rearrange(hidden, "row head d_model -> (row head) d_model"))
@@ -118,12 +117,12 @@ def recomputed_entropies(z: Tensor, weights: Tensor, reading: Reading, **options
 def _read(hidden: Tensor, reading: Reading, options: dict[str, Any]) -> Tensor:
     """Entropies [row, head, order] of vectors [row, head, d_model] that the final norm has seen."""
     flat = rearrange(hidden, "row head d_model -> (row head) d_model")
-    entropies = _entropies(flat, reading.readout.unembedding, reading, options)
+    entropies = _entropies(flat, reading, reading.options(len(flat)) | options)
     return rearrange(entropies, "(row head) order -> row head order", head=hidden.shape[1])
 
 
-def _entropies(rows: Tensor, unembedding: Tensor, reading: Reading, options: dict[str, Any]) -> Tensor:
-    found = vocabulary_statistics(rows, unembedding, **options)
+def _entropies(rows: Tensor, reading: Reading, options: dict[str, Any]) -> Tensor:
+    found = vocabulary_statistics(rows, **options)
     reading.ran_compiled |= found.compiled
     return found.entropies.cpu()
 

@@ -174,9 +174,9 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
         normed = [reading.normed(site, rows[site]) for site in self._through]
         normed.append(reading.readout.norm(rows[self._output].to(reading.device)))
         found = vocabulary_divergences(
-            torch.stack(normed), reading.readout.unembedding, reference=self._compared_with, metrics=self.metrics,
+            torch.stack(normed), reference=self._compared_with, metrics=self.metrics,
             targets=reading.columns(targets).to(reading.device) if targets.shape[1] else None, top_k=self.top_k,
-            compiled=compiled, **reading.options(),
+            compiled=compiled, **reading.options(len(normed) * len(normed[0])),
         )  # fmt: skip
         reading.ran_compiled |= found.compiled
         statistics, at = found.statistics, self._at

@@ -37,6 +37,8 @@ Over = Literal["model", "tokenizer"]
 
 # Rows that go through the unembedding at once, at least: with few, reading the matrix takes longer than multiplying with it.
 ROWS_AT_ONCE = 1440
+FEW = 6
+"""With fewer rows than that, products in bfloat16 take longer than those of float32, in which they are then made."""
 
 
 class Reading(Kept):
@@ -94,7 +96,7 @@ class Reading(Kept):
         self._ids = None if self.n_rows == adapter.d_vocab else adapter.token_ids
         self.device = self.readout.unembedding.device
         if precision == "bfloat16":
-            check_reduced(self.readout.unembedding)
+            check_reduced(self.readout.unembedding, rounded=True)
         self.ran_compiled = False
         self._work = 0
         self._said: dict[str, Any] = {}
@@ -144,10 +146,13 @@ class Reading(Kept):
             return self.compiled
         return "faster" if worth_trying(self._work, self.device) else False
 
-    def options(self) -> dict[str, Any]:
-        """What ``vocabulary_statistics`` needs beside the rows."""
-        readout = self.readout
-        return {"bias": readout.bias, "scale": readout.scale, "softcap": readout.softcap, "precision": self.precision}
+    def options(self, rows: int) -> dict[str, Any]:
+        """What ``vocabulary_statistics`` needs beside that many rows, all sites together."""
+        readout, reduced = self.readout, self.precision == "bfloat16" and rows >= FEW
+        return {
+            "unembedding": readout.rounded if reduced else readout.unembedding, "bias": readout.bias, "scale": readout.scale,
+            "softcap": readout.softcap, "precision": "bfloat16" if reduced else "float32",
+        }  # fmt: skip
 
     def read(
         self,
@@ -172,8 +177,9 @@ class Reading(Kept):
         for first in range(0, len(sites), together):
             group = sites[first : first + together]
             found = vocabulary_statistics(
-                torch.cat([self.normed(site, batch.rows(activations[site])) for site in group]), self.readout.unembedding,
-                targets=None if targets is None else targets.repeat(len(group)), compiled=compiled, **wanted, **self.options(),
+                torch.cat([self.normed(site, batch.rows(activations[site])) for site in group]),
+                targets=None if targets is None else targets.repeat(len(group)), compiled=compiled, **wanted,
+                **self.options(batch.n_rows * len(group)),
             )  # fmt: skip
             self.ran_compiled |= found.compiled
             top = None if found.top_tokens is None else self.tokens(found.top_tokens)

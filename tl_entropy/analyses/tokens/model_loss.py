@@ -36,9 +36,8 @@ class ModelLoss:
         rows = self.reading.normed(self._last, hidden[predicted.to(hidden.device)])
         finite = rows.isfinite().all(1)
         found = vocabulary_statistics(
-            rows.masked_fill(~finite[:, None], 0), self.reading.readout.unembedding,
-            targets=tokens[:, ahead:][predicted].to(rows.device), compiled=self.reading.compiles(len(rows)),
-            **self.reading.options(),
+            rows.masked_fill(~finite[:, None], 0), targets=tokens[:, ahead:][predicted].to(rows.device),
+            compiled=self.reading.compiles(len(rows)), **self.reading.options(len(rows)),
         )  # fmt: skip
         self.reading.ran_compiled |= found.compiled
         if found.surprisal is not None:

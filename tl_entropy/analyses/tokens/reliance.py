@@ -135,11 +135,11 @@ class RelianceAccumulator(PositionMeasure[TokenReliance]):
         moved = (after != before).any(1)
         if not bool(moved.any()):
             return changes
+        rows = 2 * int(moved.sum())
         found = vocabulary_changes(
-            self.reading.normed(site, before[moved]), self.reading.normed(site, after[moved]),
-            self.reading.readout.unembedding, metrics=self.metrics,
+            self.reading.normed(site, before[moved]), self.reading.normed(site, after[moved]), metrics=self.metrics,
             targets=self.reading.columns(batch.row_target).to(self.reading.device)[moved.to(self.reading.device)],
-            compiled=self.reading.compiles(2 * int(moved.sum())), **self.reading.options(),
+            compiled=self.reading.compiles(rows), **self.reading.options(rows),
         )  # fmt: skip
         self.reading.ran_compiled |= found.compiled
         changes[moved.cpu()] = found.changes.cpu()

@@ -46,10 +46,11 @@ from tl_entropy.analyses.streaming import row_fields
 from tl_entropy.analyses.tokens.model_loss import ModelLoss
 from tl_entropy.analyses.tokens.rows import PredictedRows
 from tl_entropy.batches import Batch, Window, batches
-from tl_entropy.capture.adapter import MAX_TOKENS, Adapter
+from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.progress import Bar
+from tl_entropy.capture.sighted import MAX_TOKENS
 from tl_entropy.capture.skipping import OnError
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, counted, keeping
 from tl_entropy.results.tokens.conditional import ConditionalEntropy

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,6 +64,11 @@ class Readout:
     scale: float
     softcap: float | None
     error: float
+
+    @cached_property
+    def rounded(self) -> Tensor:
+        """The unembedding in bfloat16, laid out as it is, and kept: two bytes a number."""
+        return self.unembedding.to(torch.bfloat16)
 
     def of_tokens(self, ids: Tensor) -> Readout:
         """The readout of these tokens [token] alone, in this order; what was proved is that of all."""

@@ -33,6 +33,7 @@ class Product(NamedTuple):
         d_model: numbers of a row.
         dtype: of the unembedding.
         columns_lie_together: in the unembedding, as stored [d_vocab, d_model].
+        rounded: whether it is held in bfloat16, too, so that no tile needs to be rounded.
         threads: that torch uses.
     """
 
@@ -40,14 +41,18 @@ class Product(NamedTuple):
     dtype: torch.dtype
     columns_lie_together: bool
     threads: int
+    rounded: bool = False
 
 
-def check_reduced(unembedding: Tensor) -> None:
-    """Raise InputError where products with it take longer in bfloat16 than in float32; of accelerators none is asked."""
+def check_reduced(unembedding: Tensor, *, rounded: bool = False) -> None:
+    """Raise InputError where products with it take longer in bfloat16, into which it may be rounded, than in float32.
+
+    Of accelerators none is asked.
+    """
     if unembedding.device.type != "cpu":
         return
     d_model = max(len(unembedding), _NARROWEST)
-    product = Product(d_model, unembedding.dtype, unembedding.stride(0) == 1, torch.get_num_threads())
+    product = Product(d_model, unembedding.dtype, unembedding.stride(0) == 1, torch.get_num_threads(), rounded)
     if (share := reduced_time(product)) > _SLOWER:
         raise InputError(
             f"precision='bfloat16' does not help on this processor: its products at d_model {d_model} take {share:.3g} times "
@@ -67,8 +72,9 @@ def reduced_time(product: Product) -> float:
     hidden = torch.zeros(_ROWS, product.d_model)
     ways, shortest = {}, {}
     for reduced in (False, True):
+        held = unembedding.to(torch.bfloat16) if reduced and product.rounded else unembedding
         ways[reduced] = TileProducts(
-            unembedding, None, scale=1.0, softcap=None, dtype=torch.float32, reduced=reduced, rows=_ROWS, width=_WIDTH
+            held, None, scale=1.0, softcap=None, dtype=torch.float32, reduced=reduced, rows=_ROWS, width=_WIDTH
         )
         ways[reduced].begin(hidden)
         shortest[reduced] = float("inf")
