@@ -77,6 +77,7 @@ BREAKS = [
     Break("estimation/models.py", 'if predicts == "own":  # one', 'if predicts == "next":  # one', "estimation/test_models.py"),
     Break("estimation/showing.py", "x = x[:, self.cells :]", "x = x[:, : -self.cells or None]", "estimation/test_showing.py"),
     Break("estimation/training.py", "model.memory.drawn = step", "model.memory.drawn = 0", "estimation/test_training.py"),
+    Break("estimation/training.py", "model.parameters(), 1.0)", "model.parameters(), 9e9)", "estimation/test_training.py"),
     Break("estimation/sweep.py", "trained.at_bits(b) if n else trained", "trained", "estimation/test_sweep.py"),
     Break("estimation/config.py", "return self.n_numbers * self.bits if", "return self.bits if", "estimation/test_config.py"),
     Break("functional/quantisation.py", "torch.log2(1 + a / q)", "torch.log2(a / q)", "functional/test_quantisation.py"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_models import drawn
 from tiny_models import LONG
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
@@ -172,6 +173,23 @@ def test_noise_rises_over_the_share_of_the_steps_that_is_said():
     assert 0.12 < float((noisy - plain).detach().abs().max()) <= 0.125
     with pytest.raises(tle.InputError, match="noise_up must be"):
         trained(noise_up=1.5)
+
+
+def test_gradients_are_clipped_to_norm_1():
+    model, norms = small(), list[float]()
+    with torch.no_grad():
+        model.unembed.W_U.mul_(50)
+
+    def look(optimizer, args, kwargs):
+        parts = [p.grad.norm() for group in optimizer.param_groups for p in group["params"]]
+        norms.append(float(torch.stack(parts).norm()))
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        trained(model, steps=3)
+    finally:
+        handle.remove()
+    assert norms == pytest.approx([1.0] * 3, abs=1e-4)
 
 
 def test_seeds_fix_a_training_and_monitors_do_not_disturb_it():

@@ -54,7 +54,10 @@ class Stack(NamedTuple):
             if asked == "encoder" and attribute(attribute(model, "encoder"), "blocks") is not None:
                 return cls("encoder.blocks", "encoder.ln_final", "encoder")
             if asked is not None:
-                raise InputError(f"stack: this model has one stack of blocks and no {asked} of its own; leave stack out")
+                raise InputError(
+                    f"stack: this model has one stack of blocks and no {asked} of its own; leave stack out, and '{asked}.' in "
+                    "front of a site, too"
+                )
             return cls("blocks", "ln_final", None)
         of: StackName = asked or "decoder"
         if attribute(model, f"{of}_blocks") is not None:

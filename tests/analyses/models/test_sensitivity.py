@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from small_models import drawn
+from small_models import drawn, small_model
 from tiny_models import cached_model, kinds, make_model
 
 import tl_entropy as tle
@@ -139,6 +139,16 @@ def test_a_matrix_that_is_not_what_the_model_computes_with_is_refused(monkeypatc
     )
     with pytest.raises(ModelError, match="not what it computes with"):
         tle.sensitivity(model, TEXTS, ["int8"], sites="mlp_out.1", weights=True, **QUIET)
+
+
+def test_a_convolution_is_changed_by_the_name_of_its_weights():
+    model = small_model("memory flat")
+    with pytest.raises(ModelError, match=r"attn_out.0 of this model is written by no one matrix .*; choose other sites, or name"):
+        tle.sensitivity(model, TEXTS, ["int8"], weights=True, **QUIET)
+    names = {"mixer": "blocks.0.attn.weight", "encoder's": "encoder.blocks.1.attn.weight"}
+    found = tle.sensitivity(model, TEXTS, {"zero": torch.zeros_like}, weights=names, **QUIET)
+    assert found.sites == tuple(names)
+    assert (found.changes.abs().amax((0, 2)) > 0).all()
 
 
 def test_batch_sizes_and_further_interventions():
