@@ -84,8 +84,8 @@ def _behind(adapter: Adapter, site: Site) -> Tensor:
     given = attribute(owner, name)
     if not isinstance(given, Tensor) or not is_plain(given) or given.ndim not in (2, 3):
         raise ModelError(
-            f"weights: {site} of this model is written by no one matrix that can be changed ({name}); choose other sites, or name "
-            "parameters: weights={'name': 'dotted.name'}, of model.named_parameters()"
+            f"weights: {site} of this model is written by no one matrix that can be changed ({name}); choose other sites, or "
+            "name parameters: weights={'name': 'dotted.name'}, of model.named_parameters()"
         )
     matrix = given.detach()
     matrix = matrix if matrix.ndim == 2 else matrix.flatten(0, 1)
