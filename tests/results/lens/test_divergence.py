@@ -311,9 +311,12 @@ def test_results_print_well():
     assert f"{mean:.3f} ± {se:.3f}" in lines[2]
     assert not any("nan" in text.lower() for text in (repr(result), result._repr_html_())), "attn_out decides nothing"
     assert lines[-1] == "mean over tokens ± standard error over documents; agreement, decided: shares of tokens"
+    names = result.target_names
+    assert lines[-2] == f"targets {', '.join(names)}: mean_profile({f'rank of {names[0]}'!r}), surprisal likewise"
+    assert not result.mean_profile(eval(lines[-2].partition("mean_profile(")[2].partition("), ")[0])).empty
     total = summary_of(result)
     assert repr(total).splitlines()[0] == "DivergenceSummary: 5 tokens of 2 documents x 4 sites, against output, nats; tiny"
-    assert repr(total).splitlines()[1:] == lines[1:]
+    assert repr(total).splitlines()[1:] == [*lines[1:-2], lines[-1]]
     for one in (result, total):
         page = one._repr_html_()
         assert "<table" in page

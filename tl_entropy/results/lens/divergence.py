@@ -256,7 +256,9 @@ class LayerDivergence(Settling, Positions, Result):
         return profile_table(self.mean_profile(), "quantity") if self.n_tokens else None
 
     def _notes(self) -> list[str]:
-        return [_NOTE]
+        named = self.target_names
+        more = [f"targets {', '.join(named)}: mean_profile({f'rank of {named[0]}'!r}), surprisal likewise"] if named else []
+        return [*more, _NOTE]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
