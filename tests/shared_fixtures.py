@@ -31,7 +31,7 @@ if "SLIPCOVER_ENABLED" not in os.environ:
 from tiny_models import ARCHITECTURES, GATE, LONG, PAGES, cached_model, kinds, number
 
 from tl_entropy import demo
-from tl_entropy.capture import adapter
+from tl_entropy.capture import sighted
 from tl_entropy.functional import compiler_available
 
 settings.register_profile("quick", max_examples=12, deadline=None, derandomize=True, database=None)
@@ -61,7 +61,7 @@ def _once(proof):
     return asked
 
 
-_ASKED_ONCE = {name: _once(getattr(adapter, name)) for name in ("unmasked", "sight")}
+_ASKED_ONCE = {name: _once(getattr(sighted, name)) for name in ("unmasked", "sight")}
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def _looks_back_as_before(request, monkeypatch):
     """The two short passes of each call, a third of a test's time, are run once a model where no test is about them."""
     if not LONG and "proofs" not in request.path.parts:
         for name, asked in _ASKED_ONCE.items():
-            monkeypatch.setattr(adapter, name, asked)
+            monkeypatch.setattr(sighted, name, asked)
 
 
 def pytest_collection_finish():
