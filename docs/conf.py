@@ -71,7 +71,14 @@ def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (_mathml, None), (_mathml, None))
     app.connect("source-read", lambda _, name, source: source.__setitem__(0, generate.on_the_site(source[0])))
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon
+    app.connect("html-page-context", _sidebar, priority=400)  # before furo
 
 
 def _docstring(app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
     lines[:] = docstrings.for_sphinx(lines)
+
+
+def _sidebar(app: Any, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Two levels in the tree beside each page: with the third, the public names, a page took twice as long to write."""
+    if whole := context.get("toctree"):
+        context["toctree"] = lambda **options: whole(**{**options, "maxdepth": 2})
