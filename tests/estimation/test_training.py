@@ -175,21 +175,23 @@ def test_noise_rises_over_the_share_of_the_steps_that_is_said():
         trained(noise_up=1.5)
 
 
-def test_gradients_are_clipped_to_norm_1():
-    model, norms = small(), list[float]()
+def test_every_step_has_the_rate_of_its_schedule_and_a_gradient_of_norm_1_at_most():
+    model, norms, rates = small(), list[float](), list[float]()
     with torch.no_grad():
         model.unembed.W_U.mul_(50)
 
     def look(optimizer, args, kwargs):
         parts = [p.grad.norm() for group in optimizer.param_groups for p in group["params"]]
         norms.append(float(torch.stack(parts).norm()))
+        rates.extend(group["lr"] for group in optimizer.param_groups)
 
     handle = register_optimizer_step_pre_hook(look)
     try:
-        trained(model, steps=3)
+        trained(model, steps=4, warm_up=2, down=0.5, learning_rate=1e-3)
     finally:
         handle.remove()
-    assert norms == pytest.approx([1.0] * 3, abs=1e-4)
+    assert norms == pytest.approx([1.0] * 4, abs=1e-4)
+    assert rates == pytest.approx([0.5e-3] * 2 + [1e-3] * 4 + [0.5e-3] * 2)
 
 
 def test_seeds_fix_a_training_and_monitors_do_not_disturb_it():
