@@ -1,8 +1,12 @@
-"""Odd paths for every function that reads or writes a file or a folder: the file, or an error of this package's own."""
+"""Odd paths for every function that reads or writes a file or a folder: the file, or an error of this package's own.
+
+And saves that are killed before a file takes its place: the next save of the same leaves nothing that waits.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -112,3 +116,41 @@ def test_a_path_of_the_users_own(name, tmp_path, monkeypatch):
     assert place == tmp_path / "link" / "new" / "x"
     read = {"result.save": tle.load, "tuned.export": tle.load_tuned_lens, "jacobian.save": tle.load_jacobian_lens}[name]
     assert repr(read("~/link/new/x/" if place.is_dir() else "~/elsewhere/new/x")) == repr(read(Path(place)))
+
+
+def killed_at(turn, save, path):
+    """Whether a process of its own was killed as it was to put its file of this number in place."""
+    child = os.fork()
+    if not child:
+        whole, count = os.replace, iter(range(1000))
+
+        def replace(old, new, **named):
+            if next(count) == turn:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(old, new, **named)
+
+        os.replace = replace
+        try:
+            save(path)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+KILLED = [name for name in TO if name not in ("assignments", "run", "train_estimation")]  # which tests of their own kill
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", KILLED)
+def test_what_a_killed_save_left_is_gone_after_the_next(name, tmp_path):
+    """Killed before the first file takes its place, before the second, and so on."""
+    for made in (model, accumulator, estimation, compared):
+        made()  # once, and not in every child
+    turn = 0
+    while killed_at(turn, TO[name], path := tmp_path / str(turn) / "x"):
+        assert list(tmp_path.rglob(".*.tmp")), "what was killed left its file"
+        TO[name](path)
+        assert not list(tmp_path.rglob(".*.tmp"))
+        turn += 1
+    assert turn

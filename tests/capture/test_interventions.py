@@ -411,6 +411,7 @@ def test_what_is_kept_does_not_change_with_the_users_tensor(gpt2):
         (lambda: steer(VECTOR * 1j, layer=0), InputTypeError, r"of real numbers; got torch\.complex64"),
         (lambda: steer(VECTOR[None], layer=0), InputError, r"vector must be \[d_model\].*got shape \[1, 32\]"),
         (lambda: steer(VECTOR * math.inf, layer=0), InputError, "finite"),
+        (lambda: steer(0 * VECTOR, layer=0), InputError, r"vector is 0 throughout, .*scale=0\.0 is the control"),
         (lambda: steer(VECTOR, layer=0, scale=math.nan), InputError, "scale must be a finite number; got nan"),
         (lambda: steer(VECTOR), InputTypeError, r"layer: give the block, such as layer=3 or layer=-1 .*site='resid_post\.3'"),
         (lambda: steer(VECTOR, layer=1, site="resid_post.2"), InputError, "layer: 'resid_post.2' has its layer already"),

@@ -14,7 +14,8 @@ from hand_made import lens
 
 from tl_entropy import plots
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.plots.style import NEW_FIGURE, PRINTED, WIDTHS, add_legend, canvas, colour_limits, from_zero, only
+from tl_entropy.plots.legends import add_legend
+from tl_entropy.plots.style import NEW_FIGURE, PRINTED, WIDTHS, canvas, colour_limits, from_zero, only
 
 
 def drawn(*values):

@@ -152,8 +152,8 @@ def steer(
         scale: factor on the vector.
 
     Raises:
-        InputError: a vector of another shape or not finite, another site, a layer given twice; when measuring, a layer that the
-            model does not have, or a vector of another width than its residual stream.
+        InputError: a vector of another shape, not finite or 0, another site, a layer given twice; when measuring, a layer that
+            the model does not have, or a vector of another width than its residual stream.
         InputTypeError: a vector that is no tensor, a scale that is no number, or no layer.
 
     >>> steer(torch.ones(4), layer=2, scale=-0.5).name
@@ -166,6 +166,8 @@ def steer(
     scale = check_number("scale", scale)
     if vector.ndim != 1 or not bool(vector.isfinite().all()):
         raise InputError(f"vector must be [d_model] and finite; got shape {list(vector.shape)}, or a NaN or an infinity in it")
+    if not vector.any():
+        raise InputError("vector is 0 throughout, so it steers nothing; scale=0.0 is the control that adds nothing")
     added, digits = scale * vector.detach().double().cpu(), fingerprint(vector)
     shown = f"{repr(scale).removesuffix('.0')} x vector {digits}"
     if place.counts_back:
@@ -184,7 +186,8 @@ def steer(
 
     def matched(adapter: Adapter, generator: torch.Generator) -> Intervention:
         draw = torch.randn(len(added), generator=generator, dtype=torch.float64, device="cpu")
-        return steer(draw * (added.norm() / draw.norm() / (scale or 1.0)), site=place, scale=scale)
+        size = added.norm() / scale if scale else vector.detach().double().cpu().norm()
+        return steer(draw * (size / draw.norm()), site=place, scale=scale)
 
     return Intervention(f"steer {place} by {shown}", ((hook_name(place), edit),), check, matched=matched)
 
@@ -246,8 +249,8 @@ def as_interventions(given: Interventions | None, n_layers: int | None = None) -
 def intervention_names(given: Interventions | None, n_layers: int | None = None) -> tuple[str, ...]:
     """What a result's provenance says of interventions, on a model of ``n_layers``.
 
-    >>> intervention_names([ablate("mlp_out.0"), steer(torch.zeros(2), layer=1)])
-    ('ablate mlp_out.0', 'steer resid_post.1 by 1 x vector 374708ff')
+    >>> intervention_names([ablate("mlp_out.0"), steer(torch.ones(2), layer=1)])
+    ('ablate mlp_out.0', 'steer resid_post.1 by 1 x vector 5f07eef0')
     """
     return tuple(intervention.name for intervention in as_interventions(given, n_layers))
 

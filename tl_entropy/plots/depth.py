@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from tl_entropy.plots.style import NORMAL_95, add_legend, from_zero
+from tl_entropy.plots.legends import add_legend
+from tl_entropy.plots.style import NORMAL_95, from_zero
 from tl_entropy.results.positions import site_columns
 from tl_entropy.sites import Site
 

@@ -22,9 +22,10 @@ from matplotlib.lines import Line2D
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.naming import halving, name_points
 from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name
-from tl_entropy.plots.style import NORMAL_95, Width, add_legend, canvas, colour_bar, line_styles
+from tl_entropy.plots.style import NORMAL_95, Width, canvas, colour_bar, line_styles
 from tl_entropy.results import SoftInformation
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady

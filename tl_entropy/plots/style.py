@@ -17,13 +17,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
-from matplotlib.legend import Legend
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_number, listed, printable
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.naming import short_name, wrapped
+from tl_entropy.plots.naming import wrapped
 
 # At 4.8 inches printed in a column of 3.4, the labels are 8 points high and the legend 6.5.
 NEW_FIGURE: dict[str, float] = {
@@ -48,9 +46,6 @@ NORMAL_95 = 1.96
 """Standard errors to either side of a value that an error bar or band covers."""
 
 
-MOST_INSIDE = 4
-"""Entries of a legend that stands among the lines."""
-LONGEST_PART = 28  # characters of a part of a long entry
 _BAND = 2 / 3  # of an axis from 0 that may be empty below what is drawn
 _ROOM = 0.03  # of an axis, below a mark at 0
 
@@ -171,57 +166,6 @@ def set_title(axes: Axes, title: str) -> None:
     """A title in as many lines as the width of the axes takes."""
     wide = axes.get_window_extent().width * 72 / axes.figure.dpi
     axes.set_title(wrapped(title, 1.1 * wide, float(axes.title.get_fontsize())), parse_math=False)
-
-
-def add_legend(axes: Axes, *, own: bool, inside: bool = True, handles: Sequence[Any] | None = None, **options: Any) -> Legend:
-    """A legend among the lines, if ``inside``, where it is small and hides none; else above: an ``own`` figure grows for it."""
-    given = {} if handles is None else {"handles": handles}
-    options = {"frameon": False, "handlelength": 3, "title_fontsize": mpl.rcParams["legend.fontsize"], **options}
-
-    def drawn(**more: Any) -> Legend:
-        legend = axes.legend(**given, **options, **more)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-            text.set_text(short_entry(text.get_text()))
-        return legend
-
-    legend = drawn()
-    figure: Any = axes.figure.figure
-    box, frame = _size(legend), axes.get_window_extent()
-    entries = len(legend.get_texts())
-    small = entries <= MOST_INSIDE and box[0] <= 0.6 * frame.width and box[1] <= 0.5 * frame.height
-    if inside and small and not _hides(legend, axes):
-        return legend
-    across = max(1, min(entries, int(frame.width / box[0])))
-    down = math.ceil(entries / across)
-    # Above the axes' title, where they have one.
-    title = axes.get_title()
-    raised = 1.0 + (1.6 * float(axes.title.get_fontsize()) * figure.dpi / 72 / frame.height if title else 0.0)
-    legend = drawn(loc="lower center", bbox_to_anchor=(0.5, raised), ncols=math.ceil(entries / down))
-    if own:
-        figure.set_figheight(figure.get_figheight() + _size(legend)[1] / figure.dpi)
-    return legend
-
-
-def _hides(legend: Legend, axes: Axes) -> bool:
-    """Whether a line, an error bar among them, runs through the place that was found for a legend."""
-    place = legend.get_window_extent()
-    paths = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
-    for bars in axes.collections:
-        if isinstance(bars, LineCollection):
-            paths += [path.transformed(bars.get_transform()) for path in bars.get_paths()]
-    return any(path.intersects_bbox(place, filled=False) for path in paths)
-
-
-def short_entry(text: str) -> str:
-    """What a legend says, its parts shortened where they are long."""
-    return ", ".join(short_name(part, LONGEST_PART) for part in text.split(", "))
-
-
-def _size(legend: Legend) -> tuple[float, float]:
-    """Width and height of a legend in pixels."""
-    box = legend.get_window_extent()
-    return box.width, box.height
 
 
 def named(

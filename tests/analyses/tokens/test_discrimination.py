@@ -37,7 +37,8 @@ def drawn(n=60, features=4, seed=0, effect=0.0):
 def test_features_are_those_of_a_loop():
     result = lens()
     spans = [[(0, 2), (2, 3)], [(1, 4)], [], [(0, 9)]]
-    found = tle.span_features(result, spans, how=("mean", "max", "min", "first", "last"))
+    with pytest.warns(UserWarning, match=r"1 span of 4 end behind .*: \[0, 9\) of document 3, whose last value is at 4$"):
+        found = tle.span_features(result, spans, how=("mean", "max", "min", "first", "last"))
     lines = [(document, start, end) for document, here in enumerate(spans) for start, end in here]
     assert list(zip(found.document.tolist(), found.start.tolist(), found.end.tolist(), strict=True)) == lines
     for row, (document, start, end) in enumerate(lines):
@@ -64,7 +65,8 @@ def test_features_of_single_tokens_and_of_words():
     assert found.units == ("nats", "")
     assert (found.start.tolist(), found.end.tolist()) == ([0, 1, 2, 0, 1], [1, 2, 4, 1, 2])
     assert found.values[2, 0].item() == pytest.approx(result.surprisal[2:4].mean().item())
-    nothing = tle.span_features(result, [[(7, 9)], []])
+    with pytest.warns(UserWarning, match=r"1 span of 1 end behind .*: \[7, 9\) of document 0, whose last value is at \d+$"):
+        nothing = tle.span_features(result, [[(7, 9)], []])
     assert nothing.values.isnan().all()
     assert nothing.tokens.tolist() == [0]
     part = tle.span_features(result.select(documents=[1]), [[(0, 1)], [(0, 2)]], "surprisal")

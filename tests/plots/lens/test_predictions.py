@@ -266,7 +266,7 @@ def test_settling_is_the_share_that_has_settled_and_the_line_before_the_deep_lay
     assert dashed.get_xdata() == [0.5, 0.5]  # of three layers, the second and the third are deep
     assert axes.get_ylabel() == "Share settled (JSD ≤ 0.5 bits)"
     assert len(settling(result, unit="nats", rho=None).get_lines()) == 1
-    assert legend(settling({"a": result, "b": result}, unit="bits")) == ["a", "b"]
+    assert legend(settling({"a": result, "b": result}, unit="bits")) == ["a", "b", "deep from here on (ρ = 0.85)"]
 
 
 # --- targets

@@ -12,6 +12,7 @@ Refused: labels of one class, empty spans, fewer than two groups of either class
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -57,6 +58,9 @@ def span_features(
     Returns:
         ``SpanFeatures``, with a row for each span given, in their order; one of which no token has a value is NaN.
 
+    Warns:
+        UserWarning: spans that end behind the values of their document.
+
     Raises:
         InputError: a quantity that the result lacks, spans for another number of documents, or an empty span.
         InputTypeError: a result without values of positions.
@@ -82,7 +86,8 @@ def span_features(
         spans = words
     if spans is not None and places and len(spans) <= max(places):
         raise InputError(f"spans must have a list for each of {max(places) + 1} documents; got {len(spans)}")
-    lines, values = [], []
+    lines, values, behind = [], [], []
+    shift = int(predicting and spans is not None)
     table = torch.stack([column for _, column, _ in columns], 1).double()
     none = slice(0, 0)
     for document in places if spans is None else range(len(spans)):
@@ -91,11 +96,19 @@ def span_features(
         listed = [(int(position.min()), int(position.max()) + 1)] if spans is None else spans[document]
         for number, span in enumerate(listed):
             start, end = _checked(f"spans, document {document}, span {number}", span)
-            shift = int(predicting and spans is not None)
+            if len(position) and end - shift > int(position.max()) + 1:
+                behind.append(f"[{start}, {end}) of document {document}, whose last value is at {int(position.max())}")
             inside = (position >= start - shift) & (position < end - shift)
             here = table[rows][inside]
             lines.append((document, start, end, len(here)))
             values.append(torch.stack([_summed(here, way) for way in ways], 1).flatten())
+    if behind:
+        warnings.warn(
+            f"spans: {counted(len(behind), 'span')} of {len(lines)} end behind the values of their document, and have features "
+            f"of fewer tokens or none: {'; '.join(behind[:3])}{'; ...' * (len(behind) > 3)}",
+            UserWarning,
+            stacklevel=3,
+        )
     names = tuple(f"{name}, {way}" for name, _, _ in columns for way in ways)
     where = torch.tensor(lines, dtype=torch.long).reshape(-1, 4)
     return SpanFeatures(

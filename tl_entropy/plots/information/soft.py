@@ -18,8 +18,9 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name, same_for_all
-from tl_entropy.plots.style import Limits, Width, add_legend, canvas, from_zero, line_styles, subset
+from tl_entropy.plots.style import Limits, Width, canvas, from_zero, line_styles, subset
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
 from tl_entropy.sites import Places

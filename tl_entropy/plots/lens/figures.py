@@ -24,12 +24,12 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice, check_in
 from tl_entropy.plots.cells import map_title, shown_part, token_map, visible
 from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course
 from tl_entropy.plots.kinds import kind_of
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.lens.predictions import SHARES, divergence_name, is_rank
 from tl_entropy.plots.style import (
     NORMAL_95,
     Limits,
     Width,
-    add_legend,
     canvas,
     colour_limits,
     from_zero,

@@ -19,12 +19,12 @@ from matplotlib.colors import Normalize
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.naming import halving, name_points
 from tl_entropy.plots.plane import DEPTHS, error_bars
 from tl_entropy.plots.style import (
     Limits,
     Width,
-    add_legend,
     canvas,
     colour_bar,
     from_zero,

@@ -19,11 +19,11 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice, check_in
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.depth import BEFORE_END, depth_axis, depth_lines, draw_course
 from tl_entropy.plots.kinds import kind_of
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.style import (
     NORMAL_95,
     Limits,
     Width,
-    add_legend,
     canvas,
     from_zero,
     line_styles,

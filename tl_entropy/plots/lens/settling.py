@@ -74,10 +74,11 @@ def settling(
             deep.add(deep_columns(result.sites, rho, "rho")[0] - 1)
     with canvas(ax, (4.8, 3.4), width=width, ylim=ylim) as axes:
         draw(axes, lines, log=False)
-        for layer in sorted(deep):  # between the last layer that is not deep and the first that is
-            axes.axvline(layer - 0.5, color="0.4", linestyle=(0, (6, 4)), linewidth=1)
+        for i, layer in enumerate(sorted(deep)):  # between the last layer that is not deep and the first that is
+            named_once = f"deep from here on (ρ = {rho:g})" if i == 0 else None
+            axes.axvline(layer - 0.5, color="0.4", linestyle=(0, (6, 4)), linewidth=1, label=named_once)
         axes.set_ylabel(f"Share settled (JSD ≤ {threshold:g} {unit})")
-        finish(axes, share=True, log=False, legend=len(lines) > 1, own=ax is None)
+        finish(axes, share=True, log=False, legend=len(lines) > 1 or bool(deep), own=ax is None)
     return axes
 
 

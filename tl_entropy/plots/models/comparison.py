@@ -23,12 +23,13 @@ from matplotlib.lines import Line2D
 from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.depth import draw_course
 from tl_entropy.plots.kinds import kind_of
+from tl_entropy.plots.legends import short_entry
 from tl_entropy.plots.lens.predictions import divergence_name
 from tl_entropy.plots.naming import short_name
 from tl_entropy.plots.profiles.distances import distances
 from tl_entropy.plots.profiles.dynamics import velocity
 from tl_entropy.plots.states.similarity import similarity
-from tl_entropy.plots.style import NEW_FIGURE, from_zero, line_styles, quantity, set_title, short_entry
+from tl_entropy.plots.style import NEW_FIGURE, from_zero, line_styles, quantity, set_title
 from tl_entropy.results.models.comparison import ModelComparison
 from tl_entropy.results.profiles.distances import PairwiseDistances
 from tl_entropy.results.states.similarity import LayerSimilarity

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice, counted
 from tl_entropy.plots.depth import depth_lines
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.lens.predictions import divergence_name, is_rank
 from tl_entropy.plots.soft_values import ALIKE, axis_name, means, reason, results_by_name
 from tl_entropy.plots.states.geometry import axis_name as geometry_name
@@ -24,7 +25,6 @@ from tl_entropy.plots.style import (
     NORMAL_95,
     Limits,
     Width,
-    add_legend,
     canvas,
     evenly,
     from_zero,

@@ -17,7 +17,8 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice, check_po
 from tl_entropy.plots.cells import MARKED_FROM, map_title, shown_part, token_map
 from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import Limits, Width, add_legend, canvas, line_styles, named, only
+from tl_entropy.plots.legends import add_legend
+from tl_entropy.plots.style import Limits, Width, canvas, line_styles, named, only
 from tl_entropy.results import Contrast
 from tl_entropy.results.models.contrast import run_names
 from tl_entropy.sites import Places

@@ -22,13 +22,13 @@ from matplotlib.lines import Line2D
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.depth import depth_lines, draw_course
 from tl_entropy.plots.kinds import kind_of
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.style import (
     DASHES,
     MARKERS,
     NORMAL_95,
     Limits,
     Width,
-    add_legend,
     canvas,
     evenly,
     from_zero,

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputTypeError, check_choice
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import NORMAL_95, Limits, Width, add_legend, canvas
+from tl_entropy.plots.legends import add_legend
+from tl_entropy.plots.style import NORMAL_95, Limits, Width, canvas
 from tl_entropy.results.models.neurons import NeuronEffects
 from tl_entropy.torch_state import steady
 

@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import NORMAL_95, Limits, Width, add_legend, canvas
+from tl_entropy.plots.legends import add_legend
+from tl_entropy.plots.style import NORMAL_95, Limits, Width, canvas
 from tl_entropy.results import Placebo
 from tl_entropy.torch_state import steady
 
@@ -49,7 +50,8 @@ def placebo(result: Placebo, *, ylim: Limits = None, width: Width = None, ax: Ax
         axes.plot(np.arange(1, len(ordered) + 1), ordered, "o", color="0.4", markersize=4, label="placebos")
         axes.axhline(result.effect, color="C0", linewidth=1.6, label=f"real (p = {result.p_value:.2g})")
         if half > 0:
-            axes.axhspan(result.effect - half, result.effect + half, color="C0", alpha=0.2, linewidth=0)
+            low, high = result.effect - half, result.effect + half
+            axes.axhspan(low, high, color="C0", alpha=0.2, linewidth=0, label="± 1.96 standard errors")
         axes.set_xlabel("Placebos, in order")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"Effect ({result.unit})" if result.unit else "Effect")

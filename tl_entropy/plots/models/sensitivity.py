@@ -8,16 +8,19 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
+from matplotlib.patches import Patch
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.cells import cell_size, row_step, write
 from tl_entropy.plots.kinds import kind_of
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.style import NORMAL_95, Width, canvas, colour_bar, fit_label
 from tl_entropy.results.models.sensitivity import Sensitivity
 from tl_entropy.torch_state import steady
 
 DECADES = 4.0
 """How far below the largest change the colours begin."""
+_HATCH = {"facecolor": "0.92", "edgecolor": "0.6", "hatch": "////"}
 MOST_WRITTEN = 26  # rows of a map whose cells are written into
 
 
@@ -63,7 +66,7 @@ def sensitivity(result: Sensitivity, *, annotate: bool | None = None, width: Wid
         mesh = axes.pcolormesh(
             shown, cmap="viridis", norm=LogNorm(top / 10**DECADES, top, clip=True), edgecolors="white", lw=0.4
         )
-        axes.patch.set(facecolor="0.92", edgecolor="0.6", hatch="////")  # shows where the mesh has no value
+        axes.patch.set(**_HATCH)  # shows where the mesh has no value
         bar = colour_bar(axes, mesh, f"Change of the loss ({result.unit} a token)")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -77,4 +80,7 @@ def sensitivity(result: Sensitivity, *, annotate: bool | None = None, width: Wid
             cells = [["" if np.isnan(value) else f"{value:+.2g}" for value in row] for row in values]
             colours = np.where(np.isnan(shown)[..., None], 0.92, mesh.to_rgba(shown))
             write(axes, cells, colours, room)
+        if np.isnan(shown).any():
+            none = Patch(**_HATCH, label="≤ 1.96 standard errors")
+            add_legend(axes, own=ax is None, inside=False, handles=[none])
     return axes

@@ -18,8 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.cells import cell_size, write
 from tl_entropy.plots.kinds import kind_of
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.naming import name_points, short_name
-from tl_entropy.plots.style import Width, add_legend, canvas, colour_limits, line_styles
+from tl_entropy.plots.style import Width, canvas, colour_limits, line_styles
 from tl_entropy.results.profiles.distances import FEATURES, Linkage, PairwiseDistances
 from tl_entropy.results.profiles.embedding import ProfileEmbedding
 from tl_entropy.torch_state import steady

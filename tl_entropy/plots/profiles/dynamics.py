@@ -22,13 +22,13 @@ from matplotlib.patches import FancyArrowPatch
 
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import EMBED
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.lens.predictions import divergence_name
 from tl_entropy.plots.naming import halving, name_points, short_name
 from tl_entropy.plots.plane import error_bars
 from tl_entropy.plots.style import (
     Limits,
     Width,
-    add_legend,
     canvas,
     colour_bar,
     from_zero,

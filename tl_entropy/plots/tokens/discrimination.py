@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputTypeError, check_choice
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import DASHES, NORMAL_95, Limits, Width, add_legend, canvas, evenly, from_zero
+from tl_entropy.plots.legends import add_legend
+from tl_entropy.plots.style import DASHES, NORMAL_95, Limits, Width, canvas, evenly, from_zero
 from tl_entropy.results.tokens.features import Discrimination
 from tl_entropy.torch_state import steady
 

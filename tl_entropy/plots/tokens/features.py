@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import Limits, Width, add_legend, canvas, evenly
+from tl_entropy.plots.legends import add_legend
+from tl_entropy.plots.style import Limits, Width, canvas, evenly
 from tl_entropy.results.tokens.features import SpanFeatures, truths
 from tl_entropy.torch_state import steady
 

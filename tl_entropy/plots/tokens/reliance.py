@@ -21,8 +21,9 @@ from matplotlib.axis import Axis
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_positive
 from tl_entropy.plots.cells import LINE, LONGEST_LABEL, MARKED_FROM, SIGNED, cell_size, visible, write
 from tl_entropy.plots.kinds import kind_of
+from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.naming import wrapped
-from tl_entropy.plots.style import Width, add_legend, canvas, colour_bar, fit_label, from_zero, line_styles, only, set_title
+from tl_entropy.plots.style import Width, canvas, colour_bar, fit_label, from_zero, line_styles, only, set_title
 from tl_entropy.results.tokens.reliance import TokenReliance
 from tl_entropy.torch_state import steady
 

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from tl_entropy.errors import InputTypeError
 from tl_entropy.plots.cells import visible
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.style import NORMAL_95, Limits, Width, add_legend, canvas
+from tl_entropy.plots.legends import add_legend
+from tl_entropy.plots.style import NORMAL_95, Limits, Width, canvas
 from tl_entropy.results.base import chosen_from
 from tl_entropy.results.tokens.words import OUTPUT, WordSurprisal
 from tl_entropy.torch_state import steady
