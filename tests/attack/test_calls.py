@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import odd_plots
+import odd_results
 import odd_tensors
 import pytest
 import torch
@@ -153,6 +157,35 @@ def test_plots(name, data):
 
 def test_every_plot_is_here():
     assert odd_plots.PLOTS.keys() == {name for name in tle.plots.__all__ if name[0].islower()}
+
+
+@pytest.mark.long
+def test_every_method_of_every_result():
+    """In a process of its own, where no types are checked but by the methods themselves."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1])}
+    command = [sys.executable, "-W", "ignore", odd_results.__file__, "40" if LONG else "2"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "refused" in run.stdout
+    assert "raw:" not in run.stdout, run.stdout
+
+
+def test_every_kind_of_result_is_here():
+    found = {type(odd_results.result(name)).__name__ for name in odd_results.FILES}
+    assert found == tle.results.base.Result.kinds.keys() - {"TunedLens"}
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "asked", "error"),
+    [
+        ("EntropyHistory", "joined", {"parts": 3}, "parts must be several histories"),
+        ("TokenSurprisal_words", "word_surprisal", {"context": slice(None)}, "context must be several texts"),
+        ("TokenSurprisal_words", "word_surprisal", {"context": ["", None]}, "context must be a text, or one for each document"),
+        ("TokenSurprisal_words", "word_surprisal", {"frequency": 0.5}, "frequency must be a mapping from words to numbers"),
+    ],
+)
+def test_what_results_refuse_by_name(name, method, asked, error):
+    with pytest.raises(tle.InputTypeError, match=error):
+        getattr(odd_results.result(name), method)(**asked)
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_quantiles_come_from_the_histogram():
     assert later.quantile([0, 1]).flatten().tolist() == [0.0, 4.0]
     emptied = dataclasses.replace(result, counts=torch.tensor([[[0, 0, 3, 1]]]))
     assert emptied.quantile(0).item() == 2.0, "the lower edge of the first occupied bin"
-    with pytest.raises(InputError, match="q must lie"):
+    with pytest.raises(InputError, match="q must be a finite number from 0 to 1"):
         result.quantile(1.5)
 
 

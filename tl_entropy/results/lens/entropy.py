@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, SupportsFloat, SupportsInt
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_choice
+from tl_entropy.errors import InputError, check_choice, check_number, listed
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
 from tl_entropy.results.positions import Positions, site_columns, token_means
@@ -282,10 +283,11 @@ class LensSummary(Result):
 
         Raises:
             InputError: a quantile outside [0, 1], or a result without tokens.
+            InputTypeError: no number.
         """
-        wanted = torch.atleast_1d(torch.as_tensor(q, dtype=torch.float64))
-        if not bool(((wanted >= 0) & (wanted <= 1)).all()):
-            raise InputError(f"q must lie in [0, 1]; got {q}")
+        plain = q.tolist() if hasattr(q, "tolist") else q
+        several = [plain] if isinstance(plain, Real) else listed("q", plain, "numbers from 0 to 1")
+        wanted = torch.tensor([check_number("q", one, 0, 1) for one in several], dtype=torch.float64)
         if not self.tokens:
             raise InputError("this result holds no position to take a quantile of")
         cumulative = self.counts.double().cumsum(-1)  # [site, order, bin]

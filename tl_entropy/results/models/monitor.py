@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, counted
+from tl_entropy.errors import InputError, InputTypeError, counted, listed
 from tl_entropy.results.base import Result, Unit
 from tl_entropy.results.printing import over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
@@ -86,7 +86,7 @@ class EntropyHistory(Result):
                 how much was read.
             InputTypeError: something else than histories.
         """
-        whole = list(parts)
+        whole = listed("parts", parts, "histories")
         if not whole:
             raise InputError("parts is empty; give at least one history")
         for part in whole:

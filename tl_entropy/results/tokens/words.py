@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice, listed
 from tl_entropy.functional.tokens.words import Span, character_words, checked_words, space_words, word_tokens
 from tl_entropy.results.base import Result, Unit
 from tl_entropy.results.positions import by_document, token_means
@@ -249,6 +249,10 @@ def _cut(result: Any, by: Cut, context: str | Sequence[str]) -> Iterator[tuple[i
         raise InputTypeError(
             f"by must be 'space', 'character', Stimuli, spans of each text, or a function; got {type(by).__name__}"
         )
+    if not isinstance(context, str):
+        context = listed("context", context, "texts")
+        if not all(isinstance(text, str) for text in context):
+            raise InputTypeError("context must be a text, or one for each document")
     given = by.spans if isinstance(by, Stimuli) else by
     for name, several in (("by", given), ("context", context)):
         if isinstance(several, Sequence) and not isinstance(several, str) and result.documents[-1:] >= (len(several),):
@@ -280,6 +284,8 @@ def _frequencies(words: Sequence[str], given: Mapping[str, float] | Callable[[st
     if given is None:
         counts = pd.Series(plain, dtype=object).value_counts()
         return torch.tensor([float(counts[word]) for word in plain], dtype=torch.float64)
+    if not isinstance(given, Mapping) and not callable(given):
+        raise InputTypeError(f"frequency must be a mapping from words to numbers, or a function; got {given!r:.80}")
     if isinstance(given, Mapping):
         found: list[Any] = [given.get(word, torch.nan) for word in plain]
     else:
