@@ -5,6 +5,8 @@ Refused: something that is no ``Sensitivity``, and one without a change above 0.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -20,7 +22,7 @@ from tl_entropy.torch_state import steady
 
 DECADES = 4.0
 """How far below the largest change the colours begin."""
-_HATCH = {"facecolor": "0.92", "edgecolor": "0.6", "hatch": "////"}
+_HATCH: dict[str, Any] = {"facecolor": "0.92", "edgecolor": "0.6", "hatch": "////"}
 MOST_WRITTEN = 26  # rows of a map whose cells are written into
 
 

@@ -86,7 +86,7 @@ class EntropyHistory(Result):
                 how much was read.
             InputTypeError: something else than histories.
         """
-        whole = listed("parts", parts, "histories")
+        whole: list[Self] = listed("parts", parts, "histories")
         if not whole:
             raise InputError("parts is empty; give at least one history")
         for part in whole:
