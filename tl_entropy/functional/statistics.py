@@ -26,7 +26,7 @@ def group_sums(values: Num[Tensor, "rows ..."], group: Int[Tensor, "rows"], grou
     >>> group_sums(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2, 0, 2]), 3).tolist()
     [2.0, 0.0, 5.0]
     """
-    return torch.zeros((groups, *values.shape[1:]), dtype=values.dtype, device=values.device).index_add(0, group, values)
+    return torch.zeros((groups, *values.shape[1:]), dtype=values.dtype, device=values.device).index_add_(0, group, values)
 
 
 def document_sums(

@@ -186,7 +186,7 @@ class Assignments(Steady):
                         reduced(self._reader(place, draw), rows, (place.heads, draw[0]), memory, keep_labels=keep_labels)
                         for draw in self._draws
                     ]
-                    values.append(values_of(found, seen.counted, rows.classes))
+                    values.append(values_of(found, seen.counted))
                     bar.update()
             return values
 

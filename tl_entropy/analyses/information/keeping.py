@@ -18,6 +18,8 @@ from torch import Tensor
 
 from tl_entropy.labels import LabelTable
 
+_AT_ONCE = 2**17  # numbers, which stay in the cache
+
 
 class Shape(NamedTuple):
     """How a position is kept at a site, and in how many bytes.
@@ -98,7 +100,7 @@ class Layout:
             table: of the label set.
             label: its number.
             mass: [sum + 1, ...] what was added up.
-            kept: [seen, ...] what was kept, float64.
+            kept: [seen, ...] what was kept.
             seen: [kept] which of the kept positions were seen.
         """
         number = self.sums[label][:-1]
@@ -106,8 +108,12 @@ class Layout:
         whole = torch.zeros(table.n_rows, *kept.shape[1:], dtype=torch.float64)
         whole[summed] = mass[number[summed]]
         row = table.rows[self.slots[seen]].long()
-        has = row >= 0
-        return whole.index_add_(0, row[has], kept if bool(has.all()) else kept[has])
+        if not bool((has := row >= 0).all()):
+            row, kept = row[has], kept[has]
+        step = max(1, _AT_ONCE // kept[0].numel()) if len(kept) else 1
+        for some, values in zip(row.split(step), kept.split(step), strict=True):
+            whole.index_add_(0, some, values.double())
+        return whole
 
 
 def _missing(table: LabelTable, kept: Tensor) -> tuple[Tensor, Tensor]:

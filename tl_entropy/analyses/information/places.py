@@ -91,7 +91,7 @@ class Place(Kept):
 
     def assign(self, rows: Tensor, lengths: Tensor) -> list[Tensor]:
         """For every draw [row, head, bin + 1]: soft assignments, and the entropy of each as the last."""
-        scores = torch.matmul(rows.transpose(0, 1), self.directions).transpose(0, 1) / lengths
+        scores = torch.matmul(rows.transpose(0, 1), self.directions).transpose(0, 1).div_(lengths)
         seeds = _seeds(self.draws)
         by_seed = scores.unflatten(-1, (len(seeds), -1))
         found = []

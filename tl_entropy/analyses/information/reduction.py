@@ -49,9 +49,6 @@ class Rows:
         folds: [label set] int32 [row]: the fold of documents; -1 likewise.
         sample: [row] int32: the place in the sample, -1 for none.
         common: whether all label sets have the same rows.
-        classes: [label set] the classes that were seen twice or more, which are the labels of the sums, numbered from 0.
-        labels: [label set] the label of each row of the table; -1 for pooled ones.
-        sampled: [label set] the label of each position in the sample; -1 seen once, -2 none.
     """
 
     seen: Seen
@@ -59,9 +56,6 @@ class Rows:
     folds: Sequence[Tensor]
     sample: Tensor
     common: bool
-    classes: Sequence[Tensor]
-    labels: Sequence[Tensor]
-    sampled: Sequence[Tensor]
 
     @classmethod
     def of(cls, seen: Seen, slots: Tensor) -> Rows:
@@ -74,10 +68,7 @@ class Rows:
         sample = torch.full_like(found[0], -1)
         sample[torch.searchsorted(slots, seen.sample)] = torch.arange(len(seen.sample), dtype=torch.int32)
         common = all(torch.equal(fold >= 0, folds[0] >= 0) for fold in folds)
-        classes = [table.row_class[table.row_class >= 0].unique_consecutive() for table in seen.tables]
-        labels = [_among(table.row_class, of) for table, of in zip(seen.tables, classes, strict=True)]
-        sampled = [_among(one.sample_label, of) for one, of in zip(seen.counted, classes, strict=True)]
-        return cls(seen, found, folds, sample, common, classes, labels, sampled)
+        return cls(seen, found, folds, sample, common)
 
 
 def reduced(chunks: Chunks, rows: Rows, shape: tuple[int, int], budget: int, *, keep_labels: bool) -> list[Blocks]:
@@ -93,7 +84,7 @@ def reduced(chunks: Chunks, rows: Rows, shape: tuple[int, int], budget: int, *, 
     seen = rows.seen
     heads, bins = shape
     wide = heads * (bins + 1)
-    parts = [list(_parts(number, labels, _BLOCK // wide)) for number, labels in enumerate(rows.labels)]
+    parts = [list(_parts(number, one.row_label, _BLOCK // wide)) for number, one in enumerate(seen.counted)]
     found: list[Blocks] = []
     for turn in _turns([part for of_set in parts for part in of_set], budget // (8 * wide)):
         starts = np.cumsum([0, *(part.stop - part.start for part in turn)]).tolist()
@@ -102,17 +93,17 @@ def reduced(chunks: Chunks, rows: Rows, shape: tuple[int, int], budget: int, *, 
         if not found:
             sample = SampledRows(drawn)
             curves = chance_curves(drawn, whole=seen.whole, p_log_p=sample.p_log_p)
-            for total, one, sampled in zip(totals, seen.counted, rows.sampled, strict=True):
+            for total, one in zip(totals, seen.counted, strict=True):
                 counts = group_sums(one.count, one.table.row_fold, seen.n_folds)
-                whole = Whole(total[..., :-1].transpose(0, 1), total[..., -1].mT, counts)
-                found.append(Blocks(whole, curves, Sample(sample, sampled), keep_labels=keep_labels))
+                found.append(
+                    Blocks(Whole.of_folds(total, counts), curves, Sample(sample, one.sample_label), keep_labels=keep_labels)
+                )
         for part, start in zip(turn, starts, strict=False):
-            table, here = seen.tables[part.label_set], slice(part.start, part.stop)
+            one, here = seen.counted[part.label_set], slice(part.start, part.stop)
             sums = mass[start : start + part.stop - part.start]
             found[part.label_set].add(
                 SoftSums(
-                    sums[..., :-1], sums[..., -1], seen.counted[part.label_set].count[here],
-                    rows.labels[part.label_set][here], table.row_fold[here], part.first,
+                    sums[..., :-1], sums[..., -1], one.count[here], one.row_label[here], one.table.row_fold[here], part.first
                 ),
                 alone=len(parts[part.label_set]) == 1,
             )  # fmt: skip
@@ -182,11 +173,6 @@ def _parts(label_set: int, labels: Tensor, most: int) -> Iterator[_Part]:
             return
         yield _Part(label_set, start, stop, first)
         start = stop
-
-
-def _among(numbers: Tensor, classes: Tensor) -> Tensor:
-    """The places of numbers among rising classes; those below 0 as they are."""
-    return torch.where(numbers >= 0, torch.searchsorted(classes, numbers.clamp_min(0)), numbers)
 
 
 def _turns(parts: Sequence[_Part], most: int) -> Iterator[list[_Part]]:

@@ -78,9 +78,11 @@ class Seen:
         table = self.tables[label]
         rows = table.rows[self.slots]
         count = torch.bincount(rows[rows >= 0].long(), minlength=table.n_rows).double()
+        repeated = table.row_class[table.row_class >= 0].unique_consecutive()
+        row_label = torch.where(table.row_class >= 0, torch.searchsorted(repeated, table.row_class), -1)
         rows = table.rows[self.sample].long()
-        labels = torch.where(rows >= 0, table.row_class[rows.clamp_min(0)], -2)
-        return Counted(table, count, labels, len(self.plan.sizes(label)))
+        labels = torch.where(rows >= 0, row_label[rows.clamp_min(0)], -2)
+        return Counted(table, count, repeated, row_label, labels, len(self.plan.sizes(label)))
 
     def result(
         self, by_site: Sequence[dict[str, Any]], places: Sequence[Measured], draws: Sequence[tuple[int, int]],

@@ -125,9 +125,8 @@ class SiteSums(Steady, Kept):
             yield masses, samples
 
     def _of_labels(self, tables: Sequence[LabelTable], mass: Tensor, kept: Tensor, there: Tensor) -> Iterator[Tensor]:
-        doubles = kept.double()
         for label, table in enumerate(tables):
-            yield self.layout.gathered(table, label, mass, doubles, there)
+            yield self.layout.gathered(table, label, mass, kept, there)
 
     def _of_heads(self, place: Place, first: int, heads: slice, there: Tensor) -> list[Tensor]:
         """[draw] the assignments of the positions kept and seen, [seen, head, bin + 1], on the CPU."""

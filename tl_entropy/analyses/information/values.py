@@ -16,6 +16,7 @@ from tl_entropy.functional.information.blocks import Blocks, Estimates
 from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
 from tl_entropy.functional.information.estimates import reason_for_nan
+from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels.plan import LabelTable
 
 COLUMNS = ("information", "entropy", "plug_in", "null", "ceiling")
@@ -32,12 +33,16 @@ class Counted:
     Attributes:
         table: which label and fold each row of the sums is of.
         count: [row] positions counted.
+        repeated: [label] the classes that are seen twice or more in the plan, which are the labels of the sums, from 0.
+        row_label: [row] label of each row of the table; -1 for pooled ones.
         sample_label: [sampled] label of each position in the sample; -1 seen once, -2 none.
-        classes: number of different labels in the plan.
+        classes: number of classes in the plan.
     """
 
     table: LabelTable
     count: Tensor
+    repeated: Tensor
+    row_label: Tensor
     sample_label: Tensor
     classes: int
 
@@ -61,19 +66,17 @@ def site_values(
         drawn, of_draw = SampledRows(sample), []
         curves = chance_curves(sample, whole=whole, p_log_p=drawn.p_log_p)
         for mass, one in zip(tables, counted, strict=True):
-            sums = SoftSums(mass[..., :-1], mass[..., -1], one.count, one.table.row_class, one.table.row_fold)
-            blocks = Blocks(Whole.of(sums, folds), curves, Sample(drawn, one.sample_label), keep_labels=keep_labels)
+            sums = SoftSums(mass[..., :-1], mass[..., -1], one.count, one.row_label, one.table.row_fold)
+            by_fold = Whole.of_folds(*(group_sums(of, one.table.row_fold, folds) for of in (mass, one.count)))
+            blocks = Blocks(by_fold, curves, Sample(drawn, one.sample_label), keep_labels=keep_labels)
             blocks.add(sums, alone=True)
             of_draw.append(blocks)
         found.append(of_draw)
     return values_of(found, counted)
 
 
-def values_of(
-    found: Sequence[Sequence[Blocks]], counted: Sequence[Counted], classes: Sequence[Tensor | None] | None = None
-) -> dict[str, Tensor]:
-    """The same, from the estimates of [draw][label set] with all labels in, whose classes are these where they are not all."""
-    classes = [None] * len(counted) if classes is None else classes
+def values_of(found: Sequence[Sequence[Blocks]], counted: Sequence[Counted]) -> dict[str, Tensor]:
+    """The same, from the estimates of [draw][label set] with all labels in."""
     most = max(of_draw[0].whole.by_fold.shape[-1] for of_draw in found)
     by_draw = []
     for of_draw in found:
@@ -81,9 +84,9 @@ def values_of(
         values = {name: torch.stack([_column(e, name, most) for e in every], dim=2) for name in COLUMNS}
         values |= {name: torch.stack([getattr(e, name) for e in every], dim=1) for name in SINGLE}
         if of_draw[0].keep_labels:
-            single = [(b.label_estimates(), one.classes, of) for b, one, of in zip(of_draw, counted, classes, strict=True)]
+            single = [(blocks.label_estimates(), one) for blocks, one in zip(of_draw, counted, strict=True)]
             for name, of in OF_LABELS.items():
-                values[name] = torch.cat([_padded(getattr(e, of), e.counts, number, of_e) for e, number, of_e in single]).T
+                values[name] = torch.cat([_padded(getattr(e, of), e.counts, one) for e, one in single]).T
         by_draw.append(values)
     return {name: torch.stack([values[name] for values in by_draw], dim=-1) for name in by_draw[0]}
 
@@ -99,9 +102,9 @@ def _column(found: Estimates, name: str, bins: int) -> Tensor:
     return torch.cat([column, column[:1].expand(missing, -1)])  # anchors that are not there contribute nothing
 
 
-def _padded(values: Tensor, counts: Tensor, number: int, classes: Tensor | None) -> Tensor:
+def _padded(values: Tensor, counts: Tensor, counted: Counted) -> Tensor:
     """Values of the labels of a set [class, head]; those seen once, and not yet, are NaN."""
-    whole = torch.full((number, values.shape[1]), torch.nan, dtype=torch.float64)
+    whole = torch.full((counted.classes, values.shape[1]), torch.nan, dtype=torch.float64)
     there = (counts > 0).nonzero()[:, 0]
-    whole[there if classes is None else classes[there]] = values[there]
+    whole[counted.repeated[there]] = values[there]
     return whole

@@ -25,9 +25,12 @@ import torch
 from torch import Tensor
 
 from tl_entropy.functional.probabilities import logs
+from tl_entropy.functional.statistics import group_sums
 
 LABELS = 64
 """Labels that their spreads are measured on, at most."""
+
+_AT_ONCE = 2**17  # numbers, which stay in the cache
 
 REPLICATES = 50
 """Draws of anchors, at most: the error of a standard error from so many is a tenth of it."""
@@ -78,8 +81,13 @@ class SampledRows:
     @cached_property
     def entropies(self) -> Tensor:
         """[unit, row, 1 + replicate] those of single rows, nats."""
-        found = (self.p_log_p @ self.weights.mT).mul_(self.inverses).add_(logs(self.inverses)).neg_()
+        found = logs(self.inverses).addcmul_(self.p_log_p @ self.weights.mT, self.inverses).neg_()
         return found.clamp_(0, math.log(self.p.shape[2]))
+
+    @cached_property
+    def total(self) -> Tensor:
+        """[unit, 1 + replicate] the sum of all rows' entropies."""
+        return self.entropies.sum(1)
 
     @cached_property
     def sums(self) -> Tensor:
@@ -119,7 +127,7 @@ class Sample:
         """H(Z), and the mean entropy of single rows, [unit, 1 + replicate] both, of the rows that have a label."""
         drawn, without = self.drawn, (self.label < -1).nonzero()[:, 0]
         n = len(self.label) - len(without)
-        sums, own = drawn.sums, drawn.entropies.sum(1)
+        sums, own = drawn.sums, drawn.total
         if len(without):
             sums = (sums - drawn.inverses[:, without].mT @ drawn.p[:, without]).clamp_min_(0)
             own = own - drawn.entropies[:, without].sum(1)
@@ -141,25 +149,25 @@ class SampledLabels:
         chosen = torch.isin(sample.label - first, label).nonzero()[:, 0]
         place = torch.searchsorted(label, sample.label[chosen] - first)
         count = torch.bincount(place, minlength=len(label))
-        self.drawn, self.held = sample.drawn, held[label]
-        self.alike: list[tuple[Tensor, ...]] = []  # labels of like sizes, which are measured at once
-        order, start = place.argsort(stable=True), count.cumsum(0) - count
-        widths = 2 ** ((count - 1).double().log2().floor().long() + 1)
-        for width in widths.unique().tolist():
-            some = (widths == width).nonzero()[:, 0]
-            step = torch.arange(width, device=some.device)
-            there = step < count[some, None]
-            rows = chosen[order[(start[some, None] + step).clamp_max(len(order) - 1)]]
-            self.alike.append((some, rows, there, count[some]))
+        order = place.argsort(stable=True)
+        self.drawn, self.held, self.count = sample.drawn, held[label], count
+        self.rows, self.place = chosen[order], place[order]  # label after label
 
     def spreads(self, units: slice) -> Tensor:
         """[unit, 2, 1 + replicate] Σ n_x W_x, of all labels here and of those in two folds."""
-        of = self.drawn.p[units], self.drawn.inverses[units], self.drawn.entropies[units]
-        spreads = of[0].new_zeros(len(of[0]), len(self.held), of[1].shape[2], dtype=torch.float64)
-        for some, rows, there, count in self.alike:
-            p, inverses, own = (one.index_select(1, rows.flatten()).unflatten(1, rows.shape) for one in of)
-            share = (there.to(p.dtype) / count[:, None])[..., None]
-            means = inverses.mul_(share).mT @ p
-            spreads[:, some] = count[:, None] * (self.drawn.of_means(means) - own.mul_(share).sum(2)).double()
-        subsets = torch.stack([torch.ones_like(self.held), self.held]).double()
-        return subsets @ spreads
+        drawn, n_labels = self.drawn, len(self.count)
+        of = (drawn.p, drawn.inverses, drawn.entropies)
+        p, inverses, own = (one[units].index_select(1, self.rows) for one in of)
+        share = 1 / self.count[self.place].to(p)[:, None]  # of each row in the mean of its label
+        spreads = -group_sums(own.mul_(share).transpose(0, 1), self.place, n_labels)  # [label, unit, 1 + replicate]
+        inverses.mul_(share)
+        of_labels = list(zip(inverses.split(self.count.tolist(), 1), p.split(self.count.tolist(), 1), strict=True))
+        at_once = max(1, _AT_ONCE // (p[:, 0].numel() * inverses.shape[2]))
+        for first in range(0, n_labels, at_once):
+            some = of_labels[first : first + at_once]
+            means = p.new_empty(len(some), len(p), inverses.shape[2], p.shape[2])
+            for mean, (weights, rows) in zip(means, some, strict=True):
+                torch.bmm(weights.mT, rows, out=mean)
+            spreads[first : first + at_once] += drawn.of_means(means)
+        subsets = torch.stack([torch.ones_like(self.held), self.held]).double() * self.count
+        return (subsets @ spreads.double().transpose(0, 1)).contiguous()

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from tl_entropy.functional.information.anchors import Sample, SampledLabels
-from tl_entropy.functional.information.chance import ChanceCurve, factors
-from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, Whole
-from tl_entropy.functional.probabilities import extensive
+from tl_entropy.functional.information.chance import ChanceCurve, corrections, factors
+from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, Whole, dot
+from tl_entropy.functional.probabilities import extensive, logs
 from tl_entropy.functional.statistics import group_sums
 
 _AT_ONCE = 2**20  # numbers of the sums
@@ -91,14 +91,14 @@ class Blocks:
         found: list[dict[str, Tensor]] = []
         single: list[tuple[Tensor, ...]] = []
         for part, fit in _fits(sums, groups, self.whole, self.curves):
-            found.append(_of_units(fit, self.curves[part], drawn, part, every=not alone))
+            found.append(_of_units(fit, drawn, part, every=not alone))
             if self.keep_labels:
                 with torch.no_grad():
                     single.append(_of_labels(fit))
         values = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        values["null"] = _null_parts(groups, self.curves)
         self._sums = {name: self._sums[name] + value for name, value in values.items()} if self._sums else values
-        inside = groups.inside
-        self._rows_inside = self._rows_inside + group_sums(groups.count[inside], groups.fold[inside], len(self._rows_inside))
+        self._rows_inside = self._rows_inside + group_sums(groups.count_inside, groups.fold_inside, len(self._rows_inside))
         if single:
             self._labels.append([torch.cat(one).mT for one in zip(*single, strict=True)] + [groups.sizes])
 
@@ -173,20 +173,18 @@ def _fits(sums: SoftSums, groups: Groups, whole: Whole, curves: Sequence[ChanceC
     """As many units at once as are worked on soonest."""
     most = min(_AT_ONCE, _ALONE) if torch.get_num_threads() == 1 else _AT_ONCE
     at_once = max(1, most // max(1, sums.mass[:, 0].numel()))
+    c = corrections(curves, groups.distinct[0].clamp_min(2))
     for first in range(0, len(curves), at_once):
         part = slice(first, first + at_once)
-        yield part, Fit(sums.of_units(part), whole.of_units(part), groups, curves[part])
+        yield part, Fit(sums.of_units(part), whole.of_units(part), groups, c[part])
 
 
-def _of_units(
-    fit: Fit, curves: Sequence[ChanceCurve], drawn: SampledLabels | None, part: slice, *, every: bool
-) -> dict[str, Tensor]:
+def _of_units(fit: Fit, drawn: SampledLabels | None, part: slice, *, every: bool) -> dict[str, Tensor]:
     """What the labels of a block add, each [unit, ...]; ``every`` mixture is tried, or the best that the block needs."""
-    groups, n_folds, inside = fit.groups, len(fit.whole.counts), fit.groups.inside
+    groups, n_folds = fit.groups, len(fit.whole.counts)
     found = {
         "within": group_sums(fit.within.mT, groups.fold, n_folds).mT,
-        "spread": group_sums(fit.spread.mT, groups.fold[inside], n_folds).mT,
-        "null": _null_parts(groups, curves),
+        "spread": group_sums(fit.spread.mT, groups.fold_inside, n_folds).mT,
     }
     with torch.no_grad():
         found |= {"mixed": _mixed(fit, every=every), "jackknife": _fold_jackknife(fit)}
@@ -197,8 +195,9 @@ def _of_units(
 
 def _null_parts(groups: Groups, curves: Sequence[ChanceCurve]) -> Tensor:
     """[unit, 2] Σ r(n_x) and Σ n_x r(n_x), of which the null is made."""
-    r = torch.where(groups.sizes > 0, factors(curves, groups.sizes.clamp_min(1)), 0.0)
-    return torch.stack([r.sum(1), r @ groups.sizes], dim=1) + groups.singles
+    sizes, _, number = groups.distinct
+    r = torch.where(sizes > 0, factors(curves, sizes.clamp_min(1)), 0.0)
+    return r @ torch.stack([number, number * sizes], dim=1).to(r) + groups.singles
 
 
 def _mixed(fit: Fit, *, every: bool) -> Tensor:
@@ -209,7 +208,7 @@ def _mixed(fit: Fit, *, every: bool) -> Tensor:
     """
     groups, units = fit.groups, len(fit.mass)
     found = fit.mass.new_zeros(units, _CLASSES, len(_MIXTURES))
-    if not bool(groups.inside.any()):
+    if not groups.n_inside:
         return found
     kinds, size = (2 * groups.sizes[groups.label_inside].log2()).round().long().unique(return_inverse=True)
     classes, mixtures = len(kinds), fit.mass.new_tensor(_MIXTURES)
@@ -242,16 +241,16 @@ def _mixed(fit: Fit, *, every: bool) -> Tensor:
 def _fold_jackknife(fit: Fit) -> Tensor:
     """Σ n_x S^J_x over labels in two folds or more."""
     groups = fit.groups
-    held = groups.held >= 2
-    labels = (groups.held[held] * extensive(fit.by_label[:, held])).sum(1)
-    found: Tensor = labels - extensive(fit.others).sum(1) - fit.own_inside.sum(1)
+    held = torch.where(groups.held >= 2, groups.held, 0)
+    labels = (held * (fit.by_label * fit.log_label_means).sum(-1)).sum(1)
+    found: Tensor = dot(logs(fit.predictors), fit.others).sum(1) - labels - fit.own_inside.sum(1)
     return found
 
 
 def _of_labels(fit: Fit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Each [unit, label]."""
     groups, whole, means, log_means = fit.groups, fit.whole, fit.label_means, fit.log_label_means
-    n_labels, label, fold = len(groups.sizes), groups.label_inside, groups.fold[groups.inside]
+    n_labels, label, fold = len(groups.sizes), groups.label_inside, groups.fold_inside
 
     def of_label(values: Tensor) -> Tensor:
         return group_sums(values.mT, label, n_labels).mT
@@ -261,7 +260,7 @@ def _of_labels(fit: Fit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gained = -(fit.mass_inside * whole.log_mean).sum(-1) - fit.own_inside - fit.spread  # [unit, pair]
     own = of_label(gained) / groups.sizes
     known = groups.held >= 2
-    mine = (gained - groups.count[groups.inside] * own[:, label]) / groups.sizes[label]
+    mine = (gained - groups.count_inside * own[:, label]) / groups.sizes[label]
     # The mean of all rows moves, too: p̄ changes by `moved` with each fold, and -p̄_x · log p̄ by -(p̄_x / p̄) · moved.
     moved = (whole.by_fold - whole.counts[:, None] * whole.mean) / whole.rows
     ratio = means / whole.mean.clamp_min(torch.finfo(means.dtype).tiny)

@@ -17,7 +17,6 @@ its spread nothing is known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -25,7 +24,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.chance import FLOOR, ChanceCurve, corrections
+from tl_entropy.functional.information.chance import FLOOR
 from tl_entropy.functional.probabilities import logs
 from tl_entropy.functional.statistics import group_sums
 
@@ -75,6 +74,11 @@ class Whole:
         by_fold, own = group_sums(sums.mass, sums.fold, folds), group_sums(sums.own, sums.fold, folds)
         return cls(by_fold.transpose(0, 1), own.mT, group_sums(sums.count, sums.fold, folds))
 
+    @classmethod
+    def of_folds(cls, summed: Tensor, counts: Tensor) -> Self:
+        """Those of what each fold holds, [fold, unit, bin + 1] with Σ H(p_i) as the last, and of its rows [fold]."""
+        return cls(summed[..., :-1].transpose(0, 1), summed[..., -1].mT, counts)
+
     def of_units(self, units: slice) -> Whole:
         """Those of some units."""
         return Whole(self.by_fold[units], self.own[units], self.counts)
@@ -111,11 +115,11 @@ class Groups:
     """What is known of groups of rows from their counts alone, the same for all units.
 
     Attributes:
-        pairs: [pair] which groups are of one label and have rows.
+        pairs: [pair] which groups are of one label and have rows; first those whose label is in two folds or more.
         label: [pair], from 0, which is the first label of the sums; fold: [pair]; count: [pair].
         sizes: [label] rows of each label.
         held: [label] number of folds that hold it.
-        inside: [pair] whether its label is in two folds or more.
+        n_inside: number of pairs whose label is in two folds or more.
         weight: [label] A / (A + B); 0 for labels in one fold.
         singles: number of rows whose label was seen once.
     """
@@ -126,7 +130,7 @@ class Groups:
     count: Tensor
     sizes: Tensor
     held: Tensor
-    inside: Tensor
+    n_inside: int
     weight: Tensor
     singles: Tensor
 
@@ -134,28 +138,45 @@ class Groups:
     def of(cls, sums: SoftSums) -> Self:
         """The groups of these sums."""
         pairs = ((sums.label >= 0) & (sums.count > 0)).nonzero()[:, 0]
-        label, fold, count = sums.label[pairs] - sums.first, sums.fold[pairs], sums.count[pairs]
         n_labels = max(0, int(sums.label.max()) + 1 - sums.first) if len(sums.label) else 0
-        sizes = group_sums(count, label, n_labels)
-        held = torch.bincount(label, minlength=n_labels)
-        inside = held[label] >= 2
+        held = torch.bincount(sums.label[pairs] - sums.first, minlength=n_labels)
+        inside = held[sums.label[pairs] - sums.first] >= 2
+        pairs = torch.cat([pairs[inside], pairs[~inside]])
+        label, fold, count = sums.label[pairs] - sums.first, sums.fold[pairs], sums.count[pairs]
+        sizes, inside = group_sums(count, label, n_labels), held[label] >= 2
         share = torch.where(inside, count / (sizes[label] - count).clamp_min(1), 0.0)
         weight = torch.where(held >= 2, 1 / (1 + group_sums(share, label, n_labels)), 0.0)
-        return cls(pairs, label, fold, count, sizes, held, inside, weight, sums.count[sums.label < 0].sum())
+        return cls(pairs, label, fold, count, sizes, held, int(inside.sum()), weight, sums.count[sums.label < 0].sum())
 
-    @cached_property
-    def pairs_inside(self) -> Tensor:
-        """[pair inside] its number among all pairs."""
-        return self.inside.nonzero()[:, 0]
-
-    @cached_property
+    @property
     def label_inside(self) -> Tensor:
         """[pair inside] its label."""
-        return self.label[self.inside]
+        return self.label[: self.n_inside]
+
+    @property
+    def fold_inside(self) -> Tensor:
+        """[pair inside] its fold."""
+        return self.fold[: self.n_inside]
+
+    @property
+    def count_inside(self) -> Tensor:
+        """[pair inside] its rows."""
+        return self.count[: self.n_inside]
+
+    @cached_property
+    def distinct(self) -> tuple[Tensor, Tensor, Tensor]:
+        """[size] the sizes that labels have, [label] which of them each has, and [size] how many labels each is of."""
+        return self.sizes.unique(return_inverse=True, return_counts=True)
 
 
 class Fit:
     """Cross-entropies of the groups of all units, in nats; differentiable where the sums are.
+
+    Args:
+        sums: of the groups.
+        whole: sums over all rows.
+        groups: the groups.
+        c: [unit, size] c(n) of each of their distinct sizes.
 
     Attributes:
         whole: sums over all rows.
@@ -164,15 +185,14 @@ class Fit:
         beta: [unit, label] β_x; 0 for labels in one fold.
     """
 
-    def __init__(self, sums: SoftSums, whole: Whole, groups: Groups, curves: Sequence[ChanceCurve]) -> None:
+    def __init__(self, sums: SoftSums, whole: Whole, groups: Groups, c: Tensor) -> None:
         self.whole, self.groups = whole, groups
         mass = sums.mass[groups.pairs]
         self.by_label = group_sums(mass, groups.label, len(groups.sizes)).transpose(0, 1)
         self.mass = mass.transpose(0, 1).contiguous()
         self.own = sums.own[groups.pairs].mT
         self.label_means = normalised(self.by_label)
-        sizes = groups.sizes.clamp_min(2)
-        self.beta = groups.weight * corrections(curves, sizes)
+        self.beta = groups.weight * c[:, groups.distinct[1]]
 
     @cached_property
     def log_label_means(self) -> Tensor:
@@ -182,22 +202,22 @@ class Fit:
     @cached_property
     def within(self) -> Tensor:
         """[unit, pair] n_xg times its part in W_x: -M_xg · log p̄_x - Σ H(p_i)."""
-        return -_dot(self.log_label_means.index_select(1, self.groups.label), self.mass) - self.own
+        return -dot(self.log_label_means.index_select(1, self.groups.label), self.mass) - self.own
 
-    @cached_property
+    @property
     def mass_inside(self) -> Tensor:
         """[unit, pair inside, bin] M_xg."""
-        return self.mass.index_select(1, self.groups.pairs_inside)
+        return self.mass[:, : self.groups.n_inside]
 
-    @cached_property
+    @property
     def own_inside(self) -> Tensor:
         """[unit, pair inside] Σ H(p_i)."""
-        return self.own.index_select(1, self.groups.pairs_inside)
+        return self.own[:, : self.groups.n_inside]
 
     @cached_property
     def others(self) -> Tensor:
         """[unit, pair inside, bin] M_x - M_xg."""
-        return (self.by_label.index_select(1, self.groups.label_inside) - self.mass_inside).clamp_min(0)
+        return (self.by_label.index_select(1, self.groups.label_inside) - self.mass_inside).clamp_min_(0)
 
     @cached_property
     def across(self) -> Tensor:
@@ -207,7 +227,7 @@ class Fit:
     @cached_property
     def spread(self) -> Tensor:
         """[unit, pair inside] the same of S_x."""
-        within, beta = self.within[:, self.groups.pairs_inside], self.beta[:, self.groups.label_inside]
+        within, beta = self.within[:, : self.groups.n_inside], self.beta[:, self.groups.label_inside]
         return within + beta * (self.across - within)
 
     @cached_property
@@ -218,7 +238,7 @@ class Fit:
     def predicted(self, share: Tensor) -> Tensor:
         """[unit, pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
         q = torch.lerp(self.predictors, self.whole.mean, share)
-        return -_dot(logs(q, spent=True), self.mass_inside) - self.own_inside
+        return -dot(logs(q, spent=True), self.mass_inside) - self.own_inside
 
 
 def normalised(mass: Tensor) -> Tensor:
@@ -226,7 +246,7 @@ def normalised(mass: Tensor) -> Tensor:
     return mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
 
 
-def _dot(new: Tensor, mass: Tensor) -> Tensor:
+def dot(new: Tensor, mass: Tensor) -> Tensor:
     """Σ new · mass over the last axis; ``new`` is of no use afterwards."""
     product = new * mass if new.requires_grad or mass.requires_grad else new.mul_(mass)
     return product.sum(-1)
