@@ -162,7 +162,7 @@ class SampledLabels:
         spreads = -group_sums(own.mul_(share).transpose(0, 1), self.place, n_labels)  # [label, unit, 1 + replicate]
         inverses.mul_(share)
         of_labels = list(zip(inverses.split(self.count.tolist(), 1), p.split(self.count.tolist(), 1), strict=True))
-        at_once = max(1, _AT_ONCE // (p[:, 0].numel() * inverses.shape[2]))
+        at_once = max(1, _AT_ONCE // (len(p) * p.shape[2] * inverses.shape[2]))
         for first in range(0, n_labels, at_once):
             some = of_labels[first : first + at_once]
             means = p.new_empty(len(some), len(p), inverses.shape[2], p.shape[2])
