@@ -166,7 +166,8 @@ class Groups:
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor, Tensor]:
         """[size] the sizes that labels have, [label] which of them each has, and [size] how many labels each is of."""
-        return self.sizes.unique(return_inverse=True, return_counts=True)
+        sizes, which, number = self.sizes.unique(return_inverse=True, return_counts=True)
+        return sizes, which, number
 
 
 class Fit:
