@@ -39,10 +39,15 @@ def test_cells_are_of_every_size_and_grid_and_measured_on_it():
     assert found.provenance.corpus["compressed"]["gzip"] == sum(alone)
 
 
-def test_one_model_for_each_grid_has_noise_of_half_its_step():
+def test_one_model_for_each_grid_has_noise_of_half_its_step(monkeypatch):
+    noises, make = list[float](), tle.estimation_model
+    monkeypatch.setattr(
+        "tl_entropy.estimation.sweep.estimation_model", lambda c, *a, **k: noises.append(c.noise) or make(c, *a, **k)
+    )
     base = tle.EstimationConfig(**BASE)
     options = {"validation": ["abab" * 4], "numbers": (0, 2), "bits": (1, 2), "base": base, "steps": 2, **QUIET}
     one, each = (tle.memory_sweep(["abab" * 20], per_bits=per_bits, **options) for per_bits in (False, True))
+    assert noises == [None, None, None, 1.0, 1 / 3]
     assert one.nats.shape == each.nats.shape
     assert not torch.equal(one.nats, each.nats)
 

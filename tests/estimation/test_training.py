@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import FileError, SaveError
+from tl_entropy.estimation.training import _Step
 from tl_entropy.estimation.windows import Windows, validated
 
 QUIET = {"progress": False}
@@ -84,6 +85,11 @@ def test_a_trainings_loss_is_over_tokens_not_rows_and_weights_weigh_them():
         seen.append((tokens, mask))
         return torch.ones(tokens.shape[0], tokens.shape[1] - 1)
 
+    model, [one, other] = small(), (torch.randint(0, 250, (1, n)) for n in (9, 4))
+    tokens, mask = torch.zeros(2, 9).long(), torch.arange(9) < torch.tensor([[9], [4]])
+    tokens[0], tokens[1, :4] = one[0], other[0]
+    each = [model(row, return_type="loss") for row in (one, other)]
+    assert torch.allclose(_Step(model, None, "float32")(tokens, mask)[0], (8 * each[0] + 3 * each[1]) / 11, atol=1e-5)
     plain = trained(steps=3, short=1.0)[1]
     assert trained(steps=3, short=1.0, weights=ones)[1].training == plain.training
     first = trained(
