@@ -384,6 +384,14 @@ def test_every_value_is_that_of_the_definition(dtype, d, n_bins):
     assert 0 < found.anchors_se < 0.2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_errors_over_anchors_do_not_hang_on_the_rounding_of_rows_that_are_alike(seed):
+    label = torch.arange(72) % 9  # whose rows have no spread at all, whatever the anchors
+    z = torch.randn(9, 32, generator=torch.Generator().manual_seed(seed))[label]
+    single, double = (soft_mutual_information(rows, label, documents=torch.arange(72) // 8) for rows in (z, z.double()))
+    assert single.anchors_se == pytest.approx(double.anchors_se, rel=1e-5)
+
+
 @given(st.integers(1, 90), st.integers(1, 50), st.floats(0.01, 10), st.integers(0, 1000))
 def test_information_lies_between_0_and_the_ceiling(rows, types, temperature, seed):
     label = np.random.default_rng(seed).integers(0, types, rows)

@@ -23,6 +23,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from tl_entropy.functional.probabilities import logs
 from tl_entropy.functional.statistics import group_sums
@@ -31,6 +32,7 @@ LABELS = 64
 """Labels that their spreads are measured on, at most."""
 
 _AT_ONCE = 2**17  # numbers, which stay in the cache
+_ROUNDING = 8  # times the rounding of the largest entropy: a spread that is no larger is none
 
 REPLICATES = 50
 """Draws of anchors, at most: the error of a standard error from so many is a tenth of it."""
@@ -169,5 +171,6 @@ class SampledLabels:
             for mean, (weights, rows) in zip(means, some, strict=True):
                 torch.bmm(weights.mT, rows, out=mean)
             spreads[first : first + at_once] += drawn.of_means(means)
+        spreads = hardshrink(spreads, _ROUNDING * torch.finfo(p.dtype).eps * math.log(p.shape[2]))  # of rows that are alike
         subsets = torch.stack([torch.ones_like(self.held), self.held]).double() * self.count
         return (subsets @ spreads.double().transpose(0, 1)).contiguous()
