@@ -79,6 +79,6 @@ def _docstring(app: Any, what: str, name: str, found: Any, options: Any, lines: 
 
 
 def _sidebar(app: Any, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
-    """Two levels in the tree beside each page: with the third, the public names, a page took twice as long to write."""
+    """The tree beside a page has the branch of that page alone: with all of them, most of a build was copying trees."""
     if whole := context.get("toctree"):
-        context["toctree"] = lambda **options: whole(**{**options, "maxdepth": 2})
+        context["toctree"] = lambda **options: whole(**{**options, "collapse": True})
