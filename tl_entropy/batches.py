@@ -12,6 +12,7 @@ Refused: batch sizes below 1, activations of another shape than the batch, split
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -182,7 +183,7 @@ class Batch:
 
 
 def batches(
-    windows: Iterable[Window], *, batch_size: int | None, max_tokens: int, pad_id: int = 0, pads: bool = True
+    windows: Iterable[Window], *, batch_size: int | None, max_tokens: int, pad_id: int = 0, pads_to: float = math.inf
 ) -> Iterator[Batch]:
     """Gather consecutive windows into padded batches, in order, taking no more of them than the next batch needs.
 
@@ -194,7 +195,7 @@ def batches(
             one.
         max_tokens: Cells in a batch at most, padding included, where ``batch_size`` is None.
         pad_id: What padding cells hold: any id the model knows, as nothing reads them.
-        pads: Whether windows of several lengths may share a batch.
+        pads_to: How long windows may be to share a batch with others of another length.
 
     Returns:
         A lazy iterator of ``Batch``.
@@ -220,7 +221,7 @@ def batches(
         nonlocal longest
         if window is None:  # the group's last has just come
             longest = max(longest if len(group) > 1 else 0, len(group[-1]))
-        elif not pads and len(window) != longest:
+        elif len(window) != longest and max(longest, len(window)) > pads_to:
             return False
         longer = longest if window is None else max(longest, len(window))
         return (len(group) + 1) * longer <= max_tokens if batch_size is None else len(group) < batch_size

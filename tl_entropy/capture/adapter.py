@@ -15,6 +15,7 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -132,7 +133,9 @@ class Adapter(Sighted):
             raise ModelError(
                 "generation: this model declares that it reads ahead (cfg.reads_ahead), so it has no text of its own to write"
             )
-        return proved_text(self, tokens, max_new_tokens, temperature=temperature, seed=seed, cached=self.generates_with_cache)
+        longest = tokens.shape[1] + max_new_tokens  # cached keys stay turned as they were
+        cached = longest <= self.stretched_beyond and self.generates_with_cache
+        return proved_text(self, tokens, max_new_tokens, temperature=temperature, seed=seed, cached=cached)
 
     @cached_property
     def generates_with_cache(self) -> bool:
@@ -242,6 +245,8 @@ class Adapter(Sighted):
         ran = [f"hooks of others ran at {name}" for name in self._others]
         ran += [f"sites are of its {self.stack.of}"] if self.stack.of == "encoder" else []
         ran += ["every row was read alone: those of a batch change each other's states"] if self.alone else []
+        if math.isfinite(longest := self.stretched_beyond):
+            ran += [f"rows beyond {longest:.0f} tokens, of stretched positions, shared a pass with rows of their length alone"]
         ran += [] if self.masked else ["no attention mask was handed on: one of ones changes what the model computes"]
         declared = [*([READS_AHEAD] if self.reads_ahead else []), *([PREDICTS_OWN] if self.predicts == "own" else [])]
         processing = origin.processing(self.model, value_biases=self.heads.value_biases)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tl_entropy.capture.rotation import unstretched
 from tl_entropy.errors import ModelError
 from tl_entropy.sites import HEAD_SITES, UNEMBED, Site
 
@@ -69,14 +70,17 @@ def hooked(points: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
 def as_found(model: Any) -> Iterator[None]:
     """Evaluation mode, no gradients, and nothing compiled inside; every module's training flag as it was afterwards.
 
-    What ``torch.compile`` has made of a model or its parts may have been made before hooks were set, and need not call them.
+    Nor is anything left inside of what an earlier text has stretched (``capture/rotation.py``). What ``torch.compile`` has made
+    of a model or its parts may have been made before hooks were set, and need not call them.
     """
-    training = [module for module in modules_of(model) if module.training]
+    modules = modules_of(model)
+    training = [module for module in modules if module.training]
     dynamo = "torch._dynamo" in sys.modules  # without it nothing was compiled; to import it takes a second
     try:
         for module in training:
             module.training = False
-        with torch.no_grad(), torch.compiler.set_stance("force_eager") if dynamo else nullcontext():
+        eagerly = torch.compiler.set_stance("force_eager") if dynamo else nullcontext()
+        with torch.no_grad(), eagerly, unstretched(modules):
             yield
     finally:
         for module in training:

@@ -16,10 +16,12 @@ from torch import Tensor
 from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture import origin
 from tl_entropy.capture.attention import chooses_keys
+from tl_entropy.capture.hooks import modules_of
 from tl_entropy.capture.places import StackName
 from tl_entropy.capture.proofs.causality import Sight, Unmasked, check_causal, left_padding, sight, unmasked
 from tl_entropy.capture.proofs.longer import check_causal_up_to
 from tl_entropy.capture.proofs.short_pass import ShortPass
+from tl_entropy.capture.rotation import stretched_beyond
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, check_int, check_number
 
@@ -101,12 +103,19 @@ class Sighted(Runner):
         return "by something else than its attention"
 
     @property
-    def pads(self) -> bool:
-        """Whether rows of several lengths may share a pass: padding on the right tells the model nothing.
+    def pads_to(self) -> float:
+        """How long rows may be to share a pass with rows of another length, where padding on the right tells them nothing.
 
-        An index that chooses keys may choose padding among keys that it holds equal, on rows longer than a proof's.
+        0 for none, infinite for any. An index that chooses keys may choose padding among keys that it holds equal, on rows
+        longer than a proof's.
         """
-        return self.sight.padding <= 1 and not chooses_keys(self.model, self.stack.of)
+        padding_tells = self.sight.padding > 1 or chooses_keys(self.model, self.stack.of)
+        return 0.0 if padding_tells else self.stretched_beyond
+
+    @cached_property
+    def stretched_beyond(self) -> float:
+        """The longest row whose positions are turned by the same angles whatever shares its pass; infinite where all are."""
+        return stretched_beyond(modules_of(self.model))
 
     @property
     def alone(self) -> bool:
@@ -123,7 +132,7 @@ class Sighted(Runner):
         if batch_size is not None:
             check_int("batch_size", batch_size, 1)
         size = 1 if self.alone else batch_size
-        return batches(windows, batch_size=size, max_tokens=MAX_TOKENS, pad_id=self.pad_id, pads=self.pads)
+        return batches(windows, batch_size=size, max_tokens=MAX_TOKENS, pad_id=self.pad_id, pads_to=self.pads_to)
 
     def check_rows(self, mask: Tensor) -> None:
         """Raise ModelError where rows of a batch, or padding as in its mask [batch, pos], change what the model computes."""
@@ -133,7 +142,7 @@ class Sighted(Runner):
                 f"and this cache has {len(mask)}; make a cache of each row, or pass the tokens themselves"
             )
         left = bool((mask[:, 1:] > mask[:, :-1]).any())
-        if not bool(mask.all()) and (not self.pads or (left and self._left_padding > 1)):
+        if not bool(mask.all()) and (mask.shape[1] > self.pads_to or (left and self._left_padding > 1)):
             raise ModelError(
                 f"padding{' on the left' if left else ''} changes what this model computes, mask or no mask, so the states of "
                 "this cache's padded rows are not those of their texts; make a cache of rows of one length, or pass the "

@@ -189,7 +189,7 @@ def read_part(
             given=given_then, read=read_then, tokens=tokens, held=given.part.intervals(before), placed=not given.part.all,
             seconds=time.perf_counter() - started, interrupted=interrupted,
             prompt_lengths={d: n for d, n in continuations.prompt_lengths.items() if d < before} if continuations else {},
-            uncached=continuations.uncached if continuations else 0, unpadded=cache is None and not adapter.pads,
+            uncached=continuations.uncached if continuations else 0, unpadded=cache is None and not adapter.pads_to,
             glimpse=given.glimpse, trusted=cache is not None and not shown,
         )  # fmt: skip
         for note in notes:

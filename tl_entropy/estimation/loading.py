@@ -31,6 +31,6 @@ def load_estimation(folder: Path, *, device: torch.device, dtype: torch.dtype) -
         raise FileError(f"model: {folder} lacks weights: {', '.join(sorted(missing)[:3])}")
     model = model.to(device, dtype).eval()
     origin.note(model, *said["notes"])
-    if not Adapter(model).pads:
+    if not Adapter(model).pads_to:
         raise ModelError(f"model: {folder} gives a text other states alone than padded, so that no batch of it can be measured")
     return model

@@ -22,6 +22,14 @@ XGLM = {
     "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
 }  # fmt: skip
 
+STRETCHED = {  # on rows of more than 11 tokens, of which the texts have some
+    "original_max_position_embeddings": 11,
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 1e3, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 11,
+    },
+}  # fmt: skip
+
 OTHER_LOGITS = refused("does not give the logits of the Hugging Face model")
 
 # fmt: off
@@ -84,6 +92,9 @@ ROWS = (
     Row("phi qk-norm", "PhiForCausalLM", {**GROUPED, "qk_layernorm": True},
         cells={"boot": outside("did not declare 'q_norm'")}, parallel=True),
     Row("phi3", "Phi3ForCausalLM", GROUPED),
+    Row("phi3 longrope", "Phi3ForCausalLM", {**GROUPED, **STRETCHED}, cells={
+        "cache": refused("padding on the left changes what this model computes"),
+    }),
     Row("qwen2", "Qwen2ForCausalLM", GROUPED),
     Row("qwen2 windows", "Qwen2ForCausalLM",
         {**GROUPED, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}),

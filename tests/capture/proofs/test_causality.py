@@ -211,6 +211,6 @@ def test_caches_padded_where_that_matters_are_refused(gpt2, monkeypatch):
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 def test_an_index_that_chooses_keys_may_choose_padding():
     adapter = Adapter(cached_model("dsa", "bridge"))
-    assert not adapter.pads
+    assert adapter.pads_to == 0
     report = tle.stream(adapter, ROWS, [tle.LensAccumulator(adapter)], **QUIET)
     assert report.counts()["unpadded"] is True

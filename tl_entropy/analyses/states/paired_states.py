@@ -163,7 +163,7 @@ class PairedStates(Kept):
 
 def _activations(other: Adapter, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
     """States of another model [batch, pos, d_model]; of each row alone (0 at padding) where padding or rows change that one."""
-    if not other.alone and (other.pads or bool(batch.attention_mask.all())):
+    if not other.alone and (batch.tokens.shape[1] <= other.pads_to or bool(batch.attention_mask.all())):
         return other.activations(batch.tokens, batch.attention_mask, sites)
     found: dict[Site, Tensor] = {}
     for i, mask in enumerate(batch.attention_mask):
