@@ -31,8 +31,12 @@ FEW = TOKENS[:2]
 TEXTS = ["def f(x):\n    return x", "", "the cat sat", "on the mat", "and the dog"]
 
 
+RANKS = {"torchrun": "RANK", "mpirun": "OMPI_COMM_WORLD_RANK", "srun": "SLURM_PROCID"}
+"""What starts processes, and what it calls the number of each."""
+
+
 def rank():
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    return next((int(os.environ[name]) for name in RANKS.values() if name in os.environ), 0)
 
 
 def saw(scenario, size, by="torchrun"):
@@ -44,7 +48,7 @@ def saw(scenario, size, by="torchrun"):
         process = os.fork()
         if not process:
             os.close(ours)
-            _work(scenario, {**meeting, {"torchrun": "RANK", "srun": "SLURM_PROCID"}[by]: str(number)}, theirs)
+            _work(scenario, {**meeting, RANKS[by]: str(number)}, theirs)
         os.close(theirs)
         running.append((process, ours))
     said = []
@@ -68,6 +72,8 @@ def _free(port):
 
 MEETINGS = {
     "torchrun": lambda size: {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free(0))},
+    # which says where to meet only if it is told to
+    "mpirun": lambda size: {"OMPI_COMM_WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free(0))},
     # which says no port, but the number of a job, from which one follows
     "srun": lambda size: {
         "SLURM_STEP_NUM_TASKS": str(size), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1",

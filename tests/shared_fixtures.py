@@ -123,7 +123,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _spared(items):
-    """Of a test of every model, or of one marked ``thinned``: all cases but every third, each with its mark."""
+    """Of a test of every model, or of one marked ``thinned``: all cases but every fourth, each with its mark."""
     tests = defaultdict(list)
     for item in items:
         if hasattr(item, "callspec") and ("any_model" in item.callspec.params or item.get_closest_marker("thinned")):
@@ -136,7 +136,7 @@ def _spared(items):
                 names = names.replace("{}-{}-{}".format(*model[:2], "compatible" if model[2] else "raw"), "")
             names = re.sub("hooked|bridge", "", names)  # both kinds of one case, where there are both
             numbers.append(places.setdefault(names, len(places)) + (0 if model is None else number(*model)))
-        step = min(3, len(set(numbers)))
+        step = min(4, len(set(numbers)))
         for item, n in zip(cases, numbers, strict=True):
             if turn := (n + crc32(name.encode())) % step:
                 yield item, "long" if turn == 1 else "slow"

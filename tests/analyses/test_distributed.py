@@ -34,7 +34,7 @@ def test_every_function_that_reads_is_among_those_that_are_shared():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("size", "few", "by"), [(2, False, "torchrun"), (3, False, "torchrun"), (3, True, "srun")])
+@pytest.mark.parametrize(("size", "few", "by"), [(2, False, "mpirun"), (3, False, "torchrun"), (3, True, "srun")])
 def test_every_analysis_is_that_of_one_process_and_its_work_is_dealt_out(size, few, by):
     """With 8 documents of uneven lengths, or with 2, so that one of three processes has none."""
     ranks.alone(few)

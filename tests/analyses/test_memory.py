@@ -92,7 +92,7 @@ def sizes(tmp_path_factory):
     return found
 
 
-@pytest.mark.thinned
+@pytest.mark.long
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_it_is_flat(sizes, name):
     few, many = (size[name] for size in sizes)

@@ -40,10 +40,10 @@ def row(name):
 
 @pytest.mark.parametrize("row", [row for row in ROWS if ALL or row.quick], ids=lambda row: row.name.replace(" ", "-"))
 def test_every_cell_is_as_expected(row):
-    """Where it has to be quick, every second cell, so that half of the rows see each measure."""
+    """Where it has to be quick, every third cell, so that a third of the rows see each measure."""
     if not exists(row):
         pytest.skip(f"transformers {transformers.__version__} has no {row.architecture}")
-    measures = MEASURES if ALL else MEASURES[crc32(row.name.encode()) % 2 :: 2]
+    measures = MEASURES if ALL else MEASURES[crc32(row.name.encode()) % 3 :: 3]
     assert surprises(row, outcomes(row, measures)) == []
 
 

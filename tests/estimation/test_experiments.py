@@ -17,6 +17,7 @@ import experiments  # noqa: E402
 import harness  # noqa: E402
 
 
+@pytest.mark.long
 def test_the_page_says_what_is_stored_of_three_seeds_each():
     stored = experiments.stored()
     assert list(stored) == list(experiments.EXPERIMENTS)

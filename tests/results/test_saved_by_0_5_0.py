@@ -76,6 +76,7 @@ def test_every_kind_that_could_be_saved_then_has_a_file():
     assert EXPECTED["versions"]["tl_entropy"] == "0.5.0"
 
 
+@pytest.mark.long
 def test_load_knows_every_kind_before_anything_else_was_imported():
     since = {path: path.stem.split("_")[0] for path in sorted(SINCE.glob("*.safetensors"))}
     kinds = {path_of(name): result["kind"] for name, result in RESULTS.items() if name != "TunedLens"} | since

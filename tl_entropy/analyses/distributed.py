@@ -1,4 +1,4 @@
-"""One measurement in several processes that talk to each other, with torch.distributed: under torchrun, accelerate or srun.
+"""One measurement in several processes that talk to each other, by torch.distributed: as torchrun, mpirun or srun started them.
 
 Each process reads its share of the documents, and all of them then have what all have read: states are sent round, over gloo on
 the CPU whatever the models are on, and merged in the order of the ranks, so that every process returns the same result to the
@@ -337,20 +337,32 @@ def _end() -> None:
         dist.destroy_process_group()
 
 
+_RANK_AND_SIZE = (
+    ("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"),
+)  # fmt: skip
+"""What torchrun, Open MPI, and MPICH or Intel MPI call them."""
+
+
 def _from_environment(environment: Mapping[str, str]) -> tuple[str, int, int] | None:
-    """(where to meet, rank, number) of what torchrun, accelerate or srun has started; None for a process alone.
+    """(where to meet, rank, number) of what torchrun, accelerate, mpirun or srun has started; None for a process alone.
 
-    srun says neither an address nor a port: the node that it was started on, and a port that follows from the job's number.
+    What mpirun starts, by itself or for accelerate, is told where to meet by MASTER_ADDR and MASTER_PORT. srun says neither
+    an address nor a port: the node that it was started on, and a port that follows from the job's number.
 
-    >>> _from_environment({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"})
+    >>> there = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    >>> _from_environment({"RANK": "1", "WORLD_SIZE": "2", **there})
+    ('env://', 1, 2)
+    >>> _from_environment({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", **there})
     ('env://', 1, 2)
     >>> step = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7", "SLURM_JOB_ID": "41"}
     >>> _from_environment(step)
     ('tcp://10.0.0.7:20041', 3, 4)
     >>> _from_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"})  # a batch script outside srun
     """
-    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
-        address, rank, size = "env://", environment["RANK"], environment["WORLD_SIZE"]
+    told = {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
+    names = next((names for names in _RANK_AND_SIZE if environment.keys() >= set(names)), None)
+    if told and names:
+        address, (rank, size) = "env://", (environment[name] for name in names)
     elif {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LAUNCH_NODE_IPADDR", "SLURM_JOB_ID"} <= environment.keys():
         port = environment.get("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
         host = environment.get("MASTER_ADDR", environment["SLURM_LAUNCH_NODE_IPADDR"])

@@ -61,6 +61,7 @@ def mixed(request):
     return mixing(request.param)
 
 
+@pytest.mark.thinned
 def test_rows_are_read_alone_and_results_say_so(mixed):
     model, _ = mixed
     together = Adapter(model)
