@@ -117,7 +117,9 @@ def sampled_error(scores: Float[Tensor, "rows ..."], documents: Int[Tensor, "row
 
         se² = D/(D-1) / N² · (Σ_i s_i² / f + (Σ_d S_d² - Σ_i s_i²) / f²),
 
-    since both of a pair of tokens are sampled with the probability f². With all tokens it is that of document sums.
+    since both of a pair of tokens are sampled with the probability f². With all tokens it is that of document sums. What pairs
+    add is known only roughly from few of them, and may come out below 0: se² is at least (1 - f) times that of tokens which
+    know nothing of each other.
 
     Args:
         scores: [row, ...] what each sampled token adds to the mean.
@@ -137,7 +139,8 @@ def sampled_error(scores: Float[Tensor, "rows ..."], documents: Int[Tensor, "row
         return torch.full_like(centred[0], torch.nan)
     share, own = len(scores) / population, centred.square().sum(0)
     found = own / share + (sums.square().sum(0) - own) / share**2
-    return (found.clamp_min(0) * len(seen) / (len(seen) - 1)).sqrt() / population
+    least = own * ((1 - share) / share)
+    return (found.maximum(least) * len(seen) / (len(seen) - 1)).sqrt() / population
 
 
 def sampled_covariance(
@@ -154,7 +157,9 @@ def sampled_covariance(
     if len(seen) < 2:
         return scores.new_full((scores.shape[1], scores.shape[1]), torch.nan, dtype=torch.float64)
     share, own = len(scores) / population, centred.mT @ centred
-    found = own / share + (sums.mT @ sums - own) / share**2
+    found, least = own / share + (sums.mT @ sums - own) / share**2, own * ((1 - share) / share)
+    below = found.diagonal() < least.diagonal()  # of such an item pairs say nothing, its own or those with others
+    found = torch.where(below[:, None] | below, least, found)
     return found * (len(seen) / (len(seen) - 1) / population**2)
 
 

@@ -23,7 +23,7 @@ from tl_entropy.analyses.states.geometry_values import (
 from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.states.geometry import effective_rank
 from tl_entropy.functional.states.views import info_nce, lidar
-from tl_entropy.functional.statistics import difference_errors, paired_errors, sampled_error
+from tl_entropy.functional.statistics import difference_errors, paired_errors, sampled_covariance, sampled_error
 from tl_entropy.sites import Site
 
 
@@ -166,6 +166,22 @@ def test_the_error_from_a_sample_is_that_of_all_rows_on_average():
     parts = torch.stack([sampled_error(scores[i], document[i], 1000).square() for i in picks])
     assert parts.mean().item() == pytest.approx(whole.item(), rel=0.05)
     assert math.isnan(sampled_error(scores[:25], document[:25], 25).item())
+
+
+def test_of_few_rows_whose_pairs_say_less_than_nothing_the_error_is_not_0():
+    scores, document = torch.tensor([[1.0, 3], [-1, -3], [1, 2], [-1, -2]], dtype=torch.float64), torch.tensor([0, 0, 1, 1])
+    assert sampled_error(scores, document, 4).tolist() == [0, 0], "of all rows it is what it is"
+    found = sampled_error(scores, document, 40)
+    alone = sampled_error(scores, torch.arange(4), 40) * math.sqrt(
+        2 / (4 / 3) * 0.9
+    )  # documents of a row each, less the sampled part
+    torch.testing.assert_close(found, alone)
+    covariance = sampled_covariance(scores, document, 40)
+    torch.testing.assert_close(covariance.diagonal().sqrt(), found)
+    third = torch.tensor([2.0, 2, -2, -2], dtype=torch.float64)
+    together = sampled_covariance(torch.cat([scores, third[:, None]], 1), document, 40)
+    torch.testing.assert_close(together[2, 2].sqrt(), sampled_error(third, document, 40))
+    assert (torch.linalg.eigvalsh(together) > -1e-12).all(), "no difference has a variance below 0"
 
 
 @pytest.mark.parametrize("order", [0.5, 1.0, 2.0, math.inf])
