@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from command import refused_in_one_line, run
 from safetensors.torch import save_file
 
 import tl_entropy as tle
-from tl_entropy import demo
+from tl_entropy import cli, demo
 from tl_entropy.analyses.models import comparison
 from tl_entropy.capture.feeding import Feeder
 
@@ -434,6 +436,17 @@ def test_sigterm_ends_a_comparison_and_a_training_with_what_they_have(monkeypatc
     with pytest.warns(UserWarning, match="interrupted after 1 of 9 steps"):
         status, out, err = run(monkeypatch, capsys, *train, "--out", tmp_path / "l")
     assert (status, "wrote" in out) == (0, True), err
+
+
+def test_a_warning_is_told_in_one_line_and_afterwards_as_before(monkeypatch, capsys):
+    before = warnings.formatwarning
+
+    def warns(**_):
+        sys.stderr.write(warnings.formatwarning(UserWarning("texts\n were cut"), UserWarning, "inside.py", 3))
+
+    monkeypatch.setattr(sys.modules[cli.main.__module__], "app", warns)
+    assert run(monkeypatch, capsys, "lens") == (0, "", "tl-entropy: warning: texts were cut\n")
+    assert warnings.formatwarning is before
 
 
 def test_a_folder_that_cannot_be_written_to_is_met_before_a_model_is_loaded(monkeypatch, capsys, tmp_path):

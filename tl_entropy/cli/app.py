@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -46,13 +47,14 @@ def examples(*lines: str) -> str:
 
 
 def main() -> None:
-    """Run the command; what goes wrong is told in one line, with exit status 2.
+    """Run the command; what goes wrong is told in one line, with exit status 2, and so is a warning.
 
     SIGTERM, as batch systems send it, ends a pass of any command like Ctrl-C: what was measured until then is written.
     """
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before, form = signal.signal(signal.SIGTERM, _interrupt), warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"tl-entropy: warning: {' '.join(str(message).split())}\n"
     try:
         status = app(prog_name="tl-entropy", standalone_mode=False)
     except typer.Abort:
@@ -63,6 +65,7 @@ def main() -> None:
         _fail(str(error), 2)
     finally:
         signal.signal(signal.SIGTERM, before)
+        warnings.formatwarning = form
     if status == INTERRUPTED:
         _fail("interrupted", INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
