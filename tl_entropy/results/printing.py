@@ -126,6 +126,16 @@ def over(tokens: int, documents: int, **axes: int) -> str:
     return " x ".join([first, *(counted(n, name) for name, n in axes.items())])
 
 
+def mean_over_tokens(documents: int) -> str:
+    """What the numbers of a table are, whose errors are over documents.
+
+    >>> mean_over_tokens(2), mean_over_tokens(1)
+    ('mean over tokens ± standard error over documents', 'mean over tokens; one document, so no standard errors')
+    """
+    errors = "; one document, so no standard errors" if documents == 1 else " ± standard error over documents"
+    return f"mean over tokens{errors}"
+
+
 def plus_minus(means: Iterable[float], errors: Iterable[float], *, sign: str = "") -> list[str]:
     """Means with their standard errors, where there are any; ``sign="+"`` shows that of positive means, too.
 

@@ -24,11 +24,9 @@ from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from, fields_at, places_of
 from tl_entropy.results.lens.settling import STREAM_SITES, Deep, Settling, deep_columns, ratio_line, stream_columns
 from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
-from tl_entropy.results.printing import over, profile_table, title
+from tl_entropy.results.printing import mean_over_tokens, over, profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Places, Site
-
-_NOTE = "mean over tokens ± standard error over documents; agreement, decided: shares of tokens"
 
 _SHARES = ("agreement", "decided", "settled")
 _OF_STREAM = ("decided", "settled")
@@ -258,7 +256,7 @@ class LayerDivergence(Settling, Positions, Result):
     def _notes(self) -> list[str]:
         named = self.target_names
         more = [f"targets {', '.join(named)}: mean_profile({f'rank of {named[0]}'!r}), surprisal likewise"] if named else []
-        return [*more, _NOTE]
+        return [*more, _note(len(self.documents))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -359,7 +357,11 @@ class DivergenceSummary(Result):
         return profile_table(self.mean_profile(), "quantity") if self.tokens else None
 
     def _notes(self) -> list[str]:
-        return [_NOTE]
+        return [_note(self.documents)]
+
+
+def _note(documents: int) -> str:
+    return f"{mean_over_tokens(documents)}; agreement, decided: shares of tokens"
 
 
 def _lines(

@@ -23,7 +23,7 @@ from tl_entropy.errors import InputError, check_int, check_number, counted
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.functional.tokens.coding import perplexity
 from tl_entropy.results.base import PER_NAT, Unit
-from tl_entropy.results.printing import Printed, over, plus_minus, title
+from tl_entropy.results.printing import Printed, mean_over_tokens, over, plus_minus, title
 from tl_entropy.results.provenance import Provenance, reads_ahead
 
 TOTALS = ("documents", "tokens", "bytes", "characters", "surprisal", "entropy", "varentropy", "expected")
@@ -32,7 +32,6 @@ TOTALS = ("documents", "tokens", "bytes", "characters", "surprisal", "entropy", 
 N_TOTALS = len(TOTALS)
 
 LN2 = math.log(2.0)
-_NOTE = "mean over tokens ± standard error over documents"
 
 
 def moments(totals: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,8 +202,10 @@ class Rates(Printed):
         return pd.DataFrame({"": shown}, index=names)
 
     def _notes(self) -> list[str]:
-        measured, read = self._moments()[0][TOTALS.index("bytes")].item(), self.provenance.corpus.get("bytes")
+        sums = self._moments()[0]
+        note = mean_over_tokens(int(sums[0]))
+        measured, read = sums[TOTALS.index("bytes")].item(), self.provenance.corpus.get("bytes")
         if read is None or not measured < read - 0.5:
-            return [_NOTE]
+            return [note]
         rest = "what is not selected, not predicted or a special token is left out"
-        return [_NOTE, f"of {measured:.0f} of the {read} bytes read: {rest}"]
+        return [note, f"of {measured:.0f} of the {read} bytes read: {rest}"]

@@ -26,7 +26,7 @@ from tl_entropy.errors import InputError, InputTypeError, check_int
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import Result, Unit, chosen_from, fields_at, in_unit
 from tl_entropy.results.positions import site_columns, token_means
-from tl_entropy.results.printing import over, profile_table, title
+from tl_entropy.results.printing import mean_over_tokens, over, profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.rows import Column, TokenRows
 from tl_entropy.sites import Layers, Places, Site
@@ -48,7 +48,6 @@ UNIGRAM = {
 """Quantities of ``unigram_distance``, likewise."""
 
 _ABOUT = {**CONFIDENCE, **UNIGRAM}
-_NOTE = "mean over tokens ± standard error over documents"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -222,7 +221,7 @@ class SiteValues(TokenRows):
         return profile_table(self.mean_profile(), "quantity") if self.n_tokens else None
 
     def _notes(self) -> list[str]:
-        return [_NOTE]
+        return [mean_over_tokens(len(self.documents))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -325,7 +324,7 @@ class SiteMeans(Result):
         return profile_table(self.mean_profile(), "quantity") if self.tokens else None
 
     def _notes(self) -> list[str]:
-        return [_NOTE]
+        return [mean_over_tokens(self.documents)]
 
 
 def _profile(
