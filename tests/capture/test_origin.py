@@ -8,10 +8,10 @@ import hashlib
 
 import pytest
 import torch
-from odd_models import BRIDGE, TOKENS, bridge_of, offloaded, reread, unwrapped, wide_llama, with_lora
+from odd_models import BRIDGE, TOKENS, bridge_of, offloaded, own_losses, reread, unwrapped, wide_llama, with_lora
 from tiny_models import cached_model, hf_model, make_model
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
 import tl_entropy as tle
 from tl_entropy.capture import origin
@@ -121,6 +121,33 @@ def test_masks_of_pruning_count(gpt2):
         return hash_of(copied)
 
     assert pruned(2) == pruned(2) != pruned(3)
+
+
+class Scaled(torch.nn.Module):
+    """A weight times a factor that is no weight."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, weight):
+        return weight * self.factor
+
+
+@BRIDGE
+@pytest.mark.model
+@pytest.mark.parametrize("path", ["model.layers.0.mlp.down_proj", "lm_head"])
+def test_what_a_weight_is_made_into_counts_is_said_and_is_measured(path):
+    plain, found = hash_of(bridge_of(wide_llama())), []
+    for factor in (0.5, 0.25):
+        source = wide_llama()
+        parametrize.register_parametrization(source.get_submodule(path), "weight", Scaled(factor))
+        result = tle.token_surprisal(bridge_of(source), TOKENS, **QUIET)
+        found.append(result.provenance.weights)
+        right = own_losses(source)[:, -7:].flatten()
+        torch.testing.assert_close(result.surprisal[~result.surprisal.isnan()].double(), right, atol=1e-4, rtol=0)
+        assert "parametrised: 1 weight, by Scaled" in result.provenance.state
+    assert len({plain, *found}) == 3
 
 
 @pytest.mark.model

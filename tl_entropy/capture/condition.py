@@ -75,6 +75,18 @@ def quantised(module: nn.Module) -> dict[str, str]:
     return found
 
 
+def parametrised(module: nn.Module) -> dict[str, str]:
+    """Of each weight of a module's own that is made of another by ``torch.nn.utils.parametrize``: by what.
+
+    >>> parametrised(nn.Linear(2, 2)), parametrised(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    ({}, {'weight': '_WeightNorm'})
+    """
+    made = module._modules.get("parametrizations")
+    if not isinstance(made, nn.ModuleDict) or not nn.utils.parametrize.is_parametrized(module):
+        return {}
+    return {name: " and ".join(type(step).__name__ for step in steps.children()) for name, steps in made.items()}
+
+
 def unusual(part: Any) -> str | None:
     """Why a part of a model may do something else than its matrix says, and what to do about it; None where nothing is seen."""
     for module in part.modules() if isinstance(part, nn.Module) else ():
@@ -93,6 +105,8 @@ def condition(model: Any) -> tuple[str, ...]:
     modules = modules_of(model)
     packed = Counter(kind for module in modules for kind in quantised(module).values())
     lines = [f"quantised: {counted(count, 'weight')}, {kind}" for kind, count in sorted(packed.items())]
+    made = Counter(steps for module in modules for steps in parametrised(module).values())
+    lines += [f"parametrised: {counted(count, 'weight')}, by {steps}" for steps, count in sorted(made.items())]
     if len(dtypes := floating_dtypes(model)) > 1:
         shares = (f"{numbers:,} numbers in {str(dtype).removeprefix('torch.')}" for dtype, numbers in dtypes.items())
         lines.append(f"weights of several dtypes: {', '.join(shares)}")

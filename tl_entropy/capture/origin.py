@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tl_entropy.capture.condition import adapters_of, condition, elsewhere, is_plain, leaves, library, quantised
+from tl_entropy.capture.condition import adapters_of, condition, elsewhere, is_plain, leaves, library, parametrised, quantised
 from tl_entropy.capture.digests import combined, digest
-from tl_entropy.capture.hooks import attribute, modules_of
+from tl_entropy.capture.hooks import as_found, attribute, modules_of
 from tl_entropy.errors import counted
 
 _OF_ANY_MODULE = vars(nn.Module())
@@ -33,7 +33,8 @@ class Fingerprint(NamedTuple):
 def fingerprint(model: Any, digest: Callable[[Tensor], bytes] = digest) -> Fingerprint:
     """A hash over the shapes and up to 1024 evenly spaced values of every weight, and over the state of adapters.
 
-    Buffers that are saved with a model are weights, too: the biases of routers, the masks of pruning.
+    Buffers that are saved with a model are weights, too: the biases of routers, the masks of pruning. Of a parametrised weight
+    (``torch.nn.utils.parametrize``), what it is made into counts beside what it is made of.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
@@ -42,6 +43,8 @@ def fingerprint(model: Any, digest: Callable[[Tensor], bytes] = digest) -> Finge
     parts, unread = {digest(weight) for weight in model.parameters() if is_plain(weight)}, 0
     for module in modules_of(model):
         parts.update(digest(value) for value in _saved_buffers(module) if is_plain(value) and bool(value.any()))
+        with as_found(module):
+            parts.update(digest(getattr(module, name)) for name in parametrised(module))
         for name, weight in _odd_weights(module):
             try:
                 parts.update([digest(part) for part in _read(module, name, weight)])
