@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import inspect
 import math
 import re
 from html.parser import HTMLParser
@@ -60,6 +61,11 @@ class Elements(HTMLParser):
         return [attributes for tag, attributes in self.found if tag in tags]
 
 
+def vars_of(result, method):
+    found = getattr(result, method, None)
+    return () if found is None else inspect.signature(found).parameters
+
+
 def terminal(monkeypatch, width):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", str(width))
@@ -104,6 +110,17 @@ def test_a_terminal_is_as_wide_as_it_is(name, width, monkeypatch):
     assert max(map(len, text.splitlines())) <= width
     for word in set(re.findall(r"[\w.±%]+", whole)):
         assert word in text, word
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_are_spoken_of_where_there_are_some(name):
+    """Of all documents, and of one alone."""
+    result = read(name)
+    for some in (result, *([result.select(documents=0)] if "documents" in vars_of(result, "select") else [])):
+        table, told = some._table(), "\n".join(some._notes())
+        if table is not None and "± standard error over documents" in told and "where one is known" not in told:
+            cells = [str(cell) for cell in [*table.index, *table.to_numpy().ravel()]]
+            assert any(" ± " in cell for cell in cells), told
 
 
 def test_a_sensitivity_over_layers_has_a_line_for_each_edit():

@@ -126,14 +126,14 @@ def over(tokens: int, documents: int, **axes: int) -> str:
     return " x ".join([first, *(counted(n, name) for name, n in axes.items())])
 
 
-def mean_over_tokens(documents: int) -> str:
+def mean_over(documents: int, of: str = "tokens") -> str:
     """What the numbers of a table are, whose errors are over documents.
 
-    >>> mean_over_tokens(2), mean_over_tokens(1)
-    ('mean over tokens ± standard error over documents', 'mean over tokens; one document, so no standard errors')
+    >>> mean_over(2), mean_over(1, "words")
+    ('mean over tokens ± standard error over documents', 'mean over words; one document, so no standard errors')
     """
     errors = "; one document, so no standard errors" if documents == 1 else " ± standard error over documents"
-    return f"mean over tokens{errors}"
+    return f"mean over {of}{errors}"
 
 
 def plus_minus(means: Iterable[float], errors: Iterable[float], *, sign: str = "") -> list[str]:

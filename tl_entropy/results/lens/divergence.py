@@ -24,7 +24,7 @@ from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Result, Unit, chosen_from, fields_at, places_of
 from tl_entropy.results.lens.settling import STREAM_SITES, Deep, Settling, deep_columns, ratio_line, stream_columns
 from tl_entropy.results.positions import Positions, by_site, site_columns, token_means
-from tl_entropy.results.printing import mean_over_tokens, over, profile_table, title
+from tl_entropy.results.printing import mean_over, over, profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Places, Site
 
@@ -361,7 +361,7 @@ class DivergenceSummary(Result):
 
 
 def _note(documents: int) -> str:
-    return f"{mean_over_tokens(documents)}; agreement, decided: shares of tokens"
+    return f"{mean_over(documents)}; agreement, decided: shares of tokens"
 
 
 def _lines(

@@ -22,7 +22,7 @@ from tl_entropy.errors import InputError, check_choice, check_number, listed
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
 from tl_entropy.results.positions import Positions, site_columns, token_means
-from tl_entropy.results.printing import mean_over_tokens, over, profile_table, title
+from tl_entropy.results.printing import mean_over, over, profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import SITE_NAMES, Layers, Places, Site
 
@@ -218,7 +218,7 @@ class LensEntropy(Positions, Result):
         return profile_table(self.mean_profile(), "order") if self.n_tokens else None
 
     def _notes(self) -> list[str]:
-        return [mean_over_tokens(len(self.documents))]
+        return [mean_over(len(self.documents))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -313,4 +313,4 @@ class LensSummary(Result):
         return profile_table(self.mean_profile(), "order") if self.tokens else None
 
     def _notes(self) -> list[str]:
-        return [mean_over_tokens(self.documents)]
+        return [mean_over(self.documents)]

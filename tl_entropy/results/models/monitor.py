@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tl_entropy.errors import InputError, InputTypeError, counted, listed
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.printing import over, plus_minus, title
+from tl_entropy.results.printing import mean_over, over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
 
@@ -133,7 +133,7 @@ class EntropyHistory(Result):
 
     def _notes(self) -> list[str]:
         left = len(self.steps) - MOST_SHOWN
-        notes = [f"mean over tokens ± standard error over documents; {self.sites[-1]} is the output"]
+        notes = [f"{mean_over(self.documents)}; {self.sites[-1]} is the output"]
         return [*notes, f"{counted(left, 'more step')} between"] if left > 0 else notes
 
 

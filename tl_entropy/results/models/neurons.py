@@ -220,8 +220,9 @@ class NeuronEffects(Result):
         return "entropy: whole, direct, off unigram", dict(zip(self.names, values.tolist(), strict=True))
 
     def _notes(self) -> list[str]:
+        errors = "± standard error over documents" if self.documents > 1 else "one document, so no standard errors"
         return [
-            f"± standard error over documents; null share: of the norm, in the {self.null_directions} smallest singular "
+            f"{errors}; null share: of the norm, in the {self.null_directions} smallest singular "
             "directions of the unembedding; by norm, by unigram: share of |change of loss| that goes that way; p: among the "
             "placebos of its layer, by |change of entropy|"
         ]

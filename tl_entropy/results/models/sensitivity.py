@@ -101,7 +101,8 @@ class Sensitivity(Result):
         return pd.DataFrame(columns, index=list(self.sites))
 
     def _notes(self) -> list[str]:
-        return [f"{self.unit} a token, ± standard errors of pairs over documents; above 0 is worse"]
+        errors = "± standard errors of pairs over documents" if len(self.tokens) > 1 else "one document, so no standard errors"
+        return [f"{self.unit} a token, {errors}; above 0 is worse"]
 
 
 def _ratio(sums: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

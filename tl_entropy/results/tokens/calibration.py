@@ -20,7 +20,7 @@ from torch import Tensor
 from tl_entropy.errors import InputError, counted
 from tl_entropy.results.base import Result, Unit
 from tl_entropy.results.positions import token_means
-from tl_entropy.results.printing import plus_minus, title
+from tl_entropy.results.printing import mean_over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
 
 QUANTITIES = ("own", "entropy", "given", "calibration", "calibration_by_entropy")
@@ -122,4 +122,4 @@ class EntropyCalibration(Result):
         }
 
     def _notes(self) -> list[str]:
-        return ["mean over tokens ± standard error over documents; calibration: own - given, of pairs"]
+        return [f"{mean_over(len(self.own))}; calibration: own - given, of pairs"]

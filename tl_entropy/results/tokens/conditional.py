@@ -19,7 +19,7 @@ from torch import Tensor
 from tl_entropy.functional.statistics import document_sums
 from tl_entropy.results.base import Result
 from tl_entropy.results.positions import token_means
-from tl_entropy.results.printing import over, plus_minus, title
+from tl_entropy.results.printing import mean_over, over, plus_minus, title
 from tl_entropy.results.tokens.rows import Column, TokenRows
 
 _ABOUT = "what the token adds to the loss of the sequence that it ends"
@@ -108,4 +108,4 @@ class ConditionalEntropy(TokenRows, Result):
         return pd.DataFrame({self.unit: shown})
 
     def _notes(self) -> list[str]:
-        return ["mean over tokens ± standard error over documents; " + _ABOUT]
+        return [f"{mean_over(len(self.documents))}; {_ABOUT}"]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tl_entropy.results.base import Result, Unit, in_unit
 from tl_entropy.results.positions import Positions, token_means
-from tl_entropy.results.printing import over, plus_minus, title
+from tl_entropy.results.printing import mean_over, over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.rows import Column, TokenRows
 
@@ -97,7 +97,7 @@ class AlignedValues(TokenRows, Result):
         return pd.DataFrame(lines, columns=["tokens", "mean"], index=index) if self.n_tokens else None
 
     def _notes(self) -> list[str]:
-        notes = ["mean over tokens that have a value ± standard error over documents"]
+        notes = [mean_over(len(self.documents), "tokens that have a value")]
         return notes if self.how is None else [*notes, f"from token to token through their characters, how={self.how!r}"]
 
 

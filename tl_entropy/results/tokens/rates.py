@@ -23,7 +23,7 @@ from tl_entropy.errors import InputError, check_int, check_number, counted
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.functional.tokens.coding import perplexity
 from tl_entropy.results.base import PER_NAT, Unit
-from tl_entropy.results.printing import Printed, mean_over_tokens, over, plus_minus, title
+from tl_entropy.results.printing import Printed, mean_over, over, plus_minus, title
 from tl_entropy.results.provenance import Provenance, reads_ahead
 
 TOTALS = ("documents", "tokens", "bytes", "characters", "surprisal", "entropy", "varentropy", "expected")
@@ -203,7 +203,7 @@ class Rates(Printed):
 
     def _notes(self) -> list[str]:
         sums = self._moments()[0]
-        note = mean_over_tokens(int(sums[0]))
+        note = mean_over(int(sums[0]))
         measured, read = sums[TOTALS.index("bytes")].item(), self.provenance.corpus.get("bytes")
         if read is None or not measured < read - 0.5:
             return [note]

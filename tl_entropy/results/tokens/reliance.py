@@ -27,7 +27,7 @@ from tl_entropy.errors import InputError
 from tl_entropy.functional.tokens.losses import min_max
 from tl_entropy.results.base import Result, Unit, chosen_from, in_unit
 from tl_entropy.results.positions import token_means
-from tl_entropy.results.printing import over
+from tl_entropy.results.printing import mean_over, over
 from tl_entropy.results.tokens.rows import Column, TokenRows
 
 _MOST_SHOWN = 12  # sources in the printed table
@@ -256,7 +256,7 @@ class TokenReliance(TokenRows, Result):
 
     def _notes(self) -> list[str]:
         counted = "the tokens that the source can change" if self.over == "tokens" else "tokens"
-        notes = [f"mean over {counted} ± standard error over documents", "reliance is not entropy, nor an estimate of it"]
+        notes = [mean_over(len(self.documents), counted), "reliance is not entropy, nor an estimate of it"]
         if len(self.sources) > _MOST_SHOWN:
             notes.insert(0, f"{_MOST_SHOWN} of {len(self.sources)} sources: those with the largest mean {self.metrics[0]}")
         return notes

@@ -26,7 +26,7 @@ from tl_entropy.errors import InputError, InputTypeError, check_int
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.results.base import Result, Unit, chosen_from, fields_at, in_unit
 from tl_entropy.results.positions import site_columns, token_means
-from tl_entropy.results.printing import mean_over_tokens, over, profile_table, title
+from tl_entropy.results.printing import mean_over, over, profile_table, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.rows import Column, TokenRows
 from tl_entropy.sites import Layers, Places, Site
@@ -221,7 +221,7 @@ class SiteValues(TokenRows):
         return profile_table(self.mean_profile(), "quantity") if self.n_tokens else None
 
     def _notes(self) -> list[str]:
-        return [mean_over_tokens(len(self.documents))]
+        return [mean_over(len(self.documents))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -324,7 +324,7 @@ class SiteMeans(Result):
         return profile_table(self.mean_profile(), "quantity") if self.tokens else None
 
     def _notes(self) -> list[str]:
-        return [mean_over_tokens(self.documents)]
+        return [mean_over(self.documents)]
 
 
 def _profile(

@@ -30,7 +30,7 @@ from tl_entropy.errors import InputError, InputTypeError, check_choice, listed
 from tl_entropy.functional.tokens.words import Span, character_words, checked_words, space_words, word_tokens
 from tl_entropy.results.base import Result, Unit
 from tl_entropy.results.positions import by_document, token_means
-from tl_entropy.results.printing import plus_minus, title
+from tl_entropy.results.printing import mean_over, plus_minus, title
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.results.tokens.stimuli import Stimuli
 from tl_entropy.torch_state import yours
@@ -160,10 +160,11 @@ class WordSurprisal(Result):
         return "word by word", {name: self.surprisal[:, i].tolist() for i, name in enumerate(self.readings)}
 
     def _notes(self) -> list[str]:
+        mean = mean_over(len(self.documents), "words")
         if not self.corrected:
-            return ["mean over words ± standard error over documents; sums of tokens, each with the white space before it"]
+            return [f"{mean}; sums of tokens, each with the white space before it"]
         last = "charged for its end, too" if self.final else "not charged for its end"
-        return [f"mean over words ± standard error over documents; a text's last word is {last}"]
+        return [f"{mean}; a text's last word is {last}"]
 
 
 def words_of(
