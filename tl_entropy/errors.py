@@ -5,9 +5,11 @@ Every message names the argument, what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -163,6 +165,16 @@ def printable(text: str) -> str:
     ('caf\\xe9.txt', '\\ud800', 'café')
     """
     return _SURROGATE.sub(lambda half: _escaped(ord(half[0])), text)
+
+
+def warn(message: str) -> None:
+    """Warn of what changed a result; the line that is shown is the one outside of this package that asked for it."""
+    frame, depth, ours = inspect.currentframe(), 0, 0
+    while frame is not None:
+        depth += 1
+        ours = depth if str(frame.f_globals.get("__name__")).partition(".")[0] == "tl_entropy" else ours
+        frame = frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=ours + 1)
 
 
 def counted(n: int, noun: str, form: str = "") -> str:

@@ -1,4 +1,5 @@
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -408,8 +409,9 @@ def test_a_text_that_is_a_path_is_measured_as_a_text_with_a_warning(tmp_path, mo
     for inputs in ("notes.txt", ["ab", "notes.txt"], str(tmp_path)):
         with pytest.warns(
             UserWarning, match=r"is measured as a text, and a file or folder of that name is there.*pathlib\.Path"
-        ):
+        ) as said:
             corpus_of(inputs, Letters())
+        assert Path(said[0].filename).name == "letters.py", "the line is shown that asked for it, not one inside"
     for inputs in ("notes", "notes.txt\n", "a" * 5000, "a\0b", ["ab"], tmp_path / "notes.txt", torch.tensor([3, 4])):
         with warnings.catch_warnings():
             warnings.simplefilter("error")

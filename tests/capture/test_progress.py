@@ -88,6 +88,12 @@ def test_a_bar_that_is_stopped_says_how_far_it_came(capsys):
     assert capsys.readouterr().err.count("1/4") == 1
 
 
+def test_a_log_has_no_line_of_what_was_refused_before_it_began(capsys):
+    with pytest.raises(ZeroDivisionError), TokenBar(2, show=True):
+        _ = 1 / 0
+    assert not capsys.readouterr().err
+
+
 def test_nothing_is_written_of_a_bar_that_is_not_shown(capsys):
     assert list(Bar("ab", show=False)) == ["a", "b"]
     assert capsys.readouterr().err == ""

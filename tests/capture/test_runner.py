@@ -159,5 +159,7 @@ def test_what_could_become_a_model_is_refused_with_the_way():
         tle.lens_entropy(Path("folder/model"), "the cat", progress=False)
     with pytest.raises(InputTypeError, match=r"DataParallel lacks cfg.*; it has one inside: pass its \.module"):
         Adapter(torch.nn.DataParallel(cached_model("gpt2", kinds()[0])))
+    with pytest.raises(InputTypeError, match=r"ActivationCache lacks .*; pass its model first, and .*: \(cache, tokens\)"):
+        tle.lens_entropy(cached_model("gpt2", kinds()[0]).run_with_cache("the cat")[1], TOKENS, progress=False)
     with pytest.raises(InputTypeError, match=r"GPT2LMHeadModel lacks .*tle\.load_model\(name or folder\).*boot_transformers"):
         tle.lens_entropy(hf_model("gpt2"), "the cat", progress=False)

@@ -23,7 +23,6 @@ second pass over a generator; and what ``capture/inputs.py`` and ``capture/docum
 from __future__ import annotations
 
 import os
-import warnings
 from collections import deque
 from collections.abc import Collection, Iterator, Sized
 from contextlib import suppress
@@ -39,7 +38,7 @@ from tl_entropy.capture.options import WindowOptions
 from tl_entropy.capture.parts import Documents, Part
 from tl_entropy.capture.report import LISTED, CorpusReport, added
 from tl_entropy.capture.skipping import OnError
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted, warn
 from tl_entropy.positions import Positions, at_positions, checked_positions, shown_positions
 from tl_entropy.results.provenance import skipped_note
 
@@ -277,30 +276,26 @@ class Corpus:
         """Warn of documents of which nothing counts, and of positions that none has."""
         if missing := self._missing(report.longest):
             longest = counted(report.longest, "token")
-            warnings.warn(f"positions: no document has {missing}; the longest has {longest}", UserWarning, stacklevel=2)
+            warn(f"positions: no document has {missing}; the longest has {longest}")
         if report.n_uncounted:
             which = f"{counted(report.n_uncounted, 'document')}, {_listed(report.uncounted, report.n_uncounted)}"
-            warnings.warn(
+            warn(
                 f"nothing counts of {which}; they hold special tokens alone, or no position that is asked for, or one token "
-                "that nothing predicts",
-                UserWarning,
-                stacklevel=2,
+                "that nothing predicts"
             )
 
     def _warn(self, report: CorpusReport) -> None:
         """Warn of documents that were left out, and of those that begin with two BOS."""
         if skipped := report.skipped.told():
-            warnings.warn(skipped_note(skipped), UserWarning, stacklevel=2)
+            warn(skipped_note(skipped))
         elif report.n_empty:
             first = _listed(report.empty, report.n_empty)
             empty = f"{counted(report.n_empty, 'empty document')} {'was' if report.n_empty == 1 else 'were'} skipped"
-            warnings.warn(f"{empty}: {first}", UserWarning, stacklevel=2)
+            warn(f"{empty}: {first}")
         if report.doubled:
-            warnings.warn(
+            warn(
                 f"two begin tokens (id {self._begin}) begin {counted(report.doubled, 'document')}, and the model sees both; "
-                "tokenise what a chat template rendered with add_special_tokens=False",
-                UserWarning,
-                stacklevel=2,
+                "tokenise what a chat template rendered with add_special_tokens=False"
             )
 
     def _windows(self, document: Document, report: CorpusReport) -> Iterator[Window]:
@@ -369,11 +364,9 @@ def _warn_of_paths(inputs: object) -> None:
             continue
         with suppress(OSError, ValueError):  # a text that can be no path
             if os.path.exists(text):
-                warnings.warn(
+                warn(
                     f"{text!r} is measured as a text, and a file or folder of that name is there; to read it, pass "
-                    f"pathlib.Path({text!r})",
-                    UserWarning,
-                    stacklevel=2,
+                    f"pathlib.Path({text!r})"
                 )
                 return
 

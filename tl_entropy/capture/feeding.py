@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 from tl_entropy.accumulators import Accumulator
 from tl_entropy.batches import Batch
 from tl_entropy.capture.hooks import hook_name
-from tl_entropy.errors import NonFiniteError, counted
+from tl_entropy.errors import NonFiniteError, counted, warn
 from tl_entropy.sites import Site
 
 LARGE = 2**30
@@ -108,11 +107,9 @@ class Watch:
             self._told = True
             then = "" if self._documents is None else f", and will be {whole / 2**30:.1f} GiB"
             remedies = "; ".join(dict.fromkeys(remedy for size, remedy in found if size))
-            warnings.warn(
+            warn(
                 f"memory grows with the corpus: {held / 2**30:.1f} GiB after {counted(read, 'document')}{then}, since "
-                f"{remedies}",
-                UserWarning,
-                stacklevel=2,
+                f"{remedies}"
             )
 
 

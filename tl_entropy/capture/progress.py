@@ -92,8 +92,8 @@ class Bar(tqdm.std.tqdm):  # type: ignore[misc]
         super().__init__(of, disable=not show, leave=terminal and not nested, file=file, dynamic_ncols=terminal, **options)
 
     def close(self) -> None:
-        """End it; what is no terminal and no notebook gets its one line."""
-        if self._told is not None and not self.disable:
+        """End it; what is no terminal and no notebook gets its one line, where there was something to do."""
+        if self._told is not None and not self.disable and self.n:
             self._told.write(f"{self}\n")
         super().close()
 

@@ -44,6 +44,8 @@ def _way_to_load(model: Any) -> str:
         return "; it has one inside: pass its .module"
     if isinstance(model, str | Path):
         return f"; load it first: tle.load_model({str(model)!r})"
+    if type(model).__name__ == "ActivationCache":
+        return "; pass its model first, and then the cache with its tokens: (cache, tokens)"
     if attribute(model, "config") is not None and callable(attribute(model, "get_output_embeddings")):
         return (
             "; a model of Hugging Face's becomes one by tle.load_model(name or folder), or in memory by "

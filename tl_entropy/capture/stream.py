@@ -15,7 +15,6 @@ says that it was interrupted.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Unpack, cast
 
@@ -33,7 +32,7 @@ from tl_entropy.capture.generate import Continuations, check_sampling
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.capture.progress import TokenBar
 from tl_entropy.capture.report import CorpusReport, StreamReport
-from tl_entropy.errors import InputError, check_int, counted
+from tl_entropy.errors import InputError, check_int, counted, warn
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady, yours
 
@@ -218,7 +217,7 @@ def read_part(
                         return so_far
         except KeyboardInterrupt:
             interrupted = True
-            warnings.warn(f"interrupted after {counted(tokens, 'token')}; results cover what was read until then", stacklevel=4)
+            warn(f"interrupted after {counted(tokens, 'token')}; results cover what was read until then")
         except BaseException:
             noted(seen, given.report, corpus.report)
             raise
