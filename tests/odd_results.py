@@ -20,8 +20,8 @@ FILES = {
     for path in sorted((Path(__file__).parent / "results" / folder).glob("*.safetensors"))
     if path.stem != "TunedLens"
 }
-LEFT_OUT = ("row_columns", "cut_off", "error_of", "mean", "reason", "label_on", "save", "kinds")
-"""What takes tensors and places that other methods gave; and ``save``, which ``attack/test_paths.py`` tries."""
+LEFT_OUT = ("row_columns", "cut_off", "save", "kinds")
+"""What takes what is within; and ``save``, which ``attack/test_paths.py`` tries."""
 
 RIGHT = {
     "unit": ["nats", "bits"], "rho": [0.85], "threshold": [0.5], "deep": ["rho"], "by": ["document", "space"], "n": [1, 2],

@@ -100,3 +100,24 @@ def test_all_functions_take_the_same_orders(gpt2, ask):
 def test_no_layers_are_refused_by_that_name(gpt2, ask):
     with pytest.raises(InputError, match="layers is empty; leave it out for all: the model has layers 0 to 2"):
         ask(gpt2, torch.tensor([5, 6, 7]), layers=[], progress=False)
+
+
+@pytest.mark.model
+def test_warnings_point_at_the_line_of_the_caller(gpt2):
+    with pytest.warns(UserWarning, match="positions: no document has 100") as caught:
+        tle.lens_entropy(gpt2, torch.tensor([5, 6, 7]), positions=[0, 100], progress=False)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("ask", "option"),
+    [
+        ("lens_entropy", "sites"), ("layer_divergence", "metrics"), ("layer_similarity", "against"), ("layer_geometry", "measures"),
+        ("soft_information", "sites"), ("soft_information", "n_bins"),
+    ],
+)  # fmt: skip
+def test_arrays_without_an_axis_are_no_several_things(gpt2, ask, option):
+    for given in (np.array("x"), torch.tensor(1.5), np.array(None)):
+        with pytest.raises(tle.TLEntropyError, match=option):
+            getattr(tle, ask)(gpt2, torch.tensor([5, 6, 7]), **{option: given}, progress=False)

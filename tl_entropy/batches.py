@@ -212,8 +212,8 @@ def batches(
     ([[5, 6, 7], [8, 0, 0]], [5, 6, 7, 8])
     """
     if batch_size is not None:
-        check_int("batch_size", batch_size, 1)
-    check_int("max_tokens", max_tokens, 1)
+        batch_size = check_int("batch_size", batch_size, 1)
+    max_tokens = check_int("max_tokens", max_tokens, 1)
 
     longest = 0  # of the group
 
@@ -242,24 +242,37 @@ def gathered(items: Iterable[T], joins: Callable[[list[T], T | None], bool]) -> 
     >>> list(gathered([1, 1, 2, 3, 3, 3], lambda group, item: len(group) < 2 and item in (None, group[0])))
     [[1, 1], [2], [3, 3], [3]]
     """
+    source = UpToAnError(items)
     group: list[T] = []
-    try:
-        for item in items:
-            if group and not joins(group, item):
-                yield group
-                group = []
-            group.append(item)
-            if not joins(group, None):
-                yield group
-                group = []
-    except GeneratorExit:
-        raise
-    except BaseException:
-        if group:
+    for item in source:
+        if group and not joins(group, item):
             yield group
-        raise
+            group = []
+        group.append(item)
+        if not joins(group, None):
+            yield group
+            group = []
     if group:
         yield group
+    if source.error is not None:
+        raise source.error
+
+
+class UpToAnError(Iterator[T]):
+    """Items up to the first error of their source, Ctrl-C included, which is kept as ``error``."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self.error: BaseException | None = None
+
+    def __next__(self) -> T:
+        try:
+            return next(self._items)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self.error = error
+        raise StopIteration
 
 
 def _collate(windows: list[Window], pad_id: int) -> Batch:

@@ -11,7 +11,7 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from typing import Any
 
@@ -112,6 +112,7 @@ class ProcessError(TLEntropyError, RuntimeError):
     """Another of the processes that share a measurement has stopped, or does something else."""
 
 
+_OURS = "tl_entropy_partial"
 AT_HAND = "what was measured before this error is its attribute 'partial'"
 
 
@@ -119,7 +120,8 @@ AT_HAND = "what was measured before this error is its attribute 'partial'"
 def keeping(partial: Callable[[BaseException], Any], note: str = AT_HAND) -> Iterator[None]:
     """Whatever ends a pass inside, Ctrl-C included, leave what was gathered as its ``partial``, and raise it on as it is.
 
-    An error from elsewhere, such as a user's generator, gets a note that says so.
+    An error from elsewhere, such as a user's generator, gets a note that says so. One that has a ``partial`` of its own, as
+    ``http.client.IncompleteRead`` has, keeps that, and has what was gathered as its ``tl_entropy_partial``.
 
     Args:
         partial: what was gathered, from the error; None, or an InputError, for nothing, or too little for a result.
@@ -134,7 +136,7 @@ def keeping(partial: Callable[[BaseException], Any], note: str = AT_HAND) -> Ite
     """
     try:
         yield
-    except (GeneratorExit, Elsewhere):  # which are no end of a pass, but of whoever reads
+    except Elsewhere:  # which is no end of a pass, but of whoever reads
         raise
     except BaseException as error:
         _keep(error, partial, f"tl_entropy: {note}")
@@ -151,9 +153,26 @@ def _keep(error: BaseException, partial: Callable[[BaseException], Any], note: s
         return
     if found is None:
         return
-    error.partial = found  # type: ignore[attr-defined]
-    if not isinstance(error, TLEntropyError) and note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    if isinstance(error, TLEntropyError):
+        error.partial = found
+        return
+    own = getattr(error, "partial", None) is not getattr(error, _OURS, None)
+    name = _OURS if own else "partial"
+    note = note.replace("'partial'", repr(name))
+    with suppress(AttributeError):  # of errors that refuse any change, and are to come through nevertheless
+        for attribute in {name, _OURS}:
+            setattr(error, attribute, found)
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+
+
+def partial_of(error: BaseException) -> Any:
+    """What ``keeping`` has left with an error; None for nothing.
+
+    >>> partial_of(OSError("the disk is gone")) is None
+    True
+    """
+    return error.partial if isinstance(error, TLEntropyError) else getattr(error, _OURS, None)
 
 
 def printable(text: str) -> str:
@@ -279,6 +298,19 @@ def check_positive(argument: str, value: object) -> float:
     if not 0 < (number := _as_float(value)) < math.inf:
         raise InputError(f"{argument} must be a positive number; got {value!r}")
     return number
+
+
+def is_iterable(given: object) -> bool:
+    """Whether it holds several things, as an array or tensor without an axis does not, whatever its class says.
+
+    >>> is_iterable([3]), is_iterable(np.array([3])), is_iterable(np.array(3))
+    (True, True, False)
+    """
+    try:
+        iter(given)  # type: ignore[call-overload]
+    except TypeError:
+        return False
+    return True
 
 
 def listed(argument: str, given: Any, what: str) -> list[Any]:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple, Self
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice, is_iterable
 
 SITE_NAMES = ("embed", "resid_pre", "pattern", "z", "result", "attn_out", "resid_mid", "post", "mlp_out", "resid_post")
 """All short names, in the order in which a block computes them."""
@@ -186,7 +186,7 @@ def layers_at(layers: Any, present: Sequence[int], owner: str = "the model") -> 
             raise InputError(f"layers is empty: {layers!r} means none; {owner} has {shown}")
         return found
     given = layers.tolist() if hasattr(layers, "tolist") else layers
-    asked = [_whole(layer) for layer in ([given] if isinstance(given, str) or not isinstance(given, Iterable) else given)]
+    asked = [_whole(layer) for layer in ([given] if isinstance(given, str) or not is_iterable(given) else given)]
     if not asked:
         raise InputError(f"layers is empty; leave it out for all: {owner} has {shown}")
     for layer in asked:

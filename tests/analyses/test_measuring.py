@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from http.client import IncompleteRead
+
 import pytest
 import torch
 from public import READERS, READINGS, VARIANTS, Breaking
 from tiny_models import LONG
 
 import tl_entropy as tle
-from tl_entropy.errors import InputError, InputTypeError, keeping
+from tl_entropy.errors import InputError, InputTypeError, keeping, partial_of
 from tl_entropy.results.printing import Printed
 
 pytestmark = pytest.mark.model
@@ -72,7 +74,7 @@ def test_what_came_before_an_error_is_at_hand(gpt2, function):
 
 
 NONE_LEFT = {"stream": "its accumulators keep what came", "train_tuned_lens": "it reads before it trains: the texts read"}
-ENDINGS = (Broken, ConnectionError, MemoryError, KeyboardInterrupt, SystemExit)
+ENDINGS = (Broken, ConnectionError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 @pytest.mark.thinned
@@ -235,11 +237,8 @@ def test_an_error_inside_keeping_is_raised_as_it_is():
     with pytest.raises(KeyboardInterrupt) as stopped, keeping(lambda error: 1):
         raise KeyboardInterrupt
     assert stopped.value.partial == 1
-
-    def closed():
-        with keeping(lambda error: pytest.fail("whoever reads no further asks for nothing")):
-            yield 1
-
-    reader = closed()
-    next(reader)
-    reader.close()
+    with pytest.raises(IncompleteRead) as cut, keeping(lambda error: 2), keeping(lambda error: 1):
+        raise IncompleteRead(b"half", 4)
+    assert cut.value.partial == b"half", "its own"
+    assert (partial_of(cut.value), str(cut.value)) == (2, "IncompleteRead(4 bytes read, 4 more expected)")
+    assert cut.value.__notes__ == ["tl_entropy: what was measured before this error is its attribute 'tl_entropy_partial'"]

@@ -18,6 +18,8 @@ from tl_entropy.lenses.jacobian import JacobianLens
 
 pytestmark = pytest.mark.model
 TRIALS = 300 if LONG else 6
+ODD = (b"", b"null", b"[" * 100_000, b"\xff" * 8, (2**62).to_bytes(8, "little") + b"{}")
+"""Contents that no save has written: none, JSON of another kind or too deep, lengths that no disk has."""
 
 
 def jacobian(folder):
@@ -84,7 +86,7 @@ def test_damage_is_seen(name, tmp_path):
         for _ in range(max(2, TRIALS // len(files))):
             bad = bytearray(raw)
             bad[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
-            for damaged in (bad, raw[: draw.randrange(len(raw))]):
+            for damaged in (bad, raw[: draw.randrange(len(raw))], *ODD):
                 path.unlink()
                 path.write_bytes(damaged)
                 try:

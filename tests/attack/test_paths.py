@@ -6,10 +6,13 @@ And saves that are killed before a file takes its place: the next save of the sa
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import sys
 from functools import cache
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from gallery import comparison, lens
@@ -17,6 +20,7 @@ from public import READERS
 from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
+from tl_entropy.cli.report import Leaves, report
 from tl_entropy.runs.status import status_of
 
 pytestmark = pytest.mark.model
@@ -76,6 +80,9 @@ TO = {
 }
 
 
+KILLED = [name for name in TO if name not in ("assignments", "run", "train_estimation")]  # which tests of their own kill
+
+
 @pytest.fixture(autouse=True)
 def at_hand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -118,6 +125,58 @@ def test_a_path_of_the_users_own(name, tmp_path, monkeypatch):
     assert repr(read("~/link/new/x/" if place.is_dir() else "~/elsewhere/new/x")) == repr(read(Path(place)))
 
 
+def reported(result, folder):
+    plt.close("all")
+    report(result, Leaves(folder, "png", page=True))
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_command_writes_is_old_or_new_and_whole(tmp_path):
+    """Killed before each of its files takes its place: result, table, figures and page."""
+    folder, old, new, turn = tmp_path / "there", lens(2, 5), lens(2, 4), 0
+    while True:
+        reported(old, folder)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        killed = killed_at(turn, lambda path: reported(new, path), folder)
+        left = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".tmp")}
+        reported(new, folder)
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert left.keys() == before.keys() == after.keys()
+        assert [name for name, content in left.items() if content not in (before[name], after[name])] == []
+        changed = sum(content != before[name] for name, content in left.items())
+        assert changed == min(turn, len(before)), "one file after the other"
+        if not killed:
+            break
+        turn += 1
+    assert turn == len(before) == 5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [*KILLED, pytest.param("report", marks=pytest.mark.long)])
+def test_a_disk_without_room(name, tmp_path):
+    """Where files may only get so large: an error that says so, and no half of a file."""
+    for made in (model, accumulator, estimation, compared):
+        made()
+    save = {**TO, "report": lambda path: reported(lens(2, 5), path)}[name]
+    for room in (0, 1000):
+        folder, child = tmp_path / str(room), os.fork()
+        if not child:
+            sys.dont_write_bytecode = True  # no halves of these, either
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+            status = 1
+            try:
+                save(folder / "x")
+                status = 2
+            except tle.SaveError:
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in ((0,) if room == 0 else (0, 2))
+        assert [path for path in folder.rglob(".*.tmp") if path.is_file()] == []
+
+
 def killed_at(turn, save, path):
     """Whether a process of its own was killed as it was to put its file of this number in place."""
     child = os.fork()
@@ -135,9 +194,6 @@ def killed_at(turn, save, path):
         finally:
             os._exit(0)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-KILLED = [name for name in TO if name not in ("assignments", "run", "train_estimation")]  # which tests of their own kill
 
 
 @pytest.mark.long

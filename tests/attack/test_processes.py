@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from states import differences
 from tiny_models import LONG, cached_model, kinds, make_model
 
 import tl_entropy as tle
+from tl_entropy.capture.hooks import turns
 
 pytestmark = pytest.mark.model
 TEXTS = ["the cat sat on the mat", "def f(x):\n    return x + 1", "dog and cat and dog"]
@@ -64,6 +66,34 @@ def test_several_analyses_in_threads_on_one_model():
     for (name, _), value in found.items():
         torch.testing.assert_close(value, expected[name], equal_nan=True)
     assert len(found) == len(threads)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif("bridge" not in kinds(), reason="a HookedTransformer has modules of its own")
+def test_models_around_one_hugging_face_model_wait_for_each_other():
+    """Their hooks are on the same modules: each would see the other's activations."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    one = make_model("gpt2", "bridge")
+    other = TransformerBridge.boot_transformers("the same", hf_model=one.original_model, tokenizer=one.tokenizer)
+    assert turns(one) is turns(other)
+    assert turns(one) is not turns(make_model("gpt2", "bridge"))
+    calls = [
+        partial(tle.lens_entropy, model, TEXTS, sites="resid_post", layers=i, **QUIET) for i, model in enumerate((one, other))
+    ]
+    expected, found = [call().entropy for call in calls], {}
+    threads = [
+        threading.Thread(target=lambda i=i, turn=turn: found.update({(i, turn): calls[i]().entropy}))
+        for turn in range(20 if LONG else 4)
+        for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == len(threads)
+    for (i, _), entropy in found.items():
+        torch.testing.assert_close(entropy, expected[i])
 
 
 @pytest.mark.long

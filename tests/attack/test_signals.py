@@ -34,8 +34,8 @@ def test_ctrl_c_at_any_moment_leaves_the_model_as_it_was_and_what_was_measured(n
         found = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            timer.start()
             try:
+                timer.start()  # which may itself be where the signal arrives
                 found = READERS[name](model, TEXTS)
                 timer.join()  # it was done before: the signal comes by now, however slow the machine is
                 time.sleep(60)  # which it ends

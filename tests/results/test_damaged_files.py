@@ -209,6 +209,14 @@ def test_a_comparison_whose_index_was_changed(tmp_path):
         assert (found.names, found.notes) == (whole.names, whole.notes)
 
 
+@pytest.mark.parametrize("name", ["comparison.json", "config.json"])
+def test_json_that_is_nested_too_deeply(name, tmp_path):
+    folder = hand_made.compared().save(tmp_path / "c") if name == "comparison.json" else RESULTS["TunedLens"]().export(tmp_path)
+    (folder / name).write_text("[" * 100_000)
+    with pytest.raises(FileError, match="nested too deeply"):
+        (tle.load if name == "comparison.json" else tle.load_tuned_lens)(folder)
+
+
 @pytest.mark.long
 def test_reading_takes_no_more_than_twice_the_file(tmp_path):
     code = f"""

@@ -19,7 +19,7 @@ from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter, of_stack
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, keeping
+from tl_entropy.errors import InputError, keeping, partial_of
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Site
 from tl_entropy.torch_state import steady
@@ -152,7 +152,7 @@ def head_means(
     def by_layer(means: dict[Site, Tensor]) -> dict[int, Tensor]:
         return {site.layer: mean for site, mean in means.items()}
 
-    with keeping(lambda error: by_layer(error.partial) if getattr(error, "partial", None) else None):  # type: ignore[attr-defined]
+    with keeping(lambda error: by_layer(found) if (found := partial_of(error)) else None):
         means = site_means(
             model, inputs, "z", layers=layers, positions=positions, max_new_tokens=max_new_tokens, batch_size=batch_size,
             progress=progress, **options,

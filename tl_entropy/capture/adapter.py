@@ -16,8 +16,7 @@ Everything in the package asks the adapter, never the model. Passes are the runn
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -38,7 +37,7 @@ from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.runner import Runner
 from tl_entropy.capture.sighted import Sighted
 from tl_entropy.capture.views import View, reshaped, scaled
-from tl_entropy.errors import InputError, ModelError
+from tl_entropy.errors import InputError, ModelError, is_iterable, warn
 from tl_entropy.results.provenance import PREDICTS_OWN, READS_AHEAD, Provenance
 from tl_entropy.sites import UNEMBED, Site
 
@@ -230,10 +229,9 @@ class Adapter(Sighted):
         self._others |= dict.fromkeys([*new, *everywhere])
         left = [*(name for name, module in new.items() if is_left(self.model, module)), *everywhere]
         if left:
-            warnings.warn(
+            warn(
                 f"hooks that somebody has left on this model run in what is measured, and may change it: {', '.join(left)}. "
-                "model.reset_hooks(including_permanent=True) takes those on hook points off",
-                stacklevel=2,
+                "model.reset_hooks(including_permanent=True) takes those on hook points off"
             )
 
     def as_record(self) -> ModelRecord:
@@ -270,7 +268,7 @@ def of_stack(model: Any, sites: Any) -> tuple[Any, Any]:
     >>> of_stack("model", ["resid_post"])
     ('model', ['resid_post'])
     """
-    asked = [sites] if isinstance(sites, str | Site) or not isinstance(sites, Iterable) else list(sites)
+    asked = [sites] if isinstance(sites, str | Site) or not is_iterable(sites) else list(sites)
     inside = [isinstance(site, str) and site.startswith(ENCODER) for site in asked]
     if not any(inside):
         return model, sites

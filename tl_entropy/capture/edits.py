@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -24,7 +23,7 @@ from tl_entropy.capture.attention import scores_hook
 from tl_entropy.capture.hooks import attribute, source_site
 from tl_entropy.capture.interventions import SUBLAYERS, Edit, HookName, Interventions, as_interventions
 from tl_entropy.capture.positions import AtPositions
-from tl_entropy.errors import InputError, ModelError
+from tl_entropy.errors import InputError, ModelError, warn
 from tl_entropy.sites import SITE_NAMES, Site, layers_at
 
 
@@ -102,10 +101,9 @@ class Edits:
     def warn_of_unmeant(self) -> None:
         """Warn of edits at positions that no document of the batches so far had: they changed nothing."""
         for name in dict.fromkeys(self._at[edit] for edit, meant in self._meant.items() if not meant):
-            warnings.warn(
+            warn(
                 f"interventions: {name!r} edited nothing, as no document read has such a position; positions count from 0, and "
-                "the BOS has none",
-                stacklevel=4,
+                "the BOS has none"
             )
 
     def _tracked(self, function: Edit, number: int, label: str) -> Edit:

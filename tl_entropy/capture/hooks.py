@@ -228,14 +228,18 @@ class Turns:
                 self._running = False
 
 
-_turns: dict[int, Turns] = {}
+_turns: weakref.WeakKeyDictionary[Any, Turns] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
 
 
 def turns(model: Any) -> Turns:
-    """The one ``Turns`` of a model, whatever number of adapters it has."""
+    """The one ``Turns`` of a model, whatever number of adapters it has, and of all models that share a module with it.
+
+    Such are two Bridges around one Hugging Face model: hooks of each fire in the passes of the other.
+    """
     with _making:
-        if id(model) not in _turns:
-            weakref.finalize(model, _turns.pop, id(model), None)
-            _turns[id(model)] = Turns()
-        return _turns[id(model)]
+        if model not in _turns:
+            parts = [model, *modules_of(model)]
+            own = next((_turns[part] for part in parts if part in _turns), Turns())
+            _turns.update(dict.fromkeys(parts, own))
+        return _turns[model]

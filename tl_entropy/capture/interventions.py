@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.hooks import hook_name
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_number, is_iterable
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import steady
 
@@ -109,7 +109,7 @@ def ablate(sites: str | Site | Iterable[str | Site]) -> Intervention:
     >>> ablate(["mlp_out.2", "attn_out.2"]).name
     'ablate attn_out.2, mlp_out.2'
     """
-    asked = [sites] if isinstance(sites, str | Site) or not isinstance(sites, Iterable) else list(sites)
+    asked: list[Any] = [sites] if isinstance(sites, str | Site) or not is_iterable(sites) else list(sites)
     expected = "sites must be whole sub-layers, such as 'attn_out.3' or 'mlp_out.0'; got "
     places = set()
     for item in asked or ["none"]:

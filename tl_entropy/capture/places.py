@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 from tl_entropy.capture.hooks import attribute, hook_name, source_site
-from tl_entropy.errors import InputError, ModelError, check_choice
+from tl_entropy.errors import InputError, ModelError, check_choice, is_iterable
 from tl_entropy.sites import HEAD_SITES, Layers, Site, expand_sites
 
 StackName = Literal["decoder", "encoder"]
@@ -135,9 +135,9 @@ class Places:
 
     def sites(self, names: Any, layers: Layers | None = None) -> tuple[Site, ...]:
         """Short names to sites of this model; InputError for a site that it does not have."""
-        asked = [names] if isinstance(names, str | Site) else list(names) if isinstance(names, Iterable) else names
+        asked = [names] if isinstance(names, str | Site) else list(names) if is_iterable(names) else names
         for name in asked if isinstance(asked, list) else ():
-            if name in OF_WINDOWS:
+            if isinstance(name, str) and name in OF_WINDOWS:
                 raise InputError(
                     f"sites: {name} is one vector a window, and this is of positions; tle.memories gives them, a row a window, "
                     "for what takes rows, such as functional.linear_cka or functional.soft_mutual_information"

@@ -130,7 +130,7 @@ class Sighted(Runner):
             batch_size: windows in a batch; None takes as many as fit in ``MAX_TOKENS``.
         """
         if batch_size is not None:
-            check_int("batch_size", batch_size, 1)
+            batch_size = check_int("batch_size", batch_size, 1)
         size = 1 if self.alone else batch_size
         return batches(windows, batch_size=size, max_tokens=MAX_TOKENS, pad_id=self.pad_id, pads_to=self.pads_to)
 

@@ -154,7 +154,7 @@ def read_part(
         given.mark()
         corpus.mark()
     if batch_size is not None:
-        check_int("batch_size", batch_size, 1)
+        batch_size = check_int("batch_size", batch_size, 1)
     if cache is None:
         padded: Iterable[Batch] = adapter.batches(corpus, batch_size)
     else:

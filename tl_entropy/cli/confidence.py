@@ -25,6 +25,7 @@ from tl_entropy.cli.options import (
 )
 from tl_entropy.cli.report import report
 from tl_entropy.errors import check_choice
+from tl_entropy.results.files import write_table
 from tl_entropy.sites import INNER_SITES
 
 
@@ -103,8 +104,7 @@ def calibration(
         interventions=changes.interventions(source), **source.windows,
     )  # fmt: skip
     report(result.to(source.unit), source)
-    result.to(source.unit).means().to_csv(source.out / "means.csv", index=False)
-    typer.echo(f"wrote {source.out / 'means.csv'}")
+    typer.echo(f"wrote {write_table(source.out / 'means.csv', result.to(source.unit).means())}")
 
 
 def _measure(

@@ -18,6 +18,7 @@ from tl_entropy.cli.edits import TunedLens, lens_of
 from tl_entropy.cli.options import OVER, PRECISIONS, Layers, Precision, Sites, Source, Vocabulary, reads
 from tl_entropy.cli.report import report
 from tl_entropy.errors import FileError, InputError, check_choice
+from tl_entropy.results.files import write_table
 from tl_entropy.sites import INNER_SITES
 
 HOW = ("mean", "max", "min", "first", "last")
@@ -109,9 +110,7 @@ def features(
         typer.echo("no --label: features alone", err=True)
         report(found, source, rows=rows)
         return
-    source.out.mkdir(parents=True, exist_ok=True)
-    written = [found.save(source.out / "features.safetensors"), source.out / "features.csv"]
-    rows.to_csv(written[-1], index=False)
+    written = [found.save(source.out / "features.safetensors"), write_table(source.out / "features.csv", rows)]
     tested = tle.discriminate(
         found, spans.labels, groups=spans.groups, probe=probe, folds=folds, shuffles=shuffles, refits=refits, seed=seed
     )

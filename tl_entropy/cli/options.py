@@ -21,7 +21,7 @@ from tl_entropy.capture.named import Lines, check_files, data_set
 from tl_entropy.cli.checks import documents_in
 from tl_entropy.cli.plan import announce
 from tl_entropy.cli.report import FORMATS, Leaves, report, reportable
-from tl_entropy.errors import InputError, check_choice
+from tl_entropy.errors import InputError, check_choice, partial_of
 from tl_entropy.results.files import check_folder
 from tl_entropy.results.holding import held
 
@@ -196,7 +196,7 @@ def reporting(source: Source) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        found: Any = getattr(error, "partial", None)
+        found: Any = partial_of(error)
         if reportable(found):
             typer.echo("tl-entropy: it ends with an error; until then it measured", err=True)
             report(found.to(source.unit), source)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tl_entropy.results.files import write_text
 from tl_entropy.results.provenance import Provenance
 
 _STYLE = """
@@ -60,8 +61,7 @@ def write_page(
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     head += '<meta name="viewport" content="width=device-width">'
     page = f"<!doctype html><html lang=en><head>{head}<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
-    path.write_text(f"{page}<body>{''.join(parts)}</body></html>\n", encoding="utf-8", errors="backslashreplace")
-    return path
+    return write_text(path, f"{page}<body>{''.join(parts)}</body></html>\n")
 
 
 def _settings(origin: Provenance) -> str:

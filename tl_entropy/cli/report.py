@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from tl_entropy.errors import InputError, counted
+from tl_entropy.results.files import replacing, write_table, write_text
 from tl_entropy.sites import Site
 
 FORMATS = ("png", "pdf", "svg")
@@ -59,10 +60,9 @@ def report(
         return
     name, table, figures = KINDS[type(result).__name__](result)
     typer.echo(str(result))
-    to.out.mkdir(parents=True, exist_ok=True)
-    written = [*beside, result.save(to.out / f"{name}.safetensors"), to.out / f"{table}.csv"]
+    written = [*beside, result.save(to.out / f"{name}.safetensors")]
     rows = rows if rows is not None else result.to_pandas() if table == name else result.mean_profile()
-    rows.to_csv(written[-1], index=False)
+    written.append(write_table(to.out / f"{table}.csv", rows))
     for told in (_told_of_targets, _told_of_generated, _told_of_screening):
         written += told(result, to.out)
     pictures: dict[str, bytes] = {}
@@ -82,8 +82,7 @@ def report_settling(result: Any, at: tuple[float, Any], rho: float, to: Leaves) 
     ratio = result.deep_thinking_ratio(rho, threshold=threshold, unit=unit) if single else result.deep_thinking_ratio(rho)
     typer.echo(f"deep-thinking ratio, JSD of at most {threshold:g} {unit}, from {rho:g} of the depth on")
     typer.echo(ratio.to_string(index=False))
-    written = [to.out / "deep_thinking.csv"]
-    ratio.assign(threshold=threshold, unit=unit, rho=rho).to_csv(written[0], index=False)
+    written = [write_table(to.out / "deep_thinking.csv", ratio.assign(threshold=threshold, unit=unit, rho=rho))]
     draw = partial(plots.settling, result, threshold=threshold, unit=unit, rho=rho)
     written += drawn([(draw, "settling")], to, {})
     typer.echo("wrote " + ", ".join(map(str, written)))
@@ -98,13 +97,12 @@ def _report_comparison(result: Any, to: Leaves) -> None:
 
     typer.echo(str(result))
     folder = result.save(to.out)
-    written = [folder / name for name in (INDEX, *result.files, "dynamics.csv")]
-    result.to_pandas().to_csv(written[-1], index=False)
+    written = [folder / name for name in (INDEX, *result.files)]
+    written.append(write_table(folder / "dynamics.csv", result.to_pandas()))
     figures: list[tuple[Any, str]] = [(partial(comparison, result), "comparison")]
     figures.append((partial(importance, dict(result.dynamics)), "importance"))
     if result.distances is not None:
-        written.append(folder / "distances.csv")
-        result.distances.to_pandas().to_csv(written[-1], index=False)
+        written.append(write_table(folder / "distances.csv", result.distances.to_pandas()))
         figures.append((partial(distances, result.distances), "distances"))
     stems = file_stems(result.names)
     figures += [(partial(layers, found), f"similarity_{stems[name]}") for name, found in result.similarity.items()]
@@ -144,7 +142,8 @@ def drawn(figures: Iterable[tuple[Callable[[], Any], str]], to: Leaves, pictures
         figure = (axes[0] if isinstance(axes, list) else axes).figure
         written.append(to.out / file)
         with plt.rc_context({"pdf.fonttype": 42}):  # letters stay letters, and not shapes, which some journals refuse
-            figure.savefig(written[-1], dpi=150, bbox_inches="tight")
+            with replacing(written[-1]) as waiting:
+                figure.savefig(waiting, format=to.format, dpi=150, bbox_inches="tight")
             if to.page:
                 figure.savefig(picture := BytesIO(), format="png", dpi=150, bbox_inches="tight")
                 pictures[name] = picture.getvalue()
@@ -166,8 +165,7 @@ def _told_of_targets(result: Any, out: Path) -> list[Path]:
         typer.echo(f"after document {document}, {here['token'].iloc[0]!r}: how many tokens are at least as probable")
         typer.echo(here[[name for name in wanted if name.startswith("rank")]].astype(int).rename_axis(None).to_string())
     _more(len(result.documents), "in targets.csv")
-    frame.to_csv(out / "targets.csv", index=False)
-    return [out / "targets.csv"]
+    return [write_table(out / "targets.csv", frame)]
 
 
 def _told_of_generated(result: Any, out: Path) -> list[Path]:
@@ -182,16 +180,14 @@ def _told_of_generated(result: Any, out: Path) -> list[Path]:
     for document, text in list(written.items())[:MOST_TOLD]:
         typer.echo(f"document {document} goes on: {text!r}")
     _more(len(written), "in generated.json")
-    (out / "generated.json").write_text(json.dumps(written, indent=1, ensure_ascii=False), encoding="utf-8")
-    return [out / "generated.json"]
+    return [write_text(out / "generated.json", json.dumps(written, indent=1, ensure_ascii=False))]
 
 
 def _told_of_screening(result: Any, out: Path) -> list[Path]:
     """Where neurons were chosen among all of their layers: what the weights of each say, in a table."""
     if not hasattr(result, "screening"):
         return []
-    result.screening().to_csv(out / "screening.csv", index=False)
-    return [out / "screening.csv"]
+    return [write_table(out / "screening.csv", result.screening())]
 
 
 def _more(documents: int, where: str) -> None:

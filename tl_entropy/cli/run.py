@@ -10,6 +10,7 @@ import typer
 
 from tl_entropy.cli.app import app, examples
 from tl_entropy.errors import InputError, check_positive, counted
+from tl_entropy.results.files import write_table
 
 Folder = Annotated[Path, typer.Argument(help="folder of a run")]
 
@@ -119,11 +120,10 @@ def merge(
     }
     partly = estimates(folder, lambda line: typer.echo(line, err=True))
     target = out or folder / "merged"
-    target.mkdir(parents=True, exist_ok=True)
     for (model, name), result in partly.items():
         result.save(target / Checkpoint(model, None, {}).stem / f"{file_name(name)}.safetensors")
-    table({**there, **partly}).to_csv(target / "results.csv", index=False)
-    typer.echo(f"{len(there)} results done, {len(partly)} under way; wrote {target / 'results.csv'}")
+    written = write_table(target / "results.csv", table({**there, **partly}))
+    typer.echo(f"{len(there)} results done, {len(partly)} under way; wrote {written}")
 
 
 def _why(job: Any) -> str:

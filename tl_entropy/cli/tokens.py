@@ -12,7 +12,7 @@ from tl_entropy.cli.edits import Changes
 from tl_entropy.cli.options import OVER, PRECISIONS, Precision, Source, Summary, Vocabulary, generation, reads
 from tl_entropy.cli.report import report
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.results.files import check_folder
+from tl_entropy.results.files import check_folder, write_table
 
 
 @app.command(
@@ -57,7 +57,7 @@ def tokens(
     ).to(source.unit)  # fmt: skip
     report(result, source)
     if not summary:
-        result.rates().to_csv(source.out / "rates.csv", index=False)
-        result.per_document().to_csv(source.out / "documents.csv", index=False)
+        rates = write_table(source.out / "rates.csv", result.rates())
+        documents = write_table(source.out / "documents.csv", result.per_document())
         page = tle.plots.tokens(result, of=of).save(html or source.out / "tokens.html")
-        typer.echo(f"wrote {source.out / 'rates.csv'}, {source.out / 'documents.csv'}, {page}")
+        typer.echo(f"wrote {rates}, {documents}, {page}")

@@ -15,7 +15,7 @@ from tl_entropy.cli.options import OVER, PRECISIONS, Layers, Precision, Source, 
 from tl_entropy.cli.page import write_page
 from tl_entropy.cli.report import Leaves, drawn
 from tl_entropy.errors import InputError, check_choice
-from tl_entropy.results.files import check_folder, replacing
+from tl_entropy.results.files import check_folder, write_table
 from tl_entropy.sites import INNER_SITES
 
 
@@ -90,8 +90,7 @@ def words(
     found = result.word_surprisal(by=spans, context=front, correct=correct, final=final)
     typer.echo(str(found))
     table = found.to_pandas() if stimuli is None else stimuli.beside(found)
-    with replacing(out, 0) as waiting:
-        table.to_csv(waiting, index=False)
+    write_table(out, table)
     typer.echo(f"wrote {out}: {len(table)} words")
     if page:
         pictures: dict[str, bytes] = {}

@@ -19,7 +19,7 @@ from tl_entropy.capture.hooks import attribute
 from tl_entropy.errors import FileError, SaveError
 from tl_entropy.estimation.steps import own_tensors
 from tl_entropy.estimation.tokenizers import digest_of_files, load_tokenizer, save_tokenizer
-from tl_entropy.results.files import as_path, digest, replacing
+from tl_entropy.results.files import as_path, digest, parsed, replacing, write_text
 from tl_entropy.results.holding import held
 
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer"
@@ -47,8 +47,7 @@ def write_folder(model: Any, folder: str | Path) -> Path:
         if model.tokenizer is not None:
             save_tokenizer(model.tokenizer, place / _TOKENIZER)
             whole["tokenizer"] = digest_of_files(place / _TOKENIZER)
-        with replacing(place / _CONFIG) as waiting:
-            waiting.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        write_text(place / _CONFIG, json.dumps(whole, indent=1) + "\n")
     return place
 
 
@@ -57,7 +56,7 @@ def check_place(argument: str, folder: Path, name: str) -> None:
     if not (folder / _CONFIG).is_file():
         return
     try:
-        of = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["architectures"]
+        of = parsed((folder / _CONFIG).read_text(encoding="utf-8"))["architectures"]
     except (OSError, ValueError, KeyError, TypeError):
         of = None
     if of != [name]:
@@ -71,7 +70,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], 
         FileError: damaged, or of a newer layout.
     """
     try:
-        whole, weights = json.loads((folder / _CONFIG).read_text(encoding="utf-8")), load_file(folder / _WEIGHTS)
+        whole, weights = parsed((folder / _CONFIG).read_text(encoding="utf-8")), load_file(folder / _WEIGHTS)
         layout, of, tokenizer = whole["layout"], whole["digest"], whole["tokenizer"]
         said = {name: whole[name] for name in ("config", "seed", "notes")}
     except (OSError, ValueError, SafetensorError, KeyError, TypeError) as error:

@@ -44,7 +44,7 @@ class LogFit(NamedTuple):
         Raises:
             InputError: more than twice those seen, or fewer than half of the first record's.
         """
-        check_positive("tokens", tokens)
+        tokens = check_positive("tokens", tokens)
         if not self.fewest / 2 <= tokens <= 2 * self.most:
             raise InputError(f"tokens must be from {self.fewest / 2:g} to {2 * self.most}, around those seen; got {tokens:g}")
         return self.intercept + self.slope * float(np.log2(tokens))
@@ -104,7 +104,7 @@ class TrainingHistory(Steady):
         >>> round(fit.slope, 6), round(fit.at(1600), 6), (fit.fewest, fit.most)
         (-0.5, 1.0, (100, 800))
         """
-        check_int("first", first, 1)
+        first = check_int("first", first, 1)
         pairs = [(n, y) for step, n, y in zip(self.steps, self.tokens, self.validation, strict=True) if step >= first]
         if len(pairs) < 3:
             raise InputError(f"first: a line takes three records or more; from step {first} on there are {len(pairs)}")

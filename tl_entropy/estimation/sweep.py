@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.options import check_options
-from tl_entropy.errors import InputError, InputTypeError, check_flag, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_flag, check_int, listed
 from tl_entropy.estimation.config import EstimationConfig
 from tl_entropy.estimation.models import EstimationModel, estimation_model
 from tl_entropy.estimation.training import TrainingOptions, train_estimation
@@ -130,7 +130,7 @@ def memory_sweep(
 
 
 def _several(argument: str, given: Any) -> list[Any]:
-    found = [given] if isinstance(given, int) else list(given)
+    found = [given] if isinstance(given, int) else listed(argument, given, "whole numbers")
     if not found or len(set(found)) < len(found):
         raise InputError(f"{argument} must hold at least one number, each once; got {given!r}")
     return found

@@ -42,7 +42,7 @@ from tl_entropy.estimation.history import TrainingHistory
 from tl_entropy.estimation.models import EstimationModel, losses_of
 from tl_entropy.estimation.steps import load_state, rate_at, save_state
 from tl_entropy.estimation.windows import Windows, validated, warn_of_shared
-from tl_entropy.results.files import as_path, replacing
+from tl_entropy.results.files import as_path, parsed, write_text
 from tl_entropy.results.holding import held
 from tl_entropy.torch_state import steady
 
@@ -242,7 +242,7 @@ class Course:
         if not (folder / "state.safetensors").exists():
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parsed(path.read_text(encoding="utf-8"))
             same = found["settings"] == self.settings and found["config"] == self.model.config.as_dict()
             others = found.get("of", self.of) != self.of  # earlier versions did not say
             self._rows, [self._tokens, self._before] = found["records"], found["so_far"]
@@ -281,8 +281,7 @@ class Course:
             "settings": self.settings, "config": self.model.config.as_dict(), "of": self.of, "records": self._rows,
             "so_far": [self._tokens, seconds],
         }  # fmt: skip
-        with replacing(self.folder / "training.json") as waiting:
-            waiting.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        write_text(self.folder / "training.json", json.dumps(whole, indent=1) + "\n")
 
     def history(self) -> TrainingHistory:
         """Of all records."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.corpus import read_corpus
-from tl_entropy.errors import InputError, counted
+from tl_entropy.errors import InputError, counted, warn
 from tl_entropy.estimation.models import EstimationModel, losses_of
 
 BY_CHANCE = 32
@@ -122,8 +121,7 @@ def warn_of_shared(read: Windows, held_out: Windows) -> None:
     seen = {tuple(document.tolist()) for document in read.documents if len(document) >= BY_CHANCE}
     shared = sum(tuple(document.tolist()) in seen for document in held_out.documents)
     if shared:
-        warnings.warn(
+        warn(
             f"validation: {shared} of its {counted(len(held_out.documents), 'document')} {'is' if shared == 1 else 'are'} "
-            "among those that are trained on; the loss of these is no loss of unknown text",
-            stacklevel=3,
+            "among those that are trained on; the loss of these is no loss of unknown text"
         )

@@ -12,7 +12,6 @@ Refused: label sets in which no token has a class; rows of documents or position
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_choice, check_int, counted
+from tl_entropy.errors import InputError, check_choice, check_int, counted, warn
 from tl_entropy.functional.statistics import balanced_folds
 from tl_entropy.labels.sets import Labels, Side, label_set, named
 from tl_entropy.labels.slots import DocumentTokens, Slots
@@ -297,9 +296,7 @@ def _table(ids: Tensor, fold: Tensor, n_folds: int) -> LabelTable:
 def _announce(slots: int, sets: int) -> None:
     """Warn of what a plan takes while it is made, where that is much: 20 bytes a slot and 55 more for each label set."""
     if (size := slots * (20 + 55 * sets)) >= LARGE:
-        warnings.warn(
+        warn(
             f"the plan of {counted(sets, 'label set')} for {counted(slots, 'position', ',')} takes about "
-            f"{size / 2**30:.1f} GiB while it is made; fewer labels or documents take less",
-            UserWarning,
-            stacklevel=4,
+            f"{size / 2**30:.1f} GiB while it is made; fewer labels or documents take less"
         )

@@ -7,7 +7,6 @@ This package's is one safetensors file, written by ``lens.save``. The published 
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 
 from tl_entropy.errors import FileError, InputError
 from tl_entropy.lenses.tuned import LENS_TYPE, TunedLens
-from tl_entropy.results.files import to_read
+from tl_entropy.results.files import parsed, to_read
 from tl_entropy.results.loading import load
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.torch_state import steady
@@ -77,7 +76,7 @@ def _load_published(folder: Path) -> TunedLens:
         if not (folder / name).is_file():
             raise FileError(f"path: {folder} has no {name}; a folder of the package tuned-lens has config.json and params.pt")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parsed((folder / "config.json").read_text(encoding="utf-8"))
         layers, width = int(config["num_hidden_layers"]), int(config["d_model"])
         model, kind = str(config["base_model_name_or_path"]), config.get("lens_type", LENS_TYPE)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -33,7 +33,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.origin import norm_is_folded
 from tl_entropy.errors import FileError, InputError, InputTypeError, counted
 from tl_entropy.lenses.files import checked_archive
-from tl_entropy.results.files import as_path, replacing, to_read
+from tl_entropy.results.files import as_path, to_read, write_torch
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import Steady, steady
 
@@ -170,10 +170,7 @@ class JacobianLens(Steady):
             "n_prompts": self.prompts, "source_layers": list(self.layers), "d_model": self.d_model,
             "metadata": dict(self.metadata),
         }  # fmt: skip
-        target = as_path("path", path)
-        with replacing(target, self.weights.nbytes) as waiting, open(waiting, "wb") as file:
-            torch.save(payload, file)
-        return target
+        return write_torch(as_path("path", path), payload, self.weights.nbytes)
 
     def identity_share(self) -> pd.DataFrame:
         r"""How much of each matrix is the identity: (tr J / d)²·d / ‖J‖², the share of its squared norm that lies along it.

@@ -19,7 +19,6 @@ constant vectors to 0 and the lens fits raw and processed models alike (see ``tu
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
 from tl_entropy.capture.options import WindowOptions
 from tl_entropy.capture.progress import Bar
-from tl_entropy.errors import InputError, NonFiniteError, check_int, check_number, check_positive, counted, keeping
+from tl_entropy.errors import InputError, NonFiniteError, check_int, check_number, check_positive, counted, keeping, warn
 from tl_entropy.lenses.identity import norm_ignores_mean, signature
 from tl_entropy.lenses.objective import Objective
 from tl_entropy.lenses.regression import Regression
@@ -121,9 +120,7 @@ def trained_lens(
                 losses = torch.stack([before, translators.losses(watched)]).float()
         except KeyboardInterrupt:
             interrupted = True
-            warnings.warn(
-                f"interrupted after {done} of {counted(steps, 'step')}; the lens is what was trained until then", stacklevel=4
-            )
+            warn(f"interrupted after {done} of {counted(steps, 'step')}; the lens is what was trained until then")
     return trained()
 
 

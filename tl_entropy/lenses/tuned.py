@@ -17,7 +17,6 @@ a lens that reads the mean of a residual stream on a model that has none.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,10 +29,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.errors import InputError, counted
+from tl_entropy.errors import InputError, counted, warn
 from tl_entropy.lenses.identity import signature, stream_has_mean
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.files import as_path, replacing
+from tl_entropy.results.files import as_path, write_text, write_torch
 from tl_entropy.results.holding import held
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
@@ -176,11 +175,8 @@ class TunedLens(Result):
         state = {f"{i}.weight": weight.clone() for i, weight in enumerate(self.weights)}
         state |= {f"{i}.bias": bias.clone() for i, bias in enumerate(self.biases)}
         with held("folder", target / "params.pt", wait=True):
-            size = sum(tensor.nbytes for tensor in state.values())
-            with replacing(target / "params.pt", size) as waiting, open(waiting, "wb") as file:
-                torch.save(state, file)
-            with replacing(target / "config.json") as waiting:
-                waiting.write_text(json.dumps(config), encoding="utf-8")
+            write_torch(target / "params.pt", state, sum(tensor.nbytes for tensor in state.values()))
+            write_text(target / "config.json", json.dumps(config))
         return target
 
     def _title(self) -> list[str]:
@@ -221,9 +217,7 @@ class TunedLens(Result):
         rough = adapter.dtype.itemsize < 4 or self.provenance.dtype in ("bfloat16", "float16")
         if found.shape != known.shape or not float((found - known).abs().mean()) <= (0.2 if rough else 0.01):
             self._warned.add(adapter.fingerprint)
-            warnings.warn(
+            warn(
                 f"{self.name} was trained on a model with other weights (its fingerprint was {self.provenance.weights}, this "
-                f"one's is {adapter.fingerprint}): what it reads here may be worse than what it was trained to",
-                UserWarning,
-                stacklevel=4,
+                f"one's is {adapter.fingerprint}): what it reads here may be worse than what it was trained to"
             )

@@ -101,8 +101,8 @@ def shown_part(whole: Any, start: int, max_tokens: int) -> Any:
     Raises:
         InputError: no token from ``start`` on, or a number out of range.
     """
-    check_int("start", start, 0)
-    check_int("max_tokens", max_tokens, 1)
+    start = check_int("start", start, 0)
+    max_tokens = check_int("max_tokens", max_tokens, 1)
     positions = whole.position[whole.position >= start][:max_tokens].tolist()
     if not positions:
         raise InputError(f"start={start} lies behind the last position counted in this document, {int(whole.position[-1])}")

@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from safetensors import SafetensorError
 from tl_entropy.errors import FileError, InputError, InputTypeError, SaveError, printable
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 LAYOUT = 2
@@ -86,6 +90,42 @@ def replacing(target: Path, size: int = 0) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 waiting.unlink(missing_ok=True)
+
+
+def parsed(text: str | bytes) -> Any:
+    """What JSON says; ValueError for what is none, and for what is nested too deeply to be read.
+
+    >>> parsed("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text as UTF-8, whole or not at all; lone surrogates are spelled out. SaveError where it cannot be."""
+    data = text.encode(errors="backslashreplace")
+    with replacing(path, len(data)) as waiting:
+        waiting.write_bytes(data)
+    return path
+
+
+def write_torch(path: Path, values: Any, size: int) -> Path:
+    """Write what ``torch.save`` writes, whole or not at all; SaveError where it cannot be."""
+    with replacing(path, size) as waiting, open(waiting, "wb") as file:
+        try:
+            torch.save(values, file)
+        except RuntimeError as error:  # of its own writer, where there is no room
+            raise OSError(str(error).splitlines()[0]) from error
+    return path
+
+
+def write_table(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table as CSV, whole or not at all, without its index; SaveError where it cannot be."""
+    return write_text(path, table.to_csv(index=False))
 
 
 @contextmanager

@@ -24,14 +24,13 @@ import os
 import re
 import shutil
 import uuid
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tl_entropy.errors import FileError, InputError, SaveError
-from tl_entropy.results.files import check_folder, digest, replacing, to_read
+from tl_entropy.errors import FileError, InputError, SaveError, warn
+from tl_entropy.results.files import check_folder, digest, parsed, to_read, write_text
 from tl_entropy.results.models.run import INDEX, KIND, SCHEMA, read_index
 from tl_entropy.results.provenance import library_versions
 from tl_entropy.runs.ask import Ask, differences
@@ -79,11 +78,9 @@ class RunFolder:
         """Warn where a run goes on with other versions of what its numbers depend on, since it mixes those of both."""
         now = library_versions()
         if changed := [f"{name} {before[name]}, now {now.get(name)}" for name in before if before[name] != now.get(name)]:
-            warnings.warn(
+            warn(
                 f"the run in {self.path} began with {'; '.join(changed)}: numbers of both are added up; for those of one, give "
-                "all processes the same, or another folder",
-                UserWarning,
-                stacklevel=2,
+                "all processes the same, or another folder"
             )
 
     def _check_own(self) -> None:
@@ -144,7 +141,7 @@ class RunFolder:
         """What a small file holds that is written once; None where there is none, or it is damaged: then it is put aside."""
         found = read_json(path)
         if found is None and path.exists() and (found := read_json(path)) is None:
-            warnings.warn(f"{path} cannot be read and is now {self.put_aside(path)}", UserWarning, stacklevel=2)
+            warn(f"{path} cannot be read and is now {self.put_aside(path)}")
         return found
 
 
@@ -159,15 +156,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         SaveError: it cannot be written.
     """
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    with replacing(path, len(text)) as waiting:
-        waiting.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """What a small file holds; None where it is not there, or not whole."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -16,7 +16,6 @@ import shutil
 import sys
 import time
 import traceback
-import warnings
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from errno import EDQUOT, EFBIG, ENOSPC
@@ -30,7 +29,7 @@ from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.digests import whole_digest
 from tl_entropy.capture.origin import fingerprint
 from tl_entropy.capture.report import StreamReport
-from tl_entropy.errors import Elsewhere, InputError, ModelError, SaveError, check_flag
+from tl_entropy.errors import Elsewhere, InputError, ModelError, SaveError, check_flag, warn
 from tl_entropy.results.files import replacing
 from tl_entropy.results.models.run import RunResults, load_run, summary
 from tl_entropy.runs.analyses import ANALYSES, PARTLY, called
@@ -297,7 +296,7 @@ class _Process:
         told = f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
         write_json(path, {"error": told, "traceback": trace, "worker": self.worker.number, "time": self.worker.now()})
-        warnings.warn(f"{name} of {checkpoint.label} failed, and the run goes on without it: {told}", UserWarning, stacklevel=2)
+        warn(f"{name} of {checkpoint.label} failed, and the run goes on without it: {told}")
 
     def _tell(self, checkpoint: Checkpoint, name: str, report: StreamReport | None = None, *, force: bool = False) -> None:
         """Say in the worker's status file how far it is, now and then."""
@@ -311,7 +310,7 @@ class _Process:
         if not force and now - self.told_at < TELL:
             return
         self.told_at = now
-        self.worker.tell(
+        self.worker.warn(
             {
                 "model": checkpoint.label, "analysis": name, "began": self.began, "time": now, "memory": memory(),
                 "tokens": self.read[0], "documents": self.read[1], "tokens_a_second": speed,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from tl_entropy.analyses.sharing import Pass
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.capture.parts import Intervals
 from tl_entropy.capture.report import StreamReport
-from tl_entropy.errors import Elsewhere, FileError
+from tl_entropy.errors import Elsewhere, FileError, warn
 from tl_entropy.runs import states
 from tl_entropy.runs.ends import Ends, Stopped
 from tl_entropy.runs.folder import RunFolder, create, file_name
@@ -112,11 +111,7 @@ class FolderSharing:
             if "upgrade" in str(error):
                 raise
             aside = self.folder.put_aside(path)
-            warnings.warn(
-                f"{path.name} in {path.parent} cannot be read and is now {aside}; its documents are read again ({error})",
-                UserWarning,
-                stacklevel=2,
-            )
+            warn(f"{path.name} in {path.parent} cannot be read and is now {aside}; its documents are read again ({error})")
             return None
 
     def read(self, accumulators: Sequence[StreamingMeasure[Any]], one_pass: Pass) -> StreamReport:

@@ -14,7 +14,7 @@ from hand_made import same
 from safetensors import safe_open
 
 import tl_entropy as tle
-from tl_entropy.errors import InputError
+from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.functional.information.chance import ChanceCurve
 from tl_entropy.functional.information.cross_fitting import SoftSums
 from tl_entropy.functional.information.estimates import error, estimates, label_estimates
@@ -561,6 +561,26 @@ def test_cells_whose_value_is_no_finding_say_so():
         assert lines[3].count("unsure") == 0
         note = "unsure: the error, or what few positions a label leave open (see fold_jackknife), is as large as the value"
         assert note in lines
+
+
+@pytest.mark.parametrize("make", [soft_result, old_result])
+def test_what_is_no_value_of_the_result_is_refused(make):
+    r = make()
+    for values in (None, [1.0], r.values().long()):
+        for ask in (r.error_of, r.mean):
+            with pytest.raises(InputTypeError, match=r"values must be floats \[left, place, label, draw\]"):
+                ask(values)
+    for values in (r.value(), r.values()[1:], r.values()[..., :0]):
+        for ask in (r.error_of, r.mean):
+            with pytest.raises(InputError, match=f"{len(r.values())} of them on the first axis; got the shape"):
+                ask(values)
+    for place in ((len(PLACES), 0, 0), (0, len(LABELS), 0), (0, 0, len(DRAWS))):
+        with pytest.raises(InputError, match=r"(place|label|draw) must be an int from -"):
+            r.reason(*place)
+    with pytest.raises(InputTypeError, match="place must be an int"):
+        r.reason(0.5, 0, 0)
+    with pytest.raises(InputError, match="side must be one of 'input', 'output'"):
+        r.label_on("x")
 
 
 def test_labels_in_one_fold_are_named():

@@ -220,7 +220,7 @@ def test_an_index_that_cannot_be_put_in_place_leaves_no_trace(result, tmp_path, 
         self.touch()
         raise OSError("no space left")
 
-    monkeypatch.setattr("pathlib.Path.write_text", fails)
+    monkeypatch.setattr("pathlib.Path.write_bytes", fails)
     with pytest.raises(OSError, match="no space"):
         result.save(tmp_path)
     assert not [file for file in tmp_path.iterdir() if "comparison" in file.name]

@@ -30,7 +30,7 @@ from tl_entropy.analyses.information.writing import AssignmentWriter
 from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.measuring import computing
 from tl_entropy.analyses.sharing import Pass, at_once, once, read
-from tl_entropy.batches import Batch, Window
+from tl_entropy.batches import Batch, UpToAnError, Window
 from tl_entropy.capture.adapter import Adapter, of_stack
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
@@ -100,7 +100,7 @@ def _planned(
     corpus = read_corpus(adapter, rest, positions=positions, **options)
     special = frozenset() if options.get("include_special") else corpus.special_ids
     windows: list[Window | None] = []  # of each document
-    documents = _UpToAnError(_documents(corpus, special, windows if has_spans(labels) else None))
+    documents = UpToAnError(_documents(corpus, special, windows if has_spans(labels) else None))
     try:
         slots = Slots(documents)
         plan = LabelPlan.from_slots(slots, of_tokens(adapter, labels, windows) if windows else labels, valid=valid)
@@ -272,22 +272,6 @@ class _Means(StateMeans):
         for rows in states.values():
             kept &= rows.flatten(1).isfinite().all(1)
         self._add({site: rows[kept] for site, rows in states.items()})
-
-
-class _UpToAnError:
-    """Documents up to the first error of their source, which is kept as ``error``."""
-
-    def __init__(self, documents: Iterator[DocumentTokens]) -> None:
-        self._documents = documents
-        self.error: BaseException | None = None
-
-    def __iter__(self) -> Iterator[DocumentTokens]:
-        try:
-            yield from self._documents
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            self.error = error
 
 
 def _documents(corpus: Corpus, special: frozenset[int], kept: list[Window | None] | None = None) -> Iterator[DocumentTokens]:

@@ -34,7 +34,7 @@ import numpy as np
 
 from tl_entropy.analyses.sharing import sharing_here
 from tl_entropy.errors import FileError, InputError, SaveError
-from tl_entropy.results.files import as_path, check_folder, plain, replacing, unplain
+from tl_entropy.results.files import as_path, check_folder, parsed, plain, unplain, write_text
 from tl_entropy.results.holding import held, lock_of
 
 INDEX, CHUNKS, ROWS, BEGUN, PARTS = "assignments.json", "chunks", "rows", "begun.json", "parts"
@@ -94,9 +94,7 @@ class StoreWriter:
                 with open(self.folder / name, "r+b") as file:
                     os.fsync(file.fileno())
         state = {"asked": asked, "sizes": self._sizes, "rows": self._rows, "log": self._log.hexdigest(), "contents": contents}
-        text = json.dumps(state)
-        with replacing(self.folder / BEGUN, len(text)) as waiting:
-            waiting.write_text(text, encoding="utf-8")
+        write_text(self.folder / BEGUN, json.dumps(state))
 
     def finish(self, contents: Mapping[str, Any], *, ended: bool = False) -> None:
         """Make a whole folder of it; more chunks may follow, and another ``finish``.
@@ -114,8 +112,7 @@ class StoreWriter:
         files = [name for name in self._sizes if name != CHUNKS]
         fields = {**contents, "rows": self._rows, "files": files, "digests": {**digests, CHUNKS: self._log.hexdigest()}}
         text = json.dumps({"kind": KIND, "schema": SCHEMA, "fields": plain(fields)})
-        with replacing(self.folder / INDEX) as waiting:
-            waiting.write_text(json.dumps({"digest": sha256(text.encode()).hexdigest(), "contents": text}), encoding="utf-8")
+        write_text(self.folder / INDEX, json.dumps({"digest": sha256(text.encode()).hexdigest(), "contents": text}))
         if not ended:
             (self.folder / BEGUN).unlink(missing_ok=True)
 
@@ -145,11 +142,11 @@ class StoreReader:
             what = "was not written to its end; write it anew" if (folder / CHUNKS).exists() else "holds no assignments"
             raise FileError(f"folder: {folder} {what}: soft_information(..., keep='assignments', folder=...)")
         try:
-            outer = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            outer = parsed((folder / INDEX).read_text(encoding="utf-8"))
             text = outer["contents"]
             if sha256(text.encode()).hexdigest() != outer["digest"]:
                 raise ValueError("its index is not what was written")
-            index = json.loads(text)
+            index = parsed(text)
             if index["kind"] == KIND and index["schema"] > SCHEMA:
                 raise FileError(
                     f"folder: {folder} has schema {index['schema']}, this tl_entropy reads up to {SCHEMA}; upgrade it"
@@ -163,7 +160,7 @@ class StoreReader:
                     raise ValueError(f"{name} is not what was written")
             self.slots = {name: np.frombuffer(read[name], dtype).copy() for name, dtype in SLOTS.items()}
             log = read[CHUNKS]
-            self._chunks = [json.loads(line) for line in log.splitlines()]
+            self._chunks = [parsed(line) for line in log.splitlines()]
             if sum(chunk["rows"] for chunk in self._chunks) != self.fields["rows"]:
                 raise ValueError("its chunks are not all of its rows")
         except FileError:
@@ -204,7 +201,7 @@ class StoreReader:
 def begun(folder: Path, asked: str) -> dict[str, Any] | None:
     """What a pass that asked for the same has noted in a folder; None where none did, or what it wrote is not there."""
     try:
-        found: dict[str, Any] = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+        found: dict[str, Any] = parsed((folder / BEGUN).read_text(encoding="utf-8"))
         if found["asked"] != asked or any((folder / name).stat().st_size < size for name, size in found["sizes"].items()):
             return None
         whole = sha256((folder / CHUNKS).read_bytes()[: found["sizes"][CHUNKS]]).hexdigest() == found["log"]

@@ -36,7 +36,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import of_stack
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.progress import Bar
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, is_iterable
 from tl_entropy.functional.information.soft import Invalid
 from tl_entropy.functional.information.temperature import Calibration
 from tl_entropy.labels import LabelPlan
@@ -95,7 +95,7 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         check_choice("calibration", calibration, ("exact", "leading_order"))
         self.folds, self.first_document = check_int("folds", folds, 1), check_int("first_document", first_document, 0)
         self.plan, self.invalid, self.keep_labels, self.calibration = plan, invalid, keep_labels, calibration
-        asked = [sites] if isinstance(sites, str) else list(sites)
+        asked = [sites] if isinstance(sites, str | Site) or not is_iterable(sites) else list(sites)
         asked += {False: [], True: ["z", "result"], "z": ["z"], "result": ["result"]}[heads]
         self.measured = self.adapter.sites(asked, layers)
         if any(site.name == "pattern" for site in self.measured):
@@ -349,7 +349,8 @@ def _same_plan(one: LabelPlan, other: LabelPlan) -> bool:
 
 
 def _several(argument: str, values: int | Sequence[int], low: int) -> tuple[int, ...]:
-    given = tuple(check_int(argument, value, low) for value in (values if isinstance(values, Iterable) else [values]))
+    plain: Any = values.tolist() if hasattr(values, "tolist") else values
+    given = tuple(check_int(argument, value, low) for value in (plain if is_iterable(plain) else [plain]))
     if not given or len(set(given)) < len(given):
         raise InputError(f"{argument} must be one or more different whole numbers; got {values!r}")
     return given

@@ -81,7 +81,7 @@ def read_direction(
         )
     [place] = adapter.sites(Site.parse(site))
     reading = Reading(adapter, (place,), lens=lens, precision="float32", compiled=False, vocabulary=vocabulary)
-    check_int("top_k", top_k, 1, reading.n_rows)
+    top_k = check_int("top_k", top_k, 1, reading.n_rows)
     logits = _added(reading, place, rows)
     lines: list[pd.DataFrame] = []
     for number, row in enumerate(logits):

@@ -10,7 +10,7 @@ at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack, overload
 
 import torch
@@ -24,7 +24,7 @@ from tl_entropy.analyses.rows import Rows, closed
 from tl_entropy.analyses.streaming import Keep, PositionMeasure, row_fields
 from tl_entropy.batches import Batch
 from tl_entropy.capture.options import CorpusOptions, check_options
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, is_iterable
 from tl_entropy.functional.lens.comparison import METRICS, Metric, vocabulary_divergences
 from tl_entropy.functional.lens.compiling import Compiled
 from tl_entropy.lenses.jacobian import as_lens, sites_read
@@ -80,7 +80,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
     ) -> None:
         super().__init__(model)
         lens = as_lens(lens)
-        if not isinstance(metrics, Iterable):
+        if not is_iterable(metrics):
             raise InputTypeError(f"metrics must be one or several of {', '.join(METRICS)}; got {metrics!r}")
         self.metrics: tuple[Metric, ...] = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         for metric in self.metrics:
@@ -120,7 +120,7 @@ class DivergenceAccumulator(PositionMeasure[LayerDivergence | DivergenceSummary]
             self.adapter, self._through, lens=lens, precision=precision, compiled=compiled, vocabulary=vocabulary,
             final_norm=final_norm,
         )  # fmt: skip
-        check_int("top_k", top_k, 1, self.reading.n_rows)
+        top_k = check_int("top_k", top_k, 1, self.reading.n_rows)
         self.reading.columns(torch.tensor(self.targets, dtype=torch.long))  # refuses what is left out
         self._stream = stream_columns(self.measured, required=False)
         if settled is not None and not self._stream:

@@ -79,7 +79,7 @@ class LensAccumulator(PositionMeasure[LensEntropy | LensSummary]):
         self.reading = Reading(
             self.adapter, self.sites, lens=lens, precision=precision, compiled=compiled, vocabulary=vocabulary
         )
-        check_int("top_k", top_k, 0, self.reading.n_rows)
+        top_k = check_int("top_k", top_k, 0, self.reading.n_rows)
         shape = (len(self.sites), len(self.orders))
         self._ceiling = float(torch.tensor(self.reading.n_rows, dtype=torch.float64).log())
         self._means = DocumentMeans(shape)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Unpack, cast, get_args
 
@@ -41,6 +41,7 @@ from tl_entropy.errors import (
     TLEntropyError,
     check_choice,
     check_order,
+    is_iterable,
     keeping,
     printable,
 )
@@ -235,7 +236,7 @@ def check_measures(
     tl_entropy.errors.InputError: distance must be one of 'jsd', ...; got 'cosine'
     """
     check_order("order", order)
-    for metric in [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else metrics:
+    for metric in [metrics] if isinstance(metrics, str) or not is_iterable(metrics) else metrics:
         check_choice("metrics", metric, METRICS)
     check_choice("distance", distance, get_args(Distance))
     check_choice("similarity", similarity, ("cka", None))

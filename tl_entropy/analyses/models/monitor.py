@@ -94,7 +94,7 @@ class EntropyMonitor(Steady):
         check_options(EntropyMonitor, options, WindowOptions)
         self.every = check_int("every", every, 1)
         if batch_size is not None:
-            check_int("batch_size", batch_size, 1)
+            batch_size = check_int("batch_size", batch_size, 1)
         if split_cache(texts)[0] is not None:
             raise InputError("texts: a cache holds the activations of old weights; pass the texts or tokens themselves")
         if not repeatable(texts):

@@ -106,9 +106,9 @@ def neurons(
             "inputs are read several times, to count tokens, for the means and to measure; a generator can be read once: pass "
             "a list of its texts"
         )
-    check_int("candidates", candidates, 1)
-    check_int("placebos", placebos, 0)
-    check_int("seed", seed, 0)
+    candidates = check_int("candidates", candidates, 1)
+    placebos = check_int("placebos", placebos, 0)
+    seed = check_int("seed", seed, 0)
     given = None if only is None else _given(only, adapter)
     chosen = _layers(adapter, layers) if given is None else sorted(given)
     d_model = adapter.d_model

@@ -19,7 +19,6 @@ read only once.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
@@ -30,7 +29,7 @@ from torch import Tensor
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions
 from tl_entropy.capture.positions import AtOthers, AtPositions, Noting
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted, warn
 from tl_entropy.results.models.placebo import Placebo
 from tl_entropy.torch_state import steady, yours
 
@@ -92,7 +91,7 @@ def placebo(
             "inputs: an iterator can be read once, and every edit reads it; give a list, or what can be read again"
         )
     check_choice("unit", unit, ("nats", "bits", ""))
-    check_int("n", n, 1)
+    n = check_int("n", n, 1)
     generator = torch.Generator(device="cpu").manual_seed(check_int("seed", seed, 0))
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     real = as_interventions(edit, adapter.n_layers)
@@ -141,10 +140,9 @@ def _draws(
         if len(found) == n:
             break
     else:
-        warnings.warn(
+        warn(
             f"n: {counted(len(found), 'different placebo')} of this edit found, and {n} asked for; each is taken once, and no "
-            f"p-value is below 1 / {1 + len(found)}",
-            stacklevel=4,
+            f"p-value is below 1 / {1 + len(found)}"
         )
     return list(found.values())
 

@@ -26,7 +26,7 @@ from tl_entropy.capture.places import ENCODER, OF_WINDOWS
 from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.quantising import quantize
 from tl_entropy.capture.weights import changed, matrices, named_matrices
-from tl_entropy.errors import InputError, InputTypeError, keeping
+from tl_entropy.errors import InputError, InputTypeError, is_iterable, keeping
 from tl_entropy.functional import quantisation
 from tl_entropy.results.models.sensitivity import Sensitivity
 from tl_entropy.results.tokens.rates import TOTALS
@@ -185,7 +185,7 @@ def _with_matrix(adapter: Adapter, matrix: Tensor, edit: Edit, name: str, measur
 
 def _places(adapter: Adapter, sites: Any, layers: Layers | None) -> tuple[Site | str, ...]:
     """Sites in the order of computation, then hooks that no site stands for, as given."""
-    asked = [sites] if isinstance(sites, str | Site) or not isinstance(sites, Iterable) else list(sites)
+    asked = [sites] if isinstance(sites, str | Site) or not is_iterable(sites) else list(sites)
     inside = [one for one in asked if isinstance(one, str) and _in_encoder(one)]
     hooks = [one for one in asked if isinstance(one, str) and ("hook_" in one or one in OF_WINDOWS)]
     hooks = [one for one in hooks if isinstance(_edited(one), str)]

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.profiles.reading import check_shapes, read_profiles
 from tl_entropy.capture.progress import Bar
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_orders, keeping, printable
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, check_orders, is_iterable, keeping, printable
 from tl_entropy.functional.profiles.chance import histogram_jsd_chance, wasserstein_chance
 from tl_entropy.functional.profiles.curves import common_depth, elastic_srvf_distance, histogram_jsd, wasserstein_distance
 from tl_entropy.functional.profiles.pairwise import CurveMetric, SampleMetric, pairwise_curves, pairwise_samples
@@ -216,7 +216,7 @@ def _options(metric: str, aggregate: str, n_bins: int) -> tuple[str | None, int 
     """What of ``aggregate`` and ``n_bins`` the metric has."""
     check_choice("metric", metric, POWERS)
     check_choice("aggregate", aggregate, ("mean", "max", "sum"))
-    check_int("n_bins", n_bins, 2)
+    n_bins = check_int("n_bins", n_bins, 2)
     if metric not in BY_LAYER and aggregate != "mean":
         raise InputError(f"aggregate={aggregate!r} is over layers, and {metric} compares whole curves; leave it out")
     if metric != "jsd" and n_bins != N_BINS:
@@ -283,7 +283,7 @@ def _numbered(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _one_each(argument: str, given: Iterable[str], profiles: int) -> tuple[str, ...]:
-    if isinstance(given, Set | Mapping) or not isinstance(given, Iterable):
+    if isinstance(given, Set | Mapping) or not is_iterable(given):
         raise InputTypeError(
             f"{argument} must be {profiles} strings in the order of the profiles, such as a list; got {type(given).__name__}"
         )

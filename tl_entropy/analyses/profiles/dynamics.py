@@ -86,8 +86,8 @@ def layer_dynamics(*results: Measured, order: float | None = None, n_bins: int =
     >>> bool((found.value("fisher_rao_velocity")[1:] == steps.metric("fisher_rao").double().mean(0)).all())
     True
     """
-    check_int("n_bins", n_bins, 2)
-    check_int("folds", folds, 2)
+    n_bins = check_int("n_bins", n_bins, 2)
+    folds = check_int("folds", folds, 2)
     given = {kind: result.to("nats") for kind, result in _kinds(results).items()}
     sites = _common_sites(given)
     _check_run(given)

@@ -69,10 +69,10 @@ def profile_embedding(
     if not isinstance(distances, PairwiseDistances):
         raise InputTypeError(f"distances must be what pairwise_distances returned; got {type(distances).__name__}")
     check_choice("method", method, OPTIONS)
-    check_int("seed", seed, 0, 2**32 - 1)
-    check_int("n_neighbors", n_neighbors, 2)
-    check_number("perplexity", perplexity, 1)
-    check_number("min_dist", min_dist, 0, 1)
+    seed = check_int("seed", seed, 0, 2**32 - 1)
+    n_neighbors = check_int("n_neighbors", n_neighbors, 2)
+    perplexity = check_number("perplexity", perplexity, 1)
+    min_dist = check_number("min_dist", min_dist, 0, 1)
     given = {"seed": seed, "perplexity": perplexity, "n_neighbors": n_neighbors, "min_dist": min_dist}
     for name, value in given.items():
         if name not in OPTIONS[method] and value != DEFAULTS[name]:

@@ -5,10 +5,10 @@ Refused: measures that there are not, labels without a measure of them, and opti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice, is_iterable
 from tl_entropy.functional.states.geometry import Normalise
 from tl_entropy.results.states.geometry import MEASURES, OF_GRAM, Measure
 
@@ -39,7 +39,7 @@ def check_used(
 
 def chosen_measures(asked: Any, labels: Any) -> tuple[Measure, ...]:
     """The measures asked for, in the order in which they are listed everywhere."""
-    if asked is not None and not isinstance(asked, str | Iterable):
+    if asked is not None and not is_iterable(asked):
         raise InputTypeError(f"measures must be one or several of {', '.join(MEASURES)}; got {asked!r}")
     names = [asked] if isinstance(asked, str) else list(MEASURES if asked is None else asked)
     for name in names:

@@ -88,7 +88,7 @@ def memories(
     """
     check_choice("of", of, tuple(OF_WINDOWS))
     if batch_size is not None:
-        check_int("batch_size", batch_size, 1)
+        batch_size = check_int("batch_size", batch_size, 1)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     if OF_WINDOWS[of] not in adapter.points:
         raise ModelError(f"model: this {type(adapter.model).__name__} has no {OF_WINDOWS[of]}, so it has no {of} to look at")

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int, counted
+from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice, check_int, counted, is_iterable
 from tl_entropy.functional.statistics import balanced_folds, group_sums, jackknife_error
 from tl_entropy.functional.tokens.characters import transfer
 from tl_entropy.results.base import PER_NAT, Unit, chosen_from, in_unit
@@ -164,7 +164,7 @@ def token_correlation(
     (1.0, 0.0, ('bits', 'bits'))
     """
     check_choice("on", on, ("x", "y"))
-    check_int("folds", folds, 2)
+    folds = check_int("folds", folds, 2)
     check_choice("normalize", normalize, (None, "min_max"))
     pair = (of, of) if isinstance(of, str) else _named(of)
     if len(pair) != 2:
@@ -222,7 +222,7 @@ def _min_max(pairs: Tensor, document: Tensor, documents: int) -> Tensor:
 
 def _named(of: Any) -> tuple[str, ...]:
     """Names of quantities, one or several, as a tuple."""
-    if not isinstance(of, Iterable):
+    if not is_iterable(of):
         raise InputTypeError(f"of must be the name of a quantity, or several; got {of!r}")
     return (of,) if isinstance(of, str) else tuple(of)
 

@@ -18,7 +18,6 @@ Refused: documents of which none is longer than the prompt.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -34,7 +33,7 @@ from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.generate import check_sampling
 from tl_entropy.capture.options import EditOptions, WindowOptions, check_options
-from tl_entropy.errors import InputError, check_int, counted
+from tl_entropy.errors import InputError, check_int, counted, warn
 from tl_entropy.results.tokens.calibration import EntropyCalibration
 from tl_entropy.results.tokens.surprisal import TokenSurprisal
 from tl_entropy.torch_state import steady
@@ -83,10 +82,10 @@ def entropy_calibration(
     ['own', 'entropy', 'given', 'calibration', 'calibration_by_entropy']
     """
     check_options(entropy_calibration, options, EditOptions)
-    check_int("prompt_tokens", prompt_tokens, 1)
-    check_int("steps", steps, 1)
+    prompt_tokens = check_int("prompt_tokens", prompt_tokens, 1)
+    steps = check_int("steps", steps, 1)
     if batch_size is not None:
-        check_int("batch_size", batch_size, 1)
+        batch_size = check_int("batch_size", batch_size, 1)
     adapter = model if isinstance(model, Adapter) else Adapter(model)
     if split_cache(inputs)[0] is not None:
         raise InputError("inputs: a cache holds no text that the model goes on to write; pass the texts or tokens themselves")
@@ -111,7 +110,7 @@ def entropy_calibration(
         beginnings = list(beginnings)
     given = token_surprisal(adapter, beginnings, positions=slice(prompt_tokens, None), **same)
     if short:
-        warnings.warn(f"{counted(len(short), 'document')} of up to {prompt_tokens} tokens left out", stacklevel=3)
+        warn(f"{counted(len(short), 'document')} of up to {prompt_tokens} tokens left out")
     prompts = [tokens[: prompt_tokens + bos] for tokens, bos in begun.values()]
     own = token_surprisal(adapter, prompts, max_new_tokens=steps, temperature=sampling[0], seed=sampling[1], **same)
 

@@ -12,14 +12,13 @@ Refused: labels of one class, empty spans, fewer than two groups of either class
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted, warn
 from tl_entropy.functional.tokens.discrimination import area_errors, areas, ranks, risks
 from tl_entropy.results.base import chosen_from
 from tl_entropy.results.positions import Positions, by_document
@@ -103,11 +102,9 @@ def span_features(
             lines.append((document, start, end, len(here)))
             values.append(torch.stack([_summed(here, way) for way in ways], 1).flatten())
     if behind:
-        warnings.warn(
+        warn(
             f"spans: {counted(len(behind), 'span')} of {len(lines)} end behind the values of their document, and have features "
-            f"of fewer tokens or none: {'; '.join(behind[:3])}{'; ...' * (len(behind) > 3)}",
-            UserWarning,
-            stacklevel=3,
+            f"of fewer tokens or none: {'; '.join(behind[:3])}{'; ...' * (len(behind) > 3)}"
         )
     names = tuple(f"{name}, {way}" for name, _, _ in columns for way in ways)
     where = torch.tensor(lines, dtype=torch.long).reshape(-1, 4)

@@ -33,7 +33,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sys
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypedDict
@@ -52,7 +51,7 @@ from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.sighted import MAX_TOKENS
 from tl_entropy.capture.skipping import OnError
-from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, counted, keeping
+from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError, check_choice, counted, keeping, warn
 from tl_entropy.results.tokens.conditional import ConditionalEntropy
 from tl_entropy.torch_state import steady
 
@@ -158,7 +157,7 @@ def conditional_entropy(
     with keeping(partial):
         interrupted = measurement.together(parts("conditional entropy", dealt))
     if interrupted:
-        warnings.warn(f"interrupted after {counted(measurement.tokens, 'token')}; the result covers these", stacklevel=3)
+        warn(f"interrupted after {counted(measurement.tokens, 'token')}; the result covers these")
     return measurement.result(method, settings, interrupted=interrupted)
 
 

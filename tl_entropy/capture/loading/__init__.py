@@ -7,8 +7,6 @@ unpacked; and the model that comes out gives the logits of the Hugging Face mode
 
 from __future__ import annotations
 
-import json
-import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,8 +25,8 @@ from tl_entropy.capture.loading.kinds import Kind, available_kinds
 from tl_entropy.capture.loading.source import Source
 from tl_entropy.capture.proofs.wrapped import Reference, wrapped_logits_proof
 from tl_entropy.capture.runner import Runner
-from tl_entropy.errors import InputError, InputTypeError, ModelError, TLEntropyError, check_choice
-from tl_entropy.results.files import to_read
+from tl_entropy.errors import InputError, InputTypeError, ModelError, TLEntropyError, check_choice, warn
+from tl_entropy.results.files import parsed, to_read
 from tl_entropy.torch_state import steady
 
 OWN_MODELS = {"EstimationModel": "tl_entropy.estimation.loading:load_estimation"}
@@ -108,9 +106,9 @@ def load_model(
             raise
         raise _explained(error, source, chosen) from error
     if source.random:
-        warnings.warn(f"{source.name} has no weights for {source.random}: they were drawn at random", stacklevel=3)
+        warn(f"{source.name} has no weights for {source.random}: they were drawn at random")
     if said := without_processor(model):
-        warnings.warn(said, stacklevel=3)
+        warn(said)
     if source.reference is not None:
         _check(model, source.reference)
     origin.note(model, *source.notes)
@@ -120,7 +118,7 @@ def load_model(
 def _own_loader(folder: Path) -> Any:
     """What loads the model in a folder whose config.json names a class of this package's; None for all others."""
     try:
-        named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+        named = parsed((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
     except (OSError, ValueError, AttributeError):  # what it is instead is found out where it is read
         return None
     place = next((OWN_MODELS[name] for name in named or () if name in OWN_MODELS), None)

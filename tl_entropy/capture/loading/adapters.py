@@ -7,7 +7,6 @@ installed, and reads some kinds only in part where it is (the magnitudes of DoRA
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import Counter
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from torch import nn
 
 from tl_entropy.capture.digests import combined, digest
 from tl_entropy.errors import InputError, ModelError
+from tl_entropy.results.files import parsed
 
 
 def base_of(place: str) -> str | None:
@@ -41,7 +41,7 @@ def base_of(place: str) -> str | None:
         )
     if (Path(place) / "config.json").is_file():
         return place
-    named = json.loads(Path(file).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    named = parsed(Path(file).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not named:
         raise InputError(
             f"model: {file} does not say to which model the adapter belongs (base_model_name_or_path), and {place} holds none; "

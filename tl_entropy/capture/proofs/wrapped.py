@@ -31,7 +31,7 @@ from tl_entropy.capture.condition import has_adapter
 from tl_entropy.capture.feeding import out_of_memory
 from tl_entropy.capture.hooks import as_found, attribute, hooks_of_others, hooks_on_everything
 from tl_entropy.capture.runner import Runner
-from tl_entropy.errors import ModelError
+from tl_entropy.errors import ModelError, warn
 from tl_entropy.torch_state import yours
 
 # Nats by which logits of a standard deviation of 3 may differ by rounding, all layers long.
@@ -200,12 +200,11 @@ def _as_before(runner: Runner, known: _Known) -> str:
     own = _own_logits(runner, known.reference.ids)
     error = difference(own, known.reference.logits)
     if not _close(own, known.reference):
-        warnings.warn(
+        warn(
             f"this model's logits are no longer those that its Hugging Face model gave (off by {error:.3g} nats on a short "
             "text): TransformerLens's processing of the weights has changed what it computes, or it was trained since. Without "
             "compatibility mode a model is not changed; where attention has sinks, "
-            "enable_compatibility_mode(fold_value_biases=False) is right, too",
-            stacklevel=2,
+            "enable_compatibility_mode(fold_value_biases=False) is right, too"
         )
     return f"logits of the processed weights are off by {error:.1g} nats from what its Hugging Face model gave"
 

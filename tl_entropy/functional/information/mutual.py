@@ -188,7 +188,7 @@ def soft_mutual_information(
       100 rows (100.0% labelled, 0 dropped), 2 labels (0.0% seen once, 100.0% of rows in two folds), 100 bins,
       temperature 0.0370495
     """
-    check_int("folds", folds, 2)
+    folds = check_int("folds", folds, 2)
     rows, kept = directed_rows(z, center, invalid)
     known = _whole_numbers("labels", labels, len(z)).to(rows.device)[kept]
     groups = None if documents is None else _whole_numbers("documents", documents, len(z)).to(rows.device)[kept]

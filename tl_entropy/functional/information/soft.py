@@ -42,9 +42,9 @@ def soft_anchors(d: int, n_bins: int, *, seed: int = 0) -> Tensor:
     >>> soft_anchors(3, 2).equal(soft_anchors(3, 5)[:2])
     True
     """
-    check_int("d", d, 1)
-    check_int("n_bins", n_bins, 1)
-    check_int("seed", seed, 0)
+    d = check_int("d", d, 1)
+    n_bins = check_int("n_bins", n_bins, 1)
+    seed = check_int("seed", seed, 0)
     draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([_SALT, seed]))).standard_normal((n_bins, d))
     return torch.from_numpy((draw / np.linalg.norm(draw, axis=1, keepdims=True)).astype(np.float32))
 
@@ -182,7 +182,7 @@ def kernel(
     d = rows.shape[1]
     given = _as_tensor(anchors)
     if given is None:
-        check_int("n_bins", n_bins, 2)
+        n_bins = check_int("n_bins", n_bins, 2)
         used = soft_anchors(d, n_bins, seed=seed)
     elif not isinstance(given, Tensor) or given.ndim != 2 or given.shape[1] != d or len(given) < 2:
         raise InputError(f"anchors must be a tensor or an array [bin, {d}] with two bins or more; got {_described(given)}")

@@ -58,8 +58,8 @@ def calibrate_temperature(d: int, n_bins: int, *, method: Calibration = "exact")
     0.0118899917
     """
     check_choice("method", method, get_args(Calibration))
-    check_int("d", d, 2, math.inf)
-    check_int("n_bins", n_bins, 2, math.inf)
+    d = check_int("d", d, 2, math.inf)
+    n_bins = check_int("n_bins", n_bins, 2, math.inf)
     if method == "leading_order":
         return 1 / math.sqrt(2 * d * math.log(n_bins))
     return _exact(d, n_bins)

@@ -212,4 +212,4 @@ def _check_reference(reference: object, n_sites: int) -> None:
         if n_sites < 2:
             raise InputError("reference='previous' needs at least two sites; hidden has one: name a reference")
     else:
-        check_int("reference", reference, -n_sites, n_sites - 1)
+        reference = check_int("reference", reference, -n_sites, n_sites - 1)

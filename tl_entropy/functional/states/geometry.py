@@ -14,13 +14,12 @@ up to the rounding of their dtype (``functional/states/rows.py``).
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_choice
+from tl_entropy.errors import InputError, check_choice, warn
 from tl_entropy.functional.probabilities import entropy
 from tl_entropy.functional.states.matrices import matrix_entropy
 from tl_entropy.functional.states.rows import check_real, checked_rows, from_median, spread_floor, squared_distances, varies
@@ -245,7 +244,7 @@ def two_nn(x: Tensor, *, discard: float = 0.1) -> Tensor:
         raise InputError(f"discard must be a share of the rows from 0 below 1; got {discard!r}")
     states = different_rows(x)
     if len(states) < len(x):
-        warnings.warn(f"{len(x) - len(states)} of {len(x)} rows repeat others and were left out of two_nn", stacklevel=3)
+        warn(f"{len(x) - len(states)} of {len(x)} rows repeat others and were left out of two_nn")
     if len(states) < 3:
         raise InputError(
             f"x must have at least three different rows [row, d_model], for two neighbours each; got {len(states)}"

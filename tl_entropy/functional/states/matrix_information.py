@@ -176,7 +176,7 @@ def dime(
       order 1.01, 200 rows, of at most log n = 5.2983
     """
     order = check_order("order", order)
-    check_int("permutations", permutations, 2)
+    permutations = check_int("permutations", permutations, 2)
     a, b = _pair(x, y, kernel, bandwidth)
     belongs = torch.arange(len(a)) if documents is None else document_numbers(documents, len(a))
     mine, theirs = (RowScores(one, order, adaptive=kernel == "gaussian" and bandwidth is None) for one in (a, b))
@@ -196,7 +196,7 @@ def random_permutations(n: int, number: int, *, seed: int = 0) -> Tensor:
     >>> random_permutations(5, 3).sort().values.tolist() == [[0, 1, 2, 3, 4]] * 3
     True
     """
-    check_int("seed", seed, 0)
+    seed = check_int("seed", seed, 0)
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([_SALT, seed])))
     return torch.from_numpy(np.stack([generator.permutation(n) for _ in range(number)]))
 

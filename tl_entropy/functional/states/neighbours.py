@@ -15,7 +15,6 @@ Refused: too few rows, rows of two clouds that are not equally many, NaN and inf
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -23,7 +22,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_int, listed
+from tl_entropy.errors import InputError, check_int, listed, warn
 from tl_entropy.functional.states.geometry import different_places
 from tl_entropy.functional.states.rows import checked_rows, document_numbers, squared_distances
 from tl_entropy.functional.states.views import label_list
@@ -228,7 +227,7 @@ def gride(x: Tensor, *, scales: Sequence[int] | None = None, documents: Any = No
     """
     places = different_places(x)
     if len(places) < len(x):
-        warnings.warn(f"{len(x) - len(places)} of {len(x)} rows repeat others and were left out of gride", stacklevel=3)
+        warn(f"{len(x) - len(places)} of {len(x)} rows repeat others and were left out of gride")
     if len(places) < 3:
         raise InputError(f"x must have at least three different rows [row, d_model]; got {len(places)}")
     most = (len(places) - 1) // 2
@@ -282,7 +281,7 @@ def _others(states: Tensor) -> Tensor:
 
 def _neighbours(x: Tensor, k: int, *, name: str = "x") -> Neighbours:
     found = Neighbours.of(checked_rows(x, name=name, least=2))
-    check_int("k", k, 1, len(found.near) - 1)
+    k = check_int("k", k, 1, len(found.near) - 1)
     return found
 
 

@@ -21,13 +21,12 @@ Refused: spans that are no integers, run backwards, leave the text or are not in
 from __future__ import annotations
 
 import unicodedata
-import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted
+from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted, warn
 from tl_entropy.functional.lens.entropies import check_floating, in_double
 from tl_entropy.functional.statistics import group_sums
 from tl_entropy.torch_state import steady
@@ -92,11 +91,10 @@ def _gaps(spans: Tensor, length: int) -> list[tuple[int, int, int]]:
 
 def _warn_of_gaps(spans: Tensor, length: int) -> None:
     if n := sum(following - end for _, end, following in _gaps(spans, length)):
-        warnings.warn(
+        warn(
             f"no token covers {counted(n, 'character')} of the text, which went to the token that comes next, or last: without "
             "the text it is not known which continue the character before, as an accent does that a normaliser has composed "
-            "with its letter. Pass the text in the place of its length",
-            stacklevel=4,
+            "with its letter. Pass the text in the place of its length"
         )
 
 

@@ -18,7 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, is_iterable
 from tl_entropy.functional.tokens.characters import continues
 
 Span = tuple[int, int]
@@ -50,7 +50,7 @@ def character_words(text: str) -> list[Span]:
 
 def checked_words(where: str, spans: Iterable[Any], text: str) -> list[Span]:
     """Spans of a text's words, in its order and apart, or an error that names the first that is wrong."""
-    if isinstance(spans, str) or not isinstance(spans, Iterable):
+    if isinstance(spans, str) or not is_iterable(spans):
         raise InputTypeError(f"{where} must be a list of spans (start, end); got {type(spans).__name__}")
     found: list[Span] = []
     for number, span in enumerate(spans):

@@ -114,7 +114,7 @@ def profile(
     'Entropy (bits)'
     """
     check_choice("band", band, ("se", "sd", None))
-    check_int("traces", traces, 0)
+    traces = check_int("traces", traces, 0)
     if document is not None and not traces:
         raise InputError("document chooses whose tokens are traced; say how many with traces=...")
     by_name = named(results, (LensEntropy, LensSummary), "lens_entropy", labels)

@@ -8,14 +8,14 @@ Refused: groups that are not one for each profile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from tl_entropy.errors import InputError, InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, is_iterable
 from tl_entropy.plots.cells import cell_size, write
 from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.legends import add_legend
@@ -157,7 +157,7 @@ def clusters(
         if by != "group":
             raise InputError(f"by must be 'group' or a label for each of the {n} profiles; got {by!r}")
         by = embedding.groups
-    if not isinstance(by, Iterable):
+    if not is_iterable(by):
         raise InputTypeError(f"by must be 'group' or a label for each of the {n} profiles; got {by!r}")
     groups = [str(label) for label in by]
     if len(groups) != n:

@@ -27,7 +27,7 @@ from tl_entropy.plots.cells import visible
 from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.tokens.page_parts import Quantity, page_markup
 from tl_entropy.plots.tokens.parts import scale, shown, ticks
-from tl_entropy.results.files import as_path, replacing
+from tl_entropy.results.files import as_path, write_text
 from tl_entropy.results.tokens.rows import TokenRows
 from tl_entropy.torch_state import steady
 
@@ -54,10 +54,7 @@ class TokenPage:
 
     def save(self, path: str | Path) -> Path:
         """Write the page to a file and return its path; folders on the way are made, and an old file stays until then."""
-        target = as_path("path", path)
-        with replacing(target) as waiting:
-            waiting.write_text(self.html, encoding="utf-8", newline="")
-        return target
+        return write_text(as_path("path", path), self.html)
 
     def __repr__(self) -> str:
         size = f"{len(self.html.encode()) / 1000:,.0f} kB"

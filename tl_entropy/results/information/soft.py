@@ -11,7 +11,6 @@ Files of 0.5.0 hold the information corrected for chance, and values with each f
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, SupportsInt
@@ -21,12 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_choice
+from tl_entropy.errors import InputError, check_choice, check_int
 from tl_entropy.functional.information.chance import MIN_CEILING
-from tl_entropy.functional.information.estimates import chance_adjusted, error, reason_for_nan
-from tl_entropy.functional.statistics import jackknife_error
+from tl_entropy.functional.information.estimates import chance_adjusted, reason_for_nan
 from tl_entropy.results.base import PER_NAT, Result, Unit, fields_at, places_of
-from tl_entropy.results.information import tables
+from tl_entropy.results.information import tables, uncertainty
+from tl_entropy.results.information.uncertainty import Part
 from tl_entropy.results.positions import site_columns
 from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Places, Site
@@ -54,8 +53,6 @@ QUANTITIES: dict[str, str] = {
 UNITLESS = ("share", "efficiency", "regularity")
 NEW = ("corrected_ceiling", "lower", "fold_jackknife")
 """What a file of 0.5.0 does not hold."""
-
-Part = Literal["both", "documents", "anchors"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -213,14 +210,11 @@ class SoftInformation(Result):
 
         Returns:
             The error, NaN for one fold of documents (but its "anchors"). Files of 0.5.0 have errors over documents alone.
+
+        Raises:
+            InputError, InputTypeError: ``values`` has other axes than ``values(...)``; or an unknown part.
         """
-        check_choice("part", part, ("both", "documents", "anchors"))
-        if self.information is None:
-            return self._jackknifed(values, part, [min(i, len(self.labels) - 1) for i in range(values.shape[2])])
-        over = {"documents": self._over_documents, "anchors": self._over_anchors}
-        if part != "both":
-            return over[part](values)
-        return torch.hypot(*(find(values) for find in over.values()))
+        return uncertainty.error_of(self, values, part)
 
     def mean(self, values: Float[Tensor, "left place label draw"]) -> tuple[Tensor, Tensor, Tensor]:
         """The mean over draws of ``values(...)``, or anything computed alike from it, with its error in two parts.
@@ -228,45 +222,11 @@ class SoftInformation(Result):
         Returns:
             Mean, standard error over documents, and over anchors, each [place, label]. Draws of one seed share their anchors;
             between several seeds the error is that of their mean.
+
+        Raises:
+            InputError, InputTypeError: ``values`` has other axes than ``values(...)``.
         """
-        seeds = list(dict.fromkeys(self.seeds)) if values.shape[-1] == len(self.seeds) else [0]
-        if len(seeds) == 1:
-            mean = values.mean(-1, keepdim=True)
-            documents, anchors = (self.error_of(mean, part=part)[..., 0] for part in ("documents", "anchors"))
-            return mean[0, ..., 0], documents, anchors
-        by_seed = torch.stack([values[..., [k for k, s in enumerate(self.seeds) if s == seed]].mean(-1) for seed in seeds], -1)
-        mean = by_seed.mean(-1, keepdim=True)
-        documents = self.error_of(mean, part="documents")[..., 0]
-        if self.information is None:
-            return mean[0, ..., 0], documents, torch.full_like(documents, torch.nan)
-        return mean[0, ..., 0], documents, self._between(by_seed) / math.sqrt(len(seeds))
-
-    def _over_documents(self, values: Tensor) -> Tensor:
-        return error(values[: 1 + len(self.fold_tokens)])
-
-    def _over_anchors(self, values: Tensor) -> Tensor:
-        found = error(torch.cat([values[:1], values[1 + len(self.fold_tokens) :]]))
-        if values.shape[-1] == len(self.seeds):
-            for bins in dict.fromkeys(self.n_bins):
-                draws = [k for k, b in enumerate(self.n_bins) if b == bins]
-                if len(draws) > 1:
-                    found[..., draws] = self._between(values[..., draws])[..., None]
-        return found
-
-    def _between(self, values: Tensor) -> Tensor:
-        """σ_A of one draw, by components of variance between independent draws [left, place, label, draw]."""
-        several = values.shape[-1]
-        of_each = self._over_documents(values).square().mean(-1)
-        of_mean = self._over_documents(values.mean(-1, keepdim=True))[..., 0].square()
-        noise = ((of_each - of_mean) * several / (several - 1)).nan_to_num(0)
-        return (values[0].var(-1) - noise).clamp_min(0).sqrt()
-
-    def _jackknifed(self, values: Tensor, part: Part, labels: list[int]) -> Tensor:
-        """Errors of files of 0.5.0, whose values come with each fold left out; ``labels`` says of which label sets they are."""
-        if part == "anchors":
-            return torch.full_like(values[0], torch.nan)
-        found = [jackknife_error(values[:, :, i], self.fold_tokens[:, j]) for i, j in enumerate(labels)]
-        return torch.stack(found, dim=1)
+        return uncertainty.mean_of(self, values)
 
     def select(
         self,
@@ -315,7 +275,13 @@ class SoftInformation(Result):
         return tables.long_form(self, tuple(of for of in QUANTITIES if of not in later))
 
     def reason(self, place: int, label: int, draw: int) -> str:
-        """Why the information there is NaN; empty where it is a number."""
+        """Why the information there is NaN; empty where it is a number.
+
+        Raises:
+            InputError, InputTypeError: no place, label set or draw of this result has that number.
+        """
+        axes = {"place": (place, self.sites), "label": (label, self.labels), "draw": (draw, self.seeds)}
+        place, label, draw = (check_int(name, at, -len(there), len(there) - 1) for name, (at, there) in axes.items())
         if not bool(self.value()[place, label, draw].isnan()):
             return ""
         ceiling = self.ceiling[0, place, label, draw].item() / PER_NAT[self.unit]
@@ -345,7 +311,7 @@ class SoftInformation(Result):
             ("complexity", complexity, x), ("expressivity", expressivity, y), ("optimality", expressivity / complexity, x),
         ):  # fmt: skip
             frame[name] = of[0].flatten().tolist()
-            found = self._jackknifed(of, "both", [j]) if self.information is None else self.error_of(of)
+            found = uncertainty.jackknifed(self, of, "both", [j]) if self.information is None else self.error_of(of)
             frame[f"{name}_se"] = found.flatten().tolist()
         frame["plug_in_optimality"] = (self.plug_in[0, :, y] / self.plug_in[0, :, x]).flatten().tolist()
         return frame
@@ -371,8 +337,9 @@ class SoftInformation(Result):
         """The label set of a side: the one asked for, or the only one there is.
 
         Raises:
-            InputError: no such label set, or several on that side and none named.
+            InputError: no such side or label set, or several on that side and none named.
         """
+        check_choice("side", side, ("input", "output"))
         there = [label for label, s in zip(self.labels, self.sides, strict=True) if s == side]
         if asked is not None:
             check_choice(side, asked, self.labels)

@@ -30,7 +30,7 @@ from safetensors import safe_open
 
 from tl_entropy.errors import FileError, SaveError
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.files import LAYOUT, SCHEMA, abandoned, as_path, digest, replacing, waiting_for, written_once
+from tl_entropy.results.files import LAYOUT, SCHEMA, abandoned, as_path, digest, parsed, waiting_for, write_text, written_once
 from tl_entropy.results.holding import held
 from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.loading import FOLDERS, load
@@ -149,8 +149,7 @@ class ModelComparison(Printed):
             index["waiting"] = waiting.name
             index["digest"] = digest(json.dumps(index, sort_keys=True), {})
             try:
-                with replacing(target / INDEX) as new:
-                    new.write_text(json.dumps(index, indent=1), encoding="utf-8")
+                write_text(target / INDEX, json.dumps(index, indent=1))
             except SaveError:  # after any other end, the index may be in place and need the parts
                 shutil.rmtree(waiting, ignore_errors=True)
                 raise
@@ -233,7 +232,7 @@ def _unreadable(folder: Path, error: Exception) -> FileError:
 def _of_index(folder: Path, text: str) -> ModelComparison:
     """What an index, as text, is of."""
     try:
-        index = json.loads(text)
+        index = parsed(text)
     except ValueError as error:
         raise _unreadable(folder, error) from error
     if not isinstance(index, dict) or index.get("kind") != ModelComparison.__name__:

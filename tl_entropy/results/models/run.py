@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from tl_entropy.errors import FileError, InputError, check_choice, counted
-from tl_entropy.results.files import digest
+from tl_entropy.results.files import digest, parsed
 from tl_entropy.results.loading import FOLDERS, load
 from tl_entropy.results.printing import Printed
 
@@ -194,7 +194,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileError(f"path: {folder} holds no run, since it has no {INDEX}; give the folder of one")
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = parsed(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise FileError(f"path: {path} cannot be read as the index of a run ({error}); it is damaged") from error
     if not isinstance(index, dict) or index.get("kind") != KIND:
@@ -225,7 +225,7 @@ FOLDERS[INDEX] = load_run
 
 def _model(path: Path, analyses: tuple[str, ...]) -> RunModel | None:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parsed(path.read_text(encoding="utf-8"))
         label, step, weights = str(told["model"]), told["step"], told["weights"]
     except (ValueError, OSError, KeyError, TypeError):  # just being written, or damaged: the run writes it again
         return None
@@ -235,7 +235,7 @@ def _model(path: Path, analyses: tuple[str, ...]) -> RunModel | None:
         if (path.parent / f"{name.replace(' ', '-')}.safetensors").exists():
             continue
         try:
-            failed[name] = str(json.loads(place.read_text(encoding="utf-8"))["error"])
+            failed[name] = str(parsed(place.read_text(encoding="utf-8"))["error"])
         except (ValueError, OSError, KeyError, TypeError):
             continue
     return RunModel(

@@ -268,7 +268,7 @@ class PairwiseDistances(Scaled, Result):
         """
         from scipy.cluster import hierarchy
 
-        check_int("n", n, 1, len(self.names))
+        n = check_int("n", n, 1, len(self.names))
         return tuple(hierarchy.cut_tree(self.linkage(method), n_clusters=n)[:, 0].tolist())
 
     def matrix(self) -> pd.DataFrame:

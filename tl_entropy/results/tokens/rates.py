@@ -10,7 +10,6 @@ model has read what it predicts.
 from __future__ import annotations
 
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import cast
@@ -19,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_int, check_number, counted
+from tl_entropy.errors import InputError, check_int, check_number, counted, warn
 from tl_entropy.functional.statistics import clustered_mean
 from tl_entropy.functional.tokens.coding import perplexity
 from tl_entropy.results.base import PER_NAT, Unit
@@ -159,10 +158,9 @@ class Rates(Printed):
         special, read = self.provenance.corpus.get("special", 0), self.provenance.corpus.get("bytes")
         if special and read is not None:
             measured = self._moments()[0][TOTALS.index("bytes")].item()
-            warnings.warn(
+            warn(
                 f"without {counted(special, 'special token')} of the texts, words that the tokenizer does not know among them, "
-                f"rates per byte and character are of {measured:.0f} of the {read} bytes read, and no code length of the texts",
-                stacklevel=4,
+                f"rates per byte and character are of {measured:.0f} of the {read} bytes read, and no code length of the texts"
             )
 
     def _rates(self, memory_bits: float | None = None, memory_tokens: int | None = None) -> pd.DataFrame:

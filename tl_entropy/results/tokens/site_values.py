@@ -144,7 +144,7 @@ class SiteValues(TokenRows):
             InputError: a text that is not known, no regular expression, an empty span, one of a document that is not there.
         """
         if window is not None:
-            check_int("window", window, 1)
+            window = check_int("window", window, 1)
         columns = self.columns()
         values = torch.stack([column.values.double() for column in columns.values()], 1)
         lines: list[dict[str, Any]] = []
