@@ -113,8 +113,8 @@ def test_warnings_point_at_the_line_of_the_caller(gpt2):
 @pytest.mark.parametrize(
     ("ask", "option"),
     [
-        ("lens_entropy", "sites"), ("layer_divergence", "metrics"), ("layer_similarity", "against"), ("layer_geometry", "measures"),
-        ("soft_information", "sites"), ("soft_information", "n_bins"),
+        ("lens_entropy", "sites"), ("layer_divergence", "metrics"), ("layer_similarity", "against"),
+        ("layer_geometry", "measures"), ("soft_information", "sites"), ("soft_information", "n_bins"),
     ],
 )  # fmt: skip
 def test_arrays_without_an_axis_are_no_several_things(gpt2, ask, option):
