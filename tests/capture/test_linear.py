@@ -285,8 +285,12 @@ def test_an_unembedding_that_rounds_what_it_reads_is_refused_by_that_name():
 @pytest.mark.libraries
 def test_an_output_projection_that_rounds_what_it_reads_is_refused_by_that_name():
     model = bridge_of(bitsandbytes(load_in_8bit=True, llm_int8_skip_modules=["lm_head"]))
-    with pytest.raises(ModelError, match=r"not contributions .* of its W_O: it is quantised \(8 bits by bitsandbytes"):
+    with pytest.raises(
+        ModelError,
+        match=r"not contributions .* Of its W_O: it is quantised \(8 bits by bitsandbytes.*skip_modules=\['o_proj'\]",
+    ) as refused:
         tle.head_entropy(model, TOKENS, of="readout", **QUIET)
+    assert "since a norm" not in str(refused.value), "no norm follows on a Llama"
     assert tle.head_entropy(model, TOKENS, **QUIET).entropy.isfinite().all()
 
 

@@ -87,13 +87,18 @@ def parametrised(module: nn.Module) -> dict[str, str]:
     return {name: " and ".join(type(step).__name__ for step in steps.children()) for name, steps in made.items()}
 
 
-def unusual(part: Any) -> str | None:
-    """Why a part of a model may do something else than its matrix says, and what to do about it; None where nothing is seen."""
+def unusual(part: Any, name: str = "lm_head") -> str | None:
+    """Why a part of a model may do something else than its matrix says, and what to do about it; None where nothing is seen.
+
+    Args:
+        part: the part.
+        name: what Hugging Face's models call its module, mostly.
+    """
     for module in part.modules() if isinstance(part, nn.Module) else ():
         for kind in quantised(module).values():
             return (
                 f"it is quantised ({kind}), and may round what it reads as well. Leave it out when you quantise "
-                "(BitsAndBytesConfig(llm_int8_skip_modules=['lm_head']); other libraries have a like option)"
+                f"(BitsAndBytesConfig(llm_int8_skip_modules=[{name!r}]); other libraries have a like option)"
             )
         if has_adapter(module):
             return "it has an adapter on it, which may not be linear: merge it first (merge_and_unload())"

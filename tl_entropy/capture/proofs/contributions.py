@@ -144,3 +144,24 @@ def share(
     if not fits or float(missed.square().mean().sqrt()) > tolerance / 2 * typical + noise:
         return None
     return next((factor for factor in plain if abs(found / factor - 1) <= slack), found)
+
+
+def why_not(refused: ModelError, what: str, layer: int, weights: str, cause: str | None) -> str:
+    """Why what heads or neurons write is no part of what a block adds: by the weights it is computed with, where these are odd.
+
+    Args:
+        refused: what ``Contributions.share`` raised of it, which blames what follows behind it.
+        what: what they write, as it is computed.
+        layer: of the block.
+        weights: what the weights are called.
+        cause: why the weights may not be all that the module does (see ``condition.unusual``); None where nothing is seen.
+
+    >>> why_not(ModelError("since a norm follows"), "z @ W_O", 1, "W_O", None)
+    'since a norm follows'
+    """
+    if cause is None:
+        return str(refused)
+    return (
+        f"at layer {layer} what they write, {what}, is no part, by any factor, of what the block adds to the residual stream. "
+        f"Of its {weights}: {cause}. Or a norm follows (Gemma 2, OLMo 2)"
+    )

@@ -22,7 +22,7 @@ from torch import Tensor
 from tl_entropy.capture.condition import unusual
 from tl_entropy.capture.hooks import attribute
 from tl_entropy.capture.linear import linear_map
-from tl_entropy.capture.proofs.contributions import Contributions
+from tl_entropy.capture.proofs.contributions import Contributions, why_not
 from tl_entropy.capture.proofs.short_pass import ShortPass
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.sites import Site
@@ -110,9 +110,8 @@ class Heads:
             try:
                 found[layer] = self._contributions.share(Site("attn_out", layer), written(self.cut(layer, z), weights, bias))
             except ModelError as error:
-                why = unusual(attribute(self._runner.attention(layer), "o"))
-                also = "" if why is None else f"; and of its W_O: {why}"
-                raise ModelError(HEADS_REFUSED.format(f"{error}{also}")) from error
+                cause = unusual(attribute(self._runner.attention(layer), "o"), "o_proj")
+                raise ModelError(HEADS_REFUSED.format(why_not(error, "z @ W_O", layer, "W_O", cause))) from error
         return found
 
     def _shape(self, layer: int) -> Shape:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tl_entropy.capture.condition import unusual
 from tl_entropy.capture.hooks import attribute
 from tl_entropy.capture.linear import linear_map
-from tl_entropy.capture.proofs.contributions import Contributions
+from tl_entropy.capture.proofs.contributions import Contributions, why_not
 from tl_entropy.capture.proofs.short_pass import ShortPass
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.sites import Site
@@ -75,9 +75,8 @@ class Neurons:
         try:
             factor = self._contributions.share(Site("mlp_out", layer), whole)
         except ModelError as error:
-            why = unusual(project)
-            also = "" if why is None else f"; and of its W_out: {why}"
-            raise ModelError(REFUSED.format(layer, f"{error}{also}")) from error
+            told = why_not(error, "post @ W_out", layer, "W_out", unusual(project, "down_proj"))
+            raise ModelError(REFUSED.format(layer, told)) from error
         return weights.detach().to(exact) * factor
 
     def _activations(self, layer: int) -> Tensor:

@@ -156,7 +156,7 @@ def _proved(runner: Runner, originals: _Originals, known: _Known) -> str:
     with runner.proving(), runner.turns.running(), yours(runner.device), unwrapped(source):
         reference, ran_in_theirs = _watched(lambda: reference_of(source, ids), watched)
     if reference is None or own.shape != reference.logits.shape:
-        return _not_compared(f"{type(source).__name__} gives no logits for tokens alone")
+        return _not_compared(f"{type(source).__name__} gives no logits for tokens alone, or fails on them")
     processed = bool(attribute(runner.model, "_weights_processed"))
     off = not processed and not _close(own, reference)
     with runner.proving():
