@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import autoencoders
+import entropies
 import harness
 import known
 import matplotlib as mpl
@@ -33,6 +34,8 @@ EXPERIMENTS = {
     "charged": memories.CHARGED,
     "casts": robust.CASTING,
     "noise": robust.NOISE,
+    "before": robust.BEFORE,
+    "reliance": entropies.RELIANCE,
     "sources": known.SOURCES,
 }
 

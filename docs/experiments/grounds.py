@@ -52,7 +52,9 @@ class Ground:
 def library(_: int) -> Ground:
     """Modules of Python's library as bytes; other modules to measure on."""
     texts = tle.demo_texts()
-    return Ground(texts[6:], [text[:1500] for text in texts[:6]], "bytes", {"batch_size": 16, "short": 0.0})
+    reader = Adapter(tle.estimation_model(tle.EstimationConfig(**PLAIN), "bytes"))
+    training = Windows.of(reader, texts[6:], "texts")  # read once, for all trainings
+    return Ground(training, [text[:1500] for text in texts[:6]], "bytes", {"batch_size": 16, "short": 0.0})
 
 
 def drawn(source: Source, seed: int, n: int = 16, *, windows: int = 1000) -> Ground:

@@ -1,4 +1,4 @@
-"""Casts of a trained memory (experiment 8 of the source), and noise while it is trained (9)."""
+"""Casts of a trained memory (experiment 8 of the source), and noise in training: at the memory (9), or before it (10)."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ SMALL = 2**-4
 NOISY = {
     "coins": told(coins, 400),
     "coins, noise": told(coins, 400, noise=SMALL),
+    "coins, noise before": told(coins, 400, noise=4 * SMALL, noise_at="state"),
     "coins, within tanh": told(coins, 400, limit=1.0),
     "coins, within tanh, noise": told(coins, 400, limit=1.0, noise=SMALL),
     "text": told(library, 320),
@@ -93,7 +94,7 @@ CASTING = Experiment(
 
 NOISE = Experiment(
     "Does noise in training make a memory robust?",
-    NOISY,
+    {name: arm for name, arm in NOISY.items() if name != "coins, noise before"},
     [
         Finding(
             f"{ground}: noise costs less than .001 of the loss",
@@ -108,6 +109,30 @@ NOISE = Experiment(
         Finding(
             "coins: without a limit, noise spreads the numbers",
             less(("coins, noise", "largest number"), ("coins", "largest number")), low=0,
+        ),
+    ],
+    draw_casts,
+    ("loss", *CASTS, "int4 at memory", "largest number"),
+)  # fmt: skip
+
+
+BEFORE = Experiment(
+    "Does noise before the compression make it more robust still?",
+    {name: NOISY[name] for name in ("coins", "coins, noise", "coins, noise before")},
+    [
+        Finding(
+            "noise before it costs no more than at the memory", less("coins, noise before", "coins, noise"), high=0,
+        ),
+        *(
+            Finding(f"{name} costs less than with none", less(("coins, noise before", name), ("coins", name)), high=0)
+            for name in ("int8", "float8_e4m3fn", "float8_e5m2", "int4 at memory")
+        ),
+        *(
+            Finding(
+                f"{name} costs less than with noise at the memory", less(("coins, noise before", name), ("coins, noise", name)),
+                high=0,
+            )
+            for name in ("int8", "float8_e4m3fn", "float8_e5m2", "int4 at memory")
         ),
     ],
     draw_casts,

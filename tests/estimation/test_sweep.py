@@ -10,6 +10,7 @@ import torch
 from tiny_models import LONG
 
 import tl_entropy as tle
+from tl_entropy.estimation import windows
 from tl_entropy.estimation.sources import BiasedCoin, CoinsAndCopies, MarkovChain
 
 QUIET = {"progress": False}
@@ -103,3 +104,16 @@ def test_every_cell_is_a_bound_on_a_source_of_known_entropy(name):
     drawn = float(source.surprisal(held_out).mean())  # what these windows cost whoever knows the source
     assert (found.charged >= entropy - 3 * found.se - abs(drawn - entropy)).all(), found
     assert math.isfinite(found.estimate().value)
+
+
+def test_texts_are_read_once_for_all_trainings_of_a_sweep(monkeypatch):
+    readings, read = [], windows.read_corpus
+
+    def counted(adapter, texts, **options):
+        readings.append(texts)
+        return read(adapter, texts, **options)
+
+    monkeypatch.setattr(windows, "read_corpus", counted)
+    base = tle.EstimationConfig(**BASE)
+    tle.memory_sweep(["abab" * 20], validation=["abab"], numbers=(0, 2, 3), bits=(1,), base=base, steps=1, **QUIET)
+    assert readings == [["abab" * 20], ["abab"]]

@@ -96,12 +96,13 @@ def memory_sweep(
                 grid = b if base.straight_through else None
                 config = dataclasses.replace(base, numbers=n, limit=limit, noise=noise, bits=grid) if n else _causal(base)
                 trained = estimation_model(config, tokenizer, seed=seed)
+                if read is None:  # once, for all trainings
+                    adapter = Adapter(trained)
+                    texts, read = Windows.of(adapter, texts, "texts"), Windows.of(adapter, validation, "validation")
                 history = train_estimation(
-                    trained, texts, validation=validation, steps=steps, every=steps, seed=seed, progress=progress, **options
+                    trained, texts, validation=read, steps=steps, every=steps, seed=seed, progress=progress, **options
                 )
             model: EstimationModel = trained.at_bits(b) if n else trained
-            if read is None:
-                read = Windows.of(Adapter(model), validation, "validation")
             nats, tokens, windows = per_document(model, read, options.get("batch_size", 16))
             cells.append((n, b, nats, history.tokens[-1], history.seconds[-1]))
     if read is None:

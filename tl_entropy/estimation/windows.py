@@ -43,10 +43,9 @@ class Windows:
 
     @classmethod
     def of(cls, adapter: Adapter, texts: Any, argument: str) -> Windows:
-        """Of texts, tokens, files or data sets, read once."""
+        """Of texts, tokens, files or data sets, read once; or of windows read before, for another model of the same tokens."""
         try:
-            read = read_corpus(adapter, texts, quiet=True, measured=False)
-            documents = [window.body for window in read if window.last]
+            documents = texts.documents if isinstance(texts, Windows) else _documents(adapter, texts)
         except InputError as error:
             raise InputError(f"{argument}: {error}") from error
         begin = adapter.begin if adapter.prepends_begin else None
@@ -89,6 +88,10 @@ class Windows:
         whole = [torch.cat([*front, row]).long() for row in rows]
         mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in whole], batch_first=True)
         return pad_sequence(whole, batch_first=True), mask
+
+
+def _documents(adapter: Adapter, texts: Any) -> list[Tensor]:
+    return [window.body for window in read_corpus(adapter, texts, quiet=True, measured=False) if window.last]
 
 
 @torch.no_grad()
