@@ -24,18 +24,22 @@ import known
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import memories
+import optimisers
 import robust
 from harness import HERE, Arm, Numbers
 
 EXPERIMENTS = {
     "mixers": autoencoders.MIXERS,
     "spread": autoencoders.SPREAD,
+    "optimisers": optimisers.OPTIMISERS,
     "ways_in": memories.WAYS,
     "charged": memories.CHARGED,
     "casts": robust.CASTING,
     "noise": robust.NOISE,
     "before": robust.BEFORE,
     "reliance": entropies.RELIANCE,
+    "windows": entropies.WINDOWS,
+    "weighted": entropies.WEIGHTED,
     "sources": known.SOURCES,
 }
 

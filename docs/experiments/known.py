@@ -71,11 +71,14 @@ def holds(see: See, name: str) -> float:
     return float(see(name, "least + 3 se - entropy") > -1e-6)
 
 
-OF_COINS = ("coins and copies", "coins and copies, long")
+OF_COINS = ("coins and copies", "coins and copies, few numbers", "coins and copies, long")
 SOURCES = Experiment(
     "Is every charged loss a bound, where the entropy is known?",
     {
         "coins and copies": swept(COINS, (0, 2, 8), (1, 4), 200),
+        "coins and copies, few numbers": swept(
+            COINS, (2, 4), (1,), 800, windows=8000, learning_rate=5e-3, noise_up=0.5
+        ),
         "coins and copies, long": swept(COINS, (8,), (1,), 3000, windows=8000, learning_rate=5e-3, noise_up=0.5),
         "a biased coin": swept(BiasedCoin(0.2), (0, 2, 8), (1, 4), 120),
         "a Markov chain": swept(MarkovChain([[0.9, 0.1], [0.3, 0.7]]), (0, 2, 8), (1, 4), 120),

@@ -87,7 +87,7 @@ def memory_sweep(
     grids = [check_int("bits", b, 1, 16) for b in _several("bits", bits)]
     limit = base.limit or LIMIT
     cells: list[tuple[int, int, Tensor, int, float]] = []
-    read: Windows | None = None
+    corpora = list[Windows]()  # read once, for all trainings
     for n in sizes:
         trained: Any = None
         for b in grids if n else [0]:
@@ -96,17 +96,17 @@ def memory_sweep(
                 grid = b if base.straight_through else None
                 config = dataclasses.replace(base, numbers=n, limit=limit, noise=noise, bits=grid) if n else _causal(base)
                 trained = estimation_model(config, tokenizer, seed=seed)
-                if read is None:  # once, for all trainings
+                if not corpora:
                     adapter = Adapter(trained)
-                    texts, read = Windows.of(adapter, texts, "texts"), Windows.of(adapter, validation, "validation")
+                    corpora = [Windows.of(adapter, texts, "texts"), Windows.of(adapter, validation, "validation")]
                 history = train_estimation(
-                    trained, texts, validation=read, steps=steps, every=steps, seed=seed, progress=progress, **options
-                )
+                    trained, corpora[0], validation=corpora[1], steps=steps, every=steps, seed=seed, progress=progress,
+                    **options,
+                )  # fmt: skip
             model: EstimationModel = trained.at_bits(b) if n else trained
-            nats, tokens, windows = per_document(model, read, options.get("batch_size", 16))
+            nats, tokens, windows = per_document(model, corpora[1], options.get("batch_size", 16))
             cells.append((n, b, nats, history.tokens[-1], history.seconds[-1]))
-    if read is None:
-        raise InputError("numbers must name at least one size; 0 is the causal model")
+    read = corpora[1]
     given = _texts(trained, read, tokens)
     whole = [text for text in given if text is not None]
     known = len(whole) == len(given)
