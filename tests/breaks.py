@@ -42,7 +42,7 @@ BREAKS = [
     Break("functional/information/blocks.py", '- sums["null"][:, 1]', '+ sums["null"][:, 1]', "functional/information"),
     Break("functional/information/blocks.py", "corrected - left,", "corrected + left,", "functional/information"),
     Break("functional/information/blocks.py", '"ceiling": entropy - own', '"ceiling": entropy + own', "functional/information"),
-    Break("results/information/soft.py", "several / (several - 1)", "several", "results/information"),
+    Break("results/information/uncertainty.py", "several / (several - 1)", "several", "results/information"),
     Break("functional/information/soft.py", "rows.norm(dim=-1, keepdim=True)", "rows.norm(dim=0, keepdim=True)", "functional"),
     Break("functional/tokens/coding.py", "tokens / units * loss", "units / tokens * loss", "functional/tokens"),
     Break("functional/states/similarity.py", "+ traces / ((n - 1) * (n", "- traces / ((n - 1) * (n", "functional"),

@@ -179,6 +179,8 @@ def test_every_kind_of_result_is_here():
     ("name", "method", "asked", "error"),
     [
         ("EntropyHistory", "joined", {"parts": 3}, "parts must be several histories"),
+        ("SoftInformation", "error_of", {"values": 3}, "values must be floats"),
+        ("SoftInformation", "reason", {"place": 0.5, "label": 0, "draw": 0}, "place must be an int"),
         ("TokenSurprisal_words", "word_surprisal", {"context": slice(None)}, "context must be several texts"),
         ("TokenSurprisal_words", "word_surprisal", {"context": ["", None]}, "context must be a text, or one for each document"),
         ("TokenSurprisal_words", "word_surprisal", {"frequency": 0.5}, "frequency must be a mapping from words to numbers"),

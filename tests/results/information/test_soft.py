@@ -581,6 +581,9 @@ def test_what_is_no_value_of_the_result_is_refused(make):
         r.reason(0.5, 0, 0)
     with pytest.raises(InputError, match="side must be one of 'input', 'output'"):
         r.label_on("x")
+    for label in (np.array([1, 2]), np.array([]), 3):
+        with pytest.raises(InputError, match=r"label must be one of|holds no single labels"):
+            r.label_table(label)
 
 
 def test_labels_in_one_fold_are_named():

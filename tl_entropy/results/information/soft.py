@@ -330,7 +330,7 @@ class SoftInformation(Result):
         """
         if self.label_information is None:
             raise InputError("this result holds no single labels; measure with soft_information(..., keep_labels=True)")
-        j = self.labels.index(label) if label in self.labels else self._only_label(label)
+        j = self.labels.index(label) if isinstance(label, str) and label in self.labels else self._only_label(label)
         return tables.single_labels(self, self._classes_of(j), self.label_texts[j])
 
     def label_on(self, side: Literal["input", "output"], asked: str | None = None) -> str:
