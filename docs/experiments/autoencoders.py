@@ -1,4 +1,6 @@
-"""Autoencoders: which mixer gives a text back (experiment 1 of the source), and how the memory should enter (3)."""
+"""Autoencoders: which mixer gives a text back (experiment 1 of the source), with its mask or without (2), how the memory should
+enter (3), which decoder for which encoder (4), and what compression costs (5).
+"""
 
 from __future__ import annotations
 
@@ -71,6 +73,12 @@ COPYING = {
     "attention, unrolled": autoencoder(**ATTENTION, **UNROLL),
     "4 heads, d 32": autoencoder(**heads(4), d_model=32),
     "attention, unrolled, d 32": autoencoder(**ATTENTION, **UNROLL, d_model=32),
+    "flat, encoder unmasked": autoencoder(**FLAT, encoder_causal=False),
+    "flat, decoder unmasked": autoencoder(**FLAT, causal=False),
+    "flat, both unmasked": autoencoder(**FLAT, encoder_causal=False, causal=False),
+    "attention to flat": autoencoder(**FLAT, encoder_mixer="attention", encoder_heads=4),
+    "flat to attention": autoencoder(**ATTENTION, encoder_mixer="conv"),
+    "4 heads, 32 numbers": autoencoder(**heads(4), numbers=32),
 }
 """Memories are repeated where nothing else is said."""
 
@@ -78,6 +86,9 @@ BY_MIXER = ("flat", "k = 4", "k = 8", "4 heads", "16 heads", "attention, unrolle
 BY_SPREAD = (
     "flat", "flat, unrolled", "4 heads", "4 heads, unrolled", "attention", "attention, with positions", "attention, unrolled",
 )  # fmt: skip
+BY_MASK = ("flat", "flat, encoder unmasked", "flat, decoder unmasked", "flat, both unmasked")
+BY_PAIR = ("flat", "attention to flat", "flat to attention", "attention")
+BY_SIZE = ("4 heads", "4 heads, 32 numbers", "4 heads, d 32")
 
 
 MIXERS = Experiment(
@@ -123,3 +134,52 @@ SPREAD = Experiment(
     draw_spread,
     ("loss", "between positions"),
 )  # fmt: skip
+
+
+def draw_losses(numbers: Numbers, ax: Axes) -> None:
+    """Loss of autoencoders, over steps."""
+    courses(numbers, "loss", ax)
+    ax.set_ylabel("Loss (nats a byte)")
+
+
+MASKS = Experiment(
+    "Does a causal mask help encoder or decoder of an autoencoder?",
+    {name: COPYING[name] for name in BY_MASK},
+    [
+        Finding("off in the encoder, it trains worse", less("flat, encoder unmasked", "flat"), low=0),
+        Finding("off in the decoder, it trains worse", less("flat, decoder unmasked", "flat"), low=0),
+        Finding("off in both, it trains worse", less("flat, both unmasked", "flat"), low=0),
+        Finding(
+            "off in both, it diverges: its loss rises from step 144 on",
+            less("flat, both unmasked", ("flat, both unmasked", "loss", 144)), low=0,
+        ),
+    ],
+    draw_losses,
+    ("loss",),
+)  # fmt: skip
+PAIRS = Experiment(
+    "Which encoder goes with which decoder, where the memory is repeated?",
+    {name: COPYING[name] for name in BY_PAIR},
+    [
+        Finding("flat to flat is below attention to flat", less("flat", "attention to flat"), high=0),
+        Finding("attention to flat is below flat to attention", less("attention to flat", "flat to attention"), high=0),
+        Finding("flat to attention is below attention to attention", less("flat to attention", "attention"), high=0),
+        *(
+            Finding(f"{name}: not below the histogram", less(name, (name, "histogram")), low=0)
+            for name in ("flat to attention", "attention")
+        ),
+    ],
+    draw_losses,
+    ("loss",),
+)
+COMPRESSION = Experiment(
+    "Is a wide autoencoder with compression between better than a narrow one without?",
+    {name: COPYING[name] for name in BY_SIZE},
+    [
+        Finding("worse than half the width", less("4 heads, 32 numbers", "4 heads, d 32"), low=0),
+        Finding("worse than without compression", less("4 heads, 32 numbers", "4 heads"), low=0),
+        Finding("a loss far from 0", lambda v: v("4 heads, 32 numbers", "loss"), low=1),
+    ],
+    draw_losses,
+    ("loss",),
+)

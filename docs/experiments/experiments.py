@@ -30,7 +30,10 @@ from harness import HERE, Arm, Numbers
 
 EXPERIMENTS = {
     "mixers": autoencoders.MIXERS,
+    "masks": autoencoders.MASKS,
     "spread": autoencoders.SPREAD,
+    "pairs": autoencoders.PAIRS,
+    "compression": autoencoders.COMPRESSION,
     "optimisers": optimisers.OPTIMISERS,
     "ways_in": memories.WAYS,
     "charged": memories.CHARGED,
