@@ -123,3 +123,16 @@ def test_where_nothing_shows_whose_a_cache_is_results_say_that_it_was_trusted(gp
     whole = tle.lens_entropy(gpt2, (cache_of(gpt2), TOKENS), sites="resid_post", **QUIET)
     assert "trusted" not in whole.provenance.corpus
     assert "trusted" not in tle.lens_entropy(gpt2, TOKENS, sites="resid_post", **QUIET).provenance.corpus
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("function", [tle.lens_entropy, tle.head_entropy, tle.token_surprisal])
+def test_rows_that_no_window_holds_are_refused(gpt2, function):
+    tokens = torch.randint(1, 20, (2, 12), generator=torch.Generator().manual_seed(0))
+    _, cache = gpt2.run_with_cache(tokens)
+    mask = torch.ones_like(tokens)
+    with pytest.raises(InputError, match="row 0 of the cache's tokens has 12 tokens; a cache is read as it is"):
+        function(gpt2, (cache, tokens), window=5, progress=False)
+    mask[1] = 0
+    with pytest.raises(InputError, match="row 1 of the cache's tokens has 0 tokens"):
+        function(gpt2, (cache, tokens, mask), progress=False)

@@ -119,10 +119,13 @@ def cached_batch(
         if where != tuple(tokens.shape):
             raise InputError(f"inputs: the cache's {hook_name(site)} is {where}, its tokens are {tuple(tokens.shape)}")
     shown = _check_origin(cache, tokens, mask, adapter)
+    lengths, room = mask.sum(1), corpus.report.window
+    if odd := ((lengths == 0) | (lengths > room)).nonzero()[:, 0].tolist():
+        raise InputError(
+            f"inputs: row {odd[0]} of the cache's tokens has {counted(int(lengths[odd[0]]), 'token')}; a cache is read as it "
+            f"is, and its rows have from 1 to {room} tokens, a window's; pass the tokens themselves to have them cut"
+        )
     [batch] = batches(corpus, batch_size=len(tokens), max_tokens=1, pad_id=adapter.pad_id)
-    if len(batch) != len(tokens):
-        off = counted(len(tokens) - len(batch), "row")
-        raise InputError(f"inputs: empty, or longer than the window: {off} of the cache's tokens")
 
     def spread(values: Tensor, filler: int) -> Tensor:
         whole = torch.full(tokens.shape, filler, dtype=values.dtype)
