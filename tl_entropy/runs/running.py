@@ -310,7 +310,7 @@ class _Process:
         if not force and now - self.told_at < TELL:
             return
         self.told_at = now
-        self.worker.warn(
+        self.worker.tell(
             {
                 "model": checkpoint.label, "analysis": name, "began": self.began, "time": now, "memory": memory(),
                 "tokens": self.read[0], "documents": self.read[1], "tokens_a_second": speed,

@@ -119,7 +119,7 @@ class Worker:
         except OSError:
             return time.time()
 
-    def warn(self, content: Mapping[str, Any]) -> None:
+    def tell(self, content: Mapping[str, Any]) -> None:
         """Say how far this worker is."""
         if self.holds_number():
             write_json(self.status, {"worker": self.number, **content})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model
+from tiny_models import CONTEXT, VOCAB, cached_model, kinds, make_model, tiny_tokenizer
 
 import tl_entropy as tle
 from tl_entropy.analyses.tokens.gradient_reliance import GradientRelianceAccumulator, gradient_reliance
@@ -105,6 +105,19 @@ def test_other_hooks_against_finite_differences(hook, kind):
     close(found.values[..., 0], masked(differences(model, ids_of(model), hook, "loss"), 1e-7), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", kinds())
+def test_between_attention_and_mlp_where_both_ways_lead_on(kind):
+    model, hook = make_model("gpt2", kind, dtype=torch.float64), "blocks.1.hook_resid_mid"
+    if kind == "bridge":
+        with pytest.raises(InputError, match="on a TransformerBridge what changes there reaches the MLP alone"):
+            gradient_reliance(model, TEXT, hook, **QUIET)
+        config = tle.EstimationConfig(mixer="heads", n_ctx=24, d_model=16, n_heads=2)
+        model = tle.estimation_model(config, tiny_tokenizer()).double()
+    found = gradient_reliance(model, TEXT, hook, **QUIET)
+    assert found.values.nan_to_num().abs().max() > 1e-3
+    close(found.values[..., 0], masked(differences(model, ids_of(model), hook, "loss"), 1e-7), rtol=1e-6, atol=1e-6)
+
+
 def test_hooks_of_sites_and_what_has_no_positions(gpt2):
     by_name = gradient_reliance(gpt2, TEXT, "blocks.1.hook_mlp_out", **QUIET)
     assert by_name.provenance.settings["site"] == "mlp_out.1"
@@ -145,7 +158,6 @@ def test_a_norm_that_ignores_the_scale_leaves_nothing(gpt2):
 
 @pytest.mark.skipif("hooked" not in kinds(), reason="needs a model without norms")
 def test_exact_where_the_model_is_linear():
-    from tiny_models import tiny_tokenizer
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     cfg = HookedTransformerConfig(

@@ -28,6 +28,7 @@ from tl_entropy.analyses.measuring import measure
 from tl_entropy.analyses.streaming import PositionMeasure
 from tl_entropy.analyses.tokens.reliance import SourceRows, check_one_window, only_before
 from tl_entropy.batches import Batch
+from tl_entropy.capture.hooks import attribute
 from tl_entropy.capture.interventions import check_heads
 from tl_entropy.capture.memories import as_hook
 from tl_entropy.capture.occlusion import edited_place, numbers_from_0
@@ -43,7 +44,7 @@ from tl_entropy.torch_state import steady
 
 Of = Literal["loss", "l1", "entropy"]
 SITES = ("embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "z")
-"""Where gradients are taken. Not at ``resid_mid``: on a TransformerBridge, though not on others, those see the MLP alone."""
+"""Where gradients are taken. ``resid_mid`` by its hook, where the model is no TransformerBridge: there it leads to the MLP alone."""
 
 
 class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
@@ -79,6 +80,12 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
         """A site, or the name of a hook that is none of ``SITES``."""
         given = as_hook(given) if isinstance(given, str) else given
         if isinstance(given, str) and "hook_" in given:
+            if (
+                given.endswith(".hook_resid_mid")
+                and given in self.adapter.points
+                and attribute(self.adapter.model, "original_model") is None
+            ):
+                return given
             place = edited_place(given, "taken for gradients")
             if not isinstance(place, Site) or place.name not in SITES:
                 if given not in self.adapter.points:
