@@ -44,7 +44,7 @@ from tl_entropy.torch_state import steady
 
 Of = Literal["loss", "l1", "entropy"]
 SITES = ("embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "z")
-"""Where gradients are taken. ``resid_mid`` by its hook, where the model is no TransformerBridge: there it leads to the MLP alone."""
+"""Where gradients are taken. At ``resid_mid`` by its hook, and not of a TransformerBridge, where it leads to the MLP alone."""
 
 
 class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
@@ -80,11 +80,8 @@ class GradientRelianceAccumulator(PositionMeasure[TokenReliance]):
         """A site, or the name of a hook that is none of ``SITES``."""
         given = as_hook(given) if isinstance(given, str) else given
         if isinstance(given, str) and "hook_" in given:
-            if (
-                given.endswith(".hook_resid_mid")
-                and given in self.adapter.points
-                and attribute(self.adapter.model, "original_model") is None
-            ):
+            bridge = attribute(self.adapter.model, "original_model") is not None
+            if given.endswith(".hook_resid_mid") and given in self.adapter.points and not bridge:
                 return given
             place = edited_place(given, "taken for gradients")
             if not isinstance(place, Site) or place.name not in SITES:
