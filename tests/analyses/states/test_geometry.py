@@ -331,7 +331,8 @@ def test_a_measure_that_fails_costs_no_other(gpt2, corpus, monkeypatch):
     def fails(*args, **options):
         raise torch.linalg.LinAlgError("did not converge")
 
-    for name, module_name in (("lidar", "lidar"), ("effective_rank", "effective_rank_of_covariance"), ("anisotropy", None)):
+    of_names = {"lidar": "lidar_scores", "effective_rank": "effective_rank_of_covariance", "anisotropy": None}
+    for name, module_name in of_names.items():
         with monkeypatch.context() as patch:
             if module_name:
                 patch.setattr(geometry_values, module_name, fails)

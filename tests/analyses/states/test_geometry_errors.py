@@ -10,6 +10,7 @@ import torch
 from tiny_models import cached_model, kinds
 
 import tl_entropy as tle
+from tl_entropy.analyses.states import geometry_values
 from tl_entropy.analyses.states.geometry_sums import Directions, Moments
 from tl_entropy.analyses.states.geometry_values import (
     Noted,
@@ -50,12 +51,12 @@ def dimension_and_error(seed):
     return value.item(), error.item() ** 0.5
 
 
-def views_and_error(name):
+def views_and_error(name, count=40):
     def found(seed):
         draw = torch.Generator().manual_seed(seed)
-        own = torch.randn(40, 1, 10, generator=draw, dtype=torch.float64) * torch.linspace(0.2, 1.5, 10)
-        rows = (own + 0.5 * torch.randn(40, 4, 10, generator=draw)).flatten(0, 1)
-        labels = torch.arange(40).repeat_interleave(4).tolist()
+        own = torch.randn(count, 1, 10, generator=draw, dtype=torch.float64) * torch.linspace(0.2, 1.5, 10)
+        rows = (own + 0.5 * torch.randn(count, 4, 10, generator=draw)).flatten(0, 1)
+        labels = torch.arange(count).repeat_interleave(4).tolist()
         value, error = of_views(name, [rows], labels, 0.0, Noted([Site("embed", -1)]))
         return value.item(), error.item() ** 0.5
 
@@ -78,8 +79,10 @@ def documents_and_error(documents, order):
 @pytest.mark.parametrize(
     "of",
     [rank_and_error, dimension_and_error, views_and_error("lidar"), views_and_error("info_nce"), documents_and_error(60, 1.0),
-     documents_and_error(300, 1.0), documents_and_error(300, 2.0)],
-    ids=["effective_rank", "two_nn", "lidar", "info_nce", "dataset_entropy", "of many documents", "of order 2"],
+     documents_and_error(300, 1.0), documents_and_error(300, 2.0), views_and_error("lidar", 260),
+     views_and_error("info_nce", 260)],
+    ids=["effective_rank", "two_nn", "lidar", "info_nce", "dataset_entropy", "of many documents", "of order 2",
+         "lidar of many", "info_nce of many"],
 )  # fmt: skip
 def test_errors_are_the_spread_over_corpora(of):
     found = np.array([of(seed) for seed in range(48)])
@@ -155,6 +158,21 @@ def test_errors_of_views_leave_out_labels(name):
     kept = [[i for i in range(30) if labels[i] != label] for label in range(10)]
     left_out = np.array([measured(rows[rest], [labels[i] for i in rest]).item() for rest in kept])
     assert error.sqrt().item() == pytest.approx(np.sqrt(9 / 10 * ((left_out - left_out.mean()) ** 2).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lidar", "info_nce"])
+def test_errors_of_many_views_are_near_those_that_leave_out_labels(name, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    own = torch.randn(200, 1, 6, generator=draw, dtype=torch.float64)
+    rows, labels = (own + torch.randn(200, 3, 6, generator=draw)).flatten(0, 1), torch.arange(200).repeat_interleave(3).tolist()
+    noted = [Noted([Site("embed", -1)]) for _ in range(2)]
+    value, by_folds = of_views(name, [rows], labels, 0.0, noted[0])
+    monkeypatch.setattr(geometry_values, "VIEWS_UP_TO", 599)
+    same, linear = of_views(name, [rows], labels, 0.0, noted[1])
+    assert value == same
+    assert linear.sqrt().item() == pytest.approx(by_folds.sqrt().item(), rel=0.35)  # twenty folds know theirs to a sixth
+    folds, of_labels = (one.folds[name][:, 0] for one in noted)
+    assert np.corrcoef(folds, of_labels)[0, 1] > 0.9
 
 
 def test_the_error_from_a_sample_is_that_of_all_rows_on_average():

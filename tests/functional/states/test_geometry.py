@@ -25,7 +25,7 @@ from tl_entropy.functional.states.geometry import (
     two_nn,
 )
 from tl_entropy.functional.states.rows import spread_floor
-from tl_entropy.functional.states.views import info_nce, lidar
+from tl_entropy.functional.states.views import info_nce, info_nce_scores, lidar, lidar_scores
 
 ORDERS = (0.0, 0.5, 1.0, 1.01, 2.0, 5.0, math.inf)
 LABELS = ["a", "b", "c", "a", "b", "c", "a", "c"]
@@ -384,6 +384,49 @@ def test_info_nce_from_a_sure_find_to_a_guess():
     assert info_nce(alike, [0, 1, 2] * 2).item() == pytest.approx(0, abs=1e-12)
     crossed = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     assert info_nce(crossed, [0, 1, 0, 1]).item() < -8  # a bound that says nothing
+
+
+def weighted_lidar(x, labels, weights, delta=1e-2):
+    """The definition, where a label counts as so many."""
+    groups = [x[labels == c] for c in range(len(weights))]
+    means = torch.stack([group.mean(0) for group in groups])
+    away = means - weights @ means / weights.sum()
+    within = torch.stack([torch.cov(group.mT, correction=0) for group in groups])
+    between, within = (torch.einsum("c,cij->ij", weights / weights.sum(), one) for one in (outer(away), within))
+    values = scipy.linalg.eigh(between.numpy(), (within + delta * torch.eye(x.shape[1])).numpy(), eigvals_only=True)
+    return math.exp(bits_of(values / values.sum(), 1.0))
+
+
+def outer(rows):
+    return rows[:, :, None] * rows[:, None, :]
+
+
+def weighted_info_nce(x, labels, weights, temperature=0.5):
+    """The definition, where a label counts as so many, as a candidate as well."""
+    x, n = torch.nn.functional.normalize(x, dim=1), len(x)
+    s, every, whole = (x @ x.mT / temperature).exp(), range(len(weights)), weights.sum()
+    loss = torch.zeros(len(weights), dtype=torch.float64)
+    for c in every:
+        pairs = list(itertools.permutations([i for i in range(n) if labels[i] == c], 2))
+        for i, p in pairs:
+            negative = sum(weights[a] * s[i][labels == a].mean() for a in every if a != c)
+            loss[c] -= (s[i, p] / (s[i, p] + negative)).log() / len(pairs)
+    return float(whole.log() - weights @ loss / whole)
+
+
+@pytest.mark.parametrize(("scores", "weighted", "given"), [
+    (lidar_scores, weighted_lidar, {"delta": 1e-2}), (info_nce_scores, weighted_info_nce, {"temperature": 0.5}),
+])  # fmt: skip
+def test_what_a_label_adds_is_the_change_by_its_weight(scores, weighted, given):
+    x, labels, count = normal(19, 4) + 0.5, torch.tensor([*range(8), *range(8), 0, 0, 5]), 8
+    even = torch.ones(count, dtype=torch.float64)
+    step = 1e-5 * torch.eye(count, dtype=torch.float64)
+    change = [(weighted(x, labels, even + one) - weighted(x, labels, even - one)) / 2e-5 for one in step]
+    expected = count * (torch.tensor(change, dtype=torch.float64) - np.mean(change))
+    value, added = scores(x, labels, **given)
+    assert value.item() == pytest.approx(weighted(x, labels, even))
+    assert torch.allclose(added, expected, rtol=1e-5, atol=1e-7)
+    assert added.sum().abs() < 1e-12
 
 
 @pytest.mark.parametrize("measure", [lidar, info_nce])

@@ -56,6 +56,15 @@ def lidar(x: Tensor, labels: Tensor | Sequence[Any], *, delta: float = 1e-4) -> 
     >>> round(lidar(x, ["a", "a", "b", "b"]).item(), 6)
     1.0
     """
+    return lidar_scores(x, labels, delta=delta)[0]
+
+
+def lidar_scores(x: Tensor, labels: Tensor | Sequence[Any], *, delta: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """``lidar``, and what each label adds to it, to first order [label]: their mean is 0.
+
+    With u_k the directions of uᵀ Σ_w u = 1 that belong to λ_k and W_c the covariance within label c, λ_k changes with the
+    weight of c by (u_k · (μ_c - μ))² - λ_k - λ_k u_kᵀ (W_c - mean W) u_k.
+    """
     states, label, count = _views(x, labels)
     added = check_positive("delta", delta)
     means = group_sums(states, label, len(count)) / count[:, None]
@@ -63,17 +72,23 @@ def lidar(x: Tensor, labels: Tensor | Sequence[Any], *, delta: float = 1e-4) -> 
     if not between.norm() > max(ROUNDING, spread_floor(x.dtype)) * states.norm() / math.sqrt(len(states)):
         raise InputError(f"x: the means of all {len(count)} labels are equal, so that nothing tells them apart")
     within = (states - means[label]) / (count[label, None] * len(count)).sqrt()
-    # With within = U S Vᵀ, Σ_w^{-1/2} is (s² + delta)^{-1/2} along V and delta^{-1/2} beside it. From the factors it is exact
+    # With within = R S Vᵀ, Σ_w^{-1/2} is (s² + delta)^{-1/2} along V and delta^{-1/2} beside it. From the factors it is exact
     # where delta is too small to show in the sum of Σ_w.
-    _, s, v = torch.linalg.svd(within, full_matrices=False)
+    r, s, v = torch.linalg.svd(within, full_matrices=False)
     s = s.where(s > max(within.shape) * torch.finfo(torch.float64).eps * s[0], 0.0)  # roundings of 0, beside a tiny delta
     along = between @ v.mT
     beside = between - along @ v
     beside = beside - (beside @ v.mT) @ v  # what rounding left along V would be blown up by a small delta
     root = torch.tensor(added, dtype=torch.float64, device=s.device).sqrt()
     whitened = torch.cat([along / torch.hypot(s, root), beside / root], 1)  # both parts are at right angles
-    values = torch.linalg.svdvals(whitened / whitened.abs().max()).square()
-    return entropy(values / values.sum()).exp()
+    p, root_of_value, q = torch.linalg.svd(whitened / whitened.abs().max(), full_matrices=False)
+    values = root_of_value.square() / root_of_value.square().sum()
+    h = entropy(values)
+    by_value = -h.exp() * (values.clamp_min(torch.finfo(torch.float64).tiny).log() + h) * values
+    # of each value's own size: that of c's mean, and of its rows about it
+    of_means = len(count) * p.square()
+    of_rows = len(count) * group_sums((r * (s / torch.hypot(s, root)) @ q[:, : len(s)].mT).square(), label, len(count))
+    return h.exp(), (of_means - 1 - (of_rows - of_rows.mean(0))) @ by_value
 
 
 @steady
@@ -107,17 +122,29 @@ def info_nce(x: Tensor, labels: Tensor | Sequence[Any], *, temperature: float = 
     >>> round(info_nce(x, [0, 0, 1, 1]).item() / math.log(2), 6)
     1.0
     """
+    return info_nce_scores(x, labels, temperature=temperature)[0]
+
+
+def info_nce_scores(x: Tensor, labels: Tensor | Sequence[Any], *, temperature: float = 0.1) -> tuple[Tensor, Tensor]:
+    """``info_nce``, and what each label adds to it, to first order [label]: their mean is 0.
+
+    That is its own part, less the probability with which the views of others take it for theirs.
+    """
     states, label, count = _views(x, labels)
     if (temperature := check_positive("temperature", temperature)) < _COLDEST:
         raise InputError(f"temperature must be at least {_COLDEST:g}, for 1 / temperature to be a number; got {temperature!r}")
     directions = unit_rows(states)
     logits = directions @ directions.mT / temperature
     same = label[:, None] == label
-    negatives = torch.logsumexp((logits - count.log()[label]).masked_fill(same, -math.inf), 1)
-    loss = torch.nn.functional.softplus(negatives[:, None] - logits)
+    others = (logits - count.log()[label]).masked_fill(same, -math.inf)
+    negatives = torch.logsumexp(others, 1, keepdim=True)
     pairs = (count * (count - 1))[label]
     weight = same.double().fill_diagonal_(0) / pairs[:, None]
-    return math.log(len(count)) - (weight * loss).sum() / len(count)
+    loss = group_sums((weight * torch.nn.functional.softplus(negatives - logits)).sum(1), label, len(count))
+    mistaken = (weight * torch.sigmoid(negatives - logits)).sum(1)
+    taken = group_sums((others - negatives).exp().mT @ mistaken, label, len(count))
+    scores = -loss - taken
+    return math.log(len(count)) - loss.mean(), scores - scores.mean()
 
 
 def label_list(labels: Any) -> list[Any]:
