@@ -93,6 +93,7 @@ def analyses():
         "layer_similarity, matrices": partial(
             tle.layer_similarity, method="matrix_renyi", n_samples=200, permutations=2, **quiet
         ),
+        "layer_similarity, neighbours": partial(tle.layer_similarity, method="neighbours", n_samples=200, **quiet),
         "layer_similarity, documents": partial(tle.layer_similarity, rows="documents", n_documents=300, **quiet),
         "layer_geometry": partial(tle.layer_geometry, n_documents=300, **quiet),
         "layer_geometry, tokens": partial(tle.layer_geometry, measures=TOKENS, n_samples=500, **quiet),

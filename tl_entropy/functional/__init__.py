@@ -28,9 +28,10 @@ from tl_entropy.functional.states.geometry import (
     prompt_entropy,
     two_nn,
 )
+from tl_entropy.functional.states.gride import Gride, gride
 from tl_entropy.functional.states.matrices import gram_matrix, matrix_entropy, matrix_renyi_entropy
 from tl_entropy.functional.states.matrix_information import MatrixInformation, dime, matrix_renyi_mutual_information
-from tl_entropy.functional.states.neighbours import Gride, NeighbourMean, gride, information_imbalance, neighbour_overlap
+from tl_entropy.functional.states.neighbours import NeighbourMean, information_imbalance, neighbour_overlap
 from tl_entropy.functional.states.similarity import linear_cka, unbiased_hsic
 from tl_entropy.functional.states.views import info_nce, lidar
 from tl_entropy.functional.tokens.characters import covering_spans, transfer

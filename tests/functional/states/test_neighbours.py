@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, strategies as st
 from scipy.optimize import minimize_scalar
@@ -38,6 +39,46 @@ def test_overlap_and_imbalance_are_those_of_loops(n, k, seed):
     alike = [np.mean([labels[j] == labels[i] for j in np.flatnonzero(mine[i] <= k)]) for i in range(n)]
     assert neighbour_overlap(x, labels, k=k).by_row.tolist() == pytest.approx(alike)
     assert neighbour_overlap(x, torch.tensor(labels), k=k).value == pytest.approx(np.mean(alike))
+
+
+@given(st.integers(5, 25), st.integers(2, 4), st.integers(0, 999))
+def test_imbalance_from_and_to_labels_is_that_of_loops(n, kinds, seed):
+    """Rows of a label are one step apart, and all others two: by the mean of tied places, in scipy."""
+    x, k = rows(n, 3, seed), 2
+    labels = [*(chr(97 + i % kinds) for i in range(n - 1)), "alone"]
+    steps = np.array([[1.0 + (a != b) for b in labels] for a in labels])
+    np.fill_diagonal(steps, np.inf)
+    tied, mine = scipy.stats.rankdata(steps, axis=1), ranks(x)
+    to = information_imbalance(x, labels, k=k)
+    assert to.by_row.tolist() == pytest.approx([2 / n * b[a <= k].mean() for a, b in zip(mine, tied, strict=True)])
+    back = information_imbalance(labels, x)
+    nearest = [row == row.min() for row in steps]
+    assert back.by_row.tolist() == pytest.approx([2 / n * a[b].mean() for a, b in zip(mine, nearest, strict=True)])
+    assert information_imbalance(torch.tensor([ord(one[0]) for one in labels[:-1]] + [0]), x).value == back.value
+
+
+@pytest.mark.parametrize("which", ["to", "from"])
+def test_the_error_with_labels_is_the_change_by_a_row(which):
+    """The jackknife, which leaves out one row at a time."""
+    labels = torch.arange(120) % 6
+    x = rows(120, 3) + (labels % 3)[:, None]
+
+    def of(kept):
+        sides = (x[kept], labels[kept]) if which == "to" else (labels[kept], x[kept])
+        return information_imbalance(*sides)
+
+    left_out = np.array([of([j for j in range(120) if j != i]).value for i in range(120)])
+    jackknife = math.sqrt(119 / 120 * ((left_out - left_out.mean()) ** 2).sum())
+    assert of(range(120)).se == pytest.approx(jackknife, rel=0.15)
+
+
+def test_labels_that_states_tell_and_those_that_say_nothing():
+    labels = torch.arange(400) % 2
+    apart = rows(400, 3) + 100 * labels[:, None]
+    assert information_imbalance(apart, labels).value == pytest.approx(0.5)  # half of all rows are equally near
+    assert information_imbalance(labels, apart).value == pytest.approx(0.5)
+    assert information_imbalance(rows(400, 3), labels).value == pytest.approx(1, abs=0.05)
+    assert information_imbalance(labels, rows(400, 3)).value == pytest.approx(1, abs=0.02)
 
 
 def test_the_same_neighbours_and_none():
@@ -130,6 +171,11 @@ def test_repeated_rows_are_taken_once():
         (lambda x: neighbour_overlap(x, x[:4], k=2), InputError, "same rows; got 9 and 4"),
         (lambda x: neighbour_overlap(x, [1, 2], k=2), InputError, "same rows; got 9 and 2"),
         (lambda x: information_imbalance(x, x[:4], k=2), InputError, "same rows; got 9 and 4"),
+        (lambda x: information_imbalance(x, [1, 2]), InputError, "same rows; got 9 and 2"),
+        (lambda x: information_imbalance([1, 2], x), InputError, "same rows; got 2 and 9"),
+        (lambda x: information_imbalance([1] * 9, [2] * 9), InputError, "labels belong on one side"),
+        (lambda x: information_imbalance([1] * 9, x, k=2), InputError, "k is of states"),
+        (lambda x: information_imbalance([[1]] * 9, x), InputTypeError, "labels must be a sequence"),
         (lambda x: information_imbalance(x, x * math.nan), NonFiniteError, "y has a NaN"),
         (lambda x: neighbour_overlap(x, x, k=2, documents=[0.5] * 9), InputTypeError, "documents must be whole numbers"),
         (lambda x: neighbour_overlap(x, x, k=2, documents=[0]), InputError, "one whole number for each of the 9 rows"),

@@ -86,7 +86,7 @@ def _neighbours(states: Tensor) -> Neighbours | None:
 
 def _of_pair(one: Neighbours, other: Neighbours, k: int) -> Tensor:
     """[value and score, row, quantity] of two sites."""
-    of = one.overlap(other, k), one.imbalance(other), other.imbalance(one)
+    of = one.overlap(other, k), one.imbalance(other.rank), other.imbalance(one.rank)
     return torch.stack([torch.stack(both) for both in zip(*of, strict=True)]).mT.cpu()
 
 

@@ -1,8 +1,7 @@
-r"""Who is near whom: what the nearest neighbours of rows say about their dimension, and how alike two clouds of them are.
+r"""Who is near whom: how alike two clouds of rows are, or a cloud and labels, by their nearest neighbours.
 
     neighbour overlap       mean_i |N_A(i) ∩ N_B(i)| / k: the share of i's k nearest in A that are so in B, too
     information imbalance   Δ(A → B) = 2/n · mean_i rank_B(nearest of i in A): 0 where A tells B's neighbours, 1 where not
-    gride                   the intrinsic dimension d at several scales, from μ_i = r_i(2k) / r_i(k)
 
 None of them knows a scale or a basis, so that widths need not be equal. All distances are Euclidean, in float64; of rows
 equally far the first counts as nearer. Each is a mean over rows, or follows from one, so that it has a standard error: rows of
@@ -22,8 +21,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tl_entropy.errors import InputError, check_int, listed, warn
-from tl_entropy.functional.states.geometry import different_places
+from tl_entropy.errors import InputError, check_int
 from tl_entropy.functional.states.rows import checked_rows, document_numbers, squared_distances
 from tl_entropy.functional.states.views import label_list
 from tl_entropy.functional.statistics import sampled_error
@@ -52,32 +50,6 @@ class NeighbourMean:
 
 
 @dataclass(frozen=True, eq=False)
-class Gride:
-    """An intrinsic dimension at several scales.
-
-    Attributes:
-        scales: [scale] k: of the neighbours k and 2k.
-        dimension: [scale] float64.
-        se: [scale] its standard error: of the likelihood, or over documents.
-        distance: [scale] mean distance of the neighbours k and 2k, in the unit of the rows: how far the scale is.
-        rows: number of different rows.
-
-    >>> import torch
-    >>> from tl_entropy.functional import gride
-    >>> plane = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 8).triu()
-    >>> found = gride(plane)
-    >>> type(found).__name__, found.scales[:3], found.dimension[2].round().item()
-    ('Gride', (1, 2, 4), 2.0)
-    """
-
-    scales: tuple[int, ...]
-    dimension: Tensor
-    se: Tensor
-    distance: Tensor
-    rows: int
-
-
-@dataclass(frozen=True, eq=False)
 class Neighbours:
     """Who is near whom among the rows of one cloud, for pairing with others of the same rows.
 
@@ -92,7 +64,7 @@ class Neighbours:
     @classmethod
     def of(cls, states: Tensor) -> Self:
         """Those of rows [row, d] of float64."""
-        near = _others(states).argsort(dim=1, stable=True)
+        near = others_distances(states).argsort(dim=1, stable=True)
         places = torch.arange(1, len(near) + 1, device=near.device).expand_as(near)
         return cls(near, torch.empty_like(near).scatter_(1, near, places))
 
@@ -114,21 +86,49 @@ class Neighbours:
             by_others = by_others - (of * next_ones[:, None]).sum(0)
         return kept, kept + by_others / k
 
-    def imbalance(self, other: Neighbours, k: int = 1) -> tuple[Tensor, Tensor]:
-        """[row] 2/n times the mean rank in the other of the k nearest here, and what each row adds to its mean.
+    def imbalance(self, rank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """[row] 2/n times the mean of ``rank`` [row, row], the place elsewhere, of the k nearest here, and what each row adds.
 
-        That is its own mean rank; in every other row's, whether it is among those counted; and as a neighbour of others its
-        rank there, in place of that of the next ones.
+        That is its own mean rank; in every other row's, whether it is among those counted, or half where it is as far; and as a
+        neighbour of others its rank there, in place of that of the next ones.
         """
-        n, rank = len(self.near), other.rank.to(self.near.device)
+        n, rank = len(self.near), rank.to(self.near.device)
         near = self.near[:, :k]
         both = rank.gather(1, self.near[:, : min(k + max(k, 5), n - 1)]).double()
         found, next_ones = both[:, :k], both[:, k:]
         own = found.mean(1)
-        counted = torch.stack([(rank <= of[:, None]).sum(0) for of in found.mT]).double().mean(0)
+        before = [((rank < of[:, None]).double() + (rank <= of[:, None])).sum(0) / 2 for of in found.mT]
+        itself = torch.bincount(near.flatten(), minlength=n).double() / 2
+        counted = torch.stack(before).mean(0) + itself / k
         gained = found - next_ones.mean(1, keepdim=True) if next_ones.shape[1] else torch.zeros_like(found)
         as_neighbour = torch.zeros_like(own).index_add(0, near.flatten(), gained.flatten() / k)
         return 2 / n * own, 2 / n * (own + counted + as_neighbour)
+
+    def of_labels(self, label: Tensor) -> tuple[Tensor, Tensor]:
+        """[row] 2/n times the mean rank here of the others of its label, or of all where there are none, and what each adds."""
+        n = len(label)
+        alike = (label[:, None] == label).fill_diagonal_(False)
+        alike = alike | ~alike.any(1, keepdim=True) & ~torch.eye(n, dtype=torch.bool, device=alike.device)
+        count = alike.sum(1, keepdim=True).double()
+        own = (alike * self.rank).sum(1) / count[:, 0]
+        in_order = alike.gather(1, self.near).double()
+        behind = torch.zeros_like(in_order).scatter_(
+            1, self.near, in_order.flip(1).cumsum(1).flip(1)
+        )  # of its label, from there on
+        counted = (behind / count).fill_diagonal_(0).sum(0)
+        gained = (self.rank - own[:, None]) / (count - 1).clamp_min(1) * (alike & (count > 1))
+        return 2 / n * own, 2 / n * (own + counted + gained.sum(0))
+
+
+def label_ranks(label: Tensor) -> Tensor:
+    """[row, row] the place of each among the others where those of one label are near and all else is far, in the mean of ties.
+
+    >>> label_ranks(torch.tensor([0, 0, 0, 1]))[0].tolist()  # two of its label; itself counts as last
+    [4.0, 1.5, 1.5, 3.0]
+    """
+    alike = (label[:, None] == label).fill_diagonal_(False)
+    count, n = alike.sum(1, keepdim=True).double(), len(label)
+    return torch.where(alike, (count + 1) / 2, (n + count) / 2).fill_diagonal_(n)
 
 
 @steady
@@ -157,32 +157,35 @@ def neighbour_overlap(x: Tensor, y: Tensor | Sequence[Any], *, k: int = 10, docu
     if isinstance(y, Tensor) and y.ndim == 2:
         mine, theirs = _of_both(x, y, k)
         return _mean(*mine.overlap(theirs, k), documents)
-    near, labels = _neighbours(x, k).near[:, :k], label_list(y)
-    _check_as_many(len(near), len(labels))
-    number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    label = torch.tensor([number[one] for one in labels], device=near.device)
+    near = _neighbours(x, k).near[:, :k]
+    label = _numbers(y, len(near)).to(near.device)
     kept = (label[near] == label[:, None]).double().mean(1)
     return _mean(kept, kept, documents)
 
 
 @steady
-def information_imbalance(x: Tensor, y: Tensor, *, k: int = 1, documents: Any = None) -> NeighbourMean:
-    r"""How little the distances in one representation tell about those in another: Δ(x → y).
+def information_imbalance(
+    x: Tensor | Sequence[Any], y: Tensor | Sequence[Any], *, k: int = 1, documents: Any = None
+) -> NeighbourMean:
+    r"""How little the distances in one representation tell about those in another, or about labels: Δ(x → y).
 
     Δ(x → y) = 2/n · mean of the rank in y, from 1, of each row's k nearest in x. That of y to x is another number: one of the
-    two may know all that the other does, and more.
+    two may know all that the other does, and more. By labels, rows of one label are equally near, and all others equally far:
+    equal ones share the mean of their places, and the nearest of a row are all others of its label, or all rows where it has
+    the only one.
 
     Args:
-        x: [row, d1].
-        y: [row, d2] the same rows elsewhere.
-        k: neighbours, from 1 below the number of rows.
+        x: [row, d1]; or labels, one for each row (a sequence, or a tensor [row]).
+        y: [row, d2] the same rows elsewhere; or labels.
+        k: neighbours, from 1 below the number of rows; not of labels.
         documents: [row] which rows belong together.
 
     Returns:
-        ``NeighbourMean``, from (k + 1) / n where neighbours are the same, to about 1 where they have nothing in common.
+        ``NeighbourMean``, from (k + 1) / n where neighbours are the same, to about 1 where they have nothing in common. To
+        labels at least (rows of the label) / n.
 
     Raises:
-        InputError: not [row, d], other numbers of rows, or k out of range.
+        InputError: not [row, d], other numbers of rows, k out of range, or labels on both sides.
         InputTypeError, NonFiniteError: ``x`` or ``y`` is no tensor of floats, or holds a NaN or an infinity.
 
     Source: Glielmo, Zeni, Cheng, Csányi and Laio (2022), Ranking the information content of distance measures, equation 3.
@@ -190,102 +193,45 @@ def information_imbalance(x: Tensor, y: Tensor, *, k: int = 1, documents: Any = 
     >>> x = torch.rand(500, 2, generator=torch.Generator().manual_seed(0))
     >>> round(information_imbalance(x, x[:, :1]).value, 1), round(information_imbalance(x[:, :1], x).value, 1)
     (0.1, 0.6)
+    >>> half = (x[:, 0] > 0.5).tolist()  # which the plane tells, and of which it tells more
+    >>> round(information_imbalance(x, half).value, 1), round(information_imbalance(half, x).value, 1)
+    (0.5, 0.7)
     """
-    mine, theirs = _of_both(x, y, k)
-    return _mean(*mine.imbalance(theirs, k), documents)
+    states = [isinstance(side, Tensor) and side.ndim == 2 for side in (x, y)]
+    if all(states):
+        mine, theirs = _of_both(x, y, k)
+        return _mean(*mine.imbalance(theirs.rank, k), documents)
+    if states[0]:
+        mine = _neighbours(x, k)
+        return _mean(*mine.imbalance(label_ranks(_numbers(y, len(mine.near))), k), documents)
+    if not states[1]:
+        raise InputError("x and y: labels belong on one side; the other must be states [row, d]")
+    if k != 1:
+        raise InputError(f"k is of states: the nearest of a row by its label are all others that have it; got {k}")
+    theirs = _neighbours(y, 1, name="y")
+    return _mean(*theirs.of_labels(_numbers(x, len(theirs.near), others=True).to(theirs.near.device)), documents)
 
 
-@steady
-def gride(x: Tensor, *, scales: Sequence[int] | None = None, documents: Any = None) -> Gride:
-    r"""The intrinsic dimension of the cloud of rows at several scales, from the distances to neighbours k and 2k.
-
-    With μ = r(2k) / r(k) and the density taken as constant out to 2k neighbours, d maximises the likelihood
-
-        Π_i d (μ_i^d - 1)^(k-1) / (μ_i^((2k-1) d + 1) B(k, k)),
-
-    which at k = 1 is TwoNN's, d = 1 / mean log μ. The error is that of the likelihood, 1 / √(its curvature), for independent
-    rows; with ``documents`` scores are summed by document first.
-
-    Args:
-        x: [row, d_model]. Rows that repeat another are taken once, with a warning.
-        scales: k of each; None takes 1, 2, 4, ... up to 32, as far as there are 2k neighbours.
-        documents: [row] which rows belong together.
-
-    Returns:
-        ``Gride``.
-
-    Raises:
-        InputError: not [row, d_model], fewer than three different rows, scales that they do not allow, or neighbours that are
-            all equally far.
-        InputTypeError, NonFiniteError: ``x`` is no tensor of floats, or holds a NaN or an infinity.
-
-    Source: Denti, Doimo, Laio and Mira (2022), The generalized ratios intrinsic dimension estimator, equation 7.
-
-    >>> square = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 5).triu()
-    >>> gride(square).dimension.round().tolist()
-    [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
-    """
-    places = different_places(x)
-    if len(places) < len(x):
-        warn(f"{len(x) - len(places)} of {len(x)} rows repeat others and were left out of gride")
-    if len(places) < 3:
-        raise InputError(f"x must have at least three different rows [row, d_model]; got {len(places)}")
-    most = (len(places) - 1) // 2
-    usual = [k for k in (1, 2, 4, 8, 16, 32) if k <= most]
-    chosen = usual if scales is None else [check_int("scales", k, 1, most) for k in listed("scales", scales, "ints")]
-    if not chosen:
-        raise InputError("scales must hold one number or more")
-    group = torch.arange(len(places)) if documents is None else document_numbers(documents, len(x))[places.cpu()]
-    distance = _others(checked_rows(x)[places]).topk(2 * max(chosen), largest=False).values.sqrt().cpu()
-    found, errors = [], []
-    for k in chosen:
-        logs = (distance[:, 2 * k - 1] / distance[:, k - 1]).log()
-        if not bool(logs.any()):
-            raise InputError(f"x: neighbours {k} and {2 * k} of all rows are equally far, which leaves the dimension open")
-        d = _likeliest(logs, k)
-        score, curvature = _scores(logs, d, k)
-        found.append(d)
-        likelihood = (len(logs) * curvature) ** -0.5
-        errors.append(likelihood if documents is None else float(sampled_error(score / curvature, group, len(logs))))
-    at = torch.stack([distance[:, [k - 1, 2 * k - 1]].mean() for k in chosen])
-    of = {"dimension": torch.tensor(found, dtype=torch.float64), "se": torch.tensor(errors, dtype=torch.float64)}
-    return Gride(scales=tuple(chosen), distance=at, rows=len(places), **of)
-
-
-def _scores(logs: Tensor, d: float, k: int) -> tuple[Tensor, float]:
-    """The likelihood's derivative by d [row], and its mean curvature, -∂²/∂d²; rows of μ = 1 count as at the limit."""
-    safe = logs.clamp_min(1e-300)
-    shrunk = -torch.expm1(-d * safe)  # 1 - μ^-d
-    score = 1 / d + (k - 1) * safe / shrunk - (2 * k - 1) * safe
-    curvature = 1 / d**2 + (k - 1) * (safe / shrunk).square() * (-d * safe).exp()
-    return score, float(curvature.mean())
-
-
-def _likeliest(logs: Tensor, k: int) -> float:
-    """The d at which the mean score is 0; the score falls with d, so that halving finds it."""
-    low, high = 0.0, 1 / float(logs.mean())
-    while float(_scores(logs, high, k)[0].mean()) > 0:
-        low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        if not low < middle < high:
-            break
-        low, high = (middle, high) if float(_scores(logs, middle, k)[0].mean()) > 0 else (low, middle)
-    return high
-
-
-def _others(states: Tensor) -> Tensor:
+def others_distances(states: Tensor) -> Tensor:
     """Squared distances [row, row] to all others; a row is infinitely far from itself."""
     return squared_distances(states).fill_diagonal_(math.inf)
 
 
-def _neighbours(x: Tensor, k: int, *, name: str = "x") -> Neighbours:
+def _neighbours(x: Any, k: int, *, name: str = "x") -> Neighbours:
     found = Neighbours.of(checked_rows(x, name=name, least=2))
-    k = check_int("k", k, 1, len(found.near) - 1)
+    check_int("k", k, 1, len(found.near) - 1)
     return found
 
 
-def _of_both(x: Tensor, y: Tensor, k: int) -> tuple[Neighbours, Neighbours]:
+def _numbers(labels: Any, rows: int, *, others: bool = False) -> Tensor:
+    """[row] labels as numbers from 0."""
+    given = label_list(labels)
+    _check_as_many(*((len(given), rows) if others else (rows, len(given))))
+    number = {label: i for i, label in enumerate(dict.fromkeys(given))}
+    return torch.tensor([number[one] for one in given])
+
+
+def _of_both(x: Any, y: Any, k: int) -> tuple[Neighbours, Neighbours]:
     mine, theirs = _neighbours(x, k), Neighbours.of(checked_rows(y, name="y"))
     _check_as_many(len(mine.near), len(theirs.near))
     return mine, theirs
