@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from layers import beginnings, modules
+from layers import beginnings, modules, much
 from matplotlib.axes import Axes
 from tokens import function
 
@@ -38,7 +38,7 @@ def memory_sweep(_: Any) -> Axes:
     torch.set_num_threads(1)  # so that the trainings are the same on any number of cores
     found = tle.memory_sweep(
         texts[:-last], validation=[text[:2000] for text in texts[-last:]], numbers=(0, 2, 8), bits=(1, 4), base=base,
-        steps=150, progress=False,
+        steps=much(150, 10), progress=False,
     )  # fmt: skip
     torch.set_num_threads(threads)
     return tle.plots.memory_sweep(found)

@@ -14,30 +14,33 @@ from matplotlib.axes import Axes
 import tl_entropy as tle
 from tl_entropy.demo.train import build_model
 
-BEGINNING = 1000
-"""Characters of each module that are read: about a window of the model."""
+SMALL = False
+"""Whether figures are drawn of little, which ``make.py --small`` asks for: to see that they can be, not to be looked at."""
 
-MODULES: int | None = None
-"""How many of the held-out modules are read; all, but where ``make.py --modules`` asks for fewer."""
+
+def much(whole: int, little: int) -> int:
+    """How much is taken, of characters or of steps: the whole, or little of it."""
+    return little if SMALL else whole
 
 
 def modules() -> dict[str, str]:
-    """The held-out modules that are read, by name."""
-    return dict(list(zip(tle.demo_names(), tle.demo_texts(), strict=True))[:MODULES])
+    """The held-out modules that are read, by name: all, or two."""
+    return dict(list(zip(tle.demo_names(), tle.demo_texts(), strict=True))[: much(30, 2)])
+
+
+def beginning(text: str) -> str:
+    """As much of it as a window of the model holds, or half of that."""
+    return text[: much(1000, 600)]
 
 
 def beginnings() -> list[str]:
     """The beginnings of the modules that are read."""
-    return [text[:BEGINNING] for text in modules().values()]
+    return list(map(beginning, modules().values()))
 
 
 def pieces() -> tuple[list[str], list[str]]:
-    """Four pieces of every held-out module, and the module that each is of."""
-    found = [
-        (text[start : start + BEGINNING], name)
-        for name, text in modules().items()
-        for start in range(0, 4 * BEGINNING, BEGINNING)
-    ]
+    """Four pieces of every held-out module, or two, and the module that each is of."""
+    found = [(beginning(text[start:]), name) for name, text in modules().items() for start in range(0, much(4000, 2000), 1000)]
     return [text for text, _ in found], [name for _, name in found]
 
 
@@ -118,7 +121,7 @@ def profile_distances(model: Any) -> Axes:
 
 def profile_map(model: Any) -> Axes:
     """Entropy profiles of two pieces of every module, its beginning and its middle, in two dimensions."""
-    parts = {"beginning": beginnings(), "middle": [text[len(text) // 2 :][:BEGINNING] for text in modules().values()]}
+    parts = {"beginning": beginnings(), "middle": [beginning(text[len(text) // 2 :]) for text in modules().values()]}
     result = tle.lens_entropy(model, [text for texts in parts.values() for text in texts], progress=False)
     groups = [part for part, texts in parts.items() for _ in texts]
     found = tle.pairwise_distances(result, metric="euclidean", groups=groups, progress=False)

@@ -225,14 +225,12 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: this file's)")
     parser.add_argument("--model", type=Path, help="a model's folder; without it, the bundled model")
-    parser.add_argument(
-        "--modules", type=int, help="how many held-out modules the figures of many read, for a quick look (default: all)"
-    )
+    parser.add_argument("--small", action="store_true", help="of little text and short trainings: to see that all can be drawn")
     arguments = parser.parse_args()
     unknown = set(arguments.figures) - set(FIGURES)
     if unknown:
         parser.error(f"no figure {', '.join(sorted(unknown))}; choose from {', '.join(FIGURES)}")
-    layers.MODULES = arguments.modules
+    layers.SMALL = arguments.small
     mpl.use("agg")  # a canvas that needs no screen
     arguments.out.mkdir(parents=True, exist_ok=True)
     model = tle.load_model(arguments.model) if arguments.model else tle.demo_model()

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from layers import beginnings
+from layers import beginnings, much
 from matplotlib.axes import Axes
 
 import tl_entropy as tle
@@ -68,7 +68,7 @@ def jacobian_lens(model: Any) -> Axes:
 
     prompts = beginnings()[:8]
     fits = [
-        JacobianLens.fit(model, part, corpus="modules", max_seq_len=96, dim_batch=32, show_progress=False)
+        JacobianLens.fit(model, part, corpus="modules", max_seq_len=much(96, 32), dim_batch=32, show_progress=False)
         for part in (prompts[::2], prompts[1::2])
     ]
     return tle.plots.jacobian(*fits)

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from layers import modules, much
 from matplotlib.axes import Axes
 
 import tl_entropy as tle
@@ -40,7 +41,7 @@ def token_text(model: Any) -> Axes:
 
 def sub_tokens(model: Any) -> Axes:
     """Surprisal and entropy of the first, second and third token of words, by how many tokens the word has."""
-    result = tle.token_surprisal(model, [text[:4000] for text in tle.demo_texts()], top_k=0, progress=False)
+    result = tle.token_surprisal(model, [text[: much(4000, 1000)] for text in modules().values()], top_k=0, progress=False)
     words = result.words(WORD)
     _, ax = plt.subplots(figsize=(4.8, 3.2), layout="constrained")
     for tokens, colour in zip((1, 2, 3), plt.get_cmap("viridis")((0.0, 0.45, 0.8)), strict=True):
@@ -78,7 +79,7 @@ def token_reliance(model: Any) -> Axes:
 
 def pieces() -> list[str]:
     """A piece of each module that the small model is not trained on."""
-    return [text[2000:2800] for text in tle.demo_texts()[TRAINED_ON:]]
+    return [text[2000:2800] for text in tle.demo_texts()[TRAINED_ON:][: much(12, 4)]]
 
 
 @cache
@@ -88,7 +89,7 @@ def small() -> tuple[Any, Any]:
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    texts, begin, context = tle.demo_texts()[:TRAINED_ON], "<|endoftext|>", 128
+    texts, begin, context = tle.demo_texts()[: much(TRAINED_ON, 2)], "<|endoftext|>", 128
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -110,7 +111,7 @@ def small() -> tuple[Any, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.006, betas=(0.9, 0.98))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so that the training is the same on any number of cores
-    for step in range(MEASURED[-1] + 1):
+    for step in range(much(MEASURED[-1], 8) + 1):
         if step in MEASURED:
             monitor(step)
         rows = ids[torch.randint(len(ids) - context, (4, 1)) + torch.arange(context)]

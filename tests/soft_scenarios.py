@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,13 @@ def entropy(p: np.ndarray) -> float:
     return float(-(p[p > 0] * np.log(p[p > 0])).sum())
 
 
+@cache
+def anchors(d: int, seed: int) -> tuple[torch.Tensor, float]:
+    return soft_anchors(d, BINS, seed=seed), calibrate_temperature(d, BINS)
+
+
 def assignments(z: torch.Tensor, seed: int = 0) -> np.ndarray:
-    d = z.shape[1]
-    return soft_assignments(z, soft_anchors(d, BINS, seed=seed), calibrate_temperature(d, BINS)).double().numpy()
+    return soft_assignments(z, *anchors(z.shape[1], seed)).double().numpy()
 
 
 def zipf(types: int) -> np.ndarray:

@@ -78,11 +78,11 @@ def test_the_tour_calls_every_public_function():
 
 
 class Forked:
-    """A kernel forked off a process that has TransformerLens in it; as much of a ``Popen`` as its manager asks for."""
+    """A kernel forked off a process that has loaded what notebooks load; as much of a ``Popen`` as its manager asks for."""
 
     stdin = stdout = stderr = None
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["transformer_lens", "ipykernel.kernelapp"])
+    forks.set_forkserver_preload(["transformer_lens.model_bridge", "ipykernel.kernelapp", "nbclient", "seaborn", "tl_entropy"])
 
     def __init__(self, command, env, cwd, **of_popen):
         self.process = self.forks.Process(target=self.run, args=(command[command.index("-f") :], env, cwd))
@@ -120,7 +120,8 @@ class Forked:
 def test_it_runs_and_shows_its_figures(path, tmp_path, monkeypatch):
     monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", Forked)
     monkeypatch.delattr("os.getpgid")  # a fork is of its parent's group, which outlives it
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own choice shows figures below their cells
+    monkeypatch.setenv("EAGER_IMPORT", "1")  # of lazy_loader: the process that forks has all of the package
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel chooses: figures below their cells
     for name, value in {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "IPYTHONDIR": str(tmp_path / "ipython")}.items():
         monkeypatch.setenv(name, value)
     notebook = read(path)

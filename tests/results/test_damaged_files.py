@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from tiny_models import LONG
 import tl_entropy as tle
 from tl_entropy.errors import FileError, SaveError
 from tl_entropy.lenses.tuned import TunedLens
-from tl_entropy.results import files
+from tl_entropy.results import base, files
 from tl_entropy.results.base import Result
 from tl_entropy.results.files import check_folder, digest, replacing
 
@@ -35,7 +36,7 @@ RESULTS = {
     "LensEntropy": lambda: hand_made.lens(),
     "LayerDivergence": lambda: hand_made.divergence("output"),
     "TokenSurprisal": lambda: hand_made.surprisal("the cat", "sat"),
-    "TunedLens": lambda: TunedLens(torch.randn(2, 4, 4), torch.randn(2, 4), hand_made.origin("tiny")),
+    "TunedLens": lambda: lens_of(2, 4),
 }
 RESULTS |= {
     path.stem: partial(tle.load, path)
@@ -43,6 +44,10 @@ RESULTS |= {
     for path in sorted(folder.glob("*.safetensors"))
     if path.stem not in RESULTS
 }  # every other kind that is written, and its variants
+
+
+def lens_of(layers, d_model):
+    return TunedLens(torch.randn(layers, d_model, d_model), torch.randn(layers, d_model), hand_made.origin("tiny"))
 
 
 def parts(path):
@@ -219,24 +224,20 @@ def test_json_that_is_nested_too_deeply(name, tmp_path):
 
 @pytest.mark.long
 def test_reading_takes_no_more_than_twice_the_file(tmp_path):
+    size = lens_of(4, 2000).save(tmp_path / "r.safetensors").stat().st_size
     code = f"""
-import resource, sys, torch
+import resource, sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-import hand_made, tl_entropy as tle
-from tl_entropy.lenses.tuned import TunedLens
-if sys.argv[1] == "write":
-    lens = TunedLens(torch.randn(4, 2000, 2000), torch.randn(4, 2000), hand_made.origin("tiny"))
-    print(lens.save("r.safetensors").stat().st_size)
-else:
-    hand_made.lens().save("small.safetensors")
-    tle.load("small.safetensors")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    tle.load("r.safetensors")
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+import hand_made, tl_entropy as tle, tl_entropy.lenses.tuned
+hand_made.lens().save("small.safetensors")
+tle.load("small.safetensors")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tle.load("r.safetensors")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1])}
-    run = partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    size, peak = (int(run([sys.executable, "-c", code, how]).stdout) for how in ("write", "read"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    peak = int(done.stdout)
     assert peak < 2.2 * size
 
 
@@ -276,40 +277,32 @@ def test_what_a_killed_save_left_is_taken_away_and_what_is_being_written_is_not(
     assert target.read_text() == "half", "the last to end has the name"
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from safetensors import torch as written
-import tl_entropy as tle
-
 def killed(*arguments, **named):
     os.kill(os.getpid(), signal.SIGKILL)
+
 
 def half(tensors, path, metadata=None):
     Path(path).write_bytes(b"half")
     killed()
 
-target, kept, when = sys.argv[1:]
-result = tle.load(kept)
-if when == "while it is written":
-    from tl_entropy.results import base
-    base.save_file = half
-else:
-    Path.replace = killed
-result.save(target)
-"""
 
-
-@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("when", ["while it is written", "before it is renamed"])
 @pytest.mark.parametrize("name", ["LensEntropy.safetensors", "ModelComparison"])
-def test_after_a_save_that_was_killed_the_next_leaves_no_waiting_file(tmp_path, name, when):
+def test_after_a_save_that_was_killed_the_next_leaves_no_waiting_file(tmp_path, name, when, monkeypatch):
     kept, target = KEPT / name, tmp_path / name
     whole = tle.load(kept)
     whole.save(target)
-    environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", KILLED, target, kept, when], env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    with monkeypatch.context() as patched:
+        if when == "while it is written":
+            patched.setattr(base, "save_file", half)
+        else:
+            patched.setattr(Path, "replace", killed)
+        if not (process := os.fork()):
+            with suppress(BaseException):
+                whole.save(target)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
     assert list(tmp_path.rglob("*.tmp")), "what was killed left its file"
     same(tle.load(target), whole, 0.0)
     whole.save(target)

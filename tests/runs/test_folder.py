@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,20 @@ def test_a_folder_with_files_of_others_is_refused(tmp_path):
 def test_what_a_run_left_that_was_killed_while_it_began_is_its_own(tmp_path):
     (tmp_path / ".run.json.host.1.0.tmp").write_text("{")
     RunFolder(tmp_path).open(Ask.of(ASKED))
+
+
+def test_where_another_process_begins_the_run_at_the_same_moment_it_is_one_run(tmp_path, monkeypatch):
+    listed = Path.iterdir
+
+    def late(path):
+        monkeypatch.undo()
+        RunFolder(tmp_path).open(Ask.of(ASKED))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    RunFolder(tmp_path).open(Ask.of(ASKED))
+    with pytest.raises(InputError, match="unit_documents: 500 in the folder, now 3"):
+        RunFolder(tmp_path).open(Ask.of({**ASKED, "unit_documents": 3}))
 
 
 @pytest.mark.parametrize(

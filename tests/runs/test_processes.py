@@ -10,17 +10,19 @@ from functools import partial
 import pytest
 import yaml
 from runs_in_folders import assert_same, end, ended_at_random, errors, fork, full_at_random, is_quiet, study_alone
+from tiny_models import LONG
 
 import tl_entropy as tle
 from tl_entropy.cli import main
 
 pytestmark = pytest.mark.long
 TIMES = 3
+DOCUMENTS = 60 if LONG else 28
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    with study_alone(tmp_path_factory.mktemp("runs"), 60) as found:
+    with study_alone(tmp_path_factory.mktemp("runs"), DOCUMENTS) as found:
         yield found
 
 

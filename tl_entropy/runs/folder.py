@@ -87,7 +87,7 @@ class RunFolder:
         """Raise FileError where there are files that no run wrote; what a run that was killed at once left is none."""
         own = re.compile(rf"\.{re.escape(INDEX)}\..*\.tmp|{'|'.join(FOLDERS)}")
         foreign = [] if not self.path.exists() else sorted(p.name for p in self.path.iterdir() if not own.fullmatch(p.name))
-        if foreign:
+        if foreign and not (self.path / INDEX).exists():  # which another process may have written by now
             shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
             raise FileError(
                 f"folder: {self.path} holds files that are not a run's ({shown}), and no {INDEX}; give an empty or a new folder"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from soft_scenarios import BINS, assignments, measured, scenarios
+from tiny_models import LONG
 
 from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums
@@ -66,7 +67,7 @@ def test_errors_over_documents_are_the_spread_of_corpora():
     """Within 35 % on the whole, and within a factor of two for each family."""
     ratios = []
     for name in DOCUMENTS:
-        row = measured(ALL[name], 30)
+        row = measured(ALL[name], 30 if LONG else 15)
         ratios.append(row["se"] / row["spread"])
         assert 0.5 < ratios[-1] < 2, name
     assert math.exp(np.mean(np.log(ratios))) == pytest.approx(1, rel=0.35)
@@ -80,7 +81,7 @@ TOKENS = ["40 documents: token", "bursty documents: token"]
 def test_errors_from_one_draw_of_anchors_are_the_spread(name):
     """Every replicate has a corpus and anchors of its own; the part over anchors comes from each one's own."""
     values, errors = [], []
-    for replicate in range(40):
+    for replicate in range(40 if LONG else 20):
         z, label, documents = ALL[name].corpus(np.random.default_rng(replicate))
         found = soft_mutual_information(z, label, documents=documents, n_bins=BINS, seed=replicate)
         values.append(found.information.item())
@@ -134,7 +135,7 @@ def result_of(information, fold_tokens, seeds):
 @pytest.mark.parametrize("name", TOKENS)
 def test_errors_from_several_seeds_are_the_spread_of_corpora_and_anchors(name):
     values, means, errors, of_means = [], [], [], []
-    for replicate in range(20):
+    for replicate in range(20 if LONG else 12):
         seeds = range(5 * replicate, 5 * replicate + 5)
         result = result_of(*columns(ALL[name], np.random.default_rng(replicate), seeds), seeds)
         values += result.value().flatten().tolist()
