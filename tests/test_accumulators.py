@@ -58,12 +58,12 @@ def test_shards_merge_in_any_order_empty_ones_too(order, cut):
 def test_many_small_updates_lose_nothing():
     histogram, means = Histogram((1,), high=1.0, bins=2), DocumentMeans((1,))
     row = torch.tensor([[0.7]], dtype=torch.bfloat16)
-    for i in range(1_000):
+    for i in range(300):
         histogram.update(row)
         means.update(row, torch.tensor([i]), closed=[i])
-    assert histogram.counts.tolist() == [[0, 1_000]]
-    assert means.sums()[0].item() == 1_000
-    assert means.sums()[1].item() == pytest.approx(1_000 * float(row), rel=1e-12)
+    assert histogram.counts.tolist() == [[0, 300]]
+    assert means.sums()[0].item() == 300
+    assert means.sums()[1].item() == pytest.approx(300 * float(row), rel=1e-12)
 
 
 def test_histogram_counts_like_numpy():

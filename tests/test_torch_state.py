@@ -250,8 +250,9 @@ def kept(calls, *, methods=False):
 
 
 @cache
-def expected(of_models, methods=False):
-    return kept(calls_of_models() if of_models else calls_of_tensors(), methods=methods).digests()
+def expected(name, of_models, methods):
+    calls = calls_of_models() if of_models else calls_of_tensors()
+    return kept({name: calls[name]}, methods=methods).digests()
 
 
 def first_of_each(calls):
@@ -268,11 +269,7 @@ def unlike(calls, state, *, of_models, methods=False):
         before = settings()
         record = kept(calls, methods=methods)
         assert settings() == before
-    right = {
-        name: number
-        for name, number in expected(of_models, methods).items()
-        if any(f"{name}/".startswith(f"{call}/") for call in calls)
-    }
+    right = {where: number for name in calls for where, number in expected(name, of_models, methods).items()}
     return differences(record.digests(), right)
 
 

@@ -161,7 +161,7 @@ def test_cells_below_zero_carry_a_sign():
     assert {text.get_rotation() for text in axes.texts} == {0.0}
     narrow = plots.reliance(reliance(20, 1, "tokens"), metric="loss", width="column")
     assert {text.get_rotation() for text in narrow.texts} == {0.0}
-    assert not FIGURES["reliance_map"](2, 300, 1).texts, "too small for signs"
+    assert not FIGURES["reliance_map"](2, 150, 1).texts, "too small for signs"
 
 
 def test_a_legend_hides_no_line():

@@ -282,7 +282,7 @@ def test_permuted_distributions_are_far_apart_and_alike_to_curves():
 
 @pytest.mark.model
 def test_of_a_model_it_is_what_the_laws_at_its_sites_say():
-    model, texts = tle.demo_model(), [text[:60] for text in tle.demo_texts(3)]
+    model, texts = tle.demo_model(), [text[:40] for text in tle.demo_texts(2)]
     quiet = {"progress": False}
     steps = tle.layer_divergence(model, texts, against="previous", **quiet)
     entropy, ends = tle.lens_entropy(model, texts, **quiet), tle.layer_divergence(model, texts, **quiet)
