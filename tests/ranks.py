@@ -187,21 +187,33 @@ def _streamed(m, tokens):
 
 @contextmanager
 def working():
-    """Counts the tokens that go through a model."""
-    done, passes = [0], {name: getattr(Runner, name) for name in ("activations", "differentiable", "logits")}
+    """Counts the tokens that go through a model, but for those of its proofs, which are made once."""
+    done, proofs, proving = [0], [0], Runner.proving
+    passes = {name: getattr(Runner, name) for name in ("activations", "differentiable", "logits")}
 
     def counted(run):
         def one(runner, tokens, mask, *more):
-            done[0] += int(mask.sum())
+            done[0] += 0 if proofs[0] else int(mask.sum())
             return run(runner, tokens, mask, *more)
 
         return one
 
+    @contextmanager
+    def uncounted(runner):
+        proofs[0] += 1
+        try:
+            with proving(runner):
+                yield
+        finally:
+            proofs[0] -= 1
+
     for name, run in passes.items():
         setattr(Runner, name, counted(run))
+    Runner.proving = uncounted
     try:
         yield done
     finally:
+        Runner.proving = proving
         for name, run in passes.items():
             setattr(Runner, name, run)
 
@@ -224,12 +236,8 @@ def outcome(run):
 
 @cache
 def alone(few):
-    """The outcome of every function in this process, when what is proved of a model has been proved."""
-    every = functions(*_inputs(few))
-    if not few:
-        for run in every.values():
-            outcome(run)
-    found = {name: outcome(run) for name, run in every.items()}
+    """The outcome of every function in this process."""
+    found = {name: outcome(run) for name, run in functions(*_inputs(few)).items()}
     assert few or not [one for one, *_ in found.values() if isinstance(one, list)], "none refuses what it is given"
     return found
 
