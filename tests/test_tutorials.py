@@ -22,6 +22,13 @@ NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 ABSENT = 'tle.demo_model("smollm2")'
 STAND_IN = {ABSENT: "tle.demo_model()", ".numpy() > 0": ".numpy() > ranks.values.median().item()"}
 """The bundled model reads Python, and knows no fact: half of its answers are taken for right."""
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # as a kernel chooses, too late here: figures below their cells
+    "EAGER_IMPORT": "1",  # to lazy_loader: the process that kernels are forked off has all of the package
+}
+"""Of kernels, and of the process that they are forked off."""
 STORED = [path for path in NOTEBOOKS if ABSENT in path.read_text(encoding="utf-8").replace('\\"', '"')]
 """Those of a model that a checkout does not have."""
 
@@ -120,10 +127,9 @@ class Forked:
 def test_it_runs_and_shows_its_figures(path, tmp_path, monkeypatch):
     monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", Forked)
     monkeypatch.delattr("os.getpgid")  # a fork is of its parent's group, which outlives it
-    monkeypatch.setenv("EAGER_IMPORT", "1")  # of lazy_loader: the process that forks has all of the package
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel chooses: figures below their cells
-    for name, value in {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "IPYTHONDIR": str(tmp_path / "ipython")}.items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = read(path)
     for cell in code_of(notebook):
         for absent, here in STAND_IN.items():

@@ -236,7 +236,9 @@ tle.load("r.safetensors")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
     peak = int(done.stdout)
     assert peak < 2.2 * size
 
