@@ -42,14 +42,14 @@ def forms(model: Any, texts: list[str], *, caches: bool = True) -> Iterator[tupl
             yield f"cache padded on the {side}", (cache, tokens, mask)
 
 
-def same(found: Any, expected: Any, atol: float) -> None:
-    """All numbers of two results of one kind: counts and ids equal, others within ``atol``."""
+def same(found: Any, expected: Any, atol: float, *, rtol: float = 0.0) -> None:
+    """All numbers of two results of one kind: counts and ids equal, others within ``atol`` and ``rtol`` of their size."""
     for field in dataclasses.fields(expected):
         mine, right = getattr(found, field.name), getattr(expected, field.name)
         if not isinstance(right, Tensor):
             continue
         if right.is_floating_point():
             message = lambda text, name=field.name: f"{name}: {text}"  # noqa: E731
-            torch.testing.assert_close(mine, right, atol=atol, rtol=atol, equal_nan=True, msg=message)
+            torch.testing.assert_close(mine, right, atol=atol, rtol=rtol, equal_nan=True, msg=message)
         else:
             assert torch.equal(mine, right), field.name

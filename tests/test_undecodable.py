@@ -9,6 +9,7 @@ import hand_made
 import pandas as pd
 import pytest
 import torch
+from gallery import comparison
 
 import tl_entropy as tle
 from tl_entropy.errors import printable
@@ -33,6 +34,25 @@ def test_a_file_whose_name_is_not_utf_8(tmp_path):
     assert len(repr(page).encode()) > 0
     assert tle.load(result.save(tmp_path / "result.safetensors")).names == result.names
     tle.plots.token_text(result).figure.savefig(tmp_path / "text.png")
+
+
+@pytest.mark.model
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all names of files are UTF-8")
+def test_a_folder_whose_name_is_not_utf_8_holds_whatever_is_saved(tmp_path):
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    result = hand_made.lens()
+    assert torch.equal(tle.load(result.save(place / os.fsdecode(b"\xe9.safetensors"))).entropy, result.entropy)
+    compared = comparison(2, 5, 2)
+    assert tle.load(compared.save(place / "compared")).names == compared.names
+    found = tle.LensAccumulator(tle.demo_model(), keep="summary")
+    tle.stream(tle.demo_model(), "import os", [found], progress=False)
+    assert torch.equal(tle.load_accumulator(found.save(place / "sums")).compute().sums, found.compute().sums)
+    model = tle.estimation_model(tle.EstimationConfig(n_ctx=8, d_model=8, n_layers=1), "bytes")
+    with pytest.raises(tle.SaveError, match="surrogates not allowed"):  # by the library tokenizers
+        model.save(place / "model")
+    assert not (place / "model").exists()
+    lens = tle.demo_lens()
+    assert torch.equal(tle.load_tuned_lens(lens.save(place / "lens")).weights, lens.weights)
 
 
 def test_names_that_users_give(tmp_path):

@@ -24,14 +24,15 @@ labels, a data set or an accumulator, finds the default dtype and device that it
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import cached_property, partial, wraps
+from functools import partial, wraps
 from operator import attrgetter
 from types import FunctionType
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 
 import torch
 
@@ -177,6 +178,27 @@ def _flags(function: Callable[..., Any]) -> dict[str, str]:
     return {p.name: p.annotation for p in keywords if p.annotation in FLAGS}
 
 
+class cached_property(functools.cached_property[R]):
+    """An attribute that is computed when it is first read, without the lock of Python 3.11's own.
+
+    That one is held while it is computed, for all objects of a class at once: what waits for a model's turn inside, and is read
+    by whoever has that turn, in another thread, would wait for ever.
+    """
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> R: ...
+    def __get__(self, instance: object | None, owner: type[Any] | None = None) -> Self | R:
+        if instance is None:
+            return self
+        known = vars(instance)
+        if self.attrname not in known:
+            known[self.attrname] = self.func(instance)
+        found: R = known[self.attrname]
+        return found
+
+
 class Steady:
     """Base of classes whose public methods and properties all are ``steady``."""
 
@@ -194,7 +216,7 @@ def _make_steady(cls: type, name: str, member: Any) -> None:
         setattr(cls, name, type(member)(steady(member.__func__)))
     elif isinstance(member, property):
         setattr(cls, name, member.getter(steady(member.fget)))  # type: ignore[arg-type]
-    elif isinstance(member, cached_property):
+    elif isinstance(member, functools.cached_property):
         member.func = steady(member.func)
 
 

@@ -17,7 +17,7 @@ from states import differences
 from tiny_models import LONG, cached_model, kinds, make_model
 
 import tl_entropy as tle
-from tl_entropy.capture.hooks import turns
+from tl_entropy.capture.hooks import Turns, turns
 
 pytestmark = pytest.mark.model
 TEXTS = ["the cat sat on the mat", "def f(x):\n    return x + 1", "dog and cat and dog"]
@@ -66,6 +66,30 @@ def test_several_analyses_in_threads_on_one_model():
     for (name, _), value in found.items():
         torch.testing.assert_close(value, expected[name], equal_nan=True)
     assert len(found) == len(threads)
+
+
+def test_a_proof_that_waits_for_its_turn_keeps_nobody_waiting(monkeypatch):
+    """Python 3.11's cached properties hold a lock that all objects of a class share."""
+    model, whole = make_model("gpt2", kinds()[0]), Turns.held
+    first, second, waits, done = tle.Adapter(model), tle.Adapter(model), threading.Event(), threading.Event()
+    one = threading.Thread(target=lambda: first.readout, daemon=True)
+
+    def held(self):
+        if threading.current_thread() is one:
+            waits.set()
+        return whole(self)
+
+    def has_its_turn():
+        with whole(turns(model)):
+            one.start()
+            waits.wait()
+            _ = second.readout
+        done.set()
+
+    monkeypatch.setattr(Turns, "held", held)
+    threading.Thread(target=has_its_turn, daemon=True).start()
+    assert done.wait(120)
+    one.join()
 
 
 @pytest.mark.filterwarnings("ignore")

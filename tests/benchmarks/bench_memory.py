@@ -108,7 +108,32 @@ def analyses():
         "confidence at sites": partial(tle.confidence, sites=("embed", "resid_post"), **sums),
         "unigram_distance": partial(tle.unigram_distance, **sums),
         "neurons": partial(tle.neurons, candidates=2, placebos=4, **quiet),
+        "layer_divergence, settled": partial(tle.layer_divergence, metrics=("jsd",), settled=(0.5, "bits"), **sums),
+        "placebo": lambda model, texts: tle.placebo(model, texts, tle.ablate_heads([(0, 1)]), _costs, n=2),
+        "neighbours": partial(tle.layer_similarity, method="neighbours", n_samples=200, **quiet),
+        # What is a row of the result is kept, so that these grow:
+        "sensitivity": partial(tle.sensitivity, edits=["int4"], sites="mlp_out.-1", **quiet),
+        "entropy_calibration": partial(tle.entropy_calibration, prompt_tokens=2, steps=3, **quiet),
+        "token_surprisal, positions": partial(tle.token_surprisal, **quiet),
+        "words": lambda model, texts: tle.token_surprisal(model, texts, words=True, **quiet).word_surprisal(),
+        "span_features": lambda model, texts: tle.span_features(tle.token_surprisal(model, texts, **quiet)),
+        "memories": lambda model, texts: tle.memories(_with_memory(), texts, **quiet),
     }
+
+
+def _costs(model, inputs, interventions):
+    """The mean surprisal under an edit, by sums alone."""
+    import tl_entropy as tle
+
+    found = tle.token_surprisal(model, inputs, interventions=interventions, keep="summary", progress=False)
+    return float(found.sums[4] / found.sums[1])
+
+
+def _with_memory():
+    import tl_entropy as tle
+
+    config = tle.EstimationConfig(kind="memory", n_ctx=64, d_model=32, n_layers=2, numbers=4)
+    return tle.estimation_model(config, "bytes")
 
 
 def peak():

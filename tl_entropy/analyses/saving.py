@@ -16,14 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_entropy.capture.record import ModelRecord
 from tl_entropy.errors import FileError, InputError, InputTypeError
 from tl_entropy.lenses.protocol import lens_name
-from tl_entropy.results.files import as_path, digest, replacing, to_read
+from tl_entropy.results.files import as_path, digest, opened, replacing, tensors_in, to_read
 from tl_entropy.state import encoded
 
 SCHEMA = 1
@@ -153,13 +153,13 @@ def read(path: str | Path) -> dict[str, Any]:
     if not source.is_file():
         raise FileError(f"path: there is no file {source}")
     try:
-        with safe_open(source, "pt") as file:
+        with opened(source) as file:
             metadata = file.metadata() or {}
             if "tl_entropy_state" not in metadata:
                 other = "holds a result, which load reads" if "tl_entropy" in metadata else "is not one that tl_entropy wrote"
                 raise FileError(f"path: {source} {other}; load_accumulator reads what an accumulator's save() wrote")
             text = metadata["tl_entropy_state"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = tensors_in(file)
         if metadata.get("digest") != digest(text, tensors):
             raise ValueError("its digest is not that of its contents")
         content: dict[str, Any] = joined(text, tensors)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -40,6 +39,7 @@ from tl_entropy.capture.views import View, reshaped, scaled
 from tl_entropy.errors import InputError, ModelError, is_iterable, warn
 from tl_entropy.results.provenance import PREDICTS_OWN, READS_AHEAD, Provenance
 from tl_entropy.sites import UNEMBED, Site
+from tl_entropy.torch_state import cached_property
 
 
 class Adapter(Sighted):

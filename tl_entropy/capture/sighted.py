@@ -8,7 +8,6 @@ is handed on, and which rows share a pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +23,7 @@ from tl_entropy.capture.proofs.short_pass import ShortPass
 from tl_entropy.capture.rotation import stretched_beyond
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, check_int, check_number
+from tl_entropy.torch_state import cached_property
 
 MAX_TOKENS = 4096
 """Cells of a batch (windows times longest) where no batch size is given."""

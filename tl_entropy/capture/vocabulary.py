@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from tl_entropy.capture.hooks import attribute
 from tl_entropy.capture.pieces import piece_reader, readable, spaced_reader
 from tl_entropy.errors import InputError, ModelError
-from tl_entropy.torch_state import Steady
+from tl_entropy.torch_state import Steady, cached_property
 
 _CONFIGURED = ("bos_token_id", "eos_token_id", "pad_token_id")
 

@@ -14,6 +14,7 @@ import typer
 from tl_entropy.capture.interventions import STEERED
 from tl_entropy.cli.options import Source, refuse_without
 from tl_entropy.errors import FileError, InputError, check_choice, keeping
+from tl_entropy.results.files import opened, tensors_in
 from tl_entropy.sites import Site
 
 TunedLens = Annotated[
@@ -150,12 +151,12 @@ def _vector(path: Path) -> Any:
     import numpy as np
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False))
-        tensors = load_file(path)
+        with opened(path) as file:
+            tensors = tensors_in(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise FileError(f"--steer: {path} cannot be read as a .npy or .safetensors file ({error})") from error
     if len(tensors) != 1:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tl_entropy.errors import FileError
-from tl_entropy.results.files import digest, replacing
+from tl_entropy.results.files import digest, opened, replacing, tensors_in
 
 
 def rate_at(step: int, steps: int, *, warm_up: int = 200, down: float = 0.4) -> float:
@@ -59,9 +59,9 @@ def load_state(folder: Path, model: nn.Module, parts: Sequence[torch.optim.Optim
     if not path.exists():
         return 0
     try:
-        with safe_open(path, "pt") as file:
+        with opened(path) as file:
             said = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = tensors_in(file)
         step = int(said["step"])
         if said["digest"] != digest(said["step"], tensors):
             raise ValueError("its digest is not that of its contents")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from tl_entropy.capture.pieces import BYTE_OF
 from tl_entropy.errors import FileError, SaveError
-from tl_entropy.results.files import abandoned, waiting_for, write_text
+from tl_entropy.results.files import write_text
 
 BEGIN = "<|begin|>"
 """Begins and ends texts; id 256."""
@@ -33,29 +32,21 @@ def byte_tokenizer() -> Any:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write a tokenizer of Hugging Face's into a folder, under a class that all versions of transformers know.
+    """Write a tokenizer of Hugging Face's into a new folder, under a class that all versions of transformers know.
 
     Raises:
-        SaveError: a file cannot be written; each that was there stays whole.
+        SaveError: a file cannot be written.
     """
-    for path in abandoned(folder):
-        shutil.rmtree(path, ignore_errors=True)
-    with waiting_for(folder) as waiting:
-        try:
-            tokenizer.save_pretrained(waiting)
-            path = waiting / "tokenizer_config.json"
-            config = json.loads(path.read_text(encoding="utf-8"))
-            if config.get("tokenizer_class") == "TokenizersBackend":
-                write_text(path, json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2))
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in waiting.iterdir():
-                file.replace(folder / file.name)
-        except SaveError:
-            raise
-        except Exception as error:  # a bare one where the library tokenizers finds no room
-            raise SaveError(f"folder: {folder} cannot be written ({error})") from error
-        finally:
-            shutil.rmtree(waiting, ignore_errors=True)
+    try:
+        tokenizer.save_pretrained(folder)
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.get("tokenizer_class") == "TokenizersBackend":
+            write_text(path, json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2))
+    except SaveError:
+        raise
+    except Exception as error:  # a bare one where the library tokenizers finds no room
+        raise SaveError(f"folder: {folder} cannot be written ({error})") from error
 
 
 def digest_of_files(folder: Path) -> str:

@@ -193,6 +193,7 @@ def named(
 def subset(argument: str, asked: Any, present: Iterable[Any]) -> list[Any]:
     """What was asked for, one or several, or all there is; what is not there is refused."""
     there = list(present)
+    asked = asked.tolist() if hasattr(asked, "tolist") else asked  # of NumPy and torch
     wanted = there if asked is None else [asked] if isinstance(asked, str | int | float) else listed(argument, asked, "names")
     if not wanted:
         raise InputError(f"{argument} is empty; choose from {', '.join(map(str, there))}")

@@ -16,13 +16,14 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from tl_entropy.errors import FileError, InputError, InputTypeError, SaveError, printable
 from tl_entropy.results.provenance import Provenance
@@ -90,6 +91,24 @@ def replacing(target: Path, size: int = 0) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 waiting.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, opened to read; also by a name that is no UTF-8, which safetensors does not take."""
+    with ExitStack() as ended:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            link = Path(ended.enter_context(TemporaryDirectory())) / "file"
+            link.symlink_to(path.resolve())
+            path = link
+        yield ended.enter_context(safe_open(path, "pt"))
+
+
+def tensors_in(file: Any) -> dict[str, torch.Tensor]:
+    """All tensors of an opened file, by name."""
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def parsed(text: str | bytes) -> Any:

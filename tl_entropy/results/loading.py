@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from tl_entropy.errors import FileError
 from tl_entropy.results.base import Result
-from tl_entropy.results.files import LAYOUT, SCHEMA, digest, to_read, unplain
+from tl_entropy.results.files import LAYOUT, SCHEMA, digest, opened, tensors_in, to_read, unplain
 from tl_entropy.torch_state import steady
 
 _DAMAGED = (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -46,7 +46,7 @@ def load(path: str | Path) -> Any:
     if not source.is_file():
         raise FileError(f"path: there is no file {source}")
     try:
-        with safe_open(source, "pt") as file:
+        with opened(source) as file:
             metadata = file.metadata() or {}
             if "tl_entropy_state" in metadata:
                 raise FileError(f"path: {source} holds an accumulator, not a result; load_accumulator reads it")
@@ -54,7 +54,7 @@ def load(path: str | Path) -> Any:
                 raise FileError(f"path: {source} is a safetensors file, but not one that tl_entropy wrote")
             text = metadata["tl_entropy"]
             kind, layout, values = _parts(source, text)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = tensors_in(file)
         if unknown := set(metadata) - {"tl_entropy", "digest", "format"}:
             raise ValueError(f"it has the unknown entries {', '.join(sorted(unknown))}")
         if (layout > 1 or "digest" in metadata) and metadata.get("digest") != digest(text, tensors):

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from tl_entropy.capture.ablation import ablate_heads, ablate_neurons
 from tl_entropy.capture.interventions import ablate, steer
 from tl_entropy.capture.occlusion import mask_attention, occlude
 from tl_entropy.errors import InputError, InputTypeError, TLEntropyError, check_choice
 from tl_entropy.lenses.files import load_tuned_lens
+from tl_entropy.results.files import opened, tensors_in
 
 
 def _steer(vector: Any, **options: Any) -> Any:
@@ -34,7 +34,8 @@ def _steer(vector: Any, **options: Any) -> Any:
     if not isinstance(vector, str):
         raise InputTypeError(f"vector must be a safetensors file that holds one tensor [d_model]; got {vector!r}")
     try:
-        tensors = list(load_file(Path(vector).expanduser()).items())
+        with opened(Path(vector).expanduser()) as file:
+            tensors = list(tensors_in(file).items())
     except (SafetensorError, OSError) as error:
         raise InputError(f"vector: {vector} cannot be read ({error}); give a safetensors file") from error
     if len(tensors) != 1:

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from tl_entropy.analyses.models.accumulators import load_accumulator
 from tl_entropy.analyses.saving import read
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.capture.parts import Intervals
 from tl_entropy.errors import FileError
+from tl_entropy.results.files import opened
 
 PATTERN = "state-*.safetensors"
 
@@ -50,7 +51,7 @@ def held(path: Path) -> Intervals:
         FileError: it cannot be read.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with opened(path) as file:
             documents = json.loads((file.metadata() or {})["tl_entropy_state"])["documents"]
         return tuple((int(first), int(stop)) for first, stop in documents or ())
     except (SafetensorError, OSError, ValueError, TypeError, LookupError, RecursionError) as error:

@@ -17,6 +17,7 @@ import tl_entropy as tle
 from tl_entropy.analyses.information import places as soft_places, seen as soft_seen, soft, sums as soft_sums
 from tl_entropy.batches import Window, batches
 from tl_entropy.errors import InputError, InputTypeError, ModelError, NonFiniteError
+from tl_entropy.functional.information import chance
 from tl_entropy.functional.information.mutual import soft_mutual_information
 from tl_entropy.labels import DocumentTokens, LabelPlan
 from tl_entropy.sites import Site
@@ -71,12 +72,13 @@ def grams(model, texts, documents, positions, n, *, ahead=False):
 
 
 def assert_same(mine, theirs, tolerance, *, of=VALUES):
+    behind = 1 + len(theirs.fold_tokens)
     for name in of:
         one, other = getattr(mine, name), getattr(theirs, name)
         exact = {"rtol": 0, "equal_nan": True}
-        if one.dim() == 4:  # behind the value stand those of folds and draws of anchors, in single precision
-            torch.testing.assert_close(one[1:], other[1:], atol=5 * tolerance, **exact)
-            one, other = one[0], other[0]
+        if one.dim() == 4:  # behind the value and those of folds stand draws of anchors, in single precision
+            torch.testing.assert_close(one[behind:], other[behind:], atol=5 * tolerance, **exact)
+            one, other = one[:behind], other[:behind]
         torch.testing.assert_close(one, other, atol=tolerance, **exact)
     for name in ("sites", "heads", "labels", "sides", "n_bins", "seeds", "documents", "dropped"):
         assert getattr(mine, name) == getattr(theirs, name), name
@@ -145,7 +147,7 @@ def test_heads_in_d_model_are_z_times_their_part_of_w_o(any_model):
         assert_is(result, 1 + head, 0, soft_mutual_information(written[kept, head], label[kept]), 2e-6, chance=1e-5)
 
 
-def test_longer_ngrams_own_positions_and_a_chance_sample_of_another_order(gpt2):
+def test_longer_ngrams_own_positions_and_a_chance_sample_of_another_order(gpt2, many_draws):
     labels = (tle.ngram(4), "bigram", "next_trigram", "position")
     result = tle.soft_information(gpt2, TEXTS, labels=labels, valid="own", sites="resid_post", layers=[1], **QUIET)
     assert result.labels == ("4-gram", "bigram", "next_trigram", "position")
@@ -157,7 +159,7 @@ def test_longer_ngrams_own_positions_and_a_chance_sample_of_another_order(gpt2):
     ]  # fmt: skip
     for j, label in enumerate(expected):
         # One sample of all rows serves every label set here, those with the label alone do in the function.
-        assert_is(result, 0, j, soft_mutual_information(states[POST], label), chance=4e-2 if bool((label < 0).any()) else 1e-6)
+        assert_is(result, 0, j, soft_mutual_information(states[POST], label), chance=2e-2 if bool((label < 0).any()) else 1e-6)
     common = tle.soft_information(gpt2, TEXTS, labels=labels, sites="resid_post", layers=[1], **QUIET)
     kept = torch.stack([label >= 0 for label in expected]).all(0)
     assert common.tokens.tolist() == [int(kept.sum())] * 4
@@ -286,7 +288,7 @@ def test_empty_documents_keep_their_numbers(gpt2):
     torch.testing.assert_close(result.plug_in[0], filled.plug_in[0], atol=1e-6, rtol=0)
 
 
-def test_labels_of_documents_of_positions_and_functions(gpt2):
+def test_labels_of_documents_of_positions_and_functions(gpt2, many_draws):
     kinds = ["a", "b", None] * 3
     documents, positions, states = gathered(gpt2, TEXTS, POST)
     parity = [p % 2 for p in positions]
@@ -295,7 +297,7 @@ def test_labels_of_documents_of_positions_and_functions(gpt2):
     assert result.labels == tuple(labels)
     assert result.sides == ("other", "other", "other", "input")
     of_document = torch.tensor([{"a": 0, "b": 1, None: -1}[kinds[d]] for d in documents])
-    assert_is(result, 0, 0, soft_mutual_information(states[POST], of_document), chance=4e-2)
+    assert_is(result, 0, 0, soft_mutual_information(states[POST], of_document), chance=2e-2)
     for j in (1, 2):
         assert_is(result, 0, j, soft_mutual_information(states[POST], parity))
     assert_is(result, 0, 3, soft_mutual_information(states[POST], grams(gpt2, TEXTS, documents, positions, 1)))
@@ -516,6 +518,12 @@ def test_sums_that_do_not_merge(gpt2):
 
 
 @pytest.fixture
+def many_draws(monkeypatch):
+    """Chance is measured on eight times as many rows, so that two orders of a sample say the same to two parts in a hundred."""
+    monkeypatch.setattr(chance, "ROWS", 8192)
+
+
+@pytest.fixture
 def added_up(monkeypatch):
     """A sample of eight, and all other positions added up, few as they are."""
     monkeypatch.setattr(soft_seen, "SAMPLE", 8)
@@ -636,7 +644,7 @@ def spoiler(value):
     return spoil
 
 
-def test_dropped_positions_are_counted_and_left_out_everywhere(gpt2):
+def test_dropped_positions_are_counted_and_left_out_everywhere(gpt2, many_draws):
     documents, positions, states = gathered(gpt2, TEXTS, EMBED, POST)
     label = grams(gpt2, TEXTS, documents, positions, 1)
     kept = grams(gpt2, TEXTS, documents, positions, 1, ahead=True) >= 0
@@ -651,14 +659,14 @@ def test_dropped_positions_are_counted_and_left_out_everywhere(gpt2):
         assert result.tokens.tolist() == [int(kept.sum()) - 2] * 2
         for place, site in ((0, EMBED), (2, POST)):
             expected = soft_mutual_information(states[site][kept & ~dropped], label[kept & ~dropped], n_bins=20)
-            assert_is(result, place, 0, expected, chance=4e-2)
+            assert_is(result, place, 0, expected, chance=2e-2)
         assert "2 positions dropped" in repr(result)
     clean = tle.soft_information(gpt2, TEXTS, invalid="drop", **SMALL)
     assert clean.dropped == 0
     assert "dropped" not in repr(clean)
 
 
-def test_centred_means_leave_out_what_is_not_finite(gpt2):
+def test_centred_means_leave_out_what_is_not_finite(gpt2, many_draws):
     with gpt2.hooks(fwd_hooks=[("blocks.2.hook_resid_post", spoiler(torch.nan))]):
         result = tle.soft_information(gpt2, TEXTS, layers=[1, 2], center=True, invalid="drop", batch_size=9, **QUIET)
     documents, positions, states = gathered(gpt2, TEXTS, POST)
@@ -666,7 +674,7 @@ def test_centred_means_leave_out_what_is_not_finite(gpt2):
     kept &= ~torch.tensor([d == 0 and p in (2, 4) for d, p in zip(documents, positions, strict=True)])
     label = grams(gpt2, TEXTS, documents, positions, 1)
     expected = soft_mutual_information(states[POST][kept], label[kept], center=True)
-    assert_is(result, 1, 0, expected, 5e-6, chance=4e-2)
+    assert_is(result, 1, 0, expected, 5e-6, chance=2e-2)
 
 
 def test_states_without_direction_are_named(gpt2):

@@ -15,7 +15,6 @@ Refused: outputs that are no part of the sum in this way, as where a norm stands
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from tl_entropy.capture.proofs.short_pass import PARTS, ShortPass
 from tl_entropy.errors import ModelError
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import cached_property
 
 # Largest error allowed, relative to the size of what is added. Another transform is off by about as much as the output itself;
 # reduced precision rounds the output once or twice.

@@ -12,7 +12,6 @@ Mathematical Framework for Transformer Circuits"). A model where they don't is r
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from tl_entropy.capture.proofs.contributions import Contributions, why_not
 from tl_entropy.capture.proofs.short_pass import ShortPass
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import cached_property
 
 HEADS_REFUSED = "heads of this model are not contributions to the residual stream: {}. The site z can be measured instead"
 """The refusal, open for its reason."""

@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,6 +33,7 @@ from tl_entropy.capture.linear import linear_map
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, NonFiniteError
 from tl_entropy.sites import UNEMBED, Site
+from tl_entropy.torch_state import cached_property
 
 # In units of rounding: how far any logit may miss, and the root mean square over all of them. A product, a bias, a scale and a
 # soft cap are rounded one after the other.

@@ -6,13 +6,13 @@ A dozen tokens go through the model once, and nobody's hooks fire. Nothing is cl
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
 
 from torch import Tensor
 
 from tl_entropy.capture.hooks import hooked
 from tl_entropy.capture.runner import Runner
 from tl_entropy.sites import Site
+from tl_entropy.torch_state import cached_property
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 PARTS = ("attn_out", "mlp_out")

@@ -26,11 +26,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
-from safetensors import safe_open
 
 from tl_entropy.errors import FileError, SaveError
 from tl_entropy.results.base import Result, Unit
-from tl_entropy.results.files import LAYOUT, SCHEMA, abandoned, as_path, digest, parsed, waiting_for, write_text, written_once
+from tl_entropy.results.files import (
+    LAYOUT,
+    SCHEMA,
+    abandoned,
+    as_path,
+    digest,
+    opened,
+    parsed,
+    waiting_for,
+    write_text,
+    written_once,
+)  # fmt: skip
 from tl_entropy.results.holding import held
 from tl_entropy.results.lens.entropy import LensEntropy
 from tl_entropy.results.loading import FOLDERS, load
@@ -316,7 +326,7 @@ def _part(waiting: Path, folder: Path, file: str, kind: type[Result], known: str
 
 def _digest(path: Path) -> str | None:
     """What the file of a result says of itself."""
-    with safe_open(path, "pt") as file:
+    with opened(path) as file:
         return (file.metadata() or {}).get("digest")
 
 
