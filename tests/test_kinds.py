@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import warnings
 
+import hand_made
 import numpy as np
 import pytest
+import torch
 from public import OTHERS, READERS
 from tiny_models import cached_model, kinds
 
@@ -84,3 +86,10 @@ def test_truth_values_are_taken():
     with pytest.raises(tle.InputError, match="debiased must be one of True, False; got 1"):
         check_choice("debiased", 1, (True, False))
     check_choice("site", np.str_("embed"), ("embed",))
+
+
+@pytest.mark.parametrize("one", [np.float32(1), np.array(1.0), torch.tensor(1.0), np.array([1]), 1, [1.0]], ids=repr)
+def test_plots_take_the_same_kinds_of_numbers(one):
+    result = hand_made.lens()
+    expected = tle.plots.profile(result, orders=1.0).get_lines()[0].get_ydata()
+    assert (tle.plots.profile(result, orders=one).get_lines()[0].get_ydata() == expected).all()
