@@ -192,10 +192,10 @@ class cached_property(functools.cached_property[R]):
     def __get__(self, instance: object | None, owner: type[Any] | None = None) -> Self | R:
         if instance is None:
             return self
-        known = vars(instance)
-        if self.attrname not in known:
-            known[self.attrname] = self.func(instance)
-        found: R = known[self.attrname]
+        known, name = vars(instance), str(self.attrname)
+        if name not in known:
+            known[name] = self.func(instance)
+        found: R = known[name]
         return found
 
 

@@ -157,7 +157,7 @@ def _of_config(folder: Path, text: str) -> tuple[dict[str, Any], dict[str, torch
     named = isinstance(waiting, str) and waiting != "" and Path(waiting).name == waiting  # a folder beside the configuration
     places = [folder, folder / waiting] if named else [folder]
     found = (weights for place in places if (weights := _weights(place / _WEIGHTS)) and of == digest(_header(said), weights))
-    if (weights := next(found, None)) is None:
+    if not (weights := next(found, {})):
         raise FileError(f"model: {folder} is damaged: weights and settings are not those that were saved")
     if not tokenizer:
         return said, weights, None
