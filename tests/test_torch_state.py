@@ -530,3 +530,16 @@ def test_fake_tensors_are_refused_by_that_name():
     with pytest.raises(tle.ModelError, match="a fake tensor has a shape and holds no numbers"):
         tle.functional.shannon_entropy(fake)
     assert tle.lens_entropy(model, TEXTS, **QUIET).entropy.isfinite().all()
+
+
+def test_what_a_transformed_function_hides_is_refused_by_that_name():
+    model = cached_model("gpt2", kinds()[0])
+
+    def asked(x):
+        tle.lens_entropy(model, TEXTS, **QUIET)
+        return x.sum()
+
+    with pytest.raises(tle.ModelError, match=r"torch\.func transforms holds tensors that are hidden.*call it outside"):
+        torch.func.grad(asked)(torch.ones(3))
+    numbers = torch.func.grad(lambda x: tle.functional.shannon_entropy(x))(torch.arange(3.0))
+    assert numbers.isfinite().all(), "what needs no more than its tensors works there"

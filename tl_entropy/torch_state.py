@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 
 import torch
 
-from tl_entropy.errors import FLAGS, InputTypeError, ModelError, check_flag
+from tl_entropy.errors import FLAGS, InputTypeError, ModelError, TLEntropyError, check_flag
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,6 +85,11 @@ def plain() -> Iterator[None]:
         except Exception as error:
             if type(error).__module__ == "torch._subclasses.fake_tensor":
                 raise ModelError(f"a fake tensor {_NO_NUMBERS}") from error
+            if not isinstance(error, TLEntropyError) and torch._C._functorch.maybe_current_level() is not None:
+                raise ModelError(
+                    "what torch.vmap or torch.func transforms holds tensors that are hidden from it, so this cannot be "
+                    f"computed there; call it outside ({type(error).__name__})"
+                ) from error
             raise
         finally:
             _here.inside, (_here.dtype, _here.device) = False, before

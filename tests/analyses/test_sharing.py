@@ -157,7 +157,7 @@ ENDS = {
     "effective_rank": (geometry_values, "rank_scores", lambda: _geometry("effective_rank")),
     "two_nn": (geometry_values, "dimension_scores", lambda: _geometry("two_nn", n_samples=12)),
     "dataset_entropy": (geometry_values.TextGram, "extended", lambda: _geometry("dataset_entropy")),
-    "lidar": (geometry_values, "lidar", lambda: _geometry("lidar", labels=[0, 0, 0, 1, 1, 1])),
+    "lidar": (geometry_values, "lidar_scores", lambda: _geometry("lidar", labels=[0, 0, 0, 1, 1, 1])),
     "matrices": (matrix_similarity, "joint_entropies", lambda: _matrices()),
     "matrices of all": (matrix_similarity, "joint_entropies", lambda: _matrices(against="all")),
     "of documents": (matrix_similarity, "joint_entropies", lambda: _matrices(rows="documents")),

@@ -53,11 +53,13 @@ def entropy_of(log_p):
 
 def check_measured(model, source, *, atol=3e-6):
     """Lens entropies at the last site, losses and what heads add up to are those of the Hugging Face model ``source``."""
-    log_p, options = own_log_probabilities(source), {**QUIET, "include_special": True}
+    log_p = torch.cat([own_log_probabilities(source, row[None]) for row in TOKENS])
+    options = {**QUIET, "include_special": True}
     last = tle.lens_entropy(model, TOKENS, sites="resid_post", layers=[-1], **options)
     torch.testing.assert_close(last.entropy.double().reshape(2, -1), entropy_of(log_p), atol=atol, rtol=0)
     losses = tle.token_surprisal(model, TOKENS, **options).surprisal.double().reshape(2, -1)
-    torch.testing.assert_close(losses[:, -7:], own_losses(source), atol=10 * atol, rtol=0)
+    right = torch.cat([own_losses(source, row[None]) for row in TOKENS])
+    torch.testing.assert_close(losses[:, -7:], right, atol=10 * atol, rtol=0)
 
 
 # --- the map of a module
@@ -268,6 +270,17 @@ def bitsandbytes(**options):
 def test_bitsandbytes_but_for_the_unembedding(options):
     options = {**options, "llm_int8_skip_modules": ["lm_head"]}
     check_measured(bridge_of(bitsandbytes(**options)), bitsandbytes(**options), atol=1e-5)
+
+
+@BRIDGE
+@pytest.mark.libraries
+@pytest.mark.parametrize(("threshold", "alone"), [(6.0, True), (0.0, False)])
+def test_outliers_are_those_of_a_row_and_not_of_its_batch(threshold, alone):
+    """With 8 bits, a column that is large in any row of a batch is not rounded in all of them."""
+    model = bridge_of(bitsandbytes(load_in_8bit=True, llm_int8_threshold=threshold))
+    check_measured(model, bitsandbytes(load_in_8bit=True, llm_int8_threshold=threshold), atol=1e-5)
+    said = tle.token_surprisal(model, TOKENS, progress=False).provenance.state
+    assert any("every row was read alone" in line for line in said) == alone
 
 
 @BRIDGE

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from odd_models import bridge_of
 from tiny_models import cached_model, hf_model, kinds, make_model
 
 import tl_entropy as tle
@@ -89,6 +90,22 @@ def test_a_part_is_asked_for_where_it_is_read():
         adapter.readout  # noqa: B018
 
 
+def test_states_that_are_not_one_for_each_token_are_refused(gpt2):
+    longer = ("blocks.2.hook_resid_post", lambda activation, hook: torch.cat([activation[:, :3], activation], 1))
+    with gpt2.hooks(fwd_hooks=[longer]), pytest.raises(ModelError, match=r"is \[1, 10\] for tokens \[1, 7\]: .*PEFT's prompts"):
+        tle.layer_similarity(gpt2, TOKENS, progress=False)
+
+
+@BRIDGE
+@pytest.mark.libraries
+def test_tokens_that_an_adapter_puts_before_the_text_are_refused_by_that_name():
+    peft = pytest.importorskip("peft")
+    prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    model = bridge_of(peft.get_peft_model(hf_model("llama"), prompt).eval())
+    with pytest.raises(ModelError, match=r"is \[1, 11\] for tokens \[1, 7\]: .*PEFT's prompts"):
+        measured(model)
+
+
 # --- hooks that somebody has left
 
 
@@ -143,6 +160,45 @@ def test_hooks_of_pytorch_on_every_module_are_named(gpt2, setting):
     finally:
         handle.remove()
     assert not any("hooks of others" in line for line in measured(gpt2).provenance.state)
+
+
+def doubled(module, gradients, *_):
+    return tuple(None if gradient is None else 2 * gradient for gradient in gradients)
+
+
+@pytest.mark.filterwarnings("ignore:.*ackward hook:UserWarning")  # of PyTorch: on some modules they do not fire
+@pytest.mark.parametrize("of", ["TransformerLens", "PyTorch", "PyTorch, before", "every module"])
+def test_hooks_of_the_way_back_are_named_where_gradients_are_measured(gpt2, of):
+    point, part = gpt2.hook_dict["blocks.1.hook_resid_pre"], gpt2.blocks[1].mlp
+    set_hook, name = {
+        "TransformerLens": (
+            lambda: point.add_hook(lambda gradient, hook: (2 * gradient,), "bwd"),
+            r"blocks\.1\.hook_resid_pre",
+        ),
+        "PyTorch": (lambda: part.register_full_backward_hook(doubled), r"blocks\.1\.\S*mlp"),
+        "PyTorch, before": (lambda: part.register_full_backward_pre_hook(doubled), r"blocks\.1\.\S*mlp"),
+        "every module": (
+            lambda: torch.nn.modules.module.register_module_full_backward_hook(doubled),
+            r"every module \(register_module_full_backward_hook\)",
+        ),
+    }[of]
+
+    def gradients():
+        return tle.gradient_reliance(gpt2, TOKENS[:, :4], "embed", progress=False)
+
+    clean, without = gradients().values.nan_to_num(), measured(gpt2).provenance.state
+    handle = set_hook()
+    try:
+        with pytest.warns(UserWarning, match=rf"hooks that somebody has left .*{name}"):
+            found = gradients()
+        assert any(line.startswith("hooks of others ran at") for line in found.provenance.state)
+        assert not torch.equal(found.values.nan_to_num(), clean)
+        assert measured(gpt2).provenance.state == without, "no gradient is in these"
+    finally:
+        gpt2.reset_hooks(including_permanent=True)
+        if hasattr(handle, "remove"):
+            handle.remove()
+    assert torch.equal(gradients().values.nan_to_num(), clean)
 
 
 def test_interventions_and_captures_are_nobody_elses(gpt2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import cached_model, kinds
+from tiny_models import cached_model, kinds, make_model
 
 import tl_entropy as tle
 from tl_entropy.analyses.lens.entropy import LensAccumulator
@@ -67,3 +67,37 @@ def test_where_an_activation_is_not_finite(column, place):
     one = RelianceAccumulator(model, tle.ablate("mlp_out.1"))
     with pytest.raises(NonFiniteError, match=rf"resid_post has a NaN or an infinity at {place} \(and"):
         tle.stream(model, TEXT, [one], count="predicted", interventions=("blocks.2.hook_resid_post", broken), progress=False)
+
+
+def test_an_accumulator_of_another_model_is_refused():
+    model, other = cached_model("gpt2", kinds()[0]), make_model("gpt2", kinds()[0])
+    with torch.no_grad():
+        next(other.parameters()).mul_(2)
+    for one in (LensAccumulator(other), tle.CKAAccumulator(other), RelianceAccumulator(other, tle.ablate("mlp_out.1"))):
+        with pytest.raises(InputError, match=r"accumulators: \w+Accumulator is of other weights than those of the model"):
+            tle.stream(model, TEXT, [one], progress=False)
+        assert tle.stream(other, TEXT, [one], progress=False).tokens > 0
+
+
+def test_an_accumulator_of_a_model_that_was_trained_since_is_refused():
+    model = make_model("gpt2", kinds()[0])
+    one = LensAccumulator(model)
+    tle.stream(model, TEXT, [one], progress=False)
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    with pytest.raises(InputError, match="of this one before it was trained"):
+        tle.stream(model, TEXT, [one], progress=False)
+    assert one.compute().n_tokens == 6
+    tle.stream(model, TEXT, [LensAccumulator(model)], progress=False)
+
+
+@pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")
+def test_an_accumulator_of_the_other_stack_is_refused():
+    model = cached_model("t5", "bridge")
+    plan = tle.label_plan(model, IDS, labels="token")
+    one = tle.SoftAccumulator(model, plan=plan, sites="encoder.resid_post", n_bins=10)
+    with pytest.raises(
+        InputError, match=r"of the model's encoder, and this pass runs for those of its decoder; pass its \.adapter"
+    ):
+        tle.stream(model, IDS, [one], progress=False)
+    assert tle.stream(one.adapter, IDS, [one], progress=False).tokens > 0

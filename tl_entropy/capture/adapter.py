@@ -222,10 +222,20 @@ class Adapter(Sighted):
         """Another one of the same model, which has read no weights and proved nothing yet."""
         return Adapter(self.given, stack=self.stack.of, check=self.checks)
 
+    def differentiable(self, tokens: Tensor, mask: Tensor, site: Site | str) -> tuple[Tensor, Tensor]:
+        """As ``Runner.differentiable``; hooks of others on the way back are told, too."""
+        self._tell_hooks(back=True)
+        return super().differentiable(tokens, mask, site)
+
     def _before(self) -> None:
         self.wrapped, self._weights  # noqa: B018 (asked once, before the first pass)
-        new = {name: module for name, module in hooks_of_others(self.model).items() if name not in self._others}
-        everywhere = [name for name in hooks_on_everything() if name not in self._others]
+        self._tell_hooks()
+
+    def _tell_hooks(self, *, back: bool = False) -> None:
+        """Note hooks of others, and warn of those that were left."""
+        found = hooks_of_others(self.model, back=back)
+        new = {name: module for name, module in found.items() if name not in self._others}
+        everywhere = [name for name in hooks_on_everything(back=back) if name not in self._others]
         self._others |= dict.fromkeys([*new, *everywhere])
         left = [*(name for name, module in new.items() if is_left(self.model, module)), *everywhere]
         if left:

@@ -127,9 +127,14 @@ def _below(*roots: nn.Module) -> list[nn.Module]:
     return found
 
 
-def hooks_of_others(model: Any) -> dict[str, nn.Module]:
-    """Modules with forward hooks that neither this package has put there nor what the model is made of, by their names."""
-    held = [m for m in modules_of(model) if (m._forward_hooks or m._forward_pre_hooks) and _foreign(m)]
+def hooks_of_others(model: Any, *, back: bool = False) -> dict[str, nn.Module]:
+    """Modules with hooks that neither this package has put there nor what the model is made of, by their names.
+
+    Args:
+        model: the model.
+        back: whether hooks of the way back, of gradients, count beside those of the way forward.
+    """
+    held = [module for module in modules_of(model) if _foreign(module, back=back)]
     if not held:
         return {}
     # TransformerLens's hook points have several names; the least nested ones are those that people use.
@@ -143,27 +148,43 @@ def hooks_of_others(model: Any) -> dict[str, nn.Module]:
     return {names[id(module)]: module for module in held}
 
 
-def hooks_on_everything() -> list[str]:
-    """The functions of PyTorch by which others have set hooks that run on every module of this process."""
+def hooks_on_everything(*, back: bool = False) -> list[str]:
+    """The functions of PyTorch by which others have set hooks that run on every module of this process; ``back`` as above."""
     everywhere = nn.modules.module
     held = {
-        "every module (register_module_forward_hook)": everywhere._global_forward_hooks,
-        "every module (register_module_forward_pre_hook)": everywhere._global_forward_pre_hooks,
+        "forward_hook": everywhere._global_forward_hooks,
+        "forward_pre_hook": everywhere._global_forward_pre_hooks,
     }
-    return [name for name, hooks in held.items() if any(_is_of_others(function) for function in hooks.values())]
+    if back:
+        held |= {
+            "full_backward_hook": everywhere._global_backward_hooks,
+            "full_backward_pre_hook": everywhere._global_backward_pre_hooks,
+        }
+    return [
+        f"every module (register_module_{name})"
+        for name, hooks in held.items()
+        if any(_is_of_others(function) for function in hooks.values())
+    ]
 
 
 def is_left(model: Any, module: nn.Module) -> bool:
     """Whether a module has hooks of others that stay: any but those of a ``with model.hooks(...)`` that is still open."""
     inside = range(1, int(attribute(model, "context_level") or 0) + 1)
-    return any(handle is None or handle.is_permanent or handle.context_level not in inside for handle in _foreign(module))
+    left = (
+        handle is None or handle.is_permanent or handle.context_level not in inside for handle in _foreign(module, back=True)
+    )
+    return any(left)
 
 
-def _foreign(module: nn.Module) -> list[Any]:
+def _foreign(module: nn.Module, *, back: bool) -> list[Any]:
     """Of each hook of others on a module: TransformerLens's handle for it, or None on modules that are no hook points."""
-    handles = {handle.hook.id: handle for handle in getattr(module, "fwd_hooks", ())}
+    kinds = [module._forward_hooks, module._forward_pre_hooks]
+    kinds += [module._backward_hooks, module._backward_pre_hooks] if back else []
+    if not any(kinds):
+        return []
+    handles = {handle.hook.id: handle for kind in ("fwd_hooks", "bwd_hooks") for handle in getattr(module, kind, ())}
     others = []
-    for key, function in (*module._forward_hooks.items(), *module._forward_pre_hooks.items()):
+    for key, function in itertools.chain(*(hooks.items() for hooks in kinds)):
         handle = handles.get(key)
         ours = handle is not None and (handle.context_level or 0) >= _FIRST_LEVEL
         if not ours and _is_of_others(function):
@@ -178,10 +199,12 @@ def _is_of_others(function: Any) -> bool:
 def _written_by(function: Any) -> str:
     """The module in which a hook's function was written: of a hook point's, the one that was handed to it."""
     while True:
+        held = getattr(getattr(function, "__code__", None), "co_freevars", ())
+        handed = next((name for name in ("hook", "full_hook") if name in held), None)  # on the way back one is in another
         if isinstance(function, partial):
             function = function.func
-        elif "hook" in getattr(getattr(function, "__code__", None), "co_freevars", ()) and "add_hook" in function.__qualname__:
-            function = function.__closure__[function.__code__.co_freevars.index("hook")].cell_contents
+        elif handed is not None and "add_hook" in function.__qualname__:
+            function = function.__closure__[held.index(handed)].cell_contents
         else:
             written = getattr(function, "__module__", None) or type(function).__module__
             return f"{written}."

@@ -116,7 +116,7 @@ class Runner(Vocabulary, Places):
 
         Raises:
             InputError: token ids that the model does not have.
-            ModelError: a hook exists but never fired.
+            ModelError: a hook exists but never fired, or what passes it is not one state for each token.
         """
         self.check_ids(tokens)
         seen: dict[Site, Tensor] = {}
@@ -141,6 +141,13 @@ class Runner(Vocabulary, Places):
                 f"the hooks {names} exist but never fired in a forward pass, so these sites can't be measured on "
                 "this model; attention patterns need attn_implementation='eager' on models loaded from Hugging Face"
             )
+        for site in sites:
+            if site.name != "pattern" and (shape := seen[site].shape[:2]) != tokens.shape:
+                raise ModelError(
+                    f"what passes {self.hook_of(site)} is {list(shape)} for tokens {list(tokens.shape)}: it is not one state "
+                    "for each token. A model that puts tokens of its own before a text (PEFT's prompts) is measured without "
+                    "them alone"
+                )
         return {site: seen[site] for site in sites}
 
     def passing(self, name: str, tokens: Tensor, mask: Tensor) -> Tensor | None:

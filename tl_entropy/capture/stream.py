@@ -76,7 +76,8 @@ def stream(
         What was read.
 
     Raises:
-        InputError: nothing to measure, an argument out of range, or an intervention that this model or pass does not allow.
+        InputError: nothing to measure, an argument out of range, an intervention that this model or pass does not allow, or an
+            accumulator of another model, or of this one before its weights were changed.
         InputTypeError: an argument of another kind.
         ModelError: a hook exists but never fires, or a proof of what is measured fails.
         NonFiniteError: a NaN or infinity in an activation; accumulators keep what came before.
@@ -130,6 +131,7 @@ def read_part(
     if not sites:
         raise InputError("accumulators: at least one accumulator with at least one site is needed")
     max_new_tokens = check_int("max_new_tokens", max_new_tokens, 0)
+    _check_model(accumulators, adapter)
     edits = Edits(adapter, options.pop("interventions", None), sites)
     cache, inputs = split_cache(inputs)
     _check_possible(accumulators, edits, cached=cache is not None, generates=max_new_tokens > 0)
@@ -223,6 +225,25 @@ def read_part(
             raise
     edits.warn_of_unmeant()
     return noted(seen if interrupted else given.report.walked, given.report, corpus.report)
+
+
+def _check_model(accumulators: Sequence[Accumulator], adapter: Adapter) -> None:
+    """Raise InputError for an accumulator whose own model, by which it reads what it is handed, is not the one that is run."""
+    for one in accumulators:
+        own, kind = getattr(one, "adapter", None), type(one).__name__
+        if not isinstance(own, Adapter) or own is adapter:
+            continue
+        if own.stack.of != adapter.stack.of:
+            raise InputError(
+                f"accumulators: {kind} reads states of the model's {own.stack.of}, and this pass runs for those of its "
+                f"{adapter.stack.of}; pass its .adapter in the model's place"
+            )
+        if own.fingerprint != adapter.fingerprint:
+            raise InputError(
+                f"accumulators: {kind} is of other weights than those of the model that is run, by their hash: of another "
+                "model, or of this one before it was trained, edited or cast, or an adapter switched; make another for each "
+                "state of a model"
+            )
 
 
 def _check_possible(accumulators: Sequence[Accumulator], edits: Edits, *, cached: bool, generates: bool) -> None:

@@ -42,10 +42,21 @@ def mixing(kind: str):
             out = super().forward(x)
             return out - out.mean(0, keepdim=True) + 0.5 * out
 
+    class Packed(GPT2MLP):
+        """One that is quantised, so that it may round in steps, and in which other rows move a row by some of them."""
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.register_buffer("packed", torch.ones(2, 2, dtype=torch.int8))
+
+        def forward(self, x):
+            out = super().forward(x)
+            return out + 0.03 * out.mean(0, keepdim=True)
+
     torch.manual_seed(0)
     config = tr.GPT2Config(vocab_size=VOCAB, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
     source = tr.GPT2LMHeadModel(config)
-    made = {"batch norm": BatchNorm}.get(kind, Experts)
+    made = {"batch norm": BatchNorm, "packed": Packed}.get(kind, Experts)
     source.transformer.h[0].mlp = made(128, config)
     twin = copy.deepcopy(source).eval()
     torch.manual_seed(0)
@@ -56,7 +67,7 @@ def mixing(kind: str):
     return booted(source, "mixing", std=0.2), twin
 
 
-@pytest.fixture(params=["capacity", "full at 24", "batch norm"])
+@pytest.fixture(params=["capacity", "full at 24", "batch norm", "packed"])
 def mixed(request):
     return mixing(request.param)
 

@@ -91,12 +91,14 @@ def sight(runner: Runner, without: Unmasked) -> Sight:
             return Sight(0.0, 0.0, 0.0, 0.0)
         masked = masked[-_THREE:]
         alike, apart = _tolerances(runner, masked.dtype)
-        moved, neighbours = _movement(masked[:2], plain[:2]) / apart, 0.0
-        if moved > 1 and (again := _states(runner, crowded)) is not None:  # by the mask, or by the crowd, another one there
-            neighbours = _movement(again[-_THREE:][:2], plain[:2], typical=True) / apart
+        fine = _of_dtype(_TOLERANCE, masked.dtype)
+        moved, neighbours = _movement(masked[:2], plain[:2]), 0.0
+        if moved > fine and (again := _states(runner, crowded)) is not None:  # by the mask, or by the crowd, another one there
+            neighbours = _movement(again[-_THREE:][:2], plain[:2], typical=True) / fine
             if neighbours > 1:
                 return _alone(runner, rows[:2], neighbours)
-            moved = _movement(masked[:2], again[-_THREE:][:2]) / apart
+            moved = _movement(masked[:2], again[-_THREE:][:2])
+        moved /= apart
         if moved > 1:
             return Sight(_movement(plain[0][:-1], plain[1][:-1]) / alike, moved, math.inf, neighbours)
         first, second, third = masked
@@ -155,7 +157,11 @@ def _tolerances(runner: Runner, dtype: torch.dtype) -> tuple[float, float]:
     """The largest movements allowed between rows of one batch, and between batches."""
     if any(map(quantised, modules_of(runner.model))):
         return (_TOLERANCE[torch.bfloat16],) * 2  # it may round what it reads, too, in steps that depend on all that it reads
-    return tuple(table.get(dtype, table[torch.bfloat16]) for table in (_OF_A_BATCH, _TOLERANCE))  # type: ignore[return-value]
+    return _of_dtype(_OF_A_BATCH, dtype), _of_dtype(_TOLERANCE, dtype)
+
+
+def _of_dtype(table: dict[torch.dtype, float], dtype: torch.dtype) -> float:
+    return table.get(dtype, table[torch.bfloat16])
 
 
 def _rows(runner: Runner) -> tuple[Tensor, Tensor]:
