@@ -200,3 +200,23 @@ def test_words_of_sentence_pieces_without_bytes_are_those_of_brute_force(tmp_pat
     found = tle.token_surprisal(model, text, words=True, prepend_bos=True, progress=False).word_surprisal()
     assert list(found.words) == text.split()
     assert found.surprisal[:, 0].tolist() == pytest.approx(costs, abs=5e-5)
+
+
+@pytest.mark.skipif(BRIDGE != "bridge", reason="of a TransformerBridge")
+@pytest.mark.parametrize(("special", "begins"), [({}, False), ({"eos_token": "<end>"}, True), ({"cls_token": "<end>"}, False)])
+def test_a_begin_token_that_transformer_lens_made_up_is_not_put_before_texts(special, begins, tmp_path):
+    """Its row would be one of those that no token has, on a vocabulary padded to more rows."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformer_lens.model_bridge import TransformerBridge
+
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    pieces.train_from_iterator(["the cat sat"], trainers.BpeTrainer(special_tokens=["<end>"], initial_alphabet=alphabet))
+    PreTrainedTokenizerFast(tokenizer_object=pieces, **special).save_pretrained(tmp_path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    model = TransformerBridge.boot_transformers("tiny/x", hf_model=hf_model("llama"), tokenizer=tokenizer, device="cpu")
+    found = [tle.token_surprisal(model, "the cat sat", prepend_bos=asked, progress=False) for asked in (None, True, False)]
+    default, with_it, without = (one.n_tokens for one in found)
+    assert (default, with_it) == (without + begins, without + 1), "nothing predicts the first of all"
+    assert found[0].provenance.settings["prepend_bos"] is begins

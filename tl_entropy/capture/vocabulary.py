@@ -19,6 +19,8 @@ from tl_entropy.errors import InputError, ModelError
 from tl_entropy.torch_state import Steady, cached_property
 
 _CONFIGURED = ("bos_token_id", "eos_token_id", "pad_token_id")
+_MADE_UP = "<|endoftext|>"
+"""What TransformerLens adds to a tokenizer that has no token to begin, end or fill up a text."""
 
 
 class Vocabulary(Steady):
@@ -179,8 +181,19 @@ class Vocabulary(Steady):
 
     @property
     def prepends_begin(self) -> bool:
-        """Whether TransformerLens begins texts with that token for this model, unless told otherwise."""
-        return bool(getattr(self.model.cfg, "default_prepend_bos", True)) and self.begin is not None
+        """Whether TransformerLens begins texts with that token for this model, unless told otherwise.
+
+        Not with one that it has made up itself, for a tokenizer without any: no model was trained on that.
+        """
+        default = bool(getattr(self.model.cfg, "default_prepend_bos", True))
+        return default and self.begin is not None and not self._begin_is_made_up
+
+    @property
+    def _begin_is_made_up(self) -> bool:
+        tokenizer: Any = getattr(self.model, "tokenizer", None)
+        read = str(getattr(tokenizer, "init_kwargs", _MADE_UP))  # what it came with
+        named = tokenizer is not None and tokenizer.bos_token == _MADE_UP and _MADE_UP not in read
+        return named and tokenizer.bos_token_id >= tokenizer.vocab_size  # behind the pieces of its own
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
