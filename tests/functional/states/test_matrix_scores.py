@@ -107,7 +107,7 @@ def test_errors_are_the_spread_over_corpora(order, shared, documents, length):
     found = []
     for seed in range(50):
         x, y, document = texts(seed, documents, length, shared)
-        tables = matrix_similarities([x], [y], order=order, permutations=8, documents=document)
+        tables = matrix_similarities([x], [y], order=order, permutations=4, documents=document)
         values = {**tables, "entropy": tables["row_entropy"]}
         found.append([[values[q].item(), se_of(tables, q)] for q in ("dime", "mutual_information", "entropy", "joint_entropy")])
     values, errors = np.array(found).transpose(2, 0, 1)
@@ -120,7 +120,7 @@ def compared(seed):
     x, y, document = texts(seed, 40, 5, shared=0.6)
     draw = torch.Generator().manual_seed(1000 + seed)
     both = [x, x + 0.5 * torch.randn(x.shape, generator=draw, dtype=torch.float64)]
-    tables = matrix_similarities(both, [y], permutations=8, documents=document)
+    tables = matrix_similarities(both, [y], permutations=4, documents=document)
     tables |= {"cka": cka_table(both, [y]), "cka_covariance": column_covariances(cka_scores(both, [y]), document, len(x))}
     return {name: (tables[name][:, 0], tables[f"{name}_covariance"][..., 0]) for name in METHODS}
 
