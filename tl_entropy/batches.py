@@ -137,8 +137,12 @@ class Batch:
                 f"activation must have a shape that begins with [batch, pos] = {list(self.tokens.shape)}; "
                 f"got {list(activation.shape)}"
             )
-        cell = self._window * activation.shape[1] + self._column
-        return activation.flatten(0, 1).index_select(0, cell.to(activation.device))  # a fifth of the time of two indices
+        return activation.flatten(0, 1).index_select(0, self.cells.to(activation.device))  # a fifth of the time of two indices
+
+    @property
+    def cells(self) -> Tensor:
+        """``[n_rows]`` number of each row's cell among all of ``[batch, pos]``."""
+        return self._window * self.tokens.shape[1] + self._column
 
     def split(self) -> tuple[Batch, Batch]:
         """Cut into two halves of consecutive windows, each no wider than it needs, to try again with less memory.

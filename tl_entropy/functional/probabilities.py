@@ -35,19 +35,33 @@ def natural_exp(z: Tensor, factor: float = 1.0, out: Tensor | None = None) -> Te
 def logs(p: Tensor, *, spent: bool = False) -> Tensor:
     """Return log p, finite at 0, where it is only ever multiplied by 0; differentiable where ``p`` is.
 
-    Where no gradient is asked for it is NumPy's: PyTorch's is MKL's, which takes three times as long on an AMD processor. A
-    ``p`` that is ``spent``, of no use afterwards, may give its memory.
+    A ``p`` that is ``spent``, of no use afterwards, may give its memory.
     """
     tiny = torch.finfo(p.dtype).tiny
     safe = p.clamp_min_(tiny) if spent and not p.requires_grad else p.clamp_min(tiny)
-    if safe.requires_grad or safe.device.type != "cpu" or safe.dtype not in (torch.float32, torch.float64):
-        return safe.log()
-    array = safe.numpy()
-    np.log(array, out=array)
-    return safe
+    return positive_logs(safe, spent=True)
+
+
+def positive_logs(p: Tensor, *, spent: bool = False) -> Tensor:
+    """The same of numbers that are all above 0.
+
+    Where no gradient is asked for it is NumPy's: PyTorch's is MKL's, which takes three times as long on an AMD processor.
+    """
+    if p.requires_grad or p.device.type != "cpu" or p.dtype not in (torch.float32, torch.float64):
+        return p.log()
+    found = p if spent else torch.empty_like(p)
+    np.log(p.numpy(), out=found.numpy())
+    return found
+
+
+def dot(spent: Tensor, other: Tensor) -> Tensor:
+    """Σ spent · other over the last axis, differentiable; ``spent`` is of no use afterwards."""
+    if spent.requires_grad or other.requires_grad:
+        return (spent * other).sum(-1)
+    if spent.device.type != "cpu":
+        return spent.mul_(other).sum(-1)
+    return torch.from_numpy(np.asarray(np.einsum("...j,...j->...", spent.numpy(), other.numpy())))
 
 
 def _p_log_p(p: Tensor) -> Tensor:
-    # Not xlogy: its gradient at 0 is infinite, and it is several times slower.
-    found = logs(p)
-    return (p * found if found.requires_grad else found.mul_(p)).sum(-1)
+    return dot(logs(p), p)  # not xlogy: its gradient at 0 is infinite, and it is several times slower

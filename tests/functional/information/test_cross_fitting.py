@@ -138,7 +138,7 @@ def found_by(p, label, fold, curve=None, **options):
 
 def test_check_values_of_seven_rows_by_sums():
     sums = gathered(ROWS, LABEL, FOLD)
-    groups = Groups.of(sums)
+    groups = Groups.of(sums.count, sums.label, sums.fold)
     whole, corrected = Whole.of(sums, 3).ceilings()
     assert whole.item() == pytest.approx(0.193078674767, abs=CLOSE)
     assert corrected.item() == pytest.approx(0.222498724764, abs=CLOSE)
@@ -203,7 +203,7 @@ def test_check_values_of_c_from_all_groups_of_seven_rows(n, within, across, beta
     own = float(np.mean([h(row) for row in ROWS]))
     w = float(np.mean([h(group.mean(0)) for group in groups])) - own
     others = torch.tensor(np.stack([ROWS[list(chosen)].mean(0) for chosen in combinations(range(7), n - 1)]))
-    gap = float(predicted((others / mean)[None], mean[None], n - 1, 7).mean()) + h(ROWS.mean(0)) - own - w
+    gap = float(predicted(others / mean, mean[0], n - 1, 7).mean()) + h(ROWS.mean(0)) - own - w
     whole = h(ROWS.mean(0)) - own + 0.5 * float((ROWS.var(0, ddof=1) / ROWS.mean(0)).sum()) / 7
     assert [w, w + gap] == pytest.approx([within, across], abs=CLOSE)
     assert whole == pytest.approx(0.225618357306, abs=CLOSE)

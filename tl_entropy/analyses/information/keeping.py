@@ -18,8 +18,6 @@ from torch import Tensor
 
 from tl_entropy.labels import LabelTable
 
-_AT_ONCE = 2**17  # numbers, which stay in the cache
-
 
 class Shape(NamedTuple):
     """How a position is kept at a site, and in how many bytes.
@@ -94,26 +92,25 @@ class Layout:
         return cls(slots, place, tuple(numbers), n_sums)
 
     def gathered(self, table: LabelTable, label: int, mass: Tensor, kept: Tensor, seen: Tensor) -> Tensor:
-        """Every sum of a label set, [row, ...] float64.
+        """Every sum of a label set, [row, head, bin + 1] float64, heads apart in memory.
 
         Args:
             table: of the label set.
             label: its number.
-            mass: [sum + 1, ...] what was added up.
-            kept: [seen, ...] what was kept.
+            mass: [sum + 1, head, bin + 1] what was added up.
+            kept: [seen, head, bin + 1] what was kept.
             seen: [kept] which of the kept positions were seen.
         """
         number = self.sums[label][:-1]
         summed = (number < self.n_sums).nonzero()[:, 0]
-        whole = torch.zeros(table.n_rows, *kept.shape[1:], dtype=torch.float64)
-        whole[summed] = mass[number[summed]]
         row = table.rows[self.slots[seen]].long()
-        if not bool((has := row >= 0).all()):
-            row, kept = row[has], kept[has]
-        step = max(1, _AT_ONCE // kept[0].numel()) if len(kept) else 1
-        for some, values in zip(row.split(step), kept.split(step), strict=True):
-            whole.index_add_(0, some, values.double())
-        return whole
+        has = None if bool((row >= 0).all()) else (row >= 0).nonzero()[:, 0]
+        row = row if has is None else row[has]
+        whole = torch.zeros(kept.shape[1], table.n_rows, kept.shape[2], dtype=torch.float64)
+        for into, single, sums in zip(whole, kept.unbind(1), mass.unbind(1), strict=True):
+            into[summed] = sums[number[summed]]
+            into.index_add_(0, row, (single if has is None else single[has]).double())
+        return whole.transpose(0, 1)
 
 
 def _missing(table: LabelTable, kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,8 @@ from tl_entropy.state import Kept
 BY_HEAD = ("z", "result")
 """Sites that are measured head by head."""
 
+_AT_ONCE = 2**17  # numbers, which stay in the cache
+
 
 def captured_for(site: Site) -> Site:
     """The site to capture for a site: ``z`` for ``result``."""
@@ -90,15 +92,19 @@ class Place(Kept):
         return lengths
 
     def assign(self, rows: Tensor, lengths: Tensor) -> list[Tensor]:
-        """For every draw [row, head, bin + 1]: soft assignments, and the entropy of each as the last."""
-        scores = torch.matmul(rows.transpose(0, 1), self.directions).transpose(0, 1).div_(lengths)
-        seeds = _seeds(self.draws)
-        by_seed = scores.unflatten(-1, (len(seeds), -1))
-        found = []
-        for (bins, seed), temperature in zip(self.draws, self.temperatures, strict=True):
-            p = torch.softmax(by_seed[:, :, seeds.index(seed), :bins] / temperature, dim=-1)
-            found.append(torch.cat([p, entropy(p)[..., None]], dim=-1))
-        return found
+        """For every draw [row, head, bin + 1]: soft assignments, and the entropy of each as the last; heads apart in memory."""
+        n_heads, seeds = len(self.directions), _seeds(self.draws)
+        found = [rows.new_empty(n_heads, len(rows), bins + 1) for bins, _ in self.draws]
+        step = max(1, _AT_ONCE // max(1, len(rows) * self.directions.shape[-1])) if rows.device.type == "cpu" else n_heads
+        rows, lengths = rows.transpose(0, 1), lengths.transpose(0, 1)
+        for first in range(0, n_heads, step):
+            some = slice(first, first + step)
+            by_seed = (rows[some] @ self.directions[some]).unflatten(-1, (len(seeds), -1))
+            for (bins, seed), temperature, into in zip(self.draws, self.temperatures, found, strict=True):
+                p = torch.softmax(by_seed[:, :, seeds.index(seed), :bins] / (lengths[some] * temperature), dim=-1)
+                into[some, :, :-1] = p
+                into[some, :, -1] = entropy(p)
+        return [of.transpose(0, 1) for of in found]
 
 
 def _seeds(draws: Sequence[tuple[int, int]]) -> list[int]:

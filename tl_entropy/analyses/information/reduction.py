@@ -92,7 +92,7 @@ def reduced(chunks: Chunks, rows: Rows, shape: tuple[int, int], budget: int, *, 
         totals, drawn = _add_up(chunks, rows, _ranges(turn), mass, first=not found)
         if not found:
             sample = SampledRows(drawn)
-            curves = chance_curves(drawn, whole=seen.whole, p_log_p=sample.p_log_p)
+            curves = chance_curves(drawn, whole=seen.whole, entropies=sample.entropies[..., 0])
             for total, one in zip(totals, seen.counted, strict=True):
                 counts = group_sums(one.count, one.table.row_fold, seen.n_folds)
                 found.append(
@@ -118,7 +118,7 @@ def _add_up(
     sets = len(seen.tables) if first else 0
     different = min(sets, 1) if rows.common else sets
     totals = [torch.zeros(seen.n_folds, heads, bins + 1, dtype=torch.float64) for _ in range(different)]
-    drawn = torch.zeros(len(seen.sample) if first else 0, heads, bins)
+    drawn = torch.zeros(heads, len(seen.sample) if first else 0, bins).transpose(0, 1)
     step = max(1, _DECODED // (heads * bins))
     for begin, codes in chunks():
         for start in range(0, len(codes), step):

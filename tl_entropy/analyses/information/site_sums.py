@@ -67,12 +67,15 @@ class SiteSums(Steady, Kept):
         """One that has seen nothing."""
         return type(self)(self.places, self.layout, self.shape, self.kept[0].device)
 
-    def additions(self, states: Tensor, lengths: Sequence[Tensor], slots: Tensor, rows: Tensor) -> Iterator[Addition]:
+    def additions(
+        self, states: Tensor, lengths: Sequence[Tensor], at: Tensor, slots: Tensor, rows: Tensor
+    ) -> Iterator[Addition]:
         """What a batch adds.
 
         Args:
-            states: [row, head, d].
-            lengths: for each place [row, head, 1].
+            states: [state, head, d], of which others may be no rows.
+            lengths: for each place [state, head, 1].
+            at: [row] which of the states each row is.
             slots: [row].
             rows: [label set, row] the row of each in the tables; -1 for no label.
         """
@@ -81,17 +84,17 @@ class SiteSums(Steady, Kept):
         sums = torch.stack([number[row[summed]] for number, row in zip(self.layout.sums, rows, strict=True)])
         if self.shape.as_states:
             if len(kept):
-                yield _addition(self.kept[0], _rows(states, kept), place[None, kept])
+                yield _addition(self.kept[0], rows_of(states, at[kept]), place[None, kept])
             if len(summed):
-                lengths = [_rows(one, summed) for one in lengths]
-                for values, mass in zip(self._assigned(_rows(states, summed), lengths), self.mass, strict=True):
+                lengths = [rows_of(one, at[summed]) for one in lengths]
+                for values, mass in zip(self._assigned(rows_of(states, at[summed]), lengths), self.mass, strict=True):
                     yield _addition(mass, values, sums)
             return
         for values, into, mass in zip(self._assigned(states, lengths), self.kept, self.mass, strict=True):
             if len(kept):
-                yield _addition(into, _rows(values, kept), place[None, kept])
+                yield _addition(into, rows_of(values, at[kept]), place[None, kept])
             if len(summed):
-                yield _addition(mass, _rows(values, summed), sums)
+                yield _addition(mass, rows_of(values, at[summed]), sums)
 
     def merge(self, other: Self) -> None:
         """Add what another has seen of other positions."""
@@ -131,17 +134,17 @@ class SiteSums(Steady, Kept):
     def _of_heads(self, place: Place, first: int, heads: slice, there: Tensor) -> list[Tensor]:
         """[draw] the assignments of the positions kept and seen, [seen, head, bin + 1], on the CPU."""
         if self.shape.as_states:
-            states, some = _rows(self.kept[0][:, heads], there.nonzero()[:, 0]), place.of_heads(heads)
+            states, some = rows_of(self.kept[0][:, heads], there.nonzero()[:, 0]), place.of_heads(heads)
             return [p.cpu() for p in some.assign(states, some.lengths(states))]
-        return [_rows(p[:, heads], there.nonzero()[:, 0]).cpu() for p in self.kept[first : first + len(place.draws)]]
+        return [rows_of(p[:, heads], there.nonzero()[:, 0]).cpu() for p in self.kept[first : first + len(place.draws)]]
 
     def _assigned(self, states: Tensor, lengths: Sequence[Tensor]) -> list[Tensor]:
         """For each place and draw [row, head, bin + 1]."""
         return [p for place, of in zip(self.places, lengths, strict=True) for p in place.assign(states, of)]
 
 
-def _rows(values: Tensor, which: Tensor) -> Tensor:
-    """Some rows; all of them as they are."""
+def rows_of(values: Tensor, which: Tensor) -> Tensor:
+    """Some rows, in rising order; all of them as they are."""
     return values if len(which) == len(values) else values.index_select(0, which.to(values.device))
 
 

@@ -27,7 +27,7 @@ from tl_entropy.analyses.information.centers import checked_centers
 from tl_entropy.analyses.information.keeping import Layout, Shape
 from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
 from tl_entropy.analyses.information.seen import Measured, Seen, sample_of
-from tl_entropy.analyses.information.site_sums import SiteSums
+from tl_entropy.analyses.information.site_sums import SiteSums, rows_of
 from tl_entropy.analyses.information.values import site_values
 from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.streaming import StreamingMeasure
@@ -46,6 +46,8 @@ from tl_entropy.results.provenance import Provenance
 from tl_entropy.sites import Layers, Site
 
 Heads = bool | Literal["z", "result"]
+
+_MOST = 0.75  # of a batch: where so many of its positions have a label, assigning the others costs less than copying these
 
 
 class SoftAccumulator(StreamingMeasure[SoftInformation]):
@@ -163,21 +165,20 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
             for site, sums in before.items():
                 self._sites[site].merge(sums)
             self._moves = False
-        states = {site: self.states(batch, activations[site], site, labelled) for site in self.sites}
+        at, states = self._standing(batch, activations, labelled)
         placed = {site: sums.places for site, sums in self._sites.items()}
         lengths = {site: [place.lengths(states[site]) for place in placed[site]] for site in self.sites}
-        directed = self.directed(batch, placed, lengths, labelled)
+        of_rows = {site: [rows_of(one, at) for one in found] for site, found in lengths.items()}
+        directed = self.directed(batch, placed, of_rows, labelled)
         if not bool(directed.all()):
-            states = {site: value[directed.to(value.device)] for site, value in states.items()}
-            lengths = {site: [one[directed.to(one.device)] for one in found] for site, found in lengths.items()}
-            labelled[labelled.clone()] = directed
+            at, labelled[labelled.clone()] = at[directed], directed
         slots, rows = slots[labelled], rows[:, labelled]
         if bool(self._seen[slots].any()):
             raise InputError("inputs: these positions were counted before; every document goes into an accumulator once")
         additions = [
             addition
             for site, sums in self._sites.items()
-            for addition in sums.additions(states[site], lengths[site], slots, rows)
+            for addition in sums.additions(states[site], lengths[site], at, slots, rows)
         ]
         most: dict[torch.device, int] = {}
         for into, values, _ in additions:
@@ -295,11 +296,22 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
 
     def states(self, batch: Batch, activation: Tensor, site: Site, kept: Tensor) -> Tensor:
         """The rows with a label, [row, head, d] or [row, 1, d], centred, in float32 or float64."""
-        rows = batch.rows(activation)
-        rows = rows if bool(kept.all()) else rows.index_select(0, kept.nonzero()[:, 0].to(rows.device))
+        rows = rows_of(activation.flatten(0, 1), batch.cells[kept])
         rows = rows if rows.dtype == torch.float64 else rows.float()
         rows = rows - self.centers[site].to(rows) if site in self.centers else rows
         return rows if rows.ndim == 3 else rows[:, None]
+
+    def _standing(
+        self, batch: Batch, activations: Mapping[Site, Tensor], labelled: Tensor
+    ) -> tuple[Tensor, dict[Site, Tensor]]:
+        """States [state, head, d] of every site, and which of them have a label: all of a batch, to copy none, or these."""
+        cells = batch.cells[labelled]
+        wide = all(of.dtype in (torch.float32, torch.float64) for of in activations.values())
+        if wide and not self.centers and len(cells) >= _MOST * batch.tokens.numel():
+            flat = {site: activations[site].flatten(0, 1) for site in self.sites}
+            return cells, {site: of if of.ndim == 3 else of[:, None] for site, of in flat.items()}
+        states = {site: self.states(batch, activations[site], site, labelled) for site in self.sites}
+        return torch.arange(len(cells)), states
 
     def directed(
         self, batch: Batch, places: Mapping[Site, Sequence[Place]], lengths: Mapping[Site, Sequence[Tensor]], kept: Tensor

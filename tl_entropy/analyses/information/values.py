@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.anchors import Sample, SampledRows
+from tl_entropy.functional.information.anchors import Sample, SampledLabels, SampledRows
 from tl_entropy.functional.information.blocks import Blocks, Estimates
 from tl_entropy.functional.information.chance import chance_curves
-from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
+from tl_entropy.functional.information.cross_fitting import Groups, SoftSums, Whole
 from tl_entropy.functional.information.estimates import reason_for_nan
 from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels.plan import LabelTable
@@ -46,6 +47,16 @@ class Counted:
     sample_label: Tensor
     classes: int
 
+    @cached_property
+    def groups(self) -> Groups:
+        """What the estimates take from the counts alone."""
+        return Groups.of(self.count, self.row_label, self.table.row_fold)
+
+    @cached_property
+    def frequent(self) -> SampledLabels:
+        """The labels in the sample that errors over anchors are measured on."""
+        return SampledLabels(self.sample_label, self.groups.held >= 2)
+
 
 def site_values(
     masses: Sequence[Iterable[Tensor]], samples: Sequence[Tensor], counted: Sequence[Counted], *, folds: int, whole: bool,
@@ -64,12 +75,13 @@ def site_values(
     found = []
     for tables, sample in zip(masses, samples, strict=True):
         drawn, of_draw = SampledRows(sample), []
-        curves = chance_curves(sample, whole=whole, p_log_p=drawn.p_log_p)
+        curves = chance_curves(sample, whole=whole, entropies=drawn.entropies[..., 0])
         for mass, one in zip(tables, counted, strict=True):
             sums = SoftSums(mass[..., :-1], mass[..., -1], one.count, one.row_label, one.table.row_fold)
-            by_fold = Whole.of_folds(*(group_sums(of, one.table.row_fold, folds) for of in (mass, one.count)))
-            blocks = Blocks(by_fold, curves, Sample(drawn, one.sample_label), keep_labels=keep_labels)
-            blocks.add(sums, alone=True)
+            by_fold = torch.stack([group_sums(of_head, one.table.row_fold, folds) for of_head in mass.unbind(1)], dim=1)
+            whole_sums = Whole.of_folds(by_fold, group_sums(one.count, one.table.row_fold, folds))
+            blocks = Blocks(whole_sums, curves, Sample(drawn, one.sample_label), keep_labels=keep_labels)
+            blocks.add(sums, alone=True, groups=one.groups, frequent=one.frequent)
             of_draw.append(blocks)
         found.append(of_draw)
     return values_of(found, counted)

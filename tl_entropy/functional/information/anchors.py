@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from tl_entropy.functional.probabilities import logs
+from tl_entropy.functional.probabilities import dot, logs, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
 LABELS = 64
@@ -66,25 +66,24 @@ class SampledRows:
         return self.rows.transpose(0, 1).contiguous()
 
     @cached_property
-    def p_log_p(self) -> Tensor:
-        """[unit, row, bin] p log p."""
-        return logs(self.p).mul_(self.p)
-
-    @cached_property
     def weights(self) -> Tensor:
         """[1 + replicate, bin] how often each anchor counts."""
         return replicates(self.p.shape[2]).to(self.p)
 
-    @cached_property
+    @property
     def inverses(self) -> Tensor:
         """[unit, row, 1 + replicate] 1 / D, of rows that no drawn anchor has any of, one that means stay finite with."""
-        return (self.p @ self.weights.mT).clamp_min_(1e-30).reciprocal_()
+        return self._measured[0]
 
-    @cached_property
+    @property
     def entropies(self) -> Tensor:
         """[unit, row, 1 + replicate] those of single rows, nats."""
-        found = logs(self.inverses).addcmul_(self.p_log_p @ self.weights.mT, self.inverses).neg_()
-        return found.clamp_(0, math.log(self.p.shape[2]))
+        return self._measured[1]
+
+    @property
+    def sums(self) -> Tensor:
+        """[unit, 1 + replicate, bin] Σ p / D."""
+        return self._measured[2]
 
     @cached_property
     def total(self) -> Tensor:
@@ -92,17 +91,24 @@ class SampledRows:
         return self.entropies.sum(1)
 
     @cached_property
-    def sums(self) -> Tensor:
-        """[unit, 1 + replicate, bin] Σ p / D."""
-        return self.inverses.mT @ self.p
+    def _measured(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit after unit, each of which stays in the cache."""
+        units, rows, bins = self.p.shape
+        inverses = self.p.new_empty(units, rows, len(self.weights))
+        entropies, sums = torch.empty_like(inverses), self.p.new_empty(units, len(self.weights), bins)
+        for p, inverse, own, total in zip(self.p, inverses, entropies, sums, strict=True):
+            torch.mm(p, self.weights.mT, out=inverse).clamp_min_(1e-30).reciprocal_()
+            torch.mm(logs(p).mul_(p), self.weights.mT, out=own)
+            torch.addcmul(positive_logs(inverse), own, inverse, out=own).neg_().clamp_(0, math.log(bins))
+            torch.mm(inverse.mT, p, out=total)
+        return inverses, entropies, sums
 
     def of_means(self, means: Tensor) -> Tensor:
         """[..., 1 + replicate] entropies of means [..., 1 + replicate, bin] of p / D, nats.
 
         Not of sums: n log n would have to be taken from those, next to which a spread is as small as its rounding.
         """
-        found: Tensor = logs(means).mul_(means).mul_(self.weights).sum(-1)
-        return -found
+        return -dot(logs(means).mul_(self.weights), means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +123,6 @@ class Sample:
     drawn: SampledRows
     label: Tensor
 
-    @cached_property
-    def frequent(self) -> Tensor:
-        """[label] the labels that spreads are measured on: those with most of the rows, and two or more."""
-        label, count = self.label[self.label >= 0].unique(return_counts=True)
-        label, count = label[count >= 2], count[count >= 2]
-        chosen: Tensor = label[count.argsort(descending=True, stable=True)[:LABELS]].sort().values
-        return chosen
-
     def entropies(self) -> tuple[Tensor, Tensor]:
         """H(Z), and the mean entropy of single rows, [unit, 1 + replicate] both, of the rows that have a label."""
         drawn, without = self.drawn, (self.label < -1).nonzero()[:, 0]
@@ -137,40 +135,73 @@ class Sample:
 
 
 class SampledLabels:
-    """The rows of a sample whose label is one of the frequent ones in some block.
+    """The labels that spreads are measured on, of those of some block: which rows of a sample they have.
 
     Args:
-        sample: the sample.
+        label: [row] number of each row's label, as of a ``Sample``.
         held: [label] whether two folds hold it, of the block's labels.
         first: number of the first of them.
     """
 
-    def __init__(self, sample: Sample, held: Tensor, first: int) -> None:
-        label = sample.frequent - first
-        label = label[(label >= 0) & (label < len(held))]
-        chosen = torch.isin(sample.label - first, label).nonzero()[:, 0]
-        place = torch.searchsorted(label, sample.label[chosen] - first)
-        count = torch.bincount(place, minlength=len(label))
-        order = place.argsort(stable=True)
-        self.drawn, self.held, self.count = sample.drawn, held[label], count
-        self.rows, self.place = chosen[order], place[order]  # label after label
+    def __init__(self, label: Tensor, held: Tensor, first: int = 0) -> None:
+        frequent, count = label[label >= 0].unique(return_counts=True)
+        frequent, count = frequent[count >= 2], count[count >= 2]
+        frequent = frequent[count.argsort(descending=True, stable=True)[:LABELS]].sort().values - first
+        frequent = frequent[(frequent >= 0) & (frequent < len(held))]
+        chosen = torch.isin(label - first, frequent).nonzero()[:, 0]
+        place = torch.searchsorted(frequent, label[chosen] - first)
+        count = torch.bincount(place, minlength=len(frequent))
+        by_size = count.argsort(stable=True)  # labels of one size one after the other
+        self.held, self.count, self.n_rows = held[frequent[by_size]], count[by_size], len(label)
+        self.rows = chosen[by_size.argsort()[place].argsort(stable=True)]  # label after label
+        sizes, number = self.count.unique_consecutive(return_counts=True)
+        self.sizes = list(zip(sizes.tolist(), number.tolist(), strict=True))
+        self._layouts: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
-    def spreads(self, units: slice) -> Tensor:
+    def spreads(self, drawn: SampledRows, units: slice) -> Tensor:
         """[unit, 2, 1 + replicate] Σ n_x W_x, of all labels here and of those in two folds."""
-        drawn, n_labels = self.drawn, len(self.count)
-        of = (drawn.p, drawn.inverses, drawn.entropies)
-        p, inverses, own = (one[units].index_select(1, self.rows) for one in of)
-        share = 1 / self.count[self.place].to(p)[:, None]  # of each row in the mean of its label
-        spreads = -group_sums(own.mul_(share).transpose(0, 1), self.place, n_labels)  # [label, unit, 1 + replicate]
+        of = (drawn.p[units], drawn.inverses[units], drawn.entropies[units])
+        n_units = len(of[0])
+        if n_units not in self._layouts:
+            self._layouts[n_units] = self._layout(n_units)
+        rows, means_of, share, subsets = self._layouts[n_units]
+        share = share.to(of[0])
+        p, inverses, own = (one.flatten(0, 1).index_select(0, rows) for one in of)
         inverses.mul_(share)
-        of_labels = list(zip(inverses.split(self.count.tolist(), 1), p.split(self.count.tolist(), 1), strict=True))
-        at_once = max(1, _AT_ONCE // (len(p) * p.shape[2] * inverses.shape[2]))
-        for first in range(0, n_labels, at_once):
-            some = of_labels[first : first + at_once]
-            means = p.new_empty(len(some), len(p), inverses.shape[2], p.shape[2])
-            for mean, (weights, rows) in zip(means, some, strict=True):
-                torch.bmm(weights.mT, rows, out=mean)
-            spreads[first : first + at_once] += drawn.of_means(means)
-        spreads = hardshrink(spreads, _ROUNDING * torch.finfo(p.dtype).eps * math.log(p.shape[2]))  # of rows that are alike
-        subsets = torch.stack([torch.ones_like(self.held), self.held]).double() * self.count
-        return (subsets @ spreads.double().transpose(0, 1)).contiguous()
+        at_once = max(1, _AT_ONCE // drawn.sums[0].numel())
+        room = p.new_empty(at_once, *drawn.sums[0].shape)
+        found: list[Tensor] = []
+        row = filled = 0
+        for size, number in self.sizes:
+            left = number * n_units
+            while left:
+                some = min(left, at_once - filled)
+                weights, of_rows = (one[row : row + size * some].view(some, size, -1) for one in (inverses, p))
+                torch.bmm(weights.mT, of_rows, out=room[filled : filled + some])
+                row, left, filled = row + size * some, left - some, filled + some
+                if filled == at_once:
+                    found.append(drawn.of_means(room))
+                    filled = 0
+        entropies = torch.cat([*found, drawn.of_means(room[:filled])])
+        spreads = entropies - group_sums(own.mul_(share), means_of, len(entropies))
+        alike = _ROUNDING * torch.finfo(spreads.dtype).eps * math.log(p.shape[1])
+        return (subsets @ hardshrink(spreads, alike).double()).view(n_units, 2, -1)
+
+    def _layout(self, n_units: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where the labels of so many units stand, those of one size together, and of these a unit's.
+
+        Returns:
+            [row] the row among those of all units, [row] the number of the mean that it is in, [row, 1] its share of that, and
+            [2 · unit, mean] how many rows each mean has of a unit: any, and of labels in two folds.
+        """
+        unit = torch.arange(n_units, device=self.rows.device)[:, None]
+        labels = torch.arange(len(self.count), device=unit.device)
+        runs = [number for _, number in self.sizes]
+        some = self.rows.split([size * number for size, number in self.sizes])
+        rows = torch.cat([self.rows[:0], *((unit * self.n_rows + one).flatten() for one in some)])
+        of_label = torch.cat([labels[:0], *(one.expand(n_units, -1).flatten() for one in labels.split(runs))])
+        of_unit = torch.cat([labels[:0], *(unit.expand(-1, number).flatten() for number in runs)])
+        count = self.count[of_label]
+        means_of = torch.arange(len(count), device=unit.device).repeat_interleave(count)
+        subsets = (of_unit == unit)[:, None] * torch.stack([count, count * self.held[of_label]])
+        return rows, means_of, (1 / count.double())[means_of, None], subsets.flatten(0, 1).double()

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tl_entropy.functional.information.anchors import Sample, SampledLabels
 from tl_entropy.functional.information.chance import ChanceCurve, corrections, factors
-from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, Whole, dot
-from tl_entropy.functional.probabilities import extensive, logs
+from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, Whole
+from tl_entropy.functional.probabilities import dot, extensive, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
 _AT_ONCE = 2**20  # numbers of the sums
@@ -84,14 +84,27 @@ class Blocks:
         self._rows_inside = torch.zeros_like(whole.counts)
         self._labels: list[list[Tensor]] = []
 
-    def add(self, sums: SoftSums, *, alone: bool = False) -> None:
-        """Take in a block of labels, or of rows whose labels were seen once; ``alone`` where there is no other block."""
-        groups = Groups.of(sums)
-        drawn = None if self.sample is None else SampledLabels(self.sample, groups.held >= 2, sums.first)
+    def add(
+        self, sums: SoftSums, *, alone: bool = False, groups: Groups | None = None, frequent: SampledLabels | None = None
+    ) -> None:
+        """Take in a block of labels, or of rows whose labels were seen once.
+
+        Args:
+            sums: of the block.
+            alone: whether there is no other block.
+            groups: what is known of them from their counts, where that is at hand.
+            frequent: likewise, of their labels in the sample.
+        """
+        groups = groups or Groups.of(sums.count, sums.label, sums.fold, sums.first)
+        if self.sample is not None and frequent is None:
+            frequent = SampledLabels(self.sample.label, groups.held >= 2, sums.first)
         found: list[dict[str, Tensor]] = []
         single: list[tuple[Tensor, ...]] = []
         for part, fit in _fits(sums, groups, self.whole, self.curves):
-            found.append(_of_units(fit, drawn, part, every=not alone))
+            found.append(_of_units(fit, every=not alone))
+            if self.sample is not None and frequent is not None:
+                with torch.no_grad():
+                    found[-1]["anchors"] = frequent.spreads(self.sample.drawn, part)
             if self.keep_labels:
                 with torch.no_grad():
                     single.append(_of_labels(fit))
@@ -179,7 +192,7 @@ def _fits(sums: SoftSums, groups: Groups, whole: Whole, curves: Sequence[ChanceC
         yield part, Fit(sums.of_units(part), whole.of_units(part), groups, c[part])
 
 
-def _of_units(fit: Fit, drawn: SampledLabels | None, part: slice, *, every: bool) -> dict[str, Tensor]:
+def _of_units(fit: Fit, *, every: bool) -> dict[str, Tensor]:
     """What the labels of a block add, each [unit, ...]; ``every`` mixture is tried, or the best that the block needs."""
     groups, n_folds = fit.groups, len(fit.whole.counts)
     found = {
@@ -188,8 +201,6 @@ def _of_units(fit: Fit, drawn: SampledLabels | None, part: slice, *, every: bool
     }
     with torch.no_grad():
         found |= {"mixed": _mixed(fit, every=every), "jackknife": _fold_jackknife(fit)}
-        if drawn is not None:
-            found["anchors"] = drawn.spreads(part)
     return found
 
 
@@ -223,16 +234,15 @@ def _mixed(fit: Fit, *, every: bool) -> Tensor:
     predictors, mean, mass = (one.float() for one in (fit.predictors, fit.whole.mean, fit.mass_inside))
     change, steps = mean - predictors, mixtures.float()
     weighed = mass.mul_(change)
-    first = torch.zeros(units, classes, dtype=torch.long, device=found.device)
-    last = torch.full_like(first, len(mixtures))
-    for _ in range(len(mixtures).bit_length()):
-        middle = (first + last) // 2
-        share = steps[middle.clamp_max(len(mixtures) - 1)][:, size, None]
-        q = torch.addcmul(predictors, change, share).clamp_min_(torch.finfo(change.dtype).tiny)
+    last = torch.ones(units, classes, dtype=torch.long, device=found.device)  # of two neighbours, the best of which is the best
+    most = torch.full_like(last, len(mixtures) - 1)
+    for _ in range((len(mixtures) - 2).bit_length()):
+        middle = (last + most) // 2
+        q = torch.addcmul(predictors, change, steps[middle][:, size, None])
         rises = of_class(torch.div(weighed, q, out=q).sum(-1)) <= 0
-        first, last = torch.where(rises | (first == last), first, middle + 1), torch.where(rises, middle, last)
+        last, most = torch.where(rises | (last == most), last, middle + 1), torch.where(rises, middle, most)
     tried = found.new_full((units, classes, len(mixtures)), torch.inf)
-    for at in ((first - 1).clamp_min(0), first.clamp_max(len(mixtures) - 1)):
+    for at in (last - 1, last):
         tried.scatter_(2, at[..., None], of_class(fit.predicted(mixtures[at][:, size, None]))[..., None])
     found[:, kinds] = tried
     return found
@@ -243,7 +253,7 @@ def _fold_jackknife(fit: Fit) -> Tensor:
     groups = fit.groups
     held = torch.where(groups.held >= 2, groups.held, 0)
     labels = (held * (fit.by_label * fit.log_label_means).sum(-1)).sum(1)
-    found: Tensor = dot(logs(fit.predictors), fit.others).sum(1) - labels - fit.own_inside.sum(1)
+    found: Tensor = dot(positive_logs(fit.predictors), fit.others).sum(1) - labels - fit.own_inside.sum(1)
     return found
 
 

@@ -17,14 +17,14 @@ which is near 1, since (n - 1)/(2n - 1) is right to first order in 1/n. ``functi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.probabilities import logs
+from tl_entropy.functional.probabilities import dot, logs, positive_logs
 
 SAMPLE = 4096
 """Rows that the curves are measured on, at most."""
@@ -41,12 +41,12 @@ FLOOR = 0.001
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _SIZES_OF_C = (2, 3, 4, 6, 8, 16, 32, 64)
+_FAINT = 1e-30  # as good as nothing, and has a logarithm
 _SINGLE = 0.01  # nats of the ceiling, above which divergences from p̄ stand out from the rounding of single precision
 _FEW = 24  # groups
 _BEHIND = 64  # groups, at most, of each size that are left out
 _LEAST_BEHIND = 1 / 32  # of the rows
-_AT_ONCE = 2**21  # numbers
-_CHUNK = 2048  # groups, whose means stay in the cache
+_AT_ONCE = 512  # groups, which stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def corrections(curves: Sequence[ChanceCurve], n: Tensor) -> Tensor:
     return _curves_at(n, [(curve.c_sizes, curve.c, 1.0) for curve in curves])
 
 
-def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, p_log_p: Tensor | None = None) -> list[ChanceCurve]:
+def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, entropies: Tensor | None = None) -> list[ChanceCurve]:
     """Measure r(n) and c(n) of every unit by drawing groups of n rows from ``sample`` [row, unit, bin], rows drawn at random.
 
     Every size up to half the sample, or 256, is tried on disjoint groups of rows in random order (seeded); the limit of r for
@@ -98,157 +98,157 @@ def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, p_log_p
     and what the sample's own ceiling lacks. Means over groups are as noisy as some parts in a thousand, so that the divergences
     of single groups are in the sample's own dtype, where rows differ enough for it; all else is in float64.
 
-    ``p_log_p`` [unit, row, bin] is what it says, where it is there already.
+    ``entropies`` [unit, row] are those of the rows, where they are there already.
     """
-    k, units, bins = sample.shape
-    at_once = max(1, _AT_ONCE // (max(4 * ROWS, k) * bins))
-    found: list[ChanceCurve] = []
-    for first in range(0, units, at_once):
-        part = slice(first, first + at_once)
-        found += _curves(sample[:, part], seed, whole, None if p_log_p is None else p_log_p[part])
-    return found
-
-
-def _curves(sample: Tensor, seed: int, whole: bool, p_log_p: Tensor | None) -> list[ChanceCurve]:
-    k, units, bins = sample.shape
-    p = sample.transpose(0, 1).double()
-    mean = p.mean(1, keepdim=True)
-    log_mean, divisor = logs(mean), mean.clamp_min(torch.finfo(mean.dtype).tiny)
-    own = _divergence(p, log_mean) if p_log_p is None else p_log_p.double().sum(-1) - _dot(p, log_mean)
-    if p_log_p is not None and p_log_p.dtype != p.dtype and bool((own.mean(1) <= _SINGLE).any()):
-        own = _divergence(p, log_mean)  # which is too small for single precision
-    ceiling, half_spread = own.mean(1), ((p.square().mean(1, keepdim=True) / divisor - mean) / 2).sum((1, 2))
+    k, units, _ = sample.shape
     draw = torch.Generator().manual_seed(seed)
     orders = min(256, -(-ROWS // k))
     each = min(k, -(-ROWS // orders))
-    order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(p.device)
-    # The rows drawn are relative to p̄, which is the weight of each bin; KL(p_i ‖ p̄) is one bin more, of weight 0.
-    weight = torch.nn.functional.pad(mean, (0, 1))
-    dtype = sample.dtype if bool((ceiling > _SINGLE).all()) else p.dtype
-    rows = torch.empty(units, order.numel(), bins + 1, dtype=dtype, device=p.device)
-    torch.div(p.index_select(1, order.flatten()), divisor, out=rows[..., :-1])
-    rows[..., -1] = own.index_select(1, order.flatten())
-    rows = rows.unflatten(1, order.shape)
+    order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(sample.device)
+    kinds = _Kinds(k, orders, each, whole)
+    known = [None] * units if entropies is None else list(entropies)
+    found = [_measured(p, own, order, kinds) for p, own in zip(sample.unbind(1), known, strict=True)]
+    ceiling, half_spread = (torch.stack([getattr(one, name) for one in found]) for name in ("ceiling", "half_spread"))
 
-    def controlled(groups: _Groups, value: Callable[[Tensor, Tensor], Tensor]) -> dict[int, Tensor]:
+    def controlled(kind: str, number: Mapping[int, int]) -> dict[int, Tensor]:
         """For each size [unit] the mean of a value of groups, freed of the noise that it shares with what is known of these."""
-        found, at_once = [], max(1, _CHUNK // units)
-        for means, n in zip(groups.means.split(at_once, 1), groups.rows.split(at_once), strict=True):
-            quadratic = _dot((means - 1).square_(), weight) / 2
-            found.append(torch.stack([value(means, n), quadratic, means[..., -1]]))
-        left = torch.tensor([_left(n, k) for n in groups.number], dtype=p.dtype, device=p.device)
+        if not number:
+            return {}
+        left = torch.tensor([_left(n, k) for n in number], dtype=ceiling.dtype, device=ceiling.device)
         expected = torch.stack([half_spread[:, None] * left, ceiling[:, None].expand(-1, len(left))])
-        return dict(zip(groups.number, _controlled(torch.cat(found, -1), expected, groups.member).T, strict=True))
+        values = torch.stack([getattr(one, kind) for one in found], dim=1)
+        return dict(zip(number, _controlled(values, expected, _members(number).to(left)).T, strict=True))
 
-    def divergence(means: Tensor, _: Tensor) -> Tensor:
-        return _dot(logs(means).mul_(means), weight)
-
-    lost, c = {1: ceiling}, {}
-    every, less = _grouped(rows, [n for n in _SIZES if 1 < n <= k // 2])
-    if every.number:
-        lost |= controlled(every, divergence)
-        for n, across in controlled(less, lambda means, n: predicted(means, weight, n, k)).items():
-            c[n + 1] = c_of(n + 1, lost[n + 1] + half_spread / (k - 1), across + lost[n + 1])
-    if whole and k > 2:
-        half = min(k // 2, each)
-        few = {1: rows.flatten(1, 2), **every.by_size(), half: rows[:, :, :half].double().mean(2)}
-        total = k * torch.cat([torch.ones_like(mean), ceiling[:, None, None]], dim=-1)
-        # Labels of nearly all rows hold nothing by chance, whatever the factor.
-        behind = {
-            k - n: (total - n * of[:, :_BEHIND].double()).clamp_min_(0) / (k - n)
-            for n, of in few.items() if k - n not in lost and n >= _LEAST_BEHIND * k
-        }  # fmt: skip
-        lost |= controlled(_Groups.of(behind), divergence)
+    lost, c = {1: ceiling, **controlled("every", kinds.every), **controlled("behind", kinds.behind)}, {}
+    for n, across in controlled("less", kinds.less).items():
+        c[n + 1] = c_of(n + 1, lost[n + 1] + half_spread / (k - 1), across + lost[n + 1])
     sizes = sorted(lost)
     factors = torch.stack([lost[n] / ceiling / _left(n, k) for n in sizes]).cpu()
     cs = torch.stack(list(c.values())).cpu() if c else factors[:0]
-    limits, known = (half_spread / ceiling).tolist(), (ceiling >= MIN_CEILING).tolist()
+    limits, differ = (half_spread / ceiling).tolist(), (ceiling >= MIN_CEILING).tolist()
     at, at_c = _on_cpu(sizes), _on_cpu(list(c))
     return [
         ChanceCurve(at, factors[:, unit], limits[unit], at_c, cs[:, unit])
-        if known[unit] and k > 1
+        if differ[unit] and k > 1
         # Nothing differs between rows, so that nothing is shared by chance either.
         else ChanceCurve(_on_cpu([1]), _on_cpu([1]), 1.0, _on_cpu([]), _on_cpu([]))
         for unit in range(units)
     ]
 
 
-class _Groups(NamedTuple):
-    """Means of groups of rows, those of groups of one size one after the other.
+class _Kinds:
+    """How many groups of each size there are, of ``orders`` of ``each`` of ``k`` rows.
 
     Attributes:
-        means: [unit, group, bin + 1].
-        number: how many groups there are of each size.
+        every: all groups.
+        less: those without their last row, and ``rows_less`` [group] the rows of each.
+        behind: where the sample is the ``whole``, what groups leave behind.
     """
 
-    means: Tensor
-    number: dict[int, int]
-
-    @classmethod
-    def empty(cls, rows: Tensor, number: dict[int, int]) -> Self:
-        """With room for so many means of rows [unit, ..., bin + 1]."""
-        return cls(rows.new_empty(len(rows), sum(number.values()), rows.shape[-1]), number)
-
-    @classmethod
-    def of(cls, means: Mapping[int, Tensor]) -> Self:
-        """Of the means [unit, group, bin + 1] of each size."""
-        return cls(torch.cat(list(means.values()), 1), {n: one.shape[1] for n, one in means.items()})
-
-    def by_size(self) -> dict[int, Tensor]:
-        """[unit, group, bin + 1] for each size, in the same memory."""
-        return dict(zip(self.number, self.means.split(list(self.number.values()), 1), strict=True))
-
-    @property
-    def member(self) -> Tensor:
-        """[group, size] 1 where a group is of a size."""
-        number = torch.tensor(list(self.number.values()), device=self.means.device)
-        at = torch.arange(len(number), device=number.device)
-        return (at.repeat_interleave(number)[:, None] == at).double()
-
-    @property
-    def rows(self) -> Tensor:
-        """[group] its number of rows."""
-        of_size = self.means.new_tensor(list(self.number))
-        return of_size.repeat_interleave(torch.tensor(list(self.number.values()), device=of_size.device))
+    def __init__(self, k: int, orders: int, each: int, whole: bool) -> None:
+        sizes = [n for n in _SIZES if 1 < n <= k // 2]
+        self.k, self.every = k, {n: orders * (each // n) for n in sizes}
+        self.less = {n - 1: self.every[n] for n in sizes if n in _SIZES_OF_C}
+        self.rows_less = torch.cat([torch.full((number,), n, device="cpu") for n, number in [*self.less.items(), (1, 0)]])
+        few = {1: orders * each, **self.every, min(k // 2, each): orders} if whole and k > 2 else {}
+        # Labels of nearly all rows hold nothing by chance, whatever the factor.
+        self.behind = {
+            k - n: min(number, _BEHIND)
+            for n, number in few.items() if k - n not in {1, *sizes} and n >= _LEAST_BEHIND * k
+        }  # fmt: skip
 
 
-def _grouped(rows: Tensor, sizes: Sequence[int]) -> tuple[_Groups, _Groups]:
-    """Disjoint groups of each size, of rows [unit, order, row, bin + 1], and the same without their last rows.
+class _Measured(NamedTuple):
+    """Of one unit: what is known of all rows, and [3, group] of groups the value and two whose means are known."""
+
+    ceiling: Tensor
+    half_spread: Tensor
+    every: Tensor
+    less: Tensor
+    behind: Tensor
+
+
+def _measured(p: Tensor, entropies: Tensor | None, order: Tensor, kinds: _Kinds) -> _Measured:
+    """Of rows [row, bin]; one unit after the other, whose groups stay in the cache."""
+    k = kinds.k
+    mean, own, half_spread = _moments(p, entropies)
+    ceiling = own.mean()
+    # The rows drawn are relative to p̄, which is the weight of each bin; KL(p_i ‖ p̄) is one bin more, of weight 0.
+    dtype = p.dtype if bool(ceiling > _SINGLE) else mean.dtype
+    weight, single = torch.nn.functional.pad(mean, (0, 1)), order.flatten()
+    rows = torch.empty(len(single), len(weight), dtype=dtype, device=p.device)
+    torch.mul(p.index_select(0, single), mean.clamp_min(_FAINT).reciprocal().to(dtype), out=rows[:, :-1])
+    rows[:, -1] = own[single]
+    rows.clamp_min_(_FAINT)
+
+    def valued(groups: Tensor, rows: Tensor | None = None) -> Tensor:
+        of, found = weight.to(groups), groups.new_empty(3, len(groups))
+        for first in range(0, len(groups), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            means = groups[part]
+            found[0, part] = predicted(means, of, rows[part], k) if rows is not None else positive_logs(means).mul_(means) @ of
+            found[1, part] = (means - 1).square_() @ of / 2
+        found[2] = groups[:, -1]
+        return found
+
+    every, less = _grouped(rows.view(*order.shape, -1), kinds)
+    behind = rows.new_empty(0, len(weight), dtype=mean.dtype)
+    if kinds.behind:
+        few = dict(zip(kinds.every, every.split(list(kinds.every.values())), strict=True))
+        half = min(k // 2, order.shape[1])
+        few = {1: rows, **few, half: rows.view(*order.shape, -1)[:, :half].double().mean(1)}
+        total = k * torch.cat([torch.ones_like(mean), ceiling[None]])
+        left = [(total - (k - n) * few[k - n][:number].double()) / n for n, number in kinds.behind.items()]
+        behind = torch.cat(left).clamp_min_(_FAINT)
+    return _Measured(ceiling, half_spread, valued(every), valued(less, kinds.rows_less.to(less)), valued(behind))
+
+
+def _members(number: Mapping[int, int]) -> Tensor:
+    """[group, size] 1 where a group is of a size."""
+    at = torch.arange(len(number), device="cpu")
+    return (at.repeat_interleave(torch.tensor(list(number.values()), device="cpu"))[:, None] == at).double()
+
+
+def _grouped(rows: Tensor, kinds: _Kinds) -> tuple[Tensor, Tensor]:
+    """Means [group, bin + 1] of disjoint groups of each size, of rows [order, row, bin + 1], and without their last rows.
 
     Groups are made of two of half their size, or of three rows.
     """
-    orders, each = rows.shape[1:3]
-    number = {n: orders * (each // n) for n in sizes}
-    every = _Groups.empty(rows, number)
-    less = _Groups.empty(rows, {n - 1: number[n] for n in sizes if n in _SIZES_OF_C})
-    means, without = ({n: one.unflatten(1, (orders, -1)) for n, one in groups.by_size().items()} for groups in (every, less))
+    orders, each, bins = rows.shape
+    every, less = (rows.new_empty(sum(number.values()), bins) for number in (kinds.every, kinds.less))
+
+    def by_size(means: Tensor, number: Mapping[int, int]) -> dict[int, Tensor]:
+        parts = means.split(list(number.values())) if number else ()
+        return {n: one.view(orders, -1, bins) for n, one in zip(number, parts, strict=True)}
+
+    means, without = by_size(every, kinds.every), by_size(less, kinds.less)
     means[1] = rows
-    for n in sizes:
+    for n in kinds.every:
         step = 2 if n % 2 == 0 else n
         part, end = n // step, each // n * step
-        first, *more, last = (means[part][:, :, i:end:step] for i in range(step))
+        first, *more, last = (means[part][:, i:end:step] for i in range(step))
         for i, one in enumerate(more, start=2):
             first = torch.lerp(first, one, 1 / i)
         torch.lerp(first, last, part / n, out=means[n])
         if part == 1 and n - 1 in without:
             without[n - 1].copy_(first)
         elif n - 1 in without:
-            torch.lerp(first, without[part - 1][:, :, 1:end:2], (part - 1) / (n - 1), out=without[n - 1])
+            torch.lerp(first, without[part - 1][:, 1:end:2], (part - 1) / (n - 1), out=without[n - 1])
     return every, less
 
 
 def predicted(means: Tensor, mean: Tensor, n: int | Tensor, k: int) -> Tensor:
-    """X(n + 1) - C of every group: the mean of p · log(p̄ / q) over the rows that are not in it, nats [unit, group].
+    """X(n + 1) - C of every group: the mean of p · log(p̄ / q) over the rows that are not in it, nats [group].
 
     Args:
-        means: [unit, group, bin] the means of groups of n rows, from which q follows, divided by p̄.
-        mean: [unit, 1, bin] that of all rows, p̄.
+        means: [group, bin] the means of groups of n rows, from which q follows, divided by p̄.
+        mean: [bin] that of all rows, p̄.
         n: rows of a group, one number or [group].
         k: number of all rows.
     """
-    log_q = logs(means + FLOOR / (1 - FLOOR), spent=True)  # less log p̄, and log(1 - λ), which is the same everywhere
-    of_all = k * _dot(log_q, mean)
-    return (n * _dot(log_q.mul_(means), mean) - of_all) / (k - n) - math.log1p(-FLOOR)
+    log_q = positive_logs(means + FLOOR / (1 - FLOOR), spent=True)  # less log p̄, and log(1 - λ), the same everywhere
+    of_all = k * (log_q @ mean)
+    return (n * (log_q.mul_(means) @ mean) - of_all) / (k - n) - math.log1p(-FLOOR)
 
 
 def c_of(n: int, lacking: Tensor, apart: Tensor) -> Tensor:
@@ -282,17 +282,16 @@ def _controlled(found: Tensor, expected: Tensor, member: Tensor) -> Tensor:
     return value - torch.where(number < _FEW, excess[0], v1 / (s1 + floor[0]) * excess[0] + of_second)
 
 
-def _divergence(p: Tensor, log_mean: Tensor) -> Tensor:
-    """KL(p ‖ p̄) over the last axis, nats."""
-    return logs(p).mul_(p).sum(-1) - _dot(p, log_mean)
-
-
-def _dot(rows: Tensor, vector: Tensor) -> Tensor:
-    """[unit, row, bin] and [unit, 1, bin] to [unit, row].
-
-    Unit by unit: a batch of products with one column takes up to three times as long.
-    """
-    return torch.stack([one @ of[0] for one, of in zip(rows, vector.to(rows), strict=True)])
+def _moments(p: Tensor, entropies: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Of rows [row, bin] p̄ [bin], KL(p_i ‖ p̄) [row] and ½ Σ_j Var(p_j)/p̄_j, float64."""
+    rows = p.double()
+    mean = rows.mean(0)
+    across = rows @ logs(mean)
+    own = (dot(logs(rows), rows) if entropies is None else -entropies) - across
+    if own.dtype != p.dtype and entropies is not None and bool(own.mean() <= _SINGLE):
+        own = dot(logs(rows), rows) - across  # which is too small for single precision
+    half_spread = (rows.square().mean(0) / mean.clamp_min(torch.finfo(mean.dtype).tiny) - mean).sum() / 2
+    return mean, own, half_spread
 
 
 def _left(n: int, k: int) -> float:

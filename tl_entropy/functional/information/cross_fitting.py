@@ -25,8 +25,10 @@ import torch
 from torch import Tensor
 
 from tl_entropy.functional.information.chance import FLOOR
-from tl_entropy.functional.probabilities import logs
+from tl_entropy.functional.probabilities import dot, logs, positive_logs
 from tl_entropy.functional.statistics import group_sums
+
+_FAINT = 1e-30  # as good as nothing, and has a logarithm
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +92,13 @@ class Whole:
 
     @cached_property
     def mean(self) -> Tensor:
-        """[unit, 1, bin] p̄."""
-        return normalised(self.by_fold.sum(1, keepdim=True))
+        """[unit, 1, bin] p̄, nowhere 0, so that a part of it gives everything a logarithm."""
+        return normalised(self.by_fold.sum(1, keepdim=True)).clamp_min(_FAINT)
 
     @cached_property
     def log_mean(self) -> Tensor:
         """[unit, 1, bin] log p̄."""
-        return logs(self.mean)
+        return positive_logs(self.mean)
 
     def ceilings(self) -> tuple[Tensor, Tensor]:
         """The ceiling W of all rows [unit], and S, which has no bias of few rows; NaN in one fold."""
@@ -106,7 +108,7 @@ class Whole:
             return ceiling, torch.full_like(ceiling, torch.nan)
         mass, counts = self.by_fold[:, present], self.counts[present]
         left = normalised((self.by_fold.sum(1, keepdim=True) - mass).clamp_min(0))
-        gap = (mass * (self.log_mean - logs((1 - FLOOR) * left + FLOOR * self.mean))).sum((1, 2)) / rows
+        gap = (mass * (self.log_mean - positive_logs((1 - FLOOR) * left + FLOOR * self.mean))).sum((1, 2)) / rows
         return ceiling, ceiling + gap / (1 + (counts / (rows - counts)).sum())
 
 
@@ -135,18 +137,18 @@ class Groups:
     singles: Tensor
 
     @classmethod
-    def of(cls, sums: SoftSums) -> Self:
-        """The groups of these sums."""
-        pairs = ((sums.label >= 0) & (sums.count > 0)).nonzero()[:, 0]
-        n_labels = max(0, int(sums.label.max()) + 1 - sums.first) if len(sums.label) else 0
-        held = torch.bincount(sums.label[pairs] - sums.first, minlength=n_labels)
-        inside = held[sums.label[pairs] - sums.first] >= 2
-        pairs = torch.cat([pairs[inside], pairs[~inside]])
-        label, fold, count = sums.label[pairs] - sums.first, sums.fold[pairs], sums.count[pairs]
+    def of(cls, count: Tensor, label: Tensor, fold: Tensor, first: int = 0) -> Self:
+        """Of the numbers of rows, labels and folds [group] of ``SoftSums``, whose first label is ``first``."""
+        pairs = ((label >= 0) & (count > 0)).nonzero()[:, 0]
+        n_labels = max(0, int(label.max()) + 1 - first) if len(label) else 0
+        held = torch.bincount(label[pairs] - first, minlength=n_labels)
+        inside = held[label[pairs] - first] >= 2
+        pairs, singles = torch.cat([pairs[inside], pairs[~inside]]), count[label < 0].sum()
+        label, fold, count = label[pairs] - first, fold[pairs], count[pairs]
         sizes, inside = group_sums(count, label, n_labels), held[label] >= 2
         share = torch.where(inside, count / (sizes[label] - count).clamp_min(1), 0.0)
         weight = torch.where(held >= 2, 1 / (1 + group_sums(share, label, n_labels)), 0.0)
-        return cls(pairs, label, fold, count, sizes, held, int(inside.sum()), weight, sums.count[sums.label < 0].sum())
+        return cls(pairs, label, fold, count, sizes, held, int(inside.sum()), weight, singles)
 
     @property
     def label_inside(self) -> Tensor:
@@ -188,10 +190,9 @@ class Fit:
 
     def __init__(self, sums: SoftSums, whole: Whole, groups: Groups, c: Tensor) -> None:
         self.whole, self.groups = whole, groups
-        mass = sums.mass[groups.pairs]
-        self.by_label = group_sums(mass, groups.label, len(groups.sizes)).transpose(0, 1)
-        self.mass = mass.transpose(0, 1).contiguous()
-        self.own = sums.own[groups.pairs].mT
+        self.mass = torch.stack([mass.index_select(0, groups.pairs) for mass in sums.mass.unbind(1)])
+        self.by_label = torch.stack([group_sums(mass, groups.label, len(groups.sizes)) for mass in self.mass])
+        self.own = sums.own.mT.index_select(1, groups.pairs)
         self.label_means = normalised(self.by_label)
         self.beta = groups.weight * c[:, groups.distinct[1]]
 
@@ -218,7 +219,8 @@ class Fit:
     @cached_property
     def others(self) -> Tensor:
         """[unit, pair inside, bin] M_x - M_xg."""
-        return (self.by_label.index_select(1, self.groups.label_inside) - self.mass_inside).clamp_min_(0)
+        tiny = torch.finfo(self.mass.dtype).tiny  # which has a logarithm
+        return (self.by_label.index_select(1, self.groups.label_inside) - self.mass_inside).clamp_min_(tiny)
 
     @cached_property
     def across(self) -> Tensor:
@@ -239,15 +241,9 @@ class Fit:
     def predicted(self, share: Tensor) -> Tensor:
         """[unit, pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
         q = torch.lerp(self.predictors, self.whole.mean, share)
-        return -dot(logs(q, spent=True), self.mass_inside) - self.own_inside
+        return -dot(positive_logs(q, spent=True), self.mass_inside) - self.own_inside
 
 
 def normalised(mass: Tensor) -> Tensor:
     """``mass`` [..., bin] divided by its sum, which is not counted: so a rounding of the assignments cancels."""
     return mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
-
-
-def dot(new: Tensor, mass: Tensor) -> Tensor:
-    """Σ new · mass over the last axis; ``new`` is of no use afterwards."""
-    product = new * mass if new.requires_grad or mass.requires_grad else new.mul_(mass)
-    return product.sum(-1)

@@ -223,7 +223,7 @@ def record(
 ) -> SoftMutualInformation:  # fmt: skip
     """The record of the sums of one unit; ``more`` are its fields that do not follow from them."""
     with torch.no_grad():
-        curves = chance_curves(sample.drawn.rows, whole=whole, p_log_p=sample.drawn.p_log_p)
+        curves = chance_curves(sample.drawn.rows, whole=whole, entropies=sample.drawn.entropies[..., 0])
     found = estimates(sums, curves, folds=folds, sample=sample)
     information, plug_in, null, ceiling = (v[:, 0] for v in (found.information, found.plug_in, found.null, found.ceiling))
     reason = reason_for_nan(ceiling[0].item(), found.rows_inside, int((found.fold_rows > 0).sum()))
