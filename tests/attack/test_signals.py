@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import random
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 import warnings
@@ -21,6 +24,7 @@ from tl_entropy import demo
 
 pytestmark = [pytest.mark.model, pytest.mark.long]
 TRIALS = 6
+DOCUMENTS = 3000
 TEXTS = ["the cat sat on the mat", "def f(x):\n    return x + 1", "dog and cat and dog"] * 12
 BUNDLED = str(Path(demo.__file__).parent / "stdlib-gpt2-3m")
 
@@ -55,11 +59,10 @@ def test_ctrl_c_at_any_moment_leaves_the_model_as_it_was_and_what_was_measured(n
 def test_the_command_line_writes_what_it_has(number, tmp_path):
     draw = random.Random(int(number))
     (tmp_path / "texts").mkdir()
-    for i in range(3000):
+    for i in range(DOCUMENTS):
         (tmp_path / "texts" / f"{i}.txt").write_text("import os\nimport sys\ndef f(x):\n    return x\n" * 4)
     environment = {**os.environ, "PYTHONPATH": str(Path(tle.__file__).parents[1])}
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from tl_entropy.cli import main; main()"
-    written = 0
     for i in range(TRIALS):
         arguments = [
             "lens",
@@ -71,22 +74,23 @@ def test_the_command_line_writes_what_it_has(number, tmp_path):
             "--out",
             str(tmp_path / str(i)),
         ]
+        terminal, end = pty.openpty()  # elsewhere a bar is one line, when it is done
+        termios.tcsetwinsize(end, (24, 120))
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            env=environment,
+            [sys.executable, "-c", code, *arguments], stderr=end, stdout=subprocess.DEVNULL, env=environment
         )
-        assert process.stderr is not None
-        told = ""
-        while "tok/s" not in told and process.poll() is None:  # the pass has begun
-            told += process.stderr.read(1)
+        os.close(end)
+        told = b""
+        while b"tok/s" not in told:  # the pass has begun
+            told += os.read(terminal, 1000)
         time.sleep(draw.uniform(0, 0.5))
         process.send_signal(number)
-        _, rest = process.communicate(timeout=120)
-        assert "Traceback" not in told + rest
-        written += (tmp_path / str(i) / "lens.safetensors").is_file()
-        if process.returncode == 0:
-            assert tle.load(tmp_path / str(i) / "lens.safetensors").documents
-    assert written == TRIALS
+        with contextlib.suppress(OSError):  # of a terminal whose other end is closed
+            while more := os.read(terminal, 1000):
+                told += more
+        os.close(terminal)
+        assert process.wait(120) == 0, "what was measured is written"
+        assert b"Traceback" not in told
+        found = tle.load(tmp_path / str(i) / "lens.safetensors")
+        assert found.provenance.interrupted
+        assert 0 < found.documents < DOCUMENTS
