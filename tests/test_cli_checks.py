@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -160,6 +161,17 @@ def test_a_folder_that_another_writes_to_is_refused_before_a_model_is_loaded(mon
         with held("--out", Path(written), wait=False):
             assert f"--out: somebody else is writing {written} now" in refused(monkeypatch, capsys, *arguments)
     assert list(without_models.iterdir()) == []
+
+
+def test_words_may_be_written_elsewhere_from_a_folder_that_cannot_be_written_to(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).resolve() != tmp_path and allowed(path, mode))
+    message = refused(monkeypatch, capsys, "words", "--model", BUNDLED, *TEXT, "--out", "w.csv")
+    assert re.fullmatch(r"--out: .* is read-only; .*", message)
+    run(monkeypatch, capsys, "words", "--model", BUNDLED, *TEXT, "--out", "new/w.csv")
+    assert len(pd.read_csv(tmp_path / "new" / "w.csv"))
 
 
 def test_all_commands_are_tried_here():

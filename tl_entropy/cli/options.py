@@ -149,10 +149,11 @@ class Source(Leaves):
         readouts: bool,
         new_tokens: int,
         offered: tuple[str, ...],
+        has_out: bool,
     ) -> Source:
         """The source that these options describe; results go to ``folder`` where ``out`` is not given.
 
-        ``offered`` are the options for texts that the command has.
+        ``offered`` are the options for texts that the command has; without ``has_out`` it checks itself where it writes to.
         """
         if not model:  # of a command that has the bundled model as its default
             from tl_entropy.demo import FOLDER
@@ -167,7 +168,8 @@ class Source(Leaves):
         check_choice("--format", figures, FORMATS)
         known_kind(kind)
         there = out or Path(folder)
-        check_folder("--out", there)
+        if has_out:
+            check_folder("--out", there)
         check_models(model)
         given = [name for name, value in (("--text", text), ("--file", file), ("--dataset", dataset)) if value]
         if len(given) != 1:
@@ -232,6 +234,7 @@ def reads(
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
         offered = tuple(f"--{name}" for name in ("text", "file", "dataset") if name not in without)
         told: dict[str, Any] = {"folder": folder, "several": several, "readouts": readouts, "offered": offered}
+        told["has_out"] = "out" not in without
         source = [p for p in _parameters(Source.of) if p.name not in (*told, "new_tokens", *without)]
         if bundled:
             source[0] = source[0].replace(default=[])
