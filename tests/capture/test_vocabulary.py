@@ -11,6 +11,7 @@ from tiny_models import VOCAB, cached_model, hf_model, kinds, make_model
 from transformers import PreTrainedTokenizerFast
 
 import tl_entropy as tle
+from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.vocabulary import Vocabulary
 from tl_entropy.errors import InputError
 
@@ -220,3 +221,27 @@ def test_a_begin_token_that_transformer_lens_made_up_is_not_put_before_texts(spe
     default, with_it, without = (one.n_tokens for one in found)
     assert (default, with_it) == (without + begins, without + 1), "nothing predicts the first of all"
     assert found[0].provenance.settings["prepend_bos"] is begins
+
+
+@pytest.mark.skipif("hooked" not in kinds(), reason="of a HookedTransformer")
+@pytest.mark.parametrize("d_vocab_out", [2, 29, 50])
+def test_a_model_may_predict_more_or_fewer_tokens_than_it_reads(d_vocab_out):
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    config = HookedTransformerConfig(
+        n_layers=1, d_model=16, n_heads=2, d_head=8, d_mlp=32, d_vocab=30, d_vocab_out=d_vocab_out, n_ctx=16, act_fn="relu",
+        normalization_type="LN", device="cpu", seed=0,
+    )  # fmt: skip
+    model, tokens = HookedTransformer(config).eval(), torch.tensor([[3, 28, 7, 28, 1]])
+    with torch.no_grad():
+        model.W_U.mul_(9)
+        log_p = model(tokens)[0].double().log_softmax(-1)
+    options = {"interventions": tle.mask_attention(2), "layers": [-1], "progress": False}
+    found = tle.lens_entropy(model, tokens, sites="resid_post", layers=[-1], progress=False)
+    torch.testing.assert_close(found.entropy[:, 0, 0].double(), -(log_p.exp() * log_p).sum(-1), atol=1e-5, rtol=0)
+    assert tle.lens_entropy(model, tokens, sites="resid_post", **options).entropy.isfinite().all()
+    assert Adapter(model).short_row().shape[1] > 8
+    if d_vocab_out == 2:
+        for ask in (tle.token_surprisal, lambda *given, **more: tle.gradient_reliance(*given, "embed", **more)):
+            with pytest.raises(InputError, match="targets must be below the vocabulary's 2 tokens; got 28"):
+                ask(model, tokens, progress=False)

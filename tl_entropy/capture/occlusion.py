@@ -314,8 +314,8 @@ def _prove_hiding(adapter: Adapter) -> None:
     chunk = attribute(adapter.model.cfg, "chunk")  # what a memory of a chunk tells of a token is seen behind it
     n = min(8 if chunk is None else chunk + 4, adapter.context)
     column = min(1, n - 2)
-    tokens = torch.linspace(0, adapter.d_vocab - 1, n).long().repeat(2, 1)
-    tokens[1, column] = (tokens[1, column] + adapter.d_vocab // 2) % adapter.d_vocab
+    tokens = adapter.row_of(n).repeat(2, 1)
+    tokens[1, column] = adapter.another(tokens[1, column])
     last = adapter.last_site
     names = [name for name in adapter.points if is_scores(name)]
 

@@ -33,6 +33,8 @@ from tl_entropy.sites import Site
 from tl_entropy.torch_state import yours
 
 _NEEDED = ("cfg", "hook_dict")
+_SHORT = 12
+"""Tokens of a row for a proof, at most."""
 
 
 def _way_to_load(model: Any) -> str:
@@ -278,16 +280,25 @@ class Runner(Vocabulary, Places):
             )
         return {}
 
+    def another(self, token: Tensor) -> Tensor:
+        """Another id than ``token``, for proofs."""
+        return (token + self._legible // 2) % self._legible
+
+    @property
+    def _legible(self) -> int:
+        """Below which ids the model both reads and predicts; reads, where it predicts hardly any, as a classifier does."""
+        return self.n_ids if self.d_vocab < _SHORT else min(self.d_vocab, self.n_ids)
+
     def short_row(self) -> Tensor:
         """A few ids [1, pos] from all over the vocabulary, no special tokens, for a proof's forward pass."""
-        ids = torch.linspace(0, self.d_vocab - 1, min(12, self.context, self.d_vocab)).long()[None]
+        ids = torch.linspace(0, self._legible - 1, min(_SHORT, self.context, self._legible)).long()[None]
         return ids[:, [i not in self.special_ids for i in ids[0].tolist()]]
 
     def row_of(self, length: int) -> Tensor:
         """That many ids [1, pos], likewise, for proofs on longer rows."""
-        special = torch.zeros(self.d_vocab, dtype=torch.bool)
-        special[[i for i in self.special_ids if 0 <= i < self.d_vocab]] = True
-        ids = (~special).nonzero()[:, 0] if not special.all() else torch.arange(self.d_vocab)
+        special = torch.zeros(self._legible, dtype=torch.bool)
+        special[[i for i in self.special_ids if 0 <= i < self._legible]] = True
+        ids = (~special).nonzero()[:, 0] if not special.all() else torch.arange(self._legible)
         return ids[torch.linspace(0, len(ids) - 1, length).long()][None]
 
     def check_ids(self, tokens: Tensor) -> None:

@@ -114,3 +114,20 @@ def test_a_mask_of_a_part_of_the_vocabulary_lets_no_other_text_through(monkeypat
     monkeypatch.setattr(model, "generate", mistaken(model))
     with pytest.raises(ModelError, match="not its own most probable text"):
         Adapter(model).generate(PROMPTS, NEW, temperature=0.0, seed=0)
+
+
+def test_a_cache_with_which_nothing_can_be_written_is_not_used(gpt2, monkeypatch):
+    """As on a HookedTransformer whose grouped heads were ungrouped."""
+    own = gpt2.generate
+
+    def generate(*given, use_past_kv_cache, **options):
+        if use_past_kv_cache:
+            raise RuntimeError("Sizes of tensors must match")
+        return own(*given, use_past_kv_cache=False, **options)
+
+    right, rank = written_rank(gpt2)
+    monkeypatch.setattr(gpt2, "generate", generate)
+    found, found_rank = written_rank(gpt2)
+    assert found.provenance.corpus["uncached"] == 2
+    assert torch.equal(found_rank, rank)
+    torch.testing.assert_close(found.surprisal, right.surprisal, equal_nan=True)

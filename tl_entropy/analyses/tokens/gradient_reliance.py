@@ -169,6 +169,8 @@ def _numbers_of(of: Of, logits: Tensor, target: Tensor) -> Tensor:
         return logits.masked_fill(logits == -torch.inf, 0.0).abs().sum(-1)  # of tokens that can come
     log_p = logits.log_softmax(-1)
     if of == "loss":
+        if len(target) and int(target.max()) >= log_p.shape[-1]:
+            raise InputError(f"targets must be below the vocabulary's {log_p.shape[-1]} tokens; got {int(target.max())}")
         return -log_p.gather(-1, target.clamp(min=0)[:, None])[:, 0]
     return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
 

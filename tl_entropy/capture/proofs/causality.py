@@ -175,7 +175,7 @@ def _rows(runner: Runner) -> tuple[Tensor, Tensor]:
 
 def _with_another_end(runner: Runner, row: Tensor) -> Tensor:
     other = row.clone()
-    other[0, -1] = (row[0, -1] + runner.d_vocab // 2) % runner.d_vocab
+    other[0, -1] = runner.another(row[0, -1])
     return other
 
 

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tl_entropy.capture.feeding import out_of_memory
 from tl_entropy.capture.hooks import hook_name, hooked
 from tl_entropy.capture.runner import Runner
-from tl_entropy.errors import ModelError
+from tl_entropy.errors import ModelError, TLEntropyError
 
 _TOKENS = 4
 """Tokens of the prompt, and of the text, on which the cache is proved."""
@@ -35,7 +36,10 @@ class Generated(NamedTuple):
 
 
 def cache_is_sound(runner: Runner) -> bool:
-    """Whether the states at the last site are the same with the model's cache and in one pass over the text."""
+    """Whether the states at the last site are the same with the model's cache and in one pass over the text.
+
+    A cache with which it cannot write at all is none.
+    """
     site, new = runner.last_site, min(_TOKENS, runner.context // 2)
     prompt = runner.short_row()[:, :new]
     point = runner.model.hook_dict.get(hook_name(site))
@@ -43,16 +47,21 @@ def cache_is_sound(runner: Runner) -> bool:
         return False
     seen: list[Tensor] = []
     with runner.proving():
-        with hooked([(point, lambda activation, hook: seen.append(activation.detach()))]):
-            tokens = runner.write(prompt, new, temperature=0.0, seed=0, cached=True)
+        try:
+            with hooked([(point, lambda activation, hook: seen.append(activation.detach()))]):
+                tokens = runner.write(prompt, new, temperature=0.0, seed=0, cached=True)
+        except Exception as error:  # of a cache that does not fit the model (grouped heads that are ungrouped)
+            if isinstance(error, TLEntropyError) or out_of_memory(error):
+                raise
+            return False
         whole = runner.activations(tokens, torch.ones_like(tokens), [site])[site]
     states = torch.cat(seen, dim=1) if seen else whole[:, :0]  # the last token written is never read
     n = states.shape[1]
     if not tokens.shape[1] - 1 <= n <= tokens.shape[1]:
         return False
     own = whole[:, :n].double()
-    error = float((states.double() - own).abs().max() / own.square().mean().sqrt().clamp_min(1e-30))
-    return error <= _TOLERANCE.get(whole.dtype, 0.1)
+    off = float((states.double() - own).abs().max() / own.square().mean().sqrt().clamp_min(1e-30))
+    return off <= _TOLERANCE.get(whole.dtype, 0.1)
 
 
 def proved_text(
