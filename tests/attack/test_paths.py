@@ -164,6 +164,7 @@ def test_a_disk_without_room(name, tmp_path):
         if not child:
             sys.dont_write_bytecode = True  # no halves of these, either
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what pytest catches it in is a file, too)
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
             status = 1
             try:

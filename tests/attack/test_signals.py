@@ -57,7 +57,7 @@ def test_ctrl_c_at_any_moment_leaves_the_model_as_it_was_and_what_was_measured(n
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_line_writes_what_it_has(number, tmp_path):
-    draw = random.Random(int(number))
+    draw, results = random.Random(int(number)), []
     (tmp_path / "texts").mkdir()
     for i in range(DOCUMENTS):
         (tmp_path / "texts" / f"{i}.txt").write_text("import os\nimport sys\ndef f(x):\n    return x\n" * 4)
@@ -83,14 +83,16 @@ def test_the_command_line_writes_what_it_has(number, tmp_path):
         told = b""
         while b"tok/s" not in told:  # the pass has begun
             told += os.read(terminal, 1000)
-        time.sleep(draw.uniform(0, 0.5))
+        time.sleep(draw.uniform(0, 2))
         process.send_signal(number)
         with contextlib.suppress(OSError):  # of a terminal whose other end is closed
             while more := os.read(terminal, 1000):
                 told += more
         os.close(terminal)
-        assert process.wait(120) == 0, "what was measured is written"
+        assert process.wait(120) == 130, told.decode(errors="replace")[-600:]
         assert b"Traceback" not in told
-        found = tle.load(tmp_path / str(i) / "lens.safetensors")
-        assert found.provenance.interrupted
-        assert 0 < found.documents < DOCUMENTS
+        if b"interrupted after 0 tokens" not in told:
+            results.append(tle.load(tmp_path / str(i) / "lens.safetensors"))
+            assert results[-1].provenance.interrupted
+            assert 0 < results[-1].documents < DOCUMENTS
+    assert results, "some came after the first batch"

@@ -49,7 +49,8 @@ def examples(*lines: str) -> str:
 def main() -> None:
     """Run the command; what goes wrong is told in one line, with exit status 2, and so is a warning.
 
-    SIGTERM, as batch systems send it, ends a pass of any command like Ctrl-C: what was measured until then is written.
+    SIGTERM, as batch systems send it, ends a pass of any command like Ctrl-C: what was measured until then is written, and the
+    exit status is 130.
     """
     if len(sys.argv) == 1:
         sys.argv.append("--help")

@@ -20,7 +20,7 @@ import typer
 from tl_entropy.capture.named import Lines, check_files, data_set
 from tl_entropy.cli.checks import documents_in
 from tl_entropy.cli.plan import announce
-from tl_entropy.cli.report import FORMATS, Leaves, report, reportable
+from tl_entropy.cli.report import ENDED, FORMATS, Leaves, report, reportable
 from tl_entropy.errors import InputError, check_choice, partial_of
 from tl_entropy.results.files import check_folder
 from tl_entropy.results.holding import held
@@ -247,8 +247,11 @@ def reads(
             for group, parameters in zip(groups, grouped, strict=True):
                 parts.append(group(**{p.name: given.pop(p.name) for p in parameters}))
             target = given["out"] if "out" in without else parts[0].out / command.__name__
+            ENDED[0] = False
             with writing(target), reporting(parts[0]):
                 command(*parts, **given)
+            if ENDED[0]:
+                raise typer.Abort
 
         # The texts first, what is measured next, the windows and the machine last.
         texts = next(i for i, p in enumerate(source) if p.name == "window") - ("on_error" not in without)

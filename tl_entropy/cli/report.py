@@ -19,6 +19,9 @@ from tl_entropy.sites import Site
 FORMATS = ("png", "pdf", "svg")
 MOST_TOLD = 10  # documents
 
+ENDED = [False]
+"""Whether what a command has reported covers a part of its inputs only, since Ctrl-C or SIGTERM came."""
+
 Figures = list[tuple[Callable[..., Any], str, dict[str, Any]]]
 """Plots to draw of a result: the function, the file's name, and its options."""
 
@@ -55,6 +58,9 @@ def report(
         more: further figures, as for ``drawn``.
         rows: the table to write, where it is to be another than the result's own.
     """
+    note_end(result)
+    if ENDED[0] and not reportable(result):
+        raise typer.Abort  # before anything was read
     if type(result).__name__ == "ModelComparison":
         _report_comparison(result, to)
         return
@@ -71,6 +77,11 @@ def report(
     if to.page:
         written.append(_page(result, written, pictures, to, f'tle.load("{to.out / name}.safetensors")'))
     typer.echo("wrote " + ", ".join(str(path) for path in written))
+
+
+def note_end(result: Any) -> None:
+    """Remember that a result was interrupted, for the command's exit status."""
+    ENDED[0] |= any(origin.interrupted for origin in result._origins())
 
 
 def report_settling(result: Any, at: tuple[float, Any], rho: float, to: Leaves) -> None:

@@ -13,7 +13,7 @@ from tl_entropy.cli.checks import layers_in, names, sites_in
 from tl_entropy.cli.edits import TunedLens, lens_of
 from tl_entropy.cli.options import OVER, PRECISIONS, Layers, Precision, Source, Vocabulary, reads
 from tl_entropy.cli.page import write_page
-from tl_entropy.cli.report import Leaves, drawn
+from tl_entropy.cli.report import Leaves, drawn, note_end
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.results.files import check_folder, write_table
 from tl_entropy.sites import INNER_SITES
@@ -87,6 +87,7 @@ def words(
         precision=cast("Any", precision), vocabulary=cast("Any", vocabulary), **source.windows,
     ).to(source.unit)  # fmt: skip
     spans: Any = stimuli if stimuli is not None and (stimuli.table is not None or by == "space") else by
+    note_end(result)
     found = result.word_surprisal(by=spans, context=front, correct=correct, final=final)
     typer.echo(str(found))
     table = found.to_pandas() if stimuli is None else stimuli.beside(found)
