@@ -113,7 +113,7 @@ def test_functions_of_tensors(name, data):
     chosen = data.draw(st.lists(st.sampled_from(sorted(given)), min_size=1, max_size=3, unique=True), label="arguments")
     for argument in chosen:
         given[argument] = data.draw(st.sampled_from(odd_tensors.ODD), label=argument)
-    if given.get("permutations") in (2**40, 2**70):  # as many as asked for would take years
+    if type(many := given.get("permutations")) is int and many >= 2**40:  # as many as asked for would take years
         return
     with warnings.catch_warnings(), contextlib.suppress(tle.TLEntropyError, MemoryError):
         warnings.simplefilter("ignore")

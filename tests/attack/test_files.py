@@ -95,7 +95,8 @@ def test_damage_is_seen(name, tmp_path):
                     tle.FileError,
                     tle.InputError,
                     tle.ModelError,
-                ):  # settings that are those of something else, or of no model
+                    tle.SaveError,
+                ):  # settings of something else, or of no model
                     refused += 1
                 else:
                     assert states.differences(found, whole) == []

@@ -42,7 +42,7 @@ from tl_entropy.estimation.history import TrainingHistory
 from tl_entropy.estimation.models import EstimationModel, losses_of
 from tl_entropy.estimation.steps import load_state, rate_at, save_state
 from tl_entropy.estimation.windows import Windows, validated, warn_of_shared
-from tl_entropy.results.files import as_path, parsed, write_text
+from tl_entropy.results.files import as_path, digest, parsed, write_text
 from tl_entropy.results.holding import held
 from tl_entropy.torch_state import steady
 
@@ -244,7 +244,9 @@ class Course:
         try:
             found = parsed(path.read_text(encoding="utf-8"))
             same = found["settings"] == self.settings and found["config"] == self.model.config.as_dict()
-            others = found.get("of", self.of) != self.of  # earlier versions did not say
+            others = found["of"] != self.of
+            if found.pop("digest") != digest(json.dumps(found), {}):
+                raise ValueError("its digest is not that of its contents")
             self._rows, [self._tokens, self._before] = found["records"], found["so_far"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"out: {folder} has a state, but {path.name} cannot be read ({error!r})") from error
@@ -281,7 +283,8 @@ class Course:
             "settings": self.settings, "config": self.model.config.as_dict(), "of": self.of, "records": self._rows,
             "so_far": [self._tokens, seconds],
         }  # fmt: skip
-        write_text(self.folder / "training.json", json.dumps(whole, indent=1) + "\n")
+        told = {**whole, "digest": digest(json.dumps(whole), {})}
+        write_text(self.folder / "training.json", json.dumps(told, indent=1) + "\n")
 
     def history(self) -> TrainingHistory:
         """Of all records."""

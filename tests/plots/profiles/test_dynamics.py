@@ -152,6 +152,8 @@ def test_the_plane_refuses():
         velocity([made(), made(model="b", order=2.0)])
     with pytest.raises(InputError, match="quantity must be a velocity"):
         velocity(made(), quantity="distance_to_output")
+    with pytest.raises(InputTypeError, match="name of a velocity"):
+        velocity(made(), quantity=[])
     with pytest.raises(InputError, match="quantity: reverse_kl_velocity not in this result"):
         velocity(made(), quantity="reverse_kl_velocity")
     with pytest.raises(InputError, match="labels must be 2 different names"):

@@ -206,7 +206,7 @@ def information_imbalance(
         return _mean(*mine.imbalance(label_ranks(_numbers(y, len(mine.near))), k), documents)
     if not states[1]:
         raise InputError("x and y: labels belong on one side; the other must be states [row, d]")
-    if k != 1:
+    if check_int("k", k, 1) != 1:
         raise InputError(f"k is of states: the nearest of a row by its label are all others that have it; got {k}")
     theirs = _neighbours(y, 1, name="y")
     return _mean(*theirs.of_labels(_numbers(x, len(theirs.near), others=True).to(theirs.near.device)), documents)

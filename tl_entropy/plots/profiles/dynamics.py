@@ -20,7 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import FancyArrowPatch
 
-from tl_entropy.errors import InputError, check_choice
+from tl_entropy.errors import InputError, InputTypeError, check_choice
 from tl_entropy.plots.depth import EMBED
 from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.lens.predictions import divergence_name
@@ -88,7 +88,7 @@ def velocity(
     Raises:
         InputError: results without entropies or without the velocity, or in which it has no value anywhere, that differ in the
             quantity, unit or order, or names that are missing or equal.
-        InputTypeError: something that is no result of ``layer_dynamics``.
+        InputTypeError: something that is no result of ``layer_dynamics``, or no name.
 
     >>> import matplotlib; matplotlib.use("agg")
     >>> import tl_entropy as tle
@@ -102,6 +102,8 @@ def velocity(
     for name, result in by_name.items():
         if "curve" not in result.families:
             raise InputError(f"results: {name} holds no entropies; give layer_dynamics what lens_entropy returned as well")
+    if not isinstance(quantity, str | None):
+        raise InputTypeError(f"quantity must be the name of a velocity, or None; got {quantity!r}")
     chosen = {result.main_velocity(family) if quantity is None else (quantity, family) for result in by_name.values()}
     if len(chosen) > 1:
         raise InputError(f"results differ in their velocities ({', '.join(sorted(name for name, _ in chosen))}); choose one")
