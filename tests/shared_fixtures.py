@@ -23,9 +23,9 @@ from threadpoolctl import threadpool_limits
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a hub
 
 # Shapes and dtypes in annotations are checked while the tests run, and only then; not in modules whose arguments users hand in,
-# since there the package's own errors are tested. What was imported before would not be checked, nor can what is
-# checked be counted.
-if "SLIPCOVER_ENABLED" not in os.environ:
+# since there the package's own errors are tested, nor in long runs, where odd arguments come to all. What was imported before
+# would not be checked, nor can what is checked be counted.
+if "SLIPCOVER_ENABLED" not in os.environ and os.environ.get("TL_ENTROPY_TESTS") != "long":
     install_import_hook(["tl_entropy.functional.statistics", "tl_entropy.results.lens.entropy"], "beartype.beartype")
 
 from tiny_models import ARCHITECTURES, GATE, LONG, PAGES, cached_model, kinds, number

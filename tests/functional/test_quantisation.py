@@ -241,5 +241,7 @@ def test_effective_bits_are_a_capacity():
             effective_bits(1.0, bad)
         with pytest.raises(InputError, match="limit must be positive"):
             effective_bits(torch.tensor([1.0, bad]), 1.0)
+    with pytest.raises(InputError, match=r"limit and noise must broadcast; got \[2\] and \[3\]"):
+        effective_bits(torch.ones(2), torch.ones(3))
     with pytest.raises(InputTypeError):
         effective_bits(None, 1.0)

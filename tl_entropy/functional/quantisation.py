@@ -174,14 +174,17 @@ def effective_bits(limit: float | Tensor, noise: float | Tensor) -> float | Tens
         Bits a number, above 0; a float of numbers, a float64 tensor where one of them is a tensor.
 
     Raises:
-        InputError: 0 or below, or not finite.
+        InputError: 0 or below, or not finite, or shapes that do not broadcast.
         InputTypeError: no numbers.
 
     >>> effective_bits(1.0, 1 / 15), effective_bits(1.0, 1.0), round(effective_bits(7.0, 2**-4), 1)
     (4.0, 1.0, 6.8)
     """
     a, q = _positive("limit", limit), _positive("noise", noise)
-    found = torch.log2(1 + a / q)
+    try:
+        found = torch.log2(1 + a / q)
+    except RuntimeError as error:
+        raise InputError(f"limit and noise must broadcast; got {list(a.shape)} and {list(q.shape)}") from error
     return found if isinstance(limit, Tensor) or isinstance(noise, Tensor) else found.item()
 
 

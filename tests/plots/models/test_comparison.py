@@ -9,7 +9,7 @@ import pytest
 from hand_made import compared, lens
 from matplotlib.collections import PolyCollection, QuadMesh
 
-from tl_entropy.errors import InputTypeError
+from tl_entropy.errors import InputError, InputTypeError
 from tl_entropy.plots.models.comparison import comparison
 
 DEEP = (("EleutherAI/pythia-1.4b-deduped", 24), ("gpt2-medium", 12), ("gpt2", 6))
@@ -125,7 +125,11 @@ def test_nothing_is_cut_off_nor_written_over_its_neighbour():
 
 @pytest.mark.long
 def test_the_size_can_be_given_and_names_are_plain_text():
-    panels = comparison(compared((("a$x$", 2), ("b_{2}" + "y" * 40, 3))), figsize=(10, 5))
+    found = compared((("a$x$", 2), ("b_{2}" + "y" * 40, 3)))
+    for odd, error in (("x", InputTypeError), (True, InputTypeError), ((3,), InputError), ((0, 3), InputError)):
+        with pytest.raises(error, match="figsize"):
+            comparison(found, figsize=odd)
+    panels = comparison(found, figsize=(10, 5))
     figure = panels[0].figure
     assert figure.get_size_inches().tolist() == [10, 5]
     figure.draw_without_rendering()

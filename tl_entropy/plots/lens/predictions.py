@@ -105,6 +105,8 @@ def divergences(
     check_choice("band", band, ("se", "sd", None))
     by_name = named(results, (LayerDivergence, DivergenceSummary), "layer_divergence", labels)
     metric = next(iter(by_name.values())).metrics[0] if metric is None else metric
+    if not isinstance(metric, str):
+        raise InputTypeError(f"metric must be the name of one, or None; got {metric!r}")
     if len({unit_of(metric, result.unit) for result in by_name.values()}) > 1:
         raise InputError("results are in nats and in bits; bring them to one unit with result.to('bits')")
     lines = [line for name, result in by_name.items() for line in _lines(name, result, metric, sites, band)]

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from tl_entropy.errors import InputTypeError
+from tl_entropy.errors import InputError, InputTypeError, check_number, listed
 from tl_entropy.plots.depth import draw_course
 from tl_entropy.plots.kinds import kind_of
 from tl_entropy.plots.legends import short_entry
@@ -57,7 +57,8 @@ def comparison(result: ModelComparison, *, figsize: tuple[float, float] | None =
         The axes of the panels; those of colour bars are behind them in their figure.
 
     Raises:
-        InputTypeError: something else than a ``ModelComparison``.
+        InputTypeError: something else than a ``ModelComparison``, or a size that is no two numbers.
+        InputError: a size that no figure can have.
 
     >>> import matplotlib; matplotlib.use("agg")
     >>> import tl_entropy as tle
@@ -87,7 +88,7 @@ def comparison(result: ModelComparison, *, figsize: tuple[float, float] | None =
     # Last, since the names of its points are put where there is room, which is settled when all else is there.
     panels.append(partial(_plane, result))
     down = math.ceil(len(panels) / ACROSS)
-    figure = plt.figure(figsize=figsize or (4.2 * ACROSS, 3.2 * down), layout="constrained")
+    figure = plt.figure(figsize=_checked_size(figsize) or (4.2 * ACROSS, 3.2 * down), layout="constrained")
     with mpl.rc_context(NEW_FIGURE):
         grid = list(np.atleast_1d(figure.subplots(down, ACROSS)).flat)
         for unused in grid[len(panels) :]:
@@ -103,6 +104,15 @@ def comparison(result: ModelComparison, *, figsize: tuple[float, float] | None =
         for draw, axes in zip(panels, grid, strict=False):
             draw(ax=axes)
     return grid[: len(panels)]
+
+
+def _checked_size(figsize: Any) -> tuple[float, float] | None:
+    if figsize is None:
+        return None
+    sides = [check_number("figsize", side, 1, 100) for side in listed("figsize", figsize, "numbers")]
+    if len(sides) != 2:
+        raise InputError(f"figsize must be a width and a height in inches; got {figsize!r}")
+    return sides[0], sides[1]
 
 
 def _course(result: ModelComparison, of: str, family: Any, name: str, *, ax: Axes) -> None:
