@@ -59,7 +59,8 @@ def report(
         rows: the table to write, where it is to be another than the result's own.
     """
     note_end(result)
-    if ENDED[0] and not reportable(result):
+    read = [n for name in ("n_tokens", "tokens") if isinstance(n := getattr(result, name, None), int)]
+    if ENDED[0] and read and not any(read):
         raise typer.Abort  # before anything was read
     if type(result).__name__ == "ModelComparison":
         _report_comparison(result, to)
