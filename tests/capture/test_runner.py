@@ -150,6 +150,22 @@ def test_hooks_of_pytorch_on_a_module_are_named(gpt2):
         handle.remove()
 
 
+def test_a_forward_in_the_place_of_a_modules_own_is_named(gpt2):
+    clean, part = measured(gpt2), gpt2.blocks[1].mlp
+    part = getattr(part, "original_component", part)
+    own = part.forward
+    try:
+        part.forward = lambda *args, **options: 0.5 * own(*args, **options)
+        with pytest.warns(UserWarning, match=r"hooks that somebody has left .*\.1\.\S*mlp\S* \(its forward replaced\)"):
+            dirty = measured(gpt2)
+        assert any("its forward replaced" in line for line in dirty.provenance.state)
+        assert not torch.equal(clean.surprisal, dirty.surprisal)
+        part.forward = own  # of its class
+        assert measured(gpt2).provenance.state == clean.provenance.state
+    finally:
+        del part.forward
+
+
 @pytest.mark.parametrize("setting", ["register_module_forward_hook", "register_module_forward_pre_hook"])
 def test_hooks_of_pytorch_on_every_module_are_named(gpt2, setting):
     handle = getattr(torch.nn.modules.module, setting)(lambda module, *passed: None)

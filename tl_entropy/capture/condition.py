@@ -144,6 +144,19 @@ def adapters_of(model: Any) -> tuple[str, ...]:
     )
 
 
+def invoked_adapters(source: nn.Module) -> list[str]:
+    """Adapters of a Hugging Face model that are on, and do nothing before a text has tokens that invoke them (aLoRA).
+
+    PEFT's wrapper looks for these tokens; the model inside it does not.
+    """
+    configured = attribute(source, "peft_config")
+    if not isinstance(configured, dict):
+        return []
+    layers: list[Any] = [module for module in modules_of(source) if has_adapter(module)]
+    on = {name for layer in layers if not layer.disable_adapters for name in layer.active_adapters}
+    return sorted(name for name in on if attribute(configured.get(name), "alora_invocation_tokens"))
+
+
 def _adapters_state(layer: Any, name: str) -> str:
     if layer.disable_adapters:
         return "switched off"

@@ -130,11 +130,16 @@ def _below(*roots: nn.Module) -> list[nn.Module]:
 def hooks_of_others(model: Any, *, back: bool = False) -> dict[str, nn.Module]:
     """Modules with hooks that neither this package has put there nor what the model is made of, by their names.
 
+    A ``forward`` that somebody has put in the place of a module's own does what a hook does, and counts as one; that of the
+    whole model shows in its logits.
+
     Args:
         model: the model.
         back: whether hooks of the way back, of gradients, count beside those of the way forward.
     """
-    held = [module for module in modules_of(model) if _foreign(module, back=back)]
+    modules = modules_of(model)
+    replaced = {module for module in modules if module is not model and _forward_is_replaced(module)}
+    held = [module for module in modules if module in replaced or _foreign(module, back=back)]
     if not held:
         return {}
     # TransformerLens's hook points have several names; the least nested ones are those that people use.
@@ -145,7 +150,7 @@ def hooks_of_others(model: Any, *, back: bool = False) -> dict[str, nn.Module]:
     for root in (model, attribute(model, "original_model")):
         for name, module in root.named_modules() if isinstance(root, nn.Module) else ():
             names.setdefault(id(module), name or type(module).__name__)
-    return {names[id(module)]: module for module in held}
+    return {names[id(module)] + " (its forward replaced)" * (module in replaced): module for module in held}
 
 
 def hooks_on_everything(*, back: bool = False) -> list[str]:
@@ -173,7 +178,13 @@ def is_left(model: Any, module: nn.Module) -> bool:
     left = (
         handle is None or handle.is_permanent or handle.context_level not in inside for handle in _foreign(module, back=True)
     )
-    return any(left)
+    return _forward_is_replaced(module) or any(left)
+
+
+def _forward_is_replaced(module: nn.Module) -> bool:
+    """Whether others have put a function in the place of a module's own ``forward``."""
+    found = vars(module).get("forward")  # a class's own is not there
+    return found is not None and _is_of_others(found)
 
 
 def _foreign(module: nn.Module, *, back: bool) -> list[Any]:

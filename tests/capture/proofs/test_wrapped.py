@@ -165,7 +165,7 @@ def test_differences():
 
 
 @BRIDGE
-@pytest.mark.parametrize("when", ["forward", "before"])
+@pytest.mark.parametrize("when", ["forward", "before", "instead"])
 @pytest.mark.parametrize(
     ("name", "where"), [("gpt2", "transformer.h.1.attn.c_attn"), ("neox", "gpt_neox.layers.1.attention.query_key_value")]
 )
@@ -174,8 +174,11 @@ def test_hooks_on_a_projection_that_is_split_are_refused(name, where, when):
     module = source.get_submodule(where)
     if when == "forward":
         module.register_forward_hook(lambda module, args, out: 0.5 * out)
-    else:
+    elif when == "before":
         module.register_forward_pre_hook(lambda module, args: (0.5 * args[0],))
+    else:
+        own, where = module.forward, f"{where} (its forward replaced)"
+        module.forward = lambda x: 0.5 * own(x)
     with pytest.raises(ModelError, match=rf"leaves out the hooks on {re.escape(where)}: it runs .*add_hook"):
         losses(bridge_of(source))
 
@@ -200,6 +203,18 @@ def test_adapters_on_a_projection_that_is_split_are_refused(name, target):
         losses(model)
     merged = with_lora(name, [target]).merge_and_unload()
     torch.testing.assert_close(losses(bridge_of(merged)), own_losses(with_lora(name, [target])), atol=3e-5, rtol=0)
+
+
+@BRIDGE
+@pytest.mark.libraries
+@pytest.mark.parametrize(("name", "target"), [("llama", "q_proj"), ("gpt2", "c_attn")])
+def test_an_adapter_that_tokens_invoke_is_refused_by_that_name(name, target):
+    tuned = with_lora(name, [target], alora_invocation_tokens=[33, 260], task_type="CAUSAL_LM")
+    model = bridge_of(unwrapped(tuned))
+    with pytest.raises(ModelError, match=r"the adapter default does nothing before .* \(aLoRA\): .*disable_adapter_layers"):
+        losses(model)
+    tuned.base_model.disable_adapter_layers()
+    torch.testing.assert_close(losses(model), own_losses(hf_model(name)), atol=3e-5, rtol=0)
 
 
 @BRIDGE

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tl_entropy.capture.condition import has_adapter
+from tl_entropy.capture.condition import has_adapter, invoked_adapters
 from tl_entropy.capture.feeding import out_of_memory
 from tl_entropy.capture.hooks import as_found, attribute, hooks_of_others, hooks_on_everything
 from tl_entropy.capture.runner import Runner
@@ -143,6 +143,7 @@ class _Originals:
     def __init__(self, source: nn.Module) -> None:
         self.source = source
         with unwrapped(source):
+            self.invoked = invoked_adapters(source)
             self.adapters = {n: m for n, m in source.named_modules() if has_adapter(m) and not m.disable_adapters}
             self.hooked = hooks_of_others(source)
 
@@ -151,6 +152,12 @@ def _proved(runner: Runner, originals: _Originals, known: _Known) -> str:
     source, watched = originals.source, originals.adapters | originals.hooked
     if attribute(attribute(source, "config"), "is_encoder_decoder"):
         return _not_compared("an encoder-decoder reads two texts")
+    if originals.invoked:
+        raise ModelError(
+            f"the adapter {_some(originals.invoked)} does nothing before a text has the tokens that invoke it (aLoRA): PEFT's "
+            "wrapper looks for them, and TransformerLens does not, so it would be left out. It cannot be merged, either. To "
+            f"measure the model without it, switch it off (peft_model.base_model.disable_adapter_layers()). {AS_IT_IS}"
+        )
     ids = runner.short_row()
     own, ran = _watched(lambda: _own_logits(runner, ids), watched)
     with runner.proving(), runner.turns.running(), yours(runner.device), unwrapped(source):
