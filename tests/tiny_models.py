@@ -106,7 +106,15 @@ def further_models():
         "topk_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"], "index_topk": 6, "index_head_dim": 16,
         "indexer_types": ["full"] * 3, "layer_types": ["indexed_attention"] * 3,
     }  # fmt: skip
+    compressed = {  # of the keys of two tokens each a query sees 4 of its own choice
+        "num_key_value_heads": 1, "head_dim": 16, "q_lora_rank": 16, "hc_mult": 2, "o_groups": 2, "o_lora_rank": 16,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 32,
+        "mlp_layer_types": ["hash_moe", "moe", "moe"], "layer_types": ["compressed_sparse_attention"] * 3,
+        "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
+        "index_n_heads": 2, "index_head_dim": 16, "index_topk": 4,
+    }  # fmt: skip
     return {
+        "deepseek v4": ("DeepseekV4ForCausalLM", {**body, **compressed}),
         "falcon of groups": (
             "FalconForCausalLM",
             {**body, "new_decoder_architecture": True, "num_kv_heads": 2, "multi_query": False, "alibi": False, "bias": False},

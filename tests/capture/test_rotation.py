@@ -126,9 +126,19 @@ def test_text_beyond_is_written_without_a_cache(monkeypatch):
     model, _ = stretching("longrope")
     adapter = Adapter(model)
     monkeypatch.setattr(Adapter, "generates_with_cache", True)
-    prompt = torch.arange(1, 9)[None]
-    assert adapter.generate(prompt, BEYOND - 8, temperature=1.0, seed=0).cached
-    assert not adapter.generate(prompt, BEYOND - 7, temperature=1.0, seed=0).cached
+    prompt = torch.arange(1, BEYOND + 2)[None]
+    assert adapter.generate(prompt[:, :8], BEYOND - 8, temperature=1.0, seed=0).cached
+    for temperature in (0.0, 1.0):
+        assert not adapter.generate(prompt, 5, temperature=temperature, seed=0).cached
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("longrope", 8), ("dynamic", 8), ("dynamic", BEYOND + 1)])
+def test_text_that_outgrows_the_length_while_it_is_written_is_refused_by_that_name(name, tokens):
+    adapter = Adapter(stretching(name)[0])
+    prompt = torch.arange(1, tokens + 1)[None]
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ModelError, match=f"stretches the positions of a whole text that is longer than {BEYOND} tokens"):
+            adapter.generate(prompt, BEYOND, temperature=temperature, seed=0)
 
 
 def test_other_models_pad_at_any_length():

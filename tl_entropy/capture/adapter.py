@@ -132,6 +132,9 @@ class Adapter(Sighted):
             raise ModelError(
                 "generation: this model declares that it reads ahead (cfg.reads_ahead), so it has no text of its own to write"
             )
+        if self.sight.later > 1:
+            cause = self._looks_ahead_by()
+            raise ModelError(f"generation: this model looks ahead ({cause}), so it has no text of its own to write")
         longest = tokens.shape[1] + max_new_tokens  # cached keys stay turned as they were
         cached = longest <= self.stretched_beyond and self.generates_with_cache
         return proved_text(self, tokens, max_new_tokens, temperature=temperature, seed=seed, cached=cached)

@@ -71,8 +71,9 @@ def attention_sight(model: Any, layer: int, part: str | None = None) -> Sight:
 
 
 def chooses_keys(model: Any, part: str | None = None) -> bool:
-    """Whether, in any layer, an index chooses the keys that a query sees."""
-    return _CHOSEN in (_configured(model, part)[1] or ())
+    """Whether, in any layer, an index chooses the keys that a query sees (GLM MoE DSA, DeepSeek V4)."""
+    config, kinds, _ = _configured(model, part)
+    return _CHOSEN in (kinds or ()) or bool(getattr(config, "index_topk", None))
 
 
 def _configured(model: Any, part: str | None) -> tuple[Any, Any, Any]:

@@ -3,7 +3,8 @@
 Beyond so many tokens every row of a pass is turned by other angles than a row alone would be: those of the longest row
 (``longrope``: Phi 3 and 4 of long contexts; ``dynamic``). And the second kind keeps them for later passes, too, until a short
 text comes. So rows beyond that length share a pass with rows of their own length alone, text of that length is written without
-a cache of keys, and every pass begins with the angles that the model was made with.
+a cache of keys, and every pass begins with the angles that the model was made with. Text that grows beyond it is no longer what
+the model read when it began to write.
 
 It is read off the modules that turn, as Hugging Face makes them: by their ``rope_type``.
 """
@@ -29,14 +30,22 @@ def stretched_beyond(modules: Sequence[nn.Module]) -> float:
     >>> stretched_beyond([nn.Linear(2, 2)])
     inf
     """
-    borders = [math.inf]
+    return min((border for border, _ in _borders(modules)), default=math.inf)
+
+
+def turned_alike(modules: Sequence[nn.Module], shorter: int, longer: int) -> bool:
+    """Whether rows of these lengths, in tokens, are turned by the same angles, each alone."""
+    return all(longer <= border or shorter == longer or (once and shorter > border) for border, once in _borders(modules))
+
+
+def _borders(modules: Sequence[nn.Module]) -> Iterator[tuple[float, bool]]:
+    """From which length on rows are turned by other angles, and whether these are the same for all beyond it."""
     for module in modules:
         for layer, kind in _kinds(module):
             if "dynamic" in kind:
-                borders.append(vars(module)[_FIRST])
+                yield vars(module)[_FIRST], False
             elif kind == "longrope":
-                borders.append(_configured(vars(module).get("config"), layer) or vars(module)[_FIRST])
-    return min(borders)
+                yield _configured(vars(module).get("config"), layer) or vars(module)[_FIRST], True
 
 
 @contextmanager

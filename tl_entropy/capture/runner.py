@@ -239,16 +239,19 @@ class Runner(Vocabulary, Places):
             # How TransformerLens calls Hugging Face's models is nothing that the user of either could mend.
             warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
             torch.manual_seed(seed)
-            out: Tensor = self.model.generate(
-                tokens.to(device),
-                max_new_tokens=max_new_tokens,
-                stop_at_eos=bool(self.ends),
-                eos_token_id=list(self.ends) or None,
-                use_past_kv_cache=cached,
-                return_type="tokens",
-                verbose=False,
-                **options,
-            )
+            try:
+                out: Tensor = self.model.generate(
+                    tokens.to(device),
+                    max_new_tokens=max_new_tokens,
+                    stop_at_eos=bool(self.ends),
+                    eos_token_id=list(self.ends) or None,
+                    use_past_kv_cache=cached,
+                    return_type="tokens",
+                    verbose=False,
+                    **options,
+                )
+            except NotImplementedError as error:
+                raise ModelError(f"generation: TransformerLens does not write text with this model: {error}") from error
         return out.cpu().clone()  # not an inference tensor, on which users could not build
 
     def cached_activations(self, cache: Any, sites: Sequence[Site]) -> dict[Site, Tensor]:

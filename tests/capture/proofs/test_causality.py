@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as tr
-from tiny_models import VOCAB, booted, cached_model, kinds, tiny_tokenizer
+from tiny_models import VOCAB, booted, cached_model, kinds, make_model, tiny_tokenizer
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
@@ -205,6 +205,19 @@ def test_caches_padded_where_that_matters_are_refused(gpt2, monkeypatch):
         Adapter(gpt2).check_rows(mask * 0 + 1)
         with pytest.raises(ModelError, match="padding changes what this model computes"):
             Adapter(gpt2).check_rows(mask.flip(1))
+
+
+@pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+def test_an_index_that_chooses_compressed_keys_may_choose_padding():
+    try:
+        model = make_model("deepseek v4")
+    except (ValueError, AttributeError) as error:
+        pytest.skip(f"these libraries do not have it: {error}")
+    rows = [torch.randint(1, VOCAB, (n,), generator=torch.Generator().manual_seed(n)) for n in (40, 33)]
+    alone, together = (tle.token_surprisal(model, rows, batch_size=n, **QUIET) for n in (1, 2))
+    torch.testing.assert_close(together.surprisal, alone.surprisal, atol=1e-4, rtol=0, equal_nan=True)
+    assert together.provenance.corpus["unpadded"] is True
 
 
 @pytest.mark.skipif(kinds()[0] != "bridge", reason="needs a TransformerBridge")

@@ -116,6 +116,24 @@ def test_a_mask_of_a_part_of_the_vocabulary_lets_no_other_text_through(monkeypat
         Adapter(model).generate(PROMPTS, NEW, temperature=0.0, seed=0)
 
 
+@pytest.mark.skipif("bridge" not in kinds(), reason="the models are bridges")
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("name", "cause"), [("t5", "encoder-decoder"), ("bert", "both"), ("gemma3 both ways", "both")])
+def test_a_model_that_looks_ahead_has_no_text_of_its_own(name, cause, temperature):
+    with pytest.raises(ModelError, match=rf"^generation: this model looks ahead \(.*{cause}.*\), so it has no text of its own"):
+        tle.layer_similarity(make_model(name), "the cat", max_new_tokens=3, temperature=temperature, progress=False)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_model_with_which_transformer_lens_does_not_write_is_refused_by_that_name(gpt2, cached, monkeypatch):
+    def generate(*args, **options):
+        raise NotImplementedError("generation is not supported")
+
+    monkeypatch.setattr(gpt2, "generate", generate)
+    with pytest.raises(ModelError, match=r"^generation: TransformerLens does not write text with this model: generation"):
+        Adapter(gpt2).write(PROMPTS, NEW, temperature=0.0, seed=0, cached=cached)
+
+
 def test_a_cache_with_which_nothing_can_be_written_is_not_used(gpt2, monkeypatch):
     """As on a HookedTransformer whose grouped heads were ungrouped."""
     own = gpt2.generate

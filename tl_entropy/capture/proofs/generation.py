@@ -4,7 +4,7 @@ Two things are proved. Once a model: that its cache of keys and values gives the
 gives, without which sampled text comes from other distributions than those measured. And of every greedy text: that each token
 written is the most probable one where it will be measured, up to the rounding of the logits. Where the cache fails, the text is
 written without it, which reads the whole text again for every token, and the result says so. Refused: a greedy text that is
-not the model's own without a cache either.
+not the model's own without a cache either, and a sampled one whose positions were stretched while it was written.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tl_entropy.capture.attention import chooses_keys
 from tl_entropy.capture.feeding import out_of_memory
-from tl_entropy.capture.hooks import hook_name, hooked
+from tl_entropy.capture.hooks import hook_name, hooked, modules_of
+from tl_entropy.capture.rotation import stretched_beyond, turned_alike
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, TLEntropyError
 
@@ -72,18 +74,34 @@ def proved_text(
     Rows that end early are filled up with an end token. ``cached`` says whether the model's cache can be used.
 
     Raises:
-        ModelError: a greedy text is not the model's own, with its cache or without.
+        ModelError: a greedy text is not the model's own, with its cache or without; or a sampled one has outgrown the length
+            beyond which positions are stretched.
     """
     short = 0.0
     for with_cache in (True, False) if cached else (False,):
         whole = runner.write(tokens, max_new_tokens, temperature=temperature, seed=seed, cached=with_cache)
-        if temperature > 0 or (short := _shortfall(runner, whole, tokens.shape[1])) <= 0:
+        stretched = _is_stretched(runner, whole, tokens.shape[1])
+        if not stretched if temperature > 0 else (short := _shortfall(runner, whole, tokens.shape[1])) <= 0:
             return Generated(whole, with_cache)
+        if stretched:
+            longest = stretched_beyond(modules_of(runner.model))
+            raise ModelError(
+                f"generation: this model stretches the positions of a whole text that is longer than {longest:.0f} tokens, so "
+                "what it wrote up to there is not what it would write where it is measured; prompt and max_new_tokens together "
+                "must not be longer"
+            )
+    by_length = "; or the index that chooses its keys chooses others in a longer text" if chooses_keys(runner.model) else ""
     raise ModelError(
         "generation: what this model writes at temperature=0 is not its own most probable text: where it is measured, the "
         f"logit of a token is {short:.3g} below the highest. Its generate, or an intervention, does something else while it "
-        "writes"
+        f"writes{by_length}"
     )
+
+
+def _is_stretched(runner: Runner, rows: Tensor, prompt: int) -> bool:
+    """Whether a row's positions are others in the whole row than behind its prompt."""
+    modules = modules_of(runner.model)
+    return not all(turned_alike(modules, prompt, prompt + len(runner.until_end(row[prompt:]))) for row in rows)
 
 
 def _shortfall(runner: Runner, rows: Tensor, prompt: int) -> float:
