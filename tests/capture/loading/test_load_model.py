@@ -181,6 +181,17 @@ def test_weights_that_are_not_there_are_said_to_be_random(tmp_path):
 
 
 @needs_bridge
+def test_weights_that_the_model_has_no_place_for_are_said(tmp_path):
+    config = json.loads((write_folder(tmp_path / "deeper", "llama") / "config.json").read_text())
+    (tmp_path / "deeper" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    model = tle.load_model(tmp_path / "deeper", device="cpu")
+    line = "weights that the model has no place for were not read: model.layers.2.input_layernorm.weight, "
+    (said,) = [text for text in tle.token_surprisal(model, IDS, progress=False).provenance.state if "no place" in text]
+    assert said.startswith(line)
+    assert said.endswith(" and 6 more")
+
+
+@needs_bridge
 def test_logits_that_are_not_hugging_faces_are_refused(tmp_path):
     """TransformerLens cuts Falcon's joint projection as if it did not lie group by group."""
     place = write_folder(tmp_path / "falcon", "falcon of groups")

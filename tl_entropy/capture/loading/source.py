@@ -7,7 +7,7 @@ model, or alone, naming its model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -135,21 +135,27 @@ class Source:
             options = options | {"adapter_kwargs": {"subfolder": "none"}}
         with _no_progress_bar(gguf=self.gguf is not None):
             model, report = made.from_pretrained(name, output_loading_info=True, **options)
-        if missing := sorted(report["missing_keys"]):
-            self.random = f"{', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}"
+        self.random = _some(report["missing_keys"])
+        if unread := _some(report["unexpected_keys"]):
+            self.notes += (f"weights that the model has no place for were not read: {unread}",)
         model = model.eval()
         if model.device != torch.empty(0, device=self.device).device:  # some quantised models may not be moved
             model = model.to(self.device)
         if self.gguf:
             _unmark(model)
-            self.notes = (f"GGUF file {self.gguf}, unpacked",)
+            self.notes += (f"GGUF file {self.gguf}, unpacked",)
         if self.adapter is None:
             self.reference = reference_of(model) if self.check else None
             return model
         tuned = with_adapter(model, self.adapter)
         self.reference = reference_of(tuned.get_base_model()) if self.check else None
-        self.notes = (f"{described(tuned, self.name)}, merged",)
+        self.notes += (f"{described(tuned, self.name)}, merged",)
         return merged(tuned).eval()
+
+
+def _some(names: Iterable[str]) -> str:
+    first = sorted(names)
+    return f"{', '.join(first[:3])}{f' and {len(first) - 3} more' if len(first) > 3 else ''}"
 
 
 def _no_name(given: str) -> bool:
