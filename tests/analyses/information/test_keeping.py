@@ -44,9 +44,12 @@ def test_sums_are_those_of_all_positions(cost):
         summed = place < 0
         mass.index_add_(0, numbers[table.rows[summed].long()], values[summed])
     for label, table in enumerate(TABLES):
-        found = layout.gathered(table, label, mass, values[layout.slots], torch.ones(len(layout.slots), dtype=torch.bool))
+        order = torch.randperm(table.n_rows, generator=torch.Generator().manual_seed(3))
+        gather = layout.gather(table, order, label, torch.ones(len(layout.slots), dtype=torch.bool))
         there = table.rows >= 0
-        torch.testing.assert_close(found, group_sums(values[there], table.rows[there].long(), table.n_rows))
+        expected = group_sums(values[there], table.rows[there].long(), table.n_rows)[order]
+        for heads in (slice(0, 2), slice(1, 2)):
+            torch.testing.assert_close(gather.of(mass, values[layout.slots], heads), expected[:, heads])
     every = sum(table.n_rows for table in TABLES)
     assert size(layout, cost) <= len(SAMPLE) * cost + every
 
@@ -112,4 +115,5 @@ def test_results_do_not_depend_on_what_is_kept(monkeypatch, sample):
                 behind = 1 + len(one.fold_tokens)
                 torch.testing.assert_close(mine[behind:], whole[behind:], atol=5e-7, rtol=0, equal_nan=True)
                 mine, whole = mine[:behind], whole[:behind]
-            torch.testing.assert_close(mine, whole, atol=1e-8, rtol=0, equal_nan=True)
+            most = 1e-8 if name in ("information", "entropy", "plug_in") else 1e-7  # bounds are in single precision
+            torch.testing.assert_close(mine, whole, atol=most, rtol=0, equal_nan=True)

@@ -7,8 +7,8 @@ import torch
 
 from tl_entropy.functional.information.anchors import Sample, SampledRows
 from tl_entropy.functional.information.blocks import Blocks
-from tl_entropy.functional.information.chance import ChanceCurve
 from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
+from tl_entropy.functional.information.curves import ChanceCurve
 from tl_entropy.functional.probabilities import entropy
 from tl_entropy.functional.statistics import group_sums
 

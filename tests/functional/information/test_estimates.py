@@ -13,8 +13,9 @@ from hypothesis import given, strategies as st
 from scipy.stats import hypergeom
 
 from tl_entropy.functional.information import chance
-from tl_entropy.functional.information.chance import SAMPLE, ChanceCurve, chance_curves
+from tl_entropy.functional.information.chance import SAMPLE, chance_curves
 from tl_entropy.functional.information.cross_fitting import SoftSums
+from tl_entropy.functional.information.curves import ChanceCurve
 from tl_entropy.functional.information.estimates import (
     MIN_RESOLUTION,
     MIN_ROWS,

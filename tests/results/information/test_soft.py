@@ -15,8 +15,8 @@ from safetensors import safe_open
 
 import tl_entropy as tle
 from tl_entropy.errors import InputError, InputTypeError
-from tl_entropy.functional.information.chance import ChanceCurve
 from tl_entropy.functional.information.cross_fitting import SoftSums
+from tl_entropy.functional.information.curves import ChanceCurve
 from tl_entropy.functional.information.estimates import error, estimates, label_estimates
 from tl_entropy.functional.statistics import jackknife_error
 from tl_entropy.results import Provenance, SoftInformation, load

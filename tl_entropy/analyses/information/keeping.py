@@ -91,25 +91,64 @@ class Layout:
         numbers = (torch.cat([torch.where(summed, number, n_sums), last]) for number, summed in sums)
         return cls(slots, place, tuple(numbers), n_sums)
 
-    def gathered(self, table: LabelTable, label: int, mass: Tensor, kept: Tensor, seen: Tensor) -> Tensor:
-        """Every sum of a label set, [row, head, bin + 1] float64, heads apart in memory.
+    def gather(self, table: LabelTable, order: Tensor, label: int, seen: Tensor) -> Gather:
+        """How every sum of a label set is put together.
 
         Args:
             table: of the label set.
+            order: [row] the order in which its rows are wanted.
             label: its number.
-            mass: [sum + 1, head, bin + 1] what was added up.
-            kept: [seen, head, bin + 1] what was kept.
             seen: [kept] which of the kept positions were seen.
         """
-        number = self.sums[label][:-1]
+        number = self.sums[label][:-1][order]
         summed = (number < self.n_sums).nonzero()[:, 0]
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
         row = table.rows[self.slots[seen]].long()
-        has = None if bool((row >= 0).all()) else (row >= 0).nonzero()[:, 0]
-        row = row if has is None else row[has]
-        whole = torch.zeros(kept.shape[1], table.n_rows, kept.shape[2], dtype=torch.float64)
+        at = (row >= 0).nonzero()[:, 0]  # the positions kept that have a label
+        row = rank[row[at]]
+        n_kept = int(seen.sum())
+        begin = torch.full((len(order),), n_kept).scatter_reduce_(0, row, at, "amin")
+        begin[summed] = n_kept
+        begun = (begin < n_kept).nonzero()[:, 0]
+        more = (at != begin[row]).nonzero()[:, 0]
+        return Gather(len(order), summed, number[summed], begun, begin[begun], row[more], at[more])
+
+
+class Gather(NamedTuple):
+    """Where the sums of a label set come from.
+
+    Attributes:
+        rows: how many there are.
+        summed, numbers: rows that were added up, and as which sum.
+        begun, begin: rows that begin with a position that was kept, and with which of those seen.
+        more, at: rows to which a position that was kept is added, and which.
+    """
+
+    rows: int
+    summed: Tensor
+    numbers: Tensor
+    begun: Tensor
+    begin: Tensor
+    more: Tensor
+    at: Tensor
+
+    def of(self, mass: Tensor, kept: Tensor, heads: slice) -> Tensor:
+        """Every sum of some heads, [row, head, bin + 1] float64, heads apart in memory.
+
+        Args:
+            mass: [sum + 1, head, bin + 1] what was added up.
+            kept: [seen, head, bin + 1] what was kept.
+            heads: which.
+        """
+        mass, kept = mass[:, heads], kept[:, heads]
+        whole = torch.zeros(kept.shape[1], self.rows, kept.shape[2], dtype=torch.float64)
         for into, single, sums in zip(whole, kept.unbind(1), mass.unbind(1), strict=True):
-            into[summed] = sums[number[summed]]
-            into.index_add_(0, row, (single if has is None else single[has]).double())
+            into[self.summed] = sums[self.numbers]
+            if len(self.begun) == self.rows:
+                into.copy_(single.index_select(0, self.begin))
+            else:
+                into[self.begun] = single.index_select(0, self.begin).double()
+            into.index_add_(0, self.more, single.index_select(0, self.at).double())
         return whole.transpose(0, 1)
 
 

@@ -99,9 +99,9 @@ class Place(Kept):
         rows, lengths = rows.transpose(0, 1), lengths.transpose(0, 1)
         for first in range(0, n_heads, step):
             some = slice(first, first + step)
-            by_seed = (rows[some] @ self.directions[some]).unflatten(-1, (len(seeds), -1))
+            by_seed = (rows[some] @ self.directions[some]).div_(lengths[some]).unflatten(-1, (len(seeds), -1))
             for (bins, seed), temperature, into in zip(self.draws, self.temperatures, found, strict=True):
-                p = torch.softmax(by_seed[:, :, seeds.index(seed), :bins] / (lengths[some] * temperature), dim=-1)
+                p = torch.softmax(by_seed[:, :, seeds.index(seed), :bins] / temperature, dim=-1)
                 into[some, :, :-1] = p
                 into[some, :, -1] = entropy(p)
         return [of.transpose(0, 1) for of in found]

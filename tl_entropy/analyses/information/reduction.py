@@ -21,6 +21,7 @@ from tl_entropy.functional.information.blocks import Blocks
 from tl_entropy.functional.information.chance import chance_curves
 from tl_entropy.functional.information.coding import decoded
 from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
+from tl_entropy.functional.probabilities import entropy
 from tl_entropy.functional.statistics import group_sums
 
 Chunks = Callable[[], Iterable[tuple[int, np.ndarray]]]
@@ -92,7 +93,7 @@ def reduced(chunks: Chunks, rows: Rows, shape: tuple[int, int], budget: int, *, 
         totals, drawn = _add_up(chunks, rows, _ranges(turn), mass, first=not found)
         if not found:
             sample = SampledRows(drawn)
-            curves = chance_curves(drawn, whole=seen.whole, entropies=sample.entropies[..., 0])
+            curves = chance_curves(drawn, whole=seen.whole, entropies=entropy(drawn).T)
             for total, one in zip(totals, seen.counted, strict=True):
                 counts = group_sums(one.count, one.table.row_fold, seen.n_folds)
                 found.append(

@@ -6,7 +6,8 @@ that are read from one, ``z`` and ``result``, keep it once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -19,7 +20,7 @@ from tl_entropy.state import Kept
 from tl_entropy.torch_state import Steady
 
 AT_ONCE = 2**24
-"""Numbers of the sums of one label set that are put together at once, by all workers."""
+"""Numbers of what was kept of some heads that are there at once, of all workers."""
 
 
 class Addition(NamedTuple):
@@ -102,34 +103,32 @@ class SiteSums(Steady, Kept):
             mine += theirs.to(mine.device)
 
     def blocks(
-        self, place: Place, tables: Sequence[LabelTable], seen: Tensor, sampled: int, workers: int
-    ) -> Iterator[tuple[list[Iterator[Tensor]], list[Tensor]]]:
+        self, place: Place, tables: Sequence[tuple[LabelTable, Tensor]], seen: Tensor, sampled: int, workers: int
+    ) -> Iterator[tuple[list[list[Callable[[slice], Tensor]]], list[Tensor]]]:
         """Every sum of some heads of a place at a time, on the CPU.
 
         Args:
             place: one of the places.
-            tables: of the label sets.
+            tables: of the label sets, and the order in which their rows are wanted.
             seen: [slot] which positions were seen.
             sampled: how many of the first of those kept, and seen, are the sample.
             workers: how many do the same at once.
 
         Yields:
-            [draw] an iterator over label sets of [row, head, bin + 1], and [draw] the sample [sampled, head, bin].
+            [draw][label set] for a slice of these heads [row, head, bin + 1], and [draw] the sample [sampled, head, bin + 1].
         """
         first, there = self.places.index(place) * len(place.draws), seen[self.layout.slots]
-        most = max(int(there.sum()), *(table.n_rows for table in tables)) * max(bins for bins, _ in place.draws)
-        step = max(1, AT_ONCE // (workers * most))
+        gathers = [self.layout.gather(table, order, label, there) for label, (table, order) in enumerate(tables)]
+        most = int(there.sum()) * sum(bins for bins, _ in place.draws)
+        step = max(1, AT_ONCE // (workers * max(1, most)))
         for start in range(0, place.n_heads, step):
-            heads, masses, samples = slice(start, start + step), [], []
+            heads, samples = slice(start, start + step), []
+            masses: list[list[Callable[[slice], Tensor]]] = []
             for draw, kept in enumerate(self._of_heads(place, first, heads, there), start=first):
                 mass = self.mass[draw][:, heads].cpu()
-                masses.append(self._of_labels(tables, mass, kept, there))
-                samples.append(kept[:sampled, :, :-1])
+                masses.append([partial(gather.of, mass, kept) for gather in gathers])
+                samples.append(kept[:sampled])
             yield masses, samples
-
-    def _of_labels(self, tables: Sequence[LabelTable], mass: Tensor, kept: Tensor, there: Tensor) -> Iterator[Tensor]:
-        for label, table in enumerate(tables):
-            yield self.layout.gathered(table, label, mass, kept, there)
 
     def _of_heads(self, place: Place, first: int, heads: slice, there: Tensor) -> list[Tensor]:
         """[draw] the assignments of the positions kept and seen, [seen, head, bin + 1], on the CPU."""

@@ -241,11 +241,11 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         by_site = {place.site: (place, sums) for sums in self._sites.values() for place in sums.places}
         places = [by_site[site] for site in self.measured]
         options: dict[str, Any] = {"folds": seen.n_folds, "whole": seen.whole, "keep_labels": self.keep_labels}
-        workers = torch.get_num_threads()
+        workers, tables = torch.get_num_threads(), [(one.table, one.order) for one in seen.counted]
 
         def of_place(which: tuple[Place, SiteSums]) -> list[dict[str, Any]]:
             place, sums = which
-            blocks = sums.blocks(place, self._tables, self._seen, len(seen.sample), workers)
+            blocks = sums.blocks(place, tables, self._seen, len(seen.sample), workers)
             return [site_values(masses, samples, seen.counted, **options) for masses, samples in blocks]
 
         def of_places(mine: Sequence[tuple[Place, SiteSums]]) -> list[Iterable[dict[str, Any]]]:

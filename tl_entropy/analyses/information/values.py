@@ -5,7 +5,7 @@ The estimates are those of ``functional/information/estimates.py``; here they ge
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,9 +15,8 @@ from torch import Tensor
 from tl_entropy.functional.information.anchors import Sample, SampledLabels, SampledRows
 from tl_entropy.functional.information.blocks import Blocks, Estimates
 from tl_entropy.functional.information.chance import chance_curves
-from tl_entropy.functional.information.cross_fitting import Groups, SoftSums, Whole
+from tl_entropy.functional.information.cross_fitting import Groups, SumsAsAsked
 from tl_entropy.functional.information.estimates import reason_for_nan
-from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels.plan import LabelTable
 
 COLUMNS = ("information", "entropy", "plug_in", "null", "ceiling")
@@ -48,9 +47,22 @@ class Counted:
     classes: int
 
     @cached_property
+    def order(self) -> Tensor:
+        """[row] the rows in the order of ``groups``: pairs whose label is in two folds or more, other pairs, the rest."""
+        pairs = Groups.of(self.count, self.row_label, self.table.row_fold).pairs
+        others = torch.ones_like(self.count, dtype=torch.bool)
+        others[pairs] = False
+        return torch.cat([pairs, others.nonzero()[:, 0]])
+
+    @cached_property
     def groups(self) -> Groups:
-        """What the estimates take from the counts alone."""
-        return Groups.of(self.count, self.row_label, self.table.row_fold)
+        """What the estimates take from the counts alone, of rows in order."""
+        return Groups.of(self.count[self.order], self.row_label[self.order], self.table.row_fold[self.order])
+
+    def sums(self, mass: Callable[[slice], Tensor], bins: int) -> SumsAsAsked:
+        """The sums of these rows in order, of which ``mass`` gives those of some heads [row, head, bin + 1]."""
+        order = self.order
+        return SumsAsAsked(mass, len(order) * bins, self.count[order], self.row_label[order], self.table.row_fold[order])
 
     @cached_property
     def frequent(self) -> SampledLabels:
@@ -59,29 +71,26 @@ class Counted:
 
 
 def site_values(
-    masses: Sequence[Iterable[Tensor]], samples: Sequence[Tensor], counted: Sequence[Counted], *, folds: int, whole: bool,
-    keep_labels: bool,
+    masses: Sequence[Iterable[Callable[[slice], Tensor]]], samples: Sequence[Tensor], counted: Sequence[Counted], *,
+    folds: int, whole: bool, keep_labels: bool,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Every field of a ``SoftInformation`` that has a place axis, for one site or some of its heads, heads along that axis.
 
     Args:
-        masses: [draw][label set] tensors [row, head, bin + 1].
-        samples: [draw] tensors [sampled, head, bin].
+        masses: [draw][label set] for a slice of the heads [row, head, bin + 1], rows in the order of ``counted``.
+        samples: [draw] tensors [sampled, head, bin + 1].
         counted: [label set].
         folds: number of folds.
         whole: whether the sample has every position.
         keep_labels: give the values of single labels, too.
     """
-    found = []
+    found, largest = [], max(float(one.groups.sizes.max()) if len(one.groups.sizes) else 0.0 for one in counted)
     for tables, sample in zip(masses, samples, strict=True):
-        drawn, of_draw = SampledRows(sample), []
-        curves = chance_curves(sample, whole=whole, entropies=drawn.entropies[..., 0])
+        drawn, of_draw = SampledRows(sample[..., :-1]), []
+        curves = chance_curves(drawn.rows, whole=whole, entropies=sample[..., -1].T, largest=largest)
         for mass, one in zip(tables, counted, strict=True):
-            sums = SoftSums(mass[..., :-1], mass[..., -1], one.count, one.row_label, one.table.row_fold)
-            by_fold = torch.stack([group_sums(of_head, one.table.row_fold, folds) for of_head in mass.unbind(1)], dim=1)
-            whole_sums = Whole.of_folds(by_fold, group_sums(one.count, one.table.row_fold, folds))
-            blocks = Blocks(whole_sums, curves, Sample(drawn, one.sample_label), keep_labels=keep_labels)
-            blocks.add(sums, alone=True, groups=one.groups, frequent=one.frequent)
+            blocks = Blocks(folds, curves, Sample(drawn, one.sample_label), keep_labels=keep_labels)
+            blocks.add(one.sums(mass, sample.shape[-1] - 1), alone=True, groups=one.groups, frequent=one.frequent)
             of_draw.append(blocks)
         found.append(of_draw)
     return values_of(found, counted)

@@ -20,22 +20,29 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from tl_entropy.functional.probabilities import dot, logs, positive_logs
+from tl_entropy.functional.probabilities import dot, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
 LABELS = 64
 """Labels that their spreads are measured on, at most."""
 
+ROWS = 2048
+"""Rows that they are measured on, at most."""
+
 _AT_ONCE = 2**17  # numbers, which stay in the cache
+_FAINT = 1e-30  # as good as nothing, and has a logarithm
+_NONE = 1e-25  # of a row that no drawn anchor has any of
+_SIZES = torch.tensor(sorted(n for k in range(16) for n in (2**k, 3 * 2**k)))  # of labels worked on together
 _ROUNDING = 8  # times the rounding of the largest entropy: a spread that is no larger is none
 
-REPLICATES = 50
-"""Draws of anchors, at most: the error of a standard error from so many is a tenth of it."""
+REPLICATES = 32
+"""Draws of anchors, at most: the error of a standard error from so many is an eighth of it."""
 
 
 def replicates(n_bins: int) -> Tensor:
@@ -53,7 +60,7 @@ def replicates(n_bins: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SampledRows:
-    """Rows drawn at random, on which errors over anchors are measured: ``rows`` [row, unit, bin] soft assignments.
+    """Rows drawn at random, on the first of which errors over anchors are measured: ``rows`` [row, unit, bin] soft assignments.
 
     Those errors are rough, so that they are measured in the dtype of the rows.
     """
@@ -62,8 +69,8 @@ class SampledRows:
 
     @cached_property
     def p(self) -> Tensor:
-        """[unit, row, bin] the same."""
-        return self.rows.transpose(0, 1).contiguous()
+        """[unit, row, bin] the first of the rows, nowhere 0, so that everything has a logarithm."""
+        return self.rows[:ROWS].transpose(0, 1).clamp_min(_FAINT).contiguous()
 
     @cached_property
     def weights(self) -> Tensor:
@@ -97,8 +104,8 @@ class SampledRows:
         inverses = self.p.new_empty(units, rows, len(self.weights))
         entropies, sums = torch.empty_like(inverses), self.p.new_empty(units, len(self.weights), bins)
         for p, inverse, own, total in zip(self.p, inverses, entropies, sums, strict=True):
-            torch.mm(p, self.weights.mT, out=inverse).clamp_min_(1e-30).reciprocal_()
-            torch.mm(logs(p).mul_(p), self.weights.mT, out=own)
+            torch.mm(p, self.weights.mT, out=inverse).clamp_min_(_NONE).reciprocal_()
+            torch.mm(positive_logs(p).mul_(p), self.weights.mT, out=own)
             torch.addcmul(positive_logs(inverse), own, inverse, out=own).neg_().clamp_(0, math.log(bins))
             torch.mm(inverse.mT, p, out=total)
         return inverses, entropies, sums
@@ -108,7 +115,7 @@ class SampledRows:
 
         Not of sums: n log n would have to be taken from those, next to which a spread is as small as its rounding.
         """
-        return -dot(logs(means).mul_(self.weights), means)
+        return -dot(positive_logs(means).mul_(self.weights), means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +132,12 @@ class Sample:
 
     def entropies(self) -> tuple[Tensor, Tensor]:
         """H(Z), and the mean entropy of single rows, [unit, 1 + replicate] both, of the rows that have a label."""
-        drawn, without = self.drawn, (self.label < -1).nonzero()[:, 0]
-        n = len(self.label) - len(without)
+        drawn, label = self.drawn, self.label[:ROWS]
+        without = (label < -1).nonzero()[:, 0]
+        n = len(label) - len(without)
         sums, own = drawn.sums, drawn.total
         if len(without):
-            sums = (sums - drawn.inverses[:, without].mT @ drawn.p[:, without]).clamp_min_(0)
+            sums = (sums - drawn.inverses[:, without].mT @ drawn.p[:, without]).clamp_min_(_FAINT)
             own = own - drawn.entropies[:, without].sum(1)
         return drawn.of_means(sums / n).double(), own.double() / n
 
@@ -144,6 +152,7 @@ class SampledLabels:
     """
 
     def __init__(self, label: Tensor, held: Tensor, first: int = 0) -> None:
+        label = label[:ROWS]
         frequent, count = label[label >= 0].unique(return_counts=True)
         frequent, count = frequent[count >= 2], count[count >= 2]
         frequent = frequent[count.argsort(descending=True, stable=True)[:LABELS]].sort().values - first
@@ -153,39 +162,50 @@ class SampledLabels:
         count = torch.bincount(place, minlength=len(frequent))
         by_size = count.argsort(stable=True)  # labels of one size one after the other
         self.held, self.count, self.n_rows = held[frequent[by_size]], count[by_size], len(label)
-        self.rows = chosen[by_size.argsort()[place].argsort(stable=True)]  # label after label
-        sizes, number = self.count.unique_consecutive(return_counts=True)
+        rows = chosen[by_size.argsort()[place].argsort(stable=True)]  # label after label
+        # Labels of about one size are filled up to one, with a row that has no share in them.
+        self.wide = _SIZES[torch.searchsorted(_SIZES, self.count)]
+        of_label = torch.arange(len(self.count)).repeat_interleave(self.count)
+        skipped = (self.wide - self.count).cumsum(0) - (self.wide - self.count)
+        at = torch.arange(len(rows)) + skipped[of_label]
+        self.rows = torch.zeros(int(self.wide.sum()), dtype=torch.long).index_copy_(0, at, rows)
+        self.share = torch.zeros(len(self.rows), dtype=torch.float64).index_copy_(0, at, 1 / self.count.double()[of_label])
+        sizes, number = self.wide.unique_consecutive(return_counts=True)
         self.sizes = list(zip(sizes.tolist(), number.tolist(), strict=True))
-        self._layouts: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._layouts: dict[tuple[int, int], tuple[Any, ...]] = {}
 
     def spreads(self, drawn: SampledRows, units: slice) -> Tensor:
         """[unit, 2, 1 + replicate] Σ n_x W_x, of all labels here and of those in two folds."""
         of = (drawn.p[units], drawn.inverses[units], drawn.entropies[units])
-        n_units = len(of[0])
-        if n_units not in self._layouts:
-            self._layouts[n_units] = self._layout(n_units)
-        rows, means_of, share, subsets = self._layouts[n_units]
+        n_units, at_once = len(of[0]), max(1, _AT_ONCE // drawn.sums[0].numel())
+        if (n_units, at_once) not in self._layouts:
+            self._layouts[n_units, at_once] = (*self._layout(n_units), self._parts(n_units, at_once))
+        rows, means_of, share, subsets, parts = self._layouts[n_units, at_once]
         share = share.to(of[0])
         p, inverses, own = (one.flatten(0, 1).index_select(0, rows) for one in of)
-        inverses.mul_(share)
-        at_once = max(1, _AT_ONCE // drawn.sums[0].numel())
         room = p.new_empty(at_once, *drawn.sums[0].shape)
-        found: list[Tensor] = []
-        row = filled = 0
+        split, found, end = [some * size for _, some, size in parts], [room[:0, :, 0]], 0
+        for (first, some, size), weights, of_rows in zip(parts, inverses.mul_(share).split(split), p.split(split), strict=True):
+            end = first + some
+            torch.bmm(weights.view(some, size, -1).mT, of_rows.view(some, size, -1), out=room[first:end])
+            if end == at_once:
+                found.append(drawn.of_means(room))
+        entropies = torch.cat([*found, drawn.of_means(room[: end % at_once])])
+        spreads = entropies - group_sums(own.mul_(share), means_of, len(entropies))
+        alike = _ROUNDING * torch.finfo(spreads.dtype).eps * math.log(p.shape[1])
+        found_of: Tensor = subsets @ hardshrink(spreads, alike).double()
+        return found_of.view(n_units, 2, -1)
+
+    def _parts(self, n_units: int, at_once: int) -> list[tuple[int, int, int]]:
+        """Labels of one size that fit in what is left of the room: the first's place there, how many, and of what size."""
+        parts, first = [], 0
         for size, number in self.sizes:
             left = number * n_units
             while left:
-                some = min(left, at_once - filled)
-                weights, of_rows = (one[row : row + size * some].view(some, size, -1) for one in (inverses, p))
-                torch.bmm(weights.mT, of_rows, out=room[filled : filled + some])
-                row, left, filled = row + size * some, left - some, filled + some
-                if filled == at_once:
-                    found.append(drawn.of_means(room))
-                    filled = 0
-        entropies = torch.cat([*found, drawn.of_means(room[:filled])])
-        spreads = entropies - group_sums(own.mul_(share), means_of, len(entropies))
-        alike = _ROUNDING * torch.finfo(spreads.dtype).eps * math.log(p.shape[1])
-        return (subsets @ hardshrink(spreads, alike).double()).view(n_units, 2, -1)
+                some = min(left, at_once - first)
+                parts.append((first, some, size))
+                left, first = left - some, (first + some) % at_once
+        return parts
 
     def _layout(self, n_units: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Where the labels of so many units stand, those of one size together, and of these a unit's.
@@ -197,11 +217,12 @@ class SampledLabels:
         unit = torch.arange(n_units, device=self.rows.device)[:, None]
         labels = torch.arange(len(self.count), device=unit.device)
         runs = [number for _, number in self.sizes]
-        some = self.rows.split([size * number for size, number in self.sizes])
-        rows = torch.cat([self.rows[:0], *((unit * self.n_rows + one).flatten() for one in some)])
+        of_size = [size * number for size, number in self.sizes]
+        rows = torch.cat([self.rows[:0], *((unit * self.n_rows + one).flatten() for one in self.rows.split(of_size))])
+        share = torch.cat([self.share[:0], *(one.expand(n_units, -1).flatten() for one in self.share.split(of_size))])
         of_label = torch.cat([labels[:0], *(one.expand(n_units, -1).flatten() for one in labels.split(runs))])
         of_unit = torch.cat([labels[:0], *(unit.expand(-1, number).flatten() for number in runs)])
         count = self.count[of_label]
-        means_of = torch.arange(len(count), device=unit.device).repeat_interleave(count)
+        means_of = torch.arange(len(count), device=unit.device).repeat_interleave(self.wide[of_label])
         subsets = (of_unit == unit)[:, None] * torch.stack([count, count * self.held[of_label]])
-        return rows, means_of, (1 / count.double())[means_of, None], subsets.flatten(0, 1).double()
+        return rows, means_of, share[:, None], subsets.flatten(0, 1).double()

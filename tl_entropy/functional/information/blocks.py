@@ -7,16 +7,18 @@ bound's mixtures are chosen for each class of label sizes, of all blocks togethe
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from tl_entropy.functional.information.anchors import Sample, SampledLabels
-from tl_entropy.functional.information.chance import ChanceCurve, corrections, factors
-from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, Whole
+from tl_entropy.functional.information.cross_fitting import Fit, Groups, SoftSums, SumsAsAsked, Whole
+from tl_entropy.functional.information.curves import ChanceCurve, corrections, factors
 from tl_entropy.functional.probabilities import dot, extensive, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
@@ -70,23 +72,29 @@ class Blocks:
     """Estimates of labels that come in blocks: all groups of some labels at a time, each label once.
 
     Args:
-        whole: sums over all rows, labels seen once included.
+        whole: sums over all rows, labels seen once included; the number of folds will do where one block has all rows.
         curves: a chance curve for each unit.
         sample: rows for errors over anchors; None leaves these out.
         keep_labels: keep the values of single labels, too; blocks then come in the order of labels.
     """
 
     def __init__(
-        self, whole: Whole, curves: Sequence[ChanceCurve], sample: Sample | None = None, *, keep_labels: bool = False
+        self, whole: Whole | int, curves: Sequence[ChanceCurve], sample: Sample | None = None, *, keep_labels: bool = False
     ) -> None:
-        self.whole, self.curves, self.sample, self.keep_labels = whole, curves, sample, keep_labels
+        self._whole, self.curves, self.sample, self.keep_labels = whole, curves, sample, keep_labels
         self._sums: dict[str, Tensor] = {}
-        self._rows_inside = torch.zeros_like(whole.counts)
+        self.rows_inside = torch.zeros(())  # [fold] rows in labels of two folds or more
         self._labels: list[list[Tensor]] = []
 
+    @property
+    def whole(self) -> Whole:
+        """Sums over all rows, once they are known."""
+        return cast("Whole", self._whole)
+
     def add(
-        self, sums: SoftSums, *, alone: bool = False, groups: Groups | None = None, frequent: SampledLabels | None = None
-    ) -> None:
+        self, sums: SoftSums | SumsAsAsked, *, alone: bool = False, groups: Groups | None = None,
+        frequent: SampledLabels | None = None,
+    ) -> None:  # fmt: skip
         """Take in a block of labels, or of rows whose labels were seen once.
 
         Args:
@@ -100,7 +108,8 @@ class Blocks:
             frequent = SampledLabels(self.sample.label, groups.held >= 2, sums.first)
         found: list[dict[str, Tensor]] = []
         single: list[tuple[Tensor, ...]] = []
-        for part, fit in _fits(sums, groups, self.whole, self.curves):
+        wholes: list[Whole] = []
+        for part, fit in _fits(sums, groups, self._whole, self.curves):
             found.append(_of_units(fit, every=not alone))
             if self.sample is not None and frequent is not None:
                 with torch.no_grad():
@@ -108,17 +117,20 @@ class Blocks:
             if self.keep_labels:
                 with torch.no_grad():
                     single.append(_of_labels(fit))
+            wholes.append(fit.whole)
+        if not isinstance(self._whole, Whole):
+            self._whole = Whole.joined(wholes)
         values = {name: torch.cat([one[name] for one in found]) for name in found[0]}
         values["null"] = _null_parts(groups, self.curves)
         self._sums = {name: self._sums[name] + value for name, value in values.items()} if self._sums else values
-        self._rows_inside = self._rows_inside + group_sums(groups.count_inside, groups.fold_inside, len(self._rows_inside))
+        self.rows_inside = self.rows_inside + group_sums(groups.count_inside, groups.fold_inside, len(self.whole.counts))
         if single:
             self._labels.append([torch.cat(one).mT for one in zip(*single, strict=True)] + [groups.sizes])
 
     def estimates(self) -> Estimates:
         """The estimates over all labels that came."""
         whole, counts, rows, sums = self.whole, self.whole.counts, self.whole.rows, self._sums
-        rows_inside = self._rows_inside.sum()
+        rows_inside = self.rows_inside.sum()
         ceiling, corrected = whole.ceilings()
         cross = -(whole.by_fold * whole.log_mean).sum(-1)  # [unit, fold]
         within, spread = sums["within"], sums["spread"]
@@ -128,7 +140,7 @@ class Blocks:
             "entropy": (cross - counts * entropy[:, None]) / rows,
             "ceiling": (cross - whole.own - counts * ceiling[:, None]) / rows,
             "conditional": (within - counts * conditional[:, None]) / rows,
-            "left": (spread - self._rows_inside * left[:, None]) / rows_inside,
+            "left": (spread - self.rows_inside * left[:, None]) / rows_inside,
         }
         present = int((counts > 0).sum())
         factor = math.sqrt(present / (present - 1)) if present > 1 else math.nan
@@ -172,7 +184,7 @@ class Blocks:
         entropy, own = sample.entropies()
         spreads = self._sums["anchors"]
         factor = torch.where(spreads[..., :1] > 0, spreads / spreads[..., :1], 1.0)  # by which the labels' spread changes
-        rows_inside = self._rows_inside.sum()
+        rows_inside = self.rows_inside.sum()
         conditional, left = self._sums["within"].sum(1) / self.whole.rows, self._sums["spread"].sum(1) / rows_inside
         values = {
             "entropy": entropy, "ceiling": entropy - own, "conditional": conditional[:, None] * factor[:, 0],
@@ -182,14 +194,21 @@ class Blocks:
         return {name: (one - one.mean(1, keepdim=True)) / math.sqrt(one.shape[1] - 1) for name, one in drawn.items()}
 
 
-def _fits(sums: SoftSums, groups: Groups, whole: Whole, curves: Sequence[ChanceCurve]) -> Iterator[tuple[slice, Fit]]:
-    """As many units at once as are worked on soonest."""
+def _fits(
+    sums: SoftSums | SumsAsAsked, groups: Groups, whole: Whole | int, curves: Sequence[ChanceCurve]
+) -> Iterator[tuple[slice, Fit]]:
+    """As many units at once as are worked on soonest, those of one precision."""
     most = min(_AT_ONCE, _ALONE) if torch.get_num_threads() == 1 else _AT_ONCE
-    at_once = max(1, most // max(1, sums.mass[:, 0].numel()))
-    c = corrections(curves, groups.distinct[0].clamp_min(2))
-    for first in range(0, len(curves), at_once):
-        part = slice(first, first + at_once)
-        yield part, Fit(sums.of_units(part), whole.of_units(part), groups, c[part])
+    at_once = max(1, most // max(1, sums.numbers))
+    c, first = corrections(curves, groups.distinct[0].clamp_min(2)), 0
+    for dtype, alike in itertools.groupby(curve.dtype for curve in curves):
+        end = first + len(list(alike))
+        while first < end:
+            part = slice(first, min(end, first + at_once))
+            of = sums.of_units(part)
+            of_all = whole.of_units(part) if isinstance(whole, Whole) else Whole.of(of, whole)
+            yield part, Fit(of, of_all, groups, c[part], dtype)
+            first = part.stop
 
 
 def _of_units(fit: Fit, *, every: bool) -> dict[str, Tensor]:
@@ -221,19 +240,18 @@ def _mixed(fit: Fit, *, every: bool) -> Tensor:
     found = fit.mass.new_zeros(units, _CLASSES, len(_MIXTURES))
     if not groups.n_inside:
         return found
-    kinds, size = (2 * groups.sizes[groups.label_inside].log2()).round().long().unique(return_inverse=True)
-    classes, mixtures = len(kinds), fit.mass.new_tensor(_MIXTURES)
+    kinds, size = groups.classes
+    classes, mixtures = len(kinds), torch.tensor(_MIXTURES, dtype=fit.dtype, device=found.device)
 
     def of_class(values: Tensor) -> Tensor:
         return group_sums(values.mT, size, classes).mT  # [unit, class]
 
     if every:
-        found[:, kinds] = torch.stack([of_class(fit.predicted(share)) for share in mixtures], dim=-1)
+        found[:, kinds] = torch.stack([of_class(fit.predicted(share)) for share in _MIXTURES], dim=-1)
         return found
     # The best is not nearly as exact as its value has to be.
-    predictors, mean, mass = (one.float() for one in (fit.predictors, fit.whole.mean, fit.mass_inside))
-    change, steps = mean - predictors, mixtures.float()
-    weighed = mass.mul_(change)
+    predictors, change, mass = (one.float() for one in (fit.predictors, fit.change, fit.mass_inside))
+    weighed, steps = mass * change, mixtures.float()
     last = torch.ones(units, classes, dtype=torch.long, device=found.device)  # of two neighbours, the best of which is the best
     most = torch.full_like(last, len(mixtures) - 1)
     for _ in range((len(mixtures) - 2).bit_length()):
@@ -253,7 +271,7 @@ def _fold_jackknife(fit: Fit) -> Tensor:
     groups = fit.groups
     held = torch.where(groups.held >= 2, groups.held, 0)
     labels = (held * (fit.by_label * fit.log_label_means).sum(-1)).sum(1)
-    found: Tensor = dot(positive_logs(fit.predictors), fit.others).sum(1) - labels - fit.own_inside.sum(1)
+    found: Tensor = dot(positive_logs(fit.predictors), fit.others).double().sum(1) - labels - fit.own_inside.sum(1)
     return found
 
 
@@ -267,7 +285,7 @@ def _of_labels(fit: Fit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     entropy = -(means * log_means).sum(-1)
     plug_in = ((fit.by_label * (log_means - whole.log_mean)).sum(-1) / groups.sizes).clamp_min(0)
-    gained = -(fit.mass_inside * whole.log_mean).sum(-1) - fit.own_inside - fit.spread  # [unit, pair]
+    gained = -(fit.mass[:, : groups.n_inside] * whole.log_mean).sum(-1) - fit.own_inside - fit.spread  # [unit, pair]
     own = of_label(gained) / groups.sizes
     known = groups.held >= 2
     mine = (gained - groups.count_inside * own[:, label]) / groups.sizes[label]

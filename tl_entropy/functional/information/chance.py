@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tl_entropy.functional.information.curves import ChanceCurve
 from tl_entropy.functional.probabilities import dot, logs, positive_logs
 
 SAMPLE = 4096
@@ -46,50 +46,19 @@ _SINGLE = 0.01  # nats of the ceiling, above which divergences from p̄ stand ou
 _FEW = 24  # groups
 _BEHIND = 64  # groups, at most, of each size that are left out
 _LEAST_BEHIND = 1 / 32  # of the rows
-_AT_ONCE = 512  # groups, which stay in the cache
+_AT_ONCE = 1024  # groups, which stay in the cache
 
 
-@dataclass(frozen=True, eq=False)
-class ChanceCurve:
-    """r(n) and c(n) of one unit.
-
-    r is how much of the ceiling n random rows keep, as a factor on (1/n - 1/N) / (1 - 1/N): ``sizes`` [size] and ``factor``
-    [size] are measured; between them r is linear in log n, beyond them in 1/n up to ``limit``. c is measured at ``c_sizes``, is
-    linear in log n between them, and beyond them nears 1 like 1/n; without any size it is 1.
-    """
-
-    sizes: Tensor
-    factor: Tensor
-    limit: float
-    c_sizes: Tensor
-    c: Tensor
-
-    def __call__(self, n: Tensor) -> Tensor:
-        """The factor r of each number of rows ``n`` (any shape, at least 1), float64."""
-        return factors([self], n)[0]
-
-    def correction(self, n: Tensor) -> Tensor:
-        """The factor c of each number of rows ``n`` (any shape, at least 2), float64."""
-        return corrections([self], n)[0]
-
-
-def factors(curves: Sequence[ChanceCurve], n: Tensor) -> Tensor:
-    """The factor r of each curve and number of rows ``n`` (any shape, at least 1) as [curve, ...], float64."""
-    return _curves_at(n, [(curve.sizes, curve.factor, curve.limit) for curve in curves])
-
-
-def corrections(curves: Sequence[ChanceCurve], n: Tensor) -> Tensor:
-    """The factor c of each curve and number of rows ``n`` (any shape, at least 2) as [curve, ...], float64."""
-    return _curves_at(n, [(curve.c_sizes, curve.c, 1.0) for curve in curves])
-
-
-def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, entropies: Tensor | None = None) -> list[ChanceCurve]:
+def chance_curves(
+    sample: Tensor, *, seed: int = 0, whole: bool = False, entropies: Tensor | None = None, largest: float = math.inf
+) -> list[ChanceCurve]:
     """Measure r(n) and c(n) of every unit by drawing groups of n rows from ``sample`` [row, unit, bin], rows drawn at random.
 
     Every size up to half the sample, or 256, is tried on disjoint groups of rows in random order (seeded); the limit of r for
     large n is the quadratic term of the entropy, ½ Σ_j Var(p_j) / p̄_j.
 
-    Where the sample is the ``whole``, sizes above half of it are measured for r, too, on what groups of rows leave behind.
+    Where the sample is the ``whole``, sizes above half of it are measured for r, too, on what groups of rows leave behind, if
+    ``largest``, that of a label, is above all others.
 
     D(n) is taken as the mean of KL(mean of n rows ‖ p̄). That has the expectation of H(p̄) - H(mean of n rows), but not its
     noise, which is linear in the states' spread and would bury D, quadratic in it, where all states point nearly one way.
@@ -105,30 +74,36 @@ def chance_curves(sample: Tensor, *, seed: int = 0, whole: bool = False, entropi
     orders = min(256, -(-ROWS // k))
     each = min(k, -(-ROWS // orders))
     order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(sample.device)
-    kinds = _Kinds(k, orders, each, whole)
+    kinds = _Kinds(k, orders, each, whole and largest > max((n for n in _SIZES if n <= k // 2), default=1))
     known = [None] * units if entropies is None else list(entropies)
-    found = [_measured(p, own, order, kinds) for p, own in zip(sample.unbind(1), known, strict=True)]
+    found: list[_Measured] = []
+    room: dict[torch.dtype, _Groups] = {}
+    for p, own in zip(sample.unbind(1), known, strict=True):
+        of = _moments(p, own)
+        if of.dtype not in room:
+            room[of.dtype] = _Groups(order, p.shape[1], of.dtype, kinds)
+        found.append(room[of.dtype].measured(of))
     ceiling, half_spread = (torch.stack([getattr(one, name) for one in found]) for name in ("ceiling", "half_spread"))
 
-    def controlled(kind: str, number: Mapping[int, int]) -> dict[int, Tensor]:
-        """For each size [unit] the mean of a value of groups, freed of the noise that it shares with what is known of these."""
-        if not number:
-            return {}
-        left = torch.tensor([_left(n, k) for n in number], dtype=ceiling.dtype, device=ceiling.device)
+    kinds_of = {(kind, n): number for kind in ("every", "behind", "less") for n, number in getattr(kinds, kind).items()}
+    lost, c = {1: ceiling}, {}
+    if kinds_of:
+        left = torch.tensor([_left(n, k) for _, n in kinds_of], dtype=ceiling.dtype, device=ceiling.device)
         expected = torch.stack([half_spread[:, None] * left, ceiling[:, None].expand(-1, len(left))])
-        values = torch.stack([getattr(one, kind) for one in found], dim=1)
-        return dict(zip(number, _controlled(values, expected, _members(number).to(left)).T, strict=True))
-
-    lost, c = {1: ceiling, **controlled("every", kinds.every), **controlled("behind", kinds.behind)}, {}
-    for n, across in controlled("less", kinds.less).items():
-        c[n + 1] = c_of(n + 1, lost[n + 1] + half_spread / (k - 1), across + lost[n + 1])
+        values = torch.stack([one.values for one in found], dim=1)
+        means = _controlled(values, expected, _members(list(kinds_of.values())).to(left)).T
+        for (kind, n), mean in zip(kinds_of, means, strict=True):
+            if kind != "less":
+                lost[n] = mean
+            else:
+                c[n + 1] = c_of(n + 1, lost[n + 1] + half_spread / (k - 1), mean + lost[n + 1])
     sizes = sorted(lost)
     factors = torch.stack([lost[n] / ceiling / _left(n, k) for n in sizes]).cpu()
     cs = torch.stack(list(c.values())).cpu() if c else factors[:0]
     limits, differ = (half_spread / ceiling).tolist(), (ceiling >= MIN_CEILING).tolist()
     at, at_c = _on_cpu(sizes), _on_cpu(list(c))
     return [
-        ChanceCurve(at, factors[:, unit], limits[unit], at_c, cs[:, unit])
+        ChanceCurve(at, factors[:, unit], limits[unit], at_c, cs[:, unit], found[unit].dtype)
         if differ[unit] and k > 1
         # Nothing differs between rows, so that nothing is shared by chance either.
         else ChanceCurve(_on_cpu([1]), _on_cpu([1]), 1.0, _on_cpu([]), _on_cpu([]))
@@ -158,83 +133,115 @@ class _Kinds:
         }  # fmt: skip
 
 
+class _Moments(NamedTuple):
+    """Of one unit: rows p [row, bin], p̄ [bin], KL(p_i ‖ p̄) [row], its mean, and ½ Σ_j Var(p_j)/p̄_j."""
+
+    p: Tensor
+    mean: Tensor
+    own: Tensor
+    ceiling: Tensor
+    half_spread: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the rows where divergences from p̄ stand out from its rounding, else float64."""
+        return self.p.dtype if bool(self.ceiling > _SINGLE) else torch.float64
+
+
 class _Measured(NamedTuple):
-    """Of one unit: what is known of all rows, and [3, group] of groups the value and two whose means are known."""
+    """Of one unit: what is known of all rows, and ``values`` [3, group] of groups, in float64.
+
+    These are of every group, of what is behind some, and of those without their last rows: the value, and two whose means are
+    known. ``dtype`` is that of the groups.
+    """
 
     ceiling: Tensor
     half_spread: Tensor
-    every: Tensor
-    less: Tensor
-    behind: Tensor
+    values: Tensor
+    dtype: torch.dtype
 
 
-def _measured(p: Tensor, entropies: Tensor | None, order: Tensor, kinds: _Kinds) -> _Measured:
-    """Of rows [row, bin]; one unit after the other, whose groups stay in the cache."""
-    k = kinds.k
-    mean, own, half_spread = _moments(p, entropies)
-    ceiling = own.mean()
-    # The rows drawn are relative to p̄, which is the weight of each bin; KL(p_i ‖ p̄) is one bin more, of weight 0.
-    dtype = p.dtype if bool(ceiling > _SINGLE) else mean.dtype
-    weight, single = torch.nn.functional.pad(mean, (0, 1)), order.flatten()
-    rows = torch.empty(len(single), len(weight), dtype=dtype, device=p.device)
-    torch.mul(p.index_select(0, single), mean.clamp_min(_FAINT).reciprocal().to(dtype), out=rows[:, :-1])
-    rows[:, -1] = own[single]
-    rows.clamp_min_(_FAINT)
+class _Groups:
+    """Room for rows drawn and for the means of their groups, which one unit after the other takes.
 
-    def valued(groups: Tensor, rows: Tensor | None = None) -> Tensor:
-        of, found = weight.to(groups), groups.new_empty(3, len(groups))
+    Groups are disjoint, made of two of half their size or of three rows, in each of several random orders of the rows.
+
+    Attributes:
+        rows: [row, bin + 1] relative to p̄, which is the weight of each bin; KL(p_i ‖ p̄) is one bin more, of weight 0.
+        every: [group, bin + 1] means of all groups; less: of those without their last rows.
+    """
+
+    def __init__(self, order: Tensor, bins: int, dtype: torch.dtype, kinds: _Kinds) -> None:
+        self.kinds, self.order = kinds, order.flatten()
+        orders, self.each = order.shape
+        sizes = (order.numel(), sum(kinds.every.values()), sum(kinds.less.values()))
+        self.rows, self.every, self.less = (torch.empty(n, bins + 1, dtype=dtype, device=order.device) for n in sizes)
+        of_size = self._by_size(self.every, kinds.every)
+        means = {n: one.unflatten(0, (orders, -1)) for n, one in {1: self.rows, **of_size}.items()}
+        without = {n: one.unflatten(0, (orders, -1)) for n, one in self._by_size(self.less, kinds.less).items()}
+        self._steps: list[tuple[Tensor, Tensor, float, Tensor]] = []  # between two means lies the third
+        for n in kinds.every:
+            step = 2 if n % 2 == 0 else n
+            part, end = n // step, self.each // n * step
+            first, *more, last = (means[part][:, i:end:step] for i in range(step))
+            for i, one in enumerate(more, start=2):
+                first, before = torch.empty_like(first, memory_format=torch.contiguous_format), first
+                self._steps.append((before, one, 1 / i, first))
+            self._steps.append((first, last, part / n, means[n]))
+            if n - 1 in without:
+                rest = without[part - 1][:, 1:end:2] if part > 1 else first
+                self._steps.append((first, rest, (part - 1) / (n - 1), without[n - 1]))
+        half = min(kinds.k // 2, self.each)
+        few = {half: self.rows.unflatten(0, (orders, -1))[:, :half], **of_size, 1: self.rows}
+        self._few = [few[kinds.k - n][:some] for n, some in kinds.behind.items()]
+        number = torch.tensor(list(kinds.behind.values()), dtype=torch.long, device="cpu")
+        left = torch.tensor(list(kinds.behind), dtype=torch.float64, device="cpu")
+        self._left = left.repeat_interleave(number)[:, None].to(order.device)  # rows behind each group
+
+    @staticmethod
+    def _by_size(means: Tensor, number: Mapping[int, int]) -> dict[int, Tensor]:
+        return dict(zip(number, means.split(list(number.values())), strict=True)) if number else {}
+
+    def measured(self, of: _Moments) -> _Measured:
+        """What a unit's groups are worth."""
+        rows, weight = self.rows, torch.nn.functional.pad(of.mean, (0, 1))
+        torch.mul(of.p.index_select(0, self.order), of.mean.clamp_min(_FAINT).reciprocal().to(rows), out=rows[:, :-1])
+        rows[:, -1] = of.own[self.order]
+        rows.clamp_min_(_FAINT)
+        for first, second, share, into in self._steps:
+            torch.lerp(first, second, share, out=into)
+        means = [(self.every, None), (self._behind(of), None), (self.less, self.kinds.rows_less)]
+        values = torch.cat([self._valued(weight.to(of_groups), of_groups, rows).double() for of_groups, rows in means], dim=1)
+        return _Measured(of.ceiling, of.half_spread, values, rows.dtype)
+
+    def _behind(self, of: _Moments) -> Tensor:
+        """Means of what groups leave behind, where the sample is the whole; float64."""
+        if not self._few:
+            return of.mean.new_empty(0, len(of.mean) + 1)
+        k, n = self.kinds.k, self._left
+        total = k * torch.cat([torch.ones_like(of.mean), of.ceiling[None]])
+        few = torch.cat([one if one.ndim == 2 else one.double().mean(1) for one in self._few])
+        return (total - (k - n) * few).div_(n).clamp_min_(_FAINT)
+
+    def _valued(self, weight: Tensor, groups: Tensor, rows: Tensor | None) -> Tensor:
+        """[3, group]; of groups of so many ``rows`` how they predict the others. They stay in the cache."""
+        found = groups.new_empty(3, len(groups))
         for first in range(0, len(groups), _AT_ONCE):
             part = slice(first, first + _AT_ONCE)
             means = groups[part]
-            found[0, part] = predicted(means, of, rows[part], k) if rows is not None else positive_logs(means).mul_(means) @ of
-            found[1, part] = (means - 1).square_() @ of / 2
+            if rows is None:
+                found[0, part] = positive_logs(means).mul_(means) @ weight
+            else:
+                found[0, part] = predicted(means, weight, rows[part], self.kinds.k)
+            found[1, part] = (means - 1).square_() @ weight / 2
         found[2] = groups[:, -1]
         return found
 
-    every, less = _grouped(rows.view(*order.shape, -1), kinds)
-    behind = rows.new_empty(0, len(weight), dtype=mean.dtype)
-    if kinds.behind:
-        few = dict(zip(kinds.every, every.split(list(kinds.every.values())), strict=True))
-        half = min(k // 2, order.shape[1])
-        few = {1: rows, **few, half: rows.view(*order.shape, -1)[:, :half].double().mean(1)}
-        total = k * torch.cat([torch.ones_like(mean), ceiling[None]])
-        left = [(total - (k - n) * few[k - n][:number].double()) / n for n, number in kinds.behind.items()]
-        behind = torch.cat(left).clamp_min_(_FAINT)
-    return _Measured(ceiling, half_spread, valued(every), valued(less, kinds.rows_less.to(less)), valued(behind))
 
-
-def _members(number: Mapping[int, int]) -> Tensor:
-    """[group, size] 1 where a group is of a size."""
+def _members(number: Sequence[int]) -> Tensor:
+    """[group, size] 1 where a group is of a size, of which there are so many."""
     at = torch.arange(len(number), device="cpu")
-    return (at.repeat_interleave(torch.tensor(list(number.values()), device="cpu"))[:, None] == at).double()
-
-
-def _grouped(rows: Tensor, kinds: _Kinds) -> tuple[Tensor, Tensor]:
-    """Means [group, bin + 1] of disjoint groups of each size, of rows [order, row, bin + 1], and without their last rows.
-
-    Groups are made of two of half their size, or of three rows.
-    """
-    orders, each, bins = rows.shape
-    every, less = (rows.new_empty(sum(number.values()), bins) for number in (kinds.every, kinds.less))
-
-    def by_size(means: Tensor, number: Mapping[int, int]) -> dict[int, Tensor]:
-        parts = means.split(list(number.values())) if number else ()
-        return {n: one.view(orders, -1, bins) for n, one in zip(number, parts, strict=True)}
-
-    means, without = by_size(every, kinds.every), by_size(less, kinds.less)
-    means[1] = rows
-    for n in kinds.every:
-        step = 2 if n % 2 == 0 else n
-        part, end = n // step, each // n * step
-        first, *more, last = (means[part][:, i:end:step] for i in range(step))
-        for i, one in enumerate(more, start=2):
-            first = torch.lerp(first, one, 1 / i)
-        torch.lerp(first, last, part / n, out=means[n])
-        if part == 1 and n - 1 in without:
-            without[n - 1].copy_(first)
-        elif n - 1 in without:
-            torch.lerp(first, without[part - 1][:, 1:end:2], (part - 1) / (n - 1), out=without[n - 1])
-    return every, less
+    return (at.repeat_interleave(torch.tensor(number, device="cpu"))[:, None] == at).double()
 
 
 def predicted(means: Tensor, mean: Tensor, n: int | Tensor, k: int) -> Tensor:
@@ -273,8 +280,9 @@ def _controlled(found: Tensor, expected: Tensor, member: Tensor) -> Tensor:
     found, number = found.double(), member.sum(0)
     mean = found @ member / number
     value, excess = mean[0], mean[1:] - expected
-    centred = found - mean @ member.T
-    v1, v2, s1, s12, s2 = (centred[[0, 0, 1, 1, 2]] * centred[[1, 2, 1, 2, 2]]) @ member
+    centred, first, second = found - mean @ member.T
+    products = torch.stack([centred * first, centred * second, first * first, first * second, second * second])
+    v1, v2, s1, s12, s2 = products @ member
     floor = 1e-12 * (torch.stack([s1, s2]) + number * mean[1:].square())  # slope 0 if only rounding varies
     shared = s12 / (s1 + floor[0])  # what the second has of the first, which is taken from it
     own = s2 - shared * (2 * s12 - shared * s1) + floor[1]
@@ -282,40 +290,23 @@ def _controlled(found: Tensor, expected: Tensor, member: Tensor) -> Tensor:
     return value - torch.where(number < _FEW, excess[0], v1 / (s1 + floor[0]) * excess[0] + of_second)
 
 
-def _moments(p: Tensor, entropies: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of rows [row, bin] p̄ [bin], KL(p_i ‖ p̄) [row] and ½ Σ_j Var(p_j)/p̄_j, float64."""
-    rows = p.double()
-    mean = rows.mean(0)
-    across = rows @ logs(mean)
-    own = (dot(logs(rows), rows) if entropies is None else -entropies) - across
-    if own.dtype != p.dtype and entropies is not None and bool(own.mean() <= _SINGLE):
-        own = dot(logs(rows), rows) - across  # which is too small for single precision
-    half_spread = (rows.square().mean(0) / mean.clamp_min(torch.finfo(mean.dtype).tiny) - mean).sum() / 2
-    return mean, own, half_spread
+def _moments(p: Tensor, entropies: Tensor | None) -> _Moments:
+    """Of rows [row, bin], whose entropies may be there; what single precision would bury is in float64."""
+    for dtype in (torch.float64,) if entropies is None else (p.dtype, torch.float64):
+        rows = p.to(dtype)
+        mean = rows.mean(0)
+        across = rows @ logs(mean)
+        own = -entropies - across if entropies is not None and dtype == p.dtype else dot(logs(rows), rows) - across
+        half_spread = (rows.square().mean(0) / mean.clamp_min(torch.finfo(mean.dtype).tiny) - mean).sum() / 2
+        found = _Moments(p, mean.double(), own, own.mean(dtype=torch.float64), half_spread.double())
+        if found.dtype == dtype:
+            break
+    return found
 
 
 def _left(n: int, k: int) -> float:
     """How much of a variance is left in a mean of n of k rows."""
     return (1 / n - 1 / k) / (1 - 1 / k) if k > 1 else 1.0
-
-
-def _curves_at(n: Tensor, curves: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
-    """Curves known at sizes: linear in log n between these, tending to a limit like 1/n beyond them; 1 without any."""
-    sizes = curves[0][0]
-    if not all(torch.equal(of, sizes) for of, *_ in curves):
-        return torch.cat([_curves_at(n, [curve]) for curve in curves])
-    n = n.double()
-    if not len(sizes):
-        return torch.ones_like(n).expand(len(curves), *n.shape)
-    sizes, values = sizes.to(n), torch.stack([of for _, of, _ in curves]).to(n)
-    limits = values.new_tensor([limit for *_, limit in curves]).view(-1, *[1] * n.ndim)
-    known, place, last = sizes.log(), n.log(), values[:, -1].view_as(limits)
-    inside = last
-    if len(known) > 1:
-        right = torch.searchsorted(known, place).clamp(1, len(known) - 1)
-        step = (place - known[right - 1]) / (known[right] - known[right - 1])
-        inside = torch.lerp(values[:, right - 1], values[:, right], step)
-    return torch.where(n > sizes[-1], limits + (last - limits) * sizes[-1] / n, inside)
 
 
 def _on_cpu(values: Sequence[float]) -> Tensor:

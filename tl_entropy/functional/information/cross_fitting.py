@@ -17,6 +17,7 @@ its spread nothing is known.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -51,9 +52,38 @@ class SoftSums:
     fold: Tensor
     first: int = 0
 
+    @property
+    def numbers(self) -> int:
+        """Numbers of the sums of a unit."""
+        return self.mass[:, 0].numel()
+
     def of_units(self, units: slice) -> SoftSums:
         """Those of some units."""
         return SoftSums(self.mass[:, units], self.own[:, units], self.count, self.label, self.fold, self.first)
+
+
+@dataclass(frozen=True, eq=False)
+class SumsAsAsked:
+    """``SoftSums`` that are put together for some units at a time, which then stay in the cache.
+
+    Attributes:
+        put_together: for a slice of the units [group, unit, bin + 1], with Σ H(p_i) as the last.
+        numbers: of the sums of a unit.
+        count, label, fold: as of ``SoftSums``.
+    """
+
+    put_together: Callable[[slice], Tensor]
+    numbers: int
+    count: Tensor
+    label: Tensor
+    fold: Tensor
+    first: int = 0
+
+    def of_units(self, units: slice) -> SoftSums:
+        """Those of some units."""
+        mass = self.put_together(units).transpose(0, 1)
+        bins = mass[..., :-1].contiguous()  # of rows that lie apart sums take several times as long
+        return SoftSums(bins.transpose(0, 1), mass[..., -1].mT, self.count, self.label, self.fold, self.first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +103,18 @@ class Whole:
     @classmethod
     def of(cls, sums: SoftSums, folds: int) -> Self:
         """Those of sums of all labels, in ``folds`` folds, empty ones included."""
-        by_fold, own = group_sums(sums.mass, sums.fold, folds), group_sums(sums.own, sums.fold, folds)
-        return cls(by_fold.transpose(0, 1), own.mT, group_sums(sums.count, sums.fold, folds))
+        by_fold = torch.stack([group_sums(of_unit, sums.fold, folds) for of_unit in sums.mass.unbind(1)])
+        return cls(by_fold, group_sums(sums.own, sums.fold, folds).mT, group_sums(sums.count, sums.fold, folds))
 
     @classmethod
     def of_folds(cls, summed: Tensor, counts: Tensor) -> Self:
         """Those of what each fold holds, [fold, unit, bin + 1] with Σ H(p_i) as the last, and of its rows [fold]."""
         return cls(summed[..., :-1].transpose(0, 1), summed[..., -1].mT, counts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Whole]) -> Self:
+        """Those of the units of all parts."""
+        return cls(torch.cat([part.by_fold for part in parts]), torch.cat([part.own for part in parts]), parts[0].counts)
 
     def of_units(self, units: slice) -> Whole:
         """Those of some units."""
@@ -150,6 +185,17 @@ class Groups:
         weight = torch.where(held >= 2, 1 / (1 + group_sums(share, label, n_labels)), 0.0)
         return cls(pairs, label, fold, count, sizes, held, int(inside.sum()), weight, singles)
 
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether the pairs are the first groups, one after the other."""
+        return torch.equal(self.pairs, torch.arange(len(self.pairs), device=self.pairs.device))
+
+    def of_pairs(self, values: Tensor) -> Tensor:
+        """[unit, pair, ...] what is there of all groups [group, unit, ...]."""
+        if self.in_order:
+            return values[: len(self.pairs)].transpose(0, 1)
+        return torch.stack([one.index_select(0, self.pairs) for one in values.unbind(1)])
+
     @property
     def label_inside(self) -> Tensor:
         """[pair inside] its label."""
@@ -166,6 +212,12 @@ class Groups:
         return self.count[: self.n_inside]
 
     @cached_property
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """[class] classes of sizes of labels in two folds or more, round(2 log2 n), and [pair inside] which is its label's."""
+        kinds, which = (2 * self.sizes[self.label_inside].log2()).round().long().unique(return_inverse=True)
+        return kinds, which
+
+    @cached_property
     def distinct(self) -> tuple[Tensor, Tensor, Tensor]:
         """[size] the sizes that labels have, [label] which of them each has, and [size] how many labels each is of."""
         sizes, which, number = self.sizes.unique(return_inverse=True, return_counts=True)
@@ -180,6 +232,7 @@ class Fit:
         whole: sums over all rows.
         groups: the groups.
         c: [unit, size] c(n) of each of their distinct sizes.
+        dtype: in which groups are predicted from others, where no gradient is asked for.
 
     Attributes:
         whole: sums over all rows.
@@ -188,11 +241,12 @@ class Fit:
         beta: [unit, label] β_x; 0 for labels in one fold.
     """
 
-    def __init__(self, sums: SoftSums, whole: Whole, groups: Groups, c: Tensor) -> None:
+    def __init__(self, sums: SoftSums, whole: Whole, groups: Groups, c: Tensor, dtype: torch.dtype = torch.float64) -> None:
         self.whole, self.groups = whole, groups
-        self.mass = torch.stack([mass.index_select(0, groups.pairs) for mass in sums.mass.unbind(1)])
+        self.dtype = sums.mass.dtype if sums.mass.requires_grad else dtype
+        self.mass = groups.of_pairs(sums.mass)
         self.by_label = torch.stack([group_sums(mass, groups.label, len(groups.sizes)) for mass in self.mass])
-        self.own = sums.own.mT.index_select(1, groups.pairs)
+        self.own = groups.of_pairs(sums.own)
         self.label_means = normalised(self.by_label)
         self.beta = groups.weight * c[:, groups.distinct[1]]
 
@@ -206,10 +260,10 @@ class Fit:
         """[unit, pair] n_xg times its part in W_x: -M_xg · log p̄_x - Σ H(p_i)."""
         return -dot(self.log_label_means.index_select(1, self.groups.label), self.mass) - self.own
 
-    @property
+    @cached_property
     def mass_inside(self) -> Tensor:
-        """[unit, pair inside, bin] M_xg."""
-        return self.mass[:, : self.groups.n_inside]
+        """[unit, pair inside, bin] M_xg, in ``dtype``."""
+        return self.mass[:, : self.groups.n_inside].to(self.dtype)
 
     @property
     def own_inside(self) -> Tensor:
@@ -218,14 +272,15 @@ class Fit:
 
     @cached_property
     def others(self) -> Tensor:
-        """[unit, pair inside, bin] M_x - M_xg."""
-        tiny = torch.finfo(self.mass.dtype).tiny  # which has a logarithm
-        return (self.by_label.index_select(1, self.groups.label_inside) - self.mass_inside).clamp_min_(tiny)
+        """[unit, pair inside, bin] M_x - M_xg, in ``dtype``."""
+        of_label, mass = self.by_label.index_select(1, self.groups.label_inside), self.mass[:, : self.groups.n_inside]
+        others = of_label - mass if mass.requires_grad else of_label.sub_(mass)
+        return others.to(self.dtype).clamp_min_(_FAINT)
 
     @cached_property
     def across(self) -> Tensor:
         """[unit, pair inside] the same as within of X_x: -M_xg · log q_xg - Σ H(p_i)."""
-        return self.predicted(self.mass.new_tensor(FLOOR))
+        return self.predicted(FLOOR)
 
     @cached_property
     def spread(self) -> Tensor:
@@ -238,10 +293,22 @@ class Fit:
         """[unit, pair inside, bin] the mean of x without the fold."""
         return normalised(self.others)
 
-    def predicted(self, share: Tensor) -> Tensor:
-        """[unit, pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold."""
-        q = torch.lerp(self.predictors, self.whole.mean, share)
-        return -dot(positive_logs(q, spent=True), self.mass_inside) - self.own_inside
+    @cached_property
+    def change(self) -> Tensor:
+        """[unit, pair inside, bin] p̄ less the predictors."""
+        return self.whole.mean.to(self.dtype) - self.predictors
+
+    def predicted(self, share: float | Tensor) -> Tensor:
+        """[unit, pair inside] -M_xg · log q - Σ H(p_i), with ``share`` of p̄ mixed into the mean of x without the fold.
+
+        Args:
+            share: one, or [unit, pair inside, 1] in ``dtype``.
+        """
+        if isinstance(share, Tensor):
+            q = torch.addcmul(self.predictors, self.change, share)
+        else:
+            q = torch.add(self.predictors, self.change, alpha=share)
+        return -dot(positive_logs(q, spent=True), self.mass_inside).to(self.own) - self.own_inside
 
 
 def normalised(mass: Tensor) -> Tensor:

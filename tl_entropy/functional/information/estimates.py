@@ -45,8 +45,9 @@ from torch import Tensor
 
 from tl_entropy.functional.information.anchors import Sample
 from tl_entropy.functional.information.blocks import Blocks, Estimates, LabelEstimates
-from tl_entropy.functional.information.chance import MIN_CEILING, ChanceCurve
+from tl_entropy.functional.information.chance import MIN_CEILING
 from tl_entropy.functional.information.cross_fitting import SoftSums, Whole
+from tl_entropy.functional.information.curves import ChanceCurve
 from tl_entropy.functional.probabilities import extensive
 from tl_entropy.functional.statistics import group_sums
 

@@ -30,7 +30,7 @@ from tl_entropy.functional.information.estimates import (
 )
 from tl_entropy.functional.information.soft import Invalid, directed_rows, kernel, soft_assignments
 from tl_entropy.functional.information.temperature import Calibration
-from tl_entropy.functional.probabilities import extensive
+from tl_entropy.functional.probabilities import entropy, extensive
 from tl_entropy.functional.statistics import balanced_folds
 from tl_entropy.torch_state import steady
 
@@ -223,7 +223,7 @@ def record(
 ) -> SoftMutualInformation:  # fmt: skip
     """The record of the sums of one unit; ``more`` are its fields that do not follow from them."""
     with torch.no_grad():
-        curves = chance_curves(sample.drawn.rows, whole=whole, entropies=sample.drawn.entropies[..., 0])
+        curves = chance_curves(sample.drawn.rows, whole=whole, entropies=entropy(sample.drawn.rows).T)
     found = estimates(sums, curves, folds=folds, sample=sample)
     information, plug_in, null, ceiling = (v[:, 0] for v in (found.information, found.plug_in, found.null, found.ceiling))
     reason = reason_for_nan(ceiling[0].item(), found.rows_inside, int((found.fold_rows > 0).sum()))
