@@ -254,6 +254,18 @@ def test_a_compiled_model_is_measured_without():
 
 @BRIDGE
 @pytest.mark.libraries
+def test_an_adapter_is_said_to_be_on_the_modules_that_have_it():
+    tuned = with_lora("llama", ["q_proj"])
+    tuned.add_adapter("other", type(tuned.peft_config["default"])(r=4, lora_alpha=4, target_modules=["v_proj", "o_proj"]))
+    tuned.base_model.set_adapter(["default", "other"])
+    lines = [line for line in measured(bridge_of(unwrapped(tuned))).state if line.startswith("adapter ")]
+    assert [line.rpartition("), ")[2] for line in lines] == [
+        "not merged, scaled by 2, on 3 modules", "not merged, scaled by 1, on 6 modules"
+    ]  # fmt: skip
+
+
+@BRIDGE
+@pytest.mark.libraries
 def test_adapters_on_and_off_differ_and_are_said():
     tuned = with_lora("llama", ["q_proj", "v_proj"])
     model = bridge_of(unwrapped(tuned))

@@ -134,10 +134,11 @@ def adapters_of(model: Any) -> tuple[str, ...]:
     for module in modules_of(model):
         layer: Any = module
         for name in layer.active_adapters if has_adapter(module) else ():
-            key = (name, _adapters_state(layer, name))
-            modules[key] += 1
-            own = (weight for path, weight in module.named_parameters() if name in path.split(".") and "base_layer" not in path)
-            weights.setdefault(key, []).extend(map(digest, own))
+            own = [weight for path, weight in module.named_parameters() if name in path.split(".") and "base_layer" not in path]
+            if own:  # it may be on other modules alone
+                key = (name, _adapters_state(layer, name))
+                modules[key] += 1
+                weights.setdefault(key, []).extend(map(digest, own))
     return tuple(
         f"adapter {name!r} ({combined(weights[name, state])}), {state}, on {count} modules"
         for (name, state), count in sorted(modules.items())

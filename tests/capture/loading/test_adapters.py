@@ -103,6 +103,46 @@ def test_adapters_that_do_not_fit(tmp_path):
 
 
 @needs_peft
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (lambda place: (place / "adapter_model.safetensors").unlink(), "has adapter_config.json and no weights of an adapter"),
+        (lambda place: (place / "adapter_config.json").write_text("{"), "adapter_config.json does not describe an adapter: "),
+        (lambda place: (place / "adapter_config.json").write_text("[1]"), "adapter_config.json does not describe an adapter: "),
+        (lambda place: point_to(place, "/nowhere/at all"), "belongs to /nowhere/at all .*, and there is no such folder"),
+    ],
+)
+def test_what_is_missing_or_broken_is_named(tmp_path, damage, error):
+    adapted("gpt2", tmp_path / "adapter")
+    damage(tmp_path / "adapter")
+    with pytest.raises(InputError, match=error):
+        tle.load_model(tmp_path / "adapter", device="cpu")
+
+
+@needs_peft
+@needs_bridge
+@pytest.mark.parametrize("how", ["modules_to_save", "target_modules"])
+def test_an_adapter_brings_rows_for_tokens_of_its_own(tmp_path, how):
+    from peft import LoraConfig, get_peft_model
+
+    write_folder(tmp_path / "model", "llama")
+    source = hf_model("llama")
+    source.resize_token_embeddings(320, mean_resizing=False)
+    parts = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+    if how == "target_modules":
+        parts = {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}
+    tuned = get_peft_model(source, LoraConfig(r=4, task_type="CAUSAL_LM", **parts)).eval()
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    tuned.save_pretrained(tmp_path / "adapter")
+    point_to(tmp_path / "adapter", str(tmp_path / "model"))
+    loaded = tle.load_model(tmp_path / "adapter", device="cpu", kind="bridge")
+    assert loaded.cfg.d_vocab == 320
+    torch.testing.assert_close(losses(loaded), true_losses(tuned), atol=2e-5, rtol=0)
+
+
+@needs_peft
 @needs_bridge
 def test_weights_of_an_adapter_that_nothing_takes_are_no_adapter(tmp_path):
     """Names that changed between versions of a library: transformers leaves them out with a line in a log."""

@@ -33,6 +33,7 @@ def folder(tmp_path, monkeypatch):
     def made(**config):
         (tmp_path / "adapter").mkdir(exist_ok=True)
         (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+        (tmp_path / "adapter" / "adapter_model.safetensors").touch()
         return tmp_path / "adapter"
 
     return made

@@ -19,12 +19,14 @@ from tl_entropy.capture.digests import combined, digest
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.results.files import parsed
 
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
 
 def base_of(place: str) -> str | None:
     """Folder or name of the model to which the adapter in a folder or of a name belongs; None where there is no adapter.
 
     Raises:
-        InputError: the adapter names no model.
+        InputError: the adapter has no weights, or names no model, or none that is there.
         ModelError: PEFT is not installed.
     """
     from transformers.utils import find_adapter_config_file
@@ -39,16 +41,39 @@ def base_of(place: str) -> str | None:
         raise ModelError(
             f"model: {place} holds an adapter ({Path(file).name}), which takes the package peft to read: pip install peft"
         )
+    if Path(place).is_dir() and not any((Path(place) / name).is_file() for name in _WEIGHTS):
+        raise InputError(f"model: {place} has {Path(file).name} and no weights of an adapter ({' or '.join(_WEIGHTS)})")
     if (Path(place) / "config.json").is_file():
         return place
-    named = parsed(Path(file).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        named = dict(parsed(Path(file).read_text(encoding="utf-8"))).get("base_model_name_or_path")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model: {file} does not describe an adapter: {error}") from error
     if not named:
         raise InputError(
             f"model: {file} does not say to which model the adapter belongs (base_model_name_or_path), and {place} holds none; "
             "put the model's config.json and weights there as well"
         )
     beside = Path(place) / named  # where it is written relative to the adapter, not to the working directory
-    return str(beside if beside.is_dir() and not Path(named).is_dir() else Path(named).expanduser())
+    path = beside if beside.is_dir() and not Path(named).is_dir() else Path(named).expanduser()
+    if path.is_absolute() and not path.is_dir():
+        raise InputError(
+            f"model: {file} says that the adapter belongs to {named} (base_model_name_or_path), and there is no such folder; "
+            "write there where its model lies"
+        )
+    return str(path)
+
+
+def _resize(model: Any, adapter: str) -> None:
+    """Give the model as many rows of the embedding as the adapter brings, which was trained with tokens of its own."""
+    from peft.utils.save_and_load import load_peft_weights
+
+    embedding = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embedding)
+    ends = (f"{name}.weight", f"{name}.base_layer.weight")
+    rows = {len(weight) for key, weight in load_peft_weights(adapter, device="cpu").items() if key.endswith(ends)}
+    if len(rows) == 1 and rows != {embedding.num_embeddings}:
+        model.resize_token_embeddings(*rows, mean_resizing=False)
 
 
 def with_adapter(model: nn.Module, adapter: str) -> Any:
@@ -61,6 +86,7 @@ def with_adapter(model: nn.Module, adapter: str) -> Any:
 
     with warnings.catch_warnings(action="ignore"):
         warnings.filterwarnings("error", "Found missing adapter keys")
+        _resize(model, adapter)
         try:
             return PeftModel.from_pretrained(model, adapter).eval()
         except UserWarning as error:
