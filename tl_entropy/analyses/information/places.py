@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -59,14 +60,14 @@ class Place(Kept):
         weights = adapter.head_weights(site.layer).double().cpu() if site.name == "result" else None
         d = activation.shape[-1] if weights is None else weights.shape[-1]
         most = max(bins for bins, _ in draws)
-        anchors = torch.cat([soft_anchors(d, most, seed=seed) for seed in _seeds(draws)]).double().mT  # [d, seed · bin]
+        anchors = _anchors(d, most, tuple(_seeds(draws)))
         metric = None
         if weights is None:
             directions = anchors.expand(activation.shape[2] if site.name in BY_HEAD else 1, -1, -1)
         else:
             directions = weights @ anchors
             # ‖z W‖ = ‖z Rᵀ‖ with Wᵀ = Q R: as exact as forming z W, at a fraction of the work.
-            metric = torch.linalg.qr(weights.mT).R.mT.to(activation.device, dtype)
+            metric = torch.linalg.qr(weights.mT, mode="r").R.mT.to(activation.device, dtype)
         temperatures = tuple(calibrate_temperature(d, bins, method=calibration) for bins, _ in draws)
         return cls(site, tuple(draws), directions.to(activation.device, dtype), metric, temperatures)
 
@@ -105,6 +106,12 @@ class Place(Kept):
                 into[some, :, :-1] = p
                 into[some, :, -1] = entropy(p)
         return [of.transpose(0, 1) for of in found]
+
+
+@lru_cache(maxsize=4)
+def _anchors(d: int, bins: int, seeds: tuple[int, ...]) -> Tensor:
+    """[d, seed · bin], float64; the same at all sites as wide."""
+    return torch.cat([soft_anchors(d, bins, seed=seed) for seed in seeds]).double().mT
 
 
 def _seeds(draws: Sequence[tuple[int, int]]) -> list[int]:

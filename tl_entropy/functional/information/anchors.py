@@ -29,7 +29,7 @@ from torch.nn.functional import hardshrink
 from tl_entropy.functional.probabilities import dot, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
-LABELS = 64
+LABELS = 32
 """Labels that their spreads are measured on, at most."""
 
 ROWS = 2048
