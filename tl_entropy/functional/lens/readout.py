@@ -42,11 +42,13 @@ __all__ = ["VocabularyStatistics", "compiler_available", "vocabulary_statistics"
 
 Precision = Literal["float32", "bfloat16"]
 
-# Four buffers of this many numbers: small enough to stay near the processor, wide enough for a fast product. The width is a
+# Four buffers of this many numbers: small enough to stay near the processor, large enough that what is done once for a tile
+# takes little beside it. Two widths, the larger where rows are few; the factors of a wide tile must stay small, too. Each is a
 # multiple of 48 because matrix kernels take that many columns at once, and sum columns at a ragged edge in another sequence.
 _COLUMNS = 48
 _WIDTH = 20 * _COLUMNS
-_TILE = _WIDTH * _WIDTH  # of many rows three quarters, half as wide: what a product packs serves more of them
+_TILE = 1344 * _WIDTH
+_FACTORS = 768 * 2 * _WIDTH
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +216,10 @@ class Reader:
         scale, softcap = checked_scale(scale, softcap)
         way = decide_compiled(compiled, n_sites * rows * d_vocab, hidden.device)
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        most = _TILE * 4 // dtype.itemsize
+        wide = max(_WIDTH, min(2 * _WIDTH, _FACTORS // max(1, len(unembedding)), most // max(1, n_sites * rows)))
         # Of very many sites, even one row's logits of a tile would be more than a tile.
-        most, widest = (3 * _TILE // 4, _WIDTH // 2) if n_sites * rows > _WIDTH else (_TILE, _WIDTH)
-        width = min(d_vocab, widest, max(_COLUMNS, most // n_sites // _COLUMNS * _COLUMNS))
+        width = min(d_vocab, max(1, min(wide, most // n_sites) // _COLUMNS) * _COLUMNS)
         n_blocks = max(1, math.ceil(rows / max(1, most // (n_sites * width))))
         block = max(1, math.ceil(rows / n_blocks))
         products = TileProducts(

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,8 +50,11 @@ _SMALLEST_ORDER, _LARGEST_ORDER = 1e-30, 1e30
 # Orders for which products cost less than an exp; tuples of their own, since torch.compile takes numbers for unknown ones.
 _HALVES = (0.5, 1.5, 2.5, 3.5, 4.5, 5.5)
 _WHOLES = (2.0, 3.0, 4.0, 5.0)
+# On a processor, so many numbers for each thread pass all steps before the next ones do: they and three buffers like them, 2 MB
+# in float32, stay in its cache, where most steps take a half to a third of their time.
+_NEAR = 2**17
 
-Scratch = tuple[Tensor | None, Tensor | None, Tensor | None]
+Scratch = tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]
 
 
 def tile_sums(
@@ -70,7 +74,8 @@ def tile_sums(
         logits: [..., width] in float32 or float64, without -inf (see `MASKED`); left as they are.
         orders: the orders of the entropies wanted.
         thresholds: [...] each, the logits whose ranks are counted: how many are at least as large, themselves included.
-        scratch: three buffers like ``logits`` to work in; without them the sums are differentiable.
+        scratch: three buffers like ``logits`` to work in, where the sums are made a few rows at a time; without them they are
+            differentiable.
         moments: whether Σ e·z and Σ e·z² are wanted, too, before the counts.
         level: whether Σ z over the logits above -inf, and how many they are, are wanted, too, before the counts.
         shape: with ``level``, whether Σ c², Σ c³ and Σ c⁴ of them are, too, c being how far z is from its mean in the tile.
@@ -79,6 +84,32 @@ def tile_sums(
     Returns:
         [sums, ...] in the dtype of the logits; counts are exact for widths below 2**24.
     """
+    z_buffer, e_buffer, work = scratch
+    wanted: dict[str, Any] = {"orders": orders, "moments": moments, "level": level, "shape": shape, "subset": subset}
+    if z_buffer is None or e_buffer is None or work is None or logits.device.type != "cpu":
+        return _sums(logits, thresholds, scratch, **wanted)
+    near = max(1, _NEAR // logits.shape[-1]) * torch.get_num_threads()
+    rows = logits.flatten(0, -2).split(near)
+    buffers = [buffer.flatten(0, -2) for buffer in (z_buffer, e_buffer, work)]
+    least = [threshold.flatten().split(near) for threshold in thresholds]
+    sums = []
+    for part, *thresholds_here in zip(rows, *least, strict=True):
+        z, e, free = (buffer[: len(part)] for buffer in buffers)
+        sums.append(_sums(part, thresholds_here, (z, e, free), **wanted))
+    return torch.cat(sums, 1).unflatten(1, logits.shape[:-1])
+
+
+def _sums(
+    logits: Tensor,
+    thresholds: Sequence[Tensor],
+    scratch: Scratch,
+    *,
+    orders: tuple[float, ...],
+    moments: bool,
+    level: bool,
+    shape: bool,
+    subset: Tensor | None,
+) -> Tensor:
     z_buffer, e_buffer, work = scratch
     maximum = logits.amax(-1)
     z = torch.sub(logits, maximum[..., None], out=z_buffer)
