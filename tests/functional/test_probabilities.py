@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tl_entropy.functional.probabilities import entropy, logs
+from tl_entropy.functional.probabilities import _power_of_two, entropy, logs
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -26,3 +26,13 @@ def test_the_gradient_of_an_entropy_is_finite_at_zero():
     found.backward()
     assert found.item() == pytest.approx(math.log(2))
     assert p.grad.isfinite().all()
+
+
+def test_a_power_of_two_in_steps_is_float32s_and_0_below_its_range():
+    x = torch.cat([torch.linspace(-125.9, 0, 200_001), torch.arange(-126.0, 1), torch.tensor([0.5, -0.5, 1e-9, -1e-9, 20.25])])
+    found, exact = _power_of_two(x), x.double().exp2()
+    assert ((found - exact).abs() / exact).max() < 1.5e-7
+    assert torch.equal(_power_of_two(torch.arange(-126.0, 1)), torch.arange(-126.0, 1).exp2())
+    far = torch.tensor([-126.1, -1e4, -3.0e38, -math.inf])
+    assert torch.equal(_power_of_two(far), torch.zeros(4))
+    assert _power_of_two(torch.tensor(math.nan)).isnan()
