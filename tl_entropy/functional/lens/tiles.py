@@ -96,7 +96,8 @@ def tile_sums(
     for part, *thresholds_here in zip(rows, *least, strict=True):
         z, e, free = (buffer[: len(part)] for buffer in buffers)
         sums.append(_sums(part, thresholds_here, (z, e, free), **wanted))
-    return torch.cat(sums, 1).unflatten(1, logits.shape[:-1])
+    found: Tensor = torch.cat(sums, 1).unflatten(1, logits.shape[:-1])
+    return found
 
 
 def _sums(
