@@ -183,8 +183,8 @@ def is_left(model: Any, module: nn.Module) -> bool:
 
 def _forward_is_replaced(module: nn.Module) -> bool:
     """Whether others have put a function in the place of a module's own ``forward``."""
-    found = vars(module).get("forward")  # a class's own is not there
-    return found is not None and _is_of_others(found)
+    found = vars(module).get("forward")  # a class's own is not there, or was put back
+    return found is not None and getattr(found, "__func__", None) is not type(module).forward and _is_of_others(found)
 
 
 def _foreign(module: nn.Module, *, back: bool) -> list[Any]:
