@@ -41,8 +41,8 @@ _NONE = 1e-25  # of a row that no drawn anchor has any of
 _SIZES = torch.tensor(sorted(n for k in range(16) for n in (2**k, 3 * 2**k)))  # of labels worked on together
 _ROUNDING = 8  # times the rounding of the largest entropy: a spread that is no larger is none
 
-REPLICATES = 32
-"""Draws of anchors, at most: the error of a standard error from so many is an eighth of it."""
+REPLICATES = 50
+"""Draws of anchors, at most: the error of a standard error from so many is a tenth of it."""
 
 
 def replicates(n_bins: int) -> Tensor:
