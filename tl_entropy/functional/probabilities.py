@@ -77,11 +77,8 @@ def positive_logs(p: Tensor, *, spent: bool = False) -> Tensor:
 
 def dot(spent: Tensor, other: Tensor) -> Tensor:
     """Σ spent · other over the last axis, differentiable; ``spent`` is of no use afterwards."""
-    if spent.requires_grad or other.requires_grad:
-        return (spent * other).sum(-1)
-    if spent.device.type != "cpu":
-        return spent.mul_(other).sum(-1)
-    return torch.from_numpy(np.asarray(np.einsum("...j,...j->...", spent.numpy(), other.numpy())))
+    product = spent * other if spent.requires_grad or other.requires_grad else spent.mul_(other)
+    return product.sum(-1)
 
 
 def _p_log_p(p: Tensor) -> Tensor:
