@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from tl_entropy.capture import origin
-from tl_entropy.capture.hooks import hooks_of_others, hooks_on_everything, is_left, source_site
+from tl_entropy.capture.hooks import forward_is_replaced, hooks_of_others, hooks_on_everything, is_left, source_site
 from tl_entropy.capture.places import ENCODER, StackName
 from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
@@ -244,7 +244,9 @@ class Adapter(Sighted):
         if left:
             warn(
                 f"hooks that somebody has left on this model run in what is measured, and may change it: {', '.join(left)}. "
-                "model.reset_hooks(including_permanent=True) takes those on hook points off"
+                "model.reset_hooks(including_permanent=True) takes hooks on hook points off"
+                + "; a replaced forward is put back by del module.forward"
+                * any(map(forward_is_replaced, new.values()))
             )
 
     def as_record(self) -> ModelRecord:

@@ -138,7 +138,7 @@ def hooks_of_others(model: Any, *, back: bool = False) -> dict[str, nn.Module]:
         back: whether hooks of the way back, of gradients, count beside those of the way forward.
     """
     modules = modules_of(model)
-    replaced = {module for module in modules if module is not model and _forward_is_replaced(module)}
+    replaced = {module for module in modules if module is not model and forward_is_replaced(module)}
     held = [module for module in modules if module in replaced or _foreign(module, back=back)]
     if not held:
         return {}
@@ -178,10 +178,10 @@ def is_left(model: Any, module: nn.Module) -> bool:
     left = (
         handle is None or handle.is_permanent or handle.context_level not in inside for handle in _foreign(module, back=True)
     )
-    return _forward_is_replaced(module) or any(left)
+    return forward_is_replaced(module) or any(left)
 
 
-def _forward_is_replaced(module: nn.Module) -> bool:
+def forward_is_replaced(module: nn.Module) -> bool:
     """Whether others have put a function in the place of a module's own ``forward``."""
     found = vars(module).get("forward")  # a class's own is not there, or was put back
     return found is not None and getattr(found, "__func__", None) is not type(module).forward and _is_of_others(found)

@@ -118,6 +118,7 @@ def test_z_can_be_measured_where_heads_are_refused():
     assert {tuple(z.shape) for z in adapter.activations(TOKENS, MASK, sites).values()} == {(2, 8, 4, 8)}
 
 
+@pytest.mark.filterwarnings("ignore:hooks that somebody has left")
 def test_an_output_that_is_not_the_sum_of_the_heads_is_refused(gpt2, monkeypatch):
     point = gpt2.hook_dict["blocks.1.hook_attn_out"]
     monkeypatch.setattr(point, "forward", lambda x: x + 0.01 * x.abs())
