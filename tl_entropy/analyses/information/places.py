@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Self
 
 import torch
@@ -108,9 +107,8 @@ class Place(Kept):
         return [of.transpose(0, 1) for of in found]
 
 
-@lru_cache(maxsize=4)
 def _anchors(d: int, bins: int, seeds: tuple[int, ...]) -> Tensor:
-    """[d, seed · bin], float64; the same at all sites as wide."""
+    """[d, seed · bin], float64."""
     return torch.cat([soft_anchors(d, bins, seed=seed) for seed in seeds]).double().mT
 
 

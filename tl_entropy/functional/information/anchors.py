@@ -164,12 +164,13 @@ class SampledLabels:
         self.held, self.count, self.n_rows = held[frequent[by_size]], count[by_size], len(label)
         rows = chosen[by_size.argsort()[place].argsort(stable=True)]  # label after label
         # Labels of about one size are filled up to one, with a row that has no share in them.
-        self.wide = _SIZES[torch.searchsorted(_SIZES, self.count)]
-        of_label = torch.arange(len(self.count)).repeat_interleave(self.count)
+        sizes_tried = _SIZES.to(label.device)
+        self.wide = sizes_tried[torch.searchsorted(sizes_tried, self.count)]
+        of_label = torch.arange(len(self.count), device=label.device).repeat_interleave(self.count)
         skipped = (self.wide - self.count).cumsum(0) - (self.wide - self.count)
-        at = torch.arange(len(rows)) + skipped[of_label]
-        self.rows = torch.zeros(int(self.wide.sum()), dtype=torch.long).index_copy_(0, at, rows)
-        self.share = torch.zeros(len(self.rows), dtype=torch.float64).index_copy_(0, at, 1 / self.count.double()[of_label])
+        at = torch.arange(len(rows), device=label.device) + skipped[of_label]
+        self.rows = rows.new_zeros(int(self.wide.sum())).index_copy_(0, at, rows)
+        self.share = self.rows.double().zero_().index_copy_(0, at, 1 / self.count.double()[of_label])
         sizes, number = self.wide.unique_consecutive(return_counts=True)
         self.sizes = list(zip(sizes.tolist(), number.tolist(), strict=True))
         self._layouts: dict[tuple[int, int], tuple[Any, ...]] = {}

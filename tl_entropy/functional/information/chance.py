@@ -197,6 +197,7 @@ class _Groups:
         number = torch.tensor(list(kinds.behind.values()), dtype=torch.long, device="cpu")
         left = torch.tensor(list(kinds.behind), dtype=torch.float64, device="cpu")
         self._left = left.repeat_interleave(number)[:, None].to(order.device)  # rows behind each group
+        self._rows_less = kinds.rows_less.to(self.less)
 
     @staticmethod
     def _by_size(means: Tensor, number: Mapping[int, int]) -> dict[int, Tensor]:
@@ -210,7 +211,7 @@ class _Groups:
         rows.clamp_min_(_FAINT)
         for first, second, share, into in self._steps:
             torch.lerp(first, second, share, out=into)
-        means = [(self.every, None), (self._behind(of), None), (self.less, self.kinds.rows_less)]
+        means = [(self.every, None), (self._behind(of), None), (self.less, self._rows_less)]
         values = torch.cat([self._valued(weight.to(of_groups), of_groups, rows).double() for of_groups, rows in means], dim=1)
         return _Measured(of.ceiling, of.half_spread, values, rows.dtype)
 
