@@ -20,13 +20,14 @@ FOLDS = 20
 """Folds of documents, for errors."""
 
 
-def group_sums(values: Num[Tensor, "rows ..."], group: Int[Tensor, "rows"], groups: int) -> Num[Tensor, "groups ..."]:
-    """Sums of ``values`` [rows, ...] by group, in the dtype of the values; differentiable. Groups are numbered from 0.
+def group_sums(values: Num[Tensor, "..."], group: Int[Tensor, "rows"], groups: int, dim: int = 0) -> Num[Tensor, "..."]:
+    """Sums of ``values`` by the group of each row along ``dim``, in their dtype; differentiable. Groups are numbered from 0.
 
     >>> group_sums(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2, 0, 2]), 3).tolist()
     [2.0, 0.0, 5.0]
     """
-    return torch.zeros((groups, *values.shape[1:]), dtype=values.dtype, device=values.device).index_add_(0, group, values)
+    shape = [*values.shape[:dim], groups, *values.shape[dim + 1 :]]
+    return torch.zeros(shape, dtype=values.dtype, device=values.device).index_add_(dim, group, values)
 
 
 def document_sums(

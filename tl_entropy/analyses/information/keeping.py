@@ -141,13 +141,13 @@ class Gather(NamedTuple):
             heads: which.
         """
         mass, kept = mass[:, heads], kept[:, heads]
-        whole = torch.zeros(kept.shape[1], self.rows, kept.shape[2], dtype=torch.float64)
+        whole = torch.empty(kept.shape[1], self.rows, kept.shape[2], dtype=torch.float64)
         for into, single, sums in zip(whole, kept.unbind(1), mass.unbind(1), strict=True):
-            into[self.summed] = sums[self.numbers]
             if len(self.begun) == self.rows:
                 into.copy_(single.index_select(0, self.begin))
             else:
-                into[self.begun] = single.index_select(0, self.begin).double()
+                into.zero_().index_copy_(0, self.summed, sums.index_select(0, self.numbers))
+                into.index_copy_(0, self.begun, single.index_select(0, self.begin).double())
             into.index_add_(0, self.more, single.index_select(0, self.at).double())
         return whole.transpose(0, 1)
 

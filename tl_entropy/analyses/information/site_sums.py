@@ -6,6 +6,7 @@ that are read from one, ``z`` and ``result``, keep it once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -21,6 +22,12 @@ from tl_entropy.torch_state import Steady
 
 AT_ONCE = 2**24
 """Numbers of what was kept of some heads that are there at once, of all workers."""
+
+TOGETHER = 2**19
+"""Numbers of what was kept of several places that are worked on as if they were one, where calls would cost more than work."""
+
+Masses = list[list[Callable[[slice], Tensor]]]
+"""[draw][label set] for a slice of some heads every sum of theirs [row, head, bin + 1]."""
 
 
 class Addition(NamedTuple):
@@ -104,7 +111,7 @@ class SiteSums(Steady, Kept):
 
     def blocks(
         self, place: Place, tables: Sequence[tuple[LabelTable, Tensor]], seen: Tensor, sampled: int, workers: int
-    ) -> Iterator[tuple[list[list[Callable[[slice], Tensor]]], list[Tensor]]]:
+    ) -> Iterator[tuple[Masses, list[Tensor]]]:
         """Every sum of some heads of a place at a time, on the CPU.
 
         Args:
@@ -115,20 +122,23 @@ class SiteSums(Steady, Kept):
             workers: how many do the same at once.
 
         Yields:
-            [draw][label set] for a slice of these heads [row, head, bin + 1], and [draw] the sample [sampled, head, bin + 1].
+            [draw][label set] for a slice of these heads their sums, and [draw] the sample [sampled, head, bin + 1].
         """
         first, there = self.places.index(place) * len(place.draws), seen[self.layout.slots]
         gathers = [self.layout.gather(table, order, label, there) for label, (table, order) in enumerate(tables)]
-        most = int(there.sum()) * sum(bins for bins, _ in place.draws)
-        step = max(1, AT_ONCE // (workers * max(1, most)))
+        step = max(1, AT_ONCE // (workers * max(1, self.numbers(place, seen))))
         for start in range(0, place.n_heads, step):
             heads, samples = slice(start, start + step), []
-            masses: list[list[Callable[[slice], Tensor]]] = []
+            masses: Masses = []
             for draw, kept in enumerate(self._of_heads(place, first, heads, there), start=first):
                 mass = self.mass[draw][:, heads].cpu()
                 masses.append([partial(gather.of, mass, kept) for gather in gathers])
                 samples.append(kept[:sampled])
             yield masses, samples
+
+    def numbers(self, place: Place, seen: Tensor) -> int:
+        """How many numbers there are at once of what was kept of a head."""
+        return int(seen[self.layout.slots].sum()) * sum(bins for bins, _ in place.draws)
 
     def _of_heads(self, place: Place, first: int, heads: slice, there: Tensor) -> list[Tensor]:
         """[draw] the assignments of the positions kept and seen, [seen, head, bin + 1], on the CPU."""
@@ -140,6 +150,24 @@ class SiteSums(Steady, Kept):
     def _assigned(self, states: Tensor, lengths: Sequence[Tensor]) -> list[Tensor]:
         """For each place and draw [row, head, bin + 1]."""
         return [p for place, of in zip(self.places, lengths, strict=True) for p in place.assign(states, of)]
+
+
+def joined(blocks: Sequence[tuple[Masses, list[Tensor]]]) -> tuple[Masses, list[Tensor]]:
+    """What ``blocks`` yields of several places, as of one that has the heads of all."""
+    heads = [samples[0].shape[1] for _, samples in blocks]
+    ends = list(itertools.accumulate(heads))
+
+    def one(masses: Sequence[Callable[[slice], Tensor]], some: slice) -> Tensor:
+        found = [
+            mass(slice(max(0, some.start - end + n), min(n, some.stop - end + n)))
+            for mass, end, n in zip(masses, ends, heads, strict=True)
+            if end - n < some.stop and some.start < end
+        ]
+        return torch.cat([of.transpose(0, 1) for of in found]).transpose(0, 1)
+
+    tables = [[partial(one, mass) for mass in zip(*of_draw, strict=True)] for of_draw in zip(*(b[0] for b in blocks), strict=True)]
+    samples = zip(*(samples for _, samples in blocks), strict=True)
+    return tables, [torch.cat([of.transpose(0, 1) for of in one_draw]).transpose(0, 1) for one_draw in samples]
 
 
 def rows_of(values: Tensor, which: Tensor) -> Tensor:

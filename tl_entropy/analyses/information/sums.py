@@ -27,7 +27,7 @@ from tl_entropy.analyses.information.centers import checked_centers
 from tl_entropy.analyses.information.keeping import Layout, Shape
 from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
 from tl_entropy.analyses.information.seen import Measured, Seen, sample_of
-from tl_entropy.analyses.information.site_sums import SiteSums, rows_of
+from tl_entropy.analyses.information.site_sums import TOGETHER, SiteSums, joined, rows_of
 from tl_entropy.analyses.information.values import site_values
 from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.streaming import StreamingMeasure
@@ -243,22 +243,38 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         options: dict[str, Any] = {"folds": seen.n_folds, "whole": seen.whole, "keep_labels": self.keep_labels}
         workers, tables = torch.get_num_threads(), [(one.table, one.order) for one in seen.counted]
 
-        def of_place(which: tuple[Place, SiteSums]) -> list[dict[str, Any]]:
-            place, sums = which
-            blocks = sums.blocks(place, tables, self._seen, len(seen.sample), workers)
+        def of_places(together: Sequence[tuple[Place, SiteSums]]) -> list[dict[str, Any]]:
+            blocks = itertools.chain.from_iterable(
+                sums.blocks(place, tables, self._seen, len(seen.sample), workers) for place, sums in together
+            )
+            if len(together) > 1:
+                blocks = iter([joined(list(blocks))])
             return [site_values(masses, samples, seen.counted, **options) for masses, samples in blocks]
 
-        def of_places(mine: Sequence[tuple[Place, SiteSums]]) -> list[Iterable[dict[str, Any]]]:
+        def of_all(mine: Sequence[Sequence[tuple[Place, SiteSums]]]) -> list[Iterable[dict[str, Any]]]:
             found: list[Iterable[dict[str, Any]]] = []
-            with one_thread_each() as pool, Bar(total=len(mine), desc="statistics", unit="site", show=progress) as bar:
-                for values in pool.map(of_place, mine):
+            with one_thread_each() as pool, Bar(total=sum(map(len, mine)), desc="statistics", unit="site", show=progress) as bar:
+                for together, values in zip(mine, pool.map(of_places, mine), strict=True):
                     found.append(values)
-                    bar.update()
+                    bar.update(len(together))
             return found
 
-        values = list(itertools.chain.from_iterable(dealt("statistics", places, of_places)))
+        values = list(itertools.chain.from_iterable(dealt("statistics", self._together(places), of_all)))
         measured = [Measured(place.site, place.n_heads, place.temperatures) for place, _ in places]
         return seen.result(values, measured, self.draws, provenance, self._texts() if self.keep_labels else None)
+
+    def _together(self, places: Sequence[tuple[Place, SiteSums]]) -> list[list[tuple[Place, SiteSums]]]:
+        """Places in their order, small ones that follow each other together."""
+        found: list[list[tuple[Place, SiteSums]]] = []
+        room = 0
+        for place, sums in places:
+            numbers = place.n_heads * sums.numbers(place, self._seen)
+            if not found or numbers > room:
+                found.append([])
+                room = TOGETHER
+            found[-1].append((place, sums))
+            room -= numbers
+        return found
 
     def _prepare(self, activations: Mapping[Site, Tensor]) -> None:
         """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""

@@ -35,7 +35,7 @@ LABELS = 32
 ROWS = 2048
 """Rows that they are measured on, at most."""
 
-_AT_ONCE = 2**17  # numbers, which stay in the cache
+_AT_ONCE = 2**18  # numbers, which stay in the cache
 _FAINT = 1e-30  # as good as nothing, and has a logarithm
 _NONE = 1e-25  # of a row that no drawn anchor has any of
 _SIZES = torch.tensor(sorted(n for k in range(16) for n in (2**k, 3 * 2**k)))  # of labels worked on together
@@ -99,15 +99,16 @@ class SampledRows:
 
     @cached_property
     def _measured(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit after unit, each of which stays in the cache."""
+        """Some units at a time, which stay in the cache."""
         units, rows, bins = self.p.shape
         inverses = self.p.new_empty(units, rows, len(self.weights))
         entropies, sums = torch.empty_like(inverses), self.p.new_empty(units, len(self.weights), bins)
-        for p, inverse, own, total in zip(self.p, inverses, entropies, sums, strict=True):
-            torch.mm(p, self.weights.mT, out=inverse).clamp_min_(_NONE).reciprocal_()
-            torch.mm(positive_logs(p).mul_(p), self.weights.mT, out=own)
+        parts = -(-self.p.numel() // _AT_ONCE)
+        for p, inverse, own, total in zip(*(of.tensor_split(parts) for of in (self.p, inverses, entropies, sums)), strict=True):
+            torch.matmul(p, self.weights.mT, out=inverse).clamp_min_(_NONE).reciprocal_()
+            torch.matmul(positive_logs(p).mul_(p), self.weights.mT, out=own)
             torch.addcmul(positive_logs(inverse), own, inverse, out=own).neg_().clamp_(0, math.log(bins))
-            torch.mm(inverse.mT, p, out=total)
+            torch.bmm(inverse.mT, p, out=total)
         return inverses, entropies, sums
 
     def of_means(self, means: Tensor) -> Tensor:

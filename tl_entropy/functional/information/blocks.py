@@ -23,7 +23,7 @@ from tl_entropy.functional.probabilities import dot, extensive, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
 _AT_ONCE = 2**20  # numbers of the sums
-_ALONE = 2**17  # of one thread, whose cache holds no more; several lose more by waiting for each other than that gains
+_ALONE = 2**19  # of one thread, whose cache holds no more; several lose more by waiting for each other than that gains
 _MIXTURES = (0.001, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)  # parts of p̄ tried for the lower bound
 _CLASSES = 128  # of sizes of labels: 2 log2 of an int64 is below
 
@@ -215,8 +215,8 @@ def _of_units(fit: Fit, *, every: bool) -> dict[str, Tensor]:
     """What the labels of a block add, each [unit, ...]; ``every`` mixture is tried, or the best that the block needs."""
     groups, n_folds = fit.groups, len(fit.whole.counts)
     found = {
-        "within": group_sums(fit.within.mT, groups.fold, n_folds).mT,
-        "spread": group_sums(fit.spread.mT, groups.fold_inside, n_folds).mT,
+        "within": group_sums(fit.within, groups.fold, n_folds, dim=1),
+        "spread": group_sums(fit.spread, groups.fold_inside, n_folds, dim=1),
     }
     with torch.no_grad():
         found |= {"mixed": _mixed(fit, every=every), "jackknife": _fold_jackknife(fit)}
@@ -244,7 +244,7 @@ def _mixed(fit: Fit, *, every: bool) -> Tensor:
     classes, mixtures = len(kinds), torch.tensor(_MIXTURES, dtype=fit.dtype, device=found.device)
 
     def of_class(values: Tensor) -> Tensor:
-        return group_sums(values.mT, size, classes).mT  # [unit, class]
+        return group_sums(values, size, classes, dim=1)  # [unit, class]
 
     if every:
         found[:, kinds] = torch.stack([of_class(fit.predicted(share)) for share in _MIXTURES], dim=-1)
@@ -281,7 +281,7 @@ def _of_labels(fit: Fit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n_labels, label, fold = len(groups.sizes), groups.label_inside, groups.fold_inside
 
     def of_label(values: Tensor) -> Tensor:
-        return group_sums(values.mT, label, n_labels).mT
+        return group_sums(values, label, n_labels, dim=1)
 
     entropy = -(means * log_means).sum(-1)
     plug_in = ((fit.by_label * (log_means - whole.log_mean)).sum(-1) / groups.sizes).clamp_min(0)

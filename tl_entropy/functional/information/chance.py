@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ _SINGLE = 0.01  # nats of the ceiling, above which divergences from p̄ stand ou
 _FEW = 24  # groups
 _BEHIND = 64  # groups, at most, of each size that are left out
 _LEAST_BEHIND = 1 / 32  # of the rows
-_AT_ONCE = 1024  # groups, which stay in the cache
+_AT_ONCE = 2**19  # numbers of rows drawn, which stay in the cache with their groups
 
 
 def chance_curves(
@@ -75,23 +75,15 @@ def chance_curves(
     each = min(k, -(-ROWS // orders))
     order = torch.stack([torch.randperm(k, generator=draw, device="cpu")[:each] for _ in range(orders)]).to(sample.device)
     kinds = _Kinds(k, orders, each, whole and largest > max((n for n in _SIZES if n <= k // 2), default=1))
-    known = [None] * units if entropies is None else list(entropies)
-    found: list[_Measured] = []
-    room: dict[torch.dtype, _Groups] = {}
-    for p, own in zip(sample.unbind(1), known, strict=True):
-        of = _moments(p, own)
-        if of.dtype not in room:
-            room[of.dtype] = _Groups(order, p.shape[1], of.dtype, kinds)
-        found.append(room[of.dtype].measured(of))
-    ceiling, half_spread = (torch.stack([getattr(one, name) for one in found]) for name in ("ceiling", "half_spread"))
+    found = _measured(sample.transpose(0, 1), entropies, order, kinds)
+    ceiling, half_spread = found.ceiling, found.half_spread
 
     kinds_of = {(kind, n): number for kind in ("every", "behind", "less") for n, number in getattr(kinds, kind).items()}
     lost, c = {1: ceiling}, {}
     if kinds_of:
         left = torch.tensor([_left(n, k) for _, n in kinds_of], dtype=ceiling.dtype, device=ceiling.device)
         expected = torch.stack([half_spread[:, None] * left, ceiling[:, None].expand(-1, len(left))])
-        values = torch.stack([one.values for one in found], dim=1)
-        means = _controlled(values, expected, _members(list(kinds_of.values())).to(left)).T
+        means = _controlled(found.values, expected, _members(list(kinds_of.values())).to(left)).T
         for (kind, n), mean in zip(kinds_of, means, strict=True):
             if kind != "less":
                 lost[n] = mean
@@ -101,9 +93,10 @@ def chance_curves(
     factors = torch.stack([lost[n] / ceiling / _left(n, k) for n in sizes]).cpu()
     cs = torch.stack(list(c.values())).cpu() if c else factors[:0]
     limits, differ = (half_spread / ceiling).tolist(), (ceiling >= MIN_CEILING).tolist()
+    dtypes = [sample.dtype if single else torch.float64 for single in found.single.tolist()]
     at, at_c = _on_cpu(sizes), _on_cpu(list(c))
     return [
-        ChanceCurve(at, factors[:, unit], limits[unit], at_c, cs[:, unit], found[unit].dtype)
+        ChanceCurve(at, factors[:, unit], limits[unit], at_c, cs[:, unit], dtypes[unit])
         if differ[unit] and k > 1
         # Nothing differs between rows, so that nothing is shared by chance either.
         else ChanceCurve(_on_cpu([1]), _on_cpu([1]), 1.0, _on_cpu([]), _on_cpu([]))
@@ -131,69 +124,105 @@ class _Kinds:
             k - n: min(number, _BEHIND)
             for n, number in few.items() if k - n not in {1, *sizes} and n >= _LEAST_BEHIND * k
         }  # fmt: skip
+        self.number = sum(sum(of.values()) for of in (self.every, self.less, self.behind))
 
 
 class _Moments(NamedTuple):
-    """Of one unit: rows p [row, bin], p̄ [bin], KL(p_i ‖ p̄) [row], its mean, and ½ Σ_j Var(p_j)/p̄_j."""
+    """Of some units: p̄ [unit, bin], KL(p_i ‖ p̄) [unit, row], its mean [unit], ½ Σ_j Var(p_j)/p̄_j [unit]; float64."""
 
-    p: Tensor
     mean: Tensor
     own: Tensor
     ceiling: Tensor
     half_spread: Tensor
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the rows where divergences from p̄ stand out from its rounding, else float64."""
-        return self.p.dtype if bool(self.ceiling > _SINGLE) else torch.float64
+    @classmethod
+    def of(cls, rows: Tensor, entropies: Tensor | None) -> Self:
+        """Those of rows [unit, row, bin], in their dtype where their entropies are there already, else in float64."""
+        rows = rows.double() if entropies is None else rows
+        mean = rows.mean(1)
+        across = torch.bmm(logs(mean)[:, None], rows.mT)[:, 0]
+        own = (dot(logs(rows), rows) if entropies is None else -entropies) - across
+        half_spread = (rows.square().mean(1) / mean.clamp_min(torch.finfo(mean.dtype).tiny) - mean).sum(1) / 2
+        return cls(mean.double(), own.double(), own.mean(1, dtype=torch.float64), half_spread.double())
 
 
 class _Measured(NamedTuple):
-    """Of one unit: what is known of all rows, and ``values`` [3, group] of groups, in float64.
+    """What is known of all rows of each unit, and ``values`` [3, unit, group] of groups, in float64.
 
     These are of every group, of what is behind some, and of those without their last rows: the value, and two whose means are
-    known. ``dtype`` is that of the groups.
+    known. ``single`` [unit] says whether divergences from p̄ stand out from the rounding of the rows' dtype, which groups are in
+    then.
     """
 
     ceiling: Tensor
     half_spread: Tensor
     values: Tensor
-    dtype: torch.dtype
+    single: Tensor
+
+
+def _measured(p: Tensor, entropies: Tensor | None, order: Tensor, kinds: _Kinds) -> _Measured:
+    """Of units [unit, row, bin], some at a time: those whose groups stay in the cache."""
+    units, _, bins = p.shape
+    room: dict[tuple[torch.dtype, int], _Groups] = {}
+    found: list[_Measured] = []
+    parts = -(-units * order.numel() * bins // _AT_ONCE)
+    for some, own in zip(p.tensor_split(parts), [None] * parts if entropies is None else entropies.tensor_split(parts), strict=True):
+        if not len(some):
+            continue
+        of = _Moments.of(some, own)
+        single = of.ceiling > _SINGLE
+        if own is not None and not bool(single.all()):  # single precision would bury what is there
+            exact = _Moments.of(some[~single], None)
+            of = _Moments(*(one.index_put((~single,), more) for one, more in zip(of, exact, strict=True)))
+            single = of.ceiling > _SINGLE
+        values = of.mean.new_empty(3, len(some), kinds.number)
+        for dtype, which in ((p.dtype, single), (torch.float64, ~single)):
+            n = int(which.sum())
+            if n:
+                if (dtype, n) not in room:
+                    room[dtype, n] = _Groups(n, order, bins, dtype, kinds)
+                alike = (some, of) if n == len(some) else (some[which], _Moments(*(one[which] for one in of)))
+                values[:, which] = room[dtype, n].measured(*alike)
+        found.append(_Measured(of.ceiling, of.half_spread, values, single))
+    ceiling, half_spread, _, single = (torch.cat([one[i] for one in found]) for i in (0, 1, 0, 3))
+    return _Measured(ceiling, half_spread, torch.cat([one.values for one in found], dim=1), single)
 
 
 class _Groups:
-    """Room for rows drawn and for the means of their groups, which one unit after the other takes.
+    """Room for rows drawn and for the means of their groups, which some units after others take.
 
     Groups are disjoint, made of two of half their size or of three rows, in each of several random orders of the rows.
 
     Attributes:
-        rows: [row, bin + 1] relative to p̄, which is the weight of each bin; KL(p_i ‖ p̄) is one bin more, of weight 0.
-        every: [group, bin + 1] means of all groups; less: of those without their last rows.
+        rows: [unit, row, bin + 1] relative to p̄, which is the weight of each bin; KL(p_i ‖ p̄) is one bin more, of weight 0.
+        every: [unit, group, bin + 1] means of all groups; less: of those without their last rows.
     """
 
-    def __init__(self, order: Tensor, bins: int, dtype: torch.dtype, kinds: _Kinds) -> None:
+    def __init__(self, units: int, order: Tensor, bins: int, dtype: torch.dtype, kinds: _Kinds) -> None:
         self.kinds, self.order = kinds, order.flatten()
         orders, self.each = order.shape
         sizes = (order.numel(), sum(kinds.every.values()), sum(kinds.less.values()))
-        self.rows, self.every, self.less = (torch.empty(n, bins + 1, dtype=dtype, device=order.device) for n in sizes)
+        self.rows, self.every, self.less = (
+            torch.empty(units, n, bins + 1, dtype=dtype, device=order.device) for n in sizes
+        )
         of_size = self._by_size(self.every, kinds.every)
-        means = {n: one.unflatten(0, (orders, -1)) for n, one in {1: self.rows, **of_size}.items()}
-        without = {n: one.unflatten(0, (orders, -1)) for n, one in self._by_size(self.less, kinds.less).items()}
+        means = {n: one.unflatten(1, (orders, -1)) for n, one in {1: self.rows, **of_size}.items()}
+        without = {n: one.unflatten(1, (orders, -1)) for n, one in self._by_size(self.less, kinds.less).items()}
         self._steps: list[tuple[Tensor, Tensor, float, Tensor]] = []  # between two means lies the third
         for n in kinds.every:
             step = 2 if n % 2 == 0 else n
             part, end = n // step, self.each // n * step
-            first, *more, last = (means[part][:, i:end:step] for i in range(step))
+            first, *more, last = (means[part][:, :, i:end:step] for i in range(step))
             for i, one in enumerate(more, start=2):
                 first, before = torch.empty_like(first, memory_format=torch.contiguous_format), first
                 self._steps.append((before, one, 1 / i, first))
             self._steps.append((first, last, part / n, means[n]))
             if n - 1 in without:
-                rest = without[part - 1][:, 1:end:2] if part > 1 else first
+                rest = without[part - 1][:, :, 1:end:2] if part > 1 else first
                 self._steps.append((first, rest, (part - 1) / (n - 1), without[n - 1]))
         half = min(kinds.k // 2, self.each)
-        few = {half: self.rows.unflatten(0, (orders, -1))[:, :half], **of_size, 1: self.rows}
-        self._few = [few[kinds.k - n][:some] for n, some in kinds.behind.items()]
+        few = {half: self.rows.unflatten(1, (orders, -1))[:, :, :half], **of_size, 1: self.rows}
+        self._few = [few[kinds.k - n][:, :some] for n, some in kinds.behind.items()]
         number = torch.tensor(list(kinds.behind.values()), dtype=torch.long, device="cpu")
         left = torch.tensor(list(kinds.behind), dtype=torch.float64, device="cpu")
         self._left = left.repeat_interleave(number)[:, None].to(order.device)  # rows behind each group
@@ -201,42 +230,41 @@ class _Groups:
 
     @staticmethod
     def _by_size(means: Tensor, number: Mapping[int, int]) -> dict[int, Tensor]:
-        return dict(zip(number, means.split(list(number.values())), strict=True)) if number else {}
+        return dict(zip(number, means.split(list(number.values()), dim=1), strict=True)) if number else {}
 
-    def measured(self, of: _Moments) -> _Measured:
-        """What a unit's groups are worth."""
+    def measured(self, p: Tensor, of: _Moments) -> Tensor:
+        """[3, unit, group] what groups of rows [unit, row, bin] are worth."""
         rows, weight = self.rows, torch.nn.functional.pad(of.mean, (0, 1))
-        torch.mul(of.p.index_select(0, self.order), of.mean.clamp_min(_FAINT).reciprocal().to(rows), out=rows[:, :-1])
-        rows[:, -1] = of.own[self.order]
+        inverse = of.mean.clamp_min(_FAINT).reciprocal().to(rows)
+        torch.mul(p.index_select(1, self.order), inverse[:, None], out=rows[..., :-1])
+        rows[..., -1] = of.own[:, self.order]
         rows.clamp_min_(_FAINT)
         for first, second, share, into in self._steps:
             torch.lerp(first, second, share, out=into)
         means = [(self.every, None), (self._behind(of), None), (self.less, self._rows_less)]
-        values = torch.cat([self._valued(weight.to(of_groups), of_groups, rows).double() for of_groups, rows in means], dim=1)
-        return _Measured(of.ceiling, of.half_spread, values, rows.dtype)
+        return torch.cat([self._valued(weight.to(of_groups), of_groups, rows).double() for of_groups, rows in means], dim=2)
 
     def _behind(self, of: _Moments) -> Tensor:
         """Means of what groups leave behind, where the sample is the whole; float64."""
         if not self._few:
-            return of.mean.new_empty(0, len(of.mean) + 1)
+            return of.mean.new_empty(len(of.mean), 0, of.mean.shape[1] + 1)
         k, n = self.kinds.k, self._left
-        total = k * torch.cat([torch.ones_like(of.mean), of.ceiling[None]])
-        few = torch.cat([one if one.ndim == 2 else one.double().mean(1) for one in self._few])
-        return (total - (k - n) * few).div_(n).clamp_min_(_FAINT)
+        total = k * torch.cat([torch.ones_like(of.mean), of.ceiling[:, None]], dim=1)
+        few = torch.cat([one if one.ndim == 3 else one.double().mean(2) for one in self._few], dim=1)
+        return (total[:, None] - (k - n) * few).div_(n).clamp_min_(_FAINT)
 
     def _valued(self, weight: Tensor, groups: Tensor, rows: Tensor | None) -> Tensor:
-        """[3, group]; of groups of so many ``rows`` how they predict the others. They stay in the cache."""
-        found = groups.new_empty(3, len(groups))
-        for first in range(0, len(groups), _AT_ONCE):
-            part = slice(first, first + _AT_ONCE)
-            means = groups[part]
-            if rows is None:
-                found[0, part] = positive_logs(means).mul_(means) @ weight
-            else:
-                found[0, part] = predicted(means, weight, rows[part], self.kinds.k)
-            found[1, part] = (means - 1).square_() @ weight / 2
-        found[2] = groups[:, -1]
-        return found
+        """[3, unit, group]; of groups of so many ``rows`` how they predict the others."""
+        if rows is None:
+            value = _weighed(weight, positive_logs(groups).mul_(groups))
+        else:
+            value = predicted(groups, weight, rows, self.kinds.k)
+        return torch.stack([value, _weighed(weight, (groups - 1).square_()) / 2, groups[..., -1]])
+
+
+def _weighed(weight: Tensor, values: Tensor) -> Tensor:
+    """Σ_j weight_j values_j of ``weight`` [unit, bin] and values [unit, group, bin]."""
+    return torch.bmm(weight[:, None], values.mT)[:, 0]
 
 
 def _members(number: Sequence[int]) -> Tensor:
@@ -246,17 +274,17 @@ def _members(number: Sequence[int]) -> Tensor:
 
 
 def predicted(means: Tensor, mean: Tensor, n: int | Tensor, k: int) -> Tensor:
-    """X(n + 1) - C of every group: the mean of p · log(p̄ / q) over the rows that are not in it, nats [group].
+    """X(n + 1) - C of every group: the mean of p · log(p̄ / q) over the rows that are not in it, nats [unit, group].
 
     Args:
-        means: [group, bin] the means of groups of n rows, from which q follows, divided by p̄.
-        mean: [bin] that of all rows, p̄.
+        means: [unit, group, bin] the means of groups of n rows, from which q follows, divided by p̄.
+        mean: [unit, bin] that of all rows, p̄.
         n: rows of a group, one number or [group].
         k: number of all rows.
     """
     log_q = positive_logs(means + FLOOR / (1 - FLOOR), spent=True)  # less log p̄, and log(1 - λ), the same everywhere
-    of_all = k * (log_q @ mean)
-    return (n * (log_q.mul_(means) @ mean) - of_all) / (k - n) - math.log1p(-FLOOR)
+    of_all = k * _weighed(mean, log_q)
+    return (n * _weighed(mean, log_q.mul_(means)) - of_all) / (k - n) - math.log1p(-FLOOR)
 
 
 def c_of(n: int, lacking: Tensor, apart: Tensor) -> Tensor:
@@ -289,20 +317,6 @@ def _controlled(found: Tensor, expected: Tensor, member: Tensor) -> Tensor:
     own = s2 - shared * (2 * s12 - shared * s1) + floor[1]
     of_second = (v2 - shared * v1) / own * (excess[1] - shared * excess[0])
     return value - torch.where(number < _FEW, excess[0], v1 / (s1 + floor[0]) * excess[0] + of_second)
-
-
-def _moments(p: Tensor, entropies: Tensor | None) -> _Moments:
-    """Of rows [row, bin], whose entropies may be there; what single precision would bury is in float64."""
-    for dtype in (torch.float64,) if entropies is None else (p.dtype, torch.float64):
-        rows = p.to(dtype)
-        mean = rows.mean(0)
-        across = rows @ logs(mean)
-        own = -entropies - across if entropies is not None and dtype == p.dtype else dot(logs(rows), rows) - across
-        half_spread = (rows.square().mean(0) / mean.clamp_min(torch.finfo(mean.dtype).tiny) - mean).sum() / 2
-        found = _Moments(p, mean.double(), own, own.mean(dtype=torch.float64), half_spread.double())
-        if found.dtype == dtype:
-            break
-    return found
 
 
 def _left(n: int, k: int) -> float:

@@ -103,8 +103,8 @@ class Whole:
     @classmethod
     def of(cls, sums: SoftSums, folds: int) -> Self:
         """Those of sums of all labels, in ``folds`` folds, empty ones included."""
-        by_fold = torch.stack([group_sums(of_unit, sums.fold, folds) for of_unit in sums.mass.unbind(1)])
-        return cls(by_fold, group_sums(sums.own, sums.fold, folds).mT, group_sums(sums.count, sums.fold, folds))
+        by_fold, own = (group_sums(of.transpose(0, 1), sums.fold, folds, dim=1) for of in (sums.mass, sums.own))
+        return cls(by_fold, own, group_sums(sums.count, sums.fold, folds))
 
     @classmethod
     def of_folds(cls, summed: Tensor, counts: Tensor) -> Self:
@@ -194,7 +194,7 @@ class Groups:
         """[unit, pair, ...] what is there of all groups [group, unit, ...]."""
         if self.in_order:
             return values[: len(self.pairs)].transpose(0, 1)
-        return torch.stack([one.index_select(0, self.pairs) for one in values.unbind(1)])
+        return values.transpose(0, 1).index_select(1, self.pairs)
 
     @property
     def label_inside(self) -> Tensor:
@@ -245,7 +245,7 @@ class Fit:
         self.whole, self.groups = whole, groups
         self.dtype = sums.mass.dtype if sums.mass.requires_grad else dtype
         self.mass = groups.of_pairs(sums.mass)
-        self.by_label = torch.stack([group_sums(mass, groups.label, len(groups.sizes)) for mass in self.mass])
+        self.by_label = group_sums(self.mass, groups.label, len(groups.sizes), dim=1)
         self.own = groups.of_pairs(sums.own)
         self.label_means = normalised(self.by_label)
         self.beta = groups.weight * c[:, groups.distinct[1]]
