@@ -23,8 +23,9 @@ from assignment_script import SCRIPT
 from page import BROWSERS, picture
 
 from tl_entropy.functional import calibrate_temperature
-from tl_entropy.functional.information.chance import FLOOR, MIN_CEILING, ROWS
+from tl_entropy.functional.information.chance import MIN_CEILING, ROWS
 from tl_entropy.functional.information.estimates import MIN_ROWS
+from tl_entropy.functional.information.random_groups import FLOOR
 from tl_entropy.functional.information.soft import soft_anchors
 from tl_entropy.plots.tokens.page_parts import json_text, policy
 

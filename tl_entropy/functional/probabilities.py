@@ -70,9 +70,11 @@ def positive_logs(p: Tensor, *, spent: bool = False) -> Tensor:
     """
     if p.requires_grad or p.device.type != "cpu" or p.dtype not in (torch.float32, torch.float64):
         return p.log()
-    found = p if spent else torch.empty_like(p)
-    np.log(p.numpy(), out=found.numpy())
-    return found
+    if spent:
+        values = p.numpy()
+        np.log(values, out=values)
+        return p
+    return torch.from_numpy(np.log(p.numpy()))
 
 
 def dot(spent: Tensor, other: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from states import differences
 from tiny_models import cached_model
 
 import tl_entropy as tle
-from tl_entropy.analyses.information import seen as soft_seen
+from tl_entropy.analyses.information import seen as soft_seen, sums as soft_sums
 from tl_entropy.analyses.information.keeping import Layout, Shape
+from tl_entropy.functional.information import blocks
 from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels import DocumentTokens, LabelPlan
 
@@ -117,3 +119,15 @@ def test_results_do_not_depend_on_what_is_kept(monkeypatch, sample):
                 mine, whole = mine[:behind], whole[:behind]
             most = 1e-8 if name in ("information", "entropy", "plug_in") else 1e-7  # bounds are in single precision
             torch.testing.assert_close(mine, whole, atol=most, rtol=0, equal_nan=True)
+
+
+@pytest.mark.thinned
+@pytest.mark.parametrize("numbers", [2**19, 2500])
+def test_small_places_worked_on_together_say_what_each_says_alone(monkeypatch, numbers):
+    monkeypatch.setattr(blocks, "_AT_ONCE", numbers)  # all heads of a draw at once, or some, across places
+    model, texts = cached_model("gpt2", "bridge"), ["the cat sat on the mat and the dog sat", "a dog and a cat"] * 4
+    options = {"heads": True, "n_bins": (20, 5), "seed": (0, 1), "keep_labels": True, "progress": False}
+    together = tle.soft_information(model, texts, **options)
+    monkeypatch.setattr(soft_sums, "TOGETHER", 0)
+    assert differences(together, tle.soft_information(model, texts, **options), by=1e-9) == []
+    assert differences(together.error(), tle.soft_information(model, texts, **options).error(), by=1e-9) == []

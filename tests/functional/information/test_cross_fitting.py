@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, strategies as st
 
 from tl_entropy.functional.information.anchors import Sample, SampledRows, replicates
-from tl_entropy.functional.information.chance import c_of, chance_curves, predicted
+from tl_entropy.functional.information.chance import c_of, chance_curves
 from tl_entropy.functional.information.cross_fitting import Groups, SoftSums, Whole
 from tl_entropy.functional.information.curves import ChanceCurve
 from tl_entropy.functional.information.estimates import error, estimates, label_estimates
 from tl_entropy.functional.information.mutual import soft_mutual_information
+from tl_entropy.functional.information.random_groups import predicted
 
 ROWS = np.array(
     [[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.6, 0.1, 0.3], [0.1, 0.6, 0.3], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7]]
@@ -204,7 +205,7 @@ def test_check_values_of_c_from_all_groups_of_seven_rows(n, within, across, beta
     own = float(np.mean([h(row) for row in ROWS]))
     w = float(np.mean([h(group.mean(0)) for group in groups])) - own
     others = torch.tensor(np.stack([ROWS[list(chosen)].mean(0) for chosen in combinations(range(7), n - 1)]))
-    gap = float(predicted(others / mean, mean[0], n - 1, 7).mean()) + h(ROWS.mean(0)) - own - w
+    gap = float(predicted((others / mean)[None], mean, n - 1, 7).mean()) + h(ROWS.mean(0)) - own - w
     whole = h(ROWS.mean(0)) - own + 0.5 * float((ROWS.var(0, ddof=1) / ROWS.mean(0)).sum()) / 7
     assert [w, w + gap] == pytest.approx([within, across], abs=CLOSE)
     assert whole == pytest.approx(0.225618357306, abs=CLOSE)

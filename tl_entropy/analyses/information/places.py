@@ -24,7 +24,7 @@ from tl_entropy.state import Kept
 BY_HEAD = ("z", "result")
 """Sites that are measured head by head."""
 
-_AT_ONCE = 2**17  # numbers, which stay in the cache
+_AT_ONCE = 2**18  # numbers, which stay in the cache
 
 
 def captured_for(site: Site) -> Site:

@@ -165,7 +165,9 @@ def joined(blocks: Sequence[tuple[Masses, list[Tensor]]]) -> tuple[Masses, list[
         ]
         return torch.cat([of.transpose(0, 1) for of in found]).transpose(0, 1)
 
-    tables = [[partial(one, mass) for mass in zip(*of_draw, strict=True)] for of_draw in zip(*(b[0] for b in blocks), strict=True)]
+    tables = [
+        [partial(one, mass) for mass in zip(*of_draw, strict=True)] for of_draw in zip(*(b[0] for b in blocks), strict=True)
+    ]
     samples = zip(*(samples for _, samples in blocks), strict=True)
     return tables, [torch.cat([of.transpose(0, 1) for of in one_draw]).transpose(0, 1) for one_draw in samples]
 

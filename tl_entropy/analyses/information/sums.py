@@ -253,7 +253,10 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
 
         def of_all(mine: Sequence[Sequence[tuple[Place, SiteSums]]]) -> list[Iterable[dict[str, Any]]]:
             found: list[Iterable[dict[str, Any]]] = []
-            with one_thread_each() as pool, Bar(total=sum(map(len, mine)), desc="statistics", unit="site", show=progress) as bar:
+            with (
+                one_thread_each() as pool,
+                Bar(total=sum(map(len, mine)), desc="statistics", unit="site", show=progress) as bar,
+            ):
                 for together, values in zip(mine, pool.map(of_places, mine), strict=True):
                     found.append(values)
                     bar.update(len(together))

@@ -22,8 +22,7 @@ from tl_entropy.functional.information.curves import ChanceCurve, corrections, f
 from tl_entropy.functional.probabilities import dot, extensive, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
-_AT_ONCE = 2**20  # numbers of the sums
-_ALONE = 2**19  # of one thread, whose cache holds no more; several lose more by waiting for each other than that gains
+_AT_ONCE = 2**19  # numbers of the sums: fewer stay in a smaller cache, but then several threads wait for each other
 _MIXTURES = (0.001, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)  # parts of p̄ tried for the lower bound
 _CLASSES = 128  # of sizes of labels: 2 log2 of an int64 is below
 
@@ -198,8 +197,7 @@ def _fits(
     sums: SoftSums | SumsAsAsked, groups: Groups, whole: Whole | int, curves: Sequence[ChanceCurve]
 ) -> Iterator[tuple[slice, Fit]]:
     """As many units at once as are worked on soonest, those of one precision."""
-    most = min(_AT_ONCE, _ALONE) if torch.get_num_threads() == 1 else _AT_ONCE
-    at_once = max(1, most // max(1, sums.numbers))
+    at_once = max(1, _AT_ONCE // max(1, sums.numbers))
     c, first = corrections(curves, groups.distinct[0].clamp_min(2)), 0
     for dtype, alike in itertools.groupby(curve.dtype for curve in curves):
         end = first + len(list(alike))

@@ -25,7 +25,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tl_entropy.functional.information.chance import FLOOR
+from tl_entropy.functional.information.random_groups import FLOOR
 from tl_entropy.functional.probabilities import dot, logs, positive_logs
 from tl_entropy.functional.statistics import group_sums
 

@@ -48,7 +48,7 @@ def corrections(curves: Sequence[ChanceCurve], n: Tensor) -> Tensor:
 def _curves_at(n: Tensor, curves: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
     """Curves known at sizes: linear in log n between these, tending to a limit like 1/n beyond them; 1 without any."""
     sizes = curves[0][0]
-    if not all(torch.equal(of, sizes) for of, *_ in curves):
+    if not all(of is sizes or torch.equal(of, sizes) for of, *_ in curves):
         return torch.cat([_curves_at(n, [curve]) for curve in curves])
     n = n.double()
     if not len(sizes):
