@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from tiny_models import cached_model, kinds
 from torch.utils.flop_counter import FlopCounterMode
 
 import tl_entropy as tle
-from tl_entropy.analyses.information.places import Place
+from tl_entropy.analyses.information.places import Place, anchors
 
 pytestmark = pytest.mark.model
 
@@ -33,7 +35,8 @@ def test_disk(n, tmp_path):
 def test_work_of_an_assignment(rows, bins):
     adapter = tle.Adapter(cached_model("gpt2", kinds()[0]))
     states = torch.randn(1, rows, adapter.d_model, generator=torch.Generator().manual_seed(0))
-    place = Place.like(states, tle.Site("resid_post", 0), adapter, [(bins, 0)], "exact")
+    draws = [(bins, 0)]
+    place = Place.like(states, tle.Site("resid_post", 0), adapter, draws, "exact", partial(anchors, draws=draws))
     with FlopCounterMode(display=False) as counted:
         place.assign(states[0, :, None], place.lengths(states[0, :, None]))
     assert counted.get_total_flops() == pytest.approx(2 * adapter.d_model * bins * rows, rel=0.05)

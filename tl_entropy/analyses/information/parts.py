@@ -74,7 +74,7 @@ class AssignmentParts(SoftAccumulator):
         slots = planned_slots(self.plan, batch, self.first_document)
         if not batch.n_rows:
             return
-        self._placed = self._placed or {site: self.placed(site, activations[site]) for site in self.sites}
+        self._placed = self._placed or self.placed(activations)
         arrays, directed = codes_of(self, batch, activations, self._placed)
         labelled = (self.plan.ids[:, slots] >= 0).any(0)
         seen = slots[labelled & directed]

@@ -7,7 +7,7 @@ of Wᵀ. Anchors for fewer bins are the first of those for more, so that several
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -52,19 +52,26 @@ class Place(Kept):
 
     @classmethod
     def like(
-        cls, activation: Tensor, site: Site, adapter: Adapter, draws: Sequence[tuple[int, int]], calibration: Calibration
+        cls,
+        activation: Tensor,
+        site: Site,
+        adapter: Adapter,
+        draws: Sequence[tuple[int, int]],
+        calibration: Calibration,
+        drawn: Callable[[int], Tensor],
     ) -> Self:
-        """The place of ``site``, for activations as wide as this one of ``captured_for(site)``, [batch, pos, ...]."""
+        """The place of ``site``, for activations as wide as this one of ``captured_for(site)``, [batch, pos, ...].
+
+        ``drawn`` has the anchors for a width, as ``anchors`` gives them.
+        """
         dtype = torch.float64 if activation.dtype == torch.float64 else torch.float32
         weights = adapter.head_weights(site.layer).double().cpu() if site.name == "result" else None
         d = activation.shape[-1] if weights is None else weights.shape[-1]
-        most = max(bins for bins, _ in draws)
-        anchors = _anchors(d, most, tuple(_seeds(draws)))
         metric = None
         if weights is None:
-            directions = anchors.expand(activation.shape[2] if site.name in BY_HEAD else 1, -1, -1)
+            directions = drawn(d).expand(activation.shape[2] if site.name in BY_HEAD else 1, -1, -1)
         else:
-            directions = weights @ anchors
+            directions = weights @ drawn(d)
             # ‖z W‖ = ‖z Rᵀ‖ with Wᵀ = Q R: as exact as forming z W, at a fraction of the work.
             metric = torch.linalg.qr(weights.mT, mode="r").R.mT.to(activation.device, dtype)
         temperatures = tuple(calibrate_temperature(d, bins, method=calibration) for bins, _ in draws)
@@ -107,9 +114,10 @@ class Place(Kept):
         return [of.transpose(0, 1) for of in found]
 
 
-def _anchors(d: int, bins: int, seeds: tuple[int, ...]) -> Tensor:
-    """[d, seed · bin], float64."""
-    return torch.cat([soft_anchors(d, bins, seed=seed) for seed in seeds]).double().mT
+def anchors(d: int, draws: Sequence[tuple[int, int]]) -> Tensor:
+    """[d, seed · bin] those of all draws, float64."""
+    most = max(bins for bins, _ in draws)
+    return torch.cat([soft_anchors(d, most, seed=seed) for seed in _seeds(draws)]).double().mT
 
 
 def _seeds(draws: Sequence[tuple[int, int]]) -> list[int]:

@@ -165,11 +165,10 @@ def joined(blocks: Sequence[tuple[Masses, list[Tensor]]]) -> tuple[Masses, list[
         ]
         return torch.cat([of.transpose(0, 1) for of in found]).transpose(0, 1)
 
-    tables = [
-        [partial(one, mass) for mass in zip(*of_draw, strict=True)] for of_draw in zip(*(b[0] for b in blocks), strict=True)
-    ]
+    by_draw = zip(*(masses for masses, _ in blocks), strict=True)
+    all_masses: Masses = [[partial(one, of_set) for of_set in zip(*of_draw, strict=True)] for of_draw in by_draw]
     samples = zip(*(samples for _, samples in blocks), strict=True)
-    return tables, [torch.cat([of.transpose(0, 1) for of in one_draw]).transpose(0, 1) for one_draw in samples]
+    return all_masses, [torch.cat([of.transpose(0, 1) for of in of_draw]).transpose(0, 1) for of_draw in samples]
 
 
 def rows_of(values: Tensor, which: Tensor) -> Tensor:

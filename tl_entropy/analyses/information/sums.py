@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.information.centers import checked_centers
 from tl_entropy.analyses.information.keeping import Layout, Shape
-from tl_entropy.analyses.information.places import BY_HEAD, Place, captured_for
+from tl_entropy.analyses.information.places import BY_HEAD, Place, anchors, captured_for
 from tl_entropy.analyses.information.seen import Measured, Seen, sample_of
 from tl_entropy.analyses.information.site_sums import TOGETHER, SiteSums, joined, rows_of
 from tl_entropy.analyses.information.values import site_values
@@ -244,12 +245,10 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         workers, tables = torch.get_num_threads(), [(one.table, one.order) for one in seen.counted]
 
         def of_places(together: Sequence[tuple[Place, SiteSums]]) -> list[dict[str, Any]]:
-            blocks = itertools.chain.from_iterable(
-                sums.blocks(place, tables, self._seen, len(seen.sample), workers) for place, sums in together
-            )
-            if len(together) > 1:
-                blocks = iter([joined(list(blocks))])
-            return [site_values(masses, samples, seen.counted, **options) for masses, samples in blocks]
+            every = (sums.blocks(place, tables, self._seen, len(seen.sample), workers) for place, sums in together)
+            blocks = itertools.chain.from_iterable(every)
+            several = blocks if len(together) == 1 else [joined(list(blocks))]
+            return [site_values(masses, samples, seen.counted, **options) for masses, samples in several]
 
         def of_all(mine: Sequence[Sequence[tuple[Place, SiteSums]]]) -> list[Iterable[dict[str, Any]]]:
             found: list[Iterable[dict[str, Any]]] = []
@@ -282,24 +281,23 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
     def _prepare(self, activations: Mapping[Site, Tensor]) -> None:
         """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""
         sums = {}
-        for site in self.sites:
-            activation, places = activations[site], self.placed(site, activations[site])
+        for site, places in self.placed(activations).items():
+            activation = activations[site]
             shape, layout = self._kept_as(site, activation.shape[-1], places[0].directions.element_size())
             sums[site] = SiteSums(places, layout, shape, activation.device)
         self._sites = sums
 
-    def placed(self, site: Site, activation: Tensor) -> list[Place]:
-        """How a captured site is assigned that is as wide as this."""
-        center = self.centers.get(site)
-        if center is not None and center.shape != activation.shape[2:]:
-            raise InputError(
-                f"center: the mean of {site} must have shape {list(activation.shape[2:])}; got {list(center.shape)}"
-            )
-        return [
-            Place.like(activation, measured, self.adapter, self.draws, self.calibration)
-            for measured in self.measured
-            if captured_for(measured) == site
-        ]
+    def placed(self, activations: Mapping[Site, Tensor]) -> dict[Site, list[Place]]:
+        """How each captured site is assigned, for activations as wide as these."""
+        for site, center in self.centers.items():
+            if site in self.sites and center.shape != (shape := activations[site].shape[2:]):
+                raise InputError(f"center: the mean of {site} must have shape {list(shape)}; got {list(center.shape)}")
+        drawn = cache(partial(anchors, draws=self.draws))  # once for all sites of one width
+        found: dict[Site, list[Place]] = {site: [] for site in self.sites}
+        for measured in self.measured:
+            site = captured_for(measured)
+            found[site].append(Place.like(activations[site], measured, self.adapter, self.draws, self.calibration, drawn))
+        return found
 
     def _kept_as(self, site: Site, width: int, number: int) -> tuple[Shape, Layout]:
         """How a site is kept whose states are so wide, in numbers of so many bytes."""

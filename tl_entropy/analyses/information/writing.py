@@ -98,7 +98,7 @@ class AssignmentWriter(Steady):
         slots = planned_slots(of.plan, batch)
         if not batch.n_rows:
             return
-        self._places = self._places or {site: of.placed(site, activations[site]) for site in of.sites}
+        self._places = self._places or of.placed(activations)
         self._measured = measured_of(of, self._places)
         arrays, directed = codes_of(of, batch, activations, self._places)
         if self._writer is None:

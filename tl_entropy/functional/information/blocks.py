@@ -22,7 +22,7 @@ from tl_entropy.functional.information.curves import ChanceCurve, corrections, f
 from tl_entropy.functional.probabilities import dot, extensive, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
-_AT_ONCE = 2**19  # numbers of the sums: fewer stay in a smaller cache, but then several threads wait for each other
+_AT_ONCE = 2**20  # numbers of the sums: fewer would stay in the cache, but make several threads wait for each other
 _MIXTURES = (0.001, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)  # parts of p̄ tried for the lower bound
 _CLASSES = 128  # of sizes of labels: 2 log2 of an int64 is below
 
@@ -200,13 +200,14 @@ def _fits(
     at_once = max(1, _AT_ONCE // max(1, sums.numbers))
     c, first = corrections(curves, groups.distinct[0].clamp_min(2)), 0
     for dtype, alike in itertools.groupby(curve.dtype for curve in curves):
-        end = first + len(list(alike))
-        while first < end:
-            part = slice(first, min(end, first + at_once))
+        units = len(list(alike))
+        parts = -(-units // at_once)
+        for i in range(parts):  # of about one size
+            part = slice(first + i * units // parts, first + (i + 1) * units // parts)
             of = sums.of_units(part)
             of_all = whole.of_units(part) if isinstance(whole, Whole) else Whole.of(of, whole)
             yield part, Fit(of, of_all, groups, c[part], dtype)
-            first = part.stop
+        first += units
 
 
 def _of_units(fit: Fit, *, every: bool) -> dict[str, Tensor]:

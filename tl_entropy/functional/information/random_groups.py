@@ -104,8 +104,8 @@ def measured(p: Tensor, entropies: Tensor | None, order: Tensor, kinds: Kinds) -
                 alike = (some, of) if n == len(some) else (some[which], Moments(*(one[which] for one in of)))
                 values[:, which] = room[dtype, n].measured(*alike)
         found.append(Measured(of.ceiling, of.half_spread, values, single))
-    ceiling, half_spread, values, single = zip(*found, strict=True)
-    return Measured(torch.cat(ceiling), torch.cat(half_spread), torch.cat(values, dim=1), torch.cat(single))
+    ceilings, half_spreads, of_groups, singles = zip(*found, strict=True)
+    return Measured(torch.cat(ceilings), torch.cat(half_spreads), torch.cat(of_groups, dim=1), torch.cat(singles))
 
 
 class RandomGroups:
