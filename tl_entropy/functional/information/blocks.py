@@ -22,7 +22,7 @@ from tl_entropy.functional.information.curves import ChanceCurve, corrections, f
 from tl_entropy.functional.probabilities import dot, extensive, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
-_AT_ONCE = 2**20  # numbers of the sums: fewer would stay in the cache, but make several threads wait for each other
+_AT_ONCE = 2**19  # numbers of the sums: fewer would stay in the cache, but make several threads wait for each other
 _MIXTURES = (0.001, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)  # parts of p̄ tried for the lower bound
 _CLASSES = 128  # of sizes of labels: 2 log2 of an int64 is below
 
