@@ -35,9 +35,6 @@ from tl_entropy.functional.states.views import info_nce_scores, lidar_scores
 from tl_entropy.functional.statistics import FOLDS, fold_scores, jackknife_scores, sampled_covariance
 from tl_entropy.sites import Site
 
-VIEWS_UP_TO = 1000
-"""Documents up to which the errors of LiDAR and InfoNCE leave out folds, which takes them 20 times more."""
-
 JACKKNIFE_UP_TO = 200
 """Documents up to which the error of the dataset entropy leaves out folds, which takes its eigenvalues 20 times more."""
 
@@ -227,8 +224,8 @@ def of_views(
 ) -> tuple[Tensor, Tensor]:
     """LiDAR or InfoNCE of mean states [document, d_model], of documents with a view, another one with their label.
 
-    Their covariance is over labels, which stand for texts: views of one text are not independent. It leaves them out in folds;
-    of many documents it is to first order.
+    Their covariance is over labels, which stand for texts: views of one text are not independent. It is to first order: leaving
+    labels out makes it larger, two to four times where they are few beside d_model.
 
     LiDAR, which knows no scale, is NaN where the means vary by less than ``floor`` of their length.
     """
@@ -237,30 +234,18 @@ def of_views(
     chosen = [label for label in labels if views[label] > 1]
     if len(chosen) < len(labels):
         noted.note(f"{name}: without {counted(len(labels) - len(chosen), 'document')} whose label no second one has")
-    if len(set(chosen)) < 2:
+    if (n := len(set(chosen))) < 2:
         noted.note(f"{name} is nan: it needs at least two labels with two documents each")
         return noted.nothing(), noted.nothing_paired()
 
     measured = info_nce_scores if name == "info_nce" else lidar_scores
-    number = {label: i for i, label in enumerate(dict.fromkeys(chosen))}
-    n, many = len(number), len(chosen) > VIEWS_UP_TO
-    folds = min(FOLDS, n)
-    fold = torch.tensor([number[label] % folds for label in chosen])
-
-    def without(x: Tensor, left: int) -> Tensor:
-        return measured(x[fold != left], [label for label, f in zip(chosen, fold.tolist(), strict=True) if f != left])[0]
 
     def of_site(i: int, _: Callable[[str], None]) -> tuple[Tensor, Tensor]:
         x = means[i][kept]
         if name != "info_nce" and not means_vary(x, floor):
             raise InputError(f"the mean states of all {len(x)} documents are equal")
         value, added = measured(x, chosen)
-        if many:
-            return value, added / math.sqrt(n * (n - 1))
-        if n == 2:
-            return value, torch.full((folds,), math.nan)
-        left = torch.stack([value, *(without(x, f) for f in range(folds))])
-        return value, jackknife_scores(left, torch.bincount(torch.arange(n) % folds).double())
+        return value, added / math.sqrt(n * (n - 1)) if n > 2 else torch.full((n,), math.nan)
 
-    values, scores = noted.each(name, n if many else folds, of_site)
+    values, scores = noted.each(name, n, of_site)
     return values, of_scores(name, scores.unbind(1), noted)

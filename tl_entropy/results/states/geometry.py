@@ -81,8 +81,8 @@ class LayerGeometry(Result):
         errors: [measure, site] standard errors over documents, of lidar and info_nce over labels; NaN where none is known:
             of dataset_entropy for fewer than 4 documents (3 where not centred), of order 0 for more than 200, of lidar and
             info_nce for fewer than three labels, and for a single document. Those of effective_rank, of dataset_entropy for
-            more than 200 documents, and of lidar and info_nce for more than 1000 are linear: too small where tokens or
-            documents are few beside d_model, and that of lidar up to a half too large where labels are.
+            more than 200 documents, and of lidar and info_nce are linear: too small where tokens or documents are few beside
+            d_model, and that of lidar up to twice too large where labels are.
         by_document: [document, part, site] the values of each document, the parts being those of ``measures`` that every
             document has by itself; NaN where a document has none.
         document: [document] number of each document in the input.
