@@ -335,9 +335,11 @@ def _accumulators(record, of, model, texts):
         "reliance": lambda first: tle.RelianceAccumulator(model, tle.ablate("mlp_out.1")),
         "gradients": lambda first: tle.GradientRelianceAccumulator(model, "embed"),
     }
+    short = [text[:40] for text in texts]  # a pass back for each of their tokens
     whole, start, end = ([make(first) for make in kinds_of.values()] for first in (0, 0, 2))
-    for part, inputs in ((whole, texts), (start, texts[:2]), (end, texts[2:])):
-        tle.stream(model, inputs, part, batch_size=1, **QUIET)
+    for part, cut in ((whole, slice(0, 4)), (start, slice(0, 2)), (end, slice(2, 4))):
+        tle.stream(model, texts[cut], part[:-1], batch_size=1, **QUIET)
+        tle.stream(model, short[cut], part[-1:], batch_size=1, **QUIET)
     for name, one, other, rest in zip(kinds_of, whole, start, end, strict=True):
         record(f"stream/{of}, {name}", one.compute)
         other.merge(rest)

@@ -97,9 +97,14 @@ def moved(model, device: torch.device):
         for module in model.modules():
             for name, weight in module._parameters.items():
                 owners[id(weight)].append((module, name))
+        # Weights of a class of its own can't be set into those that are there. Left so, models made later would have no weight
+        # that is one in two places: every ``to`` of theirs would part them.
         torch.__future__.set_overwrite_module_params_on_conversion(device.type == other_device.NAME)
-        with warnings.catch_warnings(action="ignore"):
-            model.to(device)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                model.to(device)
+        finally:
+            torch.__future__.set_overwrite_module_params_on_conversion(False)
         for (first, called), *others in owners.values():
             for module, name in others:
                 module._parameters[name] = first._parameters[called]
