@@ -1,10 +1,10 @@
 """Running a TransformerLens model: the one place that knows how.
 
-A model is taken by its structure, never by its class: whatever has ``cfg``, ``hook_dict`` and a stack of blocks will do, which
-covers HookedTransformer (2.x, 3.x) and TransformerBridge (3.x, 4.x); a norm and an unembedding are asked for where they are
-read. The runner maps sites to hook names, runs the model for their activations and stops the pass once the last of them has
-come; it gives the model's own logits, their gradients, and text that the model writes. It believes the model: what is proved of
-one is in ``capture/proofs``. The model stays as it was: training flags, gradients, and hooks of others (``capture/hooks.py``).
+A model is taken by its structure, never by its class (``capture/structure.py``); a norm and an unembedding are asked for where
+they are read. The runner maps sites to hook names, runs the model for their activations and stops the pass once the last of
+them has come; it gives the model's own logits, their gradients, and text that the model writes. It believes the model: what is
+proved of one is in ``capture/proofs``. The model stays as it was: training flags, gradients, and hooks of others
+(``capture/hooks.py``).
 
 Where a pass fails, a short one without anybody's hooks is tried: if that fails, too, it is TransformerLens that cannot run the
 model, and the error says so. Otherwise the error is left as it is: that of a hook, or of memory.
@@ -12,11 +12,9 @@ model, and the error says so. Otherwise the error is left as it is: that of a ho
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,34 +24,12 @@ from tl_entropy.capture.condition import floating_dtypes, runs_on, unusual
 from tl_entropy.capture.feeding import out_of_memory
 from tl_entropy.capture.hooks import as_found, attribute, hooked, silent, source_site, turns, uncompiled
 from tl_entropy.capture.places import Places, StackName
+from tl_entropy.capture.structure import check_is_model
 from tl_entropy.capture.vocabulary import Vocabulary
-from tl_entropy.errors import InputError, InputTypeError, ModelError, TLEntropyError
+from tl_entropy.errors import InputError, ModelError, TLEntropyError
 from tl_entropy.results.provenance import library_versions
 from tl_entropy.sites import Site
 from tl_entropy.torch_state import yours
-
-_NEEDED = ("cfg", "hook_dict")
-_SHORT = 12
-"""Tokens of a row for a proof, at most."""
-
-
-def _way_to_load(model: Any) -> str:
-    """What to do with what is not a TransformerLens model, but names one, or could become one."""
-    if isinstance(model, str) and any(map(str.isspace, model)) and not os.path.exists(model):  # a text
-        return "; the model comes first, and then the inputs"
-    inner = attribute(model, "module")
-    if inner is not None and all(attribute(inner, name) is not None for name in _NEEDED):  # DataParallel and its like
-        return "; it has one inside: pass its .module"
-    if isinstance(model, str | Path):
-        return f"; load it first: tle.load_model({str(model)!r})"
-    if type(model).__name__ == "ActivationCache":
-        return "; pass its model first, and then the cache with its tokens: (cache, tokens)"
-    if attribute(model, "config") is not None and callable(attribute(model, "get_output_embeddings")):
-        return (
-            "; a model of Hugging Face's becomes one by tle.load_model(name or folder), or in memory by "
-            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
-        )
-    return ""
 
 
 class _AllSeen(Exception):
@@ -77,12 +53,7 @@ class Runner(Vocabulary, Places):
     """
 
     def __init__(self, model: Any, *, stack: StackName | None = None) -> None:
-        missing = [name for name in _NEEDED if attribute(model, name) is None]
-        if missing:
-            raise InputTypeError(
-                f"model must be a TransformerLens model (HookedTransformer or TransformerBridge); {type(model).__name__} "
-                f"lacks {', '.join(missing)}{_way_to_load(model)}"
-            )
+        check_is_model(model)
         Places.__init__(self, uncompiled(model), stack)
         self.given = model
         self.turns = turns(self.model)
@@ -107,8 +78,6 @@ class Runner(Vocabulary, Places):
     def dtype(self) -> torch.dtype:
         """The dtype of most of its numbers, packed ones aside."""
         return next(iter(floating_dtypes(self.model)), torch.float32)
-
-    # --- running the model -----------------------------------------------------------------------------------------------
 
     def activations(self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """One forward pass over ``tokens`` [batch, pos] with its attention mask; what came past each site's hook.
@@ -270,8 +239,6 @@ class Runner(Vocabulary, Places):
             found[site] = value if batched else value[None]
         return found
 
-    # --- helpers ---------------------------------------------------------------------------------------------------------
-
     def _mask(self, mask: Tensor) -> dict[str, Tensor]:
         """What a pass is handed of the mask [batch, pos] of its tokens."""
         if self.masked:
@@ -282,32 +249,6 @@ class Runner(Vocabulary, Places):
                 "model means them, and padding cannot be hidden from it; give it rows of one length"
             )
         return {}
-
-    def another(self, token: Tensor) -> Tensor:
-        """Another id than ``token``, for proofs."""
-        return (token + self._legible // 2) % self._legible
-
-    @property
-    def _legible(self) -> int:
-        """Below which ids the model both reads and predicts; reads, where it predicts hardly any, as a classifier does."""
-        return self.n_ids if self.d_vocab < _SHORT else min(self.d_vocab, self.n_ids)
-
-    def short_row(self) -> Tensor:
-        """A few ids [1, pos] from all over the vocabulary, no special tokens, for a proof's forward pass."""
-        ids = torch.linspace(0, self._legible - 1, min(_SHORT, self.context, self._legible)).long()[None]
-        return ids[:, [i not in self.special_ids for i in ids[0].tolist()]]
-
-    def row_of(self, length: int) -> Tensor:
-        """That many ids [1, pos], likewise, for proofs on longer rows."""
-        special = torch.zeros(self._legible, dtype=torch.bool)
-        special[[i for i in self.special_ids if 0 <= i < self._legible]] = True
-        ids = (~special).nonzero()[:, 0] if not special.all() else torch.arange(self._legible)
-        return ids[torch.linspace(0, len(ids) - 1, length).long()][None]
-
-    def check_ids(self, tokens: Tensor) -> None:
-        """Raise InputError for token ids that the model does not have."""
-        if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= self.n_ids):
-            raise InputError(f"tokens must lie between 0 and {self.n_ids - 1}; got {int(tokens.min())} to {int(tokens.max())}")
 
     @contextmanager
     def proving(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What a model's tokenizer and configuration say of texts: ids, special tokens, the longest input.
+"""What a model's tokenizer and configuration say of texts: ids, special tokens, the longest input; rows for proofs.
 
 Models without a tokenizer are fine where tokens are given instead of texts. Their special tokens are those of their
 configuration: TransformerLens's, or that of the Hugging Face model inside and what it says of generation.
@@ -21,6 +21,8 @@ from tl_entropy.torch_state import Steady, cached_property
 _CONFIGURED = ("bos_token_id", "eos_token_id", "pad_token_id")
 _MADE_UP = "<|endoftext|>"
 """What TransformerLens adds to a tokenizer that has no token to begin, end or fill up a text."""
+_SHORT = 12
+"""Tokens of a row for a proof, at most."""
 
 
 class Vocabulary(Steady):
@@ -208,6 +210,32 @@ class Vocabulary(Steady):
         """An id that fills padding cells; they are masked, so that any legal id will do."""
         pad = self._special("pad_token_id")
         return pad if pad is not None and pad < self.d_vocab else 0
+
+    def another(self, token: Tensor) -> Tensor:
+        """Another id than ``token``, for proofs."""
+        return (token + self._legible // 2) % self._legible
+
+    @property
+    def _legible(self) -> int:
+        """Below which ids the model both reads and predicts; reads, where it predicts hardly any, as a classifier does."""
+        return self.n_ids if self.d_vocab < _SHORT else min(self.d_vocab, self.n_ids)
+
+    def short_row(self) -> Tensor:
+        """A few ids [1, pos] from all over the vocabulary, no special tokens, for a proof's forward pass."""
+        ids = torch.linspace(0, self._legible - 1, min(_SHORT, self.context, self._legible)).long()[None]
+        return ids[:, [i not in self.special_ids for i in ids[0].tolist()]]
+
+    def row_of(self, length: int) -> Tensor:
+        """That many ids [1, pos], likewise, for proofs on longer rows."""
+        special = torch.zeros(self._legible, dtype=torch.bool)
+        special[[i for i in self.special_ids if 0 <= i < self._legible]] = True
+        ids = (~special).nonzero()[:, 0] if not special.all() else torch.arange(self._legible)
+        return ids[torch.linspace(0, len(ids) - 1, length).long()][None]
+
+    def check_ids(self, tokens: Tensor) -> None:
+        """Raise InputError for token ids that the model does not have."""
+        if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= self.n_ids):
+            raise InputError(f"tokens must lie between 0 and {self.n_ids - 1}; got {int(tokens.min())} to {int(tokens.max())}")
 
     def _special(self, name: str) -> int | None:
         """A special token's id, by the name that Hugging Face gives it."""

@@ -12,7 +12,7 @@ from model_folders import IDS, losses, true_losses, write_folder
 from tiny_models import hf_model, kinds
 
 import tl_entropy as tle
-from tl_entropy.capture.proofs.wrapped import reference_of
+from tl_entropy.capture.proofs.reference import reference_of
 from tl_entropy.errors import InputError, InputTypeError, ModelError
 
 pytestmark = pytest.mark.model

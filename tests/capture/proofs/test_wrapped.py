@@ -13,7 +13,8 @@ from tiny_models import cached_model, hf_model, kinds, make_model
 
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
-from tl_entropy.capture.proofs.wrapped import Reference, difference, reference_of, wrapped_logits_proof
+from tl_entropy.capture.proofs.reference import Reference, difference, reference_of
+from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError
 

@@ -23,7 +23,8 @@ from tl_entropy.capture.loading.hooked import hooked_by_name, hooked_gpt2
 from tl_entropy.capture.loading.images import without_processor
 from tl_entropy.capture.loading.kinds import Kind, available_kinds
 from tl_entropy.capture.loading.source import Source
-from tl_entropy.capture.proofs.wrapped import Reference, wrapped_logits_proof
+from tl_entropy.capture.proofs.reference import Reference
+from tl_entropy.capture.proofs.wrapped import wrapped_logits_proof
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import InputError, InputTypeError, ModelError, TLEntropyError, check_choice, warn
 from tl_entropy.results.files import parsed, to_read

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tl_entropy.capture.loading.adapters import base_of, described, merged, with_adapter
-from tl_entropy.capture.proofs.wrapped import Reference, reference_of
+from tl_entropy.capture.proofs.reference import Reference, reference_of
 from tl_entropy.errors import InputError
 
 _OF_TOKENIZERS = ("*tokenizer*", "*vocab*", "*.model", "*.tiktoken")

@@ -16,45 +16,25 @@ Refused: logits that are not those of the Hugging Face model; adapters and hooks
 
 from __future__ import annotations
 
-import math
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tl_entropy.capture.condition import has_adapter, invoked_adapters
-from tl_entropy.capture.feeding import out_of_memory
-from tl_entropy.capture.hooks import as_found, attribute, hooks_of_others, hooks_on_everything
+from tl_entropy.capture.hooks import attribute, hooks_of_others, hooks_on_everything
+from tl_entropy.capture.proofs.reference import Reference, difference, is_close, reference_of
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, warn
 from tl_entropy.torch_state import yours
 
-# Nats by which logits of a standard deviation of 3 may differ by rounding, all layers long.
-_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.3}
-_SPREAD, _TOKENS = 3.0, 12
-_IMPOSSIBLE = -100.0  # log-probability of a token that is out of the question, whatever its logit is
 AS_IT_IS = "To measure it as it is: tle.Adapter(model, check=False) in the model's place"
 _CUTS = ("split_qkv_matrix", "split_gate_up_matrix")
 """What a Bridge's modules call the function that cuts a projection into pieces."""
-
-
-class Reference(NamedTuple):
-    """What a Hugging Face model gives for a short text.
-
-    Attributes:
-        ids: the text [1, pos].
-        logits: [1, pos, d_vocab], on the CPU.
-        of: the model's class.
-    """
-
-    ids: Tensor
-    logits: Tensor
-    of: str
 
 
 @dataclass
@@ -67,35 +47,6 @@ class _Known:
 
 
 _known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
-
-
-def reference_of(source: nn.Module, ids: Tensor | None = None) -> Reference | None:
-    """What a Hugging Face model gives for a short text, to be asked before TransformerLens takes it in.
-
-    Args:
-        source: the model.
-        ids: the text [1, pos]; None takes a few tokens from all over the vocabulary.
-
-    Returns:
-        None where it needs more than tokens (an encoder-decoder, code of its own that fails on them).
-    """
-    config: Any = attribute(source, "config")
-    if attribute(config, "is_encoder_decoder"):
-        return None
-    if ids is None:
-        text = config.get_text_config()
-        context = attribute(text, "max_position_embeddings") or _TOKENS
-        ids = torch.linspace(1, text.vocab_size - 1, min(_TOKENS, context, text.vocab_size - 1)).long()[None]
-    device = next((weight.device for weight in source.parameters() if weight.device.type != "meta"), torch.device("cpu"))
-    try:
-        with as_found(source), warnings.catch_warnings(action="ignore"):
-            out = source(input_ids=ids.to(device))
-    except Exception as error:  # of Hugging Face's own code, which may raise what it likes
-        if out_of_memory(error):
-            raise
-        return None
-    logits = attribute(out, "logits")
-    return Reference(ids.cpu(), logits.cpu(), type(source).__name__) if isinstance(logits, Tensor) else None
 
 
 def wrapped_logits_proof(runner: Runner, reference: Reference | None = None) -> str | None:
@@ -165,7 +116,7 @@ def _proved(runner: Runner, originals: _Originals, known: _Known) -> str:
     if reference is None or own.shape != reference.logits.shape:
         return _not_compared(f"{type(source).__name__} gives no logits for tokens alone, or fails on them")
     processed = bool(attribute(runner.model, "_weights_processed"))
-    off = not processed and not _close(own, reference)
+    off = not processed and not is_close(own, reference)
     with runner.proving():
         old = off and _pieces_are_out_of_date(source)
     left_out = [name for name in watched if name in ran_in_theirs - ran]
@@ -192,7 +143,7 @@ def _proved(runner: Runner, originals: _Originals, known: _Known) -> str:
 
 
 def _compare(own: Tensor, reference: Reference, cause: str, model: Any) -> str:
-    if _close(own, reference):
+    if is_close(own, reference):
         return f"logits are those of {reference.of} in transformers (off by {difference(own, reference.logits):.1g} nats)"
     raise ModelError(
         f"this {type(model).__name__} does not give the logits of the Hugging Face model that it was made from, {reference.of} "
@@ -206,7 +157,7 @@ def _as_before(runner: Runner, known: _Known) -> str:
         return _not_compared("its weights were processed before anything was measured (measure once before)")
     own = _own_logits(runner, known.reference.ids)
     error = difference(own, known.reference.logits)
-    if not _close(own, known.reference):
+    if not is_close(own, known.reference):
         warn(
             f"this model's logits are no longer those that its Hugging Face model gave (off by {error:.3g} nats on a short "
             "text): TransformerLens's processing of the weights has changed what it computes, or it was trained since. Without "
@@ -214,31 +165,6 @@ def _as_before(runner: Runner, known: _Known) -> str:
             "enable_compatibility_mode(fold_value_biases=False) is right, too"
         )
     return f"logits of the processed weights are off by {error:.1g} nats from what its Hugging Face model gave"
-
-
-def _close(own: Tensor, reference: Reference) -> bool:
-    """Whether logits are within rounding, by their dtype and their spread."""
-    values = reference.logits[reference.logits.isfinite()].double()
-    spread = 1.48 * float((values - values.median()).abs().median()) if values.numel() else 0.0  # of most tokens
-    allowed = _TOLERANCE.get(own.dtype, 0.3) * max(1.0, spread / _SPREAD)
-    return difference(own, reference.logits) <= allowed
-
-
-def difference(own: Tensor, theirs: Tensor) -> float:
-    """How far log-probabilities [..., pos, d_vocab] are from others, in nats.
-
-    At each position the root mean square over tokens, and over tokens by their probability, whichever is larger; of these the
-    median over positions, since rounding may send single tokens to other experts.
-
-    >>> round(difference(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])), 2)
-    0.51
-    """
-    if own.shape != theirs.shape:
-        return math.inf
-    logs = (logits.to("cpu", torch.float64).flatten(0, -2).log_softmax(-1) for logits in (own, theirs))
-    p, q = (log_p.clamp(min=_IMPOSSIBLE) for log_p in logs)
-    square = (p - q).square().nan_to_num()  # a NaN is told where it is measured
-    return float(torch.maximum((q.exp() * square).nan_to_num().sum(-1), square.mean(-1)).sqrt().median())
 
 
 def _own_logits(runner: Runner, ids: Tensor) -> Tensor:
