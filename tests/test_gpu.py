@@ -10,6 +10,8 @@ import ranks
 import torch
 from tiny_models import make_model
 
+import tl_entropy as tle
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 TIED = "transformer.wte._original_component.weight"
 
@@ -23,12 +25,16 @@ def gradients(device: torch.device) -> dict[str, torch.Tensor]:
     return {name: weight.grad.cpu() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def other_gradients() -> list[list[str]]:
-    """Names of gradients that are others on the stand-in, of a model, and of one made after that was moved."""
+def registered() -> torch.device:
     sys.path.append(str(Path(__file__).parent / "gpu"))
     import other_device
 
-    there, whole = other_device.register(), gradients(torch.device("cpu"))
+    return other_device.register()
+
+
+def other_gradients() -> list[list[str]]:
+    """Names of gradients that are others on the stand-in, of a model, and of one made after that was moved."""
+    there, whole = registered(), gradients(torch.device("cpu"))
     assert TIED in whole
     found = []
     for _ in range(2):
@@ -40,3 +46,25 @@ def other_gradients() -> list[list[str]]:
 
 def test_a_weight_in_two_places_stays_one_on_the_stand_in():
     assert ranks.saw(other_gradients, 1) == [[[], []]]
+
+
+def neurons_there() -> list[float]:
+    """Differences of matrices and biases of neurons on the stand-in: of a model there, and with a bias left behind."""
+    there = registered()
+    import run
+
+    model = make_model("gpt2", compatible=True)
+    whole = tle.Adapter(model).neurons.weights(0).clone()
+    model, found = run.moved(model, there), []
+    for _ in range(2):
+        weights = tle.Adapter(model).neurons.weights(0)
+        assert weights.device == there
+        found.append((weights.cpu() - whole).abs().max().item())
+        vars(model.blocks[0].mlp)["b_out"] = torch.nn.Parameter(model.blocks[0].mlp.b_out.detach().cpu())
+    product = torch.ones(32, device=there) @ torch.ones(32, 8, device=there)  # squeezed in place by torch
+    return [*found, float(product.shape != (8,))]
+
+
+def test_neurons_of_a_model_on_another_device_are_read_there():
+    [found] = ranks.saw(neurons_there, 1)
+    assert found == pytest.approx([0, 0, 0], abs=1e-5)

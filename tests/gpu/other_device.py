@@ -9,7 +9,10 @@ from __future__ import annotations
 import functools
 
 import torch
+from torch.utils._mode_utils import no_dispatch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from tl_entropy.capture import condition
 
 NAME = "other"
 MOVES = {"aten::_to_copy", "aten::copy_", "aten::_copy_from", "aten::set_.source_Storage"}
@@ -96,6 +99,9 @@ def _run(function, args, kwargs):
         raise RuntimeError(f"Expected tensors of one device, but {name} got one on {NAME}:0 and one on cpu")
 
     out = function(*held, **options)
+    if torch.Tag.inplace_view in function.tags and ours:  # vector @ matrix squeezes its product in place
+        with no_dispatch():
+            function(*args, **kwargs)
     if device is not None and torch.device(device).type != NAME:  # fetched
         return out
     if name in MOVES and not isinstance(args[0], OtherTensor) and device is None:  # copied into one on the CPU
@@ -108,7 +114,8 @@ _LIBRARY = torch.library.Library("_", "IMPL")
 
 
 def register() -> torch.device:
-    """Make the device known to torch; the device."""
+    """Make the device known to torch, and its weights to the package as torch's own; the device."""
+    condition._OF_TORCH = (*condition._OF_TORCH, OtherTensor)
     _setup_privateuseone_for_python_backend(rename=NAME)
     _LIBRARY.fallback(lambda function, *args, **kwargs: _run(function, args, kwargs), "PrivateUse1")
     for name in ("tensor", "as_tensor", "arange", "eye"):  # these make a tensor where no fallback is asked, or resize one

@@ -91,12 +91,13 @@ def models_on(device: torch.device) -> Iterator[None]:
 
 
 def moved(model, device: torch.device):
-    """The model there; weights that were one stay one, which tensors of a class of their own don't do by themselves."""
+    """The model there; weights that were one stay one, as attributes too, which a class of its own doesn't do by itself."""
     if device.type != "cpu":
         owners = defaultdict(list)
-        for module in model.modules():
-            for name, weight in module._parameters.items():
-                owners[id(weight)].append((module, name))
+        for held in [*(module._parameters for module in model.modules()), *map(vars, model.modules())]:
+            for name, weight in held.items():
+                if isinstance(weight, torch.nn.Parameter):
+                    owners[id(weight)].append((held, name))
         # Weights of a class of its own can't be set into those that are there. Left so, models made later would have no weight
         # that is one in two places: every ``to`` of theirs would part them.
         torch.__future__.set_overwrite_module_params_on_conversion(device.type == other_device.NAME)
@@ -106,8 +107,8 @@ def moved(model, device: torch.device):
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(False)
         for (first, called), *others in owners.values():
-            for module, name in others:
-                module._parameters[name] = first._parameters[called]
+            for held, name in others:
+                held[name] = first[called]
     return model
 
 

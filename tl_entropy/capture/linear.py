@@ -62,7 +62,8 @@ def linear_map(
             found: Tensor = module(rows[None, :, :-1])[0]
         return found
 
-    if weight is not None and is_plain(weight) and weight.ndim == 2 and (bias is None or is_plain(bias)):
+    together = bias is None or (weight is not None and is_plain(bias) and bias.device == weight.device)  # none left behind
+    if weight is not None and is_plain(weight) and weight.ndim == 2 and together:
         d_in = weight.shape[0]
         some = torch.linspace(0, d_in - 1, min(_SOME, d_in)).long()
         told = torch.cat([weight.new_zeros(1, weight.shape[1]), weight.detach()[some.to(weight.device)]])
