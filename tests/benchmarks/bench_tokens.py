@@ -69,7 +69,7 @@ def bench_surprisal(repeats: int) -> None:
         "by hand, from all logits": by_hand,
         "token_surprisal": ours(),
     }
-    if reduced_time(Product(768, torch.float32, False)) <= 1:
+    if reduced_time(Product(768, torch.float32, False)) <= 1.05:
         variants["token_surprisal, bfloat16 product"] = ours(precision="bfloat16")
     loss, entropy, *_ = (value.double().flatten() for value in by_hand()[:2])
     result = ours()()
