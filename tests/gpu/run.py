@@ -4,7 +4,7 @@
     python tests/gpu/run.py --device other   shows where devices are mixed, on any machine; see ``other_device.py``
     python tests/gpu/run.py --parts tensors models anchors memory time
 
-It needs the repository, what its tests need, and no network; on ``other`` four minutes of one core. It exits with 1 where a
+It needs the repository, what its tests need, and no network; on ``other`` three minutes of one core. It exits with 1 where a
 number is off by more than 1e-4, a count is another one, or a function that works on the CPU fails. Of ranks and likeliest
 tokens, which rounding decides where two are nearly as probable, one in a hundred may differ.
 """
