@@ -225,7 +225,7 @@ def of_views(
     """LiDAR or InfoNCE of mean states [document, d_model], of documents with a view, another one with their label.
 
     Their covariance is over labels, which stand for texts: views of one text are not independent. It is to first order: leaving
-    labels out makes it larger, two to four times where they are few beside d_model.
+    labels out in folds gives up to four times the spread over corpora where they are few beside d_model.
 
     LiDAR, which knows no scale, is NaN where the means vary by less than ``floor`` of their length.
     """
