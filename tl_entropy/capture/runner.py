@@ -26,6 +26,7 @@ from tl_entropy.capture.hooks import as_found, attribute, hooked, silent, source
 from tl_entropy.capture.places import Places, StackName
 from tl_entropy.capture.structure import check_is_model
 from tl_entropy.capture.vocabulary import Vocabulary
+from tl_entropy.capture.writing import written_whole, written_with_cache
 from tl_entropy.errors import InputError, ModelError, TLEntropyError
 from tl_entropy.results.provenance import library_versions
 from tl_entropy.sites import Site
@@ -196,32 +197,25 @@ class Runner(Vocabulary, Places):
         """Prompts of one length [batch, pos] with up to ``max_new_tokens`` more; greedy where ``temperature`` is 0.
 
         Rows that end early are filled up with an end token. ``cached`` keeps keys and values from token to token;
-        without, the model reads the whole text again for every one.
+        without, the model reads the whole text again for every one (see ``written_whole``).
         """
         self.check_ids(tokens)
         if not callable(attribute(self.model, "generate")):
             raise ModelError(f"generation: this {type(self.model).__name__} has no generate of its own, so it writes no text")
-        options: dict[str, Any] = {"do_sample": False} if temperature == 0 else {"do_sample": True, "temperature": temperature}
-        device = self.device
+        device, masked = self.device, self.masked
         seeded = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with self._running(), seeded, warnings.catch_warnings():
-            # How TransformerLens calls Hugging Face's models is nothing that the user of either could mend.
-            warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
+
+        def logits(tokens: Tensor) -> Tensor:
+            handed = {"attention_mask": torch.ones_like(tokens)} if masked else {}
+            out: Tensor = self.model(tokens, return_type="logits", **handed)
+            return out
+
+        with self._running(), seeded:
             torch.manual_seed(seed)
-            try:
-                out: Tensor = self.model.generate(
-                    tokens.to(device),
-                    max_new_tokens=max_new_tokens,
-                    stop_at_eos=bool(self.ends),
-                    eos_token_id=list(self.ends) or None,
-                    use_past_kv_cache=cached,
-                    return_type="tokens",
-                    verbose=False,
-                    **options,
-                )
-            except NotImplementedError as error:
-                raise ModelError(f"generation: TransformerLens does not write text with this model: {error}") from error
-        return out.cpu().clone()  # not an inference tensor, on which users could not build
+            how: dict[str, Any] = {"temperature": temperature, "ends": self.ends}
+            if cached:
+                return written_with_cache(self.model, tokens.to(device), max_new_tokens, **how)
+            return written_whole(logits, tokens.to(device), max_new_tokens, **how)
 
     def cached_activations(self, cache: Any, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The same as ``activations``, out of an ActivationCache; InputError names what the cache lacks."""

@@ -132,9 +132,9 @@ class Vocabulary(Steady):
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Ids of the tokens that end a text: those of TransformerLens's configuration, or else the tokenizer's; may be none."""
+        """Ids of the tokens that end a text: all that the model's configurations name, or else the tokenizer's; may be none."""
         own = self._special("eos_token_id")
-        return tuple(self._ids_in(self.model.cfg, "eos_token_id")) or (() if own is None else (own,))
+        return tuple(dict.fromkeys(self._configured("eos_token_id"))) or (() if own is None else (own,))
 
     def until_end(self, new: Tensor) -> Tensor:
         """Of tokens [pos] that a model wrote and that were filled up, those that it wrote: up to the first that ends a text."""

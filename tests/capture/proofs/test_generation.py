@@ -20,12 +20,9 @@ NEW = 8
 
 
 def forgetful(model):
-    """A model's generate that, with a cache, sees the last token alone: what an empty cache comes to."""
-    own = model.generate
+    """A model's generate that sees the last token alone: what an empty cache comes to."""
 
     def generate(tokens, *, max_new_tokens, use_past_kv_cache, **options):
-        if not use_past_kv_cache:
-            return own(tokens, max_new_tokens=max_new_tokens, use_past_kv_cache=False, **options)
         for step in range(max_new_tokens):
             seen = tokens if step == 0 else tokens[:, -1:]
             tokens = torch.cat([tokens, model(seen)[:, -1:].argmax(-1)], dim=1)
@@ -68,23 +65,62 @@ def test_sampled_text_does_not_depend_on_the_way(gpt2, monkeypatch):
     assert torch.equal(Adapter(gpt2).generate(PROMPTS, NEW, **options).tokens, slow)
 
 
-def mistaken(model):
-    """A model's generate that writes another token than it meant to."""
-    own = model.generate
+def mistaken(own):
+    """A way to write that puts another token than it meant to before the last."""
 
-    def generate(tokens, **options):
-        whole = own(tokens, **options).clone()
+    def write(*given, **options):
+        whole = own(*given, **options).clone()
         whole[0, -2] = (whole[0, -2] + 1) % 300
         return whole
 
-    return generate
+    return write
 
 
 def test_text_that_is_not_the_models_own_is_refused(gpt2, monkeypatch):
-    monkeypatch.setattr(gpt2, "generate", mistaken(gpt2))
+    monkeypatch.setattr(Adapter, "write", mistaken(Adapter.write))
     with pytest.raises(ModelError, match=r"not its own most probable text: .* the logit of a token is \d.* below the highest"):
         Adapter(gpt2).generate(PROMPTS, NEW, temperature=0.0, seed=0)
     Adapter(gpt2).generate(PROMPTS, NEW, temperature=1.0, seed=0)  # of sampled text nothing of the kind can be said
+
+
+def test_what_a_model_gets_wrong_with_its_cache_is_written_without(gpt2, monkeypatch):
+    right = Adapter(gpt2).generate(PROMPTS, NEW, temperature=0.0, seed=0).tokens
+    monkeypatch.setattr(gpt2, "generate", mistaken(gpt2.generate))
+    written = Adapter(gpt2).generate(PROMPTS, NEW, temperature=0.0, seed=0)
+    assert not written.cached
+    assert torch.equal(written.tokens, right)
+
+
+@pytest.mark.skipif("bridge" not in kinds(), reason="the models are bridges")
+@pytest.mark.parametrize("name", ["gpt2", "mamba"], ids=["attention", "a state in place of keys"])
+def test_settings_for_generation_that_a_model_brings_change_nothing(name):
+    """With those of mamba's, TransformerLens lets Hugging Face's generate write: the best 50 tokens alone, if nothing is said."""
+    model, plain = make_model(name), make_model(name)
+    with torch.no_grad():
+        for each in (model, plain):
+            each.original_model.get_output_embeddings().weight.mul_(0.1)  # every token is about as probable as the others
+    for setting, value in {"top_k": 3, "top_p": 0.5, "repetition_penalty": 1.8, "no_repeat_ngram_size": 2}.items():
+        setattr(model.original_model.generation_config, setting, value)
+    prompts = PROMPTS[:1].expand(64, -1)
+    for temperature in (0.0, 1.0):
+        text, own = (Adapter(m).generate(prompts, 3, temperature=temperature, seed=4).tokens for m in (model, plain))
+        assert torch.equal(text, own)
+    with torch.no_grad():
+        order = plain(prompts[:1])[0, -1].argsort(descending=True)
+    ranks = (text[:, 4, None] == order).nonzero()[:, 1].float()
+    assert abs(ranks.mean() - 149.5) < 4 * 300 / 12**0.5 / 64**0.5, "the whole vocabulary is drawn from"
+
+
+@pytest.mark.skipif("bridge" not in kinds(), reason="the models are bridges")
+def test_text_ends_where_any_setting_of_the_model_says_so():
+    """Of a chat model the settings for generation name the end of an answer, beside the end of a text."""
+    model = make_model("gpt2")
+    long = Adapter(model).generate(PROMPTS[:1], NEW, temperature=0.0, seed=0).tokens[0]
+    stop = int(long[5])
+    model.original_model.generation_config.eos_token_id = [0, stop]
+    found = written_rank(model)[0]
+    first = 4 + long[4:].tolist().index(stop)
+    assert found.token[found.generated & (found.document == 0)].tolist() == long[4 : first + 1].tolist()
 
 
 def test_what_stands_behind_the_end_is_not_judged(gpt2, monkeypatch):
@@ -113,7 +149,7 @@ def test_a_mask_of_a_part_of_the_vocabulary_lets_no_other_text_through(monkeypat
     model = make_model("phi")
     with torch.no_grad():
         model.b_U[::7] = -1e9
-    monkeypatch.setattr(model, "generate", mistaken(model))
+    monkeypatch.setattr(Adapter, "write", mistaken(Adapter.write))
     with pytest.raises(ModelError, match="not its own most probable text"):
         Adapter(model).generate(PROMPTS, NEW, temperature=0.0, seed=0)
 
@@ -128,24 +164,20 @@ def test_a_model_that_looks_ahead_has_no_text_of_its_own(name, cause, temperatur
         tle.layer_similarity(make_model(name), "the cat", max_new_tokens=3, temperature=temperature, progress=False)
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_a_model_with_which_transformer_lens_does_not_write_is_refused_by_that_name(gpt2, cached, monkeypatch):
+def test_a_model_with_which_transformer_lens_does_not_write_is_refused_by_that_name(gpt2, monkeypatch):
     def generate(*args, **options):
         raise NotImplementedError("generation is not supported")
 
     monkeypatch.setattr(gpt2, "generate", generate)
     with pytest.raises(ModelError, match=r"^generation: TransformerLens does not write text with this model: generation"):
-        Adapter(gpt2).write(PROMPTS, NEW, temperature=0.0, seed=0, cached=cached)
+        Adapter(gpt2).generate(PROMPTS, NEW, temperature=0.0, seed=0)
 
 
 def test_a_cache_with_which_nothing_can_be_written_is_not_used(gpt2, monkeypatch):
     """As on a HookedTransformer whose grouped heads were ungrouped."""
-    own = gpt2.generate
 
-    def generate(*given, use_past_kv_cache, **options):
-        if use_past_kv_cache:
-            raise RuntimeError("Sizes of tensors must match")
-        return own(*given, use_past_kv_cache=False, **options)
+    def generate(*given, **options):
+        raise RuntimeError("Sizes of tensors must match")
 
     right, rank = written_rank(gpt2)
     monkeypatch.setattr(gpt2, "generate", generate)
