@@ -42,6 +42,8 @@ def test_special_ids_are_the_tokenizers_where_there_is_one():
     adapter = speaker(tokenizer=tokenizer, bos_token_id=1, eos_token_id=2)
     assert (adapter.begin, adapter.special_ids, adapter.pad_id) == (5, {5, 6, 7}, 0)
     assert adapter.ends == (2,), "TransformerLens stops where its configuration says"
+    chat = Holder(generation_config=Holder(eos_token_id=[2, 3]))
+    assert speaker(tokenizer=tokenizer, eos_token_id=2, source=chat).ends == (2, 3), "or where its settings for generation do"
     assert speaker(tokenizer=tokenizer).ends == (6,)
     assert speaker(tokenizer=Holder(bos_token_id=None, eos_token_id=None)).ends == ()
 
@@ -53,7 +55,7 @@ def test_special_ids_are_the_tokenizers_where_there_is_one():
         (speaker(bos_token_id=1, eos_token_id=[2, 3]), 1, {1, 2, 3}, (2, 3), 0),
         (speaker(source=Holder(config=Holder(bos_token_id=1, pad_token_id=4))), 1, {1, 4}, (), 4),
         (speaker(source=Holder(config=Holder(bos_token_id=None, text_config=Holder(bos_token_id=9)))), 9, {9}, (), 0),
-        (speaker(source=Holder(generation_config=Holder(eos_token_id=(7, 8)))), None, {7, 8}, (7,), 0),
+        (speaker(source=Holder(generation_config=Holder(eos_token_id=(7, 8)))), None, {7, 8}, (7, 8), 0),
         (
             speaker(bos_token_id=50256, eos_token_id=-1),
             None,

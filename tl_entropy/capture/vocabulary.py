@@ -132,9 +132,14 @@ class Vocabulary(Steady):
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Ids of the tokens that end a text: all that the model's configurations name, or else the tokenizer's; may be none."""
+        """Ids of the tokens that end a text; may be none.
+
+        Those of TransformerLens's configuration and of the model's settings for generation, or else the tokenizer's.
+        """
+        settings = getattr(getattr(self.model, "original_model", None), "generation_config", None)
+        found = [i for one in (self.model.cfg, settings) for i in self._ids_in(one, "eos_token_id")]
         own = self._special("eos_token_id")
-        return tuple(dict.fromkeys(self._configured("eos_token_id"))) or (() if own is None else (own,))
+        return tuple(dict.fromkeys(found)) or (() if own is None else (own,))
 
     def until_end(self, new: Tensor) -> Tensor:
         """Of tokens [pos] that a model wrote and that were filled up, those that it wrote: up to the first that ends a text."""

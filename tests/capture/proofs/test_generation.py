@@ -94,7 +94,7 @@ def test_what_a_model_gets_wrong_with_its_cache_is_written_without(gpt2, monkeyp
 @pytest.mark.skipif("bridge" not in kinds(), reason="the models are bridges")
 @pytest.mark.parametrize("name", ["gpt2", "mamba"], ids=["attention", "a state in place of keys"])
 def test_settings_for_generation_that_a_model_brings_change_nothing(name):
-    """With those of mamba's, TransformerLens lets Hugging Face's generate write: the best 50 tokens alone, if nothing is said."""
+    """TransformerLens lets Hugging Face's generate write with mamba: the best 50 tokens alone, if nothing is said."""
     model, plain = make_model(name), make_model(name)
     with torch.no_grad():
         for each in (model, plain):
