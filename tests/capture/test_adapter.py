@@ -6,7 +6,9 @@ import pytest
 import torch
 from tiny_models import kinds, make_model
 
+import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, ModelError
 from tl_entropy.sites import Site
@@ -226,3 +228,20 @@ def test_fingerprint_follows_the_weights():
     with torch.no_grad():
         next(p for p in other.parameters() if p.ndim == 2).add_(1e-3)
     assert Adapter(other).fingerprint != one.fingerprint
+
+
+def test_an_adapter_is_read_anew_where_the_weights_are_others():
+    """One that is kept while its model is trained gives what the model gives, and says which weights it has read."""
+    model = make_model("gpt2", kinds()[-1])
+    kept, tokens = tle.Adapter(model), torch.tensor([[0, 5, 17, 80]])
+    before = tle.lens_entropy(kept, tokens, progress=False)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    found, right = (tle.lens_entropy(one, tokens, progress=False) for one in (kept, model))
+    torch.testing.assert_close(found.entropy, right.entropy, rtol=0, atol=1e-6)
+    assert float((found.entropy - before.entropy).abs().max()) > 0.1
+    assert found.provenance.weights == right.provenance.weights != before.provenance.weights
+    again = tle.Adapter(model)
+    assert adapter_of(again) is again
+    assert adapter_of(kept) is not kept

@@ -17,7 +17,7 @@ from torch import Tensor
 from tl_entropy.analyses.sharing import Pass, read
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter, of_stack
+from tl_entropy.capture.given import adapter_of, of_stack
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, keeping, partial_of
 from tl_entropy.results.provenance import Provenance
@@ -98,7 +98,7 @@ def site_means(
     """
     check_options(site_means, options, CorpusOptions)
     model, sites = of_stack(model, sites)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     chosen = adapter.sites(sites, layers)
     if any(site.name == "pattern" for site in chosen):
         raise InputError("sites: pattern is of pairs of positions, and has no mean that could stand at one of them")

@@ -21,6 +21,7 @@ from tl_entropy.analyses.rows import Rows
 from tl_entropy.analyses.saving import check_state, contents, settings_of, state_head, write
 from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.parts import Part
 from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.report import StreamReport
@@ -61,7 +62,7 @@ class StreamingMeasure(Steady, ABC, Generic[Found]):
     _told: dict[str, Any]
 
     def __init__(self, model: Any) -> None:
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        self.adapter = adapter_of(model)
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """Remembers what it was made with beside the model, for its file."""

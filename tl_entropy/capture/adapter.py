@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tl_entropy.capture import origin
 from tl_entropy.capture.hooks import forward_is_replaced, hooks_of_others, hooks_on_everything, is_left, source_site
-from tl_entropy.capture.places import ENCODER, StackName
+from tl_entropy.capture.places import StackName
 from tl_entropy.capture.proofs.contributions import Contributions
 from tl_entropy.capture.proofs.frozen_norm import FrozenNorm
 from tl_entropy.capture.proofs.generation import Generated, cache_is_sound, proved_text
@@ -36,7 +36,7 @@ from tl_entropy.capture.record import ModelRecord
 from tl_entropy.capture.runner import Runner
 from tl_entropy.capture.sighted import Sighted
 from tl_entropy.capture.views import View, reshaped, scaled
-from tl_entropy.errors import InputError, ModelError, is_iterable, warn
+from tl_entropy.errors import ModelError, warn
 from tl_entropy.results.provenance import PREDICTS_OWN, READS_AHEAD, Provenance
 from tl_entropy.sites import UNEMBED, Site
 from tl_entropy.torch_state import cached_property
@@ -221,6 +221,11 @@ class Adapter(Sighted):
             return "logits not compared with Hugging Face's own: check=False"
         return wrapped_logits_proof(Runner(self.model))
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the model's weights, or the adapters that are on, have become others since it read them."""
+        return "_weights" in vars(self) and origin.fingerprint(self.model).hash != self.fingerprint
+
     def fresh(self) -> Adapter:
         """Another one of the same model, which has read no weights and proved nothing yet."""
         return Adapter(self.given, stack=self.stack.of, check=self.checks)
@@ -272,25 +277,3 @@ class Adapter(Sighted):
             state=origin.state(self.given, self._weights, *ran, self.wrapped),
             **parts,
         )
-
-
-def of_stack(model: Any, sites: Any) -> tuple[Any, Any]:
-    """A model and the places asked for; where these are ``encoder.resid_post.0`` and the like, its encoder, and them in it.
-
-    Raises:
-        InputError: places of both stacks, or of an encoder that the model does not have.
-
-    >>> of_stack("model", ["resid_post"])
-    ('model', ['resid_post'])
-    """
-    asked = [sites] if isinstance(sites, str | Site) or not is_iterable(sites) else list(sites)
-    inside = [isinstance(site, str) and site.startswith(ENCODER) for site in asked]
-    if not any(inside):
-        return model, sites
-    if not all(inside):
-        other = asked[inside.index(False)]
-        raise InputError(
-            f"sites: {asked[inside.index(True)]} is of the encoder, and {other} is not; measure one after the other"
-        )
-    given = model.given if isinstance(model, Adapter) else model
-    return Adapter(given, stack="encoder"), [str(site).removeprefix(ENCODER) for site in asked]

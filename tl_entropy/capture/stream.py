@@ -29,6 +29,7 @@ from tl_entropy.capture.corpus import Count, read_corpus
 from tl_entropy.capture.edits import Edits
 from tl_entropy.capture.feeding import Feeder, Watch, check_finite, whole_batches
 from tl_entropy.capture.generate import Continuations, check_sampling
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.capture.progress import TokenBar
 from tl_entropy.capture.report import CorpusReport, StreamReport
@@ -126,7 +127,7 @@ def read_part(
         options: those of ``tle.CorpusOptions``.
     """
     temperature, seed = check_sampling(options.pop("temperature", 0.0), options.pop("seed", 0))
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     sites = tuple(sorted({site for a in accumulators for site in a.sites}, key=lambda site: site.depth))
     if not sites:
         raise InputError("accumulators: at least one accumulator with at least one site is needed")

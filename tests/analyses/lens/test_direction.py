@@ -32,7 +32,8 @@ def dense(model, rows):
 
 def test_tokens_and_logits_are_those_of_the_models_own_modules(any_model):
     rows = directions()
-    found, truth = tle.read_direction(any_model, rows, top_k=4), dense(any_model, rows)
+    found, truth = tle.read_direction(tle.Adapter(any_model), rows, top_k=4), dense(any_model, rows)
+    assert found.equals(tle.read_direction(any_model, rows, top_k=4))
     assert len(found) == 3 * 2 * 4
     for number, row in enumerate(truth):
         for side, sign in (("promoted", 1), ("suppressed", -1)):

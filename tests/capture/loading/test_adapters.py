@@ -170,6 +170,23 @@ def test_prompts_are_no_weights(tmp_path):
         tle.load_model(place, device="cpu")
 
 
+@needs_bridge
+@pytest.mark.parametrize("whole", [True, False], ids=["a model", "adapters alone"])
+def test_adapters_in_folders_below_are_named(tmp_path, whole):
+    """So PEFT saves several adapters of one model: each under its own name."""
+    place = write_folder(tmp_path / "model") if whole else tmp_path / "model"
+    for name in ("a", "b"):
+        (place / name).mkdir(parents=True)
+        (place / name / "adapter_config.json").write_text("{}")
+    named = re.escape(f"{place / 'a'}, {place / 'b'}")
+    if whole:
+        with pytest.warns(UserWarning, match=rf"adapters that lie below .* were not read; .*: {named}$"):
+            tle.load_model(place, device="cpu")
+    else:
+        with pytest.raises(InputError, match=rf"has no config.json, .*; adapters lie below it; give one of them: {named}$"):
+            tle.load_model(place, device="cpu")
+
+
 def test_without_peft(tmp_path, monkeypatch):
     monkeypatch.setattr("tl_entropy.capture.loading.adapters.find_spec", lambda name: None)
     place = write_folder(tmp_path / "model")

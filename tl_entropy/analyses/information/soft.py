@@ -31,10 +31,11 @@ from tl_entropy.analyses.means import StateMeans
 from tl_entropy.analyses.measuring import computing
 from tl_entropy.analyses.sharing import Pass, at_once, once, read
 from tl_entropy.batches import Batch, UpToAnError, Window
-from tl_entropy.capture.adapter import Adapter, of_stack
+from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.documents import Rereadable
+from tl_entropy.capture.given import adapter_of, of_stack
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options, described
 from tl_entropy.capture.progress import Bar
@@ -86,7 +87,7 @@ def label_plan(
     next_token  output       7     87.5%        5          3
     """
     check_options(label_plan, options, WindowOptions)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     if split_cache(inputs)[0] is not None:  # which every process has as a whole
         return _planned(adapter, inputs, labels, positions, valid, options)
     return once("label plan", lambda: _planned(adapter, inputs, labels, positions, valid, options))
@@ -200,7 +201,7 @@ def soft_information(
     check_options(soft_information, options, WindowOptions)
     with writing(keep, folder):
         model, sites = of_stack(model, sites)
-        adapter = model if isinstance(model, Adapter) else Adapter(model)
+        adapter = adapter_of(model)
         if (not isinstance(labels, LabelPlan) or center is True) and split_cache(inputs)[0] is None:
             inputs = Rereadable.of(inputs if repeatable(inputs) else _listed(inputs))
         if isinstance(labels, LabelPlan):

@@ -34,7 +34,7 @@ from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.analyses.workers import one_thread_each
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import of_stack
+from tl_entropy.capture.given import of_stack
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, is_iterable

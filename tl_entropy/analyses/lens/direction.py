@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tl_entropy.analyses.lens.reading import Over, Reading
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.errors import InputError, InputTypeError, check_int
 from tl_entropy.lenses.jacobian import as_lens
 from tl_entropy.lenses.protocol import Lens
@@ -72,7 +73,7 @@ def read_direction(
     """
     if not isinstance(directions, Tensor) or directions.is_complex():
         raise InputTypeError(f"directions must be a real tensor [d_model] or [direction, d_model]; got {directions!r}")
-    adapter, lens = Adapter(model), as_lens(lens)
+    adapter, lens = adapter_of(model), as_lens(lens)
     rows = directions.detach()[None] if directions.ndim == 1 else directions.detach()
     if rows.ndim != 2 or rows.shape[1] != adapter.d_model or not len(rows):
         raise InputError(

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any, Unpack
 
 from tl_entropy.analyses.sharing import once
-from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.options import WindowOptions, check_options
 from tl_entropy.lenses.training import trained_lens
 from tl_entropy.lenses.tuned import TunedLens
@@ -73,7 +73,7 @@ def train_tuned_lens(
     True
     """
     check_options(train_tuned_lens, options, WindowOptions)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
 
     def made() -> dict[str, Any]:
         lens = trained_lens(

@@ -32,6 +32,7 @@ from tl_entropy.analyses.states.similarity import layer_similarity
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.documents import Rereadable
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import (
@@ -272,7 +273,7 @@ def _adapters(models: Any, sites: Any, layers: Layers | None) -> dict[str, Adapt
     adapters = {}
     for name, model in models.items():
         with _named(name):
-            adapters[printable(name)] = adapter = model if isinstance(model, Adapter) else Adapter(model)
+            adapters[printable(name)] = adapter = adapter_of(model)
             found = adapter.sites(sites, layers)
             others = [site for site in found if site.name not in STREAM_SITES]
             if others or len(found) < 2:

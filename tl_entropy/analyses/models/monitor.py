@@ -29,6 +29,7 @@ from tl_entropy.analyses.tokens.surprisal import SurprisalAccumulator
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, check_int, keeping
@@ -101,7 +102,7 @@ class EntropyMonitor(Steady):
             raise InputError(
                 "texts must be readable again at every measurement; a generator can be read once: pass a list of its texts"
             )
-        adapter = model if isinstance(model, Adapter) else Adapter(model)
+        adapter = adapter_of(model)
         last = adapter.last_site
         self.model, self.texts, self._adapter = adapter.given, texts, adapter.fresh()
         self.sites = adapter.sites((*adapter.sites(sites, layers), last))

@@ -32,6 +32,7 @@ from tl_entropy.analyses.tokens.unigram import SMOOTHING, checked_frequencies, c
 from tl_entropy.capture.ablation import read_pairs
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, EditOptions, check_options
 from tl_entropy.errors import InputError, check_int, check_number
@@ -100,7 +101,7 @@ def neurons(
     (3, 768, torch.Size([7]))
     """
     check_options(neurons, options, EditOptions)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     if not repeatable(split_cache(inputs)[1]):
         raise InputError(
             "inputs are read several times, to count tokens, for the means and to measure; a generator can be read once: pass "

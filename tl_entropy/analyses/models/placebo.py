@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.interventions import Intervention, Interventions, as_interventions
 from tl_entropy.capture.positions import AtOthers, AtPositions, Noting
 from tl_entropy.errors import InputError, InputTypeError, check_choice, check_int, counted, warn
@@ -93,7 +94,7 @@ def placebo(
     check_choice("unit", unit, ("nats", "bits", ""))
     n = check_int("n", n, 1)
     generator = torch.Generator(device="cpu").manual_seed(check_int("seed", seed, 0))
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     real = as_interventions(edit, adapter.n_layers)
     if not real:
         raise InputError("edit is empty; give an intervention, such as steer(...) or ablate_heads(...)")

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.tokens.surprisal import token_surprisal
-from tl_entropy.capture.adapter import Adapter, of_stack
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.given import adapter_of, of_stack
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.interventions import Intervention, as_interventions
 from tl_entropy.capture.occlusion import edited_place
@@ -95,7 +96,7 @@ def sensitivity(
             "inputs: an iterator can be read once, and every edit reads it; give a list, or what can be read again"
         )
     tried = _named(edits)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     given = as_interventions(options.pop("interventions", None), adapter.n_layers)
     reading: dict[str, Any] = {
         "positions": positions, "batch_size": batch_size, "top_k": 0, "progress": False, **cast("dict[str, Any]", options),

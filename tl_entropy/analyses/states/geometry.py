@@ -36,7 +36,7 @@ from tl_entropy.analyses.states.pooled import PooledDocuments, vector_sites
 from tl_entropy.analyses.states.sampling import TokenSample
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import of_stack
+from tl_entropy.capture.given import of_stack
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, ProcessError, check_choice, check_int, check_order
 from tl_entropy.functional.lens.entropies import in_double

@@ -20,6 +20,7 @@ from tl_entropy.batches import Batch
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.places import OF_WINDOWS
 from tl_entropy.capture.progress import Bar
 from tl_entropy.errors import InputError, ModelError, NonFiniteError, check_choice, check_int
@@ -89,7 +90,7 @@ def memories(
     check_choice("of", of, tuple(OF_WINDOWS))
     if batch_size is not None:
         batch_size = check_int("batch_size", batch_size, 1)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     if OF_WINDOWS[of] not in adapter.points:
         raise ModelError(f"model: this {type(adapter.model).__name__} has no {OF_WINDOWS[of]}, so it has no {of} to look at")
     if split_cache(inputs)[0] is not None:

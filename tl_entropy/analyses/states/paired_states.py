@@ -25,7 +25,8 @@ from tl_entropy.analyses.merging import check_alike
 from tl_entropy.analyses.states.pooled import vector_sites
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter, of_stack
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.given import adapter_of, of_stack
 from tl_entropy.capture.hooks import hook_name
 from tl_entropy.errors import InputError, InputTypeError, NonFiniteError, check_choice
 from tl_entropy.functional.states.rows import spread_floor
@@ -89,7 +90,7 @@ class PairedStates(Kept):
     ) -> None:
         check_choice("massive", massive, ("keep", "drop", "normalise"))
         self.adapter, self.massive = adapter, massive
-        self.other = other if other is None or isinstance(other, Adapter) else Adapter(other)
+        self.other = None if other is None else adapter_of(other)
         self.rows = vector_sites(adapter, sites, layers)
         self.columns, self.against = compared_with(self.other or adapter, against, sites, layers)
         own = self.rows if self.other else {*self.rows, *self.columns}

@@ -24,7 +24,8 @@ from tl_entropy.accumulators import ByNumber
 from tl_entropy.analyses.merging import check_alike, check_same
 from tl_entropy.analyses.states.sampling import priorities
 from tl_entropy.batches import Batch
-from tl_entropy.capture.adapter import Adapter, of_stack
+from tl_entropy.capture.adapter import Adapter
+from tl_entropy.capture.given import adapter_of, of_stack
 from tl_entropy.errors import InputError, check_int
 from tl_entropy.functional.lens.entropies import in_double
 from tl_entropy.functional.states.geometry import ROUNDING
@@ -82,7 +83,7 @@ class PooledDocuments(ByNumber):
         seed: int = 0,
     ) -> None:
         model, sites = of_stack(model, sites)
-        self.adapter = model if isinstance(model, Adapter) else Adapter(model)
+        self.adapter = adapter_of(model)
         self.sites = vector_sites(self.adapter, sites, layers)
         self._width = self.adapter.d_model
         self.n_documents = None if n_documents is None else check_int("n_documents", n_documents, 4)

@@ -29,9 +29,10 @@ from tl_entropy.analyses.states.matrix_similarity import QUANTITIES, MatrixAccum
 from tl_entropy.analyses.states.neighbours import QUANTITIES as OF_NEIGHBOURS, NeighbourAccumulator, neighbour_similarities
 from tl_entropy.analyses.states.paired_states import Against, Massive, check_shared_tokens, compared_with, own_errors
 from tl_entropy.analyses.states.pooled import means_vary, vector_sites
-from tl_entropy.capture.adapter import Adapter, of_stack
+from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.documents import Rereadable
+from tl_entropy.capture.given import adapter_of, of_stack
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, check_options
 from tl_entropy.errors import InputError, check_choice, check_int, check_order, keeping
@@ -152,8 +153,8 @@ def layer_similarity(
     if method in _SAMPLED:
         own["seed"] = check_int("seed", options.get("seed", 0), 0)
     model, sites = of_stack(model, sites)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
-    second = other if other is None or isinstance(other, Adapter) else Adapter(other)
+    adapter = adapter_of(model)
+    second = None if other is None else adapter_of(other)
     if options.get("interventions") is not None and second is not None and second.model is adapter.model:
         raise InputError(
             "interventions: other is the same model, and would be edited as well; load it twice, once for either side"

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from tl_entropy.analyses.sharing import sharing_here
 from tl_entropy.analyses.tokens.surprisal import token_surprisal
-from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
 from tl_entropy.capture.generate import check_sampling
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.options import EditOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, check_int, counted, warn
 from tl_entropy.results.tokens.calibration import EntropyCalibration
@@ -86,7 +86,7 @@ def entropy_calibration(
     steps = check_int("steps", steps, 1)
     if batch_size is not None:
         batch_size = check_int("batch_size", batch_size, 1)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     if split_cache(inputs)[0] is not None:
         raise InputError("inputs: a cache holds no text that the model goes on to write; pass the texts or tokens themselves")
     sampling = check_sampling(temperature, seed)

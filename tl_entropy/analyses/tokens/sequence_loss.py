@@ -48,6 +48,7 @@ from tl_entropy.batches import Batch, Window, batches
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import Corpus, read_corpus
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.progress import Bar
 from tl_entropy.capture.sighted import MAX_TOKENS
 from tl_entropy.capture.skipping import OnError
@@ -123,7 +124,7 @@ def conditional_entropy(
     >>> conditional_entropy(model, ids, loss=half_the_length, progress=False).entropy.tolist()
     [1.5, 2.5, 3.5]
     """
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     check_choice("method", method, ("truncation", "pad_shift"))
     if loss is not None and not callable(loss):
         raise InputTypeError(f"loss must be a function of tokens and mask, or None; got {type(loss).__name__}")

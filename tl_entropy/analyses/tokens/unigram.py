@@ -30,6 +30,7 @@ from tl_entropy.analyses.tokens.site_values import SiteAccumulator, SiteOptions
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.caches import split_cache
 from tl_entropy.capture.corpus import read_corpus
+from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.inputs import repeatable
 from tl_entropy.capture.options import CorpusOptions, WindowOptions, check_options
 from tl_entropy.errors import InputError, InputTypeError, check_number
@@ -68,7 +69,7 @@ class UnigramAccumulator(SiteAccumulator):
     bound = ("_weights", "_rank")
 
     def __init__(self, model: Any, frequencies: Any, *, smoothing: float = SMOOTHING, **options: Unpack[SiteOptions]) -> None:
-        adapter = model if isinstance(model, Adapter) else Adapter(model)
+        adapter = adapter_of(model)
         asked, lens, layers = (options.get(name) for name in ("sites", "lens", "layers"))
         options["sites"] = sites_read(asked, lens, layers, n_layers=adapter.n_layers)
         super().__init__(adapter, **options)
@@ -177,7 +178,7 @@ def unigram_distance(
     True
     """
     check_options(unigram_distance, options, CorpusOptions)
-    adapter = model if isinstance(model, Adapter) else Adapter(model)
+    adapter = adapter_of(model)
     if frequencies is None:
         frequencies = counted_tokens(adapter, inputs, options)
     accumulator = UnigramAccumulator(

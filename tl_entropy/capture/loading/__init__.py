@@ -108,6 +108,8 @@ def load_model(
         raise _explained(error, source, chosen) from error
     if source.random:
         warn(f"{source.name} has no weights for {source.random}: they were drawn at random")
+    if source.below:
+        warn(f"adapters that lie below {source.place} were not read; load one by its own folder: {', '.join(source.below)}")
     if said := without_processor(model):
         warn(said)
     if source.reference is not None:

@@ -46,6 +46,7 @@ class Source:
         reference: what it gave for a short text; None where that was not asked, or it needs more than tokens.
         notes: where its weights come from, for the provenance.
         random: weights that were not found when it was read, and drawn at random.
+        below: folders in its folder that hold adapters, of which none is read.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Source:
     reference: Reference | None = None
     notes: tuple[str, ...] = ()
     random: str = ""
+    below: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, given: str | Path, **options: Any) -> Source:
@@ -74,15 +76,17 @@ class Source:
         name = path.resolve().name if path.is_dir() else place
         if (base := base_of(place)) is not None:
             return cls(name, base, None, place, **options)
+        below = sorted(str(file.parent) for file in path.glob("*/adapter_config.json"))
         if path.is_dir() and not (path / "config.json").is_file():
             files = sorted(file.name for file in path.glob("*.gguf"))
             if len(files) != 1:
                 raise InputError(
                     f"model: {path} has no config.json, as a model's folder in Hugging Face's layout has, and "
                     + (f"several GGUF files; give one of them: {', '.join(files)}" if files else "no GGUF file")
+                    + (f"; adapters lie below it; give one of them: {', '.join(below)}" if below else "")
                 )
             return cls(Path(files[0]).stem, place, files[0], None, **options)
-        return cls(name, place, None, None, **options)
+        return cls(name, place, None, None, below=tuple(below), **options)
 
     @property
     def on_disk(self) -> bool:
