@@ -11,7 +11,7 @@ from states import differences
 from tiny_models import make_model
 
 import tl_entropy as tle
-from tl_entropy.analyses.information import sums
+from tl_entropy.analyses.information import site_sums, sums
 from tl_entropy.analyses.sharing import Pass, alone, at_once, dealt, once, parts, read, shared, sharing_here
 from tl_entropy.analyses.states import geometry_values, matrix_similarity, neighbours
 from tl_entropy.capture.documents import Rereadable
@@ -181,7 +181,7 @@ def _matrices(**options):
 @pytest.mark.parametrize("name", ENDS)
 def test_final_statistics_are_dealt_out_to_the_last_bit(name, monkeypatch):
     where, of_one, run = ENDS[name]
-    monkeypatch.setattr(sums, "TOGETHER", 0)  # these places are so small that one process would do all
+    monkeypatch.setattr(site_sums, "TOGETHER", (0, 0))
     found, by, plain = [], [], getattr(where, of_one)
     for hands in (Hands(1), Hands(3)):
         made = []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from states import differences
 from tiny_models import cached_model
 
 import tl_entropy as tle
-from tl_entropy.analyses.information import seen as soft_seen, sums as soft_sums
+from tl_entropy.analyses.information import seen as soft_seen, site_sums
 from tl_entropy.analyses.information.keeping import Layout, Shape
 from tl_entropy.functional.information import blocks
 from tl_entropy.functional.statistics import group_sums
@@ -128,6 +130,18 @@ def test_small_places_worked_on_together_say_what_each_says_alone(monkeypatch, n
     model, texts = cached_model("gpt2", "bridge"), ["the cat sat on the mat and the dog sat", "a dog and a cat"] * 4
     options = {"heads": True, "n_bins": (20, 5), "seed": (0, 1), "keep_labels": True, "progress": False}
     together = tle.soft_information(model, texts, **options)
-    monkeypatch.setattr(soft_sums, "TOGETHER", 0)
+    monkeypatch.setattr(site_sums, "TOGETHER", (0, 0))
     assert differences(together, tle.soft_information(model, texts, **options), by=1e-9) == []
     assert differences(together.error(), tle.soft_information(model, texts, **options).error(), by=1e-9) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "workers", "sizes"),
+    [([2**20] * 12, 1, [4, 4, 2, 1, 1]), ([2**20] * 12, 2, [3, 2, 1, 1, 1, 1, 1, 1, 1]), ([2**20] * 3, 16, [1, 1, 1]),
+     ([2**17] * 9, 16, [4, 4, 1]), ([2**17, 2**24, 2**17], 1, [1, 1, 1]), ([], 2, [])],
+)  # fmt: skip
+def test_places_go_together_while_many_are_left_for_every_worker(numbers, workers, sizes):
+    places = [(i, None) for i in range(len(numbers))]
+    found = site_sums.together(places, numbers, workers)
+    assert [len(some) for some in found] == sizes
+    assert list(itertools.chain.from_iterable(found)) == places

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tl_entropy.analyses.information.places import BY_HEAD
-from tl_entropy.analyses.information.values import COLUMNS, Counted
+from tl_entropy.analyses.information.values import Counted, place_axis
 from tl_entropy.functional.information.chance import SAMPLE
 from tl_entropy.functional.statistics import group_sums
 from tl_entropy.labels import LabelPlan, LabelTable
@@ -97,9 +97,7 @@ class Seen:
             provenance: of the result.
             texts: those of the labels of each set, where single labels are kept; else None.
         """
-        values: dict[str, Any] = {
-            name: torch.cat([v[name] for v in by_site], dim=1 if name in COLUMNS else 0) for name in by_site[0]
-        }
+        values: dict[str, Any] = {name: torch.cat([v[name] for v in by_site], dim=place_axis(name)) for name in by_site[0]}
         heads = [(p, h if p.site.name in BY_HEAD else -1) for p in places for h in range(p.heads)]
         folds = torch.stack([group_sums(c.count, c.table.row_fold, self.n_folds) for c in self.counted], dim=1)
         held = [_held(c) for c in self.counted]

@@ -23,8 +23,9 @@ from tl_entropy.torch_state import Steady
 AT_ONCE = 2**24
 """Numbers of what was kept of some heads that are there at once, of all workers."""
 
-TOGETHER = 2**19
-"""Numbers of what was kept of several places that are worked on as if they were one, where calls would cost more than work."""
+TOGETHER = (2**19, 2**22)
+"""Numbers of what was kept of several places that are worked on as if they were one, since calls cost time, too: so many
+where there are many workers, and at most."""
 
 Masses = list[list[Callable[[slice], Tensor]]]
 """[draw][label set] for a slice of some heads every sum of theirs [row, head, bin + 1]."""
@@ -150,6 +151,27 @@ class SiteSums(Steady, Kept):
     def _assigned(self, states: Tensor, lengths: Sequence[Tensor]) -> list[Tensor]:
         """For each place and draw [row, head, bin + 1]."""
         return [p for place, of in zip(self.places, lengths, strict=True) for p in place.assign(states, of)]
+
+
+def together(
+    places: Sequence[tuple[Place, SiteSums]], numbers: Sequence[int], workers: int
+) -> list[list[tuple[Place, SiteSums]]]:
+    """Places that follow each other together, fewer towards the end, so that no worker waits long for the others.
+
+    Args:
+        places: with their sums.
+        numbers: of each place, how many there are of what was kept of it.
+        workers: how many there are.
+    """
+    found: list[list[tuple[Place, SiteSums]]] = []
+    left, room = sum(numbers), 0
+    for place, number in zip(places, numbers, strict=True):
+        if not found or number > room:
+            found.append([])
+            room = min(max(left // (2 * workers), TOGETHER[0]), TOGETHER[1])
+        found[-1].append(place)
+        room, left = room - number, left - number
+    return found
 
 
 def joined(blocks: Sequence[tuple[Masses, list[Tensor]]]) -> tuple[Masses, list[Tensor]]:

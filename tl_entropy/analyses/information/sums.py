@@ -17,7 +17,7 @@ of different plans or settings, or of the same positions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any, ClassVar, Literal, Self
 
@@ -28,8 +28,8 @@ from tl_entropy.analyses.information.centers import checked_centers
 from tl_entropy.analyses.information.keeping import Layout, Shape
 from tl_entropy.analyses.information.places import BY_HEAD, Place, anchors, captured_for
 from tl_entropy.analyses.information.seen import Measured, Seen, sample_of
-from tl_entropy.analyses.information.site_sums import TOGETHER, SiteSums, joined, rows_of
-from tl_entropy.analyses.information.values import site_values
+from tl_entropy.analyses.information.site_sums import SiteSums, joined, rows_of, together
+from tl_entropy.analyses.information.values import apart, site_values
 from tl_entropy.analyses.sharing import dealt
 from tl_entropy.analyses.streaming import StreamingMeasure
 from tl_entropy.analyses.workers import one_thread_each
@@ -244,39 +244,31 @@ class SoftAccumulator(StreamingMeasure[SoftInformation]):
         options: dict[str, Any] = {"folds": seen.n_folds, "whole": seen.whole, "keep_labels": self.keep_labels}
         workers, tables = torch.get_num_threads(), [(one.table, one.order) for one in seen.counted]
 
-        def of_places(together: Sequence[tuple[Place, SiteSums]]) -> list[dict[str, Any]]:
-            every = (sums.blocks(place, tables, self._seen, len(seen.sample), workers) for place, sums in together)
+        def of_places(some: Sequence[tuple[Place, SiteSums]]) -> list[list[dict[str, Any]]]:
+            every = (sums.blocks(place, tables, self._seen, len(seen.sample), workers) for place, sums in some)
             blocks = itertools.chain.from_iterable(every)
-            several = blocks if len(together) == 1 else [joined(list(blocks))]
-            return [site_values(masses, samples, seen.counted, **options) for masses, samples in several]
+            if len(some) == 1:
+                return [[site_values(masses, samples, seen.counted, **options) for masses, samples in blocks]]
+            masses, samples = joined(list(blocks))
+            values = site_values(masses, samples, seen.counted, **options)
+            return [[of_place] for of_place in apart(values, [place.n_heads for place, _ in some])]
 
-        def of_all(mine: Sequence[Sequence[tuple[Place, SiteSums]]]) -> list[Iterable[dict[str, Any]]]:
-            found: list[Iterable[dict[str, Any]]] = []
+        def of_all(mine: Sequence[tuple[Place, SiteSums]]) -> list[list[dict[str, Any]]]:
+            numbers = [place.n_heads * sums.numbers(place, self._seen) for place, sums in mine]
+            found: list[list[dict[str, Any]]] = []
             with (
                 one_thread_each() as pool,
-                Bar(total=sum(map(len, mine)), desc="statistics", unit="site", show=progress) as bar,
+                Bar(total=len(mine), desc="statistics", unit="site", show=progress) as bar,
             ):
-                for together, values in zip(mine, pool.map(of_places, mine), strict=True):
-                    found.append(values)
-                    bar.update(len(together))
+                for values in pool.map(of_places, together(mine, numbers, workers)):
+                    found += values
+                    bar.update(len(values))
             return found
 
-        values = list(itertools.chain.from_iterable(dealt("statistics", self._together(places), of_all)))
+        by_place: list[list[dict[str, Any]]] = dealt("statistics", places, of_all)
+        values = list(itertools.chain.from_iterable(by_place))
         measured = [Measured(place.site, place.n_heads, place.temperatures) for place, _ in places]
         return seen.result(values, measured, self.draws, provenance, self._texts() if self.keep_labels else None)
-
-    def _together(self, places: Sequence[tuple[Place, SiteSums]]) -> list[list[tuple[Place, SiteSums]]]:
-        """Places in their order, small ones that follow each other together."""
-        found: list[list[tuple[Place, SiteSums]]] = []
-        room = 0
-        for place, sums in places:
-            numbers = place.n_heads * sums.numbers(place, self._seen)
-            if not found or numbers > room:
-                found.append([])
-                room = TOGETHER
-            found[-1].append((place, sums))
-            room -= numbers
-        return found
 
     def _prepare(self, activations: Mapping[Site, Tensor]) -> None:
         """Anchors and empty sums, for states as wide as these; all or none, where memory is short."""

@@ -112,6 +112,17 @@ def values_of(found: Sequence[Sequence[Blocks]], counted: Sequence[Counted]) -> 
     return {name: torch.stack([values[name] for values in by_draw], dim=-1) for name in by_draw[0]}
 
 
+def apart(values: dict[str, Tensor], heads: Sequence[int]) -> list[dict[str, Tensor]]:
+    """What ``site_values`` found of several places as of one, by place; these have so many heads."""
+    split = {name: of.split(list(heads), dim=place_axis(name)) for name, of in values.items()}
+    return [dict(zip(split, of_place, strict=True)) for of_place in zip(*split.values(), strict=True)]
+
+
+def place_axis(name: str) -> int:
+    """Along which axis a field has places."""
+    return 1 if name in COLUMNS else 0
+
+
 def _column(found: Estimates, name: str, bins: int) -> Tensor:
     """A column, NaN where the information can't be given, as long as that of the draw with most anchors."""
     column: Tensor = getattr(found, name)
