@@ -2,7 +2,7 @@
 
 States become assignments in float32 (float64 for float64 models). A head's output in d_model is never formed: with W its part
 of W_O, the score of an anchor w is (z W) · w = z · (W w), and the length of z W is that of z Rᵀ, with R the triangular factor
-of Wᵀ. Anchors for fewer bins are the first of those for more, so that several numbers of bins share their scores.
+of Wᵀ, or of W Wᵀ. Anchors for fewer bins are the first of those for more, so that several numbers of bins share their scores.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ class Place(Kept):
             directions = drawn(d).expand(activation.shape[2] if site.name in BY_HEAD else 1, -1, -1)
         else:
             directions = weights @ drawn(d)
-            # ‖z W‖ = ‖z Rᵀ‖ with Wᵀ = Q R: as exact as forming z W, at a fraction of the work.
-            metric = torch.linalg.qr(weights.mT, mode="r").R.mT.to(activation.device, dtype)
+            metric = _lengths_of(weights, dtype).to(activation.device, dtype)
         temperatures = tuple(calibrate_temperature(d, bins, method=calibration) for bins, _ in draws)
         return cls(site, tuple(draws), directions.to(activation.device, dtype), metric, temperatures)
 
@@ -112,6 +111,23 @@ class Place(Kept):
                 into[some, :, :-1] = p
                 into[some, :, -1] = entropy(p)
         return [of.transpose(0, 1) for of in found]
+
+
+def _lengths_of(weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """[head, d_head, d_head] M with ‖z W‖ = ‖z M‖ for W [head, d_head, d], both in float64: as exact as z W, in less time.
+
+    M is Rᵀ with Wᵀ = Q R, or L with W Wᵀ = L Lᵀ, several times as fast, where that leaves the digits of ``dtype``: it loses
+    twice as many of them.
+    """
+    lower: Tensor
+    lower, failed = torch.linalg.cholesky_ex(weights @ weights.mT)
+    if not bool(failed.any()):
+        inverse = torch.linalg.solve_triangular(lower, torch.eye(lower.shape[-1], dtype=lower.dtype), upper=False)
+        lost = (lower.norm(dim=(1, 2)) * inverse.norm(dim=(1, 2))).square().max() * torch.finfo(lower.dtype).eps
+        if lost < torch.finfo(dtype).eps / 100:
+            return lower
+    upper: Tensor = torch.linalg.qr(weights.mT, mode="r").R
+    return upper.mT
 
 
 def anchors(d: int, draws: Sequence[tuple[int, int]]) -> Tensor:
