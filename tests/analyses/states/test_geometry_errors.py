@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -162,20 +163,49 @@ def test_errors_of_views_are_near_those_that_leave_out_labels(name, measured):
     assert np.corrcoef(noted.folds[name][:, 0], by_folds)[0, 1] > 0.98
 
 
+def views_of(labels, views, d, seed=0, decay=0.5):
+    """Rows [view, d] whose spectra fall by a power, and the label of each."""
+    draw = torch.Generator().manual_seed(seed)
+    scale = torch.arange(1, d + 1, dtype=torch.float64) ** -decay
+    own = 3 * scale * torch.randn(labels, 1, d, generator=draw, dtype=torch.float64)
+    rows = (own + scale.sqrt() * torch.randn(labels, views, d, generator=draw)).flatten(0, 1)
+    return rows, torch.arange(labels).repeat_interleave(views).tolist()
+
+
 @pytest.mark.long
-@pytest.mark.parametrize(("labels", "views", "d", "most"), [(60, 8, 150, 1.95), (60, 4, 150, 1.2), (120, 4, 30, 1.35)])
-def test_the_error_of_lidar_is_too_large_where_labels_are_few_beside_d_model(labels, views, d, most):
-    found = []
+@pytest.mark.parametrize(
+    ("labels", "views", "d", "decay", "most"),
+    [(120, 4, 30, 0.5, 1.35), (120, 4, 30, 1.5, 1.35), (150, 2, 50, 0.5, 1.35), (150, 2, 50, 1.5, 1.35), (60, 8, 150, 0.5, 2.3),
+     (60, 8, 150, 1.5, 1.35), (60, 3, 75, 0.5, 2.3)],
+)  # fmt: skip
+def test_the_error_of_lidar_is_the_spread_over_corpora_or_too_large_with_a_note(labels, views, d, decay, most):
+    found, noted = [], Noted([Site("embed", -1)])
     for seed in range(48):
-        draw = torch.Generator().manual_seed(seed)
-        scale = torch.arange(1, d + 1, dtype=torch.float64) ** -0.5
-        own = 3 * scale * torch.randn(labels, 1, d, generator=draw, dtype=torch.float64)
-        rows = (own + scale.sqrt() * torch.randn(labels, views, d, generator=draw)).flatten(0, 1)
-        label = torch.arange(labels).repeat_interleave(views).tolist()
-        value, error = of_views("lidar", [rows], label, 0.0, Noted([Site("embed", -1)]))
+        rows, label = views_of(labels, views, d, seed, decay)
+        value, error = of_views("lidar", [rows], label, 0.0, noted)
         found.append((value.item(), error.item()))
     values, squares = np.array(found).T
-    assert 0.85 < np.sqrt(squares.mean()) / values.std(ddof=1) < most
+    assert 0.65 < np.sqrt(squares.mean()) / values.std(ddof=1) < most
+    assert any("too wide" in line for line in noted.lines()) == (labels < 2.5 * d)
+
+
+@pytest.mark.parametrize(
+    ("labels", "views", "d", "note", "error"),
+    [(30, 3, 12, None, True), (29, 3, 12, "errors may be .* too wide: 29 texts, of 30 needed for d_model 12", True),
+     (9, 3, 12, "errors may be .* too wide: 9 texts", True),
+     (17, 2, 12, "lidar has no error, and hangs on delta: .* 17 views beyond one a text, of 18 needed for d_model 12", False),
+     (2, 20, 12, "lidar has no error: it needs at least three labels", False)],
+)  # fmt: skip
+def test_lidar_says_where_its_error_is_rough_and_has_none_where_nothing_can_be_told(labels, views, d, note, error):
+    rows, label = views_of(labels, views, d)
+    noted = Noted([Site("embed", -1)])
+    value, variance = of_views("lidar", [rows], label, 0.0, noted)
+    assert value.item() == pytest.approx(lidar(rows, label).item())
+    assert variance.isfinite().all() == error
+    assert [bool(re.search(note, line)) for line in noted.lines()] == [True] if note else not noted.lines()
+    noted = Noted([Site("embed", -1)])
+    assert of_views("info_nce", [rows], label, 0.0, noted)[1].isfinite().all() == (labels > 2)
+    assert noted.lines() == (() if labels > 2 else ("info_nce has no error: it needs at least three labels",))
 
 
 def test_the_error_from_a_sample_is_that_of_all_rows_on_average():

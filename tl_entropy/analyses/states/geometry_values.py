@@ -1,7 +1,8 @@
 """From what ``layer_geometry`` has gathered to its values at every site, with their covariance over documents.
 
-Those of the effective rank and TwoNN are linear, from what sampled tokens add, tokens of one document together, and so is that
-of the dataset entropy of many documents; others leave out documents, or labels, in folds.
+Those of the effective rank and TwoNN are linear, from what sampled tokens add, tokens of one document together, and so are
+those of LiDAR and InfoNCE, from what labels add, and that of the dataset entropy of many documents; others leave out documents
+in folds.
 
 A measure that is not defined at a site, for want of documents or of states that differ, or that fails there, is NaN there, and
 a note says why: a pass over a corpus should not be lost to one of its numbers.
@@ -38,6 +39,8 @@ from tl_entropy.sites import Site
 JACKKNIFE_UP_TO = 200
 """Documents up to which the error of the dataset entropy leaves out folds, which takes its eigenvalues 20 times more."""
 
+_FREE_VIEWS = 1.5  # to a dimension, beyond one a text, from which on the error of LiDAR is that of its spread over corpora
+_TEXTS = 2.5  # to a dimension, from which on it is not too wide
 
 OfSite = Callable[[int, Callable[[str], None]], tuple[Tensor, Tensor]]
 """From the number of a site, and what takes notes on it, to its value and what groups add to that [group]."""
@@ -225,7 +228,8 @@ def of_views(
     """LiDAR or InfoNCE of mean states [document, d_model], of documents with a view, another one with their label.
 
     Their covariance is over labels, which stand for texts: views of one text are not independent. It is to first order: leaving
-    labels out in folds gives up to four times the spread over corpora where they are few beside d_model.
+    labels out in folds gives up to four times the spread over corpora where they are few beside d_model. LiDAR has none where
+    there are too few views beyond one a text for what varies within texts, and a note where its error may be too wide.
 
     LiDAR, which knows no scale, is NaN where the means vary by less than ``floor`` of their length.
     """
@@ -239,13 +243,29 @@ def of_views(
         return noted.nothing(), noted.nothing_paired()
 
     measured = info_nce_scores if name == "info_nce" else lidar_scores
+    if n < 3:
+        noted.note(f"{name} has no error: it needs at least three labels")
+    told = n > 2 and (name == "info_nce" or _lidar_is_told(len(chosen), n, means[0].shape[1], noted))
 
     def of_site(i: int, _: Callable[[str], None]) -> tuple[Tensor, Tensor]:
         x = means[i][kept]
         if name != "info_nce" and not means_vary(x, floor):
             raise InputError(f"the mean states of all {len(x)} documents are equal")
         value, added = measured(x, chosen)
-        return value, added / math.sqrt(n * (n - 1)) if n > 2 else torch.full((n,), math.nan)
+        return value, added / math.sqrt(n * (n - 1)) if told else torch.full((n,), math.nan)
 
     values, scores = noted.each(name, n, of_site)
     return values, of_scores(name, scores.unbind(1), noted)
+
+
+def _lidar_is_told(views: int, texts: int, d_model: int, noted: Noted) -> bool:
+    """Whether the error of LiDAR can be told, with a note where it cannot, or is rough."""
+    if views - texts < _FREE_VIEWS * d_model:
+        noted.note(
+            f"lidar has no error, and hangs on delta: what varies within texts is known from {views - texts} views beyond one a "
+            f"text, of {_FREE_VIEWS * d_model:g} needed for d_model {d_model}"
+        )
+        return False
+    if texts < _TEXTS * d_model:
+        noted.note(f"lidar: errors may be more than twice too wide: {texts} texts, of {_TEXTS * d_model:g} needed for d_model {d_model}")
+    return True
