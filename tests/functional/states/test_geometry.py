@@ -25,7 +25,7 @@ from tl_entropy.functional.states.geometry import (
     two_nn,
 )
 from tl_entropy.functional.states.rows import spread_floor
-from tl_entropy.functional.states.views import info_nce, info_nce_scores, lidar, lidar_scores
+from tl_entropy.functional.states.views import Discriminant, info_nce, info_nce_scores, lidar, lidar_scores
 
 ORDERS = (0.0, 0.5, 1.0, 1.01, 2.0, 5.0, math.inf)
 LABELS = ["a", "b", "c", "a", "b", "c", "a", "c"]
@@ -414,8 +414,13 @@ def weighted_info_nce(x, labels, weights, temperature=0.5):
     return float(whole.log() - weights @ loss / whole)
 
 
+def slopes_of_lidar(x, labels, delta):
+    found = Discriminant.of(x, labels, delta)
+    return found.rank, found.scores()
+
+
 @pytest.mark.parametrize(("scores", "weighted", "given"), [
-    (lidar_scores, weighted_lidar, {"delta": 1e-2}), (info_nce_scores, weighted_info_nce, {"temperature": 0.5}),
+    (slopes_of_lidar, weighted_lidar, {"delta": 1e-2}), (info_nce_scores, weighted_info_nce, {"temperature": 0.5}),
 ])  # fmt: skip
 def test_what_a_label_adds_is_the_change_by_its_weight(scores, weighted, given):
     x, labels, count = normal(19, 4) + 0.5, torch.tensor([*range(8), *range(8), 0, 0, 5]), 8
@@ -427,6 +432,48 @@ def test_what_a_label_adds_is_the_change_by_its_weight(scores, weighted, given):
     assert value.item() == pytest.approx(weighted(x, labels, even))
     assert torch.allclose(added, expected, rtol=1e-5, atol=1e-7)
     assert added.sum().abs() < 1e-12
+
+
+def views_along_axes():
+    """Six texts whose eigenvalues are in the ratio of 4 to 1 to 1: two are equal."""
+    means = torch.cat([2 * torch.eye(3), -2 * torch.eye(3)]).double()
+    means[[0, 3]] *= 2
+    turned = torch.linalg.qr(normal(3, 3)).Q
+    wide = torch.linspace(0.5, 1.5, 6, dtype=torch.float64)[:, None, None]
+    views = means[:, None] + wide * torch.cat([turned, -turned])
+    return views.flatten(0, 1), torch.arange(6).repeat_interleave(6)
+
+
+@pytest.mark.parametrize(
+    ("x", "labels"),
+    [(normal(24, 4) + 0.5, torch.arange(8).repeat(3)), (normal(12, 7), torch.arange(4).repeat(3)),
+     (normal(8, 9), torch.arange(4).repeat(2)), views_along_axes()],
+    ids=["many", "fewer texts than dimensions", "fewer rows than dimensions", "equal values"],
+)  # fmt: skip
+def test_how_lidar_bends_is_its_second_difference(x, labels):
+    found, even = Discriminant.of(x, labels, 1e-2), torch.ones(int(labels.max()) + 1, dtype=torch.float64)
+    for seed in range(3):
+        direction = torch.randn(len(even), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        step = 1e-3 * (direction - direction.mean())
+        around = [weighted_lidar(x, labels, even + by) for by in (step, -step, 0 * step)]
+        expected = (around[0] + around[1] - 2 * around[2]) / 1e-6
+        assert found.bend(direction).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [24, 80])
+def test_what_labels_add_to_lidar_leaves_out_what_pairs_of_them_add(monkeypatch, rows):
+    """Of second derivatives H_ab by pairs, ½ Σ_{a ≠ b} H_ab² of the sum of squared slopes."""
+    monkeypatch.setattr("tl_entropy.functional.states.views._DRAWS", 3000)
+    count = rows // 4
+    x = normal(rows, 3) * torch.tensor([2.0, 1.0, 1.0]) + 3 * normal(count, 3, seed=5).repeat(4, 1)
+    labels = torch.arange(count).repeat(4)
+    found, units = Discriminant.of(x, labels, 1e-2), torch.eye(count, dtype=torch.float64)
+    bends = torch.tensor([[found.bend(a + b) - found.bend(a) - found.bend(b) for a in units] for b in units]) / 2
+    pairs = (bends.square().sum() - bends.diagonal().square().sum()) / 2
+    linear = found.scores().square().sum() / (count * (count - 1))
+    assert 0.05 < pairs / linear < 0.7
+    _, scores = lidar_scores(x, labels, delta=1e-2)
+    assert (scores / found.scores()).square().mean().item() == pytest.approx(1 - (pairs / linear).item(), rel=0.1)
 
 
 @pytest.mark.parametrize("measure", [lidar, info_nce])

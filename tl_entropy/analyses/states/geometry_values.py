@@ -40,7 +40,6 @@ JACKKNIFE_UP_TO = 200
 """Documents up to which the error of the dataset entropy leaves out folds, which takes its eigenvalues 20 times more."""
 
 _FREE_VIEWS = 1.5  # to a dimension, beyond one a text, from which on the error of LiDAR is that of its spread over corpora
-_TEXTS = 2.5  # to a dimension, from which on it is not too wide
 
 OfSite = Callable[[int, Callable[[str], None]], tuple[Tensor, Tensor]]
 """From the number of a site, and what takes notes on it, to its value and what groups add to that [group]."""
@@ -227,9 +226,9 @@ def of_views(
 ) -> tuple[Tensor, Tensor]:
     """LiDAR or InfoNCE of mean states [document, d_model], of documents with a view, another one with their label.
 
-    Their covariance is over labels, which stand for texts: views of one text are not independent. It is to first order: leaving
-    labels out in folds gives up to four times the spread over corpora where they are few beside d_model. LiDAR has none where
-    there are too few views beyond one a text for what varies within texts, and a note where its error may be too wide.
+    Their covariance is over labels, which stand for texts: views of one text are not independent. It is from derivatives:
+    leaving labels out in folds gives up to four times the spread over corpora where they are few beside d_model. LiDAR has none
+    where what varies within texts is known from too few views beyond one a text.
 
     LiDAR, which knows no scale, is NaN where the means vary by less than ``floor`` of their length.
     """
@@ -245,7 +244,7 @@ def of_views(
     measured = info_nce_scores if name == "info_nce" else lidar_scores
     if n < 3:
         noted.note(f"{name} has no error: it needs at least three labels")
-    told = n > 2 and (name == "info_nce" or _lidar_is_told(len(chosen), n, means[0].shape[1], noted))
+    told = n > 2 and (name == "info_nce" or _lidar_is_told(len(chosen) - n, means[0].shape[1], noted))
 
     def of_site(i: int, _: Callable[[str], None]) -> tuple[Tensor, Tensor]:
         x = means[i][kept]
@@ -258,14 +257,12 @@ def of_views(
     return values, of_scores(name, scores.unbind(1), noted)
 
 
-def _lidar_is_told(views: int, texts: int, d_model: int, noted: Noted) -> bool:
-    """Whether the error of LiDAR can be told, with a note where it cannot, or is rough."""
-    if views - texts < _FREE_VIEWS * d_model:
-        noted.note(
-            f"lidar has no error, and hangs on delta: what varies within texts is known from {views - texts} views beyond one a "
-            f"text, of {_FREE_VIEWS * d_model:g} needed for d_model {d_model}"
-        )
-        return False
-    if texts < _TEXTS * d_model:
-        noted.note(f"lidar: errors may be more than twice too wide: {texts} texts, of {_TEXTS * d_model:g} needed for d_model {d_model}")
-    return True
+def _lidar_is_told(free: int, d_model: int, noted: Noted) -> bool:
+    """Whether the error of LiDAR can be told from so many views beyond one a text, with a note where it cannot."""
+    if free >= _FREE_VIEWS * d_model:
+        return True
+    noted.note(
+        "lidar has no error, and hangs on delta: what varies within texts is known from "
+        f"{counted(free, 'view')} beyond one a text, of {_FREE_VIEWS * d_model:g} needed for d_model {d_model}"
+    )
+    return False
