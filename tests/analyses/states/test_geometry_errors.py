@@ -178,10 +178,9 @@ def views_of(labels, views, d, seed=0, noise=1.0, decay=0.5):
 @pytest.mark.parametrize(
     ("labels", "views", "d", "noise", "decay"),
     [(120, 4, 30, 1, 0.5), (62, 4, 24, 2, 0.5), (96, 3, 24, 2, 0.5), (166, 3, 64, 2, 0.5), (166, 2, 64, 2, 1.0),
-     (62, 2, 24, 0.5, 1.5), (24, 4, 24, 2, 0.5), (24, 8, 24, 2, 0.5), (32, 8, 64, 2, 0.5), (60, 8, 150, 1, 0.5),
-     (60, 8, 150, 1, 1.5)],
+     (62, 2, 24, 0.5, 1.5), (24, 4, 24, 2, 0.5), (24, 8, 24, 2, 0.5), (64, 8, 64, 2, 0.5), (60, 8, 150, 1, 1.5)],
 )  # fmt: skip
-def test_the_error_of_lidar_is_the_spread_over_corpora_also_where_texts_are_few(labels, views, d, noise, decay):
+def test_the_error_of_lidar_is_the_spread_over_corpora(labels, views, d, noise, decay):
     found = []
     for seed in range(48):
         rows, label = views_of(labels, views, d, seed, noise, decay)
@@ -193,16 +192,17 @@ def test_the_error_of_lidar_is_the_spread_over_corpora_also_where_texts_are_few(
 
 @pytest.mark.parametrize(
     ("labels", "views", "note"),
-    [(30, 3, None), (9, 3, None), (18, 2, None),
+    [(30, 3, None), (12, 3, None), (18, 2, None),
+     (11, 4, "lidar: errors may be too wide by a half: 11 texts, fewer than d_model 12"),
      (17, 2, "lidar has no error, and hangs on delta: .* 17 views beyond one a text, of 18 needed for d_model 12"),
      (2, 20, "lidar has no error: it needs at least three labels")],
 )  # fmt: skip
-def test_lidar_has_no_error_and_says_so_where_nothing_can_be_told_of_it(labels, views, note):
+def test_lidar_says_where_its_error_is_rough_and_has_none_where_nothing_can_be_told(labels, views, note):
     rows, label = views_of(labels, views, 12)
     noted = Noted([Site("embed", -1)])
     value, variance = of_views("lidar", [rows], label, 0.0, noted)
     assert value.item() == pytest.approx(lidar(rows, label).item())
-    assert bool(variance.isfinite().all()) == (note is None)
+    assert bool(variance.isfinite().all()) == ("no error" not in (note or ""))
     assert [bool(re.search(note, line)) for line in noted.lines()] == [True] if note else not noted.lines()
     noted = Noted([Site("embed", -1)])
     assert bool(of_views("info_nce", [rows], label, 0.0, noted)[1].isfinite().all()) == (labels > 2)

@@ -244,7 +244,7 @@ def of_views(
     measured = info_nce_scores if name == "info_nce" else lidar_scores
     if n < 3:
         noted.note(f"{name} has no error: it needs at least three labels")
-    told = n > 2 and (name == "info_nce" or _lidar_is_told(len(chosen) - n, means[0].shape[1], noted))
+    told = n > 2 and (name == "info_nce" or _lidar_is_told(len(chosen) - n, n, means[0].shape[1], noted))
 
     def of_site(i: int, _: Callable[[str], None]) -> tuple[Tensor, Tensor]:
         x = means[i][kept]
@@ -257,12 +257,14 @@ def of_views(
     return values, of_scores(name, scores.unbind(1), noted)
 
 
-def _lidar_is_told(free: int, d_model: int, noted: Noted) -> bool:
-    """Whether the error of LiDAR can be told from so many views beyond one a text, with a note where it cannot."""
-    if free >= _FREE_VIEWS * d_model:
-        return True
-    noted.note(
-        "lidar has no error, and hangs on delta: what varies within texts is known from "
-        f"{counted(free, 'view')} beyond one a text, of {_FREE_VIEWS * d_model:g} needed for d_model {d_model}"
-    )
-    return False
+def _lidar_is_told(free: int, texts: int, d_model: int, noted: Noted) -> bool:
+    """Whether the error of LiDAR can be told from so many views beyond one a text, with a note where it cannot, or is rough."""
+    if free < _FREE_VIEWS * d_model:
+        noted.note(
+            "lidar has no error, and hangs on delta: what varies within texts is known from "
+            f"{counted(free, 'view')} beyond one a text, of {_FREE_VIEWS * d_model:g} needed for d_model {d_model}"
+        )
+        return False
+    if texts < d_model:
+        noted.note(f"lidar: errors may be too wide by a half: {texts} texts, fewer than d_model {d_model}")
+    return True
