@@ -146,6 +146,13 @@ def test_folds_are_balanced(sizes, number):
     assert sorted(rows.tolist()) == sorted(loads.tolist())
 
 
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 8))
+def test_empty_documents_change_nothing_for_others(sizes, number):
+    sizes = torch.tensor(sizes)
+    filled = sizes > 0
+    assert torch.equal(balanced_folds(sizes, number)[filled], balanced_folds(sizes[filled], number))
+
+
 def test_equal_documents_give_equal_folds():
     assert torch.bincount(balanced_folds(torch.full((60,), 5), 20)).tolist() == [3] * 20
 

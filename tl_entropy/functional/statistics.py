@@ -214,13 +214,14 @@ def balanced_folds(sizes: Int[Tensor, "documents"], number: int) -> Int[Tensor, 
     """Deal documents into at most ``number`` folds of about equal size: the largest left goes to the smallest fold.
 
     Documents of one size come in random order (seeded): dealt as they stand, documents of equal length whose classes take turns
-    would make folds of one class each. Empty documents go to fold 0, and never open one.
+    would make folds of one class each. Empty documents go to fold 0, never open one, and change nothing for the others.
 
     >>> balanced_folds(torch.tensor([5, 9, 4, 0, 2]), 2).tolist()
     [1, 0, 1, 0, 0]
     """
-    shuffled = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(0), device="cpu").to(sizes.device)
-    order = shuffled[sizes[shuffled].argsort(descending=True, stable=True)][: int((sizes > 0).sum())]
+    filled = (sizes > 0).nonzero()[:, 0]
+    shuffled = filled[torch.randperm(len(filled), generator=torch.Generator().manual_seed(0), device="cpu").to(sizes.device)]
+    order = shuffled[sizes[shuffled].argsort(descending=True, stable=True)]
     loads = [(0, fold) for fold in range(min(number, len(order)))]  # a heap
     chosen = []
     for size in sizes[order].tolist():

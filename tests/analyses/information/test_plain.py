@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny_models import cached_model, kinds
@@ -83,6 +84,47 @@ def test_parts_merge_to_the_whole_in_any_order(bounds):
     assert_alike(parts[0].mutual_information(), filled(range(bounds[1])).mutual_information())  # what was merged is as it was
 
 
+def test_parts_without_documents_merge_to_the_same_in_any_order():
+    z, label, _ = corpus()
+    parts = []
+    for chosen in torch.arange(900).split(300):
+        parts.append(tle.StateInformation(12, 20))
+        parts[-1].update(z[chosen], label[chosen])
+    found = []
+    for order in permutations(parts):
+        joined = tle.StateInformation(12, 20)
+        for part in order:
+            joined.merge(part)
+        found.append(joined.mutual_information())
+    for other in found[1:]:
+        assert_alike(other, found[0])
+
+
+def test_documents_without_a_label_change_nothing():
+    z, label, document = corpus()
+    label = np.where(document % 4, label, -1)  # all are as long, so that folds are dealt by number
+    states = tle.StateInformation(12, 20)
+    states.update(z, label, documents=document)
+    assert_alike(states.mutual_information(), soft_mutual_information(z, label, documents=document, n_bins=20))
+
+
+def test_batches_of_nothing_and_sets_without_a_label():
+    z, *_ = corpus()
+    states = filled(invalid="drop")
+    states.update(z[:0], [], documents=[])
+    states.update(torch.zeros(3, 12), [1, 2, 3], documents=[1, 2, 3])
+    states.update(z[:4], {"none": [-1] * 4}, documents=[100] * 4)
+    assert (states.rows, states.dropped) == (904, 3)
+    frame = states.to_pandas().set_index("label")
+    assert frame.loc["labels", "information"] == states.mutual_information("labels").information.item()
+    assert frame.loc["none", "reason"] == "no row with a label was seen"
+    assert frame.loc["none", ["rows", "coverage"]].tolist() == [0, 0]
+    assert frame.loc["none", ["information", "plug_in", "entropy"]].isna().all()
+    assert math.isnan(states.results()["information/none"])
+    with pytest.raises(InputError, match="no row with a label of 'none' was seen"):
+        states.mutual_information("none")
+
+
 def test_entropies_are_those_of_all_rows_and_of_each_label():
     z, label, _ = corpus()
     states = filled(size=100)
@@ -129,6 +171,17 @@ def test_several_label_sets_each_have_rows_of_their_own():
         states.mutual_information()
     with pytest.raises(InputError, match="name must be one of the label sets, word, odd; got 'verb'"):
         states.conditional_entropy("verb")
+
+
+@pytest.mark.parametrize("of", [pd.Series, pd.Index, pd.Categorical])
+def test_labels_of_pandas(of):
+    _, label, _ = corpus()
+    labels = of([None if x < 0 else f"word {x}" for x in label])
+    states = tle.StateInformation(12, 20)
+    states.update(corpus()[0], labels, documents=corpus()[2])
+    assert_alike(states.mutual_information(), filled().mutual_information())
+    pairs = pd.MultiIndex.from_arrays([label, label % 7])
+    assert_alike(filled(labels=pairs).mutual_information(), filled(labels=list(pairs)).mutual_information())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -216,6 +269,9 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
     ):
         with pytest.raises(InputError, match="cannot merge: anchors, temperature, center"):
             states.merge(other)
+    with pytest.raises(InputError, match=r"cannot merge: an accumulator .* itself"):
+        states.merge(states)
+    assert_alike(states.mutual_information(), before, 0)
     bare = tle.StateInformation(12, 20)
     bare.update(z[:5])
     with pytest.raises(InputError, match="cannot merge: documents"):

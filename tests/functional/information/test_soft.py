@@ -384,6 +384,14 @@ def test_every_value_is_that_of_the_definition(dtype, d, n_bins):
     assert 0 < found.anchors_se < 0.2
 
 
+def test_of_two_anchors_no_error_over_anchors_is_given():
+    z, label = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)), torch.arange(300) % 5
+    two, three = (soft_mutual_information(z + torch.eye(5, 8)[label], label, n_bins=m) for m in (2, 3))
+    assert math.isnan(two.anchors_se)
+    assert 0 < two.se < 0.1
+    assert 0 < three.anchors_se < 0.2
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_errors_over_anchors_do_not_hang_on_the_rounding_of_rows_that_are_alike(seed):
     label = torch.arange(72) % 9  # whose rows have no spread at all, whatever the anchors

@@ -498,8 +498,8 @@ def test_results_print_well():
         "next_token: 90 positions (90.0% of those read), 2 labels, 0.0% of them seen once, 100.0% of positions have one that "
     )
     assert note + "two folds of documents hold" in text
-    _, *parts = r.mean(r.values())
-    middle = [part[[0, 3], 1].nanmedian().item() for part in parts]
+    by_bins = [part.mean(part.values())[1:] for part in (r.select(n_bins=10), r.select(n_bins=20))]  # as cells are
+    middle = [torch.cat([part[[0, 3], 1] for part in parts]).nanmedian().item() for parts in zip(*by_bins, strict=True)]
     assert f"next_token {middle[0]:.3f} and {middle[1]:.3f}" in lines[7]
     assert lines[7].startswith("of ± are over documents and over anchors (medians of places): token ")
     assert "2 heads not shown: see to_pandas(), select(sites=...), plots.heads()" in text
@@ -561,6 +561,20 @@ def test_cells_whose_value_is_no_finding_say_so():
         assert lines[3].count("unsure") == 0
         note = "unsure: the error, or what few positions a label leave open (see fold_jackknife), is as large as the value"
         assert note in lines
+
+
+def test_two_anchors_of_one_seed_have_no_error_and_say_so():
+    r, note = soft_result(), "2 bins: two anchors say nothing of their error, so that there is no ±; give several seeds"
+    columns = {name: getattr(r, name).clone() for name in (*STORED, "information")}
+    for values in columns.values():
+        values[1 + FOLDS :, ..., 2] = torch.nan
+    two = dataclasses.replace(r, n_bins=(10, 10, 2), **columns).select(seeds=0)
+    assert two.error(part="documents").isfinite().all()
+    assert two.error(part="anchors")[..., 1].isnan().all()
+    assert [("±" in line) for line in repr(two).splitlines()[2:6]] == [True, True, False, False]
+    assert note in repr(two)
+    assert note not in repr(two.select(n_bins=10))
+    assert note not in repr(dataclasses.replace(r, n_bins=(2, 2, 20)))
 
 
 @pytest.mark.parametrize("make", [soft_result, old_result])

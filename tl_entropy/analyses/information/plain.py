@@ -28,8 +28,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tl_entropy.analyses.information.keys import in_order, keys_of
 from tl_entropy.analyses.saving import SCHEMA, write
-from tl_entropy.errors import InputError, InputTypeError, check_int
+from tl_entropy.errors import InputError, check_int
 from tl_entropy.functional.information.anchors import Sample, SampledRows
 from tl_entropy.functional.information.chance import SAMPLE
 from tl_entropy.functional.information.cross_fitting import SoftSums
@@ -105,8 +106,8 @@ class StateInformation(Steady):
 
         Args:
             z: [row, d] states, of any float dtype.
-            labels: [row] whole numbers, strings or tuples, None (or a number below 0) where a row has none; or a mapping from
-                names of label sets to such. One label set without a name is called "labels".
+            labels: [row] whole numbers, strings or tuples, None (or a number below 0, or what is missing in pandas) where a row
+                has none; or a mapping from names of label sets to such. One label set without a name is called "labels".
             documents: [row] whole numbers, strings or tuples: which rows belong together, in this batch and in all others.
 
         Raises:
@@ -114,18 +115,18 @@ class StateInformation(Steady):
             InputTypeError: labels or documents of another kind.
             NonFiniteError: a row with a NaN or an infinity.
         """
-        rows, kept = directed_rows(z, False if self.center is None else self.center, self.invalid)
+        rows, kept = directed_rows(z, False if self.center is None else self.center, self.invalid, none=True)
         if rows.shape[1] != self.d:
             raise InputError(f"z must be [row, {self.d}]; got {list(rows.shape)}")
         if self._documented not in (None, documents is not None):
             raise InputError("documents must be given with every batch or with none")
         chosen = kept.nonzero()[:, 0].tolist()
         given = labels if isinstance(labels, Mapping) else {} if labels is None else {"labels": labels}
-        named = {str(name): _keys(f"labels {name!r}", values, len(z), chosen) for name, values in given.items()}
+        named = {str(name): keys_of(f"labels {name!r}", values, len(z), chosen) for name, values in given.items()}
         if documents is None:
             belongs: list[Any] = torch.randint(self.folds, (len(rows),), generator=self._deal).tolist()
         else:
-            belongs = _keys("documents", documents, len(z), chosen)
+            belongs = keys_of("documents", documents, len(z), chosen)
             if None in belongs:
                 raise InputError("documents must have one for every row; got None, or a number below 0")
         p = soft_assignments(rows, self.anchors, self.temperature).cpu()
@@ -150,8 +151,10 @@ class StateInformation(Steady):
         """Take in what another has seen, of other documents; any order of merging gives the same.
 
         Raises:
-            InputError: the two have other settings, or one has documents and the other none.
+            InputError: the two have other settings or are one, or one has documents and the other none.
         """
+        if other is self:
+            raise InputError("cannot merge: an accumulator has seen what it has seen itself; merge it with another one")
         ours, theirs = ((one.temperature, one.folds, one.invalid) for one in (self, other))
         alike = ours == theirs and torch.equal(self.anchors, other.anchors) and torch.equal(self._shift(), other._shift())
         if not alike:
@@ -184,14 +187,14 @@ class StateInformation(Steady):
         sums = self._named(name)
         labels, label, counts = sums.labels()
         number = {key: i for i, key in enumerate(labels)}
-        documents = _sorted(self._documents)
+        documents = in_order(self._documents)
         fold = balanced_folds(torch.tensor([self._documents[key][1] for key in documents]), self.folds)
         place = {key: i for i, key in enumerate(documents)}
         folds = int(fold.max()) + 1
         of_pair = fold[torch.tensor([place[document] for _, document in sums.pairs])]
         pair, group = (label * folds + of_pair).unique(return_inverse=True)
         total = torch.zeros(len(pair), sums.table.shape[1], dtype=torch.float64).index_add(0, group, sums.filled())
-        chosen = sorted(self._sample, key=lambda row: (place[row.document], row.index))
+        chosen = sorted(self._sample, key=lambda row: (place[row.document], row.index, row.rank))
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0)).tolist()
         which = next(key for key, value in self._sets.items() if value is sums)
         sample = Sample(
@@ -226,12 +229,15 @@ class StateInformation(Steady):
 
     def to_pandas(self) -> pd.DataFrame:
         """One line for each label set, with its numbers in nats, and the reason where there is no information."""
-        lines = []
-        for name in self._sets:
-            of = self.mutual_information(name)
-            lines.append(
-                {"label": name, **{quantity: float(getattr(of, quantity)) for quantity in _FIELDS}, "reason": of.reason}
-            )
+        lines: list[dict[str, Any]] = []
+        for name, sums in self._sets.items():
+            if sums.pairs:
+                of = self.mutual_information(name)
+                values, reason = {quantity: float(getattr(of, quantity)) for quantity in _FIELDS}, of.reason
+            else:
+                values = dict.fromkeys(_FIELDS, math.nan) | {"rows": 0.0, "coverage": 0.0}
+                reason = "no row with a label was seen"
+            lines.append({"label": name, **values, "reason": reason})
         return pd.DataFrame(lines, columns=["label", *_FIELDS, "reason"])
 
     def state_dict(self) -> dict[str, Any]:
@@ -302,17 +308,21 @@ class StateInformation(Steady):
 
     def _trim(self) -> None:
         """Keep the rows that come first in the order of the sample, which is drawn from what names a row."""
-        self._sample.sort(key=lambda row: (row.order, repr(row.document), row.index))
+        self._sample.sort(key=lambda row: row.rank)
         del self._sample[SAMPLE:]
 
 
 class _Sampled:
-    """A row of the sample."""
+    """A row of the sample; ``rank`` is where it stands among all.
 
-    __slots__ = ("document", "index", "labels", "order", "p")
+    Without documents, rows of merged parts have names in common; then it stands by what it is.
+    """
+
+    __slots__ = ("document", "index", "labels", "order", "p", "rank")
 
     def __init__(self, order: int, document: Hashable, index: int, p: Tensor, labels: Mapping[str, Hashable]) -> None:
         self.order, self.document, self.index, self.p, self.labels = order, document, index, p, labels
+        self.rank = (order, repr(document), index, p.numpy().tobytes(), repr(sorted(labels.items())))
 
 
 class _Sums:
@@ -349,48 +359,8 @@ class _Sums:
 
     def labels(self) -> tuple[tuple[Hashable, ...], Tensor, Tensor]:
         """The labels, in a fixed order, the number of each pair's [pair], and the rows of each label [label]."""
-        labels = _sorted({label: None for label, _ in self.pairs})
+        labels = in_order({label: None for label, _ in self.pairs})
         number = {key: i for i, key in enumerate(labels)}
         label = torch.tensor([number[key] for key, _ in self.pairs])
         counts = torch.zeros(len(labels), dtype=torch.float64).index_add(0, label, self.filled()[:, -1]).long()
         return tuple(labels), label, counts
-
-
-def _sorted(keys: Mapping[Hashable, Any]) -> list[Any]:
-    """Keys in an order that does not depend on that in which they came: their own where they have one."""
-    try:
-        return sorted(keys)
-    except TypeError:
-        return sorted(keys, key=lambda key: (type(key).__name__, repr(key)))
-
-
-def _keys(argument: str, values: Any, rows: int, chosen: Sequence[int]) -> list[Any]:
-    """What each chosen row is called, None for nothing: whole numbers as int, strings, tuples."""
-    if isinstance(values, Tensor | np.ndarray | pd.Series):
-        values = values.tolist()
-    if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != rows:
-        got = (
-            f"{len(values)} of them" if isinstance(values, Sequence) and not isinstance(values, str) else type(values).__name__
-        )
-        raise InputError(f"{argument} must be a sequence with one entry for each of the {rows} rows of z; got {got}")
-    return [_key(argument, values[i]) for i in chosen]
-
-
-def _key(argument: str, value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, list):
-        value = tuple(value)
-    if value is None or isinstance(value, str) or (isinstance(value, tuple) and _hashable(value)):
-        return value
-    if isinstance(value, int):
-        return int(value) if value >= 0 else None
-    raise InputTypeError(f"{argument} must be whole numbers, strings or tuples, None for nothing; got {value!r}")
-
-
-def _hashable(value: tuple[Any, ...]) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True

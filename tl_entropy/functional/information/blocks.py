@@ -53,7 +53,7 @@ class LabelEstimates:
 
     Attributes:
         information: KL(p̄_x ‖ p̄), corrected: -p̄_x · log p̄ - mean H(p_i) - S_x; unbiased, so it may be below 0; NaN for labels
-            in one fold. Weighted by the counts it averages to I + C - S over labels in two folds or more.
+            in one fold. Weighted by the counts it averages to I + C - S where every label is in two folds or more.
         se: its standard error over the folds that hold the label.
         plug_in: KL(p̄_x ‖ p̄), never negative. Weighted by the counts, and with labels seen once, it averages to the plug-in I.
         entropy: H(Z given x), that of p̄_x.
@@ -190,6 +190,8 @@ class Blocks:
             "left": left[:, None] * factor[:, 1],
         }  # fmt: skip
         drawn = {name: one[:, 1:] for name, one in values.items()}
+        if self.whole.mean.shape[-1] == 2:  # of which all balanced draws are alike: they say nothing
+            return {name: torch.full_like(one, math.nan) for name, one in drawn.items()}
         return {name: (one - one.mean(1, keepdim=True)) / math.sqrt(one.shape[1] - 1) for name, one in drawn.items()}
 
 

@@ -42,7 +42,7 @@ class SoftMutualInformation:
     Attributes:
         information: the headline: the cross-fitted estimate (a scalar tensor, differentiable); NaN where ``reason`` says why.
         se: standard error of ``information`` over folds of documents, or over rows without documents.
-        anchors_se: its standard error over draws of anchors, from this one.
+        anchors_se: its standard error over draws of anchors, from this one; NaN for two anchors.
         lower: a bound that the true information is not below, in expectation. Neither it nor ``fold_jackknife`` has an error
             of its own; over corpora of known truth they varied .6 to 1.3 times as much as ``information``.
         fold_jackknife: the information with the bias taken out by leaving out folds; its distance from ``information`` is what

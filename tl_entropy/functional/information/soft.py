@@ -121,8 +121,10 @@ def soft_entropy(
     return h / math.log(len(used)) if normalize else h
 
 
-def directed_rows(z: Tensor | np.ndarray, center: bool | Tensor, invalid: Invalid) -> tuple[Tensor, Tensor]:
-    """The rows that have a direction, centred where asked for, and which of ``z`` they are [row] bool."""
+def directed_rows(
+    z: Tensor | np.ndarray, center: bool | Tensor, invalid: Invalid, *, none: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The rows that have a direction, centred where asked for, and which of ``z`` they are [row] bool; ``none``: or no row."""
     z = _as_tensor(z)
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise InputTypeError(f"z must be a tensor or an array of floats [row, d]; got {_described(z)}")
@@ -146,7 +148,7 @@ def directed_rows(z: Tensor | np.ndarray, center: bool | Tensor, invalid: Invali
     if invalid == "error" and not bool(directed.all()):
         what = "zero" if center is False else "zero, or not finite, once centred"
         raise InputError(f"z has no direction in {_named(~directed)}: {what}; leave it out, or pass invalid='drop'")
-    if not bool(directed.any()):
+    if not none and not bool(directed.any()):
         raise InputError(f"z holds no row with a direction; got {counted(len(z), 'row')}")
     return rows if bool(directed.all()) else rows[directed], directed
 

@@ -209,7 +209,8 @@ class SoftInformation(Result):
                 one; "both", the root of the sum of their squares.
 
         Returns:
-            The error, NaN for one fold of documents (but its "anchors"). Files of 0.5.0 have errors over documents alone.
+            The error, NaN for one fold of documents (but its "anchors"), and for two anchors of one seed (but their
+            "documents"). Files of 0.5.0 have errors over documents alone.
 
         Raises:
             InputError, InputTypeError: ``values`` has other axes than ``values(...)``; or an unknown part.

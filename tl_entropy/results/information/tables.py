@@ -97,6 +97,8 @@ def notes(result: Any) -> list[str]:
             f"{', '.join(constant)}: one label a document, but chance is that of single positions and too low for them; "
             "compare with labels shuffled between documents"
         )
+    if new and 2 in result.n_bins and len(set(result.seeds)) == 1:
+        found.append("2 bins: two anchors say nothing of their error, so that there is no ±; give several seeds")
     for j, label in enumerate(result.labels):
         positions = f"{counted(int(result.tokens[j]), 'position')} ({result.coverage[j]:.1%} of those read)"
         note = f"{label}: {positions}, {counted(int(result.classes[j]), 'label')}, {result.singletons[j]:.1%} of them seen once"
@@ -157,7 +159,9 @@ def _of_errors(result: Any) -> str:
 
 def _parts(result: Any) -> list[str]:
     """Both parts of the error of the information, in the middle of the places shown."""
-    _, documents, anchors = result.mean(result.values())
-    middle = [[float(part[_shown(result), j].nanmedian()) for part in (documents, anchors)] for j in range(len(result.labels))]
+    parts = [result.select(n_bins=bins) for bins in dict.fromkeys(result.n_bins)]
+    found = [part.mean(part.values())[1:] for part in parts]
+    documents, anchors = (torch.cat([of[_shown(result)] for of in every]) for every in zip(*found, strict=True))
+    middle = [[float(part[:, j].nanmedian()) for part in (documents, anchors)] for j in range(len(result.labels))]
     told = [f"{label} {a:.3f} and {b:.3f}" for label, (a, b) in zip(result.labels, middle, strict=True) if math.isfinite(a + b)]
     return [f"of ± are over documents and over anchors (medians of places): {', '.join(told)}"] if told else []
