@@ -182,8 +182,8 @@ def _fitting(pattern: str) -> list[str]:
     """The folders and GGUF files that a pattern fits, in the order of the numbers in their names."""
     import glob
 
-    places = [place for place in glob.glob(os.path.expanduser(pattern)) if Path(place).is_dir() or place.endswith(".gguf")]
-    return sorted(places, key=_numbered)
+    found = glob.glob(os.path.expanduser(pattern))
+    return sorted((p for p in found if Path(p).is_dir() or p.lower().endswith(".gguf")), key=_numbered)
 
 
 def _named_like(name: str, pattern: str, network: bool) -> list[str]:

@@ -92,6 +92,17 @@ def test_a_file_gives_transformers_losses(file, dtype, folder):
     model.half()  # which what counts as quantised refuses
 
 
+@needs_gguf
+@needs_bridge
+@pytest.mark.libraries
+@pytest.mark.parametrize("name", ["4f2e0c", "model.bin", "MODEL.GGUF"])
+def test_a_file_under_another_name(file, tmp_path, name):
+    copy = tmp_path / name
+    copy.write_bytes(file.read_bytes())
+    for place in (copy, tmp_path) if name == "MODEL.GGUF" else (copy,):
+        torch.testing.assert_close(losses(tle.load_model(place, device="cpu")), losses(tle.load_model(file, device="cpu")))
+
+
 def test_without_gguf(tmp_path, monkeypatch):
     monkeypatch.setattr("tl_entropy.capture.loading.find_spec", lambda name: None)
     (tmp_path / "model.gguf").write_bytes(b"GGUF")

@@ -78,7 +78,7 @@ class Source:
             return cls(name, base, None, place, **options)
         below = sorted(str(file.parent) for file in path.glob("*/adapter_config.json"))
         if path.is_dir() and not (path / "config.json").is_file():
-            files = sorted(file.name for file in path.glob("*.gguf"))
+            files = sorted(file.name for file in path.iterdir() if _named_gguf(file))
             if len(files) != 1:
                 raise InputError(
                     f"model: {path} has no config.json, as a model's folder in Hugging Face's layout has, and "
@@ -167,8 +167,16 @@ def _no_name(given: str) -> bool:
     return given.startswith((".", "/", "~")) or given.endswith("/") or given.count("/") > 1
 
 
-def _is_gguf(path: Path) -> bool:
+def _named_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether a path is called like such a file, or is one by what it begins with, as in a cache of the hub."""
+    if _named_gguf(path) or not path.is_file():
+        return _named_gguf(path)
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def architecture_of(config: Any) -> str:
