@@ -436,6 +436,17 @@ def test_labels_of_documents_that_say_nothing(classes):
     assert abs(np.mean(values)) < 0.2 * np.mean(adjusted) < 0.2 * np.mean(plug_in)
 
 
+@pytest.mark.parametrize("folds", [3, 5, 20])
+def test_rare_labels_that_say_nothing_in_few_folds_are_unsure(folds):
+    """Their bias is above the error, but the fold jackknife is as far away."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        z, label = torch.tensor(rng.normal(size=(600, 64))), rng.permutation(600) % 120
+        found = soft_mutual_information(z, label, documents=np.arange(600), folds=folds, seed=seed)
+        assert abs(found.information.item()) < {3: 0.3, 5: 0.2, 20: 0.1}[folds]
+        assert found.fold_jackknife - found.information.item() > 2 * abs(found.information.item())
+
+
 def test_gradients_are_finite_differences_at_fixed_weights():
     rng = np.random.default_rng(0)
     label, document = np.arange(60) % 4, np.arange(60) // 6

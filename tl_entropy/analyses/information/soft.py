@@ -142,11 +142,12 @@ def soft_information(
     r"""How evenly states fill their space, H(Z), and what they say about tokens and other labels, I(X;Z), all over a model.
 
     Information is cross-fitted: what the states of a label look like is learnt from other documents than those it is tried on,
-    and weighed so that the biases of few positions cancel. So labels that say nothing have 0, be they of tokens, of spans or of
-    whole documents, whereas the plug-in value is far above 0 where labels are rare. The result has both, with bounds, ceilings,
-    coverage and standard errors over documents and anchors. Labels in one fold of documents are left out of it; with one
-    document there is no information (NaN), since a label can't be told from the document it is in. Information about the tokens
-    up to a position is the states' complexity, about those after it their expressivity (``result.optimality()``).
+    and weighed so that the biases of few positions cancel. So labels that say nothing have 0 (but rare ones in a handful of
+    documents, where the table says *unsure*), be they of tokens, of spans or of whole documents, whereas the plug-in value is
+    far above 0 where labels are rare. The result has both, with bounds, ceilings, coverage and standard errors over documents
+    and anchors. Labels in one fold of documents are left out of it; with one document there is no information (NaN), since a
+    label can't be told from the document it is in. Information about the tokens up to a position is the states' complexity,
+    about those after it their expressivity (``result.optimality()``).
 
     Args:
         model: a HookedTransformer or TransformerBridge.

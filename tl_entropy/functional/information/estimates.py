@@ -10,7 +10,8 @@ information is the difference of two spreads that are corrected for that (``func
 
     I = S - Σ_{x in P} n_x S_x / Σ_{x in P} n_x,    S of all rows, S_x of those of x, P the labels in two folds or more.
 
-It is 0 in expectation for labels that say nothing, of any sizes, and S for labels that tell all. Labels in one fold are left
+It is 0 in expectation for labels that say nothing, of any sizes, where their rows are in different folds (above it where
+few rows share few folds: docs/soft_information.md), and S for labels that tell all. Labels in one fold are left
 out: they are taken to say as much as the others. Beside it stand
 
     ceiling   C  = H(Z) - mean_i H(p_i)                  of the plug-in value: reached when every label is seen once
