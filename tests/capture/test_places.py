@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from odd_models import bridge_of, wide_llama
 from tiny_models import cached_model, kinds
 
+import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.errors import InputError, ModelError
 from tl_entropy.sites import Site
@@ -83,3 +85,28 @@ def test_blocks_in_turns_are_no_stack():
     model.L_blocks, model.H_blocks = torch.nn.ModuleList(), torch.nn.ModuleList()
     with pytest.raises(ModelError, match=r"this Module has no single stack of blocks, .* it has L_blocks, H_blocks"):
         Adapter(model)
+
+
+def test_hooks_in_modules_that_layers_share_are_refused():
+    """Two layers that are one module: the stream is each layer's, and what passes inside would be both layers'."""
+    source = wide_llama()
+    source.model.layers[1] = source.model.layers[0]
+    source.config.use_cache = False
+    with torch.no_grad():
+        states = source(input_ids=TOKENS, output_hidden_states=True).hidden_states[1:]
+        raw = [*(source.model.norm(state) for state in states[:-1]), states[-1]]  # behind the norm already
+        right = [source.lm_head(state).double().log_softmax(-1) for state in raw]
+    model = bridge_of(source)
+    found = tle.lens_entropy(model, TOKENS, include_special=True, progress=False).entropy[..., 0].double()
+    for layer, logs in enumerate(right):
+        torch.testing.assert_close(found[:, 1 + layer], -(logs.exp() * logs).sum(-1).flatten(), atol=2e-6, rtol=0)
+    own = r"is in a module that several layers of this model share"
+    for call in (
+        lambda: tle.layer_geometry(model, TOKENS, measures="curvature", sites="mlp_out", progress=False),
+        lambda: tle.lens_entropy(model, TOKENS, sites="resid_mid", progress=False),
+        lambda: tle.head_entropy(model, TOKENS, progress=False),
+        lambda: tle.lens_entropy(model, TOKENS, interventions=tle.ablate_heads([(0, 1)]), progress=False),
+        lambda: tle.lens_entropy(model, TOKENS, interventions=tle.ablate("mlp_out.1"), progress=False),
+    ):
+        with pytest.raises(tle.ModelError, match=own):
+            call()

@@ -43,6 +43,23 @@ def test_a_dtype_that_transformer_lens_cannot_run_is_refused_by_that_name():
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
+@BRIDGE
+def test_a_pass_that_fails_by_a_hook_on_a_module_is_not_said_to_fail_without():
+    model = make_model("llama")
+
+    def fails(module, given):
+        raise KeyError("mine")
+
+    model.original_model.model.layers[1].register_forward_pre_hook(fails)
+    with (
+        pytest.warns(UserWarning, match="hooks that somebody has left"),
+        pytest.raises(
+            ModelError, match=r"pass fails on this model, with the hooks that somebody has left on .*1 \(KeyError: 'mine'"
+        ),
+    ):
+        tle.lens_entropy(tle.Adapter(model, check=False), TOKENS, progress=False)
+
+
 @pytest.mark.parametrize("error", [KeyError("mine"), torch.OutOfMemoryError("full"), MemoryError(), RuntimeError("mine")])
 def test_what_a_hook_raises_stays_as_it_is(gpt2, error):
     def hook(activation, hook):

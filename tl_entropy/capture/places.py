@@ -7,18 +7,23 @@ in front, as the decoder's: at a token's place the decoder has read the tokens b
 
 A model whose decoder is ``blocks`` and which has an ``encoder`` beside it, with ``blocks`` of its own, has both stacks, too.
 
-Refused: models whose blocks stand in other stacks than these; sites that a model has no hook for, with the reason.
+Refused: models whose blocks stand in other stacks than these; sites that a model has no hook for, with the reason; hooks in a
+module that several blocks share.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
+from torch import nn
+
 from tl_entropy.capture.hooks import attribute, hook_name, source_site
 from tl_entropy.errors import InputError, ModelError, check_choice, is_iterable
 from tl_entropy.sites import HEAD_SITES, Layers, Site, expand_sites
+from tl_entropy.torch_state import cached_property
 
 StackName = Literal["decoder", "encoder"]
 ENCODER = "encoder."
@@ -82,6 +87,13 @@ class Stack(NamedTuple):
         return other if own not in points and other in points else own
 
 
+def _innermost(module: Any) -> Any:
+    """The module of Hugging Face's that one of TransformerBridge's stands around; any other itself."""
+    while (inner := module._modules.get("_original_component")) is not None:
+        module = inner
+    return module
+
+
 class Places:
     """The part of an adapter that knows where a model's sites are.
 
@@ -132,6 +144,23 @@ class Places:
         points = self.points if points is None else points
         behind = self._behind(site, points) if site in self._silent else None
         return self.stack.hook(behind or hook_name(site), points)
+
+    def own_hook(self, name: str, points: Mapping[str, Any]) -> str:
+        """The name of a hook; ModelError where it is inside a module that several blocks share."""
+        if self._shared and id(points.get(name)) in self._shared:
+            raise ModelError(
+                f"{name} is in a module that several layers of this model share, and fires once for each of them in a pass, so "
+                "what passes there is no single layer's; before and behind a whole block (resid_pre, resid_post) it is"
+            )
+        return name
+
+    @cached_property
+    def _shared(self) -> frozenset[int]:
+        """Ids of all modules below those that several blocks of the stack have as one of their parts."""
+        blocks = attrgetter(self.stack.blocks)(self.model)
+        parts = [part for block in blocks if isinstance(block, nn.Module) for part in block.children()]
+        held = Counter(id(_innermost(part)) for part in parts)
+        return frozenset(id(module) for part in parts if held[id(_innermost(part))] > 1 for module in part.modules())
 
     def sites(self, names: Any, layers: Layers | None = None) -> tuple[Site, ...]:
         """Short names to sites of this model; InputError for a site that it does not have."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tl_entropy.capture.condition import floating_dtypes, runs_on, unusual
 from tl_entropy.capture.feeding import out_of_memory
-from tl_entropy.capture.hooks import as_found, attribute, hooked, silent, source_site, turns, uncompiled
+from tl_entropy.capture.hooks import as_found, attribute, hooked, hooks_of_others, silent, source_site, turns, uncompiled
 from tl_entropy.capture.places import Places, StackName
 from tl_entropy.capture.structure import check_is_model
 from tl_entropy.capture.vocabulary import Vocabulary
@@ -189,7 +189,7 @@ class Runner(Vocabulary, Places):
         fire behind them, and leave them in place.
         """
         known = self.points if hooks else {}
-        points = [(known[name], function) for name, function in hooks]
+        points = [(known[self.own_hook(name, known)], function) for name, function in hooks]
         with self.turns.held() if points else nullcontext(), hooked(points):
             yield
 
@@ -259,7 +259,8 @@ class Runner(Vocabulary, Places):
         """
         self._before()
         known = self.points if hooks else {}
-        points = [(known[at if isinstance(at, str) else self.hook_of(at, known)], look) for at, look in (hooks or {}).items()]
+        named = ((at if isinstance(at, str) else self.hook_of(at, known), look) for at, look in (hooks or {}).items())
+        points = [(known[self.own_hook(name, known)], look) for name, look in named]
         try:
             with self.turns.running(), yours(self.device), as_found(self.model), hooked(points):
                 yield
@@ -287,8 +288,10 @@ class Runner(Vocabulary, Places):
             why = unusual(attribute(self.model, "unembed"))
             also = "" if why is None else f"; of its unembedding: {why}"
             said = f"{type(error).__name__}: {error}".split("\n")[0]
+            left = ", ".join(name for name, module in hooks_of_others(self.model).items() if not hasattr(module, "fwd_hooks"))
+            with_hooks = f"with the hooks that somebody has left on {left}" if left else "without anybody's hooks"
             raise ModelError(
-                f"TransformerLens's own forward pass fails on this model, without anybody's hooks ({said}), so nothing can be "
+                f"TransformerLens's own forward pass fails on this model, {with_hooks} ({said}), so nothing can be "
                 f"measured on it with transformer-lens {versions['transformer-lens']}, transformers {versions['transformers']} "
                 f"and weights in {dtypes}{also}"
             ) from error
