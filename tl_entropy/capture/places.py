@@ -157,10 +157,11 @@ class Places:
     @cached_property
     def _shared(self) -> frozenset[int]:
         """Ids of all modules below those that several blocks of the stack have as one of their parts."""
-        blocks = attrgetter(self.stack.blocks)(self.model)
-        parts = [part for block in blocks if isinstance(block, nn.Module) for part in block.children()]
-        held = Counter(id(_innermost(part)) for part in parts)
-        return frozenset(id(module) for part in parts if held[id(_innermost(part))] > 1 for module in part.modules())
+        blocks = [block for block in attrgetter(self.stack.blocks)(self.model) if isinstance(block, nn.Module)]
+        parts = [{part: id(_innermost(part)) for part in block.children()} for block in blocks]
+        held = Counter(number for own in parts for number in set(own.values()))  # in how many blocks
+        shared = [part for own in parts for part, number in own.items() if held[number] > 1]
+        return frozenset(id(module) for part in shared for module in part.modules())
 
     def sites(self, names: Any, layers: Layers | None = None) -> tuple[Site, ...]:
         """Short names to sites of this model; InputError for a site that it does not have."""
