@@ -163,6 +163,24 @@ def test_a_ceiling_is_that_of_what_is_drawn():
         np.testing.assert_allclose(line.get_ydata(), whole(result, expected, "token"))
 
 
+@pytest.mark.parametrize("of", ["information", "share"])
+def test_values_that_are_no_finding_have_a_ring(of):
+    result = cross_fitted(soft())
+    plain = information(result, of=of)
+    assert "unsure" not in legend(plain)
+    open_part = result.fold_jackknife.clone()
+    open_part[[0, 2], 1] *= 2.5  # what few positions a label leave open is more than there is
+    doubtful = dataclasses.replace(result, fold_jackknife=open_part)
+    axes = information(doubtful, of=of)
+    assert legend(axes) == [*legend(plain), "unsure"]
+    ring, line = named_lines(axes)["unsure"], named_lines(axes)["next_token"]
+    assert ring.get_xdata().tolist() == line.get_xdata()[[0, 2]].tolist()
+    assert ring.get_ydata().tolist() == line.get_ydata()[[0, 2]].tolist()
+    assert tuple(ring.get_color()) == tuple(line.get_color())
+    assert ["unsure" in row for row in repr(doubtful).splitlines()[2:6]] == [True, False, True, False]
+    assert "unsure" not in legend(information(doubtful, of="plug_in"))
+
+
 def test_the_only_label_set_stands_on_the_axis():
     axes = information(soft(), labels="token", of="plug_in", null=True)
     assert axes.get_ylabel() == "Plug-in I(token;Z) (nats)"

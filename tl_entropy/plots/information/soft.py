@@ -23,6 +23,7 @@ from tl_entropy.plots.soft_values import axis_name, bound, means, reason, result
 from tl_entropy.plots.style import Limits, Width, canvas, from_zero, line_styles, subset
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
+from tl_entropy.results.information.tables import UNSURE, unsure
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
@@ -41,6 +42,7 @@ class _Line:
     se: np.ndarray
     ceiling: np.ndarray
     null: np.ndarray
+    unsure: np.ndarray
 
 
 @steady
@@ -62,7 +64,8 @@ def information(
     Tick l of the x axis is the residual stream after block l; sites inside that block stand between l - 1 and l. The line of
     the residual stream begins at ``embed``. Heads are not drawn: see ``heads``. Several draws of anchors (seeds, n_bins) give
     their mean, unless the result was narrowed with ``select``. Where a value is NaN the line has a gap; a line without any
-    value says why in the legend. H(Z) and the ceiling are one line for all label sets that share their positions.
+    value says why in the legend. H(Z) and the ceiling are one line for all label sets that share their positions. Information
+    and shares have a ring where the printed table says *unsure*.
 
     Args:
         results: one result, several, or a mapping from names to results.
@@ -114,6 +117,7 @@ def information(
             label = name.partition(" (")[0] if len(lines) == 1 else label
             label += f" (nan: {reasons[id(line)].partition(':')[0]})" if id(line) in reasons else ""
             draw_course(axes, line.depth, line.value, line.se if band else None, style=style, label=label)
+        ringed = _rings(axes, lines, styles) if of in ("information", "share") else False
         if ceiling:
             _references(axes, lines, styles, "ceiling", "ceiling", (0, (6, 4)))
         if null:
@@ -124,7 +128,7 @@ def information(
         if axes.dataLim.y0 < 0:
             axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(lines) > 1 or ceiling or null:
+        if len(lines) > 1 or ceiling or null or ringed:
             add_legend(axes, own=ax is None)
     return axes
 
@@ -137,12 +141,23 @@ def _lines(
     if not places:
         raise InputError(f"results: {name} holds nothing but heads; draw them with plots.heads(result)")
     (values, errors), ceilings, nulls = means(result, of), means(result, bound(result, of))[0], means(result, "null")[0]
+    flags = unsure(result).numpy()
     if of == "share":
         ceilings = np.ones_like(ceilings)
     for site, (rows, depth) in depth_lines(places, sites).items():
         for label in subset("labels", labels, result.labels)[: 1 if alike else None]:
             of_it = (rows, result.labels.index(label))
-            yield _Line(name, site, label, depth, values[of_it], errors[of_it], ceilings[of_it], nulls[of_it])
+            yield _Line(name, site, label, depth, values[of_it], errors[of_it], ceilings[of_it], nulls[of_it], flags[of_it])
+
+
+def _rings(axes: Axes, lines: Sequence[_Line], styles: Sequence[Any]) -> bool:
+    """A ring around each value that is no finding, in its line's colour; whether there is any."""
+    some = [(line, style) for line, (style, _) in zip(lines, styles, strict=True) if line.unsure.any()]
+    for i, (line, style) in enumerate(some):
+        ring = {"linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 0.8}
+        shown = UNSURE if i == 0 else None
+        axes.plot(line.depth[line.unsure], line.value[line.unsure], color=style["color"], label=shown, **ring)
+    return bool(some)
 
 
 def _references(axes: Axes, lines: Sequence[_Line], styles: Sequence[Any], what: str, label: str, dash: Any) -> None:

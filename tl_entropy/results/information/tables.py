@@ -124,6 +124,15 @@ def notes(result: Any) -> list[str]:
     return found
 
 
+def unsure(result: Any) -> torch.Tensor:
+    """Where the information, mean over draws, is no finding [place, label] bool; nowhere in files of 0.5.0."""
+    value, *errors = result.mean(result.values())
+    if result.information is None:
+        return torch.zeros_like(value, dtype=torch.bool)
+    open_part = (result.value("fold_jackknife").mean(-1) - value).abs()
+    return (torch.hypot(*errors) >= value.abs()) | (open_part >= value.abs())
+
+
 def _shown(result: Any) -> list[int]:
     """The places in the table: those without heads, or the first heads where there is nothing else."""
     return [i for i, head in enumerate(result.heads) if head < 0] or list(range(min(len(result.heads), 12)))
@@ -134,11 +143,10 @@ def _cells(result: Any, of: str, label: int) -> list[str]:
     value, documents, anchors = (found[:, label] for found in result.mean(result.values(of)))
     both = documents if result.information is None else torch.hypot(documents, anchors)
     cells = plus_minus(value.tolist(), both.tolist())
-    if of != "information" or result.information is None:
+    if of != "information":
         return cells
-    open_part = (result.value("fold_jackknife")[:, label].mean(-1) - value).abs()
-    unsure = ((both >= value.abs()) | (open_part >= value.abs())).tolist()
-    return [f"{cell} {UNSURE}" if flag else cell for cell, flag in zip(cells, unsure, strict=True)]
+    flags = unsure(result)[:, label].tolist()
+    return [f"{cell} {UNSURE}" if flag else cell for cell, flag in zip(cells, flags, strict=True)]
 
 
 def _of_errors(result: Any) -> str:
