@@ -91,7 +91,7 @@ def information(
 
     >>> import matplotlib; matplotlib.use("agg")
     >>> import tl_entropy as tle
-    >>> texts = [text[:600] for text in tle.demo_texts(2)]
+    >>> texts = [text[:600] for text in tle.demo_texts(4)]
     >>> result = tle.soft_information(tle.demo_model(), texts, layers=[0, 5], progress=False)
     >>> axes = tle.plots.information(result)
     >>> axes.get_ylabel(), [text.get_text() for text in axes.get_legend().get_texts()]
@@ -154,7 +154,7 @@ def _rings(axes: Axes, lines: Sequence[_Line], styles: Sequence[Any]) -> bool:
     """A ring around each value that is no finding, in its line's colour; whether there is any."""
     some = [(line, style) for line, (style, _) in zip(lines, styles, strict=True) if line.unsure.any()]
     for i, (line, style) in enumerate(some):
-        ring = {"linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 0.8}
+        ring: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 0.8}
         shown = UNSURE if i == 0 else None
         axes.plot(line.depth[line.unsure], line.value[line.unsure], color=style["color"], label=shown, **ring)
     return bool(some)
