@@ -154,9 +154,9 @@ def _rings(axes: Axes, lines: Sequence[_Line], styles: Sequence[Any]) -> bool:
     """A ring around each value that is no finding, in its line's colour; whether there is any."""
     some = [(line, style) for line, (style, _) in zip(lines, styles, strict=True) if line.unsure.any()]
     for i, (line, style) in enumerate(some):
-        ring: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 0.8}
-        shown = UNSURE if i == 0 else None
-        axes.plot(line.depth[line.unsure], line.value[line.unsure], color=style["color"], label=shown, **ring)
+        ring: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": "none"}
+        shown, at = UNSURE if i == 0 else None, line.unsure
+        axes.plot(line.depth[at], line.value[at], color=style["color"], markeredgewidth=0.8, label=shown, **ring)
     return bool(some)
 
 
