@@ -62,7 +62,7 @@ def written_whole(
     for _ in range(max_new_tokens):
         final = logits(tokens)[:, -1].to(tokens.device)
         if temperature > 0:
-            final = (final / temperature).float()  # as TransformerLens draws
+            final = final.float() / temperature  # in half precision a quotient would be rounded, or overflow
             new = torch.distributions.Categorical(logits=final, validate_args=False).sample()
         else:
             new = final.argmax(-1)

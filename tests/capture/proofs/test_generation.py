@@ -11,6 +11,7 @@ from tiny_models import kinds, make_model
 import tl_entropy as tle
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.proofs.generation import cache_is_sound
+from tl_entropy.capture.writing import written_whole
 from tl_entropy.errors import ModelError
 
 pytestmark = pytest.mark.model
@@ -109,6 +110,13 @@ def test_settings_for_generation_that_a_model_brings_change_nothing(name):
         order = plain(prompts[:1])[0, -1].argsort(descending=True)
     ranks = (text[:, 4, None] == order).nonzero()[:, 1].float()
     assert abs(ranks.mean() - 149.5) < 4 * 300 / 12**0.5 / 64**0.5, "the whole vocabulary is drawn from"
+
+
+def test_a_low_temperature_does_not_overflow_in_half_precision():
+    """Where a logit over the temperature is more than float16 holds, the most probable token is drawn."""
+    logits = torch.tensor([3.0, 60.0, 59.0], dtype=torch.float16)
+    text = written_whole(lambda tokens: logits.expand(*tokens.shape, 3), torch.tensor([[0]]), 4, temperature=5e-4, ends=())
+    assert text.tolist() == [[0, 1, 1, 1, 1]]
 
 
 @pytest.mark.skipif("bridge" not in kinds(), reason="the models are bridges")
