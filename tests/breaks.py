@@ -37,7 +37,7 @@ BREAKS = [
     Break("functional/statistics.py", "documents / (documents - 1)", "documents / documents", "functional results"),
     Break("functional/probabilities.py", "return -_p_log_p(p)", "return _p_log_p(p)", "functional"),
     Break("functional/information/chance.py", "(2 * n - 1) / (n - 1)", "(2 * n - 1) / n", "functional/information"),
-    Break("functional/information/cross_fitting.py", "(self.by_label.i", "(2 * self.by_label.i", "functional/information"),
+    Break("functional/information/cross_fitting.py", "= self.by_label.i", "= 2 * self.by_label.i", "functional/information"),
     Break("functional/information/cross_fitting.py", "within + beta *", "within - beta *", "functional/information"),
     Break("functional/information/blocks.py", '- sums["null"][:, 1]', '+ sums["null"][:, 1]', "functional/information"),
     Break("functional/information/blocks.py", "corrected - left,", "corrected + left,", "functional/information"),
