@@ -49,9 +49,10 @@ _NO_NUMBERS = "has a shape and holds no numbers, so nothing can be measured"
 
 
 class _Here(threading.local):
-    """Of this thread: whether it is inside, and the default dtype and device that it came with."""
+    """Of this thread: whether it is inside, by which call, and the default dtype and device that it came with."""
 
     inside = False
+    call: object = None
     device = torch.device("cpu")
     dtype = torch.float32
 
@@ -78,9 +79,9 @@ def plain() -> Iterator[None]:
             gradients = torch.is_grad_enabled()
             stack.enter_context(torch.inference_mode(False))  # which turns them on
             stack.enter_context(torch.set_grad_enabled(gradients))
-        before = _here.dtype, _here.device
+        before = _here.call, _here.dtype, _here.device
         try:
-            _here.inside, _here.dtype, _here.device = True, dtype, device
+            _here.inside, _here.call, _here.dtype, _here.device = True, object(), dtype, device
             yield
         except Exception as error:
             if type(error).__module__ == "torch._subclasses.fake_tensor":
@@ -92,7 +93,12 @@ def plain() -> Iterator[None]:
                 ) from error
             raise
         finally:
-            _here.inside, (_here.dtype, _here.device) = False, before
+            _here.inside, (_here.call, _here.dtype, _here.device) = False, before
+
+
+def this_call() -> object:
+    """What stands for the outermost call that this thread is in, of the functions of this package; None outside of any."""
+    return _here.call if _here.inside else None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from tiny_models import kinds, make_model
 
 import tl_entropy as tle
+from tl_entropy.capture import origin
 from tl_entropy.capture.adapter import Adapter
 from tl_entropy.capture.given import adapter_of
 from tl_entropy.capture.hooks import hook_name
@@ -245,3 +246,21 @@ def test_an_adapter_is_read_anew_where_the_weights_are_others():
     again = tle.Adapter(model)
     assert adapter_of(again) is again
     assert adapter_of(kept) is not kept
+
+
+def test_the_weights_of_a_kept_adapter_are_looked_at_once_a_call(monkeypatch):
+    model, tokens = make_model("gpt2", kinds()[-1]), torch.tensor([[0, 5, 17, 80], [0, 5, 17, 81]])
+    looked, plain = [], origin.fingerprint
+    monkeypatch.setattr(origin, "fingerprint", lambda model: looked.append(1) or plain(model))
+    options = {"labels": "position", "progress": False}
+    first = tle.soft_information(model, tokens, **options)
+    assert len(looked) == 1
+    kept = tle.Adapter(model)
+    for calls in (2, 3):
+        tle.soft_information(kept, tokens, **options)
+        assert len(looked) == calls
+    with torch.no_grad():
+        model.blocks[0].mlp.W_out.mul_(2.0)
+    changed = tle.soft_information(kept, tokens, **options)
+    assert changed.provenance.weights != first.provenance.weights
+    assert len(looked) == 5, "of the kept one, and of the one that is read anew"

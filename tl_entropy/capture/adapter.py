@@ -39,7 +39,7 @@ from tl_entropy.capture.views import View, reshaped, scaled
 from tl_entropy.errors import ModelError, warn
 from tl_entropy.results.provenance import PREDICTS_OWN, READS_AHEAD, Provenance
 from tl_entropy.sites import UNEMBED, Site
-from tl_entropy.torch_state import cached_property
+from tl_entropy.torch_state import cached_property, this_call
 
 
 class Adapter(Sighted):
@@ -223,8 +223,12 @@ class Adapter(Sighted):
 
     @property
     def is_stale(self) -> bool:
-        """Whether the model's weights, or the adapters that are on, have become others since it read them."""
-        return "_weights" in vars(self) and origin.fingerprint(self.model).hash != self.fingerprint
+        """Whether the model's weights, or the adapters that are on, have become others since it read them; seen once a call."""
+        if "_weights" not in vars(self) or (self._current_in is not None and self._current_in is this_call()):
+            return False
+        stale = origin.fingerprint(self.model).hash != self.fingerprint
+        self._current_in = None if stale else this_call()
+        return stale
 
     def fresh(self) -> Adapter:
         """Another one of the same model, which has read no weights and proved nothing yet."""

@@ -23,7 +23,7 @@ from tl_entropy.capture.proofs.short_pass import ShortPass
 from tl_entropy.capture.rotation import stretched_beyond
 from tl_entropy.capture.runner import Runner
 from tl_entropy.errors import ModelError, check_int, check_number
-from tl_entropy.torch_state import cached_property
+from tl_entropy.torch_state import cached_property, this_call
 
 MAX_TOKENS = 4096
 """Cells of a batch (windows times longest) where no batch size is given."""
@@ -46,6 +46,7 @@ class Sighted(Runner):
     def __init__(self, model: Any, *, stack: StackName | None = None) -> None:
         super().__init__(model, stack=stack)
         self._speaks_of_next = False  # whether what is measured does; then passes are of rows on which it looks back
+        self._current_in: object = None  # the call in which its weights were found to be those that it has read
 
     @cached_property
     def sight(self) -> Sight:
@@ -160,6 +161,7 @@ class Sighted(Runner):
 
     @cached_property
     def _weights(self) -> origin.Fingerprint:
+        self._current_in = this_call()
         return origin.fingerprint(self.model)
 
     @cached_property
