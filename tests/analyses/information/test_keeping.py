@@ -145,3 +145,9 @@ def test_places_go_together_while_many_are_left_for_every_worker(numbers, worker
     found = site_sums.together(places, numbers, workers)
     assert [len(some) for some in found] == sizes
     assert list(itertools.chain.from_iterable(found)) == places
+
+
+def test_many_workers_have_no_more_at_once_than_few():
+    numbers, workers = [2**18] * 512, 16
+    found = site_sums.together([(number, None) for number in numbers], numbers, workers)
+    assert max(sum(number for number, _ in some) for some in found) == site_sums.AT_ONCE // workers

@@ -168,7 +168,7 @@ def together(
     for place, number in zip(places, numbers, strict=True):
         if not found or number > room:
             found.append([])
-            room = min(max(left // (2 * workers), TOGETHER[0]), TOGETHER[1])
+            room = max(min(left // (2 * workers), AT_ONCE // workers, TOGETHER[1]), TOGETHER[0])
         found[-1].append(place)
         room, left = room - number, left - number
     return found
