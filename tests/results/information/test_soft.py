@@ -563,6 +563,18 @@ def test_cells_whose_value_is_no_finding_say_so():
         assert note in lines
 
 
+def test_a_cell_whose_error_over_documents_is_as_large_says_so_where_that_over_anchors_is_unknown():
+    r = soft_result().select(n_bins=20, seeds=0)
+    changed = r.information.clone()
+    changed[2, 0, 1] += 2 * changed[0, 0, 1]  # one fold of documents contributes more than there is
+    changed[1 + FOLDS :] = torch.nan
+    two = dataclasses.replace(r, information=changed)
+    assert two.error()[0, 1].isnan().all()
+    lines = repr(two).splitlines()
+    assert lines[2].count("unsure") == 1
+    assert lines[3].count("unsure") == 0
+
+
 def test_two_anchors_of_one_seed_have_no_error_and_say_so():
     r, note = soft_result(), "2 bins: two anchors say nothing of their error, so that there is no ±; give several seeds"
     columns = {name: getattr(r, name).clone() for name in (*STORED, "information")}

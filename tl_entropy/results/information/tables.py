@@ -130,7 +130,8 @@ def unsure(result: Any) -> torch.Tensor:
     if result.information is None:
         return torch.zeros_like(value, dtype=torch.bool)
     open_part = (result.value("fold_jackknife").mean(-1) - value).abs()
-    found: torch.Tensor = torch.maximum(torch.hypot(*errors).nan_to_num(0), open_part.nan_to_num(0)) >= value.abs()
+    known = torch.hypot(*(error.nan_to_num(0) for error in errors))  # where one part can't be told, the other counts
+    found: torch.Tensor = torch.maximum(known, open_part.nan_to_num(0)) >= value.abs()
     return found
 
 
