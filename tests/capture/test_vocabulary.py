@@ -8,6 +8,7 @@ import pytest
 import torch
 from spans import made
 from tiny_models import VOCAB, cached_model, hf_model, kinds, make_model
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import tl_entropy as tle
@@ -182,6 +183,45 @@ def test_word_pieces_do_not_and_are_refused():
         speaker(n_ids=len(tokenizer), tokenizer=tokenizer).word_edges  # noqa: B018 (asked, and refused)
 
 
+def test_bytes_without_the_spaces_of_a_text_do_not_and_are_refused():
+    """As CLIP's, whose pieces say where a word ends, and those of a text that was cut at its spaces before."""
+    for suffix in ("</w>", ""):
+        pieces = Tokenizer(models.BPE(end_of_word_suffix=suffix))
+        cuts = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        pieces.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        pieces.train_from_iterator(["the cat"], trainers.BpeTrainer(initial_alphabet=alphabet, end_of_word_suffix=suffix))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces)
+        with pytest.raises(InputError, match=r"words=True needs to know .* or leave out its spaces"):
+            speaker(n_ids=len(tokenizer), tokenizer=tokenizer).word_edges  # noqa: B018 (asked, and refused)
+
+
+@pytest.mark.model
+def test_special_tokens_that_have_no_name_are_special_and_no_padding(tmp_path):
+    """As the tokens of Llama 3's chats, which its tokenizer has as special ones and does not call by a name."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made("byte-level").from_str(made("byte-level").to_str()))
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    tokenizer.backend_tokenizer.add_special_tokens([AddedToken("<user>", special=True)])
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(tmp_path)
+    model = make_model("gpt2", BRIDGE)
+    model.tokenizer = tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    text = "<s><user>the cat<tool><user> sat"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    user, tool = tokenizer.convert_tokens_to_ids(["<user>", "<tool>"])
+    assert ids.count(user) == 2
+    assert user not in tokenizer.all_special_ids
+    found = tle.token_surprisal(model, text, progress=False)
+    assert found.token.tolist() == [i for i in ids[1:] if i != user]
+    assert tool in found.token.tolist()
+    assert found.n_bytes.sum() == len("the cat<tool> sat")
+    rows = torch.tensor([ids, ids])  # begin with two special tokens each
+    assert tle.token_surprisal(model, rows, progress=False).token.tolist() == found.token.tolist() * 2
+    padded = torch.tensor([[*ids, tokenizer.eos_token_id, tokenizer.eos_token_id], [*ids, *ids[-2:]]])
+    with pytest.raises(InputError, match="may be padding"):
+        tle.token_surprisal(model, padded, progress=False)
+
+
 @pytest.mark.model
 def test_words_of_sentence_pieces_without_bytes_are_those_of_brute_force(tmp_path):
     model = make_model("llama" if BRIDGE == "bridge" else "gpt2", BRIDGE)
@@ -209,7 +249,6 @@ def test_words_of_sentence_pieces_without_bytes_are_those_of_brute_force(tmp_pat
 @pytest.mark.parametrize(("special", "begins"), [({}, False), ({"eos_token": "<end>"}, True), ({"cls_token": "<end>"}, False)])
 def test_a_begin_token_that_transformer_lens_made_up_is_not_put_before_texts(special, begins, tmp_path):
     """Its row would be one of those that no token has, on a vocabulary padded to more rows."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformer_lens.model_bridge import TransformerBridge
 
     pieces = Tokenizer(models.BPE())
@@ -217,12 +256,13 @@ def test_a_begin_token_that_transformer_lens_made_up_is_not_put_before_texts(spe
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     pieces.train_from_iterator(["the cat sat"], trainers.BpeTrainer(special_tokens=["<end>"], initial_alphabet=alphabet))
     PreTrainedTokenizerFast(tokenizer_object=pieces, **special).save_pretrained(tmp_path)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    tokenizer, own = (PreTrainedTokenizerFast.from_pretrained(tmp_path) for _ in range(2))
     model = TransformerBridge.boot_transformers("tiny/x", hf_model=hf_model("llama"), tokenizer=tokenizer, device="cpu")
     found = [tle.token_surprisal(model, "the cat sat", prepend_bos=asked, progress=False) for asked in (None, True, False)]
     default, with_it, without = (one.n_tokens for one in found)
     assert (default, with_it) == (without + begins, without + 1), "nothing predicts the first of all"
     assert found[0].provenance.settings["prepend_bos"] is begins
+    assert tle.Adapter(model).token_ids.tolist() == list(range(len(own))), "a token that was made up has no row of its own"
 
 
 @pytest.mark.skipif("hooked" not in kinds(), reason="of a HookedTransformer")

@@ -133,6 +133,8 @@ class Corpus:
         self._include_special = include_special
         self.special_ids = encoder.special_ids if special_ids is None else checked_ids(special_ids, encoder.n_ids)
         self._special = torch.tensor(sorted(self.special_ids), dtype=torch.long)
+        named = getattr(encoder, "padding_ids", self.special_ids)
+        self._padding = named if special_ids is None else self.special_ids
         # A configuration may name a BOS that is none, as a class of models does for all of them; a tokenizer puts it there.
         self._begin = encoder.begin if encoder.has_tokenizer or encoder.begin in self.special_ids else None
         self._text_column = text_column
@@ -166,7 +168,7 @@ class Corpus:
 
     def given_digest(self) -> int:
         """A hash of all documents as they were given, and of their order, below 2**64; no text is cut into tokens."""
-        every = pieces(self._inputs, text_column=self._text_column, special_ids=self.special_ids, skip=True)
+        every = pieces(self._inputs, text_column=self._text_column, special_ids=self._padding, skip=True)
         return sum(piece.digest(number) for number, piece in enumerate(every)) % 2**64
 
     def mark(self) -> None:
@@ -181,7 +183,7 @@ class Corpus:
         return found
 
     def _pieces(self) -> Iterator[Piece]:
-        return pieces(self._inputs, text_column=self._text_column, special_ids=self.special_ids, skip=self._skips)
+        return pieces(self._inputs, text_column=self._text_column, special_ids=self._padding, skip=self._skips)
 
     def _document(self, number: int, piece: Piece, report: CorpusReport) -> Document | None:
         """A piece as a document; None where it is left out."""

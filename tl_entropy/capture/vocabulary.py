@@ -102,10 +102,11 @@ class Vocabulary(Steady):
             InputError: there is no tokenizer, or its tokens do not say whether white space is a part of them.
         """
         known = self._piece_of or spaced_reader(getattr(self.model, "tokenizer", None))
-        if known is None or self.token_ids is None:
+        kept = known is not None and b" " in b"".join(known(i) or b"" for i in self.encode("a a")).lstrip()
+        if known is None or not kept or self.token_ids is None:
             raise InputError(
                 "words=True needs to know which tokens begin a word, and this tokenizer's tokens do not say (they are no bytes "
-                "of a text, and no sign in them is a space); use words=False, and word_surprisal(correct=False)"
+                "of a text, or leave out its spaces); use words=False, and word_surprisal(correct=False)"
             )
         edges = torch.zeros(2, max(self.n_ids, self.d_vocab), dtype=torch.bool)
         for i in self.token_ids.tolist():
@@ -193,18 +194,26 @@ class Vocabulary(Steady):
         Not with one that it has made up itself, for a tokenizer without any: no model was trained on that.
         """
         default = bool(getattr(self.model.cfg, "default_prepend_bos", True))
-        return default and self.begin is not None and not self._begin_is_made_up
+        return default and self.begin not in (None, self._made_up)
 
     @property
-    def _begin_is_made_up(self) -> bool:
+    def _made_up(self) -> int | None:
+        """Id of a token that TransformerLens has added to the tokenizer, behind the pieces of its own; None for none."""
         tokenizer: Any = getattr(self.model, "tokenizer", None)
         read = str(getattr(tokenizer, "init_kwargs", _MADE_UP))  # what it came with
-        named = tokenizer is not None and tokenizer.bos_token == _MADE_UP and _MADE_UP not in read
-        return named and tokenizer.bos_token_id >= tokenizer.vocab_size  # behind the pieces of its own
+        if _MADE_UP in read or tokenizer.eos_token != _MADE_UP or (tokenizer.eos_token_id or 0) < tokenizer.vocab_size:
+            return None
+        return int(tokenizer.eos_token_id)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of the tokenizer's special tokens (begin, end, padding, unknown); without one, those of the configuration."""
+        """Ids of special tokens: those that are named, and what else the tokenizer has as such, as a chat's."""
+        added = getattr(getattr(self.model, "tokenizer", None), "added_tokens_decoder", {})
+        return self.padding_ids | {i for i, token in added.items() if token.special}
+
+    @cached_property
+    def padding_ids(self) -> frozenset[int]:
+        """Ids that may fill up texts: the tokenizer's begin, end, padding and unknown, or without one the configuration's."""
         if self.has_tokenizer:
             unknown = [] if self.unknown is None else [self.unknown[0]]
             return frozenset([*getattr(self.model.tokenizer, "all_special_ids", ()), *unknown])
@@ -268,7 +277,7 @@ class Vocabulary(Steady):
         """
         if not self.has_tokenizer:
             return None
-        found = torch.tensor(sorted(set(self.model.tokenizer.get_vocab().values())), dtype=torch.long)
+        found = torch.tensor(sorted({*self.model.tokenizer.get_vocab().values()} - {self._made_up}), dtype=torch.long)
         return found[(found >= 0) & (found < self.d_vocab)]
 
     def strings(self, ids: Sequence[int]) -> dict[int, str]:
