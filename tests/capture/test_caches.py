@@ -56,7 +56,7 @@ def test_what_run_with_cache_returns_is_refused_with_the_way(gpt2):
         with pytest.raises(InputTypeError, match="one cache at a time"):
             tle.lens_entropy(gpt2, several, progress=False)
     for alone in ([cache], [cache, tokens], (cache, "text")):
-        with pytest.raises(InputTypeError, match=r"an ActivationCache comes as \(cache, tokens\)"):
+        with pytest.raises(InputTypeError, match=r"an ActivationCache comes as \(cache, tokens\).*as a tensor"):
             tle.lens_entropy(gpt2, alone, progress=False)
     for hidden in (["text", cache], iter([cache])):
         with pytest.raises(InputTypeError, match=r"with its tokens.*: \(cache, tokens\)"):
@@ -88,6 +88,45 @@ def test_a_cache_of_other_tokens_is_refused(gpt2, kept):
     assert found.provenance.corpus["trusted"] is True
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cache_of_another_context_is_refused(name, dtype):
+    """Embeddings of tokens are the same at all places, of GPT-2 without those of places, of Llama anyway."""
+    if kinds()[0] != "bridge" and name == "llama":
+        pytest.skip("of a TransformerBridge")
+    model = make_model(name, kinds()[0], dtype=dtype)
+
+    def keeps(name):
+        return name == "hook_embed" or name.endswith("hook_resid_post")
+
+    for names in (keeps, lambda name: "resid" in name):
+        for where, part in (((2, 5), TOKENS[:, 2:5]), (3, TOKENS[:, 3:4])):
+            with pytest.raises(InputError, match=r"not what this model makes of its tokens.*of a longer text \(pos_slice\)"):
+                tle.lens_entropy(model, (sliced(model, where, names_filter=names), part), sites="resid_post", **QUIET)
+        first = tle.lens_entropy(model, (sliced(model, (0, 4), names_filter=names), TOKENS[:, :4]), sites="resid_post", **QUIET)
+        whole = tle.lens_entropy(model, TOKENS, sites="resid_post", positions=[0, 1, 2], **QUIET)
+        torch.testing.assert_close(first.entropy, whole.entropy, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0)
+        assert "trusted" not in first.provenance.corpus
+    padded, mask = torch.tensor([[9, 9, 9, 20, 21, 22]]), torch.tensor([[0, 0, 0, 1, 1, 1]])
+    with pytest.raises(InputError, match=r"another mask \(padding on the left without one\)"):
+        tle.lens_entropy(model, (cache_of(model, padded), padded, mask), **QUIET)
+
+
+def test_a_cache_that_was_run_under_autocast_is_of_the_same_context(gpt2):
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = cache_of(gpt2)
+    found = tle.lens_entropy(gpt2, (cache, TOKENS), **QUIET)
+    expected = tle.lens_entropy(gpt2, TOKENS, **QUIET)
+    torch.testing.assert_close(found.entropy, expected.entropy, atol=0.1, rtol=0)
+
+
+def test_a_cache_without_numbers_is_refused(gpt2):
+    cache = cache_of(gpt2)
+    cache.cache_dict = {name: value.to("meta") for name, value in cache.cache_dict.items()}
+    with pytest.raises(InputError, match="is on the device 'meta' and holds no numbers"):
+        tle.lens_entropy(gpt2, (cache, TOKENS), **QUIET)
+
+
 def test_a_cache_of_another_model_is_refused(any_model):
     other = make_model("gpt2", kinds()[0])
     with torch.no_grad():
@@ -116,9 +155,9 @@ def test_a_cache_without_the_mask_that_its_padding_needs_is_refused(gpt2):
 
 
 def test_where_nothing_shows_whose_a_cache_is_results_say_that_it_was_trusted(gpt2):
-    cache = cache_of(gpt2, names_filter=lambda name: name.endswith("hook_resid_post"))
+    cache = cache_of(gpt2, names_filter=lambda name: name.endswith(("hook_embed", ".1.hook_resid_post")))
     cache.model = None
-    found = tle.lens_entropy(gpt2, (cache, TOKENS), sites="resid_post", **QUIET)
+    found = tle.lens_entropy(gpt2, (cache, TOKENS), sites="resid_post", layers=1, **QUIET)
     assert found.provenance.corpus["trusted"] is True
     whole = tle.lens_entropy(gpt2, (cache_of(gpt2), TOKENS), sites="resid_post", **QUIET)
     assert "trusted" not in whole.provenance.corpus

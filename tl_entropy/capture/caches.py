@@ -1,12 +1,12 @@
 """ActivationCaches as input: what a model has been run on before is read instead of running it.
 
-A cache is of the tokens that come with it if what it holds of the beginning of the residual stream is what the model makes of
-them, and of this model if the one that it names has these weights. Where it holds no such beginning, results say that it was
-taken on trust.
+A cache is of the tokens that come with it, and of what was before them, if the residual stream that it holds in front of the
+first layer and behind it is what the model makes of them, and of this model if the one that it names has these weights. Where
+it does not hold the stream behind the first layer, results say that it was taken on trust: embeddings say nothing of context.
 
-Refused: caches of other tokens or another model, and those of some positions alone (``pos_slice``), as attention patterns in
-them show: where in the text a cache begins is not written in it; padded ones of a model that padding changes, and those of
-several rows of a model in which rows change each other.
+Refused: caches of other tokens or another model, and those of some positions alone (``pos_slice``), as attention patterns or
+the first layer show: where in the text a cache begins is not written in it; padded ones of a model that padding changes, and
+those of several rows of a model in which rows change each other; activations without numbers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from tl_entropy.errors import InputError, InputTypeError, counted
 from tl_entropy.sites import Site
 
 _EMBEDDED = "hook_embed"
+_OTHER_CONTEXT = 0.05
+"""How far the stream behind the first layer may be off, as a share of its length: autocast is some .005, another context .4."""
 _AS_IT_IS = "To read the cache as it is: tle.Adapter(model, check=False) in the model's place"
 
 
@@ -46,7 +48,7 @@ def split_cache(inputs: Any) -> tuple[Any, Any]:
     if not places:
         return None, inputs
     if not isinstance(inputs, tuple) or len(inputs) not in (2, 3) or not isinstance(inputs[1], Tensor):
-        raise InputTypeError("inputs: an ActivationCache comes as (cache, tokens), or as (cache, tokens, mask)")
+        raise InputTypeError("inputs: an ActivationCache comes as (cache, tokens) or (cache, tokens, mask), tokens as a tensor")
     if not hasattr(inputs[0], "cache_dict"):
         raise InputTypeError("inputs: this cache is a dict; pass an ActivationCache, which run_with_cache gives by default")
     cache, tokens, *mask = inputs
@@ -76,28 +78,30 @@ def _check_origin(cache: Any, tokens: Tensor, mask: Tensor, adapter: Adapter) ->
             "inputs: the cache was made by another model than the one that is measured, by the hash of its weights; pass that "
             f"model, or the tokens themselves. {_AS_IT_IS}"
         )
-    shown = False
-    for name in dict.fromkeys((_EMBEDDED, adapter.hook_of(Site("embed", -1), adapter.points))):
+    shown, behind = False, adapter.hook_of(Site("resid_post", 0), adapter.points)
+    for name in dict.fromkeys((_EMBEDDED, adapter.hook_of(Site("embed", -1), adapter.points), behind)):
         if name not in cache.cache_dict or (own := adapter.passing(name, tokens, mask)) is None:
             continue
         theirs = cache.cache_dict[name]
         theirs = theirs if getattr(cache, "has_batch_dim", True) else theirs[None]
-        if own.shape == theirs.shape and (cells := _others(own, theirs, mask)).numel():
+        if own.shape == theirs.shape and (cells := _others(own, theirs, mask, exact=name != behind)).numel():
             row, position = cells[0].tolist()
             raise InputError(
                 f"inputs: the cache's {name} is not what this model makes of its tokens, in {counted(len(cells), 'cell')} of "
-                f"{int(mask.sum())}, first at row {row}, cell {position}: it is of other tokens, of another mask (padding on "
-                f"the left without one), or of a model with other weights, or edited there. {_AS_IT_IS}"
+                f"{int(mask.sum())}, first at row {row}, cell {position}: it is of other tokens, of some positions of a longer "
+                "text (pos_slice), of another mask (padding on the left without one), or of a model with other weights, or "
+                f"edited there. {_AS_IT_IS}"
             )
-        shown = shown or own.shape == theirs.shape
+        shown |= name == behind and own.shape == theirs.shape
     return shown
 
 
-def _others(own: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
-    """Where [cell, 2] vectors are not, within the coarser rounding of the two, those of the model."""
+def _others(own: Tensor, theirs: Tensor, mask: Tensor, *, exact: bool) -> Tensor:
+    """Where [cell, 2] vectors are not those of the model: within the coarser rounding of the two, or in another context."""
     rounding = max(torch.finfo(x.dtype).eps for x in (own, theirs))
     own, theirs = (x.detach().to("cpu", torch.float64) for x in (own, theirs))
-    apart = (own - theirs).abs().amax(-1) > 100 * rounding * own.square().mean(-1).sqrt()
+    size, off = (x.square().mean(-1).sqrt() for x in (own, own - theirs))
+    apart = (own - theirs).abs().amax(-1) > 100 * rounding * size if exact else off > _OTHER_CONTEXT * size
     return (apart & mask.cpu()).nonzero()
 
 
@@ -110,6 +114,8 @@ def cached_batch(
     """
     tokens, mask = inputs if isinstance(inputs, tuple) else (inputs, torch.ones_like(inputs))
     mask = (mask[None] if mask.ndim == 1 else mask).bool()
+    if empty := [name for name, value in cache.cache_dict.items() if value.is_meta]:
+        raise InputError(f"inputs: the cache's {empty[0]} is on the device 'meta' and holds no numbers; run the model anew")
     _check_whole(cache, tokens.shape[1], adapter)
     adapter.check_rows(mask)
     adapter.check_length(tokens.shape[1])
