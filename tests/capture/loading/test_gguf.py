@@ -24,7 +24,7 @@ def file(tmp_path_factory):
     return write_gguf(tmp_path_factory.mktemp("files") / "tiny-llama-Q8_0.gguf", hf_model("llama"))
 
 
-def write_gguf(path, source):
+def write_gguf(path, source, *, words=True):
     import gguf
 
     writer, config = gguf.GGUFWriter(path, "llama"), source.config
@@ -37,15 +37,8 @@ def write_gguf(path, source):
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(VOCAB)
-    tokenizer = tiny_tokenizer()
-    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-    pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(words)
-    writer.add_token_types([3 if word == "<|endoftext|>" else 1 for word in words])
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in pairs])
-    for add in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_pad_token_id, writer.add_unk_token_id):
-        add(0)
+    if words:
+        add_words(writer)
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     parts = {
         "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -63,6 +56,18 @@ def write_gguf(path, source):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def add_words(writer):
+    tokenizer = tiny_tokenizer()
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_types([3 if word == "<|endoftext|>" else 1 for word in words])
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in pairs])
+    for add in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_pad_token_id, writer.add_unk_token_id):
+        add(0)
 
 
 def read_by_transformers(file):
@@ -101,6 +106,25 @@ def test_a_file_under_another_name(file, tmp_path, name):
     copy.write_bytes(file.read_bytes())
     for place in (copy, tmp_path) if name == "MODEL.GGUF" else (copy,):
         torch.testing.assert_close(losses(tle.load_model(place, device="cpu")), losses(tle.load_model(file, device="cpu")))
+
+
+@needs_gguf
+@needs_bridge
+@pytest.mark.libraries
+def test_a_file_without_a_tokenizer_reads_ids(file, tmp_path):
+    model = tle.load_model(write_gguf(tmp_path / "no-words.gguf", hf_model("llama"), words=False), device="cpu")
+    assert model.tokenizer is None
+    torch.testing.assert_close(losses(model), losses(tle.load_model(file, device="cpu")))
+
+
+def test_files_of_a_split_model_are_refused_by_that_name(tmp_path):
+    """The first loads, with weights drawn at random for those that are in the others."""
+    files = [tmp_path / f"model-Q8_0-0000{part}-of-00002.gguf" for part in (1, 2)]
+    for file in files:
+        file.write_bytes(b"GGUF")
+    for given in (files[0], str(files[1]), tmp_path):
+        with pytest.raises(InputError, match=r"is one of the 2 files of a GGUF model that was split; join them"):
+            tle.load_model(given)
 
 
 def test_without_gguf(tmp_path, monkeypatch):

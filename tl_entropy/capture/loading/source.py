@@ -7,6 +7,8 @@ model, or alone, naming its model.
 
 from __future__ import annotations
 
+import mmap
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from tl_entropy.errors import InputError
 _OF_TOKENIZERS = ("*tokenizer*", "*vocab*", "*.model", "*.tiktoken")
 """How files are called of which a folder with a tokenizer has at least one."""
 
+_SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
+"""How llama.cpp calls the files of a model that it has split, none of which is one by itself."""
 _UNPACKING = "transformers.modeling_gguf_pytorch_utils"
 
 
@@ -69,6 +73,7 @@ class Source:
         if path.is_file():
             if not _is_gguf(path):
                 raise InputError(f"model: {path} is a file, and no GGUF file (.gguf); give the folder in which the model lies")
+            _check_whole([path])
             return cls(path.stem, str(path.parent), path.name, None, **options)
         if not path.is_dir() and (isinstance(given, Path) or _no_name(given) or _is_gguf(path)):
             raise InputError(f"model: there is no {'file' if _is_gguf(path) else 'folder'} {given}")
@@ -79,6 +84,7 @@ class Source:
         below = sorted(str(file.parent) for file in path.glob("*/adapter_config.json"))
         if path.is_dir() and not (path / "config.json").is_file():
             files = sorted(file.name for file in path.iterdir() if _named_gguf(file))
+            _check_whole(path / file for file in files)
             if len(files) != 1:
                 raise InputError(
                     f"model: {path} has no config.json, as a model's folder in Hugging Face's layout has, and "
@@ -113,13 +119,22 @@ class Source:
         from transformers import AutoTokenizer
 
         for place in filter(None, (self.adapter, self.place)):
-            if self.gguf or any(path.is_file() for kind in _OF_TOKENIZERS for path in Path(place).glob(kind)):
+            kinds = _OF_TOKENIZERS if self.gguf is None else ()
+            if self._file_has_a_tokenizer or any(path.is_file() for kind in kinds for path in Path(place).glob(kind)):
                 tokenizer = AutoTokenizer.from_pretrained(place, **self._options)
                 # TransformerLens reads it a second time, from where it came.
                 tokenizer.init_kwargs |= {"gguf_file": self.gguf} if self.gguf else {}
                 tokenizer.init_kwargs |= {"trust_remote_code": True} if self.trust_remote_code else {}
                 return tokenizer
         return None
+
+    @property
+    def _file_has_a_tokenizer(self) -> bool:
+        """Whether it is a GGUF file with the words of one, which stand before its weights."""
+        if self.gguf is None:
+            return False
+        with (Path(self.place) / self.gguf).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            return whole.find(b"tokenizer.ggml.tokens") >= 0
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -169,6 +184,15 @@ def _no_name(given: str) -> bool:
 
 def _named_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
+
+
+def _check_whole(files: Iterable[Path]) -> None:
+    for file in files:
+        if (parts := _SPLIT.search(file.name)) and int(parts[1]) > 1:
+            raise InputError(
+                f"model: {file} is one of the {int(parts[1])} files of a GGUF model that was split; join them and give the one "
+                "that comes out: llama-gguf-split --merge FIRST-FILE.gguf WHOLE.gguf"
+            )
 
 
 def _is_gguf(path: Path) -> bool:
