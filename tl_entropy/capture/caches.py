@@ -28,7 +28,7 @@ from tl_entropy.errors import InputError, InputTypeError, counted
 from tl_entropy.sites import Site
 
 _EMBEDDED = "hook_embed"
-_OTHER_CONTEXT = 0.05
+_OTHER_CONTEXT = 0.02
 """How far the stream behind the first layer may be off, as a share of its length: autocast is some .005, another context .4."""
 _AS_IT_IS = "To read the cache as it is: tle.Adapter(model, check=False) in the model's place"
 
