@@ -196,6 +196,19 @@ def test_bytes_without_the_spaces_of_a_text_do_not_and_are_refused():
             speaker(n_ids=len(tokenizer), tokenizer=tokenizer).word_edges  # noqa: B018 (asked, and refused)
 
 
+def test_a_tokenizer_without_letters_says_where_its_numbers_begin():
+    """A space is kept, whatever becomes of letters: they are dropped, or raise."""
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces.train_from_iterator(["1 22 31"], trainers.BpeTrainer())
+    raising = Tokenizer(models.Unigram([("▁", -1.0), ("▁1", -1.0), ("1", -1.0)]))
+    raising.pre_tokenizer = pre_tokenizers.Metaspace()
+    for one in (pieces, raising):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=one)
+        begins, _ = speaker(n_ids=len(tokenizer), tokenizer=tokenizer).word_edges
+        assert begins.tolist() == [piece[0] in "Ġ▁" for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+
+
 @pytest.mark.model
 def test_special_tokens_that_have_no_name_are_special_and_no_padding(tmp_path):
     """As the tokens of Llama 3's chats, which its tokenizer has as special ones and does not call by a name."""

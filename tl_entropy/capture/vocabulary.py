@@ -7,7 +7,7 @@ configuration: TransformerLens's, or that of the Hugging Face model inside and w
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -102,8 +102,7 @@ class Vocabulary(Steady):
             InputError: there is no tokenizer, or its tokens do not say whether white space is a part of them.
         """
         known = self._piece_of or spaced_reader(getattr(self.model, "tokenizer", None))
-        kept = known is not None and b" " in b"".join(known(i) or b"" for i in self.encode("a a")).lstrip()
-        if known is None or not kept or self.token_ids is None:
+        if known is None or self.token_ids is None or not self._keeps_spaces(known):
             raise InputError(
                 "words=True needs to know which tokens begin a word, and this tokenizer's tokens do not say (they are no bytes "
                 "of a text, or leave out its spaces); use words=False, and word_surprisal(correct=False)"
@@ -115,6 +114,12 @@ class Vocabulary(Steady):
         special = [i for i in {*self.special_ids, *self.ends} if i < edges.shape[1]]
         edges[:, special] = True
         return edges[0], edges[1]
+
+    def _keeps_spaces(self, known: Callable[[int], bytes | None]) -> bool:
+        try:
+            return any(b" " in (known(i) or b"") for i in self.encode("a a"))
+        except Exception:  # of letters that it does not have, for which a tokenizer raises what it likes
+            return True
 
     def text(self, ids: Sequence[int]) -> str | None:
         """The text of which these are the tokens; None where the text that they decode to has others.
