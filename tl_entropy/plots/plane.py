@@ -24,9 +24,10 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
 from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.naming import halving, name_points
-from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name
-from tl_entropy.plots.style import NORMAL_95, Width, canvas, colour_bar, line_styles
+from tl_entropy.plots.soft_values import axis_name, bound, means, no_finding, reason, results_by_name
+from tl_entropy.plots.style import Width, canvas, colour_bar, error_bars, line_styles
 from tl_entropy.results import SoftInformation
+from tl_entropy.results.information.tables import UNSURE
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
@@ -48,12 +49,13 @@ class _Path:
     at: np.ndarray  # [point, (x, y)]
     se: np.ndarray  # [point, (x, y)]
     ceiling: np.ndarray  # [point, (x, y)]
+    unsure: np.ndarray  # [point, (x, y)]
 
     def __getitem__(self, rows: Any) -> _Path:
         return _Path(self.source, self.site, *(getattr(self, name)[rows] for name in _ARRAYS))
 
 
-_ARRAYS = ("layer", "depth", "step", "at", "se", "ceiling")
+_ARRAYS = ("layer", "depth", "step", "at", "se", "ceiling", "unsure")
 
 
 @steady
@@ -74,8 +76,9 @@ def information_plane(
 
     Points are coloured by depth. The solid diagonal is optimality 1, where states say as much about what comes as about what
     was read. Dashed lines are the largest ceilings of the layers drawn, which no label set exceeds; they may lie outside of
-    the view, which follows the points. Points without a value are left out. Several draws of anchors (seeds, n_bins) give
-    their mean, unless the result was narrowed with ``select``. Heads are not drawn.
+    the view, which follows the points. Points without a value are left out; of information and shares, those have a ring where
+    the printed table says *unsure* of either. Several draws of anchors (seeds, n_bins) give their mean, unless the result was
+    narrowed with ``select``. Heads are not drawn.
 
     Args:
         results: one result, several, or a mapping from names to results.
@@ -163,10 +166,10 @@ def _paths(
     places = [(i, site) for i, (site, head) in enumerate(zip(result.sites, result.heads, strict=True)) if head < 0]
     if not places:
         raise InputError(f"results: {name} holds nothing but heads, which are not drawn here; see plots.heads(result)")
-    (values, errors), ceilings = means(result, of), means(result, bound(result, of))[0]
+    arrays = (*means(result, of), means(result, bound(result, of))[0], no_finding(result, of))
     found = []
     for site, (rows, depth) in depth_lines(places, sites).items():
-        parts = (array[rows][:, [result.labels.index(label) for label in pair]] for array in (values, errors, ceilings))
+        parts = (array[rows][:, [result.labels.index(label) for label in pair]] for array in arrays)
         layer = np.array([result.sites[row].layer for row in rows])
         found.append(_Path(name, site, layer, depth, np.full(len(rows), number), *parts))
     return found
@@ -197,8 +200,18 @@ def _draw_layers(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, *, o
         axes.plot(*p.at.T, **line, color="0.45", markersize=6, linewidth=1, zorder=2, label=label)
         points: dict[str, Any] = {"marker": style["marker"], "s": 36, "edgecolors": "0.2", "linewidths": 0.6}
         axes.scatter(p.at[:, 0], p.at[:, 1], c=shade.to_rgba(p.depth), **points, zorder=3)
+    ring = _rings(axes, paths)
     if len(paths) > 1:
         add_legend(axes, own=own)
+    elif ring:
+        add_legend(axes, own=own, handles=ring)
+
+
+def _rings(axes: Axes, paths: Sequence[_Path]) -> list[Line2D]:
+    """A ring around each point of which either value is no finding; one line, or none."""
+    unsure = np.concatenate([p.at[p.unsure.any(1)] for p in paths])
+    style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 10, "markerfacecolor": "none"}
+    return axes.plot(*unsure.T, **style, markeredgecolor="0.2", markeredgewidth=0.8, label=UNSURE) if len(unsure) else []
 
 
 def _draw_results(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, results: Sequence[str], *, own: bool) -> None:
@@ -217,6 +230,7 @@ def _draw_results(axes: Axes, paths: Sequence[_Path], shade: ScalarMappable, res
         name = results[steps[0]] if len(steps) == 1 else f"{len(steps)} between"
         face = "0.3" if filled else "white"
         handles.append(Line2D([], [], **mark, color="0.3", markerfacecolor=face, linestyle="", label=name))
+    handles += _rings(axes, paths)
     add_legend(axes, own=own, handles=handles, handlelength=3 if len(dashes) > 1 else 1.5)
 
 
@@ -229,18 +243,6 @@ def _marks(count: int) -> list[tuple[list[int], bool, dict[str, Any]]]:
         ([count - 1], True, {"marker": "D", "markersize": 5.5}),
     ]
     return [mark for mark in marks if mark[0]]
-
-
-def error_bars(axes: Axes, at: np.ndarray, se: np.ndarray) -> list[np.ndarray]:
-    """±1.96 standard errors both ways around points [point, (x, y)], where there are any; returns them as lines."""
-    known = np.isfinite(se).all(1)
-    if not known.any():
-        return []
-    half, (x, y) = NORMAL_95 * se[known], at[known].T
-    axes.errorbar(x, y, half[:, 1], half[:, 0], fmt="none", ecolor="0.6", elinewidth=0.9, zorder=1.5)
-    both = np.stack([at[known] - half, at[known] + half])  # [end, point, (x, y)]
-    across = [np.stack([both[:, i, 0], [y[i]] * 2], axis=1) for i in range(len(x))]
-    return across + [np.stack([[x[i]] * 2, both[:, i, 1]], axis=1) for i in range(len(x))]
 
 
 def _bounds(axes: Axes, ceilings: np.ndarray, points: np.ndarray) -> list[np.ndarray]:

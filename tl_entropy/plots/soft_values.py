@@ -12,6 +12,7 @@ from tl_entropy.errors import InputError
 from tl_entropy.plots.style import named
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import NEW, QUANTITIES, UNITLESS, Quantity
+from tl_entropy.results.information.tables import unsure
 
 # The same for all label sets that are counted at the same positions.
 ALIKE = ("entropy", "efficiency", "ceiling", "corrected_ceiling")
@@ -36,6 +37,12 @@ def means(result: SoftInformation, of: Quantity) -> tuple[np.ndarray, np.ndarray
     """A quantity, mean over draws, and the standard error of that mean over documents and anchors: each [place, label]."""
     value, documents, anchors = result.mean(result.values(of))
     return value.numpy(), (documents if result.information is None else torch.hypot(documents, anchors)).numpy()
+
+
+def no_finding(result: SoftInformation, of: Quantity) -> np.ndarray:
+    """[place, label] where the printed table says *unsure* of an information or its share; nowhere of other quantities."""
+    flags = unsure(result).numpy()
+    return flags if of in ("information", "share") else np.zeros_like(flags)
 
 
 def axis_name(of: Quantity, unit: str, label: str | None = None) -> str:

@@ -162,6 +162,18 @@ def fit_label(bar: Colorbar, high: float) -> bool:
     return "\n" in label.get_text()
 
 
+def error_bars(axes: Axes, at: np.ndarray, se: np.ndarray) -> list[np.ndarray]:
+    """±1.96 standard errors both ways around points [point, (x, y)], where there are any; returns them as lines."""
+    known = np.isfinite(se).all(1)
+    if not known.any():
+        return []
+    half, (x, y) = NORMAL_95 * se[known], at[known].T
+    axes.errorbar(x, y, half[:, 1], half[:, 0], fmt="none", ecolor="0.6", elinewidth=0.9, zorder=1.5)
+    both = np.stack([at[known] - half, at[known] + half])  # [end, point, (x, y)]
+    across = [np.stack([both[:, i, 0], [y[i]] * 2], axis=1) for i in range(len(x))]
+    return across + [np.stack([[x[i]] * 2, both[:, i, 1]], axis=1) for i in range(len(x))]
+
+
 def set_title(axes: Axes, title: str) -> None:
     """A title in as many lines as the width of the axes takes."""
     wide = axes.get_window_extent().width * 72 / axes.figure.dpi

@@ -681,3 +681,38 @@ def test_heads_refuses(result, options, error, match):
 def test_maps_of_tokens_are_of_another_result():
     with pytest.raises(InputTypeError, match="got SoftInformation"):
         heatmap(soft())
+
+
+@pytest.mark.parametrize("of", ["information", "share"])
+def test_heads_that_are_no_finding_have_a_dot(of):
+    result = cross_fitted(soft(site_names=("z",), n_heads=4))
+    assert not heads(result, label="next_token", of=of).get_title()
+    jackknife = result.fold_jackknife.clone()
+    jackknife[[1, 6], 1] *= 2.5  # layer 0, head 1; layer 1, head 2
+    doubtful = dataclasses.replace(result, fold_jackknife=jackknife)
+    for annotate, off in ((True, 0.35), (False, 0.0)):
+        axes = heads(doubtful, label="next_token", of=of, annotate=annotate)
+        assert axes.get_title() == "dots: unsure"
+        [dots] = of_kind(axes, PathCollection)
+        assert dots.get_offsets().tolist() == [[1.5 + off, 0.5 + off], [2.5 + off, 1.5 + off]]
+    assert not heads(doubtful, label="token", of=of).get_title()
+    assert not heads(doubtful, label="next_token", of="plug_in").get_title()
+
+
+@pytest.mark.parametrize("of", ["information", "share"])
+def test_points_that_are_no_finding_in_either_value_have_a_ring(of):
+    result = cross_fitted(soft())
+    plain = information_plane(result, of=of)
+    assert plain.get_legend() is None
+    jackknife = result.fold_jackknife.clone()
+    jackknife[1, 0] *= 2.5
+    jackknife[3, 1] *= 2.5
+    doubtful = dataclasses.replace(result, fold_jackknife=jackknife)
+    axes = information_plane(doubtful, of=of)
+    assert legend(axes) == ["unsure"]
+    line, ring = axes.lines[0], named_lines(axes)["unsure"]
+    assert ring.get_xydata().tolist() == line.get_xydata()[[0, 2]].tolist(), "the embedding is not among them"
+    assert information_plane(doubtful, of="plug_in").get_legend() is None
+    both = information_plane({1: result, 2: doubtful}, of=of, path="results")
+    assert legend(both) == ["step 1", "step 2", "unsure"]
+    assert sorted(named_lines(both)["unsure"].get_xydata().tolist()) == sorted(ring.get_xydata().tolist())

@@ -17,12 +17,13 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tl_entropy.errors import InputError, InputTypeError, check_choice
-from tl_entropy.plots.cells import EDGED, cell_size, row_step, write
+from tl_entropy.plots.cells import EDGED, cell_size, ink, row_step, write
 from tl_entropy.plots.kinds import kind_of
-from tl_entropy.plots.soft_values import axis_name, means, reason, same_for_all
+from tl_entropy.plots.soft_values import axis_name, means, no_finding, reason, same_for_all
 from tl_entropy.plots.style import Width, canvas, colour_bar, colour_limits, fit_label, number, only, set_title
 from tl_entropy.results import HeadEntropy, HeadSummary, SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES
+from tl_entropy.results.information.tables import UNSURE
 from tl_entropy.torch_state import steady
 
 HIGHEST = 8.0  # inches
@@ -31,7 +32,7 @@ MOST_WRITTEN = 12  # heads or layers of a map whose cells are written into
 
 @dataclass(frozen=True)
 class _Map:
-    """Values [layer, head], what they are, and why some may be missing."""
+    """Values [layer, head], what they are, why some may be missing, and which are ``unsure``."""
 
     values: np.ndarray
     layers: Sequence[int]
@@ -40,6 +41,7 @@ class _Map:
     axis: str = "Head"
     title: str = ""
     reason: str = ""
+    unsure: np.ndarray | None = None
 
 
 @steady
@@ -60,8 +62,9 @@ def heads(
 
     Colours begin at 0, unless the values would then take up less than a third of them, as those of frozen readouts, which are
     all near log d_vocab. An information below 0, which is chance, has the colour of 0, and is written as it is. A head without
-    a value is hatched, and the title says why. Several draws of anchors (seeds, n_bins) give their mean, unless the result was
-    narrowed with ``select``.
+    a value is hatched, and the title says why. An information or a share has a dot where the printed table would say *unsure*:
+    its error, or what few positions a label leave open, is as large as the value. Several draws of anchors (seeds, n_bins) give
+    their mean, unless the result was narrowed with ``select``.
 
     Args:
         result: what ``head_entropy`` or ``soft_information(..., heads=...)`` returned.
@@ -139,14 +142,17 @@ def _of_information(result: SoftInformation, of: Any, label: str | None, site: s
     check_choice("label", label_set, result.labels)
     part = result.select(sites=chosen, labels=label_set)
     layers, columns = sorted({s.layer for s in part.sites}), sorted(set(part.heads))
-    values = np.full((len(layers), len(columns)), np.nan)
-    for place, head, value in zip(part.sites, part.heads, means(part, of)[0][:, 0], strict=True):
-        values[layers.index(place.layer), columns.index(head)] = value
+    values, dots = np.full((len(layers), len(columns)), np.nan), np.zeros((len(layers), len(columns)), dtype=bool)
+    for place, head, value, dot in zip(
+        part.sites, part.heads, means(part, of)[0][:, 0], no_finding(part, of)[:, 0], strict=True
+    ):
+        cell = layers.index(place.layer), columns.index(head)
+        values[cell], dots[cell] = value, dot
     if np.isnan(values).all():
         raise InputError(f"of={of!r}: no value to draw; {reason(part)}")
     name = axis_name(of, part.unit, None if alike else label_set)
     axis = f"Head ({chosen})" if len(there) > 1 else "Head"
-    return _Map(values, layers, columns, name, axis, reason=reason(part).partition(":")[0])
+    return _Map(values, layers, columns, name, axis, reason=reason(part).partition(":")[0], unsure=dots)
 
 
 def _drawn(shown: _Map, annotate: bool | None, vmin: float | None, vmax: float | None, width: Width, ax: Axes | None) -> Axes:
@@ -165,7 +171,8 @@ def _drawn(shown: _Map, annotate: bool | None, vmin: float | None, vmax: float |
         axes.set_xlabel(shown.axis)
         axes.set_ylabel("Layer")
         without = f"hatched: no value, {shown.reason}" if np.isnan(values).any() else ""
-        set_title(axes, "; ".join(filter(None, (shown.title, without))))
+        dots = f"dots: {UNSURE}" if shown.unsure is not None and shown.unsure.any() else ""
+        set_title(axes, "; ".join(filter(None, (shown.title, dots, without))))
         wide, tall = cell_size(axes, len(columns), len(layers))
         if fit_label(bar, tall * len(layers)):
             wide, tall = cell_size(axes, len(columns), len(layers))
@@ -176,8 +183,15 @@ def _drawn(shown: _Map, annotate: bool | None, vmin: float | None, vmax: float |
             (axes.yaxis, layers, row_step(axes, len(layers))),
         ):
             axis.set_ticks([i + 0.5 for i in range(0, len(names), step)], [str(name) for name in names[::step]])
-        if annotate or (annotate is None and max(values.shape) <= MOST_WRITTEN):
+        written = annotate or (annotate is None and max(values.shape) <= MOST_WRITTEN)
+        if written:
             write(axes, _written(values), mesh.to_rgba(values), (wide, tall))
+        if dots:
+            rows, places = np.nonzero(shown.unsure)
+            off = 0.35 if written else 0.0  # into the corner
+            colours = [ink(colour) for colour in mesh.to_rgba(values)[rows, places]]
+            size = min(0.3 * min(wide, tall), 3.0)
+            axes.scatter(places + 0.5 + off, rows + 0.5 + off, s=size**2, c=colours, linewidths=0, label=UNSURE)
     return axes
 
 

@@ -19,11 +19,11 @@ from matplotlib.axes import Axes
 from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_axis, depth_lines, draw_course
 from tl_entropy.plots.legends import add_legend
-from tl_entropy.plots.soft_values import axis_name, bound, means, reason, results_by_name, same_for_all
+from tl_entropy.plots.soft_values import axis_name, bound, means, no_finding, reason, results_by_name, same_for_all
 from tl_entropy.plots.style import Limits, Width, canvas, from_zero, line_styles, subset
 from tl_entropy.results import SoftInformation
 from tl_entropy.results.information.soft import QUANTITIES, Quantity
-from tl_entropy.results.information.tables import UNSURE, unsure
+from tl_entropy.results.information.tables import UNSURE
 from tl_entropy.sites import Places
 from tl_entropy.torch_state import steady
 
@@ -117,7 +117,7 @@ def information(
             label = name.partition(" (")[0] if len(lines) == 1 else label
             label += f" (nan: {reasons[id(line)].partition(':')[0]})" if id(line) in reasons else ""
             draw_course(axes, line.depth, line.value, line.se if band else None, style=style, label=label)
-        ringed = _rings(axes, lines, styles) if of in ("information", "share") else False
+        ringed = _rings(axes, lines, styles)
         if ceiling:
             _references(axes, lines, styles, "ceiling", "ceiling", (0, (6, 4)))
         if null:
@@ -141,7 +141,7 @@ def _lines(
     if not places:
         raise InputError(f"results: {name} holds nothing but heads; draw them with plots.heads(result)")
     (values, errors), ceilings, nulls = means(result, of), means(result, bound(result, of))[0], means(result, "null")[0]
-    flags = unsure(result).numpy()
+    flags = no_finding(result, of)
     if of == "share":
         ceilings = np.ones_like(ceilings)
     for site, (rows, depth) in depth_lines(places, sites).items():

@@ -21,12 +21,13 @@ from tl_entropy.errors import InputError, check_choice
 from tl_entropy.plots.depth import depth_lines, depth_ticks
 from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.naming import halving, name_points
-from tl_entropy.plots.plane import DEPTHS, error_bars
+from tl_entropy.plots.plane import DEPTHS
 from tl_entropy.plots.style import (
     Limits,
     Width,
     canvas,
     colour_bar,
+    error_bars,
     from_zero,
     line_styles,
     named,

@@ -25,12 +25,12 @@ from tl_entropy.plots.depth import EMBED
 from tl_entropy.plots.legends import add_legend
 from tl_entropy.plots.lens.predictions import divergence_name
 from tl_entropy.plots.naming import halving, name_points, short_name
-from tl_entropy.plots.plane import error_bars
 from tl_entropy.plots.style import (
     Limits,
     Width,
     canvas,
     colour_bar,
+    error_bars,
     from_zero,
     line_styles,
     named,
