@@ -20,16 +20,17 @@ def digest(weight: Tensor) -> bytes:
 
     >>> digest(torch.ones(2, 3)) == digest(torch.ones(2, 3)) != digest(torch.ones(3, 2))
     True
+    >>> digest(torch.arange(12.0).view(3, 4).T) == digest(torch.arange(12.0).view(3, 4).T.contiguous())
+    True
     >>> digest(torch.tensor([1, 2], dtype=torch.uint8)) == digest(torch.tensor([[2], [1]], dtype=torch.uint8))
     True
     """
     values = weight.detach().as_subclass(Tensor)
     values = values.int_repr() if values.is_quantized else torch.view_as_real(values) if values.is_complex() else values
-    shape, values = tuple(weight.shape), values.flatten()
     if values.dtype == torch.uint8:
-        header, sample = f"{values.numel()}", _halves(values)
+        header, sample = f"{values.numel()}", _halves(values.flatten())
     else:
-        header, sample = f"{shape} {weight.dtype}", values[:: max(1, values.numel() // _SAMPLE)].float()
+        header, sample = f"{tuple(weight.shape)} {weight.dtype}", _sample(values).float()
     return hashlib.sha256(header.encode() + sample.cpu().numpy().tobytes()).digest()
 
 
@@ -53,6 +54,14 @@ def whole_digest(weight: Tensor) -> bytes:
 def combined(parts: list[bytes] | set[bytes]) -> str:
     """One hash of several, in whatever order: 16 digits."""
     return hashlib.sha256(b"".join(sorted(parts))).hexdigest()[:16]
+
+
+def _sample(values: Tensor) -> Tensor:
+    step = max(1, values.numel() // _SAMPLE)
+    if values.is_contiguous():
+        return values.flatten()[::step]
+    at = torch.arange(0, values.numel(), step, device=values.device)  # to flatten them would copy them whole
+    return values[torch.unravel_index(at, values.shape)]
 
 
 def _halves(packed: Tensor) -> Tensor:

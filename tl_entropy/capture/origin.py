@@ -43,8 +43,9 @@ def fingerprint(model: Any, digest: Callable[[Tensor], bytes] = digest) -> Finge
     parts, unread = {digest(weight) for weight in model.parameters() if is_plain(weight)}, 0
     for module in modules_of(model):
         parts.update(digest(value) for value in _saved_buffers(module) if is_plain(value) and bool(value.any()))
-        with as_found(module):
-            parts.update(digest(getattr(module, name)) for name in parametrised(module))
+        if made := parametrised(module):
+            with as_found(module):
+                parts.update(digest(getattr(module, name)) for name in made)
         for name, weight in _odd_weights(module):
             try:
                 parts.update([digest(part) for part in _read(module, name, weight)])

@@ -710,7 +710,7 @@ def test_nan_names_hook_and_position_and_keeps_the_rest(gpt2):
 def test_errors_hold_documents_and_anchors(gpt2):
     plan = tle.label_plan(gpt2, TEXTS)
     result = tle.soft_information(gpt2, TEXTS, labels=plan, layers=[1], folds=3, n_bins=30, **QUIET)
-    assert result.information.shape == (1 + 3 + 30, 2, 2, 1)
+    assert result.information.shape == (1 + 3 + 18, 2, 2, 1)
     for name in ("information", "share", *STORED):
         parts = [result.error(name, part=part) for part in ("documents", "anchors")]
         assert all(bool((part > 0).all()) for part in parts)

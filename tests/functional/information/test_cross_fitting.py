@@ -305,40 +305,41 @@ def test_single_labels_average_to_the_whole():
 
 
 @pytest.mark.parametrize("name", ["plug_in", "ceiling", "entropy"])
-def test_what_anchors_add_is_what_drawing_them_anew_changes(name):
-    """Copies of an anchor are one bin, with its share of what is uniform: H of relative weights, log p / w."""
+def test_what_anchors_add_is_what_leaving_out_a_third_of_them_changes(name):
     p, label, fold = drawn(5, 50, 6, 8, 4)
     p[3] = [1e-9, *[0] * 6, 1 - 1e-9]  # a row that one anchor has nearly all of
     label[label == 5] = -1  # seen once: no spread
     found = found_by(p, label, fold, sample=Sample(SampledRows(torch.tensor(p)[:, None]), torch.tensor(label)))
     column = getattr(found, name)[:, 0]
-    assert len(column) == 1 + fold.max() + 1 + 8
+    kept = replicates(8)[1:].bool().numpy()
+    assert len(column) == 1 + fold.max() + 1 + len(kept)
+    assert set(kept.sum(1)) == {5, 6}
+    assert set(kept.sum(0)) == {12}, "each anchor is left out in one of three"
 
-    def value(weights):
-        q = np.maximum(p, 1e-300) * weights
-        q /= q.sum(1, keepdims=True)
-        entropy = relative_entropy(q.mean(0), weights)
-        rows = np.array([relative_entropy(row, weights) for row in q])
+    def value(kept):
+        q = p[:, kept]
+        q = q / np.where(q.any(1), q.sum(1), 1)[:, None]  # a row that no anchor there has any of has a share in none
+        rows = np.array([shannon(row) for row in q])
         labels = set(label.tolist()) - {-1}
-        conditional = sum((label == x).mean() * relative_entropy(q[label == x].mean(0), weights) for x in labels)
+        conditional = sum((label == x).mean() * shannon(q[label == x].mean(0)) for x in labels)
         within = conditional - rows[label >= 0].sum() / len(q)
+        entropy = shannon(q.mean(0))
         return {"plug_in": entropy - rows.mean() - within, "ceiling": entropy - rows.mean(), "entropy": entropy}[name]
 
-    anew = np.array([value(weights) for weights in replicates(8)[1:].double().numpy()])
-    expected = (anew - anew.mean()) / math.sqrt(7)
-    assert (column[0] - column[-8:]).tolist() == pytest.approx(expected.tolist(), abs=1e-9)
+    left = np.array([value(one) for one in kept])
+    counts = np.sqrt(kept.sum(1) / (8 - kept.sum(1)) / len(kept))
+    assert (column[0] - column[-len(kept) :]).tolist() == pytest.approx(((left - left.mean()) * counts).tolist(), abs=1e-9)
 
 
 def test_a_row_that_no_drawn_anchor_has_any_of_has_an_entropy_of_zero():
     drawn = SampledRows(torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0], [0.2] * 5])[:, None])
-    none = drawn.p[0, 0] @ drawn.weights.mT < 1e-25
+    none = drawn.p[0, 0] @ drawn.weights.mT < 1e-20
     assert none.any()
     assert drawn.entropies[0, 0][none].unique().tolist() == [0.0]
 
 
-def relative_entropy(p, weights):
-    held = p > 0
-    return -float((p[held] * np.log(p[held] / weights[held])).sum())
+def shannon(p):
+    return -float((p[p > 0] * np.log(p[p > 0])).sum())
 
 
 def test_what_anchors_add_in_single_precision_and_of_rows_without_a_label():

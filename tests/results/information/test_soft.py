@@ -507,7 +507,7 @@ def test_results_print_well():
     assert "3 positions dropped: a state there was zero or not finite" in repr(soft_result(dropped=3))
     alone = repr(soft_result().select(sites="embed", n_bins=20))
     assert "seeds of anchors" not in alone
-    assert "over 5 documents and over anchors (bootstrap of one seed)" in alone
+    assert "over 5 documents and over anchors (jackknife of one seed)" in alone
     assert "heads not shown" not in alone
     heads = repr(soft_result().select(sites="z"))
     assert "z.0 head 1" in heads

@@ -98,11 +98,10 @@ def site_values(
 
 def values_of(found: Sequence[Sequence[Blocks]], counted: Sequence[Counted]) -> dict[str, Tensor]:
     """The same, from the estimates of [draw][label set] with all labels in."""
-    most = max(of_draw[0].whole.by_fold.shape[-1] for of_draw in found)
     by_draw = []
     for of_draw in found:
         every = [blocks.estimates() for blocks in of_draw]
-        values = {name: torch.stack([_column(e, name, most) for e in every], dim=2) for name in COLUMNS}
+        values = {name: torch.stack([_column(e, name) for e in every], dim=2) for name in COLUMNS}
         values |= {name: torch.stack([getattr(e, name) for e in every], dim=1) for name in SINGLE}
         if of_draw[0].keep_labels:
             single = [(blocks.label_estimates(), one) for blocks, one in zip(of_draw, counted, strict=True)]
@@ -123,15 +122,14 @@ def place_axis(name: str) -> int:
     return 1 if name in COLUMNS else 0
 
 
-def _column(found: Estimates, name: str, bins: int) -> Tensor:
-    """A column, NaN where the information can't be given, as long as that of the draw with most anchors."""
+def _column(found: Estimates, name: str) -> Tensor:
+    """A column, NaN where the information can't be given."""
     column: Tensor = getattr(found, name)
     if name == "information":
         folds = int((found.fold_rows > 0).sum())
         unknown = [bool(reason_for_nan(ceiling, found.rows_inside, folds)) for ceiling in found.ceiling[0].tolist()]
         column = torch.where(torch.tensor(unknown), torch.nan, column)
-    missing = 1 + len(found.fold_rows) + bins - len(column)
-    return torch.cat([column, column[:1].expand(missing, -1)])  # anchors that are not there contribute nothing
+    return column
 
 
 def _padded(values: Tensor, counts: Tensor, counted: Counted) -> Tensor:

@@ -1,18 +1,20 @@
-r"""What random anchors add to the error of a value: values with anchors drawn anew from those that are there.
+r"""What random anchors add to the error of a value: values without some of the anchors.
 
-The bootstrap over anchors (Efron 1979): m of the m anchors are drawn with replacement, so that anchor j counts w_j times. A row
-is then assigned w_j p_ij / D_i with D_i = Σ_k w_k p_ik, so that no states are needed, and copies of an anchor are one bin that
-has w_j times its share of what is uniform. With E the mean over the rows of the sample, and g_j = E[p_ij / D_i],
+The delete-d jackknife (Shao and Wu 1989) over anchors: each of R replicates leaves out d of the m anchors, a third of them, so
+that w_j is 0 or 1. A row is then assigned w_j p_ij / D_i with D_i = Σ_k w_k p_ik, so that no states are needed. With E the mean
+over the rows of the sample, and g_j = E[p_ij / D_i],
 
     H(Z) = -Σ_j w_j g_j log g_j,    H(p_i) = log D_i - Σ_j w_j p_ij log p_ij / D_i
 
+and a value θ has the variance 1/R Σ_r (m - d)/d (θ_r - mean θ)².
+
 By what factor the spread W_x = H(p̄_x) - E_x[H(p_i)] of labels changes is taken from the labels that have most rows there: the
-information changes with the ceiling and with that factor of what is left, which needs no fold. Replicates are
-balanced, so that all anchors are drawn equally often, and the same at every place, so that differences are of the same anchors.
+information changes with the ceiling and with that factor of what is left, which needs no fold. Each round of replicates leaves
+out every anchor once, and all are the same at every place, so that differences are of the same anchors.
 
 The slope by an anchor's weight (the infinitesimal jackknife) is a third to a half of the spread over seeds: an anchor that has
 half of a row changes it twice as much by going as the slope says. Leaving anchors out one by one counts twice what they do in
-pairs (Efron and Stein 1981). docs/soft_information.md has how near the bootstrap comes.
+pairs (Efron and Stein 1981). docs/soft_information.md has how near a third comes.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from torch.nn.functional import hardshrink
 from tl_entropy.functional.probabilities import dot, positive_logs
 from tl_entropy.functional.statistics import group_sums
 
-LABELS = 32
+LABELS = 128
 """Labels that their spreads are measured on, at most."""
 
 ROWS = 2048
@@ -37,25 +39,24 @@ ROWS = 2048
 
 _AT_ONCE = 2**18  # numbers, which stay in the cache
 _FAINT = 1e-30  # as good as nothing, and has a logarithm
-_NONE = 1e-25  # of a row that no drawn anchor has any of
+_NONE = 1e-20  # of a row that no anchor of a replicate has any of
 _SIZES = torch.tensor(sorted(n for k in range(16) for n in (2**k, 3 * 2**k)))  # of labels worked on together
 _ROUNDING = 8  # times the rounding of the largest entropy: a spread that is no larger is none
 
-REPLICATES = 50
-"""Draws of anchors, at most: the error of a standard error from so many is a tenth of it."""
+_ROUNDS, _PARTS = 6, 3  # of replicates, each of which leaves out one of the parts: 18 know an error to a sixth of it
 
 
 def replicates(n_bins: int) -> Tensor:
-    """[1 + replicate, bin] how often each anchor counts: once, and in each replicate as often as it was drawn.
+    """[1 + replicate, bin] which anchors there are: all, and in each replicate those without a third, drawn at random.
 
-    >>> drawn = replicates(5)[1:]
-    >>> drawn.sum(0).tolist(), drawn.sum(1).tolist()
-    ([5.0, 5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 5.0, 5.0])
+    >>> kept = replicates(5)[1:]
+    >>> kept.sum(0).tolist(), kept.sum(1).tolist()[:3]
+    ([12.0, 12.0, 12.0, 12.0, 12.0], [3.0, 3.0, 4.0])
     """
-    number = min(n_bins, REPLICATES)
-    order = torch.randperm(number * n_bins, generator=torch.Generator().manual_seed(0), device="cpu") % n_bins
-    drawn = torch.zeros(number, n_bins).scatter_add_(1, order.view(number, n_bins), torch.ones(number, n_bins))
-    return torch.cat([torch.ones(1, n_bins), drawn])
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(n_bins, generator=generator, device="cpu") for _ in range(_ROUNDS)]
+    left_out = [part for order in orders for part in order.tensor_split(_PARTS)]
+    return torch.stack([torch.ones(n_bins), *(torch.ones(n_bins).index_fill_(0, part, 0) for part in left_out)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +75,18 @@ class SampledRows:
 
     @cached_property
     def weights(self) -> Tensor:
-        """[1 + replicate, bin] how often each anchor counts."""
+        """[1 + replicate, bin] which anchors there are."""
         return replicates(self.p.shape[2]).to(self.p)
+
+    @cached_property
+    def scales(self) -> Tensor:
+        """[replicate] what a replicate's distance from the mean counts in a standard error: √((m - d) / (d R))."""
+        kept = self.weights[1:].double().mean(1)
+        return (kept / ((1 - kept) * len(kept))).sqrt()
 
     @property
     def inverses(self) -> Tensor:
-        """[unit, row, 1 + replicate] 1 / D, of rows that no drawn anchor has any of, one that means stay finite with."""
+        """[unit, row, 1 + replicate] 1 / D, of rows that no anchor there has any of, one that means stay finite with."""
         return self._measured[0]
 
     @property

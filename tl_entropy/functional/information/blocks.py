@@ -179,7 +179,7 @@ class Blocks:
 
     @torch.no_grad()
     def _of_anchors(self, sample: Sample) -> dict[str, Tensor]:
-        """[unit, replicate] what anchors add: how far each replicate's value is from their mean, over √(replicates - 1)."""
+        """[unit, replicate] what anchors add: how far each replicate's value is from their mean, as much as that counts."""
         entropy, own = sample.entropies()
         spreads = self._sums["anchors"]
         factor = torch.where(spreads[..., :1] > 0, spreads / spreads[..., :1], 1.0)  # by which the labels' spread changes
@@ -189,10 +189,10 @@ class Blocks:
             "entropy": entropy, "ceiling": entropy - own, "conditional": conditional[:, None] * factor[:, 0],
             "left": left[:, None] * factor[:, 1],
         }  # fmt: skip
-        drawn = {name: one[:, 1:] for name, one in values.items()}
-        if self.whole.mean.shape[-1] == 2:  # of which all balanced draws are alike: they say nothing
-            return {name: torch.full_like(one, math.nan) for name, one in drawn.items()}
-        return {name: (one - one.mean(1, keepdim=True)) / math.sqrt(one.shape[1] - 1) for name, one in drawn.items()}
+        without = {name: one[:, 1:] for name, one in values.items()}
+        if self.whole.mean.shape[-1] == 2:  # one alone has no entropy, whichever it is: that says nothing
+            return {name: torch.full_like(one, math.nan) for name, one in without.items()}
+        return {name: (one - one.mean(1, keepdim=True)) * sample.drawn.scales for name, one in without.items()}
 
 
 def _fits(

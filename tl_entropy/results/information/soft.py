@@ -205,7 +205,7 @@ class SoftInformation(Result):
         Args:
             values: the draws of the result on the last axis, or one value of them all.
             part: "documents", that over folds of documents; "anchors", that over draws of anchors, of each draw: where the
-                result has several seeds, by components of variance between them, else by the bootstrap over the anchors of
+                result has several seeds, by components of variance between them, else by a jackknife over the anchors of
                 one; "both", the root of the sum of their squares.
 
         Returns:
@@ -253,8 +253,6 @@ class SoftInformation(Result):
         chosen, draws = places_of("labels", labels, self.labels), places_of("n_bins", n_bins, self.n_bins)
         draws = [draws[i] for i in places_of("seeds", seeds, [self.seeds[i] for i in draws])]
         at: dict[str, Any] = {"place": places, "label": chosen, "draw": draws}
-        if self.information is not None:  # anchors that no draw has any more go, too
-            at["left"] = range(1 + len(self.fold_tokens) + max(self.n_bins[k] for k in draws))[: len(self.information)]
         if self.label_information is not None:
             parts = [self._classes_of(i) for i in chosen]
             at["single"] = [row for part in parts for row in range(part.start, part.stop)]

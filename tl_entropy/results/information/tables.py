@@ -163,7 +163,7 @@ def _of_errors(result: Any) -> str:
         return text + (f", means over {seeds} seeds of anchors, whose spread ± does not hold" if seeds > 1 else "")
     if folds < 2:
         return f"information cross-fitted{one}"
-    anchors = f"{seeds} seeds of anchors, of which means are shown" if seeds > 1 else "anchors (bootstrap of one seed)"
+    anchors = f"{seeds} seeds of anchors, of which means are shown" if seeds > 1 else "anchors (jackknife of one seed)"
     return f"information cross-fitted ± standard error over {counted(result.documents, 'document')} and over {anchors}"
 
 
