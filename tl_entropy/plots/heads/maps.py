@@ -171,7 +171,8 @@ def _drawn(shown: _Map, annotate: bool | None, vmin: float | None, vmax: float |
         axes.set_xlabel(shown.axis)
         axes.set_ylabel("Layer")
         without = f"hatched: no value, {shown.reason}" if np.isnan(values).any() else ""
-        dots = f"dots: {UNSURE}" if shown.unsure is not None and shown.unsure.any() else ""
+        unsure = np.argwhere(shown.unsure) if shown.unsure is not None else np.empty((0, 2), dtype=int)
+        dots = f"dots: {UNSURE}" if len(unsure) else ""
         set_title(axes, "; ".join(filter(None, (shown.title, dots, without))))
         wide, tall = cell_size(axes, len(columns), len(layers))
         if fit_label(bar, tall * len(layers)):
@@ -186,12 +187,12 @@ def _drawn(shown: _Map, annotate: bool | None, vmin: float | None, vmax: float |
         written = annotate or (annotate is None and max(values.shape) <= MOST_WRITTEN)
         if written:
             write(axes, _written(values), mesh.to_rgba(values), (wide, tall))
-        if dots:
-            rows, places = np.nonzero(shown.unsure)
-            off = 0.35 if written else 0.0  # into the corner
+        if len(unsure):
+            rows, places = unsure.T
+            off = 0.85 if written else 0.5  # in the corner, or in the middle
             colours = [ink(colour) for colour in mesh.to_rgba(values)[rows, places]]
-            size = min(0.3 * min(wide, tall), 3.0)
-            axes.scatter(places + 0.5 + off, rows + 0.5 + off, s=size**2, c=colours, linewidths=0, label=UNSURE)
+            dot = min(0.3 * min(wide, tall), 3.0)  # points
+            axes.scatter(places + off, rows + off, s=dot**2, c=colours, linewidths=0, label=UNSURE)
     return axes
 
 
