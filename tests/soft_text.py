@@ -14,12 +14,7 @@ import numpy as np
 import torch
 
 import tl_entropy as tle
-from tl_entropy.functional import (
-    calibrate_temperature,
-    soft_anchors,
-    soft_assignments,
-    soft_mutual_information,
-)
+from tl_entropy.functional import calibrate_temperature, soft_anchors, soft_assignments, soft_mutual_information
 
 BINS, DRAWS, SEEN = 100, 12, 20
 SAMPLES = ((3, 500), (10, 500), (40, 500), (10, 4000))  # runs, positions of each
@@ -29,7 +24,7 @@ SITES = ("embed", "resid_post.3", "resid_post.5")
 class States:
     """An accumulator that keeps every counted state, and its token."""
 
-    def __init__(self, adapter: tle.Adapter) -> None:
+    def __init__(self) -> None:
         self.sites = tuple(tle.Site(name.partition(".")[0], int(name.partition(".")[2] or -1)) for name in SITES)
         self.rows: dict[str, list[torch.Tensor]] = {name: [] for name in SITES}
         self.tokens: list[torch.Tensor] = []
@@ -78,8 +73,8 @@ def measured(states: torch.Tensor, label: np.ndarray) -> tuple[float, list[tuple
 
 def main() -> None:
     """Write the table in Markdown."""
-    kept = States(model := tle.Adapter(tle.demo_model()))
-    tle.stream(model, tle.demo_texts(30), [kept], progress=False)
+    kept = States()
+    tle.stream(tle.demo_model(), tle.demo_texts(30), [kept], progress=False)
     labels = labels_of(torch.cat(kept.tokens).numpy())
     lines = ["| | truth | " + " | ".join(f"{runs} x {length}" for runs, length in SAMPLES) + " |"]
     lines.append("|---|---|" + "---|" * len(SAMPLES))

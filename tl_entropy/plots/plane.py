@@ -76,9 +76,9 @@ def information_plane(
 
     Points are coloured by depth. The solid diagonal is optimality 1, where states say as much about what comes as about what
     was read. Dashed lines are the largest ceilings of the layers drawn, which no label set exceeds; they may lie outside of
-    the view, which follows the points. Points without a value are left out; of information and shares, those have a ring where
-    the printed table says *unsure* of either. Several draws of anchors (seeds, n_bins) give their mean, unless the result was
-    narrowed with ``select``. Heads are not drawn.
+    the view, which follows the points. Points without a value are left out. Of information and shares, a point has a ring where
+    the printed table says *unsure* of either value. Several draws of anchors (seeds, n_bins) give their mean, unless the result
+    was narrowed with ``select``. Heads are not drawn.
 
     Args:
         results: one result, several, or a mapping from names to results.
